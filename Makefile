@@ -1,0 +1,45 @@
+# Every target sets up what it needs in .venv; nothing is installed outside this folder.
+.DEFAULT_GOAL := help
+.PHONY: help install lock demo test lint bench clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: .venv/.installed ## Set up .venv with everything, and a private Redis
+
+.venv/.installed: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "langgraph-rq needs Python >= 3.11, but $(PYTHON) is $$($(PYTHON) --version 2>&1): run 'make $(MAKECMDGOALS) PYTHON=/path/to/python3.11'"; exit 2; }
+	@echo "Setting up .venv (about a minute, once)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@$(BIN)/python -m shared.embedded_redis --install
+	@touch $@
+
+lock: ## Renew requirements.lock from pyproject.toml
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate \
+	  --no-emit-index-url --no-emit-find-links --upgrade --output-file requirements.lock pyproject.toml
+
+demo: install ## Answer 20 questions end to end, offline, on a private Redis
+	@$(BIN)/python -m benchmarks.demo
+
+test: install ## Run the tests
+	@$(BIN)/python -m pytest -q
+
+lint: install ## Check style, types and the direction of imports
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: install ## Measure speed and memory against the bare graph and stock RQ
+	@$(BIN)/python -m benchmarks.run
+
+clean: ## Remove .venv and everything that was built
+	@rm -rf .venv .data build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache benchmarks/results
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""What producer and workers agree on: the wire contract, the queue, the breaker and the budget, all in Redis."""

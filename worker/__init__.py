@@ -1,0 +1,1 @@
+"""Run LangGraph graphs from the queue."""
