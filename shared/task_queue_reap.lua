@@ -1,0 +1,65 @@
+#!lua flags=allow-oom
+-- Bring back the tasks of workers whose lease has ended, to the front of their queues, and promote delayed tasks that
+-- are due. Any number of callers; each does a bounded batch.
+--
+-- KEYS[1] agent:workers      zset    worker -> lease end (ms)
+-- KEYS[2] agent:delayed      zset    id -> when it is due (ms)
+-- KEYS[3] rq:workers         set     RQ's workers
+-- ARGV[1] n, tasks at most of each kind
+-- ARGV[2] now (ms) in tests, else empty
+-- Returns {ids reaped, ids promoted, ms until the next delayed task is due or -1}
+local workers_key, delayed_key, rq_workers_key = KEYS[1], KEYS[2], KEYS[3]
+local n = tonumber(ARGV[1])
+local now_ms = tonumber(ARGV[2])
+if not now_ms then
+  local time = redis.call('TIME')
+  now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+local now = string.format('%.0f', now_ms)
+
+local function back(id, task_key, queue)
+  redis.call('HSET', task_key, 'state', 'pending', 'place', 'queue')
+  redis.call('HDEL', task_key, 'owner')
+  redis.call('LPUSH', 'rq:queue:' .. queue, id)
+  redis.pcall('HSET', 'rq:job:' .. id, 'status', 'queued', 'worker_name', '')
+end
+
+local reaped = {}
+for _, worker in ipairs(redis.call('ZRANGEBYSCORE', workers_key, '-inf', now, 'LIMIT', 0, 10)) do
+  local own_key = 'agent:own:' .. worker
+  while #reaped < n do
+    local id = redis.call('SPOP', own_key)
+    if not id then
+      break
+    end
+    local task_key = 'agent:task:' .. id
+    local task = redis.call('HMGET', task_key, 'state', 'owner', 'queue', 'epoch')
+    if task[1] == 'running' and task[2] == worker then
+      redis.call('HINCRBY', task_key, 'crashes', 1)
+      redis.pcall('ZREM', 'rq:wip:' .. task[3], id .. ':' .. task[4])
+      back(id, task_key, task[3])
+      reaped[#reaped + 1] = id
+    end
+  end
+  if redis.call('EXISTS', own_key) == 0 then
+    redis.call('ZREM', workers_key, worker)
+    local rq_key = 'rq:worker:' .. worker
+    for queue in (redis.call('HGET', rq_key, 'queues') or ''):gmatch('[^,]+') do
+      redis.pcall('SREM', 'rq:workers:' .. queue, rq_key)
+    end
+    redis.pcall('SREM', rq_workers_key, rq_key)
+    redis.call('DEL', rq_key)
+  end
+end
+
+local promoted = redis.call('ZRANGEBYSCORE', delayed_key, '-inf', now, 'LIMIT', 0, n)
+for _, id in ipairs(promoted) do
+  redis.call('ZREM', delayed_key, id)
+  local task_key = 'agent:task:' .. id
+  local task = redis.call('HMGET', task_key, 'place', 'queue')
+  if task[1] == 'delayed' then
+    back(id, task_key, task[2])
+  end
+end
+local first = redis.call('ZRANGE', delayed_key, 0, 0, 'WITHSCORES')
+return {reaped, promoted, first[2] and math.max(0, first[2] - now_ms) or -1}

@@ -1,0 +1,52 @@
+#!lua flags=allow-oom
+-- Join the fleet, or extend the lease of a worker that has joined. A lease that ran out but that nobody reaped may be
+-- renewed: ownership moves only when another worker reaps.
+--
+-- KEYS[1] agent:workers          zset    worker -> lease end (ms)
+-- KEYS[2] agent:own:<worker>     set     ids that this worker owns
+-- KEYS[3] agent:graphs           zset    graph -> until when a live worker serves it (ms)
+-- KEYS[4] agent:graph_schemas    hash    graph -> JSON schema of its input
+-- KEYS[5] rq:worker:<worker>     hash    RQ's worker, read by its tools
+-- ARGV[1] worker
+-- ARGV[2] lease (ms)
+-- ARGV[3] 1 to join, 0 to renew
+-- ARGV[4] graphs that the worker serves: JSON object graph -> JSON schema as a string
+-- ARGV[5] now as RQ writes it, for its tools only
+-- ARGV[6] now (ms) in tests, else empty
+-- Returns {0} when the lease is lost, else {1, own ids, those of them that are to be cancelled}
+local workers_key, own_key, graphs_key, schemas_key, rq_worker_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local worker, lease_ms, joining, graphs, now_iso = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1', ARGV[4], ARGV[5]
+local now_ms = tonumber(ARGV[6])
+if not now_ms then
+  local time = redis.call('TIME')
+  now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+if not joining and not redis.call('ZSCORE', workers_key, worker) then
+  return {0}
+end
+
+local lease_end = string.format('%.0f', now_ms + lease_ms)
+redis.call('ZADD', workers_key, lease_end, worker)
+for graph, schema in pairs(cjson.decode(graphs)) do
+  redis.call('ZADD', graphs_key, 'GT', lease_end, graph)
+  if joining then
+    redis.call('HSET', schemas_key, graph, schema)
+  end
+end
+-- Forgetting only: what a graph's last worker announced is gone a day after it.
+redis.call('EXPIRE', graphs_key, 86400)
+redis.call('EXPIRE', schemas_key, 86400)
+if redis.call('EXISTS', rq_worker_key) == 1 then
+  redis.call('HSET', rq_worker_key, 'last_heartbeat', now_iso)
+  redis.call('PEXPIRE', rq_worker_key, lease_ms * 10)
+end
+
+local own = redis.call('SMEMBERS', own_key)
+local cancelled = {}
+for _, id in ipairs(own) do
+  if redis.call('HEXISTS', 'agent:task:' .. id, 'cancel') == 1 then
+    cancelled[#cancelled + 1] = id
+  end
+end
+return {1, own, cancelled}

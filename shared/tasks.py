@@ -1,0 +1,230 @@
+"""The wire contract: what a producer writes, what a worker reads, what a result says.
+
+Both documents are JSON with a schema version. Unknown fields are refused, never ignored, and every violation is named
+with the field, what was expected and what came.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from enum import StrEnum
+from hashlib import sha256
+from typing import Annotated, Any, Self
+from uuid import uuid4
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import ErrorDetails
+
+from shared.errors import ErrorType, InvalidTaskError
+from shared.safe_json import kind, read_json, unsafe_parts
+
+SCHEMA = 1
+"""The version of both documents. A worker that meets a newer one gives the task back."""
+
+FUNCTION = "worker.run_task"
+"""The one function name that is run; tasks never name code."""
+
+DEFAULT_GRAPH = "assistant"
+DEFAULT_TENANT = "default"
+
+
+class State(StrEnum):
+    """The states of a task, in LangGraph's words."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCESS = "success"
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a result has been written, which then never changes."""
+        return self not in {State.PENDING, State.RUNNING}
+
+
+class Priority(StrEnum):
+    """Which of the three queues a task waits in; a worker empties the more urgent first."""
+
+    HIGH = "high"
+    DEFAULT = "default"
+    LOW = "low"
+
+    def queue(self, base: str) -> str:
+        """Name the RQ queue: `base` itself for the default priority."""
+        return base if self is Priority.DEFAULT else f"{base}_{self}"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskLimits:
+    """What is refused at the door."""
+
+    input_bytes: int = 256_000
+    metadata_bytes: int = 16_000
+    depth: int = 32
+    deadline_s: float = 86_400.0
+    attempts: int = 10
+
+
+# A double dash separates the tenant from the id in Redis, so an id cannot hold one.
+TaskId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+(-[A-Za-z0-9_]+)*-?$", max_length=128)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+ThreadId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.@+-]+$", max_length=128)]
+Tenant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+$", max_length=32)]
+
+
+class Task(BaseModel):
+    """A task as it stands in Redis.
+
+    `deadline_s` counts from submission: what has not ended by then ends as `timeout`. `max_attempts` is about a
+    failing graph only; crashes and outages never count.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
+
+    schema_version: int = Field(default=SCHEMA, alias="schema", ge=1, le=SCHEMA)
+    task_id: TaskId = Field(default_factory=lambda: str(uuid4()))
+    graph: Name = DEFAULT_GRAPH
+    input: dict[str, Any]
+    tenant: Tenant = DEFAULT_TENANT
+    user_id: Name | None = None
+    thread_id: ThreadId | None = None
+    priority: Priority = Priority.DEFAULT
+    deadline_s: float = Field(default=300.0, gt=0)
+    max_attempts: int = Field(default=1, ge=1)
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    traceparent: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")] | (
+        None
+    ) = None
+    submitted_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+    @classmethod
+    def parse(cls, document: Any, limits: TaskLimits) -> Self:
+        """Read a task from a JSON text or an object.
+
+        Raises:
+            InvalidTaskError: with every violation, each naming its field.
+        """
+        if isinstance(document, str | bytes):
+            document = _read(document)
+        if not isinstance(document, Mapping):
+            raise InvalidTaskError(f"expected a task to be a JSON object, got: {kind(document)}")
+        problems = [*unsafe_parts(document.get("input"), "input", limits.depth, limits.input_bytes)]
+        problems += unsafe_parts(document.get("metadata"), "metadata", limits.depth, limits.metadata_bytes)
+        task: Self | None = None
+        if not problems:
+            try:
+                task = cls.model_validate(dict(document))
+            except ValidationError as error:
+                problems += [_explain(problem, cls) for problem in error.errors()]
+        if task and task.deadline_s > limits.deadline_s:
+            problems.append(f"deadline_s: expected at most {limits.deadline_s:g}, got: {task.deadline_s:g}")
+        if task and task.max_attempts > limits.attempts:
+            problems.append(f"max_attempts: expected at most {limits.attempts}, got: {task.max_attempts}")
+        if problems or task is None:
+            raise InvalidTaskError("invalid task: " + "; ".join(problems))
+        return task
+
+    @property
+    def key(self) -> str:
+        """The id under which Redis knows the task, which is also RQ's job id."""
+        return task_key(self.task_id, self.tenant)
+
+    @property
+    def digest(self) -> str:
+        """Tell this task from another one under the same id: what was asked for, not when or by which trace."""
+        body = self.model_dump(mode="json", exclude={"schema_version", "submitted_at", "traceparent"})
+        return sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]
+
+    def job_data(self) -> bytes:
+        """Encode the task as RQ's JSON serializer encodes a job: function, instance, args, kwargs."""
+        return f'["{FUNCTION}",null,[{self.model_dump_json(by_alias=True, exclude_none=True)}],{{}}]'.encode()
+
+
+def task_key(task_id: str, tenant: str = DEFAULT_TENANT) -> str:
+    """Namespace a task id by its tenant; the default tenant's ids stand as they are."""
+    return task_id if tenant == DEFAULT_TENANT else f"{tenant}--{task_id}"
+
+
+class TaskError(BaseModel):
+    """Why a task did not succeed: `type` is one of `shared.errors.ErrorType`, `message` is for people."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: ErrorType
+    message: str
+    retry_after_s: float | None = None
+
+
+class ResultMetadata(BaseModel):
+    """What the task cost and how it was done. Durations in milliseconds, money in US dollars."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    graph: str
+    model: str | None = None
+    complexity: str | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+    attempts: int
+    fallback_used: bool = False
+    queued_ms: int
+    run_ms: int
+    worker: str
+
+
+class TaskResult(BaseModel):
+    """The result document at `agent:result:<task id>`: any language can GET it.
+
+    `result` is the graph's output. It may be set beside an error too: then it is what can be shown to the user.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    schema_version: int = Field(default=SCHEMA, alias="schema")
+    task_id: str
+    status: State
+    result: Any = None
+    error: TaskError | None = None
+    metadata: ResultMetadata
+    submitted_at: datetime
+    started_at: datetime
+    ended_at: datetime
+
+
+def _read(text: str | bytes) -> Any:
+    try:
+        return read_json(text)
+    except ValueError as error:
+        raise InvalidTaskError(f"expected a task to be JSON, got: {error}") from None
+
+
+def _explain(problem: ErrorDetails, model: type[BaseModel]) -> str:
+    """Say one violation in our grammar: field, what was expected, what came."""
+    field = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        names = [info.alias or name for name, info in model.model_fields.items()]
+        close = get_close_matches(field, names, n=1)
+        return f"{field}: unknown field" + (f" (did you mean {close[0]}?)" if close else f", known: {', '.join(names)}")
+    if problem["type"] == "missing":
+        return f"{field}: missing"
+    expected = _EXPECTED.get(field) or problem["msg"].removeprefix("Input should be ").replace("Input should ", "")
+    return f"{field}: expected {expected}, got: {kind(problem['input'])}"
+
+
+_EXPECTED = {
+    "task_id": "letters, digits, _ and single dashes, at most 128",
+    "tenant": "lower-case letters and digits, at most 32",
+    "thread_id": "letters, digits and any of _ . @ + -, at most 128",
+    "user_id": "1 to 256 characters",
+    "graph": "a name of 1 to 256 characters",
+    "input": "a JSON object",
+    "metadata": "a JSON object",
+    "schema": f"a version up to {SCHEMA}",
+    "traceparent": "a W3C traceparent",
+}
