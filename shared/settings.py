@@ -6,16 +6,14 @@ Our own names begin with `LGRQ_` and are strict: an unknown one is an error with
 """
 
 import os
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dotenv import dotenv_values
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
-from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from shared.embedded_redis import LOCAL_SOCKET
 from shared.errors import SettingsError
@@ -23,5 +21,227 @@ from shared.task_queue import QueueTimes
 from shared.tasks import Priority, TaskLimits
 
 PREFIX = "LGRQ_"
+ENV_FILE = Path(".env")
 SECRETS = Path("/run/secrets")
-_OWNED_BY_TESTS = {"LGRQ_REMOVE"}
+_FILE = "_file"
+_ENVELOPE_BYTES = 24_000
+"""What a task's document may hold besides its input, metadata included."""
+
+
+class _FileSource(EnvSettingsSource):
+    """Values that stand in files named by `<NAME>_FILE`, as container platforms mount secrets."""
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        given = super()._load_env_vars()
+        names = [name.lower() for name in Settings.names.__func__(self.settings_cls)]  # type: ignore[attr-defined]
+        return {name: _read_secret(name, Path(path)) for name in names if (path := given.get(name + _FILE))}
+
+
+def _read_secret(name: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise SettingsError(f"{name.upper()}_FILE: expected a readable file, got: {path} ({error.strerror})") from None
+
+
+class Settings(BaseSettings):
+    """The base of every settings class: where values come from."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=ENV_FILE,
+        secrets_dir=SECRETS if SECRETS.is_dir() else None,
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Add the files named by `<NAME>_FILE` behind the environment itself."""
+        return init_settings, env_settings, _FileSource(settings_cls), dotenv_settings, file_secret_settings
+
+    @classmethod
+    def names(cls) -> dict[str, str]:
+        """Map each environment variable of this class to its field."""
+        prefix = cls.model_config.get("env_prefix", "")
+        fields = cls.model_fields.items()
+        return {str(info.validation_alias or f"{prefix}{name}").upper(): name for name, info in fields}
+
+
+class RedisSettings(Settings):
+    """Where Redis is. Without REDIS_URL: the private one of this folder if it runs, else localhost."""
+
+    redis_url: SecretStr = Field(
+        default_factory=lambda: SecretStr(
+            f"unix://{LOCAL_SOCKET.resolve()}?db=0" if LOCAL_SOCKET.exists() else "redis://localhost:6379/0"
+        ),
+        validation_alias="REDIS_URL",
+        description="Redis for queue, results, breaker and budget",
+    )
+    checkpoint_redis_url: SecretStr | None = Field(
+        None, description="another Redis for checkpoints, with the JSON and search modules"
+    )
+    redis_timeout_s: float = Field(5.0, gt=0, description="give up on one Redis command after this time")
+    redis_connections: int = Field(64, ge=4, description="connections of one process at most; further callers wait")
+    unsafe_redis: bool = Field(
+        default=False, description="accept a Redis that evicts keys or keeps no append-only file: tasks may be lost"
+    )
+
+
+class QueueSettings(Settings):
+    """The queue's name and how long things are kept."""
+
+    queue: str = Field("agent_tasks", pattern=r"^[A-Za-z0-9_-]+$", description="RQ queue of default priority")
+    lease_s: float = Field(8.0, ge=1, description="a worker that is silent for this long is taken for dead")
+    result_ttl_s: float = Field(3600.0, gt=0, description="keep results this long")
+    events_ttl_s: float = Field(300.0, gt=0, description="keep a task's events this long after its end")
+    idempotency_window_s: float = Field(604_800.0, gt=0, description="remember an ended task's id this long")
+    memory_percent: int = Field(85, ge=1, le=99, description="refuse tasks above this share of Redis' maxmemory")
+
+    def times(self, input_bytes: int = 256_000) -> QueueTimes:
+        """The queue's own view of these settings, in milliseconds and bytes."""
+        return QueueTimes(
+            lease_ms=round(self.lease_s * 1000),
+            result_ms=round(self.result_ttl_s * 1000),
+            events_ms=round(self.events_ttl_s * 1000),
+            window_ms=round(self.idempotency_window_s * 1000),
+            job_bytes=input_bytes + _ENVELOPE_BYTES,
+            memory_percent=self.memory_percent,
+        )
+
+    def queues(self) -> list[str]:
+        """The queues of all priorities, the most urgent first."""
+        return [priority.queue(self.queue) for priority in Priority]
+
+
+class TaskSettings(Settings):
+    """What is refused at the door, and how large a result may be."""
+
+    input_bytes: int = Field(256_000, ge=1, description="largest input of a task")
+    input_depth: int = Field(32, ge=1, le=100, description="deepest nesting of a task's input")
+    max_deadline_s: float = Field(86_400.0, gt=0, description="longest deadline of a task")
+    max_attempts: int = Field(10, ge=1, description="largest max_attempts of a task")
+    result_bytes: int = Field(1_000_000, ge=1, description="largest result of a task")
+
+    def limits(self) -> TaskLimits:
+        """The wire contract's own view of these settings."""
+        return TaskLimits(
+            input_bytes=self.input_bytes,
+            depth=self.input_depth,
+            deadline_s=self.max_deadline_s,
+            attempts=self.max_attempts,
+        )
+
+
+class WorkerSettings(Settings):
+    """One worker process."""
+
+    worker_concurrency: int = Field(100, ge=1, le=10_000, description="tasks in flight per process")
+    worker_processes: int = Field(1, ge=1, le=256, description="worker processes")
+    config: Path = Field(Path("langgraph.json"), description="the langgraph.json that names the graphs")
+    checkpoints: bool = Field(default=True, description="keep checkpoints in Redis")
+    thread_ttl_s: float = Field(604_800.0, gt=0, description="keep the checkpoints of a thread this long")
+    checkpoint_ttl_s: float = Field(60.0, gt=0, description="keep those of a task without thread this long after it")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error")
+
+
+class ModelSettings(Settings):
+    """The model provider; names and meaning are OpenAI's own."""
+
+    openai_api_key: SecretStr | None = Field(
+        None, validation_alias="OPENAI_API_KEY", description="key of the model API"
+    )
+    openai_base_url: str | None = Field(
+        None, validation_alias="OPENAI_BASE_URL", description="another OpenAI-compatible API"
+    )
+
+
+class AssistantSettings(Settings):
+    """The built-in assistant."""
+
+    model_config = SettingsConfigDict(env_prefix="LGRQ_ASSISTANT_")
+
+    classifier_model: str = Field("gpt-4o-mini", description="says how complex a question is")
+    simple_model: str = Field("gpt-4o-mini", description="answers simple questions")
+    medium_model: str = Field("gpt-4o", description="answers medium questions")
+    complex_model: str = Field("gpt-4o", description="answers complex questions")
+    fallback_model: str = Field("gpt-4o-mini", description="answers, with a simpler prompt, when the first one failed")
+    timeout_s: float = Field(60.0, gt=0, description="give up on one model call after this time")
+    max_output_tokens: int = Field(1_000, ge=1, description="longest answer")
+
+
+ALL: tuple[type[Settings], ...] = (
+    RedisSettings,
+    QueueSettings,
+    TaskSettings,
+    WorkerSettings,
+    ModelSettings,
+    AssistantSettings,
+)
+
+S = TypeVar("S", bound=Settings)
+
+
+def load(settings: type[S], **overrides: Any) -> S:
+    """Read one settings class; `overrides` (from a command line) win when not None.
+
+    Raises:
+        SettingsError: naming each variable with what was expected and what came.
+    """
+    names = {field: name for name, field in settings.names().items()}
+    try:
+        return settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        problems = [
+            f"{_name(problem['loc'], names)}: {problem['msg'].replace('Input should be', 'expected')}"
+            f", got: {'***' if 'SecretStr' in problem['type'] else problem['input']}"
+            for problem in error.errors()
+        ]
+        raise SettingsError("; ".join(problems)) from None
+
+
+def _name(loc: tuple[int | str, ...], names: Mapping[str, str]) -> str:
+    return names.get(str(loc[0]), str(loc[0]))
+
+
+def refuse_unknown_names(environ: Mapping[str, str] = os.environ) -> None:
+    """Refuse `LGRQ_` names that nobody reads, in the environment and in `.env`, with a suggestion.
+
+    Raises:
+        SettingsError: naming each.
+    """
+    known = {name for settings in ALL for name in settings.names()}
+    given = [*environ, *(dotenv_values(ENV_FILE) if ENV_FILE.exists() else {})]
+    problems = [
+        f"{name}: unknown setting" + (f" (did you mean {close[0]}?)" if close else "")
+        for name in dict.fromkeys(given)
+        if name.upper().startswith(PREFIX) and name.upper().removesuffix(_FILE.upper()) not in known
+        for close in [get_close_matches(name.upper(), known, n=1)]
+    ]
+    if problems:
+        raise SettingsError("; ".join(problems))
+
+
+def effective(settings: Iterable[Settings]) -> Iterator[tuple[str, str, str]]:
+    """Yield (variable, value, description) for people, with secrets masked."""
+    for one in settings:
+        for variable, field in one.names().items():
+            value = getattr(one, field)
+            if isinstance(value, SecretStr):
+                value = mask_url(value.get_secret_value()) if field.endswith("_url") else "***"
+            yield variable, "" if value is None else str(value), type(one).model_fields[field].description or ""
+
+
+def mask_url(url: str) -> str:
+    """Hide the credentials of a URL."""
+    scheme, separator, rest = url.partition("://")
+    credentials, at, host = rest.rpartition("@")
+    return f"{scheme}{separator}***@{host}" if at and credentials else url

@@ -14,9 +14,11 @@ Keys (type; lifetime):
     agent:own:<worker>     set     ids that the worker owns; emptied by `finish`, `release` and `reap`
     agent:graphs           zset    graph -> until when a live worker serves it (ms); a day
     agent:graph_schemas    hash    graph -> JSON schema of its input; a day
-    rq:queue:<queue>       list    runnable ids             rq:job:<id>      hash    RQ's job; as agent:task
-    rq:wip:<queue>         zset    `<id>:<epoch>`           rq:results:<id>  stream  failures, for RQ's tools; result TTL
-    rq:finished:<queue>, rq:failed:<queue>  zset  id -> when to forget it (s); result TTL
+    rq:queue:<queue>       list    runnable ids
+    rq:job:<id>            hash    RQ's job, its `data` holds the task; as agent:task
+    rq:wip:<queue>         zset    `<id>:<epoch>` of running tasks
+    rq:finished:<queue>    zset    id -> when to forget it (s); result TTL; rq:failed:<queue> likewise
+    rq:results:<id>        stream  failures, for RQ's tools; result TTL
     rq:queues, rq:workers, rq:workers:<queue>, rq:worker:<worker>: RQ's registers, as RQ keeps them
 
 Pattern: reliable queue with leases and fencing tokens; see Kleppmann, "How to do distributed locking" (2016).
@@ -31,9 +33,6 @@ from datetime import UTC, datetime
 from enum import Enum, StrEnum
 from typing import Any
 
-from redis.asyncio import Redis
-
-from shared import lua
 from shared.lua import Call, load_script
 from shared.tasks import State, Task
 
