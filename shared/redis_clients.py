@@ -9,13 +9,13 @@ from redis import asyncio as aio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import OutOfMemoryError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 CONNECT_TIMEOUT_S = 5.0
 
-OUTAGES = (RedisConnectionError, RedisTimeoutError, OutOfMemoryError, OSError)
+OUTAGES = (RedisConnectionError, RedisTimeoutError, OutOfMemoryError)
 """What Redis being away or full looks like: never a task's failure. BusyLoadingError is a connection error."""
 
 
@@ -49,6 +49,6 @@ def is_outage(error: BaseException) -> bool:
     """Tell Redis being away, restarting, full or read-only from a command that is simply wrong."""
     if isinstance(error, OUTAGES):
         return True
-    return isinstance(error, ResponseError | RedisError) and str(error).startswith(
+    return isinstance(error, ResponseError) and str(error).startswith(
         ("OOM", "LOADING", "READONLY", "MASTERDOWN", "BUSY", "TRYAGAIN", "UNBLOCKED")
     )

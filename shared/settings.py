@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError
@@ -33,7 +33,7 @@ class _FileSource(EnvSettingsSource):
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
         given = super()._load_env_vars()
-        names = [name.lower() for name in Settings.names.__func__(self.settings_cls)]  # type: ignore[attr-defined]
+        names = [name.lower() for name in cast("type[Settings]", self.settings_cls).names()]
         return {name: _read_secret(name, Path(path)) for name in names if (path := given.get(name + _FILE))}
 
 

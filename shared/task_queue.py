@@ -291,13 +291,14 @@ def finish_call(
     )
 
 
-def release_call(claimed: Claimed, worker: str, delay_ms: int = 0, now_ms: int | str = _NOW) -> Call[bool]:
+def release_call(
+    task_id: str, epoch: int, queue: str, worker: str, delay_ms: int = 0, now_ms: int | str = _NOW
+) -> Call[bool]:
     """Give a task back uncharged, to the front of its queue or for later; False: it was not ours any more."""
-    queue = claimed.queue
     return Call(
         load_script("task_queue_release"),
-        [task_hash(claimed.id), _own(worker), DELAYED, queue_key(queue), f"rq:wip:{queue}", _job(claimed.id)],
-        [claimed.id, claimed.epoch, worker, delay_ms, now_ms],
+        [task_hash(task_id), _own(worker), DELAYED, queue_key(queue), f"rq:wip:{queue}", _job(task_id)],
+        [task_id, epoch, worker, delay_ms, now_ms],
         bool,
     )
 

@@ -73,7 +73,9 @@ class TaskLimits:
 # A double dash separates the tenant from the id in Redis, so an id cannot hold one.
 TaskId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+(-[A-Za-z0-9_]+)*-?$", max_length=128)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-ThreadId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.@+-]+$", max_length=128)]
+ThreadId = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_.@+]+(-[A-Za-z0-9_.@+]+)*-?$", max_length=128)
+]
 Tenant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+$", max_length=32)]
 
 
@@ -135,6 +137,11 @@ class Task(BaseModel):
         return task_key(self.task_id, self.tenant)
 
     @property
+    def thread_key(self) -> str:
+        """The thread under which LangGraph keeps checkpoints; a task without `thread_id` has one of its own."""
+        return f"TASK--{self.key}" if self.thread_id is None else task_key(self.thread_id, self.tenant)
+
+    @property
     def digest(self) -> str:
         """Tell this task from another one under the same id: what was asked for, not when or by which trace."""
         body = self.model_dump(mode="json", exclude={"schema_version", "submitted_at", "traceparent"})
@@ -146,7 +153,7 @@ class Task(BaseModel):
 
 
 def task_key(task_id: str, tenant: str = DEFAULT_TENANT) -> str:
-    """Namespace a task id by its tenant; the default tenant's ids stand as they are."""
+    """Namespace a task or thread id by its tenant; the default tenant's ids stand as they are."""
     return task_id if tenant == DEFAULT_TENANT else f"{tenant}--{task_id}"
 
 
@@ -220,7 +227,7 @@ def _explain(problem: ErrorDetails, model: type[BaseModel]) -> str:
 _EXPECTED = {
     "task_id": "letters, digits, _ and single dashes, at most 128",
     "tenant": "lower-case letters and digits, at most 32",
-    "thread_id": "letters, digits and any of _ . @ + -, at most 128",
+    "thread_id": "letters, digits, any of _ . @ + and single dashes, at most 128",
     "user_id": "1 to 256 characters",
     "graph": "a name of 1 to 256 characters",
     "input": "a JSON object",

@@ -1,0 +1,358 @@
+"""The RQ worker that runs graphs: it claims tasks, keeps its lease, runs many at once, and drains when asked to end.
+
+It registers as any RQ worker, so that rq-dashboard and `rq info` show it. It differs where stock RQ loses or doubles
+work: one event loop keeps up to `concurrency` tasks in flight, and every change of a task's state is one fenced script.
+"""
+
+import asyncio
+import json
+import os
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from uuid import uuid4
+
+import structlog
+from redis import Redis
+from redis.exceptions import RedisError
+from rq.serializers import JSONSerializer
+from rq.worker import BaseWorker
+
+from shared import lua
+from shared.logs import get_logger
+from shared.redis_clients import open_async, open_sync
+from shared.task_queue import (
+    Claimed,
+    Finished,
+    Lease,
+    claim_call,
+    finish_call,
+    queue_key,
+    release_call,
+    task_hash,
+)
+from worker.checkpoints import Checkpointer
+from worker.commits import Commits
+from worker.lease import LeaseKeeper
+from worker.result import Ended
+from worker.run import Released, RunContext, run_task
+
+_CLAIM_BATCH = 16
+"""Tasks taken at once: few enough that idle processes beside this one get their share."""
+_BLOCK_S = 5.0
+_OUTAGE_WAIT_S = 0.25
+_SUSPENDED_WAIT_S = 1.0
+_NOT_RUNNABLE_MS = 1_000
+
+_log = get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Running:
+    claimed: Claimed
+    claimed_at: float
+    task: "asyncio.Task[None]"
+    is_committing: bool = False
+
+
+class GraphWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
+    """Runs the tasks of `queues`, `concurrency` at a time, in the event loop that calls `run`.
+
+    Args:
+        queues: RQ queues, the most urgent first.
+        redis_url: Redis; connections of its own are opened for blocking, for the lease, and for RQ's registers.
+        context: What the tasks share; its `worker` is set by this class.
+        concurrency: Tasks in flight.
+        drain_s: How long a worker that was asked to end waits for what runs, before it hands it back.
+        checkpointer: Where checkpoints live, None for none.
+        checkpoint_ttl_s: How long the checkpoints of a task without thread outlive it.
+    """
+
+    def __init__(
+        self,
+        queues: Sequence[str],
+        redis_url: str,
+        context: RunContext,
+        *,
+        concurrency: int = 100,
+        drain_s: float = 30.0,
+        checkpointer: Checkpointer | None = None,
+        checkpoint_ttl_s: float = 60.0,
+    ) -> None:
+        self._lease_ms = context.times.lease_ms
+        super().__init__(
+            list(queues),
+            name=_new_name(),
+            connection=open_sync(redis_url, connections=2),
+            serializer=JSONSerializer,
+            worker_ttl=self._lease_ms // 100,
+        )
+        self._redis_url = redis_url
+        self._context = replace(context, worker=self.name)
+        self._concurrency = concurrency
+        self._drain_s = drain_s
+        self._checkpointer = checkpointer
+        self._checkpoint_ttl_s = checkpoint_ttl_s
+        self._running: dict[tuple[str, int], _Running] = {}
+        self._unknown: frozenset[str] = frozenset()
+        self._commits = Commits(context.redis)
+        self._blocking = open_async(redis_url, connections=len(self.queues) + 1, timeout_s=_BLOCK_S * 2)
+        self._idle = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._may_have_work = True
+        self._stopping = False
+        self._is_lost = False
+        self._lease: LeaseKeeper | None = None
+
+    def _set_connection(self, connection: Redis) -> Redis:
+        """Keep our timeouts; RQ would wait for seven minutes on a dead connection."""
+        return connection
+
+    def work(self, burst: bool = False, **_options: object) -> bool:  # noqa: FBT001, FBT002 - RQ's signature
+        """Run as RQ's workers do, in an event loop of its own; answers whether any task was run."""
+        return asyncio.run(self.run(burst=burst)) > 0
+
+    async def run(self, *, burst: bool = False) -> int:
+        """Work until `stop` (or, with `burst`, until the queues are empty); answers how many tasks were started."""
+        self._join()
+        helpers = [asyncio.create_task(self._watch(queue_key(name))) for name in self.queue_names()]
+        helpers.append(asyncio.create_task(self._obey()))
+        try:
+            started = await self._serve(burst=burst)
+            await self._drain()
+        finally:
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
+            await self._leave()
+        return started
+
+    def stop(self) -> None:
+        """Stop claiming; what runs gets `drain_s` to end. A second call hands everything back at once."""
+        if self._stopping:
+            self._drain_s = 0.0
+        self._stopping = True
+        self._changed.set()
+
+    def _join(self) -> None:
+        self.register_birth()
+        self.set_state("idle")
+        schemas = {name: json.dumps(loaded.input_schema) for name, loaded in self._context.graphs.items()}
+        loop = asyncio.get_running_loop()
+        self._lease = LeaseKeeper(
+            self._redis_url, self.name, self._lease_ms, schemas, loop, self._reconcile, self._give_up
+        )
+        self._lease.start()
+        _log.info("worker.started", worker=self.name, queues=self.queue_names(), graphs=list(schemas))
+
+    async def _leave(self) -> None:
+        if self._lease:
+            await asyncio.to_thread(self._lease.stop)
+        with suppress(RedisError):
+            self.register_death()
+        self.connection.close()
+        await self._blocking.aclose()
+        _log.info("worker.stopped", worker=self.name)
+
+    async def _serve(self, *, burst: bool) -> int:
+        started = 0
+        while not self._stopping:
+            self._changed.clear()
+            if self._is_lost:
+                await self._rejoin()
+            n = min(self._concurrency - len(self._running), _CLAIM_BATCH)
+            if not self._may_have_work or n <= 0:
+                await self._changed.wait()
+                continue
+            claimed = await self._claim(n)
+            started += claimed
+            if burst and not self._running:
+                break
+            if claimed < n:
+                self._may_have_work = burst
+                self._idle.set()
+                await self._changed.wait()
+        return started
+
+    async def _claim(self, n: int) -> int:
+        """Claim and start up to `n` tasks; answers how many."""
+        try:
+            claim = await lua.run(
+                self._context.redis, claim_call(self.name, n, self.queue_names(), self._context.times)
+            )
+        except RedisError as error:
+            _log.warning("claim.failed", worker=self.name, error=str(error))
+            self._look_again_in(_OUTAGE_WAIT_S)
+            return 0
+        for task_id in claim.dropped:
+            _log.warning("job.dropped", job_id=task_id, reason="no pending task stands behind this id")
+        for claimed in claim.tasks:
+            self._start(claimed)
+        if claim.is_suspended or not claim.has_lease:
+            self._look_again_in(_SUSPENDED_WAIT_S)
+        return len(claim.tasks)
+
+    def _look_again_in(self, seconds: float) -> None:
+        asyncio.get_running_loop().call_later(seconds, self._look_again)
+
+    def _look_again(self) -> None:
+        self._may_have_work = True
+        self._changed.set()
+
+    async def _watch(self, queue: str) -> None:
+        """Tell when there may be work, by blocking on the queue without taking anything from it.
+
+        Moving the head of a list to its own head blocks while the list is empty and changes nothing else: no task is
+        ever on its way to a worker that might die, and jobs of stock RQ wake us up too.
+        """
+        while True:
+            await self._idle.wait()
+            try:
+                head = await self._blocking.blmove(queue, queue, _BLOCK_S, "LEFT", "LEFT")
+            except RedisError as error:
+                _log.warning("queue.not_watched", queue=queue, error=str(error))
+                await asyncio.sleep(_OUTAGE_WAIT_S)
+                head = b"perhaps"
+            if head is not None:
+                self._idle.clear()
+                self._look_again()
+
+    def _start(self, claimed: Claimed) -> None:
+        key = (claimed.id, claimed.epoch)
+        task = asyncio.create_task(self._run_one(claimed))
+        self._running[key] = _Running(claimed, time.monotonic(), task)
+        task.add_done_callback(lambda _task: self._forget(key))
+
+    def _forget(self, key: tuple[str, int]) -> None:
+        self._running.pop(key, None)
+        self._changed.set()
+
+    async def _run_one(self, claimed: Claimed) -> None:
+        structlog.contextvars.bind_contextvars(task_id=claimed.id, attempt=claimed.epoch)
+        try:
+            outcome = await run_task(claimed, self._context)
+        except asyncio.CancelledError:
+            if self._stopping:
+                await self._release(claimed, Released(0, "the worker ends"))
+            return
+        except RedisError as error:
+            outcome = Released(_NOT_RUNNABLE_MS, f"Redis is away: {error}")
+        self._running[claimed.id, claimed.epoch].is_committing = True
+        if isinstance(outcome, Released):
+            await self._release(claimed, outcome)
+        else:
+            await self._finish(claimed, outcome)
+
+    async def _release(self, claimed: Claimed, released: Released) -> None:
+        if await self._commits.commit(release_call(claimed.id, claimed.epoch, claimed.queue, self.name, released.delay_ms)):
+            _log.info("task.released", reason=released.reason, delay_ms=released.delay_ms)
+
+    async def _finish(self, claimed: Claimed, ended: Ended) -> None:
+        finished = await self._commits.commit(
+            finish_call(
+                claimed,
+                self.name,
+                ended.state,
+                ended.document,
+                self._context.times,
+                failure=ended.failure,
+                run_s=ended.run_s,
+            )
+        )
+        if finished is Finished.FENCED:
+            _log.warning("task.fenced", state=ended.state)
+            return
+        _log.info("task.completed", state=ended.state, duration_ms=round(ended.run_s * 1000), error=ended.error_type)
+        if ended.spent_thread and self._checkpointer:
+            try:
+                await self._checkpointer.expire_thread(ended.spent_thread, self._checkpoint_ttl_s)
+            except RedisError as error:  # they keep the longer TTL that they were written with
+                _log.warning("checkpoints.not_expired", error=str(error))
+
+    async def _drain(self) -> None:
+        """Wait for what runs, then cancel the rest, which hands itself back."""
+        deadline = time.monotonic() + self._drain_s
+        while self._running and (left_s := min(deadline - time.monotonic(), self._drain_s)) > 0:
+            self._changed.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), left_s)
+        tasks = [running.task for running in self._running.values()]
+        for running in self._running.values():
+            if not running.is_committing:
+                running.task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=self._lease_ms / 1000)
+
+    def _reconcile(self, lease: Lease, asked_at: float) -> None:
+        """Compare what Redis says we own with what we run; a reply that was lost left one without the other."""
+        here = {running.claimed.id for running in self._running.values()}
+        unknown = lease.own - here
+        for task_id in unknown & self._unknown:
+            asyncio.get_running_loop().create_task(self._give_back(task_id))
+        self._unknown = unknown
+        for running in self._running.values():
+            gone = running.claimed.id not in lease.own and running.claimed_at < asked_at
+            if gone and not running.is_committing:
+                _log.warning("task.lost", task_id=running.claimed.id)
+                running.task.cancel()
+
+    async def _give_back(self, task_id: str) -> None:
+        """Release a task that a claim gave us without our hearing of it."""
+        fields = await self._context.redis.hmget(task_hash(task_id), "epoch", "queue")
+        if None not in fields:
+            epoch, queue = int(fields[0]), fields[1].decode()
+            await self._commits.commit(release_call(task_id, epoch, queue, self.name))
+            _log.warning("task.released", task_id=task_id, reason="the reply of its claim was lost", delay_ms=0)
+
+    def _give_up(self) -> None:
+        """Another worker has reaped this one: nothing that runs here is ours any more."""
+        _log.warning("worker.fenced", worker=self.name)
+        self._is_lost = True
+        for running in self._running.values():
+            running.task.cancel()
+        self._changed.set()
+
+    async def _rejoin(self) -> None:
+        """Start again under a new name, so that nothing of the old one can be taken for ours."""
+        tasks = [running.task for running in self._running.values()]
+        if tasks:
+            await asyncio.wait(tasks, timeout=self._drain_s)
+        self._is_lost, self._unknown = False, frozenset()
+        with suppress(RedisError):
+            self.register_death()
+        self.name = _new_name()
+        self._context = replace(self._context, worker=self.name)
+        try:
+            self._join()
+        except RedisError as error:
+            _log.warning("worker.not_rejoined", worker=self.name, error=str(error))
+            self._is_lost = True
+            self._look_again_in(_OUTAGE_WAIT_S)
+
+    async def _obey(self) -> None:
+        """Listen to RQ's commands for this worker; whatever else arrives there is logged and passed over."""
+        while True:
+            try:
+                async with self._blocking.pubsub() as channel:
+                    await channel.subscribe(self.pubsub_channel_name)
+                    async for message in channel.listen():
+                        if message["type"] == "message":
+                            self._handle(message["data"])
+            except RedisError:
+                await asyncio.sleep(_OUTAGE_WAIT_S)
+
+    def _handle(self, data: bytes) -> None:
+        try:
+            command = json.loads(data)["command"]
+        except (ValueError, LookupError, TypeError):
+            command = None
+        if command == "shutdown":
+            self.stop()
+        else:
+            _log.warning("command.ignored", command=str(command)[:64])
+
+
+def _new_name() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"

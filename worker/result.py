@@ -1,0 +1,139 @@
+"""Write down how a task ended: the result document, its metadata and its one error."""
+
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from langchain_core.callbacks import UsageMetadataCallbackHandler
+from pydantic_core import PydanticSerializationError, to_json
+
+from shared.errors import ErrorType
+from shared.pricing import Pricing
+from shared.safe_json import read_json
+from shared.task_queue import Claimed
+from shared.tasks import SCHEMA, ResultMetadata, State, Task
+
+ERROR_BYTES = 8_000
+"""Longest error message of a result."""
+
+INTERRUPT = "__interrupt__"
+TASK_METADATA = "task_metadata"
+"""A graph may put a dict under this key of its output: it becomes part of the result's metadata."""
+TASK_ERROR = "task_error"
+"""A graph may put {type, message} under this key: the task ends as `error`, and keeps its output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The task has ended: what `finish` writes. `failure` is what RQ's tools show."""
+
+    state: State
+    document: bytes
+    failure: str
+    run_s: float
+    error_type: str | None
+    spent_thread: str | None
+    """The thread of a task that had none of its own: its checkpoints are not needed any more."""
+
+
+@dataclass(slots=True)
+class Result:
+    """How a graph's run ended, before it is written down."""
+
+    state: State
+    output: Any = None
+    error: tuple[ErrorType, str] | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def read_output(output: Any) -> Result:
+    """Read a graph's output, with the two keys by which a graph can say more than its answer."""
+    if not isinstance(output, dict):
+        return Result(State.SUCCESS, output)
+    if INTERRUPT in output:
+        return Result(State.INTERRUPTED, output)
+    metadata, error = output.pop(TASK_METADATA, None) or {}, output.pop(TASK_ERROR, None)
+    unknown = metadata.keys() - ResultMetadata.model_fields.keys()
+    if unknown:
+        message = f"{TASK_METADATA}: unknown keys {', '.join(sorted(unknown))}"
+        return Result(State.ERROR, output, (ErrorType.GRAPH_ERROR, message))
+    if error:
+        return Result(State.ERROR, output, (ErrorType(error["type"]), str(error["message"])), metadata)
+    return Result(State.SUCCESS, output, metadata=metadata)
+
+
+def graph_error(error: BaseException) -> Result:
+    """The graph raised: its message is the reason."""
+    return Result(State.ERROR, error=(ErrorType.GRAPH_ERROR, f"{type(error).__name__}: {error}"))
+
+
+def sum_usage(usage: UsageMetadataCallbackHandler, pricing: Pricing) -> dict[str, Any]:
+    """Sum tokens and cost over the models that were called; the last one called names the task's model."""
+    totals: dict[str, Any] = {"input_tokens": 0, "output_tokens": 0}
+    nano_usd = 0
+    for model, used in usage.usage_metadata.items():
+        totals["model"] = model
+        totals["input_tokens"] += used["input_tokens"]
+        totals["output_tokens"] += used["output_tokens"]
+        nano_usd += pricing.cost_nano_usd(model, used["input_tokens"], used["output_tokens"])[0]
+    return {**totals, "cost_usd": nano_usd / 1e9}
+
+
+def write_result(claimed: Claimed, task: Task | None, result: Result, worker: str, result_bytes: int, started: float) -> Ended:
+    """Write the result document. Instants are the server's clock, advanced by our monotonic one."""
+    run_s = time.monotonic() - started
+    ended_at_ms = claimed.claimed_at_ms + round(run_s * 1000)
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "task_id": task.task_id if task else claimed.id,
+        "status": result.state,
+        "result": result.output,
+        "error": _error(result.error),
+        "metadata": {
+            **result.metadata,
+            "graph": task.graph if task else "",
+            "attempts": claimed.epoch,
+            "queued_ms": claimed.started_at_ms - claimed.created_at_ms,
+            "run_ms": ended_at_ms - claimed.started_at_ms,
+            "worker": worker,
+        },
+        "submitted_at": _iso(claimed.created_at_ms),
+        "started_at": _iso(claimed.started_at_ms),
+        "ended_at": _iso(ended_at_ms),
+    }
+    encoded = _encode(document)
+    problem = encoded if isinstance(encoded, tuple) else None
+    if not problem and len(encoded) > result_bytes:
+        limit = f"expected a result of at most {result_bytes:,} bytes, got: {len(encoded):,}"
+        problem = (ErrorType.RESULT_TOO_LARGE, limit)
+    if problem:
+        document |= {"status": State.ERROR, "result": None, "error": _error(problem)}
+        encoded = to_json(document)
+    error = document["error"]
+    failure = f"{error['type']}: {error['message']}" if error else ""
+    assert isinstance(encoded, bytes)
+    spent = task.thread_key if task and task.thread_id is None and result.state is not State.INTERRUPTED else None
+    return Ended(document["status"], encoded, failure, run_s, error and error["type"], spent)
+
+
+def _encode(document: dict[str, Any]) -> bytes | tuple[ErrorType, str]:
+    """Encode as JSON, messages as LangGraph Server does: their pydantic fields."""
+    try:
+        encoded = to_json(document)
+        if b"NaN" in encoded or b"Infinity" in encoded:
+            read_json(encoded)  # JSON knows neither; inside a string they are only words
+    except (PydanticSerializationError, ValueError) as error:
+        return ErrorType.RESULT_NOT_JSON, f"the graph's output cannot be written as JSON: {error}"
+    return encoded
+
+
+def _error(error: tuple[ErrorType, str] | None) -> dict[str, Any] | None:
+    if error is None:
+        return None
+    message = error[1].encode(errors="replace")[:ERROR_BYTES].decode(errors="ignore")
+    return {"type": error[0], "message": message, "retry_after_s": None}
+
+
+def _iso(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")
