@@ -125,20 +125,19 @@ class BreakerLimits:
     def __post_init__(self) -> None:
         """Refuse what cannot work, here and not in the middle of an outage."""
         for name in ("failure_threshold", "min_calls", "probes", "successes_to_close"):
-            self._check(name, 1, 1_000_000, "a whole number")
+            self._check(name, 1, 1_000_000, "a whole number", int)
         for name in ("open_s", "max_open_s", "probe_lease_s", "half_open_wait_s", "max_cooldown_s"):
             self._check(name, _MIN_S, _MAX_S)
         if self.window_s != 0:
-            self._check("window_s", _MIN_S, _MAX_S)
+            self._check("window_s", _MIN_S, _MAX_S, "0 or a number")
         self._check("failure_rate", 0.001, 1)
         self._check("jitter", 0, 0.9)
         if self.max_open_s < self.open_s:
             raise ValueError(f"expected max_open_s to be at least open_s ({self.open_s}), got: {self.max_open_s}")
 
-    def _check(self, name: str, low: float, high: float, kind: str = "a number") -> None:
+    def _check(self, name: str, low: float, high: float, kind: str = "a number", types: Any = (int, float)) -> None:
         value = getattr(self, name)
-        fits = isinstance(value, int) or (isinstance(value, float) and kind == "a number")
-        if not fits or not low <= value <= high:  # NaN too is outside
+        if not isinstance(value, types) or not low <= value <= high:  # NaN is in no range
             raise ValueError(f"expected {name} to be {kind} from {low:,} to {high:,}, got: {value!r}")
 
 
@@ -150,9 +149,9 @@ class Transition:
     after: State
     generation: int
     why: Why | None
-    """Why it is open, or was opened last; None while closed."""
+    """Why it opened; None once it has closed."""
     open_ms: int
-    """Rest of the open time."""
+    """Rest of the open time, 0 unless open."""
 
     @property
     def changed(self) -> bool:
@@ -171,6 +170,8 @@ class Admission:
     before: State
     state: State
     """A refusal by a closed breaker is a cooldown."""
+    why: Why | None
+    """Why it opened; None while closed."""
 
     @property
     def admitted(self) -> bool:
@@ -180,7 +181,7 @@ class Admission:
     @property
     def transition(self) -> Transition:
         """What asking changed: the first probe makes an open breaker half-open."""
-        return Transition(self.before, self.state, self.generation, None, 0)
+        return Transition(self.before, self.state, self.generation, self.why, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,8 +313,10 @@ def _why(raw: bytes | None) -> Why | None:
 
 
 def _admission(reply: Sequence[Any]) -> Admission:
-    verdict, generation, wait_ms, before, after = reply
-    return Admission(Verdict(verdict.decode()), generation, wait_ms, State(before.decode()), State(after.decode()))
+    verdict, generation, wait_ms, before, after, why = reply
+    return Admission(
+        Verdict(verdict.decode()), generation, wait_ms, State(before.decode()), State(after.decode()), _why(why)
+    )
 
 
 def _transition(reply: Sequence[Any]) -> Transition:

@@ -52,6 +52,10 @@ class QueueFullError(LanggraphRqError):
     """Redis is nearly full, so that no further task is taken; try again later."""
 
 
+class RedisUnavailableError(LanggraphRqError, ConnectionError):
+    """Redis cannot be reached; the message has its URL without credentials."""
+
+
 class UnknownTaskError(LanggraphRqError, LookupError):
     """No task is known under this id (any more)."""
 

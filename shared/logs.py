@@ -7,7 +7,7 @@ from typing import cast
 import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
-_QUIET = ("httpx", "httpcore", "openai", "redisvl", "langgraph", "asyncio", "urllib3")
+_QUIET = ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "redisvl", "langgraph", "asyncio", "urllib3")
 """Libraries that log each request at info; a task's own log lines say what matters."""
 
 

@@ -4,8 +4,7 @@ A verb of the queue, the breaker or the budget is a pure function that returns a
 and arguments, and how to read its reply. The logic exists once; only the awaiting differs.
 """
 
-import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha1
@@ -14,9 +13,12 @@ from typing import Any, Generic, TypeVar
 
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
+from redis.asyncio.client import Pipeline as AsyncPipeline
+from redis.client import Pipeline
 from redis.exceptions import NoScriptError
 
 T = TypeVar("T")
+P = TypeVar("P", Pipeline, AsyncPipeline)
 Argument = str | int | float | bytes
 
 
@@ -75,26 +77,49 @@ def run_sync(redis: Redis, call: Call[T]) -> T:
     return call.decode(reply)
 
 
-async def run_many(redis: AsyncRedis, calls: Iterable[Call[Any]]) -> list[Any]:
+async def run_many(redis: AsyncRedis, calls: Sequence[Call[Any]]) -> list[Any]:
     """Run several calls in one round trip, in order; each answers its own value or the exception it raised.
 
     Not a transaction: other clients' commands may run in between. Raises only what breaks the connection itself.
     """
-    calls = list(calls)
-    replies = await _pipeline(redis, calls)
-    if any(isinstance(reply, NoScriptError) for reply in replies):
-        await asyncio.gather(*(redis.script_load(script.source) for script in {call.script for call in calls}))
-        missed = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        for i, reply in zip(missed, await _pipeline(redis, [calls[i] for i in missed]), strict=True):
-            replies[i] = reply
-    return [
-        reply if isinstance(reply, Exception) else call.decode(reply)
-        for call, reply in zip(calls, replies, strict=True)
-    ]
+    replies = await _pipeline(redis.pipeline(transaction=False), calls).execute(raise_on_error=False)
+    missed = _missed(replies)
+    if missed:
+        for script in {calls[i].script for i in missed}:
+            await redis.script_load(script.source)
+        again = [calls[i] for i in missed]
+        more = await _pipeline(redis.pipeline(transaction=False), again).execute(raise_on_error=False)
+        _fill(replies, missed, more)
+    return _decode(calls, replies)
 
 
-async def _pipeline(redis: AsyncRedis, calls: Sequence[Call[Any]]) -> list[Any]:
-    pipeline = redis.pipeline(transaction=False)
+def run_many_sync(redis: Redis, calls: Sequence[Call[Any]]) -> list[Any]:
+    """Run several calls as `run_many` does, from synchronous code."""
+    replies = _pipeline(redis.pipeline(transaction=False), calls).execute(raise_on_error=False)
+    missed = _missed(replies)
+    if missed:
+        for script in {calls[i].script for i in missed}:
+            redis.script_load(script.source)
+        again = [calls[i] for i in missed]
+        _fill(replies, missed, _pipeline(redis.pipeline(transaction=False), again).execute(raise_on_error=False))
+    return _decode(calls, replies)
+
+
+def _pipeline(pipeline: P, calls: Sequence[Call[Any]]) -> P:
     for call in calls:
         pipeline.execute_command("EVALSHA", *call.evalsha)
-    return await pipeline.execute(raise_on_error=False)
+    return pipeline
+
+
+def _missed(replies: Sequence[Any]) -> list[int]:
+    return [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+
+
+def _fill(replies: list[Any], missed: Sequence[int], more: Sequence[Any]) -> None:
+    for i, reply in zip(missed, more, strict=True):
+        replies[i] = reply
+
+
+def _decode(calls: Sequence[Call[Any]], replies: Sequence[Any]) -> list[Any]:
+    pairs = zip(calls, replies, strict=True)
+    return [reply if isinstance(reply, Exception) else call.decode(reply) for call, reply in pairs]

@@ -167,7 +167,8 @@ def queue_key(queue: str) -> str:
     return f"rq:queue:{queue}"
 
 
-def _job(task_id: str) -> str:
+def job_hash(task_id: str) -> str:
+    """Name RQ's hash of a job."""
     return f"rq:job:{task_id}"
 
 
@@ -194,7 +195,7 @@ def submit_call(task: Task, queue: str, times: QueueTimes, now_ms: int | str = _
     key = task.key
     return Call(
         load_script("task_queue_submit"),
-        [task_hash(key), _job(key), queue_key(queue), RQ_QUEUES, OPEN, GRAPHS, WORKERS],
+        [task_hash(key), job_hash(key), queue_key(queue), RQ_QUEUES, OPEN, GRAPHS, WORKERS],
         [
             key,
             queue,
@@ -238,7 +239,7 @@ def adopt_call(claimed: Claimed, worker: str, task: Task, times: QueueTimes) -> 
     """Take over a job of stock RQ that holds `task`; answers its deadline (ms), 0 when fenced off."""
     return Call(
         load_script("task_queue_adopt"),
-        [task_hash(claimed.id), _job(claimed.id)],
+        [task_hash(claimed.id), job_hash(claimed.id)],
         [claimed.epoch, worker, task.digest, int(task.deadline_s * 1000), times.window_ms, describe(task)],
         int,
     )
@@ -266,7 +267,7 @@ def finish_call(
             events_key(task_id),
             _own(worker),
             OPEN,
-            _job(task_id),
+            job_hash(task_id),
             f"rq:wip:{queue}",
             f"rq:{'finished' if succeeded else 'failed'}:{queue}",
             f"rq:results:{task_id}",
@@ -297,7 +298,7 @@ def release_call(
     """Give a task back uncharged, to the front of its queue or for later; False: it was not ours any more."""
     return Call(
         load_script("task_queue_release"),
-        [task_hash(task_id), _own(worker), DELAYED, queue_key(queue), f"rq:wip:{queue}", _job(task_id)],
+        [task_hash(task_id), _own(worker), DELAYED, queue_key(queue), f"rq:wip:{queue}", job_hash(task_id)],
         [task_id, epoch, worker, delay_ms, now_ms],
         bool,
     )

@@ -15,19 +15,19 @@ A refusal books nothing, and the same id may be granted later.
 A reservation belongs to the day on which it was made, by the server's clock and `BudgetLimits.utc_offset_s`; days are
 numbered from 1970-01-01. Nothing is ever reset: a new day has new keys, and the old ones expire.
 
-| Key | Type | Content | TTL |
-|---|---|---|---|
-| agent:budget:<day>:global | hash | used_, held_: tokens, cost (nano-dollars); alerted_: percent | 7 days |
-| agent:budget:<day>:user:[<tenant>:]<user> | hash | the same | 7 days |
-| agent:budget:task:[<tenant>:]<task> | hash | the same, of all its days; only if there is a task limit | 2 days |
-| agent:budget:<day>:models | hash | "<what> <model>" -> number, see `ModelUsage` | 7 days |
-| agent:budget:reservations | zset | id of a live reservation -> its end in ms | 7 days |
-| agent:budget:reservation:<id> | hash | state, day, tokens, cost, model, user, task | by its state |
-| agent:budget:alerts | stream | one entry per alert, about the last 1000 | 7 days |
-
-A TTL runs from the last write of its verb. A reservation is `held` (7 days), `expired` (1 hour, so that a late settle
-can correct it) or `settled` (10 minutes, so that a repeated settle or reserve changes nothing); once it is forgotten, a
-settle of it is `unknown` and books nothing, which leaves an expired one charged in full.
+Keys:
+    agent:budget:<day>:global                  hash    used_tokens, held_tokens, used_cost, held_cost (nano-dollars),
+                                                       alerted_tokens, alerted_cost (percent)
+    agent:budget:<day>:user:[<tenant>:]<user>  hash    the same
+    agent:budget:task:[<tenant>:]<task>        hash    the same over all days; only if a task limit is set
+    agent:budget:<day>:models                  hash    model -> its totals, the numbers of `ModelUsage`
+    agent:budget:reservations                  zset    id of a live reservation -> its end in ms
+    agent:budget:reservation:<id>              string  "state day tokens cost user task model", or "settled"
+    agent:budget:alerts                        stream  one entry per alert, about the last 1000
+A day's keys go 7 days after its end, a task's 2 days after its last reservation, the rest 7 days after the last write.
+But a reservation is kept for 1 hour once it is expired, so that a late settle can correct it, and for 10 minutes once
+it is settled, so that a repeated settle or reserve changes nothing. When it is forgotten, a settle of it is `unknown`
+and books nothing: what had expired stays charged in full.
 Tenants, users and tasks are percent-encoded; the default tenant has no prefix; `@anonymous` is who has no user id.
 
 Source: the two-phase "authorisation and capture" of card payments.
@@ -146,7 +146,7 @@ def expire_call(n: int, limits: BudgetLimits, now_ms: int | None = None) -> Call
     """Charge at most `n` reservations that are past their time in full; any worker may, at any time."""
     if n < 1:
         raise ValueError(f"expected n to be at least 1, got: {n!r}")
-    return Call(EXPIRE, [RESERVATIONS, ALERTS], [n, limits.encoded, _clock(now_ms)], read_expiry)
+    return Call(EXPIRE, [RESERVATIONS, ALERTS], [n, limits.encoded, RESERVATION, _clock(now_ms)], read_expiry)
 
 
 class TokenBudget:

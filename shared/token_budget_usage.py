@@ -1,9 +1,9 @@
 """Read the token budget: per day, per user and per model. Reading changes nothing."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from operator import attrgetter
 from typing import Any
 
 from shared.lua import Call, load_script
@@ -78,7 +78,8 @@ def usage_call(
 
 def _read_usage(limits: BudgetLimits, is_fleet: bool, reply: Sequence[Any]) -> Usage:
     number, scope, models = reply
-    fields = _numbers(scope)
+    fields = {text(field): int(value) for field, value in zip(scope[::2], scope[1::2], strict=True)}
+    by_model = (_model(model, totals) for model, totals in zip(models[::2], models[1::2], strict=True))
     tokens_limit = limits.daily_tokens if is_fleet else limits.user_daily_tokens
     cost_limit = limits.daily_cost_nano_usd if is_fleet else limits.user_daily_cost_nano_usd
     return Usage(
@@ -86,12 +87,8 @@ def _read_usage(limits: BudgetLimits, is_fleet: bool, reply: Sequence[Any]) -> U
         resets_at_ms=((number + 1) * _DAY_S - limits.utc_offset_s) * 1000,
         tokens=_meter(fields, "tokens", tokens_limit, limits.alert_percents),
         cost=_meter(fields, "cost", cost_limit, limits.alert_percents),
-        models=_models(_numbers(models)) if is_fleet else (),
+        models=tuple(sorted((one for one in by_model if one.calls), key=attrgetter("model"))) if is_fleet else (),
     )
-
-
-def _numbers(flat: Sequence[bytes | str]) -> dict[str, int]:
-    return {text(field): int(value) for field, value in zip(flat[::2], flat[1::2], strict=True)}
 
 
 def _meter(fields: Mapping[str, int], unit: str, limit: int | None, alert_percents: Sequence[int]) -> Meter:
@@ -100,21 +97,6 @@ def _meter(fields: Mapping[str, int], unit: str, limit: int | None, alert_percen
     return Meter(fields.get(f"used_{unit}", 0), fields.get(f"held_{unit}", 0), limit, raised)
 
 
-def _models(fields: Mapping[str, int]) -> tuple[ModelUsage, ...]:
-    counts: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    for field, number in fields.items():
-        what, _, model = field.partition(" ")
-        counts[model][what] = number
-    return tuple(_model(model, counts[model]) for model in sorted(counts))
-
-
-def _model(model: str, counts: Mapping[str, int]) -> ModelUsage:
-    return ModelUsage(
-        model=model,
-        input_tokens=counts.get("input_tokens", 0),
-        output_tokens=counts.get("output_tokens", 0),
-        expired_tokens=counts.get("expired_tokens", 0),
-        calls=counts.get("calls", 0),
-        estimated_calls=counts.get("estimated_calls", 0),
-        cost_nano_usd=counts.get("cost", 0),
-    )
+def _model(model: bytes | str, totals: bytes | str) -> ModelUsage:
+    # In the order in which token_budget_book.lua writes them.
+    return ModelUsage(text(model), *(int(total) for total in text(totals).split()))

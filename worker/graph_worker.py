@@ -9,9 +9,10 @@ import json
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 from uuid import uuid4
 
 import structlog
@@ -41,9 +42,10 @@ from worker.run import Released, RunContext, run_task
 
 _CLAIM_BATCH = 16
 """Tasks taken at once: few enough that idle processes beside this one get their share."""
-_BLOCK_S = 5.0
+_BLOCK_S = 5
 _OUTAGE_WAIT_S = 0.25
 _SUSPENDED_WAIT_S = 1.0
+_CANCEL_AGAIN_S = 0.2
 _NOT_RUNNABLE_MS = 1_000
 
 _log = get_logger(__name__)
@@ -57,7 +59,7 @@ class _Running:
     is_committing: bool = False
 
 
-class GraphWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
+class GraphWorker(BaseWorker):
     """Runs the tasks of `queues`, `concurrency` at a time, in the event loop that calls `run`.
 
     Args:
@@ -104,13 +106,14 @@ class GraphWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
         self._may_have_work = True
         self._stopping = False
         self._is_lost = False
+        self._is_suspended = False
         self._lease: LeaseKeeper | None = None
 
     def _set_connection(self, connection: Redis) -> Redis:
         """Keep our timeouts; RQ would wait for seven minutes on a dead connection."""
         return connection
 
-    def work(self, burst: bool = False, **_options: object) -> bool:  # noqa: FBT001, FBT002 - RQ's signature
+    def work(self, burst: bool = False, *_args: object, **_options: object) -> bool:
         """Run as RQ's workers do, in an event loop of its own; answers whether any task was run."""
         return asyncio.run(self.run(burst=burst)) > 0
 
@@ -123,9 +126,7 @@ class GraphWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
             started = await self._serve(burst=burst)
             await self._drain()
         finally:
-            for helper in helpers:
-                helper.cancel()
-            await asyncio.gather(*helpers, return_exceptions=True)
+            await _end(helpers)
             await self._leave()
         return started
 
@@ -137,7 +138,7 @@ class GraphWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
         self._changed.set()
 
     def _join(self) -> None:
-        self.register_birth()
+        self.register_birth()  # type: ignore[no-untyped-call]
         self.set_state("idle")
         schemas = {name: json.dumps(loaded.input_schema) for name, loaded in self._context.graphs.items()}
         loop = asyncio.get_running_loop()
@@ -151,7 +152,7 @@ class GraphWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
         if self._lease:
             await asyncio.to_thread(self._lease.stop)
         with suppress(RedisError):
-            self.register_death()
+            self.register_death()  # type: ignore[no-untyped-call]
         self.connection.close()
         await self._blocking.aclose()
         _log.info("worker.stopped", worker=self.name)
@@ -182,6 +183,7 @@ class GraphWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
             claim = await lua.run(
                 self._context.redis, claim_call(self.name, n, self.queue_names(), self._context.times)
             )
+            await self._show_suspension(is_suspended=claim.is_suspended)
         except RedisError as error:
             _log.warning("claim.failed", worker=self.name, error=str(error))
             self._look_again_in(_OUTAGE_WAIT_S)
@@ -193,6 +195,11 @@ class GraphWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
         if claim.is_suspended or not claim.has_lease:
             self._look_again_in(_SUSPENDED_WAIT_S)
         return len(claim.tasks)
+
+    async def _show_suspension(self, *, is_suspended: bool) -> None:
+        if is_suspended != self._is_suspended:
+            self._is_suspended = is_suspended
+            await self._context.redis.hset(self.key, "state", "suspended" if is_suspended else "idle")
 
     def _look_again_in(self, seconds: float) -> None:
         asyncio.get_running_loop().call_later(seconds, self._look_again)
@@ -234,9 +241,9 @@ class GraphWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
         try:
             outcome = await run_task(claimed, self._context)
         except asyncio.CancelledError:
-            if self._stopping:
-                await self._release(claimed, Released(0, "the worker ends"))
-            return
+            if not self._stopping:
+                return
+            outcome = Released(0, "the worker ends")
         except RedisError as error:
             outcome = Released(_NOT_RUNNABLE_MS, f"Redis is away: {error}")
         self._running[claimed.id, claimed.epoch].is_committing = True
@@ -246,7 +253,8 @@ class GraphWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
             await self._finish(claimed, outcome)
 
     async def _release(self, claimed: Claimed, released: Released) -> None:
-        if await self._commits.commit(release_call(claimed.id, claimed.epoch, claimed.queue, self.name, released.delay_ms)):
+        call = release_call(claimed.id, claimed.epoch, claimed.queue, self.name, released.delay_ms)
+        if await self._commits.commit(call):
             _log.info("task.released", reason=released.reason, delay_ms=released.delay_ms)
 
     async def _finish(self, claimed: Claimed, ended: Ended) -> None:
@@ -278,12 +286,16 @@ class GraphWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
             self._changed.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), left_s)
-        tasks = [running.task for running in self._running.values()]
-        for running in self._running.values():
-            if not running.is_committing:
-                running.task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=self._lease_ms / 1000)
+        await self._cancel_all(self._lease_ms / 1000)
+
+    async def _cancel_all(self, timeout_s: float) -> None:
+        """Cancel what runs and wait for it to end; what is being written down is left to end by itself."""
+        give_up_at = time.monotonic() + timeout_s
+        while self._running and time.monotonic() < give_up_at:
+            for running in self._running.values():
+                if not running.is_committing:
+                    running.task.cancel()
+            await asyncio.wait([running.task for running in self._running.values()], timeout=_CANCEL_AGAIN_S)
 
     def _reconcile(self, lease: Lease, asked_at: float) -> None:
         """Compare what Redis says we own with what we run; a reply that was lost left one without the other."""
@@ -300,7 +312,7 @@ class GraphWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
 
     async def _give_back(self, task_id: str) -> None:
         """Release a task that a claim gave us without our hearing of it."""
-        fields = await self._context.redis.hmget(task_hash(task_id), "epoch", "queue")
+        fields: Any = await self._context.redis.hmget(task_hash(task_id), "epoch", "queue")
         if None not in fields:
             epoch, queue = int(fields[0]), fields[1].decode()
             await self._commits.commit(release_call(task_id, epoch, queue, self.name))
@@ -316,12 +328,10 @@ class GraphWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
 
     async def _rejoin(self) -> None:
         """Start again under a new name, so that nothing of the old one can be taken for ours."""
-        tasks = [running.task for running in self._running.values()]
-        if tasks:
-            await asyncio.wait(tasks, timeout=self._drain_s)
+        await self._cancel_all(self._drain_s)
         self._is_lost, self._unknown = False, frozenset()
         with suppress(RedisError):
-            self.register_death()
+            self.register_death()  # type: ignore[no-untyped-call]
         self.name = _new_name()
         self._context = replace(self._context, worker=self.name)
         try:
@@ -352,6 +362,15 @@ class GraphWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
             self.stop()
         else:
             _log.warning("command.ignored", command=str(command)[:64])
+
+
+async def _end(tasks: Collection["asyncio.Task[None]"]) -> None:
+    """Cancel until all have ended: redis-py may swallow a cancel that comes while it connects."""
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=_CANCEL_AGAIN_S)
 
 
 def _new_name() -> str:

@@ -83,7 +83,7 @@ def _arguments(data: bytes) -> dict[str, Any]:
     if function != FUNCTION or instance is not None:
         raise RejectedJobError(f"expected the function {FUNCTION}, got: {kind(function)}")
     if not isinstance(args, list) or len(args) != 1 or kwargs:
-        raise RejectedJobError(f"expected {FUNCTION} to get one argument, the task, got: {kind(args)} and {kind(kwargs)}")
+        raise RejectedJobError(f"expected one argument, the task, got: {kind(args)} and {kind(kwargs)}")
     if not isinstance(args[0], dict):
         raise RejectedJobError(f"expected the task to be a JSON object, got: {kind(args[0])}")
     return args[0]

@@ -86,7 +86,7 @@ class LeaseKeeper:
 
     def _keep(self) -> None:
         wait_s = self._lease_s / 4
-        while not self._stopping.wait(wait_s):
+        while not self._stopping.wait(wait_s) and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._tick)
             if time.monotonic() - self._ticked_at > STUCK_S:
                 _log.error("worker.stuck", worker=self.worker, seconds=round(time.monotonic() - self._ticked_at))

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from langchain_core.callbacks import UsageMetadataCallbackHandler
 from pydantic_core import PydanticSerializationError, to_json
 
 from shared.errors import ErrorType
@@ -13,6 +12,7 @@ from shared.pricing import Pricing
 from shared.safe_json import read_json
 from shared.task_queue import Claimed
 from shared.tasks import SCHEMA, ResultMetadata, State, Task
+from worker.usage import TaskUsage
 
 ERROR_BYTES = 8_000
 """Longest error message of a result."""
@@ -68,7 +68,7 @@ def graph_error(error: BaseException) -> Result:
     return Result(State.ERROR, error=(ErrorType.GRAPH_ERROR, f"{type(error).__name__}: {error}"))
 
 
-def sum_usage(usage: UsageMetadataCallbackHandler, pricing: Pricing) -> dict[str, Any]:
+def sum_usage(usage: TaskUsage, pricing: Pricing) -> dict[str, Any]:
     """Sum tokens and cost over the models that were called; the last one called names the task's model."""
     totals: dict[str, Any] = {"input_tokens": 0, "output_tokens": 0}
     nano_usd = 0
@@ -80,7 +80,9 @@ def sum_usage(usage: UsageMetadataCallbackHandler, pricing: Pricing) -> dict[str
     return {**totals, "cost_usd": nano_usd / 1e9}
 
 
-def write_result(claimed: Claimed, task: Task | None, result: Result, worker: str, result_bytes: int, started: float) -> Ended:
+def write_result(
+    claimed: Claimed, task: Task | None, result: Result, worker: str, result_bytes: int, started: float
+) -> Ended:
     """Write the result document. Instants are the server's clock, advanced by our monotonic one."""
     run_s = time.monotonic() - started
     ended_at_ms = claimed.claimed_at_ms + round(run_s * 1000)

@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from langchain_core.callbacks import UsageMetadataCallbackHandler
 from langchain_core.runnables import RunnableConfig
 from redis.asyncio import Redis
 
@@ -18,6 +17,7 @@ from shared.tasks import State, Task, TaskLimits
 from worker.graphs import LoadedGraph
 from worker.job import NewerSchemaError, RejectedJobError, read_job
 from worker.result import Ended, Result, graph_error, read_output, sum_usage, write_result
+from worker.usage import TaskUsage
 
 NOT_HERE_MS = 2_000
 """A task that this worker cannot run (newer schema, a graph it does not have) comes back after this time."""
@@ -80,7 +80,7 @@ async def _is_served(redis: Redis, graph: str, now_ms: int) -> bool:
 
 async def _run_graph(task: Task, loaded: LoadedGraph, context: RunContext, remaining_s: float) -> Result:
     """Run the graph until its end or the deadline, whichever comes first."""
-    usage = UsageMetadataCallbackHandler()
+    usage = TaskUsage()
     result = Result(State.TIMEOUT, error=(ErrorType.TIMEOUT, f"the deadline of {task.deadline_s:g} s passed"))
     if remaining_s > 0:
         # The message of our own timeout is the deadline's; one raised inside the graph is the graph's error.
@@ -94,7 +94,7 @@ async def _run_graph(task: Task, loaded: LoadedGraph, context: RunContext, remai
     return result
 
 
-async def _invoke(task: Task, loaded: LoadedGraph, usage: UsageMetadataCallbackHandler, *, durable: bool) -> Result:
+async def _invoke(task: Task, loaded: LoadedGraph, usage: TaskUsage, *, durable: bool) -> Result:
     config: RunnableConfig = {
         "configurable": {"thread_id": task.thread_key, "task_id": task.key, "user_id": task.user_id},
         "metadata": {**task.metadata, "task_id": task.key},

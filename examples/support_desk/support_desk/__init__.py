@@ -1,0 +1,1 @@
+"""A support desk: looks an article up, asks a model, signs the reply."""

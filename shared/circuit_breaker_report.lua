@@ -1,0 +1,155 @@
+#!lua flags=allow-oom
+-- Report how an admitted call ended, and make the transition that follows from it.
+--
+-- KEYS[1]  agent:breaker:<name>          hash    the breaker
+-- KEYS[2]  agent:breaker_probes:<name>   zset    token of a probe in flight -> end of its lease (ms)
+-- KEYS[3]  agent:breakers                zset    name -> when it may be forgotten (ms)
+-- ARGV[1]  name
+-- ARGV[2]  token of the call
+-- ARGV[3]  generation under which it was admitted
+-- ARGV[4]  outcome: ok | fail | ignore | cancel | rate_limited | quota
+-- ARGV[5]  the provider asked for a pause of this length (ms), 0 for none
+-- ARGV[6]  consecutive failures that open
+-- ARGV[7]  window (ms), 0 for none
+-- ARGV[8]  calls in the window from which on the failed share alone opens
+-- ARGV[9]  failed share of the window that opens, from 0 to 1
+-- ARGV[10] first open time (ms)
+-- ARGV[11] longest open time (ms)
+-- ARGV[12] jitter of the open time, as a share of it
+-- ARGV[13] good probes that close
+-- ARGV[14] longest cooldown (ms)
+-- ARGV[15] keep the keys after their last use (ms)
+-- ARGV[16] now (ms) in tests, else empty
+-- Returns {state before, state after, generation, why it is open or empty, rest of the open time (ms)}
+--   why: failures | failure_rate | probe_failed | quota
+local key, probes_key, index_key = KEYS[1], KEYS[2], KEYS[3]
+local name, token, admitted_under, outcome, pause_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
+local failure_threshold, window_ms, min_calls = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local failure_rate, open_ms, max_open_ms = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
+local jitter, successes_to_close, max_cooldown_ms = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14])
+local keep_ms, now_ms = tonumber(ARGV[15]), tonumber(ARGV[16])
+if not now_ms then
+  local time = redis.call('TIME')
+  now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+local BUCKETS = 10
+
+local state, why, generation, openings, open_ends_at, cooldown_ends_at, forget_at = unpack(redis.call('HMGET', key,
+  'state', 'why', 'generation', 'openings', 'open_ends_at', 'cooldown_ends_at', 'forget_at'))
+state, why, generation, openings = state or 'closed', why or '', tonumber(generation or 0), tonumber(openings or 0)
+open_ends_at, cooldown_ends_at = tonumber(open_ends_at or 0), tonumber(cooldown_ends_at or 0)
+forget_at = tonumber(forget_at or 0)
+local before = state
+
+-- A new generation starts with nothing counted and no probe in flight.
+local function become(after, reason, times_opened, ends_at)
+  state, why, generation, open_ends_at, forget_at = after, reason, generation + 1, ends_at, 0
+  redis.call('DEL', key, probes_key)
+  redis.call('HSET', key, 'state', state, 'why', why, 'generation', generation, 'changed_at', now_ms,
+    'openings', times_opened, 'open_ends_at', open_ends_at, 'cooldown_ends_at', cooldown_ends_at)
+end
+
+local function open(reason)
+  local base_ms = math.min(open_ms * 2 ^ openings, max_open_ms)
+  -- Redis seeds math.random alike for every script call: the name and the generation are what differs.
+  local random = tonumber(redis.sha1hex(name .. ':' .. generation):sub(1, 8), 16) / 0xffffffff
+  become('open', reason, openings + 1, now_ms + math.floor(base_ms * (1 + jitter * (2 * random - 1))))
+end
+
+-- The window is a ring of ten slots, each "bucket calls failed"; a slot of another bucket is out of the window.
+local function slot(bucket)
+  return 'slot:' .. bucket % BUCKETS
+end
+
+local function counted(bucket)
+  local at, calls, failed = (redis.call('HGET', key, slot(bucket)) or ''):match('^(%d+) (%d+) (%d+)$')
+  if tonumber(at) ~= bucket then
+    return 0, 0
+  end
+  return tonumber(calls), tonumber(failed)
+end
+
+local function count(bucket)
+  local calls, failed = counted(bucket)
+  failed = failed + (outcome == 'fail' and 1 or 0)
+  redis.call('HSET', key, slot(bucket), string.format('%.0f %d %d', bucket, calls + 1, failed))
+end
+
+local function window_of(last)
+  local calls, failed = 0, 0
+  for bucket = last - BUCKETS + 1, last do
+    local more_calls, more_failed = counted(bucket)
+    calls, failed = calls + more_calls, failed + more_failed
+  end
+  return calls, failed
+end
+
+local function vote()
+  local bucket = window_ms > 0 and math.floor(now_ms * BUCKETS / window_ms)
+  if bucket then
+    count(bucket)
+  end
+  if outcome == 'ok' then
+    redis.call('HSET', key, 'failures', 0)
+    return
+  end
+  local failures = redis.call('HINCRBY', key, 'failures', 1)
+  local calls, failed = 1, 1
+  if bucket then
+    calls, failed = window_of(bucket)
+  end
+  if failed / calls < failure_rate then
+    return
+  end
+  if failures >= failure_threshold then
+    open('failures')
+  elseif bucket and calls >= min_calls then
+    open('failure_rate')
+  end
+end
+
+local function vote_of_probe()
+  local lease_ends_at = tonumber(redis.call('ZSCORE', probes_key, token))
+  if not lease_ends_at or lease_ends_at <= now_ms then
+    return
+  end
+  redis.call('ZREM', probes_key, token)
+  if outcome == 'quota' then
+    open('quota')
+  elseif outcome == 'fail' then
+    open('probe_failed')
+  elseif outcome == 'ok' or outcome == 'ignore' then
+    if redis.call('HINCRBY', key, 'successes', 1) >= successes_to_close then
+      become('closed', '', 0, 0)
+    end
+  end
+end
+
+-- A pause that was asked for is no vote: it holds whatever has become of the breaker since.
+local pause_ends_at = now_ms + math.min(pause_ms, max_cooldown_ms)
+if outcome == 'rate_limited' and pause_ends_at > cooldown_ends_at then
+  cooldown_ends_at = pause_ends_at
+  redis.call('HSET', key, 'cooldown_ends_at', cooldown_ends_at)
+end
+if admitted_under == generation then
+  if state == 'half_open' then
+    vote_of_probe()
+  elseif state == 'closed' and outcome == 'quota' then
+    open('quota')
+  elseif state == 'closed' and (outcome == 'ok' or outcome == 'fail') then
+    vote()
+  end
+end
+
+-- Forgetting is coarse: put off once a minute, and after a transition, which begins with a new hash.
+local new_forget_at = math.max(now_ms, open_ends_at, cooldown_ends_at) + keep_ms
+if new_forget_at - forget_at >= 60000 then
+  local ttl_ms = new_forget_at - now_ms
+  redis.call('HSET', key, 'forget_at', new_forget_at)
+  redis.call('PEXPIRE', key, ttl_ms)
+  redis.call('ZREMRANGEBYSCORE', index_key, '-inf', now_ms)
+  redis.call('ZADD', index_key, new_forget_at, name)
+  redis.call('PEXPIRE', index_key, ttl_ms, 'NX')
+  redis.call('PEXPIRE', index_key, ttl_ms, 'GT')
+end
+return {before, state, generation, why, math.max(open_ends_at - now_ms, 0)}

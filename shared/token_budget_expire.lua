@@ -1,0 +1,29 @@
+-- Charge reservations that are past their time in full: the provider may have billed their calls.
+-- Runs behind token_budget_book.lua.
+--
+-- KEYS[1]  zset of live reservations: id -> end in ms
+-- KEYS[2]  stream of alerts: scope, subject, unit, percent, used, limit, day
+-- ARGV[1]  most reservations to charge in this call
+-- ARGV[2]  limits as JSON, as in token_budget_reserve.lua
+-- ARGV[3]  what the key of a reservation's record begins with, its id follows
+-- ARGV[4]  now in ms; empty: server TIME
+--
+-- Returns {{id, ...} of the charged reservations, {alert, ...}}; an alert is
+-- {scope, subject, unit, percent, used, limit, day number}.
+local reservations, alerts = KEYS[1], { stream = KEYS[2] }
+local batch, limits, prefix, now_ms = ARGV[1], cjson.decode(ARGV[2]), ARGV[3], clock_ms(ARGV[4])
+
+local charged = {}
+for _, rid in ipairs(redis.call("ZRANGE", reservations, "-inf", digits(now_ms), "BYSCORE", "LIMIT", 0, batch)) do
+  local record = read_record(prefix .. rid)
+  if record and record.state == "held" then
+    local used = { tokens = record.tokens, cost = record.cost }
+    book(record, { tokens = -record.tokens, cost = -record.cost }, used, limits, alerts)
+    count(record, { 0, 0, record.tokens, 1, 0, record.cost })
+    record.state = "expired"
+    write_record(prefix .. rid, record)
+    table.insert(charged, rid)
+  end
+  redis.call("ZREM", reservations, rid)
+end
+return { charged, alerts }

@@ -1,0 +1,68 @@
+"""A worker inside the test's own event loop, so that a test can look at what it does."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from langgraph.graph import END, START, StateGraph
+
+from shared.pricing import Pricing
+from shared.redis_clients import open_async
+from shared.task_queue import QueueTimes
+from shared.tasks import Priority, TaskLimits
+from worker.checkpoints import Checkpointer
+from worker.graph_worker import GraphWorker
+from worker.graphs import LoadedGraph
+from worker.run import RunContext
+
+QUEUES = [priority.queue("agent_tasks") for priority in Priority]
+
+
+def one_node_graph(node, state: type = dict) -> Any:
+    """A graph of one node, compiled without checkpoints."""
+    return StateGraph(state).add_node("node", node).add_edge(START, "node").add_edge("node", END).compile()
+
+
+@asynccontextmanager
+async def worker(
+    redis_url: str,
+    graphs: Mapping[str, Any],
+    *,
+    concurrency: int = 10,
+    drain_s: float = 5.0,
+    times: QueueTimes | None = None,
+    checkpoints: bool = False,
+    burst: bool = False,
+    **context: Any,
+) -> AsyncIterator[GraphWorker]:
+    """Run a worker with `graphs` while the block runs; it is drained at the end."""
+    times = times or QueueTimes(lease_ms=2_000)
+    async with open_async(redis_url) as client, open_async(redis_url) as saved:
+        checkpointer = None
+        if checkpoints:
+            checkpointer = Checkpointer(saved)
+            await checkpointer.asetup()
+        loaded = {
+            name: LoadedGraph(name, graph.copy({"checkpointer": checkpointer}), {}) for name, graph in graphs.items()
+        }
+        shared = RunContext(
+            redis=client,
+            worker="",
+            graphs=loaded,
+            base_queue="agent_tasks",
+            times=times,
+            limits=TaskLimits(),
+            pricing=Pricing(),
+            durable=checkpoints,
+            **context,
+        )
+        graph_worker = GraphWorker(
+            QUEUES, redis_url, shared, concurrency=concurrency, drain_s=drain_s, checkpointer=checkpointer
+        )
+        running = asyncio.create_task(graph_worker.run(burst=burst))
+        try:
+            yield graph_worker
+        finally:
+            graph_worker.stop()
+            await running

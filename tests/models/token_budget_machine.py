@@ -1,0 +1,165 @@
+"""Random histories of a budget: after every step Redis and the plain-Python model must agree."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from redis import Redis
+
+from shared.lua import Call, Script, run_sync
+from shared.token_budget import (
+    ALERTS,
+    RESERVATIONS,
+    Alert,
+    Amount,
+    BudgetLimits,
+    Payer,
+    expire_call,
+    reserve_call,
+    settle_call,
+    usage_call,
+)
+from tests.models.token_budget import DAY_MS, BudgetModel
+
+LIMITS = st.builds(
+    BudgetLimits,
+    request_tokens=st.sampled_from([None, 12]),
+    daily_tokens=st.sampled_from([None, 60, 97]),
+    daily_cost_nano_usd=st.sampled_from([None, 500, 333]),
+    user_daily_tokens=st.sampled_from([None, 30]),
+    user_daily_cost_nano_usd=st.sampled_from([None, 201]),
+    task_tokens=st.sampled_from([None, 20]),
+    task_cost_nano_usd=st.sampled_from([None, 99]),
+    alert_percents=st.sampled_from([(), (50, 80, 95, 100), (1, 33, 100)]),
+    utc_offset_s=st.sampled_from([0, -5 * 3600, 19_800]),
+)
+PAYERS = [
+    Payer(),
+    Payer(user_id="acme:ann", task_id="t1"),
+    Payer("acme", task_id="t2"),
+    Payer("acme", user_id="ann", task_id="t1"),
+    Payer("acme", user_id="ann"),
+]
+TTL_MS = 2000
+TOKENS, COST = st.integers(0, 16), st.integers(0, 120)
+
+
+class BudgetMachine(RuleBasedStateMachine):
+    """`scripts` replaces scripts by mutants, by name."""
+
+    def __init__(self, redis: Redis, scripts: Mapping[str, Script]) -> None:
+        super().__init__()
+        self.redis, self.scripts = redis, scripts
+        self.rids = count()
+        self.now = 20_000 * DAY_MS - 3000
+        self.alerts: list[Alert] = []
+
+    @initialize(limits=LIMITS)
+    def start_with_an_unused_budget(self, limits: BudgetLimits) -> None:
+        self.redis.flushdb()
+        self.limits = limits
+        self.model = BudgetModel(limits)
+
+    @rule(tokens=TOKENS, cost=COST, model=st.sampled_from(["gpt-4o", "a model"]), payer=st.sampled_from(PAYERS))
+    def reserve(self, tokens: int, cost: int, model: str, payer: Payer) -> None:
+        self._reserve(f"t:1:{next(self.rids)}", Amount(tokens, cost), model, payer)
+
+    @precondition(lambda self: self.model.entries)
+    @rule(data=st.data())
+    def reserve_again(self, data: st.DataObject) -> None:
+        rid = self._some_rid(data)
+        entry = self.model.entries[rid]
+        self._reserve(rid, entry.reserved, entry.model, entry.payer)
+
+    @precondition(lambda self: self.model.entries)
+    @rule(data=st.data(), input_tokens=TOKENS, output_tokens=st.integers(0, 4), cost=COST, estimated=st.booleans())
+    def settle_in_any_order_and_more_than_once(
+        self, data: st.DataObject, input_tokens: int, output_tokens: int, cost: int, estimated: bool
+    ) -> None:
+        self._settle(self._some_rid(data), input_tokens, output_tokens, cost, estimated)
+
+    @precondition(lambda self: self.model.live())
+    @rule(data=st.data())
+    def hand_back(self, data: st.DataObject) -> None:
+        self._settle(data.draw(st.sampled_from(sorted(self.model.live()))), 0, 0, 0, estimated=False)
+
+    @rule()
+    def settle_what_was_never_reserved(self) -> None:
+        self._settle("t:1:never", 5, 5, 50, estimated=False)
+
+    @rule(n=st.integers(1, 3))
+    def expire_some(self, n: int) -> None:
+        self._expire(n)
+
+    @rule()
+    def drain(self) -> None:
+        self.now += TTL_MS
+        self._expire(1000)
+        hashes = [key for key in self.redis.scan_iter("agent:budget:*", _type="hash") if b":reservation:" not in key]
+        assert {self.redis.hget(key, f"held_{unit}") for key in hashes for unit in ("tokens", "cost")} <= {None, b"0"}
+
+    @rule(ms=st.sampled_from([1, 999, 1000, 20_000, DAY_MS // 2]))
+    def wait(self, ms: int) -> None:
+        self.now += ms
+
+    @precondition(lambda self: self.model.live())
+    @rule(ms=st.sampled_from([-1, 0]))
+    def wait_for_the_next_reservation_to_end(self, ms: int) -> None:
+        self.now = max(self.now, min(entry.ends_at for entry in self.model.live().values()) + ms)
+
+    @invariant()
+    def a_reader_sees_what_the_model_holds(self) -> None:
+        today = self._run(usage_call(self.limits, now_ms=self.now)).day
+        assert today == self.model.usage((self.now + self.limits.utc_offset_s * 1000) // DAY_MS, None).day
+        users = {(entry.day, Payer(entry.payer.tenant, entry.payer.user_id)) for entry in self.model.entries.values()}
+        for day, payer in users | {(day, None) for day, _ in users}:
+            usage = self.model.usage(day, payer)
+            assert self._run(usage_call(self.limits, usage.day, payer)) == usage
+
+    @invariant()
+    def tasks_hold_what_the_model_holds(self) -> None:
+        for task in {entry.payer.task for entry in self.model.entries.values()} - {""}:
+            booked = self.redis.hmget(
+                f"agent:budget:task:{task}", "used_tokens", "held_tokens", "used_cost", "held_cost"
+            )
+            account = ("task", task)
+            meters = [self.model.meter("task", account, unit) for unit in ("tokens", "cost")]
+            assert [int(value or 0) for value in booked] == [n for meter in meters for n in (meter.used, meter.held)]
+
+    @invariant()
+    def live_reservations_are_those_of_the_model(self) -> None:
+        ends = {rid.encode(): entry.ends_at for rid, entry in self.model.live().items()}
+        assert dict(self.redis.zrange(RESERVATIONS, 0, -1, withscores=True)) == ends
+
+    @invariant()
+    def each_alert_was_told_once_and_is_in_the_stream(self) -> None:
+        keys = ("scope", "subject", "unit", "percent", "used", "limit")
+        told = [tuple(str(getattr(alert, key)) for key in keys) for alert in self.alerts]
+        stream = [tuple(entry[key.encode()].decode() for key in keys) for _, entry in self.redis.xrange(ALERTS)]
+        assert told == stream
+
+    def _some_rid(self, data: st.DataObject) -> str:
+        # Counted from the newest, so that histories shrink and grow around what is live.
+        rids = list(self.model.entries)
+        return rids[-1 - data.draw(st.integers(0, len(rids) - 1), label="reservations ago")]
+
+    def _reserve(self, rid: str, amount: Amount, model: str, payer: Payer) -> None:
+        call = reserve_call(rid, amount, model, payer, self.limits, ttl_ms=TTL_MS, now_ms=self.now)
+        assert self._run(call) == self.model.reserve(rid, amount, model, payer, ttl_ms=TTL_MS, now_ms=self.now)
+
+    def _settle(self, rid: str, input_tokens: int, output_tokens: int, cost: int, estimated: bool) -> None:
+        call = settle_call(rid, input_tokens, output_tokens, cost, self.limits, estimated=estimated)
+        answer = self._run(call)
+        assert answer == self.model.settle(rid, input_tokens, output_tokens, cost, estimated=estimated)
+        self.alerts += answer.alerts
+
+    def _expire(self, n: int) -> None:
+        answer = self._run(expire_call(n, self.limits, self.now))
+        assert answer == self.model.expire(n, self.now)
+        self.alerts += answer.alerts
+
+    def _run(self, call: Call[Any]) -> Any:
+        return run_sync(self.redis, replace(call, script=self.scripts.get(call.script.name, call.script)))

@@ -1,0 +1,86 @@
+"""Processes that spend one budget until it refuses, repeat what they send, and are killed at bad moments.
+
+Run as `python -m tests.programs.token_budget_spender URL BILLS UTC_OFFSET_S`: forks the processes, replaces each that
+was killed, and prints how many were. The provider's bill goes to the file BILLS, a line "user tokens cost" per call.
+"""
+
+import os
+import signal
+import sys
+from itertools import count
+from random import Random
+from typing import Any
+
+from redis import Redis
+
+from shared.lua import Call, run_sync
+from shared.token_budget import Amount, BudgetLimits, Payer, Refusal, reserve_call, settle_call
+
+USERS = ("ann", "bob")
+TTL_MS = 200
+PROCESSES = 4
+
+
+def limits_at(utc_offset_s: int) -> BudgetLimits:
+    return BudgetLimits(
+        daily_tokens=150_000,
+        user_daily_tokens=80_000,
+        user_daily_cost_nano_usd=900_000,
+        utc_offset_s=utc_offset_s,
+    )
+
+
+def main(url: str, bills: str, utc_offset_s: str) -> None:
+    limits = limits_at(int(utc_offset_s))
+    names, killed = (f"task-{n}" for n in count()), 0
+    running = {_fork(url, next(names), bills, limits) for _ in range(PROCESSES)}
+    while running:
+        pid, status = os.wait()
+        running.remove(pid)
+        if os.WIFSIGNALED(status):
+            killed += 1
+            running.add(_fork(url, next(names), bills, limits))
+        elif status:
+            sys.exit("a spender failed: see its error above")
+    print(killed)  # noqa: T201
+
+
+def _fork(url: str, name: str, bills: str, limits: BudgetLimits) -> int:
+    pid = os.fork()
+    if pid == 0:
+        _spend(url, name, bills, limits)
+        sys.exit()
+    return pid
+
+
+def _spend(url: str, name: str, bills: str, limits: BudgetLimits) -> None:
+    random = Random(name)
+    bill = os.open(bills, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    with Redis.from_url(url) as redis:
+        for sequence in count():
+            user = random.choice(USERS)
+            reserved = Amount(random.randint(1, 400), random.randint(1, 4000))
+            call = reserve_call(f"{name}:1:{sequence}", reserved, "gpt-4o", Payer(user_id=user), limits, ttl_ms=TTL_MS)
+            answer = _run_once_or_twice(redis, random, call)
+            if isinstance(answer, Refusal):
+                return
+            _die_sometimes(random)
+            used = Amount(random.randint(1, reserved.tokens), random.randint(1, reserved.cost_nano_usd))
+            os.write(bill, f"{user} {used.tokens} {used.cost_nano_usd}\n".encode())
+            _die_sometimes(random)
+            settle = settle_call(answer.rid, used.tokens - 1, 1, used.cost_nano_usd, limits)
+            _run_once_or_twice(redis, random, settle)
+
+
+def _run_once_or_twice(redis: Redis, random: Random, call: Call[Any]) -> Any:
+    answer = run_sync(redis, call)
+    return run_sync(redis, call) if random.random() < 0.2 else answer
+
+
+def _die_sometimes(random: Random) -> None:
+    if random.random() < 0.01:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,91 @@
+"""The wire contract: what is accepted, what is refused, and with which words."""
+
+import json
+import re
+
+import pytest
+
+from shared.errors import InvalidTaskError
+from shared.tasks import FUNCTION, SCHEMA, Priority, State, Task, TaskLimits, task_key
+
+LIMITS = TaskLimits()
+
+
+def refusal(document) -> str:
+    with pytest.raises(InvalidTaskError) as error:
+        Task.parse(document, LIMITS)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_smallest_task_is_an_input():
+    task = Task.parse('{"input": {"query": "hi"}}', LIMITS)
+    assert (task.graph, task.priority, task.deadline_s, task.max_attempts) == ("assistant", Priority.DEFAULT, 300, 1)
+    assert re.fullmatch(r"[0-9a-f-]{36}", task.task_id)
+
+
+def test_task_is_written_as_a_job_of_rq_and_read_again():
+    task = Task.parse({"input": {"q": [1, 2.5, None, "ü"]}, "user_id": "ann", "metadata": {"a": 1}}, LIMITS)
+    function, instance, args, kwargs = json.loads(task.job_data())
+    assert (function, instance, kwargs) == (FUNCTION, None, {})
+    assert args[0]["schema"] == SCHEMA
+    assert Task.parse(args[0], LIMITS) == task
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ("{nope", "expected a task to be JSON"),
+        ("[1]", "expected a task to be a JSON object, got: a list of 1"),
+        ("{}", "input: missing"),
+        ('{"input": [1]}', "input: expected a JSON object, got: a list of 1"),
+        ('{"input": {}, "inptu": 1}', "inptu: unknown field (did you mean input?)"),
+        (
+            '{"input": {}, "task_id": "a b"}',
+            'task_id: expected letters, digits, _ and single dashes, at most 128, got: "a b"',
+        ),
+        ('{"input": {}, "task_id": "a--b"}', "task_id: expected"),
+        ('{"input": {}, "priority": "urgent"}', "priority: expected 'high', 'default' or 'low', got: \"urgent\""),
+        ('{"input": {}, "deadline_s": 1e9}', "deadline_s: expected at most 86400, got: 1e+09"),
+        ('{"input": {}, "max_attempts": 0}', "max_attempts: expected"),
+        ('{"input": {}, "schema": 2}', "schema: expected a version up to 1, got: 2"),
+        ('{"input": {"x": NaN}}', "expected a task to be JSON"),
+        ({"input": {"x": float("inf")}}, "input.x: expected a finite number, got: inf"),
+        ({"input": {"x": 10**400}}, "input.x: expected an integer below 2^63"),
+        ({"input": {"x": "\ud800"}}, "input: expected JSON"),
+        ({"input": {"x": "y" * 300_000}}, "input: expected at most 256,000 bytes, got: 300,008"),
+        ('{"input": {"x": ' + "[" * 40 + "]" * 40 + "}}", "input: expected at most 32 levels of nesting"),
+        ('{"input": {"x": ' + "[" * 9000 + "]" * 9000 + "}}", "expected a task to be JSON"),
+        ({"input": {}, "metadata": {"x": "y" * 20_000}}, "metadata: expected at most 16,000 bytes"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_violation_is_named(document, words):
+    assert words in refusal(document)
+
+
+def test_every_violation_is_named_in_one_line():
+    message = refusal({"input": {}, "task_id": "a b", "priority": "urgent", "grph": "x"})
+    assert all(field in message for field in ("task_id:", "priority:", "grph: unknown field (did you mean graph?)"))
+
+
+def test_same_body_has_the_same_digest_whenever_it_is_submitted():
+    first = Task.parse({"task_id": "x", "input": {"a": 1, "b": 2}}, LIMITS)
+    later = Task.parse({"task_id": "x", "input": {"b": 2, "a": 1}, "submitted_at": "2020-01-01T00:00:00Z"}, LIMITS)
+    other = Task.parse({"task_id": "x", "input": {"a": 1, "b": 3}}, LIMITS)
+    assert first.digest == later.digest != other.digest
+
+
+def test_tenants_share_no_key():
+    keys = {task_key(task_id, tenant) for task_id in ("x", "default-x", "a-x") for tenant in ("default", "a", "b")}
+    assert len(keys) == 9
+
+
+def test_thread_of_a_task_without_one_is_its_own():
+    alone = Task.parse({"task_id": "x", "input": {}}, LIMITS)
+    other = Task.parse({"task_id": "y", "input": {}, "thread_id": "x"}, LIMITS)
+    assert alone.thread_key != other.thread_key == "x"
+
+
+def test_only_pending_and_running_are_not_terminal():
+    assert [state for state in State if not state.is_terminal] == [State.PENDING, State.RUNNING]

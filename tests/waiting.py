@@ -1,0 +1,27 @@
+"""Wait for a condition instead of sleeping for a guess."""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Callable
+from typing import Any
+
+_POLL_S = 0.01
+
+
+async def until(condition: Callable[[], Any], timeout_s: float = 10.0) -> Any:
+    """Answer the first true value of `condition`, which may be async; fail when there is none in time."""
+    give_up_at = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        if inspect.isawaitable(value):
+            value = await value
+        if value:
+            return value
+        assert time.monotonic() < give_up_at, f"waited {timeout_s} s in vain for {inspect.getsource(condition).strip()}"
+        await asyncio.sleep(_POLL_S)
+
+
+def until_sync(condition: Callable[[], Any], timeout_s: float = 10.0) -> Any:
+    """Wait as `until` does, from synchronous code."""
+    return asyncio.run(until(condition, timeout_s))

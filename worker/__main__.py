@@ -1,0 +1,78 @@
+"""`python -m worker`, which is also the `langgraph-worker` command."""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from shared.errors import LanggraphRqError
+from shared.settings import ALL, QueueSettings, RedisSettings, WorkerSettings, effective, load, refuse_unknown_names
+from worker.processes import run_processes
+
+EXIT_CODES = """
+\b
+Exit codes:
+  0  asked to end, or nothing left with --burst
+  2  a setting or a graph is wrong
+  3  Redis cannot be reached, or would lose tasks
+"""
+
+
+@click.command(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--config", type=click.Path(path_type=Path), help="The langgraph.json that names the graphs.")
+@click.option("--queues", metavar="NAMES", help="RQ queues, comma separated, most urgent first.")
+@click.option("--concurrency", type=int, help="Tasks in flight per process (default: 100).")
+@click.option("--processes", type=int, help="Worker processes, one per core (default: 1).")
+@click.option("--burst", is_flag=True, help="End when the queues are empty.")
+@click.option("--unsafe-redis", is_flag=True, default=None, help="Accept a Redis that may lose tasks.")
+@click.option("--settings", "show_settings", is_flag=True, help="Print the effective settings and end.")
+def main(
+    *,
+    config: Path | None,
+    queues: str | None,
+    concurrency: int | None,
+    processes: int | None,
+    burst: bool,
+    unsafe_redis: bool | None,
+    show_settings: bool,
+) -> None:
+    """Run the graphs that langgraph.json names, task by task from Redis.
+
+    \b
+    Examples:
+      python -m worker
+      python -m worker --processes 2 --concurrency 200
+      python -m worker --config examples/support_desk/langgraph.json --burst
+
+    SIGTERM and SIGINT let what runs end, and hand the rest back; a second one hands everything back at once.
+    """  # noqa: D301 - \b is the character that tells click to keep the lines
+    try:
+        refuse_unknown_names()
+        worker = load(WorkerSettings, config=config, worker_concurrency=concurrency, worker_processes=processes)
+        redis = load(RedisSettings, unsafe_redis=unsafe_redis)
+        names = queues.split(",") if queues else load(QueueSettings).queues()
+        if show_settings:
+            _print_settings(worker, redis)
+            return
+    except LanggraphRqError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    # Importing the libraries takes seconds: whatever is wrong above is said at once, and processes share the import.
+    from worker.boot import boot  # noqa: PLC0415
+
+    sys.exit(run_processes(worker.worker_processes, partial(boot, worker, redis, names, burst=burst)))
+
+
+def _print_settings(worker: WorkerSettings, redis: RedisSettings) -> None:
+    given = {WorkerSettings: worker, RedisSettings: redis}
+    table = Table("setting", "value", "meaning", box=None, header_style="bold")
+    for variable, value, description in effective(given.get(kind) or load(kind) for kind in ALL):
+        table.add_row(variable, value or "-", description)
+    Console(highlight=False, soft_wrap=True).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+-- Write what one node wrote before its step is complete, and give all of it its time to live in the same step.
+--
+-- KEYS[1] checkpoint:<thread>:<namespace>:<id>       JSON  the checkpoint that the writes belong to
+-- KEYS[2] write_keys_zset:<thread>:<namespace>:<id>  zset  key of a write -> its place in the list
+-- ARGV[1] time to live (ms)
+-- ARGV[2..] pairs of the write's key (checkpoint_write:<thread>:<namespace>:<id>:<node's task>:<place>) and itself (JSON)
+-- Returns the number of writes
+local checkpoint_key, registry_key = KEYS[1], KEYS[2]
+local ttl_ms = tonumber(ARGV[1])
+
+local count = 0
+for i = 2, #ARGV, 2 do
+  local key, document = ARGV[i], ARGV[i + 1]
+  redis.call('JSON.SET', key, '$', document)
+  redis.call('PEXPIRE', key, ttl_ms)
+  redis.call('ZADD', registry_key, count, key)
+  count = count + 1
+end
+redis.call('PEXPIRE', registry_key, ttl_ms)
+-- Merging into a checkpoint that has expired would bring back a stump of it, without a time to live.
+if redis.call('EXISTS', checkpoint_key) == 1 then
+  redis.call('JSON.MERGE', checkpoint_key, '$', '{"has_writes":true}')
+end
+return count

@@ -1,0 +1,185 @@
+"""Values drawn from the words of a question: a complexity label, or JSON that fits a schema.
+
+Everything here is a pure function of its arguments, so that a test, a demo and a benchmark see the same answers on
+every machine. Numbers of the question are used in order for numeric properties; quoted text, then capitalised names,
+for strings. `pattern` and `uniqueItems` are not looked at.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+Json = dict[str, Any]
+
+LABELS = ("simple", "medium", "complex")
+
+_COMPLEX_WORDS = re.compile(r"\b(design|prove|derive|architect\w*|trade-?offs?|optimi[sz]e|in depth)\b", re.IGNORECASE)
+_MEDIUM_WORDS = re.compile(r"\b(why|how|explain|compare|difference|summari[sz]e|pros and cons)\b", re.IGNORECASE)
+_COMPLEX_LENGTH = 40
+_MEDIUM_LENGTH = 15
+"""Words from which a question counts as complex or medium whatever it says."""
+
+_QUOTED = re.compile(r"""["“]([^"“”]+)["”]|`([^`]+)`|(?<!\w)'([^']+)'(?!\w)""")
+_NAME = re.compile(r"(?<!^)(?<![.?!]\s)\b[A-Z]\w+(?:,? [A-Z]\w+)*")
+_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?|(?<=-)\d+")
+
+_WHOLE_QUESTION = {"content", "input", "message", "prompt", "q", "query", "question", "text"}
+"""String properties of these names get the whole question."""
+
+_FORMATS = {
+    "date": "2026-01-02",
+    "date-time": "2026-01-02T03:04:05Z",
+    "duration": "P1D",
+    "email": "someone@example.com",
+    "hostname": "example.com",
+    "ipv4": "192.0.2.1",
+    "time": "03:04:05Z",
+    "uri": "https://example.com/",
+    "uuid": "00000000-0000-4000-8000-000000000000",
+}
+
+_MAX_DEPTH = 8
+"""Where a schema that contains itself stops: deeper only what is required is filled, with null where that fits."""
+
+
+def complexity_of(question: str) -> str:
+    """Label a question `simple`, `medium` or `complex` by its length and by words such as "why" or "design"."""
+    words = len(question.split())
+    if words > _COMPLEX_LENGTH or _COMPLEX_WORDS.search(question):
+        return "complex"
+    if words > _MEDIUM_LENGTH or _MEDIUM_WORDS.search(question):
+        return "medium"
+    return "simple"
+
+
+def quoted_parts(question: str) -> list[str]:
+    """List what stands in quotes in a question, in order."""
+    return ["".join(groups) for groups in _QUOTED.findall(question)]
+
+
+def value_that_fits(schema: Json, question: str) -> Any:
+    """Make a value that fits a JSON schema; properties that are optional and have a default are left out."""
+    return _Filler(schema, question).fill(schema)
+
+
+def occurs(word: str, text: str) -> bool:
+    """Say whether `word` stands in `text` as a word of its own, in any case."""
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+class _Filler:
+    """Fills one schema; each number and each phrase of the question is used once."""
+
+    def __init__(self, root: Json, question: str) -> None:
+        self._root = root
+        self._question = question
+        self._numbers = [float(number.replace(",", "")) for number in _NUMBER.findall(question)]
+        self._phrases = iter(quoted_parts(question) + _NAME.findall(_QUOTED.sub(" ", question)))
+
+    def fill(self, schema: Any, name: str = "", depth: int = 0) -> Any:
+        schema = self._resolve(schema)
+        if "const" in schema:
+            return schema["const"]
+        if "enum" in schema:
+            return _choose(schema["enum"], self._question)
+        branches = schema.get("anyOf") or schema.get("oneOf")
+        if branches:
+            return self.fill(self._branch(branches, depth), name, depth + 1)
+        return self._fillers[_type_of(schema)](self, schema, name, depth)
+
+    def _resolve(self, schema: Any) -> Json:
+        """Follow references and merge `allOf`; `true`, the schema of anything, becomes an empty one."""
+        if not isinstance(schema, dict):
+            return {}
+        if "$ref" in schema:
+            target: Any = self._root
+            for step in schema["$ref"].removeprefix("#").strip("/").split("/"):
+                target = target[step] if step else target
+            return self._resolve({**target, **{key: value for key, value in schema.items() if key != "$ref"}})
+        for part in schema.get("allOf", ()):
+            schema = {**schema, **self._resolve(part)}
+        return dict(schema)
+
+    def _branch(self, branches: Sequence[Any], depth: int) -> Any:
+        nulls = [branch for branch in branches if branch == {"type": "null"}]
+        if nulls and depth >= _MAX_DEPTH:
+            return nulls[0]
+        return next((branch for branch in branches if branch not in nulls), branches[0])
+
+    def _object(self, schema: Json, _name: str, depth: int) -> Json:
+        required = schema.get("required", ())
+        return {
+            name: self.fill(value, name, depth + 1)
+            for name, value in schema.get("properties", {}).items()
+            if name in required or ("default" not in value and depth < _MAX_DEPTH)
+        }
+
+    def _array(self, schema: Json, name: str, depth: int) -> list[Any]:
+        items = schema.get("prefixItems") or list(self._items(schema, depth))
+        return [self.fill(item, name, depth + 1) for item in items]
+
+    def _items(self, schema: Json, depth: int) -> Iterator[Any]:
+        """One item, or all numbers that are left for a list of numbers, or as many as the schema asks for."""
+        item = self._resolve(schema.get("items", {}))
+        wanted = len(self._numbers) if _type_of(item) in {"integer", "number"} else int(depth < _MAX_DEPTH)
+        count = max(wanted, schema.get("minItems", 0))
+        return (item for _ in range(min(count, schema.get("maxItems", count))))
+
+    def _string(self, schema: Json, name: str, _depth: int) -> str:
+        if schema.get("format") in _FORMATS:
+            return _FORMATS[schema["format"]]
+        text = self._question if name in _WHOLE_QUESTION else next(self._phrases, self._question)
+        return text.ljust(schema.get("minLength", 0), ".")[: schema.get("maxLength")]
+
+    def _integer(self, schema: Json, _name: str, _depth: int) -> int:
+        return int(_within(schema, int(self._next_number()), step=1))
+
+    def _number(self, schema: Json, _name: str, _depth: int) -> float:
+        return _within(schema, self._next_number(), step=0.5)
+
+    def _next_number(self) -> float:
+        return self._numbers.pop(0) if self._numbers else 1.0
+
+    def _boolean(self, _schema: Json, _name: str, _depth: int) -> bool:
+        return True
+
+    def _null(self, _schema: Json, _name: str, _depth: int) -> None:
+        return None
+
+    _fillers: dict[str, Callable[["_Filler", Json, str, int], Any]] = {  # noqa: RUF012 - read only
+        "object": _object,
+        "array": _array,
+        "string": _string,
+        "integer": _integer,
+        "number": _number,
+        "boolean": _boolean,
+        "null": _null,
+    }
+
+
+def _type_of(schema: Json) -> str:
+    kind = schema.get("type") or ("object" if "properties" in schema else "array" if "items" in schema else "string")
+    return str(kind) if isinstance(kind, str) else next((one for one in kind if one != "null"), "null")
+
+
+def _choose(options: Sequence[Any], question: str) -> Any:
+    """Pick the question's label among labels, else the option that the question names, else the first."""
+    labels = {str(option).lower(): option for option in options}
+    if set(LABELS) <= set(labels):
+        return labels[complexity_of(question)]
+    return next((option for option in options if isinstance(option, str) and occurs(option, question)), options[0])
+
+
+def _within(schema: Json, value: float, step: float) -> float:
+    """Move `value` into the schema's bounds and onto its `multipleOf`; `step` keeps clear of exclusive bounds."""
+    low = max(schema.get("minimum", -math.inf), schema.get("exclusiveMinimum", -math.inf) + step)
+    high = min(schema.get("maximum", math.inf), schema.get("exclusiveMaximum", math.inf) - step)
+    if low > high:  # exclusive bounds closer than two steps
+        low = high = (low + high) / 2
+    value = min(max(value, low), high)
+    unit: float = schema.get("multipleOf", 0)
+    if not unit or value % unit == 0:
+        return value
+    above = value - value % unit + unit
+    return above if above <= high else above - unit
