@@ -304,6 +304,19 @@ def release_call(
     )
 
 
+class Ownership(Enum):
+    """What `owns` decided."""
+
+    GONE = 0
+    MINE = 1
+    CANCELLED = 2
+
+
+def owns_call(task_id: str, epoch: int, worker: str) -> Call[Ownership]:
+    """Say whether the worker still owns the task and may go on with it."""
+    return Call(load_script("task_queue_owns"), [task_hash(task_id)], [epoch, worker], Ownership)
+
+
 def leave_call(worker: str) -> Call[int]:
     """Leave the fleet; answers how many tasks the worker still owns, in which case it has not left."""
     return Call(load_script("task_queue_leave"), [WORKERS, _own(worker)], [worker], int)

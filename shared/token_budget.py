@@ -22,7 +22,7 @@ Keys:
     agent:budget:task:[<tenant>:]<task>        hash    the same over all days; only if a task limit is set
     agent:budget:<day>:models                  hash    model -> its totals, the numbers of `ModelUsage`
     agent:budget:reservations                  zset    id of a live reservation -> its end in ms
-    agent:budget:reservation:<id>              string  "state day tokens cost user task model", or "settled"
+    agent:budget:reservation:<id>              string  "state day tokens cost user task model"
     agent:budget:alerts                        stream  one entry per alert, about the last 1000
 A day's keys go 7 days after its end, a task's 2 days after its last reservation, the rest 7 days after the last write.
 But a reservation is kept for 1 hour once it is expired, so that a late settle can correct it, and for 10 minutes once
@@ -80,12 +80,12 @@ MAX_TTL_MS = 24 * 3600 * 1000
 _BOOK = load_script("token_budget_book").source
 
 
-def _script(verb: str) -> Script:
+def _booking_script(verb: str) -> Script:
     name = f"token_budget_{verb}"
     return make_script(name, f"{_BOOK}\n{load_script(name).source}")
 
 
-RESERVE, SETTLE, EXPIRE = (_script(verb) for verb in ("reserve", "settle", "expire"))
+RESERVE, SETTLE, EXPIRE = load_script("token_budget_reserve"), _booking_script("settle"), _booking_script("expire")
 
 
 def reserve_call(

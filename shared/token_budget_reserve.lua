@@ -1,5 +1,6 @@
+#!lua flags=allow-oom
 -- Hold an amount for one HTTP attempt in its task, its user and the whole fleet: in all of them or in none.
--- Runs behind token_budget_book.lua.
+-- allow-oom, so that running tasks can end with memory full; it grows Redis by the calls in flight.
 --
 -- KEYS[1]  zset of live reservations: id -> end in ms
 -- KEYS[2]  record of this reservation: "state day tokens cost user task model"
@@ -17,49 +18,62 @@
 -- Returns {"held", fill of the tightest scope in thousandths}, again for an id that has a reservation already, or
 -- {"refused", scope, unit, limit, used, held, requested, reset time in ms or 0}; a refusal books nothing.
 local reservations, reservation = KEYS[1], KEYS[2]
-local rid, model, user, task = ARGV[1], ARGV[4], ARGV[5], ARGV[6]
-local requested = { tokens = tonumber(ARGV[2]), cost = tonumber(ARGV[3]) }
-local ttl_ms, limits, utc_offset_ms = tonumber(ARGV[7]), cjson.decode(ARGV[8]), tonumber(ARGV[9])
-local now_ms = clock_ms(ARGV[10])
+local rid, tokens, cost, model, user, task = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
+local ttl_ms, limits, utc_offset_ms, now_ms = tonumber(ARGV[7]), cjson.decode(ARGV[8]), tonumber(ARGV[9]), ARGV[10]
+local DAY_MS = 86400000
+
+if now_ms == "" then
+  local time = redis.call("TIME")
+  now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+local day = math.floor((now_ms + utc_offset_ms) / DAY_MS)
+local resets_at_ms = (day + 1) * DAY_MS - utc_offset_ms
+local prefix = "agent:budget:" .. day
+-- Narrowest first, so that a refusal which no new day will lift is the one that is told.
+local scopes = {
+  { name = "user", key = prefix .. ":user:" .. user, resets_at_ms = resets_at_ms },
+  { name = "global", key = prefix .. ":global", resets_at_ms = resets_at_ms },
+}
+if task ~= "" then
+  table.insert(scopes, 1, { name = "task", key = "agent:budget:task:" .. task, resets_at_ms = 0 })
+end
 
 local is_new = redis.call("EXISTS", reservation) == 0
-if not is_new then
-  requested = { tokens = 0, cost = 0 }
-end
-if limits.request and requested.tokens > limits.request then
-  return { "refused", "request", "tokens", limits.request, 0, 0, requested.tokens, 0 }
+local requested = is_new and { tokens = tokens, cost = cost } or { tokens = 0, cost = 0 }
+if is_new and limits.request and tokens > limits.request then
+  return { "refused", "request", "tokens", limits.request, 0, 0, tokens, 0 }
 end
 
-local day = math.floor((now_ms + utc_offset_ms) / DAY_MS)
-local record = { state = "held", day = digits(day), user = user, task = task, model = model }
-record.tokens, record.cost = requested.tokens, requested.cost
-
-local scopes, fill = scopes_of(record), 0
+local fill = 0
 for _, scope in ipairs(scopes) do
-  for _, unit in ipairs(UNITS) do
-    local limit, used, held = limits[scope.name][unit], scope[unit].used, scope[unit].held
-    local total = used + held + requested[unit]
+  local booked = redis.call("HMGET", scope.key, "used_tokens", "held_tokens", "used_cost", "held_cost")
+  scope.is_new = not booked[2]
+  for i, unit in ipairs({ "tokens", "cost" }) do
+    local used, held = tonumber(booked[2 * i - 1] or 0), tonumber(booked[2 * i] or 0)
+    local limit, total = limits[scope.name][unit], used + held + requested[unit]
     if limit and is_new and total > limit then
-      local resets_at_ms = scope.name == "task" and 0 or (day + 1) * DAY_MS - utc_offset_ms
-      return { "refused", scope.name, unit, limit, used, held, requested[unit], resets_at_ms }
+      return { "refused", scope.name, unit, limit, used, held, requested[unit], scope.resets_at_ms }
     end
     fill = math.max(fill, limit and math.floor(total * 1000 / limit) or 0)
+    scope[unit] = held + requested[unit]
   end
 end
 if not is_new then
   return { "held", fill }
 end
 
+-- Numbers go to redis.call as they are: Redis writes whole ones exactly.
 for _, scope in ipairs(scopes) do
-  local tokens, cost = scope.tokens.held + requested.tokens, scope.cost.held + requested.cost
-  redis.call("HSET", scope.key, "held_tokens", digits(tokens), "held_cost", digits(cost))
+  redis.call("HSET", scope.key, "held_tokens", scope.tokens, "held_cost", scope.cost)
   if scope.name == "task" then
-    redis.call("PEXPIRE", scope.key, KEEP_TASK_MS)
+    redis.call("PEXPIRE", scope.key, 2 * DAY_MS)
   elseif scope.is_new then
-    redis.call("PEXPIRE", scope.key, KEEP_DAY_MS)
+    redis.call("PEXPIRE", scope.key, 8 * DAY_MS)
   end
 end
-write_record(reservation, record)
-redis.call("ZADD", reservations, digits(now_ms + ttl_ms), rid)
-redis.call("PEXPIRE", reservations, KEEP_MS.held)
+-- The model comes last, because it is the one part that may contain spaces.
+local record = table.concat({ "held", day, ARGV[2], ARGV[3], user, task, model }, " ")
+redis.call("SET", reservation, record, "PX", 7 * DAY_MS)
+redis.call("ZADD", reservations, now_ms + ttl_ms, rid)
+redis.call("PEXPIRE", reservations, 7 * DAY_MS)
 return { "held", fill }

@@ -33,14 +33,15 @@ local outcome
 if record.state == "held" then
   outcome = "settled"
   book(record, { tokens = -record.tokens, cost = -record.cost }, { tokens = tokens, cost = cost }, limits, alerts)
-  count(record, { input_tokens, output_tokens, 0, calls, calls * estimated, cost })
+  count(record, input_tokens, output_tokens, 0, calls, calls * estimated, cost)
 else
   outcome = "corrected"
   local more = { tokens = tokens - record.tokens, cost = cost - record.cost }
   book(record, { tokens = 0, cost = 0 }, more, limits, alerts)
-  count(record, { input_tokens, output_tokens, -record.tokens, calls - 1, calls * estimated, more.cost })
+  count(record, input_tokens, output_tokens, -record.tokens, calls - 1, calls * estimated, more.cost)
 end
 
-redis.call("SET", reservation, "settled", "PX", KEEP_MS.settled)
+-- For repeated requests, which come within the time of their retries.
+redis.call("SET", reservation, record.value:gsub("^%l+", "settled"), "PX", 600000)
 redis.call("ZREM", reservations, rid)
 return { outcome, math.max(0, tokens - record.tokens), math.max(0, cost - record.cost), alerts }

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import openai
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import HumanMessage, SystemMessage
+from langchain_core.messages.ai import UsageMetadata
 from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START, StateGraph
 from typing_extensions import TypedDict  # Python 3.11's own has no JSON schema
@@ -71,46 +72,50 @@ class Answer(TypedDict):
 
     answer: str | None
     """What to show to the user; None when the input was no question."""
-    complexity: str | None
-    model: str | None
-    """Who answered; None when nobody did."""
-    fallback_used: bool
     degraded: bool
     """The answer is an apology."""
     task_metadata: dict[str, Any]
-    """For the result's metadata: model, complexity, input_tokens, output_tokens, fallback_used."""
+    """For the result's metadata: complexity, model (None: nobody answered), fallback_used, input_, output_tokens."""
     task_error: Problem | None
     """For the result's error."""
 
 
-class AssistantState(TypedDict):
-    """What the nodes share. `validate` writes every key, so that a thread's earlier question leaves no trace.
+class Reply(TypedDict):
+    """What a model answered."""
 
-    Key            Writer                       Reader
-    query          caller, validate (stripped)  classify, answer, fallback
-    complexity     classify                     answer, finish
-    model          answer, fallback             finish
-    answer         answer, fallback, finish     the way to fallback, finish
-    failure        answer, fallback             finish
-    fallback_used  fallback                     finish
-    input_tokens   classify, answer, fallback   finish
-    output_tokens  classify, answer, fallback   finish
-    degraded       finish                       caller
-    task_metadata  finish                       caller
-    task_error     validate, finish             the way to classify, caller
+    model: str
+    text: str | None
+    failure: str | None
+    """Why there is no text."""
+    is_fallback: bool
+
+
+class Usage(TypedDict):
+    """The tokens of all calls so far."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+class AssistantState(Answer):
+    """What the nodes share: few keys, because each key that a node writes is a document in Redis.
+
+    Every key is written before it is read, so that a thread's earlier question leaves no trace.
+
+    Key         Writer                                  Reader
+    query       caller, validate (stripped)             classify, answer, fallback
+    problem     validate                                the way to classify, finish
+    complexity  classify                                answer, finish
+    usage       validate, classify, answer, fallback    classify, answer, fallback, finish
+    reply       answer, fallback                        the way to fallback, fallback, finish
+    The keys of `Answer` are written by finish and read by the caller.
     """
 
     query: str
-    complexity: Literal["simple", "medium", "complex"] | None
-    model: str | None
-    answer: str | None
-    failure: str | None
-    fallback_used: bool
-    input_tokens: int
-    output_tokens: int
-    degraded: bool
-    task_metadata: dict[str, Any]
-    task_error: Problem | None
+    problem: Problem | None
+    complexity: Literal["simple", "medium", "complex"]
+    usage: Usage
+    reply: Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,78 +125,79 @@ class Assistant:
     settings: AssistantSettings
     models: Mapping[str, BaseChatModel]
 
-    async def validate(self, state: AssistantState) -> AssistantState:
+    async def validate(self, state: AssistantState) -> dict[str, Any]:
         """Refuse what is no question."""
         query: Any = state["query"]
+        usage: Usage = {"input_tokens": 0, "output_tokens": 0}
         return {
             "query": query.strip() if isinstance(query, str) else "",
-            "complexity": None,
-            "model": None,
-            "answer": None,
-            "failure": None,
-            "fallback_used": False,
-            "input_tokens": 0,
-            "output_tokens": 0,
-            "degraded": False,
-            "task_metadata": {},
-            "task_error": _refuse(query),
+            "problem": _problem(query),
+            "usage": usage,
         }
 
     async def classify(self, state: AssistantState) -> dict[str, Any]:
         """Ask the cheap model how hard the question is; without a usable reply it counts as medium."""
-        text, update = await self._ask(state, self.settings.classifier_model, _CLASSIFY)
-        return {**update, "complexity": read_complexity(text), "failure": None}
+        reply, usage = await self._ask(state, self.settings.classifier_model, _CLASSIFY)
+        return {"complexity": read_complexity(reply["text"]), "usage": usage}
 
     async def answer(self, state: AssistantState) -> dict[str, Any]:
         """Ask the model that the complexity calls for."""
-        model = self._model_for(state["complexity"])
-        text, update = await self._ask(state, model, _ANSWER)
-        return {**update, "answer": text, "model": model}
+        reply, usage = await self._ask(state, self._model_for(state["complexity"]), _ANSWER)
+        return {"reply": reply, "usage": usage}
 
     async def fallback(self, state: AssistantState) -> dict[str, Any]:
         """Ask another model, more simply; the same one only where all are the same."""
-        failed = state["model"]
+        failed = state["reply"]["model"]
         others = (name for name in (self.settings.fallback_model, *self.models) if name != failed)
-        model = next(others, self.settings.fallback_model)
-        text, update = await self._ask(state, model, _FALLBACK)
-        return {**update, "answer": text, "model": model, "fallback_used": True}
+        reply, usage = await self._ask(state, next(others, failed), _FALLBACK)
+        return {"reply": {**reply, "is_fallback": True}, "usage": usage}
 
-    async def finish(self, state: AssistantState) -> dict[str, Any]:
+    async def finish(self, state: AssistantState) -> Answer:
         """Say what was done, and apologise when nobody answered."""
-        is_answered = state["answer"] is not None
-        model = state["model"] if is_answered else None
-        kept: dict[str, Any] = {key: state[key] for key in ("complexity", "input_tokens", "output_tokens")}
-        update = {
-            "model": model,
-            "task_metadata": {**kept, "model": model, "fallback_used": state["fallback_used"]},
-        }
-        if is_answered or state["task_error"]:
-            return update
-        problem: Problem = {
+        metadata: dict[str, Any] = {**state["usage"]}
+        if state["problem"]:
+            return {"answer": None, "degraded": False, "task_metadata": metadata, "task_error": state["problem"]}
+        reply = state["reply"]
+        metadata |= {"complexity": state["complexity"], "fallback_used": reply["is_fallback"]}
+        if reply["text"] is not None:
+            metadata["model"] = reply["model"]
+            return {"answer": reply["text"], "degraded": False, "task_metadata": metadata, "task_error": None}
+        error: Problem = {
             "type": ErrorType.PROVIDER_UNAVAILABLE.value,
-            "message": f"no model could answer; the last one: {state['failure']}",
+            "message": f"no model could answer; the last one, {reply['model']}: {reply['failure']}",
         }
-        return {**update, "answer": _APOLOGY, "degraded": True, "task_error": problem}
+        metadata["model"] = None
+        return {"answer": _APOLOGY, "degraded": True, "task_metadata": metadata, "task_error": error}
 
-    def _model_for(self, complexity: str | None) -> str:
+    def _model_for(self, complexity: str) -> str:
         by_complexity = {"simple": self.settings.simple_model, "complex": self.settings.complex_model}
-        return by_complexity.get(complexity or "", self.settings.medium_model)
+        return by_complexity.get(complexity, self.settings.medium_model)
 
-    async def _ask(self, state: AssistantState, model: str, system: str) -> tuple[str | None, dict[str, Any]]:
-        """Ask one model once: its text, None if there is none, and what it used."""
+    async def _ask(self, state: AssistantState, model: str, system: str) -> tuple[Reply, Usage]:
+        """Ask one model once, and add what it used."""
+        text, failure, usage = None, None, state["usage"]
         try:
-            reply = await self.models[model].ainvoke([SystemMessage(system), HumanMessage(state["query"])])
+            message = await self.models[model].ainvoke([SystemMessage(system), HumanMessage(state["query"])])
         except PROVIDER_ERRORS as error:
-            failure = f"{model}: {_describe(error)}"
-            _log.warning("model_call.failed", model=model, error=_describe(error))
-            return None, {"failure": failure}
-        usage: Any = reply.usage_metadata or {}
-        update = {key: state[key] + usage.get(key, 0) for key in ("input_tokens", "output_tokens")}
-        text = reply.text.strip()
-        return text or None, {**update, "failure": None if text else f"{model}: its answer was empty"}
+            failure = _describe(error)
+            _log.warning("model_call.failed", model=model, error=failure)
+        else:
+            text = message.text.strip() or None
+            failure = None if text else "its answer was empty"
+            usage = _add(usage, message.usage_metadata)
+        return {"model": model, "text": text, "failure": failure, "is_fallback": False}, usage
 
 
-def read_complexity(text: str | None) -> str:
+def _add(usage: Usage, used: UsageMetadata | None) -> Usage:
+    if used is None:
+        return usage
+    return {
+        "input_tokens": usage["input_tokens"] + used["input_tokens"],
+        "output_tokens": usage["output_tokens"] + used["output_tokens"],
+    }
+
+
+def read_complexity(text: str | None) -> Literal["simple", "medium", "complex"]:
     """Find the one label in what the classifier said; none, or several, count as medium."""
     found = {word for word in re.findall(r"[a-z]+", (text or "").lower()) if word in COMPLEXITIES}
     return found.pop() if len(found) == 1 else "medium"
@@ -251,14 +257,14 @@ async def graph() -> AsyncIterator[StateGraph[AssistantState, None, Question, An
 
 # Async, though they await nothing: LangGraph sends a sync function to a thread, which costs more than the decision.
 async def _after_validate(state: AssistantState) -> str:
-    return "finish" if state["task_error"] else "classify"
+    return "finish" if state["problem"] else "classify"
 
 
 async def _after_answer(state: AssistantState) -> str:
-    return "fallback" if state["answer"] is None else "finish"
+    return "fallback" if state["reply"]["text"] is None else "finish"
 
 
-def _refuse(query: Any) -> Problem | None:
+def _problem(query: Any) -> Problem | None:
     """Say what is wrong with a question, without repeating it."""
     if not isinstance(query, str):
         got = kind(query)

@@ -20,7 +20,7 @@ def test_any_history_leaves_redis_and_the_model_in_the_same_state(redis_url):
         run_state_machine_as_test(
             lambda: BreakerMachine(client, {}),
             settings=settings(
-                max_examples=200, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+                max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
             ),
         )
 

@@ -302,18 +302,21 @@ async def test_every_key_has_a_ttl_and_outlives_its_reservations(aredis):
     await hold(budget, "t1:1:2", 100)
     await hold(budget, "t1:1:3", 100, now_ms=NOON - 1)
     await budget.expire(now_ms=NOON + MINUTE - 1)
-    hours = {key.decode(): round(await aredis.pttl(key) / 3_600_000, 1) for key in await aredis.keys("*")}
-    assert hours == {
-        "agent:budget:20000:global": 168,
-        "agent:budget:20000:user:ann": 168,
-        "agent:budget:20000:models": 168,
-        "agent:budget:task:t1": 48,
-        "agent:budget:alerts": 168,
-        "agent:budget:reservations": 168,
-        "agent:budget:reservation:t1:1:1": 0.2,
-        "agent:budget:reservation:t1:1:2": 168,
-        "agent:budget:reservation:t1:1:3": 1,
-    }
+    days = {key.decode(): await aredis.pttl(key) / 86_400_000 for key in await aredis.keys("*")}
+    assert days == pytest.approx(
+        {
+            "agent:budget:20000:global": 8,
+            "agent:budget:20000:user:ann": 8,
+            "agent:budget:20000:models": 8,
+            "agent:budget:task:t1": 2,
+            "agent:budget:alerts": 7,
+            "agent:budget:reservations": 7,
+            "agent:budget:reservation:t1:1:1": 10 / 1440,
+            "agent:budget:reservation:t1:1:2": 7,
+            "agent:budget:reservation:t1:1:3": 1 / 24,
+        },
+        rel=0.01,
+    )
 
 
 async def test_late_settle_does_not_bring_back_a_day_that_redis_forgot(aredis):

@@ -46,7 +46,7 @@ def untouched_process(monkeypatch):
         if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to("/tmp"):
             del sys.modules[name]
     for name in set(os.environ) - environment.keys():
-        monkeypatch.delenv(name)
+        del os.environ[name]
 
 
 @pytest.fixture

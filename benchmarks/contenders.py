@@ -1,0 +1,175 @@
+"""The systems that run the workload, each behind the same two verbs: `prepare` what is not measured, then run it.
+
+A contender is started once and stays: rounds of one alternate with rounds of the others, on the same machine.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import psutil
+from redis import Redis
+from rq import Queue
+
+from benchmarks.rig import LANGGRAPH_JSON, BenchmarkError, Rig, client
+from producer.client import Client
+from shared.embedded_redis import EmbeddedRedis
+from shared.settings import QueueSettings
+
+_ENDED = "finished", "failed"
+
+
+class Contender(Protocol):
+    """A system that is ready to work."""
+
+    @property
+    def processes(self) -> Sequence[psutil.Process]:
+        """Those whose CPU and memory count, descendants included."""
+
+    def prepare(self, workload: str, tasks: int) -> Callable[[], None]:
+        """Answer what starts `tasks` runs of the graph and returns when all have ended well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """The bare graph, in each of its processes."""
+
+    processes: Sequence[psutil.Popen]
+
+    def prepare(self, workload: str, tasks: int) -> Callable[[], None]:
+        """Share the tasks out between the processes."""
+        order = json.dumps({"workload": workload, "tasks": tasks // len(self.processes)}) + "\n"
+
+        def run() -> None:
+            for process in self.processes:
+                process.stdin.write(order)
+                process.stdin.flush()
+            for process in self.processes:
+                _expect(process, "done")
+
+        return run
+
+
+@contextmanager
+def floor(rig: Rig, processes: int = 1, checkpoints: EmbeddedRedis | None = None) -> Iterator[Floor]:
+    """Start `processes` bare graphs, with checkpoints in a Redis or without any."""
+    environment = {"FLOOR_CHECKPOINTS": checkpoints.url} if checkpoints else {}
+    with ExitStack() as stack:
+        programs = [
+            stack.enter_context(
+                rig.process(f"floor-{n}", "-m", "benchmarks.floor", environment=environment, talks=True)
+            )
+            for n in range(processes)
+        ]
+        for program in programs:
+            _expect(program, "ready")
+        yield Floor(programs)
+
+
+def _expect(process: psutil.Popen, word: str) -> None:
+    if (said := process.stdout.readline().strip()) != word:
+        raise BenchmarkError(f"the bare graph: expected {word}, got: {said or 'its end'}")
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """This project's worker."""
+
+    rig: Rig
+    name: str
+    url: str
+    redis: Redis
+    queue: str
+    processes: Sequence[psutil.Popen]
+
+    def prepare(self, workload: str, tasks: int) -> Callable[[], None]:
+        """Check the tasks; submitting them is measured."""
+        producer = self.client()
+        documents = [{"graph": workload, "input": work(number)} for number in range(tasks)]
+        checked = [producer.parse(document) for document in documents]
+
+        def run() -> None:
+            with producer, _all_finish(self.rig, self.name, self.processes[0], self.redis, self.queue, tasks):
+                list(producer.submit_each(checked))
+
+        return run
+
+    def client(self) -> Client:
+        """Open a producer's client for this worker's queue."""
+        return Client(self.url, queue=QueueSettings(queue=self.queue))
+
+
+@contextmanager
+def worker(
+    rig: Rig, server: EmbeddedRedis, queue: str, *, processes: int = 1, checkpoints: bool = True, **environment: str
+) -> Iterator[Worker]:
+    """Start a worker as a user does, on a queue of its own; `environment` holds further settings."""
+    environment |= {"REDIS_URL": server.url, "LGRQ_QUEUE": queue, "LGRQ_CHECKPOINTS": str(int(checkpoints))}
+    arguments = ["-m", "worker", "--config", str(LANGGRAPH_JSON), "--processes", str(processes)]
+    name = f"worker-{queue}"
+    with client(server) as redis, rig.process(name, *arguments, environment=environment) as process:
+        rig.wait_until(name, process, lambda: _registered(redis, queue) == processes)
+        yield Worker(rig, name, server.url, redis, queue, [process])
+
+
+@dataclass(frozen=True, slots=True)
+class StockRq:
+    """RQ's own pool of forking workers."""
+
+    rig: Rig
+    redis: Redis
+    queue: str
+    processes: Sequence[psutil.Popen]
+
+    def prepare(self, workload: str, tasks: int) -> Callable[[], None]:
+        """Describe the jobs; enqueueing them is measured."""
+        queue = Queue(self.queue, connection=Redis(**self.redis.get_connection_kwargs() | {"decode_responses": False}))
+        jobs = [
+            Queue.prepare_data("benchmarks.graphs.rq_job.run", args=(workload, work(number)), result_ttl=3600)
+            for number in range(tasks)
+        ]
+
+        def run() -> None:
+            with _all_finish(self.rig, "rq", self.processes[0], self.redis, self.queue, tasks):
+                queue.enqueue_many(jobs)
+
+        return run
+
+
+@contextmanager
+def stock_rq(rig: Rig, server: EmbeddedRedis, queue: str = "stock", workers: int = 8) -> Iterator[StockRq]:
+    """Start `rq worker-pool`."""
+    arguments = ["-m", "rq.cli", "worker-pool", "--num-workers", str(workers), "--url", server.url, queue]
+    with client(server) as redis, rig.process("rq", *arguments) as process:
+        rig.wait_until("rq", process, lambda: _registered(redis, queue) == workers)
+        yield StockRq(rig, redis, queue, [process])
+
+
+def work(number: int) -> dict[str, str]:
+    """Make the input of one task."""
+    return {"question": f"What is lease number {number}?"}
+
+
+def _registered(redis: Redis, queue: str) -> int:
+    return int(redis.scard(f"rq:workers:{queue}"))
+
+
+@contextmanager
+def _all_finish(rig: Rig, name: str, process: psutil.Popen, redis: Redis, queue: str, tasks: int) -> Iterator[None]:
+    """Wait until the registries that RQ and our worker share hold `tasks` more jobs, none of them failed."""
+    before = _ended(redis, queue)
+    yield
+    rig.wait_until(name, process, lambda: sum(_ended(redis, queue)) >= sum(before) + tasks)
+    failed = _ended(redis, queue)[1] - before[1]
+    if failed:
+        raise BenchmarkError(f"{name}: {failed} of {tasks} tasks failed")
+
+
+def _ended(redis: Redis, queue: str) -> tuple[int, int]:
+    with redis.pipeline(transaction=False) as pipeline:
+        for kind in _ENDED:
+            pipeline.zcard(f"rq:{kind}:{queue}")
+        finished, failed = pipeline.execute()
+    return int(finished), int(failed)

@@ -1,0 +1,71 @@
+"""What every system runs: three nodes, two of which ask a model (w), and the same graph without the calls (w0)."""
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from langchain_openai import ChatOpenAI
+from langgraph.graph import END, START, StateGraph
+from typing_extensions import TypedDict  # Python 3.11's own has no JSON schema
+
+MODEL = "gpt-4o-mini"
+
+
+class Work(TypedDict):
+    """What the nodes share.
+
+    Key          Writer     Reader
+    question     caller     classify, answer
+    started_ns   classify   the measurement of latencies; monotonic, which all processes of a machine share
+    label        classify   finish
+    answer       answer     finish
+    summary      finish     caller
+    """
+
+    question: str
+    started_ns: int
+    label: str
+    answer: str
+    summary: str
+
+
+Ask = Callable[[str], Awaitable[str]]
+
+
+def build(ask: Ask) -> StateGraph[Work]:
+    """Connect three nodes, the first two of which `ask`."""
+
+    async def classify(state: Work) -> dict[str, Any]:
+        started_ns = time.monotonic_ns()
+        label = await ask(f"Classify as simple, medium or complex: {state['question']}")
+        return {"started_ns": started_ns, "label": label}
+
+    async def answer(state: Work) -> dict[str, Any]:
+        return {"answer": await ask(state["question"])}
+
+    async def finish(state: Work) -> dict[str, Any]:
+        return {"summary": f"{state['label']}: {len(state['answer'])} characters"}
+
+    builder = StateGraph(Work)
+    for node in (classify, answer, finish):
+        builder.add_node(node.__name__, node)
+    builder.add_edge(START, "classify")
+    builder.add_edge("classify", "answer")
+    builder.add_edge("answer", "finish")
+    builder.add_edge("finish", END)
+    return builder
+
+
+_model = ChatOpenAI(model=MODEL)
+
+
+async def _ask_model(prompt: str) -> str:
+    return str((await _model.ainvoke(prompt)).text)
+
+
+async def _ask_nobody(prompt: str) -> str:
+    return prompt
+
+
+w = build(_ask_model)
+w0 = build(_ask_nobody)

@@ -1,0 +1,57 @@
+"""What a measurement is, and what it answers: a table, and the goals that its figures are held against."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from statistics import median
+
+from benchmarks.rig import Rig
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A figure and its limit, `unit` being the unit of both ("x" for a ratio)."""
+
+    what: str
+    value: float
+    limit: float
+    unit: str
+    is_upper: bool = True
+    """Whether the limit is the largest value that is good enough, not the smallest."""
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the figure is good enough."""
+        return self.value <= self.limit if self.is_upper else self.value >= self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The answer: rows of column -> cell, all with the same columns. Columns of numbers carry their unit."""
+
+    title: str
+    rows: Sequence[Mapping[str, Cell]]
+    goals: Sequence[Goal] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One entry of the list in `benchmarks.run`; modules that make one need nothing else."""
+
+    name: str
+    about: str
+    measure: Callable[[Rig], Measured]
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """Answer the smallest value that `percent` of the values do not exceed (nearest rank)."""
+    ranked = sorted(values)
+    return ranked[max(0, ceil(len(ranked) * percent / 100) - 1)]
+
+
+def middle_ratio(values: Sequence[float], floors: Sequence[float]) -> float:
+    """Answer the median of the ratios round by round: rounds that follow each other saw the same machine."""
+    return median(value / floor for value, floor in zip(values, floors, strict=False))

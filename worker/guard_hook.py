@@ -1,0 +1,150 @@
+"""Guards graphs that know nothing of us: LangChain tells this handler of every model call in a run, and may be stopped.
+
+LangChain's configure hook puts the handler into every run of the task's context, also where a node gives callbacks of
+its own. It holds the most that the call can use before it starts, and books what it used at its end. What cannot be
+seen from here: the SDK's own retries, and a model without an output limit may write more than was held.
+
+Every method is async, for sync calls too: LangChain runs it in a loop of its own then, and swallows what is an
+Exception. So a refusal that must get through there is a BaseException.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any
+from uuid import UUID
+
+from langchain_core.callbacks import AsyncCallbackHandler
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatGeneration, LLMResult
+from langchain_core.tracers.context import register_configure_hook
+
+from shared.circuit_breaker import Outcome
+from worker.bounds import input_bound, text_bound
+from worker.guarded_model import GUARDED, used_of
+from worker.guards import TaskGuard, Used
+from worker.model_call import CallLimits, settle_failure
+from worker.refusals import ProviderRefused, ProviderUnavailableError
+
+_LIMIT_NAMES = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_DEFAULT = CallLimits()
+
+guard_hook: ContextVar["GuardHandler | None"] = ContextVar("guard_hook", default=None)
+register_configure_hook(guard_hook, inheritable=True)
+
+
+class GuardHandler(AsyncCallbackHandler):
+    """Admits and settles the model calls of one run of a task."""
+
+    raise_error = True
+    run_inline = True
+    ignore_chain = True
+    ignore_agent = True
+    ignore_retriever = True
+    ignore_custom_event = True
+
+    def __init__(self, task: TaskGuard) -> None:
+        self._task = task
+        self._guards = task.guards
+        self._home = asyncio.get_running_loop()
+
+    async def on_chat_model_start(
+        self,
+        serialized: dict[str, Any],
+        messages: list[list[BaseMessage]],
+        *,
+        run_id: UUID,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Ask whether the call may start."""
+        if not (metadata or {}).get(GUARDED):
+            parameters = kwargs.get("invocation_params") or {}
+            bound = sum(input_bound(batch, parameters) for batch in messages)
+            await self._admit(run_id, serialized, metadata or {}, parameters, bound)
+
+    async def on_llm_start(
+        self,
+        serialized: dict[str, Any],
+        prompts: list[str],
+        *,
+        run_id: UUID,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Ask whether the call of a model without a chat interface may start."""
+        await self._admit(
+            run_id, serialized, metadata or {}, kwargs.get("invocation_params") or {}, text_bound(prompts)
+        )
+
+    async def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_kwargs: Any) -> None:
+        """Book what the call used."""
+        admitted = self._task.open.pop(run_id, None)
+        if admitted:
+            self._task.model = admitted.model
+            settling = self._guards.settle(self._task, admitted, Outcome.OK, _usage(response))
+            await self._guards.run_here(settling)
+
+    async def on_llm_error(self, error: BaseException, *, run_id: UUID, **_kwargs: Any) -> None:
+        """Book what a failed call may have used, and let it count for the breaker."""
+        admitted = self._task.open.pop(run_id, None)
+        if admitted:
+            await self._guards.run_here(settle_failure(self._guards, self._task, admitted, error))
+
+    async def _admit(
+        self,
+        run_id: UUID,
+        serialized: Mapping[str, Any] | None,
+        metadata: Mapping[str, Any],
+        parameters: Mapping[str, Any],
+        bound: int,
+    ) -> None:
+        model = _model_name(serialized, metadata, parameters)
+        breaker = f"{metadata.get('ls_provider') or 'model'}/{model}"
+        output = _output_bound(parameters, metadata) or self._rest_of_the_request(bound)
+        timeout_s = parameters.get("timeout") or _DEFAULT.timeout_s
+        try:
+            self._task.open[run_id] = await self._guards.run_here(
+                self._guards.admit(self._task, breaker, model, (bound, output), timeout_s)
+            )
+        except ProviderUnavailableError as error:
+            if asyncio.get_running_loop() is self._home:
+                raise
+            raise ProviderRefused(str(error), error.retry_after_s) from None
+
+    def _rest_of_the_request(self, bound: int) -> int:
+        """What a model without an output limit may write: what one request may use, less what it reads."""
+        return max(1, (self._guards.budget.request_tokens or bound + _UNLIMITED) - bound)
+
+
+_UNLIMITED = 4_096
+"""Held for the output of a model without a limit where requests have none either."""
+
+
+def _model_name(
+    serialized: Mapping[str, Any] | None, metadata: Mapping[str, Any], parameters: Mapping[str, Any]
+) -> str:
+    named = metadata.get("ls_model_name") or parameters.get("model") or parameters.get("model_name")
+    return str(named or (serialized or {}).get("name") or "unknown")
+
+
+def _output_bound(parameters: Mapping[str, Any], metadata: Mapping[str, Any]) -> int | None:
+    limit = next((parameters[name] for name in _LIMIT_NAMES if parameters.get(name)), metadata.get("ls_max_tokens"))
+    return limit * (parameters.get("n") or 1) if isinstance(limit, int) else None
+
+
+def _usage(response: LLMResult) -> Used | None:
+    """Read what a call used, wherever its integration puts it; None where the provider did not say."""
+    for generations in response.generations:
+        for generation in generations:
+            usage = getattr(generation.message, "usage_metadata", None) if _is_chat(generation) else None
+            if usage:
+                return used_of(usage)
+    told = (response.llm_output or {}).get("token_usage") or {}
+    if "prompt_tokens" in told:
+        return Used(int(told["prompt_tokens"]), int(told.get("completion_tokens") or 0))
+    return None
+
+
+def _is_chat(generation: Any) -> bool:
+    return isinstance(generation, ChatGeneration)
