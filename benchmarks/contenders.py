@@ -17,8 +17,11 @@ from benchmarks.rig import LANGGRAPH_JSON, BenchmarkError, Rig, client
 from producer.client import Client
 from shared.embedded_redis import EmbeddedRedis
 from shared.settings import QueueSettings
+from shared.task_queue import result_key
 
 _ENDED = "finished", "failed"
+_TOKENS = 10**12
+"""A daily budget that is booked as any other but never spent."""
 
 
 class Contender(Protocol):
@@ -106,7 +109,13 @@ def worker(
     rig: Rig, server: EmbeddedRedis, queue: str, *, processes: int = 1, checkpoints: bool = True, **environment: str
 ) -> Iterator[Worker]:
     """Start a worker as a user does, on a queue of its own; `environment` holds further settings."""
-    environment |= {"REDIS_URL": server.url, "LGRQ_QUEUE": queue, "LGRQ_CHECKPOINTS": str(int(checkpoints))}
+    environment = {
+        "REDIS_URL": server.url,
+        "LGRQ_QUEUE": queue,
+        "LGRQ_CHECKPOINTS": str(int(checkpoints)),
+        "LGRQ_BUDGET_DAILY_TOKENS": str(_TOKENS),
+        **environment,
+    }
     arguments = ["-m", "worker", "--config", str(LANGGRAPH_JSON), "--processes", str(processes)]
     name = f"worker-{queue}"
     with client(server) as redis, rig.process(name, *arguments, environment=environment) as process:
@@ -121,11 +130,11 @@ class StockRq:
     rig: Rig
     redis: Redis
     queue: str
+    jobs: Queue
     processes: Sequence[psutil.Popen]
 
     def prepare(self, workload: str, tasks: int) -> Callable[[], None]:
         """Describe the jobs; enqueueing them is measured."""
-        queue = Queue(self.queue, connection=Redis(**self.redis.get_connection_kwargs() | {"decode_responses": False}))
         jobs = [
             Queue.prepare_data("benchmarks.graphs.rq_job.run", args=(workload, work(number)), result_ttl=3600)
             for number in range(tasks)
@@ -133,7 +142,7 @@ class StockRq:
 
         def run() -> None:
             with _all_finish(self.rig, "rq", self.processes[0], self.redis, self.queue, tasks):
-                queue.enqueue_many(jobs)
+                self.jobs.enqueue_many(jobs)
 
         return run
 
@@ -142,9 +151,9 @@ class StockRq:
 def stock_rq(rig: Rig, server: EmbeddedRedis, queue: str = "stock", workers: int = 8) -> Iterator[StockRq]:
     """Start `rq worker-pool`."""
     arguments = ["-m", "rq.cli", "worker-pool", "--num-workers", str(workers), "--url", server.url, queue]
-    with client(server) as redis, rig.process("rq", *arguments) as process:
+    with client(server) as redis, Redis.from_url(server.url) as raw, rig.process("rq", *arguments) as process:
         rig.wait_until("rq", process, lambda: _registered(redis, queue) == workers)
-        yield StockRq(rig, redis, queue, [process])
+        yield StockRq(rig, redis, queue, Queue(queue, connection=raw), [process])
 
 
 def work(number: int) -> dict[str, str]:
@@ -164,7 +173,14 @@ def _all_finish(rig: Rig, name: str, process: psutil.Popen, redis: Redis, queue:
     rig.wait_until(name, process, lambda: sum(_ended(redis, queue)) >= sum(before) + tasks)
     failed = _ended(redis, queue)[1] - before[1]
     if failed:
-        raise BenchmarkError(f"{name}: {failed} of {tasks} tasks failed")
+        raise BenchmarkError(
+            f"{name}: {failed} of {tasks} tasks failed, the last one with: {_last_failure(redis, queue)}"
+        )
+
+
+def _last_failure(redis: Redis, queue: str) -> str:
+    [job_id] = redis.zrevrange(f"rq:failed:{queue}", 0, 0)
+    return redis.get(result_key(job_id)) or f"job {job_id} of stock RQ"
 
 
 def _ended(redis: Redis, queue: str) -> tuple[int, int]:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ import psutil
 from redis import Redis
 from rich.progress import Progress
 
+from benchmarks.usage import family
 from shared.embedded_redis import EmbeddedRedis
 
 ROOT = Path(__file__).parents[1]
@@ -62,7 +63,7 @@ class Rig:
     def process(
         self, name: str, *arguments: str, environment: Mapping[str, str] | None = None, talks: bool = False
     ) -> Iterator[psutil.Popen]:
-        """Run `python arguments` on this checkout; its output goes to a file, or if it `talks` its standard one to us."""
+        """Run `python arguments` on this checkout; its output goes to a file; one that `talks` is piped."""
         own = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
         own |= {"PYTHONPATH": str(ROOT), "OPENAI_BASE_URL": self._model_url, "OPENAI_API_KEY": "offline"}
         with (self._folder / f"{name}.log").open("w") as log:
@@ -109,10 +110,11 @@ def client(server: EmbeddedRedis) -> Iterator[Redis]:
 def _end(process: psutil.Popen) -> None:
     if process.stdin:
         process.stdin.close()
-    process.terminate()
+    with suppress(psutil.NoSuchProcess):
+        process.terminate()
     try:
         process.wait(_END_S)
     except psutil.TimeoutExpired:
-        for one in (*process.children(recursive=True), process):
+        for one in family([process]):
             one.kill()
         process.wait(_END_S)

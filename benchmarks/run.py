@@ -24,6 +24,8 @@ MEASUREMENTS: dict[str, Measurement] = {
 }
 RESULTS = ROOT / "benchmarks/results"
 MODEL_LATENCY_S = 0.5
+WIDTH = 140
+"""Columns that the widest table needs."""
 
 _EPILOG = (
     """
@@ -65,7 +67,8 @@ def main(*, quick: bool, only: tuple[str, ...], file: Path | None) -> None:
     except BenchmarkError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
-    console = Console(soft_wrap=True)
+    console = Console()
+    console.width = max(console.width, WIDTH)
     for one in found.values():
         console.print(show.measured(one))
     console.print(show.goals([goal for one in found.values() for goal in one.goals]))

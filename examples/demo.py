@@ -58,6 +58,9 @@ ANSWER_TIMEOUT_S = 120.0
 ROOT = Path(__file__).resolve().parent.parent
 _END_TIMEOUT_S = 10.0
 _LAST_LINES = 5
+_PIPED_WIDTH = 100
+_FIGURES_WIDTH = 59
+"""What the columns beside the question take."""
 
 # `read` returns when our end of its pipe closes, which the kernel sees to even after kill -9.
 _END_WITH_PARENT = 'exec 3<&0; (read -r _ <&3; kill "$$") >/dev/null 2>&1 & exec "$@" </dev/null 3<&-'
@@ -76,7 +79,7 @@ class WorkerError(Exception):
 
 def main() -> int:
     """Run the demo; answers the exit code."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
@@ -103,11 +106,11 @@ def ask_all(console: Console) -> int:
         questions = {receipt.task_id: question for receipt, question in zip(receipts, QUESTIONS, strict=True)}
         results = {result.task_id: result for result in _progress(console, client, questions)}
         took_s = time.monotonic() - began
-    console.print(_table(questions, results), soft_wrap=False)
-    is_offline = bool(model)
+    console.print(_table(questions, results, max(20, console.width - _FIGURES_WIDTH)))
     succeeded = sum(result.status is State.SUCCESS for result in results.values())
-    console.print(_totals(results.values(), succeeded, took_s, is_offline=is_offline))
-    console.print(f"\n{_NEXT}", style="dim", markup=False)
+    totals = _totals(results.values(), succeeded, took_s, is_offline=bool(model))
+    console.print(f"\n{totals}", style="bold", soft_wrap=True)
+    console.print(f"\n{_NEXT}", style="dim", markup=False, soft_wrap=True)
     return 0 if succeeded == len(QUESTIONS) else 1
 
 
@@ -118,7 +121,7 @@ def choose_model(started: ExitStack, console: Console) -> Mapping[str, str]:
         console.print(f"Model: the real API at {given.openai_base_url or 'OpenAI'}; this costs a few cents.")
         return {}
     offline = started.enter_context(OfflineLLM(latency_s=LATENCY_S))
-    console.print("Model: a server on this machine, since OPENAI_API_KEY is not set. Its answers are canned, its prices real.")
+    console.print("Model: an offline server, as OPENAI_API_KEY is not set: canned answers, real prices.")
     return {"OPENAI_BASE_URL": offline.url, "OPENAI_API_KEY": "offline"}
 
 
@@ -173,9 +176,9 @@ def _progress(console: Console, client: Client, task_ids: Iterable[str]) -> Iter
         yield from progress.track(answers, total=len(QUESTIONS), description="Answered")
 
 
-def _table(questions: Mapping[str, str], results: Mapping[str, TaskResult]) -> Table:
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("task", no_wrap=True, overflow="ellipsis", ratio=1)
+def _table(questions: Mapping[str, str], results: Mapping[str, TaskResult], question_width: int) -> Table:
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("task", no_wrap=True, overflow="ellipsis", max_width=question_width)
     for column in ("complexity", "model"):
         table.add_column(column, no_wrap=True)
     for column in ("tokens", "cost $", "time s"):
@@ -189,7 +192,7 @@ def _table(questions: Mapping[str, str], results: Mapping[str, TaskResult]) -> T
             metadata.complexity or "-",
             metadata.model or "-",
             str(metadata.input_tokens + metadata.output_tokens),
-            f"{metadata.cost_usd:.6f}",
+            f"{metadata.cost_usd:.5f}",
             f"{metadata.run_ms / 1000:.2f}",
             Text(result.status, style="green" if result.status is State.SUCCESS else "red"),
         )
@@ -201,10 +204,7 @@ def _totals(results: Iterable[TaskResult], succeeded: int, took_s: float, *, is_
     tokens = sum(metadata.input_tokens + metadata.output_tokens for metadata in all_metadata)
     cost = sum(metadata.cost_usd for metadata in all_metadata)
     price = "would have cost" if is_offline else "cost"
-    return (
-        f"\n[bold]{succeeded} of {len(QUESTIONS)} succeeded in {took_s:.1f} s; "
-        f"{tokens:,} tokens {price} ${cost:.4f}.[/bold]"
-    )
+    return f"{succeeded} of {len(QUESTIONS)} succeeded in {took_s:.1f} s; {tokens:,} tokens {price} ${cost:.4f}."
 
 
 def _interrupt(_signal: int, _frame: object) -> NoReturn:

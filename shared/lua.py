@@ -32,9 +32,9 @@ class Script:
 
 
 @cache
-def load_script(name: str) -> Script:
-    """Read `shared/<name>.lua` from the installed package."""
-    return make_script(name, files("shared").joinpath(f"{name}.lua").read_text(encoding="utf-8"))
+def load_script(name: str, package: str = "shared") -> Script:
+    """Read `<package>/<name>.lua` from the installed package."""
+    return make_script(name, files(package).joinpath(f"{name}.lua").read_text(encoding="utf-8"))
 
 
 def make_script(name: str, source: str) -> Script:

@@ -73,9 +73,7 @@ class TaskLimits:
 # A double dash separates the tenant from the id in Redis, so an id cannot hold one.
 TaskId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+(-[A-Za-z0-9_]+)*-?$", max_length=128)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-ThreadId = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9_.@+]+(-[A-Za-z0-9_.@+]+)*-?$", max_length=128)
-]
+ThreadId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.@+]+(-[A-Za-z0-9_.@+]+)*-?$", max_length=128)]
 Tenant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+$", max_length=32)]
 
 
@@ -180,6 +178,8 @@ class ResultMetadata(BaseModel):
     cost_usd: float = 0.0
     attempts: int
     fallback_used: bool = False
+    downgraded: bool = False
+    """A cheaper model was chosen because the budget is nearly spent."""
     queued_ms: int
     run_ms: int
     worker: str

@@ -7,15 +7,19 @@ from typing import Any
 
 from langgraph.graph import END, START, StateGraph
 
+from shared.circuit_breaker import BreakerLimits
 from shared.pricing import Pricing
 from shared.redis_clients import open_async
 from shared.task_queue import QueueTimes
 from shared.tasks import Priority, TaskLimits
+from shared.token_budget import BudgetLimits
 from worker.checkpoints import Checkpointer
 from worker.graph_worker import GraphWorker
 from worker.graphs import LoadedGraph
+from worker.guards import Guards
 from worker.run import RunContext
 
+PRICING = Pricing()
 QUEUES = [priority.queue("agent_tasks") for priority in Priority]
 
 
@@ -34,6 +38,8 @@ async def worker(
     times: QueueTimes | None = None,
     checkpoints: bool = False,
     burst: bool = False,
+    breaker: BreakerLimits | None = None,
+    budget: BudgetLimits | None = None,
     **context: Any,
 ) -> AsyncIterator[GraphWorker]:
     """Run a worker with `graphs` while the block runs; it is drained at the end."""
@@ -46,6 +52,7 @@ async def worker(
         loaded = {
             name: LoadedGraph(name, graph.copy({"checkpointer": checkpointer}), {}) for name, graph in graphs.items()
         }
+        guards = Guards(client, redis_url, breaker or BreakerLimits(), budget or BudgetLimits(), PRICING)
         shared = RunContext(
             redis=client,
             worker="",
@@ -53,7 +60,7 @@ async def worker(
             base_queue="agent_tasks",
             times=times,
             limits=TaskLimits(),
-            pricing=Pricing(),
+            guards=guards,
             durable=checkpoints,
             **context,
         )
@@ -66,3 +73,4 @@ async def worker(
         finally:
             graph_worker.stop()
             await running
+            await guards.aclose()

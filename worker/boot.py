@@ -16,15 +16,27 @@ import click
 import uvloop
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
-from shared.pricing import Pricing
 
 from shared.errors import LanggraphRqError, RedisUnavailableError, SettingsError
 from shared.logs import configure, get_logger
+from shared.pricing import Pricing
 from shared.redis_clients import open_async
-from shared.settings import ModelSettings, QueueSettings, RedisSettings, TaskSettings, WorkerSettings, load, mask_url
+from shared.settings import (
+    BreakerSettings,
+    BudgetSettings,
+    CallSettings,
+    ModelSettings,
+    QueueSettings,
+    RedisSettings,
+    TaskSettings,
+    WorkerSettings,
+    load,
+    mask_url,
+)
 from worker.checkpoints import Checkpointer
 from worker.graph_worker import GraphWorker
 from worker.graphs import load_graphs
+from worker.guards import Guards
 from worker.langgraph_json import read_langgraph_json
 from worker.run import RunContext
 from worker.store import open_store
@@ -66,12 +78,16 @@ async def serve(settings: WorkerSettings, redis: RedisSettings, queues: Sequence
         checkpointer = store = None
         if settings.checkpoints:
             saved = await stack.enter_async_context(open_async(checkpoint_url, connections=redis.redis_connections))
-            checkpointer = Checkpointer(saved, ttl_s=settings.thread_ttl_s)
+            checkpointer = Checkpointer(saved, ttl_s=settings.thread_ttl_s, is_fenced=lambda: worker.is_fenced)
             await checkpointer.asetup()
             store = await stack.enter_async_context(open_store(saved, config))
         graphs = await stack.enter_async_context(load_graphs(config, checkpointer=checkpointer, store=store))
         for warning in graphs.warnings:
             _log.warning("config.questioned", warning=warning)
+        calls, budget = load(CallSettings), load(BudgetSettings)
+        breaker = load(BreakerSettings).limits(calls.timeout_s)
+        guards = Guards(client, url, breaker, budget.limits(), Pricing(budget.rates()))
+        stack.push_async_callback(guards.aclose)
         context = RunContext(
             redis=client,
             worker="",
@@ -79,7 +95,7 @@ async def serve(settings: WorkerSettings, redis: RedisSettings, queues: Sequence
             base_queue=queue.queue,
             times=queue.times(tasks.input_bytes),
             limits=tasks.limits(),
-            pricing=Pricing(),
+            guards=guards,
             result_bytes=tasks.result_bytes,
             durable=settings.checkpoints,
         )

@@ -130,6 +130,16 @@ class GraphWorker(BaseWorker):
             await self._leave()
         return started
 
+    @property
+    def is_held(self) -> bool:
+        """Whether the lease surely holds, so that a model call may start."""
+        return self._lease is not None and self._lease.is_held
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether another worker has reaped this one, so that nothing of it may be written."""
+        return self._is_lost
+
     def stop(self) -> None:
         """Stop claiming; what runs gets `drain_s` to end. A second call hands everything back at once."""
         if self._stopping:
@@ -140,10 +150,18 @@ class GraphWorker(BaseWorker):
     def _join(self) -> None:
         self.register_birth()  # type: ignore[no-untyped-call]
         self.set_state("idle")
+        self._context.guards.is_held = lambda: self.is_held
         schemas = {name: json.dumps(loaded.input_schema) for name, loaded in self._context.graphs.items()}
         loop = asyncio.get_running_loop()
         self._lease = LeaseKeeper(
-            self._redis_url, self.name, self._lease_ms, schemas, loop, self._reconcile, self._give_up
+            self._redis_url,
+            self.name,
+            self._lease_ms,
+            schemas,
+            loop,
+            self._reconcile,
+            self._give_up,
+            self._context.guards.budget,
         )
         self._lease.start()
         _log.info("worker.started", worker=self.name, queues=self.queue_names(), graphs=list(schemas))
@@ -239,13 +257,14 @@ class GraphWorker(BaseWorker):
     async def _run_one(self, claimed: Claimed) -> None:
         structlog.contextvars.bind_contextvars(task_id=claimed.id, attempt=claimed.epoch)
         try:
-            outcome = await run_task(claimed, self._context)
+            outcome: Ended | Released | None = await run_task(claimed, self._context)
         except asyncio.CancelledError:
-            if not self._stopping:
-                return
-            outcome = Released(0, "the worker ends")
+            outcome = Released(0, "the worker ends") if self._stopping else None
         except RedisError as error:
             outcome = Released(_NOT_RUNNABLE_MS, f"Redis is away: {error}")
+        if outcome is None:
+            _log.warning("task.lost", reason="another worker owns it")
+            return
         self._running[claimed.id, claimed.epoch].is_committing = True
         if isinstance(outcome, Released):
             await self._release(claimed, outcome)

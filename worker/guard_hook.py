@@ -137,14 +137,12 @@ def _usage(response: LLMResult) -> Used | None:
     """Read what a call used, wherever its integration puts it; None where the provider did not say."""
     for generations in response.generations:
         for generation in generations:
-            usage = getattr(generation.message, "usage_metadata", None) if _is_chat(generation) else None
+            usage = (
+                getattr(generation.message, "usage_metadata", None) if isinstance(generation, ChatGeneration) else None
+            )
             if usage:
                 return used_of(usage)
     told = (response.llm_output or {}).get("token_usage") or {}
     if "prompt_tokens" in told:
         return Used(int(told["prompt_tokens"]), int(told.get("completion_tokens") or 0))
     return None
-
-
-def _is_chat(generation: Any) -> bool:
-    return isinstance(generation, ChatGeneration)

@@ -6,21 +6,23 @@ can do work as before. It always sets an output limit, so that the budget cannot
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
 from pydantic import PrivateAttr
 
 from shared.circuit_breaker import Outcome
 from worker.bounds import input_bound
 from worker.guards import Guards, TaskGuard, Used, current_task
 from worker.model_call import Called, CallLimits, Target, call_models, settle_failure
+from worker.refusals import Refusal
 
 GUARDED = "langgraph_rq_guarded"
 """In a model's metadata: its calls are guarded already."""
@@ -69,18 +71,49 @@ def guarded_chat_model(
     # Constructed from its fields as they are: clients are shared, and nothing is validated twice.
     fields = {**model.__dict__, "metadata": {**(model.metadata or {}), GUARDED: True}}
     guarded: Any = _guarded_class(type(model)).model_construct(model.model_fields_set, **fields)
-    guarded._inner = tuple(_inner(one) for one in (model, *fallbacks))  # noqa: SLF001 - our own subclass
-    guarded._limits = limits or CallLimits()  # noqa: SLF001
-    guarded._guards = guards  # noqa: SLF001
+    guarded._inner = tuple(_inner(one) for one in cast(tuple[BaseChatModel, ...], (model, *fallbacks)))
+    guarded._limits = limits or CallLimits()
+    guarded._guards = guards
     return guarded  # type: ignore[no-any-return]
 
 
-class _GuardedMixin(BaseChatModel):
-    """The four methods by which LangChain calls a model, each guarded; the rest is the model's own class."""
+class _CarriedRefusal(Exception):  # noqa: N818 - only the way of a refusal through LangChain
+    """A refusal on its way through `BaseChatModel`, which takes a BaseException that a call raised for a result."""
 
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(str(refusal))
+        self.refusal = refusal
+
+
+class _GuardedMixin(BaseChatModel):
+    """The methods by which LangChain calls a model, each guarded; the rest is the model's own class."""
+
+    # LangChain calls these methods of a model; they are how it is extended, in spite of their names.
+    # ruff: noqa: SLF001
     _inner: tuple[_Inner, ...] = PrivateAttr(default=())
     _limits: CallLimits = PrivateAttr(default_factory=CallLimits)
     _guards: Guards | None = PrivateAttr(default=None)
+
+    async def agenerate(self, *args: Any, **kwargs: Any) -> LLMResult:
+        """Call the model for many prompts, as LangChain does; see `_CarriedRefusal`."""
+        with _delivered():
+            return await super().agenerate(*args, **kwargs)
+
+    def generate(self, *args: Any, **kwargs: Any) -> LLMResult:
+        """Call the model for many prompts, as LangChain does; see `_CarriedRefusal`."""
+        with _delivered():
+            return super().generate(*args, **kwargs)
+
+    async def astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[AIMessageChunk]:
+        """Stream the model's answer, as LangChain does; see `_CarriedRefusal`."""
+        with _delivered():
+            async for chunk in super().astream(*args, **kwargs):
+                yield chunk
+
+    def stream(self, *args: Any, **kwargs: Any) -> Iterator[AIMessageChunk]:
+        """Stream the model's answer, as LangChain does; see `_CarriedRefusal`."""
+        with _delivered():
+            yield from super().stream(*args, **kwargs)
 
     async def _agenerate(
         self,
@@ -94,7 +127,8 @@ class _GuardedMixin(BaseChatModel):
         def step(inner: _Inner) -> Any:
             return partial(inner.model._agenerate, messages, stop, run_manager, **_with_limit(inner, kwargs))
 
-        return await guards.run_here(self._generate_with(guards, task, messages, kwargs, step))
+        with _carried():
+            return await guards.run_here(self._generate_with(guards, task, messages, kwargs, step))
 
     def _generate(
         self,
@@ -109,7 +143,8 @@ class _GuardedMixin(BaseChatModel):
             call = partial(inner.model._generate, messages, stop, run_manager, **_with_limit(inner, kwargs))
             return partial(asyncio.to_thread, call)
 
-        return guards.run_sync(self._generate_with(guards, task, messages, kwargs, step))
+        with _carried():
+            return guards.run_sync(self._generate_with(guards, task, messages, kwargs, step))
 
     async def _generate_with(
         self,
@@ -135,9 +170,12 @@ class _GuardedMixin(BaseChatModel):
         guards, task = self._who()
 
         def step(inner: _Inner) -> Any:
-            return partial(_begin, inner.model._astream(messages, stop, run_manager, **_with_limit(inner, kwargs)))
+            call = partial(inner.model._astream, messages, stop, run_manager, **_with_limit(inner, kwargs))
+            return partial(_begin, call)
 
-        called = await guards.run_here(call_models(guards, task, self._targets(messages, kwargs, step), self._limits))
+        targets = self._targets(messages, kwargs, step)
+        with _carried():
+            called = await guards.run_here(call_models(guards, task, targets, self._limits))
         first, rest = called.value
         meter = _StreamMeter()
         try:
@@ -161,10 +199,11 @@ class _GuardedMixin(BaseChatModel):
         guards, task = self._who()
 
         def step(inner: _Inner) -> Any:
-            chunks = inner.model._stream(messages, stop, run_manager, **_with_limit(inner, kwargs))
-            return partial(asyncio.to_thread, _begin_sync, chunks)
+            call = partial(inner.model._stream, messages, stop, run_manager, **_with_limit(inner, kwargs))
+            return partial(asyncio.to_thread, _begin_sync, call)
 
-        called = guards.run_sync(call_models(guards, task, self._targets(messages, kwargs, step), self._limits))
+        with _carried():
+            called = guards.run_sync(call_models(guards, task, self._targets(messages, kwargs, step), self._limits))
         first, rest = called.value
         meter = _StreamMeter()
         try:
@@ -180,7 +219,7 @@ class _GuardedMixin(BaseChatModel):
 
     def _who(self) -> tuple[Guards, TaskGuard]:
         task = current_task.get()
-        guards = self._guards or (task and task.guards)
+        guards = self._guards or (task.guards if task else None)
         if guards is None:
             raise RuntimeError("a guarded model is called outside of a worker's task: give it guards=Guards(...)")
         return guards, task or TaskGuard(guards)
@@ -193,6 +232,22 @@ class _GuardedMixin(BaseChatModel):
             Target(inner.breaker, inner.name, (bound, _limit(kwargs) or inner.output_tokens), step(inner))
             for inner in self._inner
         ]
+
+
+@contextmanager
+def _carried() -> Iterator[None]:
+    try:
+        yield
+    except Refusal as refusal:
+        raise _CarriedRefusal(refusal) from refusal
+
+
+@contextmanager
+def _delivered() -> Iterator[None]:
+    try:
+        yield
+    except _CarriedRefusal as carried:
+        raise carried.refusal from carried.refusal.__cause__
 
 
 @dataclass(slots=True)
@@ -210,6 +265,7 @@ class _StreamMeter:
                 before.input_tokens + more.input_tokens,
                 before.output_tokens + more.output_tokens,
                 before.cached_input_tokens + more.cached_input_tokens,
+                before.cache_write_tokens + more.cache_write_tokens,
             )
 
 
@@ -224,8 +280,9 @@ def read_usage(result: ChatResult) -> Used | None:
 
 def used_of(usage: UsageMetadata) -> Used:
     """Read LangChain's usage metadata."""
-    cached = usage.get("input_token_details", {}).get("cache_read") or 0
-    return Used(usage["input_tokens"], usage["output_tokens"], cached)
+    details = usage.get("input_token_details", {})
+    cached, written = details.get("cache_read") or 0, details.get("cache_creation") or 0
+    return Used(usage["input_tokens"], usage["output_tokens"], cached, written)
 
 
 @cache
@@ -235,8 +292,8 @@ def _guarded_class(kind: type[BaseChatModel]) -> type[BaseChatModel]:
 
 def _inner(model: BaseChatModel) -> _Inner:
     model = _without_retries(model)
-    about = model._get_ls_params()  # noqa: SLF001 - LangChain's own way to learn a model's name; it has no public one
-    name = str(about.get("ls_model_name") or getattr(model, "model", "") or model._llm_type)  # noqa: SLF001
+    about = model._get_ls_params()
+    name = str(about.get("ls_model_name") or getattr(model, "model", "") or model._llm_type)
     provider = str(about.get("ls_provider") or "model")
     return _Inner(model, name, f"{provider}/{name}", about.get("ls_max_tokens") or OUTPUT_TOKENS)
 
@@ -265,10 +322,14 @@ def _with_limit(inner: _Inner, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return dict(kwargs) if _limit(kwargs) else {**kwargs, "max_tokens": inner.output_tokens}
 
 
-async def _begin(chunks: AsyncIterator[ChatGenerationChunk]) -> tuple[Any, AsyncIterator[ChatGenerationChunk]]:
-    """Wait for a stream's first chunk: until then it can be tried again, or elsewhere."""
+async def _begin(
+    call: Callable[[], AsyncIterator[ChatGenerationChunk]],
+) -> tuple[Any, AsyncIterator[ChatGenerationChunk]]:
+    """Open a stream and wait for its first chunk: until then it can be tried again, or elsewhere."""
+    chunks = call()
     return await anext(chunks, _END), chunks
 
 
-def _begin_sync(chunks: Iterator[ChatGenerationChunk]) -> tuple[Any, Iterator[ChatGenerationChunk]]:
+def _begin_sync(call: Callable[[], Iterator[ChatGenerationChunk]]) -> tuple[Any, Iterator[ChatGenerationChunk]]:
+    chunks = call()
     return next(chunks, _END), chunks

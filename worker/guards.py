@@ -49,6 +49,7 @@ class Used:
     input_tokens: int
     output_tokens: int
     cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
     is_estimated: bool = False
 
 
@@ -169,7 +170,8 @@ class Guards:
             tokens, cost, is_estimated = (admitted.reserved.tokens, 0), admitted.reserved.cost_nano_usd, True
         else:
             tokens, is_estimated = (used.input_tokens, used.output_tokens), used.is_estimated
-            cost = self.pricing.cost_nano_usd(admitted.model, *tokens, used.cached_input_tokens).nano_usd
+            cached = (used.cached_input_tokens, used.cache_write_tokens)
+            cost = self.pricing.cost_nano_usd(admitted.model, *tokens, *cached).nano_usd
         task.input_tokens += tokens[0]
         task.output_tokens += tokens[1]
         task.cost_nano_usd += cost

@@ -15,8 +15,11 @@ from shared import lua
 from shared.logs import get_logger
 from shared.redis_clients import open_sync
 from shared.task_queue import Lease, Reaped, leave_call, reap_call, renew_call
+from shared.token_budget import BudgetLimits, expire_call
+from worker.guards import tell_alerts
 
 STUCK_S = 30.0
+_EXPIRED_AT_ONCE = 100
 MARGIN_S = 1.0
 """No model call starts this shortly before the lease may end (self-fencing)."""
 
@@ -34,6 +37,7 @@ class LeaseKeeper:
         loop: The loop that runs the tasks; both callbacks are called in it.
         on_renewed: Gets what Redis says this worker owns, and when (monotonic) it was asked.
         on_lost: Called once when another worker has reaped this one.
+        budget: Reservations of dead callers are charged under these limits.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class LeaseKeeper:
         loop: asyncio.AbstractEventLoop,
         on_renewed: Callable[[Lease, float], None],
         on_lost: Callable[[], None],
+        budget: BudgetLimits,
     ) -> None:
         self.worker = worker
         self._redis = open_sync(url, connections=1, timeout_s=max(1.0, lease_ms / 4000))
@@ -53,6 +58,7 @@ class LeaseKeeper:
         self._loop = loop
         self._on_renewed = on_renewed
         self._on_lost = on_lost
+        self._budget = budget
         self._stopping = threading.Event()
         self._renewed_at = self._unbroken_since = self._ticked_at = time.monotonic()
         self._thread = threading.Thread(target=self._keep, name=f"lease of {worker}", daemon=True)
@@ -122,6 +128,9 @@ class LeaseKeeper:
             return wait_s
         while (reaped := lua.run_sync(self._redis, reap_call())).reaped or reaped.promoted:
             _log_reaped(reaped)
+        while (expired := lua.run_sync(self._redis, expire_call(_EXPIRED_AT_ONCE, self._budget))).charged:
+            _log.warning("budget.expired", reservations=len(expired.charged))
+            tell_alerts(expired.alerts)
         return wait_s if reaped.next_due_ms is None else min(wait_s, reaped.next_due_ms / 1000)
 
 

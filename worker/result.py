@@ -8,14 +8,30 @@ from typing import Any
 from pydantic_core import PydanticSerializationError, to_json
 
 from shared.errors import ErrorType
-from shared.pricing import Pricing
+from shared.redis_clients import is_outage
 from shared.safe_json import read_json
 from shared.task_queue import Claimed
 from shared.tasks import SCHEMA, ResultMetadata, State, Task
-from worker.usage import TaskUsage
+from worker.checkpoints import CheckpointOutageError
+from worker.guards import TaskGuard
+from worker.provider_errors import read_failure
+from worker.refusals import (
+    GuardUnavailable,
+    ProviderRefused,
+    ProviderUnavailableError,
+    Refusal,
+    TaskCancelled,
+    TaskGone,
+    ToolError,
+)
 
 ERROR_BYTES = 8_000
 """Longest error message of a result."""
+
+_OUTAGE_WAIT_S = 1.0
+_SHORTEST_WAIT_S = 0.5
+_CLOSE_S = 0.1
+"""So near to its deadline a task has reached it."""
 
 INTERRUPT = "__interrupt__"
 TASK_METADATA = "task_metadata"
@@ -39,12 +55,17 @@ class Ended:
 
 @dataclass(slots=True)
 class Result:
-    """How a graph's run ended, before it is written down."""
+    """How a graph's run ended, before it is written down.
+
+    Two states are no end: pending, the task goes back to the queue and may run again after `retry_after_s`; running,
+    another worker owns it.
+    """
 
     state: State
     output: Any = None
     error: tuple[ErrorType, str] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    retry_after_s: float | None = None
 
 
 def read_output(output: Any) -> Result:
@@ -63,21 +84,42 @@ def read_output(output: Any) -> Result:
     return Result(State.SUCCESS, output, metadata=metadata)
 
 
-def graph_error(error: BaseException) -> Result:
-    """The graph raised: its message is the reason."""
-    return Result(State.ERROR, error=(ErrorType.GRAPH_ERROR, f"{type(error).__name__}: {error}"))
+def read_error(error: BaseException, deadline_at: float) -> Result:
+    """Say how a run ended that raised `error`, with `deadline_at` (monotonic) ahead of it."""
+    message = str(error) or type(error).__name__
+    left_s = deadline_at - time.monotonic()
+    if isinstance(error, TaskGone):
+        return Result(State.RUNNING)
+    if isinstance(error, TaskCancelled):
+        return Result(State.CANCELLED)
+    if isinstance(error, CheckpointOutageError) or is_outage(error):
+        return Result(State.PENDING, error=(ErrorType.GUARD_UNAVAILABLE, message), retry_after_s=_OUTAGE_WAIT_S)
+    if isinstance(error, GuardUnavailable) and left_s <= _CLOSE_S:
+        return Result(State.TIMEOUT, error=(ErrorType.TIMEOUT, f"the deadline passed while {message}"))
+    if isinstance(error, ProviderRefused | ProviderUnavailableError):
+        wait_s = max(error.retry_after_s or 0.0, _SHORTEST_WAIT_S)
+        if not getattr(error, "was_called", False) and wait_s < left_s:
+            return Result(State.PENDING, error=(ErrorType.PROVIDER_UNAVAILABLE, message), retry_after_s=wait_s)
+        return Result(
+            State.ERROR, error=(ErrorType.PROVIDER_UNAVAILABLE, message), retry_after_s=error.retry_after_s or None
+        )
+    if isinstance(error, Refusal):
+        return Result(State.ERROR, error=(error.error_type, message), retry_after_s=error.retry_after_s)
+    if isinstance(error, ToolError):
+        return Result(State.ERROR, error=(ErrorType.TOOL_ERROR, message))
+    kind = ErrorType.PROVIDER_UNAVAILABLE if read_failure(error).is_unavailable else ErrorType.GRAPH_ERROR
+    return Result(State.ERROR, error=(kind, f"{type(error).__name__}: {error}"))
 
 
-def sum_usage(usage: TaskUsage, pricing: Pricing) -> dict[str, Any]:
-    """Sum tokens and cost over the models that were called; the last one called names the task's model."""
-    totals: dict[str, Any] = {"input_tokens": 0, "output_tokens": 0}
-    nano_usd = 0
-    for model, used in usage.usage_metadata.items():
-        totals["model"] = model
-        totals["input_tokens"] += used["input_tokens"]
-        totals["output_tokens"] += used["output_tokens"]
-        nano_usd += pricing.cost_nano_usd(model, used["input_tokens"], used["output_tokens"])[0]
-    return {**totals, "cost_usd": nano_usd / 1e9}
+def usage_of(guard: TaskGuard) -> dict[str, Any]:
+    """What the model calls of this run used."""
+    return {
+        "model": guard.model,
+        "input_tokens": guard.input_tokens,
+        "output_tokens": guard.output_tokens,
+        "cost_usd": guard.cost_nano_usd / 1e9,
+        "fallback_used": guard.fallback_used,
+    }
 
 
 def write_result(
@@ -91,7 +133,7 @@ def write_result(
         "task_id": task.task_id if task else claimed.id,
         "status": result.state,
         "result": result.output,
-        "error": _error(result.error),
+        "error": _error(result.error, result.retry_after_s),
         "metadata": {
             **result.metadata,
             "graph": task.graph if task else "",
@@ -130,11 +172,11 @@ def _encode(document: dict[str, Any]) -> bytes | tuple[ErrorType, str]:
     return encoded
 
 
-def _error(error: tuple[ErrorType, str] | None) -> dict[str, Any] | None:
+def _error(error: tuple[ErrorType, str] | None, retry_after_s: float | None = None) -> dict[str, Any] | None:
     if error is None:
         return None
     message = error[1].encode(errors="replace")[:ERROR_BYTES].decode(errors="ignore")
-    return {"type": error[0], "message": message, "retry_after_s": None}
+    return {"type": error[0], "message": message, "retry_after_s": retry_after_s}
 
 
 def _iso(at_ms: int) -> str:

@@ -9,6 +9,8 @@ from langgraph.graph import END, START, StateGraph
 from typing_extensions import TypedDict  # Python 3.11's own has no JSON schema
 
 MODEL = "gpt-4o-mini"
+OUTPUT_TOKENS = 200
+"""Of one call at most: the budget holds so much while it runs."""
 
 
 class Work(TypedDict):
@@ -56,7 +58,7 @@ def build(ask: Ask) -> StateGraph[Work]:
     return builder
 
 
-_model = ChatOpenAI(model=MODEL)
+_model = ChatOpenAI(model=MODEL, max_completion_tokens=OUTPUT_TOKENS)
 
 
 async def _ask_model(prompt: str) -> str:
