@@ -4,20 +4,27 @@ Every state change of a task carries (id, epoch, worker) and is refused when sta
 is always the server's. No task lives in a process only: the set of a worker's own ids in Redis is the truth.
 
 Keys (type; lifetime):
-    agent:task:<id>        hash    state, epoch, owner, queue, place, crashes, created, started, deadline (ms), cancel,
-                                   digest; until deadline + idempotency window, then the window after its end
+    agent:task:<id>        hash    state, epoch, owner, queue, place, user, thread, crashes, failures, created, started,
+                                   deadline (ms), cancel, digest; until deadline + idempotency window, then the window
+                                   after its end
     agent:result:<id>      string  the result document; result TTL
     agent:events:<id>      stream  state changes; until a while after the end
-    agent:open             zset    id -> created (ms), tasks that are not terminal; stays
+    agent:open             zset    id -> deadline (ms), tasks that are not terminal; stays
     agent:delayed          zset    id -> when it is due (ms); stays
+    agent:runnable:<queue> hash    user -> ids of theirs in rq:queue:<queue>; stays
+    agent:waiting:<queue>:<user>  list  ids that wait for their user's turn; stays while there are any
+    agent:in_flight        hash    user -> tasks that run; stays while there are any
+    agent:capped:<user>    set     queues in which only the cap holds a user back; stays while it does
+    agent:thread:<thread>  list    open tasks of a thread, in order; stays while there are any
+    agent:sweep            string  how far the sweeper got; a day
     agent:workers          zset    worker -> lease end (ms); stays, a dead worker is removed by `reap`
     agent:own:<worker>     set     ids that the worker owns; emptied by `finish`, `release` and `reap`
     agent:graphs           zset    graph -> until when a live worker serves it (ms); a day
     agent:graph_schemas    hash    graph -> JSON schema of its input; a day
-    rq:queue:<queue>       list    runnable ids
+    rq:queue:<queue>       list    runnable ids, one per user; the others wait for their user's turn
     rq:job:<id>            hash    RQ's job, its `data` holds the task; as agent:task
     rq:wip:<queue>         zset    `<id>:<epoch>` of running tasks
-    rq:finished:<queue>    zset    id -> when to forget it (s); result TTL; rq:failed:<queue> likewise
+    rq:finished:<queue>    zset    id -> when to forget it (s); result TTL; rq:failed: and rq:canceled: likewise
     rq:results:<id>        stream  failures, for RQ's tools; result TTL
     rq:queues, rq:workers, rq:workers:<queue>, rq:worker:<worker>: RQ's registers, as RQ keeps them
 
@@ -31,13 +38,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, StrEnum
+from functools import cache
 from typing import Any
 
-from shared.lua import Call, load_script
+from shared.lua import Call, Script, load_script, make_script
 from shared.tasks import State, Task
 
 OPEN = "agent:open"
 DELAYED = "agent:delayed"
+SWEEP = "agent:sweep"
 WORKERS = "agent:workers"
 GRAPHS = "agent:graphs"
 GRAPH_SCHEMAS = "agent:graph_schemas"
@@ -51,7 +60,7 @@ _NOW = ""
 
 @dataclass(frozen=True, slots=True)
 class QueueTimes:
-    """How long things are kept, in milliseconds, and how long job data may be, in bytes."""
+    """How long things are kept, in milliseconds, and how much of something there may be."""
 
     lease_ms: int = 8_000
     result_ms: int = 3_600_000
@@ -60,11 +69,13 @@ class QueueTimes:
     adopt_ms: int = 300_000
     job_bytes: int = 300_000
     memory_percent: int = 85
+    user_tasks: int = 0
+    """Tasks of one user in flight at most, in the whole fleet; 0 for any number."""
 
     def __post_init__(self) -> None:
         """Refuse what would forget a task before it ends."""
         for name in self.__slots__:
-            if getattr(self, name) <= 0:
+            if getattr(self, name) < (name != "user_tasks"):
                 raise ValueError(f"expected {name} to be above 0, got: {getattr(self, name)}")
 
 
@@ -114,6 +125,9 @@ class Claimed:
     started_at_ms: int
     deadline_at_ms: int
     crashes: int
+    failures: int
+    """How often its graph has failed and was tried again."""
+    is_cancelled: bool
     data: bytes
     origin: Origin
     acting_fields: tuple[str, ...]
@@ -139,6 +153,15 @@ class Finished(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Swept:
+    """The answer of `sweep`: ids queued again, ids past their deadline that nobody runs, ids RQ's tools removed."""
+
+    again: tuple[str, ...]
+    overdue: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Reaped:
     """The answer of `reap`: ids taken from dead workers, ids that became due, ms until the next one is due."""
 
@@ -160,6 +183,11 @@ def result_key(task_id: str) -> str:
 def events_key(task_id: str) -> str:
     """Name the stream that holds a task's events."""
     return f"agent:events:{task_id}"
+
+
+def commands_channel(worker: str) -> str:
+    """Name the channel on which a worker is told to stop a task; RQ's own is for those who may publish there."""
+    return f"agent:commands:{worker}"
 
 
 def queue_key(queue: str) -> str:
@@ -190,12 +218,21 @@ def describe(task: Task) -> str:
     return f"{task.graph} for {task.user_id or 'anonymous'}"
 
 
+@cache
+def _script(verb: str) -> Script:
+    """Put the functions that all verbs share before the body of one; its flags stay the first line."""
+    name = f"task_queue_{verb}"
+    source, places = load_script(name).source, load_script("task_queue_places").source
+    flags = source[: source.index("\n") + 1] if source.startswith("#!") else ""
+    return make_script(name, flags + places + source.removeprefix(flags))
+
+
 def submit_call(task: Task, queue: str, times: QueueTimes, now_ms: int | str = _NOW) -> Call[Submission]:
     """Put `task` on `queue` unless its id is known already."""
     key = task.key
     return Call(
-        load_script("task_queue_submit"),
-        [task_hash(key), job_hash(key), queue_key(queue), RQ_QUEUES, OPEN, GRAPHS, WORKERS],
+        _script("submit"),
+        [task_hash(key), job_hash(key), RQ_QUEUES, OPEN, GRAPHS, WORKERS],
         [
             key,
             queue,
@@ -205,6 +242,8 @@ def submit_call(task: Task, queue: str, times: QueueTimes, now_ms: int | str = _
             int(task.deadline_s * 1000),
             times.window_ms,
             describe(task),
+            task.user_key,
+            _thread(task),
             rq_now(),
             times.memory_percent,
             now_ms,
@@ -218,7 +257,7 @@ def renew_call(
 ) -> Call[Lease | None]:
     """Extend the worker's lease (or take one, with `join`); None: the lease is lost, another worker has reaped."""
     return Call(
-        load_script("task_queue_renew"),
+        _script("renew"),
         [WORKERS, _own(worker), GRAPHS, GRAPH_SCHEMAS, _rq_worker(worker)],
         [worker, lease_ms, int(join), json.dumps(dict(graphs)), rq_now(), now_ms],
         lambda reply: Lease(_ids(reply[1]), _ids(reply[2])) if reply[0] else None,
@@ -228,19 +267,33 @@ def renew_call(
 def claim_call(worker: str, n: int, queues: Sequence[str], times: QueueTimes, now_ms: int | str = _NOW) -> Call[Claim]:
     """Take up to `n` tasks, the queues in strict order."""
     return Call(
-        load_script("task_queue_claim"),
+        _script("claim"),
         [WORKERS, _own(worker), OPEN, RQ_SUSPENDED, _rq_worker(worker), *map(queue_key, queues)],
-        [worker, n, times.job_bytes, times.events_ms, times.adopt_ms, rq_now(), now_ms],
+        [worker, n, times.job_bytes, times.events_ms, times.adopt_ms, times.user_tasks, rq_now(), now_ms],
         _decode_claim,
     )
 
 
 def adopt_call(claimed: Claimed, worker: str, task: Task, times: QueueTimes) -> Call[int]:
-    """Take over a job of stock RQ that holds `task`; answers its deadline (ms), 0 when fenced off."""
+    """Take over a job of stock RQ that holds `task`.
+
+    Answers its deadline (ms), or no positive number when it is not ours to run: fenced off, or parked for its thread.
+    """
     return Call(
-        load_script("task_queue_adopt"),
-        [task_hash(claimed.id), job_hash(claimed.id)],
-        [claimed.epoch, worker, task.digest, int(task.deadline_s * 1000), times.window_ms, describe(task)],
+        _script("adopt"),
+        [task_hash(claimed.id), job_hash(claimed.id), OPEN, _own(worker)],
+        [
+            claimed.id,
+            claimed.epoch,
+            worker,
+            task.digest,
+            int(task.deadline_s * 1000),
+            times.window_ms,
+            describe(task),
+            task.job_data(),
+            task.user_key,
+            _thread(task),
+        ],
         int,
     )
 
@@ -258,9 +311,9 @@ def finish_call(
 ) -> Call[Finished]:
     """Write the terminal result; `failure` is what RQ's tools show as the reason."""
     task_id, queue = claimed.id, claimed.queue
-    succeeded = state in {State.SUCCESS, State.INTERRUPTED}
+    rq_status = _rq_status(state)
     return Call(
-        load_script("task_queue_finish"),
+        _script("finish"),
         [
             task_hash(task_id),
             result_key(task_id),
@@ -269,7 +322,7 @@ def finish_call(
             OPEN,
             job_hash(task_id),
             f"rq:wip:{queue}",
-            f"rq:{'finished' if succeeded else 'failed'}:{queue}",
+            f"rq:{rq_status}:{queue}",
             f"rq:results:{task_id}",
             _rq_worker(worker),
         ],
@@ -279,10 +332,11 @@ def finish_call(
             worker,
             state.value,
             result,
-            times.result_ms,
+            # A question is kept as long as it can be answered.
+            times.window_ms if state is State.INTERRUPTED else times.result_ms,
             times.events_ms,
             times.window_ms,
-            "finished" if succeeded else "failed",
+            rq_status,
             b64encode(zlib.compress(failure.encode())) if failure else b"",
             rq_now(),
             f"{run_s:.6f}",
@@ -293,14 +347,60 @@ def finish_call(
 
 
 def release_call(
-    task_id: str, epoch: int, queue: str, worker: str, delay_ms: int = 0, now_ms: int | str = _NOW
+    task_id: str,
+    epoch: int,
+    queue: str,
+    worker: str,
+    delay_ms: int = 0,
+    *,
+    failed: bool = False,
+    now_ms: int | str = _NOW,
 ) -> Call[bool]:
-    """Give a task back uncharged, to the front of its queue or for later; False: it was not ours any more."""
+    """Give a task back, to the front of its queue or for later; False: it was not ours any more.
+
+    No crash is charged; `failed` counts against the task's max_attempts.
+    """
     return Call(
-        load_script("task_queue_release"),
-        [task_hash(task_id), _own(worker), DELAYED, queue_key(queue), f"rq:wip:{queue}", job_hash(task_id)],
-        [task_id, epoch, worker, delay_ms, now_ms],
+        _script("release"),
+        [task_hash(task_id), _own(worker), DELAYED, f"rq:wip:{queue}", job_hash(task_id)],
+        [task_id, epoch, worker, delay_ms, int(failed), now_ms],
         bool,
+    )
+
+
+def cancel_call(
+    task_id: str, state: State, result: bytes, times: QueueTimes, now_ms: int | str = _NOW
+) -> Call[State | None]:
+    """End a task that nobody runs as `state` (cancelled or timeout), with `result`.
+
+    A running one is told to stop when `state` is cancelled: no model call of it starts from then on. Answers the state
+    in which it is now; None: there is no such task.
+    """
+    return Call(
+        _script("cancel"),
+        [task_hash(task_id), result_key(task_id), events_key(task_id), OPEN, DELAYED, job_hash(task_id)],
+        [
+            task_id,
+            state.value,
+            result,
+            times.result_ms,
+            times.events_ms,
+            times.window_ms,
+            _rq_status(state),
+            rq_now(),
+            now_ms,
+        ],
+        lambda reply: State(reply.decode()) if reply else None,
+    )
+
+
+def sweep_call(n: int = 100, now_ms: int | str = _NOW) -> Call[Swept]:
+    """Queue again what is not where its hash says, among the next `n` open tasks; find what is past its deadline."""
+    return Call(
+        _script("sweep"),
+        [OPEN, SWEEP, DELAYED],
+        [n, now_ms],
+        lambda reply: Swept(*(tuple(id_.decode() for id_ in ids) for ids in reply)),
     )
 
 
@@ -325,7 +425,7 @@ def leave_call(worker: str) -> Call[int]:
 def reap_call(n: int = 100, now_ms: int | str = _NOW) -> Call[Reaped]:
     """Bring back the tasks of dead workers and promote delayed tasks that are due, `n` of each at most."""
     return Call(
-        load_script("task_queue_reap"),
+        _script("reap"),
         [WORKERS, DELAYED, RQ_WORKERS],
         [n, now_ms],
         lambda reply: Reaped(
@@ -334,6 +434,17 @@ def reap_call(n: int = 100, now_ms: int | str = _NOW) -> Call[Reaped]:
             None if int(reply[2]) < 0 else int(reply[2]),
         ),
     )
+
+
+def _rq_status(state: State) -> str:
+    """Name the registry in which RQ's tools show a task that ended in `state`."""
+    if state is State.CANCELLED:
+        return "canceled"
+    return "finished" if state in {State.SUCCESS, State.INTERRUPTED} else "failed"
+
+
+def _thread(task: Task) -> str:
+    return "" if task.thread_id is None else task.thread_key
 
 
 def _ids(reply: Sequence[bytes]) -> frozenset[str]:
@@ -352,7 +463,7 @@ def _decode_claim(reply: Sequence[Any]) -> Claim:
 
 
 def _decode_claimed(task: Sequence[Any], now_ms: int) -> Claimed:
-    id_, epoch, queue, created, started, deadline, crashes, data, origin, acting = task
+    id_, epoch, queue, created, started, deadline, crashes, failures, cancelled, data, origin, acting = task
     return Claimed(
         id=id_.decode(),
         epoch=int(epoch),
@@ -361,6 +472,8 @@ def _decode_claimed(task: Sequence[Any], now_ms: int) -> Claimed:
         started_at_ms=int(started),
         deadline_at_ms=int(deadline),
         crashes=int(crashes),
+        failures=int(failures),
+        is_cancelled=bool(cancelled),
         data=data,
         origin=Origin(origin.decode()),
         acting_fields=tuple(field.decode() for field in acting),

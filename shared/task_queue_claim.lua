@@ -5,7 +5,7 @@
 --
 -- KEYS[1] agent:workers          zset    worker -> lease end (ms)
 -- KEYS[2] agent:own:<worker>     set     ids that this worker owns
--- KEYS[3] agent:open             zset    id -> created (ms)
+-- KEYS[3] agent:open             zset    id -> deadline (ms)
 -- KEYS[4] rq:suspended           string  set while `rq suspend` holds
 -- KEYS[5] rq:worker:<worker>     hash    RQ's worker, read by its tools
 -- KEYS from the 6th on: rq:queue:<queue>, lists, the most urgent first
@@ -14,20 +14,18 @@
 -- ARGV[3] longest job data that is read (bytes)
 -- ARGV[4] keep the events after the deadline (ms)
 -- ARGV[5] deadline of an adopted job until it is adopted (ms from now)
--- ARGV[6] now as RQ writes it, for its tools only
--- ARGV[7] now (ms) in tests, else empty
+-- ARGV[6] tasks of one user in flight at most, 0 for any number
+-- ARGV[7] now as RQ writes it, for its tools only
+-- ARGV[8] now (ms) in tests, else empty
 -- Returns {outcome, now (ms), tasks, dropped ids}; outcome: ok | no_lease | suspended
---   task: {id, epoch, queue, created (ms), started (ms), deadline (ms), crashes, data, origin, names of unusual fields}
+--   task: {id, epoch, queue, created (ms), started (ms), deadline (ms), crashes, failures, 1 if it is to be cancelled,
+--          data, origin, names of unusual fields}
 --   origin: ours | enqueued (by stock RQ) | too_long (data not read) | malformed (no hash)
 local workers_key, own_key, open_key, suspended_key, rq_worker_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local worker, n, max_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local events_ms, adopt_ms, now_iso = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
-local now_ms = tonumber(ARGV[7])
-if not now_ms then
-  local time = redis.call('TIME')
-  now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-end
-local now = string.format('%.0f', now_ms)
+local events_ms, adopt_ms, cap, now_iso = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
+local now_ms = clock(ARGV[8])
+local now = whole(now_ms)
 
 local lease_end = tonumber(redis.call('ZSCORE', workers_key, worker))
 if not lease_end or lease_end < now_ms then
@@ -42,7 +40,7 @@ local acting = {'success_callback_name', 'failure_callback_name', 'stopped_callb
   'dependency_ids', 'number_of_retries', 'retries_left', 'retry_intervals', 'repeats_left', 'repeat_intervals',
   'rate_limit_key', 'group_id'}
 
-local function foreign(id, job_key)
+local function foreign(job_key)
   if redis.call('TYPE', job_key).ok ~= 'hash' then
     return 'malformed', '', {}
   end
@@ -58,6 +56,49 @@ local function foreign(id, job_key)
   return 'enqueued', redis.call('HGET', job_key, 'data') or '', found
 end
 
+-- Make a task of a job that is known to RQ only.
+local function register(id, task_key, job_key, queue)
+  if #id > 128 or not id:match('^[%w_-]+$') or redis.call('EXISTS', job_key) == 0 then
+    return false
+  end
+  local deadline = whole(now_ms + adopt_ms)
+  redis.call('HSET', task_key, 'state', 'pending', 'epoch', 0, 'queue', queue, 'created', now, 'deadline', deadline,
+    'digest', '')
+  redis.call('PEXPIREAT', task_key, whole(now_ms + adopt_ms + events_ms))
+  redis.call('ZADD', open_key, deadline, id)
+  return true
+end
+
+local function own(id, task_key, job_key, queue)
+  local fields = redis.call('HMGET', task_key, 'epoch', 'created', 'deadline', 'crashes', 'failures', 'started',
+    'cancel', 'digest', 'user')
+  local epoch, created, deadline, crashes, failures, started, cancel, digest, user = unpack(fields)
+  local origin, data, acts = 'ours', nil, {}
+  if digest == '' then
+    origin, data, acts = foreign(job_key)
+  elseif redis.call('TYPE', job_key).ok == 'hash' then
+    data = redis.call('HGET', job_key, 'data') or ''
+  else
+    origin, data = 'malformed', ''
+  end
+  epoch = tonumber(epoch) + 1
+  redis.call('HSET', task_key, 'state', 'running', 'epoch', epoch, 'owner', worker, 'place', 'owned',
+    'started', started or now)
+  redis.call('SADD', own_key, id)
+  if user then
+    redis.call('HINCRBY', 'agent:in_flight', user, 1)
+  end
+  -- Far in the future, so that RQ's own registry cleanup never takes a running task for an abandoned one.
+  redis.pcall('ZADD', 'rq:wip:' .. queue, '4102444800', id .. ':' .. epoch)
+  if origin ~= 'malformed' then
+    redis.call('HSET', job_key, 'status', 'started', 'worker_name', worker, 'started_at', now_iso)
+  end
+  tell_state(id, 'running', epoch)
+  redis.call('PEXPIREAT', 'agent:events:' .. id, whole(tonumber(deadline) + events_ms))
+  return {id, epoch, queue, created, started or now, deadline, crashes or '0', failures or '0', cancel and 1 or 0,
+    data, origin, acts}
+end
+
 local tasks, dropped = {}, {}
 for i = 6, #KEYS do
   local queue_key = KEYS[i]
@@ -68,34 +109,27 @@ for i = 6, #KEYS do
       break
     end
     local task_key, job_key = 'agent:task:' .. id, 'rq:job:' .. id
-    local task = redis.call('HMGET', task_key, 'state', 'epoch', 'created', 'deadline', 'crashes', 'started')
-    local state, epoch, created, deadline, crashes, started = unpack(task)
-    local origin, data, acts = 'ours', nil, {}
-    if state == 'pending' then
-      data = redis.call('HGET', job_key, 'data') or ''
-      epoch = tonumber(epoch) + 1
-    elseif not state and #id <= 128 and id:match('^[%w_-]+$') and redis.call('EXISTS', job_key) == 1 then
-      origin, data, acts = foreign(id, job_key)
-      epoch, created, deadline = 1, now, string.format('%.0f', now_ms + adopt_ms)
-      redis.call('HSET', task_key, 'queue', queue, 'created', created, 'deadline', deadline, 'digest', '')
-      redis.call('PEXPIREAT', task_key, string.format('%.0f', deadline + events_ms))
-      redis.call('ZADD', open_key, now, id)
-    end
-    if data then
-      redis.call('HSET', task_key, 'state', 'running', 'epoch', epoch, 'owner', worker, 'place', 'owned',
-        'started', started or now)
-      redis.call('SADD', own_key, id)
-      -- Far in the future, so that RQ's own registry cleanup never takes a running task for an abandoned one.
-      redis.call('ZADD', 'rq:wip:' .. queue, '4102444800', id .. ':' .. epoch)
-      if origin ~= 'malformed' then
-        redis.call('HSET', job_key, 'status', 'started', 'worker_name', worker, 'started_at', now_iso)
+    local task = redis.call('HMGET', task_key, 'state', 'user', 'place')
+    local state, user, place = unpack(task)
+    local is_last = user and taken(queue, user)
+    if state == 'pending' and user and cap > 0
+        and tonumber(redis.call('HGET', 'agent:in_flight', user) or 0) >= cap then
+      redis.call('LPUSH', 'agent:waiting:' .. queue .. ':' .. user, id)
+      redis.call('HSET', task_key, 'place', 'waiting')
+      redis.call('SADD', 'agent:capped:' .. user, queue)
+    elseif state == 'pending' or (not state and register(id, task_key, job_key, queue)) then
+      tasks[#tasks + 1] = own(id, task_key, job_key, queue)
+      if place == 'queue' then
+        redis.call('HDEL', 'agent:runnable:' .. queue, '!run')
       end
-      local events_key = 'agent:events:' .. id
-      redis.call('XADD', events_key, '*', 'type', 'state', 'data', '{"state":"running","attempt":' .. epoch .. '}')
-      redis.call('PEXPIREAT', events_key, string.format('%.0f', deadline + events_ms))
-      tasks[#tasks + 1] = {id, epoch, queue, created, started or now, deadline, crashes or '0', data, origin, acts}
+      if is_last then
+        refill(queue, user)
+      end
     else
       dropped[#dropped + 1] = id:sub(1, 64)
+      if is_last then
+        refill(queue, user)
+      end
     end
   end
 end

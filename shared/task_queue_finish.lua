@@ -5,10 +5,10 @@
 -- KEYS[2] agent:result:<id>      string  the result document
 -- KEYS[3] agent:events:<id>      stream  what `wait` blocks on
 -- KEYS[4] agent:own:<worker>     set     ids that this worker owns
--- KEYS[5] agent:open             zset    id -> created (ms)
+-- KEYS[5] agent:open             zset    id -> deadline (ms)
 -- KEYS[6] rq:job:<id>            hash    RQ's job
 -- KEYS[7] rq:wip:<queue>         zset    RQ's registry of running jobs
--- KEYS[8] rq:finished:<queue> or rq:failed:<queue>   zset   id -> when to forget it (s)
+-- KEYS[8] rq:finished:<queue>, rq:failed:<queue> or rq:canceled:<queue>   zset   id -> when to forget it (s)
 -- KEYS[9] rq:results:<id>        stream  RQ's results; written for failures, so that its tools show the reason
 -- KEYS[10] rq:worker:<worker>    hash    RQ's worker
 -- ARGV[1] id
@@ -19,7 +19,7 @@
 -- ARGV[6] result TTL (ms)
 -- ARGV[7] events TTL (ms)
 -- ARGV[8] forget the task after (ms): the idempotency window
--- ARGV[9] RQ's status: finished | failed
+-- ARGV[9] RQ's status: finished | failed | canceled
 -- ARGV[10] RQ's failure text (base64 of zlib), empty for none
 -- ARGV[11] now as RQ writes it, for its tools only
 -- ARGV[12] run time (s), for RQ's worker statistics
@@ -30,13 +30,9 @@ local job_key, wip_key, registry_key, rq_results_key, rq_worker_key = KEYS[6], K
 local id, epoch, worker, state, result = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local result_ms, events_ms, window_ms = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local rq_status, rq_failure, now_iso, run_s = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
-local now_ms = tonumber(ARGV[13])
-if not now_ms then
-  local time = redis.call('TIME')
-  now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-end
+local now_ms = clock(ARGV[13])
 
-local task = redis.call('HMGET', task_key, 'state', 'epoch', 'owner')
+local task = redis.call('HMGET', task_key, 'state', 'epoch', 'owner', 'user', 'thread')
 if task[2] ~= epoch or task[3] ~= worker then
   return 0
 end
@@ -51,6 +47,8 @@ redis.call('SREM', own_key, id)
 redis.call('ZREM', open_key, id)
 redis.call('XADD', events_key, '*', 'type', 'end', 'data', '{"state":"' .. state .. '"}')
 redis.call('PEXPIRE', events_key, events_ms)
+stopped_running(task[4])
+leave_thread(id, task[5])
 
 -- From here on only RQ's tools are told; a key of theirs that somebody broke must not undo what was decided above.
 redis.pcall('ZREM', wip_key, id .. ':' .. epoch)

@@ -9,20 +9,8 @@
 -- ARGV[2] now (ms) in tests, else empty
 -- Returns {ids reaped, ids promoted, ms until the next delayed task is due or -1}
 local workers_key, delayed_key, rq_workers_key = KEYS[1], KEYS[2], KEYS[3]
-local n = tonumber(ARGV[1])
-local now_ms = tonumber(ARGV[2])
-if not now_ms then
-  local time = redis.call('TIME')
-  now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-end
-local now = string.format('%.0f', now_ms)
-
-local function back(id, task_key, queue)
-  redis.call('HSET', task_key, 'state', 'pending', 'place', 'queue')
-  redis.call('HDEL', task_key, 'owner')
-  redis.call('LPUSH', 'rq:queue:' .. queue, id)
-  redis.pcall('HSET', 'rq:job:' .. id, 'status', 'queued', 'worker_name', '')
-end
+local n, now_ms = tonumber(ARGV[1]), clock(ARGV[2])
+local now = whole(now_ms)
 
 local reaped = {}
 for _, worker in ipairs(redis.call('ZRANGEBYSCORE', workers_key, '-inf', now, 'LIMIT', 0, 10)) do
@@ -33,11 +21,14 @@ for _, worker in ipairs(redis.call('ZRANGEBYSCORE', workers_key, '-inf', now, 'L
       break
     end
     local task_key = 'agent:task:' .. id
-    local task = redis.call('HMGET', task_key, 'state', 'owner', 'queue', 'epoch')
+    local task = redis.call('HMGET', task_key, 'state', 'owner', 'queue', 'epoch', 'user')
     if task[1] == 'running' and task[2] == worker then
       redis.call('HINCRBY', task_key, 'crashes', 1)
       redis.pcall('ZREM', 'rq:wip:' .. task[3], id .. ':' .. task[4])
-      back(id, task_key, task[3])
+      stopped_running(task[5])
+      put_back(id, task[3], task[5])
+      tell_state(id, 'pending', task[4])
+      redis.pcall('HSET', 'rq:job:' .. id, 'status', 'queued', 'worker_name', '')
       reaped[#reaped + 1] = id
     end
   end
@@ -52,14 +43,14 @@ for _, worker in ipairs(redis.call('ZRANGEBYSCORE', workers_key, '-inf', now, 'L
   end
 end
 
-local promoted = redis.call('ZRANGEBYSCORE', delayed_key, '-inf', now, 'LIMIT', 0, n)
-for _, id in ipairs(promoted) do
+local due = redis.call('ZRANGEBYSCORE', delayed_key, '-inf', now, 'LIMIT', 0, n)
+for _, id in ipairs(due) do
   redis.call('ZREM', delayed_key, id)
-  local task_key = 'agent:task:' .. id
-  local task = redis.call('HMGET', task_key, 'place', 'queue')
+  local task = redis.call('HMGET', 'agent:task:' .. id, 'place', 'queue', 'user')
   if task[1] == 'delayed' then
-    back(id, task_key, task[2])
+    put_back(id, task[2], task[3])
+    redis.pcall('HSET', 'rq:job:' .. id, 'status', 'queued')
   end
 end
 local first = redis.call('ZRANGE', delayed_key, 0, 0, 'WITHSCORES')
-return {reaped, promoted, first[2] and math.max(0, first[2] - now_ms) or -1}
+return {reaped, due, first[2] and math.max(0, first[2] - now_ms) or -1}

@@ -16,11 +16,7 @@
 -- Returns {0} when the lease is lost, else {1, own ids, those of them that are to be cancelled}
 local workers_key, own_key, graphs_key, schemas_key, rq_worker_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local worker, lease_ms, joining, graphs, now_iso = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1', ARGV[4], ARGV[5]
-local now_ms = tonumber(ARGV[6])
-if not now_ms then
-  local time = redis.call('TIME')
-  now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-end
+local now_ms = clock(ARGV[6])
 
 if not joining and not redis.call('ZSCORE', workers_key, worker) then
   return {0}

@@ -2,11 +2,10 @@
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
 -- KEYS[2] rq:job:<id>          hash    RQ's job, read by its tools; `data` carries the task
--- KEYS[3] rq:queue:<queue>     list    runnable ids
--- KEYS[4] rq:queues            set     RQ's list of queues
--- KEYS[5] agent:open           zset    id -> created (ms); every task that is not terminal
--- KEYS[6] agent:graphs         zset    graph -> until when a live worker serves it (ms)
--- KEYS[7] agent:workers        zset    worker -> lease end (ms)
+-- KEYS[3] rq:queues            set     RQ's list of queues
+-- KEYS[4] agent:open           zset    id -> deadline (ms); every task that is not terminal
+-- KEYS[5] agent:graphs         zset    graph -> until when a live worker serves it (ms)
+-- KEYS[6] agent:workers        zset    worker -> lease end (ms)
 -- ARGV[1] id
 -- ARGV[2] queue name
 -- ARGV[3] job data: ["worker.run_task", null, [task], {}] as JSON
@@ -15,21 +14,18 @@
 -- ARGV[6] deadline (ms from now)
 -- ARGV[7] forget after the deadline (ms): the idempotency window
 -- ARGV[8] description for RQ's tools; never holds input
--- ARGV[9] now as RQ writes it, for its tools only
--- ARGV[10] refuse above this share of maxmemory (percent)
--- ARGV[11] now (ms) in tests, else empty
+-- ARGV[9] user, by whom tasks take turns
+-- ARGV[10] thread whose tasks run one at a time, empty for none
+-- ARGV[11] now as RQ writes it, for its tools only
+-- ARGV[12] refuse above this share of maxmemory (percent)
+-- ARGV[13] now (ms) in tests, else empty
 -- Returns {outcome, state or detail}:
 --   created, pending | exists, <state> | conflict, <state> | full, <percent used> | unknown_graph, <graphs, comma separated>
-local task_key, job_key, queue_key, queues_key, open_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local graphs_key, workers_key = KEYS[6], KEYS[7]
+local task_key, job_key, queues_key, open_key, graphs_key, workers_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local id, queue, data, digest, graph = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local deadline_ms, window_ms = tonumber(ARGV[6]), tonumber(ARGV[7])
-local description, now_iso, memory_mark = ARGV[8], ARGV[9], tonumber(ARGV[10])
-local now_ms = tonumber(ARGV[11])
-if not now_ms then
-  local time = redis.call('TIME')
-  now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-end
+local deadline_ms, window_ms, description = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
+local user, thread, now_iso, memory_mark = ARGV[9], ARGV[10], ARGV[11], tonumber(ARGV[12])
+local now_ms = clock(ARGV[13])
 
 local known = redis.call('HMGET', task_key, 'digest', 'state')
 if known[2] then
@@ -42,7 +38,7 @@ local max_memory = tonumber(info:match('maxmemory:(%d+)'))
 if max_memory > 0 then
   local percent = tonumber(info:match('used_memory:(%d+)')) * 100 / max_memory
   if percent > memory_mark then
-    return {'full', string.format('%.0f', percent)}
+    return {'full', whole(percent)}
   end
 end
 
@@ -52,15 +48,22 @@ if (tonumber(redis.call('ZSCORE', graphs_key, graph)) or 0) <= now_ms
   return {'unknown_graph', table.concat(redis.call('ZRANGEBYSCORE', graphs_key, now_ms, '+inf'), ', ')}
 end
 
-local ends_ms = string.format('%.0f', now_ms + deadline_ms)
-local forget_ms = string.format('%.0f', now_ms + deadline_ms + window_ms)
-redis.call('HSET', task_key, 'state', 'pending', 'epoch', 0, 'place', 'queue', 'queue', queue,
-  'created', string.format('%.0f', now_ms), 'deadline', ends_ms, 'digest', digest)
+local forget_ms = whole(now_ms + deadline_ms + window_ms)
+redis.call('HSET', task_key, 'state', 'pending', 'epoch', 0, 'queue', queue, 'created', whole(now_ms),
+  'deadline', whole(now_ms + deadline_ms), 'digest', digest, 'user', user)
 redis.call('PEXPIREAT', task_key, forget_ms)
 redis.call('HSET', job_key, 'data', data, 'origin', queue, 'status', 'queued', 'description', description,
   'created_at', now_iso, 'enqueued_at', now_iso, 'timeout', math.ceil(deadline_ms / 1000))
 redis.call('PEXPIREAT', job_key, forget_ms)
-redis.call('ZADD', open_key, string.format('%.0f', now_ms), id)
-redis.call('SADD', queues_key, queue_key)
-redis.call('RPUSH', queue_key, id)
+redis.call('ZADD', open_key, whole(now_ms + deadline_ms), id)
+redis.call('SADD', queues_key, 'rq:queue:' .. queue)
+if thread ~= '' then
+  redis.call('HSET', task_key, 'thread', thread)
+  if redis.call('RPUSH', 'agent:thread:' .. thread, id) > 1 then
+    redis.call('HSET', task_key, 'place', 'parked')
+    redis.call('HSET', job_key, 'status', 'deferred')
+    return {'created', 'pending'}
+  end
+end
+enqueue(id, queue, user)
 return {'created', 'pending'}

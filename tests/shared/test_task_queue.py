@@ -36,6 +36,7 @@ class QueueOnRedis:
     def __init__(self, redis):
         self.redis = redis
         self.now_ms = 1_800_000_000_000
+        self.times = TIMES
 
     async def submit(self, task_id="t1", queue=QUEUE, times=TIMES, **fields):
         task = Task.parse({"input": {}, "task_id": task_id, **fields}, TaskLimits())
@@ -50,7 +51,7 @@ class QueueOnRedis:
         return await lua.run(self.redis, renew_call(worker, 8000, {"assistant": "{}"}, join=False, now_ms=self.now_ms))
 
     async def claim(self, worker="w1", n=10, queues=(QUEUE,)):
-        return await lua.run(self.redis, claim_call(worker, n, queues, TIMES, self.now_ms))
+        return await lua.run(self.redis, claim_call(worker, n, queues, self.times, self.now_ms))
 
     async def claim_one(self, worker="w1"):
         (claimed,) = (await self.claim(worker, 1)).tasks
@@ -59,8 +60,10 @@ class QueueOnRedis:
     async def finish(self, claimed, worker="w1", state=State.SUCCESS):
         return await lua.run(self.redis, finish_call(claimed, worker, state, b"{}", TIMES, now_ms=self.now_ms))
 
-    async def release(self, claimed, worker="w1", delay_ms=0):
-        call = release_call(claimed.id, claimed.epoch, claimed.queue, worker, delay_ms, self.now_ms)
+    async def release(self, claimed, worker="w1", delay_ms=0, *, failed=False):
+        call = release_call(
+            claimed.id, claimed.epoch, claimed.queue, worker, delay_ms, failed=failed, now_ms=self.now_ms
+        )
         return await lua.run(self.redis, call)
 
     async def reap(self):
@@ -157,7 +160,7 @@ async def test_claim_takes_no_more_than_was_asked_for(queue):
     for i in range(5):
         await queue.submit(f"t{i}")
     assert [claimed.id for claimed in (await queue.claim(n=3)).tasks] == ["t0", "t1", "t2"]
-    assert await queue.redis.llen(f"rq:queue:{QUEUE}") == 2
+    assert [claimed.id for claimed in (await queue.claim(n=3)).tasks] == ["t3", "t4"]
 
 
 async def test_worker_without_a_lease_gets_nothing(queue):
@@ -334,7 +337,7 @@ async def test_every_key_of_an_ended_task_has_a_time_to_live(queue):
     await queue.join()
     await queue.submit()
     await queue.finish(await queue.claim_one())
-    kept_for_good = {b"agent:workers", b"rq:queues"}
+    kept_for_good = {b"agent:workers", b"rq:queues", b"agent:runnable:agent_tasks"}
     ttls = {key: await queue.redis.pttl(key) for key in await queue.redis.keys("*")}
     assert {key for key, ttl in ttls.items() if ttl < 0} <= kept_for_good
 

@@ -1,0 +1,59 @@
+#!lua flags=allow-oom
+-- End a task that nobody runs, with the result given; tell the worker of one that runs to stop.
+--
+-- KEYS[1] agent:task:<id>      hash    the task's state
+-- KEYS[2] agent:result:<id>    string  the result document
+-- KEYS[3] agent:events:<id>    stream  what `wait` blocks on
+-- KEYS[4] agent:open           zset    id -> deadline (ms)
+-- KEYS[5] agent:delayed        zset    id -> when it is due (ms)
+-- KEYS[6] rq:job:<id>          hash    RQ's job
+-- ARGV[1] id
+-- ARGV[2] state to end in: cancelled, or timeout, which leaves a running task alone
+-- ARGV[3] result document (JSON)
+-- ARGV[4] result TTL (ms)
+-- ARGV[5] events TTL (ms)
+-- ARGV[6] forget the task after (ms): the idempotency window
+-- ARGV[7] RQ's status: canceled | failed
+-- ARGV[8] now as RQ writes it, for its tools only
+-- ARGV[9] now (ms) in tests, else empty
+-- Returns the state in which the task is now: the one asked for, another terminal one, running (it will be stopped if
+--   it is being cancelled), or empty when there is no such task
+local task_key, result_key, events_key, open_key, delayed_key, job_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local id, state, result = ARGV[1], ARGV[2], ARGV[3]
+local result_ms, events_ms, window_ms = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local rq_status, now_iso, now_ms = ARGV[7], ARGV[8], clock(ARGV[9])
+
+local task = redis.call('HMGET', task_key, 'state', 'owner', 'place', 'thread', 'queue')
+local before, owner, place, thread, queue = unpack(task)
+if not before then
+  return ''
+end
+if before == 'running' and state == 'cancelled' then
+  -- The flag is what counts: admission of every model call and every renewal read it. The message is only faster.
+  redis.call('HSET', task_key, 'cancel', 1)
+  redis.call('PUBLISH', 'agent:commands:' .. owner, '{"command":"stop-job","job_id":"' .. id .. '"}')
+end
+if before ~= 'pending' then
+  return before
+end
+
+-- An id that stays behind in a list is passed over by whoever pops it.
+redis.call('HSET', task_key, 'state', state, 'place', 'done')
+redis.call('PEXPIRE', task_key, window_ms)
+redis.call('SET', result_key, result, 'PX', result_ms)
+redis.call('ZREM', open_key, id)
+if place == 'delayed' then
+  redis.call('ZREM', delayed_key, id)
+end
+redis.call('XADD', events_key, '*', 'type', 'end', 'data', '{"state":"' .. state .. '"}')
+redis.call('PEXPIRE', events_key, events_ms)
+leave_thread(id, thread)
+
+local registry_key = 'rq:' .. rq_status .. ':' .. queue
+redis.pcall('ZADD', registry_key, math.floor((now_ms + result_ms) / 1000), id)
+redis.pcall('PEXPIRE', registry_key, result_ms + 1000)
+if redis.call('EXISTS', job_key) == 1 then
+  redis.pcall('HSET', job_key, 'status', rq_status, 'ended_at', now_iso)
+  redis.call('PEXPIRE', job_key, result_ms)
+end
+return state

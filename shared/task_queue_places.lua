@@ -1,0 +1,132 @@
+-- Where a task waits and who is next: what the queue's verbs share. Runs before the body of each of them.
+--
+-- Users take turns: a queue's list holds one id per user, the user's other tasks wait behind it, and when that one is
+-- taken the next goes to the tail. A user with nothing in flight goes first. A thread's tasks run one at a time: its
+-- list holds them in order, and all but the head are parked.
+-- Returns nothing: it defines the functions below.
+--
+-- agent:runnable:<queue>         hash    user -> ids of theirs in rq:queue:<queue>; !newest and !run, see `enqueue`
+-- agent:waiting:<queue>:<user>   list    ids that wait for their user's turn
+-- agent:in_flight                hash    user -> tasks that run
+-- agent:capped:<user>            set     queues in which the user waits only because of the cap on tasks in flight
+-- agent:thread:<thread>          list    ids of the thread's open tasks, in order
+-- None of these has a TTL; all but the first, which is small, are gone when nothing waits or runs.
+local FAIR_RUN = 100
+
+local function clock(given_ms)
+  if given_ms ~= '' then
+    return tonumber(given_ms)
+  end
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+-- Put a runnable task on its queue, or behind the other tasks of its user.
+local function enqueue(id, queue, user)
+  local queue_key, runnable_key = 'rq:queue:' .. queue, 'agent:runnable:' .. queue
+  if redis.call('HEXISTS', runnable_key, user) == 1 then
+    redis.call('RPUSH', 'agent:waiting:' .. queue .. ':' .. user, id)
+    redis.call('HSET', 'agent:task:' .. id, 'place', 'waiting')
+    return
+  end
+  redis.call('HSET', runnable_key, user, 1)
+  -- First come, first served among those with nothing in flight; after FAIR_RUN of them in a row somebody else gets a
+  -- turn, or newcomers without end would starve the rest.
+  if redis.call('HEXISTS', 'agent:in_flight', user) == 0
+      and redis.call('HINCRBY', runnable_key, '!run', 1) <= FAIR_RUN then
+    redis.call('HSET', 'agent:task:' .. id, 'place', 'front')
+    local newest = redis.call('HGET', runnable_key, '!newest')
+    redis.call('HSET', runnable_key, '!newest', id)
+    if not newest or redis.call('HGET', 'agent:task:' .. newest, 'place') ~= 'front'
+        or redis.call('LINSERT', queue_key, 'AFTER', newest, id) < 1 then
+      redis.call('LPUSH', queue_key, id)
+    end
+  else
+    redis.call('HSET', 'agent:task:' .. id, 'place', 'queue')
+    redis.call('RPUSH', queue_key, id)
+  end
+end
+
+-- Put a task back that had left its queue: it goes first.
+local function put_back(id, queue, user)
+  redis.call('HSET', 'agent:task:' .. id, 'state', 'pending', 'place', 'queue')
+  redis.call('HDEL', 'agent:task:' .. id, 'owner')
+  redis.call('LPUSH', 'rq:queue:' .. queue, id)
+  if user then
+    redis.call('HINCRBY', 'agent:runnable:' .. queue, user, 1)
+  end
+end
+
+-- Let the user's next waiting task have the place on the list.
+local function refill(queue, user)
+  local waiting_key = 'agent:waiting:' .. queue .. ':' .. user
+  local id = redis.call('LPOP', waiting_key)
+  while id do
+    local task_key = 'agent:task:' .. id
+    local task = redis.call('HMGET', task_key, 'state', 'place')
+    if task[1] == 'pending' and task[2] == 'waiting' then
+      redis.call('HSET', task_key, 'place', 'queue')
+      redis.call('RPUSH', 'rq:queue:' .. queue, id)
+      redis.call('HINCRBY', 'agent:runnable:' .. queue, user, 1)
+      return
+    end
+    id = redis.call('LPOP', waiting_key)
+  end
+end
+
+-- An id of the user has left the list.
+local function taken(queue, user)
+  local runnable_key = 'agent:runnable:' .. queue
+  if redis.call('HINCRBY', runnable_key, user, -1) <= 0 then
+    redis.call('HDEL', runnable_key, user)
+    return true
+  end
+  return false
+end
+
+local function stopped_running(user)
+  if not user then
+    return
+  end
+  if redis.call('HINCRBY', 'agent:in_flight', user, -1) <= 0 then
+    redis.call('HDEL', 'agent:in_flight', user)
+  end
+  local capped_key = 'agent:capped:' .. user
+  local queues = redis.call('SMEMBERS', capped_key)
+  for _, queue in ipairs(queues) do
+    if redis.call('HEXISTS', 'agent:runnable:' .. queue, user) == 0 then
+      refill(queue, user)
+    end
+  end
+  if #queues > 0 then
+    redis.call('DEL', capped_key)
+  end
+end
+
+-- The task has ended: the next one of its thread becomes runnable. One that ends while parked is passed over later.
+local function leave_thread(id, thread)
+  local thread_key = thread and 'agent:thread:' .. thread
+  if not thread or redis.call('LINDEX', thread_key, 0) ~= id then
+    return
+  end
+  redis.call('LPOP', thread_key)
+  local next_id = redis.call('LINDEX', thread_key, 0)
+  while next_id do
+    local task = redis.call('HMGET', 'agent:task:' .. next_id, 'state', 'place', 'queue', 'user')
+    if task[1] == 'pending' and task[2] == 'parked' then
+      redis.pcall('HSET', 'rq:job:' .. next_id, 'status', 'queued')
+      return enqueue(next_id, task[3], task[4])
+    end
+    redis.call('LPOP', thread_key)
+    next_id = redis.call('LINDEX', thread_key, 0)
+  end
+end
+
+local function tell_state(id, state, epoch)
+  redis.call('XADD', 'agent:events:' .. id, 'MAXLEN', '~', 10000, '*', 'type', 'state', 'data',
+    '{"state":"' .. state .. '","attempt":' .. epoch .. '}')
+end

@@ -1,0 +1,87 @@
+#!lua flags=allow-oom
+-- Look through a batch of open tasks for any that is not where its hash says, and queue it again. Our own scripts never
+-- leave one behind; `rq empty`, a deleted key or a restored backup do.
+--
+-- KEYS[1] agent:open      zset    id -> deadline (ms)
+-- KEYS[2] agent:sweep     string  how far the last caller got
+-- KEYS[3] agent:delayed   zset    id -> when it is due (ms)
+-- ARGV[1] n, tasks looked at
+-- ARGV[2] now (ms) in tests, else empty
+-- Returns {ids queued again, ids past their deadline that nobody runs, ids that RQ's tools removed}
+local open_key, sweep_key, delayed_key = KEYS[1], KEYS[2], KEYS[3]
+local n, now_ms = tonumber(ARGV[1]), clock(ARGV[2])
+-- A longer list is not searched: a queue's list holds one id per user.
+local SEARCHED = 10000
+
+local function is_in(list_key, id)
+  local length = redis.call('LLEN', list_key)
+  return length > SEARCHED or (length > 0 and redis.call('LPOS', list_key, id) ~= false)
+end
+
+-- Whether the task is where its hash says, or somebody else will get to it.
+local function is_in_place(id, place, queue, user, thread, owner)
+  local queue_key, runnable_key = 'rq:queue:' .. queue, 'agent:runnable:' .. queue
+  if place == 'owned' then
+    return owner and redis.call('SISMEMBER', 'agent:own:' .. owner, id) == 1
+  elseif place == 'delayed' then
+    return redis.call('ZSCORE', delayed_key, id)
+  elseif place == 'parked' then
+    local head = redis.call('LINDEX', 'agent:thread:' .. thread, 0)
+    return head and head ~= id and redis.call('ZSCORE', open_key, head)
+  elseif place == 'waiting' then
+    if redis.call('HEXISTS', runnable_key, user) == 1 then
+      return redis.call('EXISTS', queue_key) == 1 and is_in('agent:waiting:' .. queue .. ':' .. user, id)
+    end
+    return redis.call('SISMEMBER', 'agent:capped:' .. user, queue) == 1
+  end
+  return is_in(queue_key, id)
+end
+
+local function queue_again(id, place, queue, user, thread)
+  local task_key = 'agent:task:' .. id
+  if redis.call('EXISTS', 'rq:queue:' .. queue) == 0 then
+    redis.call('DEL', 'agent:runnable:' .. queue)
+  end
+  if place == 'owned' then
+    redis.call('HINCRBY', task_key, 'crashes', 1)
+    stopped_running(user)
+  elseif place == 'parked' then
+    local thread_key = 'agent:thread:' .. thread
+    local head = redis.call('LINDEX', thread_key, 0)
+    if head and head ~= id then
+      return leave_thread(head, thread)
+    elseif not head then
+      redis.call('RPUSH', thread_key, id)
+    end
+  end
+  put_back(id, queue, user)
+end
+
+local from = tonumber(redis.call('GET', sweep_key) or 0)
+local ids = redis.call('ZRANGE', open_key, from, from + n - 1)
+redis.call('SET', sweep_key, #ids < n and 0 or from + n, 'EX', 86400)
+local again, removed = {}, {}
+for _, id in ipairs(ids) do
+  local task_key = 'agent:task:' .. id
+  local task = redis.call('HMGET', task_key, 'state', 'place', 'queue', 'user', 'thread', 'owner')
+  local state, place, queue, user, thread, owner = unpack(task)
+  if state ~= 'pending' and state ~= 'running' then
+    redis.call('ZREM', open_key, id)
+  elseif not is_in_place(id, place, queue, user, thread, owner) then
+    local status = redis.call('HGET', 'rq:job:' .. id, 'status')
+    if state == 'pending' and (not status or status == 'canceled') then
+      removed[#removed + 1] = id
+    else
+      queue_again(id, place, queue, user, thread)
+      again[#again + 1] = id
+    end
+  end
+end
+
+local overdue = {}
+for _, id in ipairs(redis.call('ZRANGE', open_key, '-inf', whole(now_ms), 'BYSCORE', 'LIMIT', 0, n)) do
+  if redis.call('HGET', 'agent:task:' .. id, 'state') == 'pending' then
+    overdue[#overdue + 1] = id
+  end
+end
+return {again, overdue, removed}
