@@ -61,12 +61,10 @@ async def worker(
             times=times,
             limits=TaskLimits(),
             guards=guards,
-            durable=checkpoints,
+            checkpointer=checkpointer,
             **context,
         )
-        graph_worker = GraphWorker(
-            QUEUES, redis_url, shared, concurrency=concurrency, drain_s=drain_s, checkpointer=checkpointer
-        )
+        graph_worker = GraphWorker(QUEUES, redis_url, shared, concurrency=concurrency, drain_s=drain_s)
         running = asyncio.create_task(graph_worker.run(burst=burst))
         try:
             yield graph_worker

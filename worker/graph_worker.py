@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
-import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 from rq.serializers import JSONSerializer
@@ -28,17 +27,23 @@ from shared.task_queue import (
     Claimed,
     Finished,
     Lease,
+    cancel_call,
     claim_call,
+    commands_channel,
     finish_call,
     queue_key,
     release_call,
     task_hash,
 )
-from worker.checkpoints import Checkpointer
+from shared.tasks import State
+from worker.attempt import Attempt, begin_attempt
+from worker.commands import listen
 from worker.commits import Commits
 from worker.lease import LeaseKeeper
+from worker.node_threads import NodeThreads
 from worker.result import Ended
 from worker.run import Released, RunContext, run_task
+from worker.suspects import SUSPECT_CRASHES, Suspects
 
 _CLAIM_BATCH = 16
 """Tasks taken at once: few enough that idle processes beside this one get their share."""
@@ -57,6 +62,7 @@ class _Running:
     claimed_at: float
     task: "asyncio.Task[None]"
     is_committing: bool = False
+    is_cancelled: bool = False
 
 
 class GraphWorker(BaseWorker):
@@ -68,8 +74,10 @@ class GraphWorker(BaseWorker):
         context: What the tasks share; its `worker` is set by this class.
         concurrency: Tasks in flight.
         drain_s: How long a worker that was asked to end waits for what runs, before it hands it back.
-        checkpointer: Where checkpoints live, None for none.
         checkpoint_ttl_s: How long the checkpoints of a task without thread outlive it.
+        suspects: Runs tasks beside which workers died; None runs them here as any other.
+        node_threads: Where sync nodes run. When half of them are stuck in tasks that have ended, the worker drains and
+            ends, for another to be started.
     """
 
     def __init__(
@@ -80,8 +88,9 @@ class GraphWorker(BaseWorker):
         *,
         concurrency: int = 100,
         drain_s: float = 30.0,
-        checkpointer: Checkpointer | None = None,
         checkpoint_ttl_s: float = 60.0,
+        suspects: Suspects | None = None,
+        node_threads: NodeThreads | None = None,
     ) -> None:
         self._lease_ms = context.times.lease_ms
         super().__init__(
@@ -95,8 +104,9 @@ class GraphWorker(BaseWorker):
         self._context = replace(context, worker=self.name)
         self._concurrency = concurrency
         self._drain_s = drain_s
-        self._checkpointer = checkpointer
         self._checkpoint_ttl_s = checkpoint_ttl_s
+        self._suspects = suspects
+        self._node_threads = node_threads
         self._running: dict[tuple[str, int], _Running] = {}
         self._unknown: frozenset[str] = frozenset()
         self._commits = Commits(context.redis)
@@ -121,7 +131,7 @@ class GraphWorker(BaseWorker):
         """Work until `stop` (or, with `burst`, until the queues are empty); answers how many tasks were started."""
         self._join()
         helpers = [asyncio.create_task(self._watch(queue_key(name))) for name in self.queue_names()]
-        helpers.append(asyncio.create_task(self._obey()))
+        helpers.append(asyncio.create_task(listen(self._blocking, self._channels, self._obey)))
         try:
             started = await self._serve(burst=burst)
             await self._drain()
@@ -140,6 +150,11 @@ class GraphWorker(BaseWorker):
         """Whether another worker has reaped this one, so that nothing of it may be written."""
         return self._is_lost
 
+    @property
+    def in_flight(self) -> int:
+        """How many tasks run now."""
+        return len(self._running)
+
     def stop(self) -> None:
         """Stop claiming; what runs gets `drain_s` to end. A second call hands everything back at once."""
         if self._stopping:
@@ -156,7 +171,7 @@ class GraphWorker(BaseWorker):
         self._lease = LeaseKeeper(
             self._redis_url,
             self.name,
-            self._lease_ms,
+            self._context.times,
             schemas,
             loop,
             self._reconcile,
@@ -255,9 +270,10 @@ class GraphWorker(BaseWorker):
         self._changed.set()
 
     async def _run_one(self, claimed: Claimed) -> None:
-        structlog.contextvars.bind_contextvars(task_id=claimed.id, attempt=claimed.epoch)
+        attempt = begin_attempt(claimed, self.name, self._context.audit)
+        running = self._running[claimed.id, claimed.epoch]
         try:
-            outcome: Ended | Released | None = await run_task(claimed, self._context)
+            outcome = await self._run_apart_or_here(claimed, running)
         except asyncio.CancelledError:
             outcome = Released(0, "the worker ends") if self._stopping else None
         except RedisError as error:
@@ -265,18 +281,40 @@ class GraphWorker(BaseWorker):
         if outcome is None:
             _log.warning("task.lost", reason="another worker owns it")
             return
-        self._running[claimed.id, claimed.epoch].is_committing = True
+        running.is_committing = True
         if isinstance(outcome, Released):
-            await self._release(claimed, outcome)
+            await self._release(claimed, outcome, attempt)
         else:
-            await self._finish(claimed, outcome)
+            await self._finish(claimed, outcome, attempt)
 
-    async def _release(self, claimed: Claimed, released: Released) -> None:
-        call = release_call(claimed.id, claimed.epoch, claimed.queue, self.name, released.delay_ms)
+    async def _run_apart_or_here(self, claimed: Claimed, running: _Running) -> Ended | Released | None:
+        def is_cancelled() -> bool:
+            return running.is_cancelled
+
+        if self._suspects is None or claimed.crashes < SUSPECT_CRASHES or claimed.is_cancelled:
+            return await run_task(claimed, self._context, is_cancelled)
+        _log.warning("task.isolated", crashes=claimed.crashes)
+        try:
+            return await self._suspects.run(claimed, self.name)
+        except asyncio.CancelledError:
+            if not running.is_cancelled:
+                raise
+            return await run_task(replace(claimed, is_cancelled=True), self._context)
+
+    async def _release(self, claimed: Claimed, released: Released, attempt: Attempt) -> None:
+        for record in attempt.records(None):
+            self._commits.send(record)
+        call = release_call(
+            claimed.id, claimed.epoch, claimed.queue, self.name, released.delay_ms, failed=released.failed
+        )
         if await self._commits.commit(call):
-            _log.info("task.released", reason=released.reason, delay_ms=released.delay_ms)
+            # A failed graph's own words may quote a prompt.
+            reason = "the graph failed" if released.failed else released.reason
+            _log.info("task.released", reason=reason, delay_ms=released.delay_ms)
 
-    async def _finish(self, claimed: Claimed, ended: Ended) -> None:
+    async def _finish(self, claimed: Claimed, ended: Ended, attempt: Attempt) -> None:
+        for record in attempt.records(ended):
+            self._commits.send(record)
         finished = await self._commits.commit(
             finish_call(
                 claimed,
@@ -291,10 +329,10 @@ class GraphWorker(BaseWorker):
         if finished is Finished.FENCED:
             _log.warning("task.fenced", state=ended.state)
             return
-        _log.info("task.completed", state=ended.state, duration_ms=round(ended.run_s * 1000), error=ended.error_type)
-        if ended.spent_thread and self._checkpointer:
+        attempt.tell(ended)
+        if ended.spent_thread and self._context.checkpointer:
             try:
-                await self._checkpointer.expire_thread(ended.spent_thread, self._checkpoint_ttl_s)
+                await self._context.checkpointer.expire_thread(ended.spent_thread, self._checkpoint_ttl_s)
             except RedisError as error:  # they keep the longer TTL that they were written with
                 _log.warning("checkpoints.not_expired", error=str(error))
 
@@ -328,6 +366,21 @@ class GraphWorker(BaseWorker):
             if gone and not running.is_committing:
                 _log.warning("task.lost", task_id=running.claimed.id)
                 running.task.cancel()
+            elif running.claimed.id in lease.cancelled:
+                self._cancel(running)
+        self._end_when_threads_are_stuck()
+
+    def _cancel(self, running: _Running) -> None:
+        """Stop a task whose user cancelled it: async calls are cancelled, a sync node is left alone with its thread."""
+        if not (running.is_committing or running.is_cancelled):
+            running.is_cancelled = True
+            running.task.cancel()
+
+    def _end_when_threads_are_stuck(self) -> None:
+        stuck = self._node_threads.abandoned if self._node_threads else 0
+        if stuck > self._concurrency // 2 and not self._stopping:
+            _log.error("worker.threads_stuck", worker=self.name, threads=stuck)
+            self.stop()
 
     async def _give_back(self, task_id: str) -> None:
         """Release a task that a claim gave us without our hearing of it."""
@@ -360,27 +413,27 @@ class GraphWorker(BaseWorker):
             self._is_lost = True
             self._look_again_in(_OUTAGE_WAIT_S)
 
-    async def _obey(self) -> None:
-        """Listen to RQ's commands for this worker; whatever else arrives there is logged and passed over."""
-        while True:
-            try:
-                async with self._blocking.pubsub() as channel:
-                    await channel.subscribe(self.pubsub_channel_name)
-                    async for message in channel.listen():
-                        if message["type"] == "message":
-                            self._handle(message["data"])
-            except RedisError:
-                await asyncio.sleep(_OUTAGE_WAIT_S)
+    def _channels(self) -> tuple[str, ...]:
+        return self.pubsub_channel_name, commands_channel(self.name)
 
-    def _handle(self, data: bytes) -> None:
-        try:
-            command = json.loads(data)["command"]
-        except (ValueError, LookupError, TypeError):
-            command = None
+    def _obey(self, command: str, task_id: str | None) -> None:
+        """Do what was asked for on one of our channels: RQ's own, or the one on which `cancel` publishes."""
         if command == "shutdown":
             self.stop()
+        elif command == "stop-job" and task_id:
+            for running in self._running.values():
+                if running.claimed.id == task_id:
+                    asyncio.get_running_loop().create_task(self._flag_and_cancel(running))
         else:
-            _log.warning("command.ignored", command=str(command)[:64])
+            _log.warning("command.ignored", command=command[:64])
+
+    async def _flag_and_cancel(self, running: _Running) -> None:
+        """Cancel for good: RQ's stop command leaves no trace in Redis, and this worker may die before the task ends."""
+        call = cancel_call(running.claimed.id, State.CANCELLED, b"", self._context.times)
+        with suppress(RedisError):
+            if await lua.run(self._context.redis, call) is not State.RUNNING:
+                return
+        self._cancel(running)
 
 
 async def _end(tasks: Collection["asyncio.Task[None]"]) -> None:

@@ -14,9 +14,10 @@ from redis.exceptions import RedisError
 from shared import lua
 from shared.logs import get_logger
 from shared.redis_clients import open_sync
-from shared.task_queue import Lease, Reaped, leave_call, reap_call, renew_call
+from shared.task_queue import Lease, QueueTimes, Reaped, leave_call, reap_call, renew_call
 from shared.token_budget import BudgetLimits, expire_call
 from worker.guards import tell_alerts
+from worker.sweeper import sweep
 
 STUCK_S = 30.0
 _EXPIRED_AT_ONCE = 100
@@ -32,7 +33,7 @@ class LeaseKeeper:
     Args:
         url: Redis, where the thread opens a connection of its own.
         worker: The worker's name.
-        lease_ms: How long the lease lasts; it is renewed four times in that time.
+        times: How long the lease lasts (it is renewed four times in that time) and things are kept.
         graphs: What the worker serves: graph -> JSON schema of its input.
         loop: The loop that runs the tasks; both callbacks are called in it.
         on_renewed: Gets what Redis says this worker owns, and when (monotonic) it was asked.
@@ -44,7 +45,7 @@ class LeaseKeeper:
         self,
         url: str,
         worker: str,
-        lease_ms: int,
+        times: QueueTimes,
         graphs: Mapping[str, str],
         loop: asyncio.AbstractEventLoop,
         on_renewed: Callable[[Lease, float], None],
@@ -52,8 +53,9 @@ class LeaseKeeper:
         budget: BudgetLimits,
     ) -> None:
         self.worker = worker
-        self._redis = open_sync(url, connections=1, timeout_s=max(1.0, lease_ms / 4000))
-        self._lease_s = lease_ms / 1000
+        self._redis = open_sync(url, connections=1, timeout_s=max(1.0, times.lease_ms / 4000))
+        self._times = times
+        self._lease_s = times.lease_ms / 1000
         self._graphs = graphs
         self._loop = loop
         self._on_renewed = on_renewed
@@ -88,7 +90,7 @@ class LeaseKeeper:
             self._redis.close()
 
     def _renewal(self, *, join: bool) -> lua.Call[Lease | None]:
-        return renew_call(self.worker, round(self._lease_s * 1000), self._graphs, join=join)
+        return renew_call(self.worker, self._times.lease_ms, self._graphs, join=join)
 
     def _keep(self) -> None:
         wait_s = self._lease_s / 4
@@ -128,6 +130,7 @@ class LeaseKeeper:
             return wait_s
         while (reaped := lua.run_sync(self._redis, reap_call())).reaped or reaped.promoted:
             _log_reaped(reaped)
+        sweep(self._redis, self._times)
         while (expired := lua.run_sync(self._redis, expire_call(_EXPIRED_AT_ONCE, self._budget))).charged:
             _log.warning("budget.expired", reservations=len(expired.charged))
             tell_alerts(expired.alerts)

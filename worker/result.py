@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from langgraph.types import default_retry_on
 from pydantic_core import PydanticSerializationError, to_json
 
 from shared.errors import ErrorType
@@ -13,7 +14,7 @@ from shared.safe_json import read_json
 from shared.task_queue import Claimed
 from shared.tasks import SCHEMA, ResultMetadata, State, Task
 from worker.checkpoints import CheckpointOutageError
-from worker.guards import TaskGuard
+from worker.guards import TaskGuard, current_task
 from worker.provider_errors import read_failure
 from worker.refusals import (
     GuardUnavailable,
@@ -66,6 +67,8 @@ class Result:
     error: tuple[ErrorType, str] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     retry_after_s: float | None = None
+    is_worth_retrying: bool = False
+    """Whether the graph may do better when it is tried again, if its task allows more attempts."""
 
 
 def read_output(output: Any) -> Result:
@@ -80,7 +83,9 @@ def read_output(output: Any) -> Result:
         message = f"{TASK_METADATA}: unknown keys {', '.join(sorted(unknown))}"
         return Result(State.ERROR, output, (ErrorType.GRAPH_ERROR, message))
     if error:
-        return Result(State.ERROR, output, (ErrorType(error["type"]), str(error["message"])), metadata)
+        kind = ErrorType(error["type"])
+        is_passing = kind in {ErrorType.PROVIDER_UNAVAILABLE, ErrorType.TOOL_ERROR}
+        return Result(State.ERROR, output, (kind, str(error["message"])), metadata, is_worth_retrying=is_passing)
     return Result(State.SUCCESS, output, metadata=metadata)
 
 
@@ -97,18 +102,46 @@ def read_error(error: BaseException, deadline_at: float) -> Result:
     if isinstance(error, GuardUnavailable) and left_s <= _CLOSE_S:
         return Result(State.TIMEOUT, error=(ErrorType.TIMEOUT, f"the deadline passed while {message}"))
     if isinstance(error, ProviderRefused | ProviderUnavailableError):
-        wait_s = max(error.retry_after_s or 0.0, _SHORTEST_WAIT_S)
-        if not getattr(error, "was_called", False) and wait_s < left_s:
+        wait_s = wait_for_provider_s(error, deadline_at)
+        if wait_s is not None:
             return Result(State.PENDING, error=(ErrorType.PROVIDER_UNAVAILABLE, message), retry_after_s=wait_s)
         return Result(
-            State.ERROR, error=(ErrorType.PROVIDER_UNAVAILABLE, message), retry_after_s=error.retry_after_s or None
+            State.ERROR,
+            error=(ErrorType.PROVIDER_UNAVAILABLE, message),
+            retry_after_s=error.retry_after_s or None,
+            is_worth_retrying=True,
         )
     if isinstance(error, Refusal):
         return Result(State.ERROR, error=(error.error_type, message), retry_after_s=error.retry_after_s)
     if isinstance(error, ToolError):
-        return Result(State.ERROR, error=(ErrorType.TOOL_ERROR, message))
-    kind = ErrorType.PROVIDER_UNAVAILABLE if read_failure(error).is_unavailable else ErrorType.GRAPH_ERROR
-    return Result(State.ERROR, error=(kind, f"{type(error).__name__}: {error}"))
+        return Result(
+            State.ERROR,
+            error=(ErrorType.TOOL_ERROR, message),
+            retry_after_s=error.retry_after_s,
+            is_worth_retrying=True,
+        )
+    is_provider = _is_of_a_model_call(error) and read_failure(error).is_unavailable
+    kind = ErrorType.PROVIDER_UNAVAILABLE if is_provider else ErrorType.GRAPH_ERROR
+    # LangGraph's own rule, that of its RetryPolicy: a TypeError, say, would only come again.
+    is_passing = is_provider or (isinstance(error, Exception) and default_retry_on(error))
+    return Result(State.ERROR, error=(kind, f"{type(error).__name__}: {error}"), is_worth_retrying=is_passing)
+
+
+def _is_of_a_model_call(error: BaseException) -> bool:
+    """Say whether a model call of this run raised it: a timeout or broken JSON of other code is the graph's own."""
+    task = current_task.get()
+    return task is not None and any(error is raised for raised in task.call_errors)
+
+
+def wait_for_provider_s(error: BaseException, deadline_at: float) -> float | None:
+    """Say how long the task waits in the queue for a model that may not be called now; None: it does not.
+
+    It waits when no provider was called, so that nothing was paid for, and its deadline (monotonic) allows.
+    """
+    if not isinstance(error, ProviderRefused | ProviderUnavailableError) or getattr(error, "was_called", False):
+        return None
+    wait_s = max(error.retry_after_s or 0.0, _SHORTEST_WAIT_S)
+    return wait_s if wait_s < deadline_at - time.monotonic() else None
 
 
 def usage_of(guard: TaskGuard) -> dict[str, Any]:

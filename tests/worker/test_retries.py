@@ -1,0 +1,112 @@
+"""A failing graph is tried again only when its task allows it and it may help; what is no fault of it never counts."""
+
+import asyncio
+from typing import TypedDict
+
+import pytest
+from langgraph.graph import END, START, StateGraph
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from producer import Client
+from shared.errors import ErrorType
+from shared.tasks import State
+from tests.fleet import one_node_graph, worker
+from worker.refusals import ToolError
+
+
+class Number(TypedDict, total=False):
+    n: int
+    m: int
+
+
+class FlakyError(Exception):
+    """An error of the user's own."""
+
+
+@pytest.fixture
+def client(redis_url):
+    with Client(redis_url) as client:
+        yield client
+
+
+def failing(*errors):
+    """A graph that raises these errors, one a run, and then succeeds; and its runs."""
+    runs = []
+
+    async def node(_state: Number):
+        runs.append(1)
+        if len(runs) <= len(errors):
+            raise errors[len(runs) - 1]
+        return {"n": len(runs)}
+
+    return one_node_graph(node, Number), runs
+
+
+async def ended(client, **fields):
+    task = client.submit({}, graph="flaky", **fields)
+    return await asyncio.to_thread(client.wait, task.task_id, 30)
+
+
+@pytest.mark.parametrize("error", [FlakyError("again"), ConnectionError("reset"), ToolError("the search is down")])
+async def test_graph_is_tried_again_up_to_max_attempts(redis_url, client, error):
+    graph, runs = failing(error, error)
+    async with worker(redis_url, {"flaky": graph}):
+        result = await ended(client, max_attempts=3)
+    assert (result.status, result.result, len(runs)) == (State.SUCCESS, {"n": 3}, 3)
+    assert result.metadata.attempts == 3
+
+
+async def test_graph_is_tried_once_unless_its_task_asks_for_more(redis_url, client):
+    graph, runs = failing(FlakyError("again"))
+    async with worker(redis_url, {"flaky": graph}):
+        result = await ended(client)
+    assert (result.error.type, len(runs)) == (ErrorType.GRAPH_ERROR, 1)
+
+
+async def test_last_failure_is_the_result(redis_url, client):
+    graph, runs = failing(FlakyError("one"), FlakyError("two"), FlakyError("three"))
+    async with worker(redis_url, {"flaky": graph}):
+        result = await ended(client, max_attempts=2)
+    assert (result.status, result.error.message, len(runs)) == (State.ERROR, "FlakyError: two", 2)
+
+
+@pytest.mark.parametrize("error", [TypeError("never works"), KeyError("missing"), ValueError("bad")])
+async def test_error_that_would_only_come_again_is_not_tried_again(redis_url, client, error):
+    graph, runs = failing(error)
+    async with worker(redis_url, {"flaky": graph}):
+        result = await ended(client, max_attempts=5)
+    assert (result.status, len(runs)) == (State.ERROR, 1)
+
+
+async def test_outage_of_redis_is_not_an_attempt(redis_url, client):
+    graph, runs = failing(RedisConnectionError("away"), FlakyError("its own"))
+    async with worker(redis_url, {"flaky": graph}):
+        result = await ended(client, max_attempts=2)
+    assert (result.status, len(runs)) == (State.SUCCESS, 3)
+
+
+async def test_attempt_that_would_begin_after_the_deadline_is_not_made(redis_url, client):
+    graph, runs = failing(FlakyError("one"))
+    async with worker(redis_url, {"flaky": graph}):
+        result = await ended(client, max_attempts=2, deadline_s=0.4)
+    assert (result.status, len(runs)) == (State.ERROR, 1)
+
+
+async def test_next_attempt_goes_on_from_the_last_checkpoint(redis_url, client):
+    first_runs, second_runs = [], []
+
+    async def first(_state: Number):
+        first_runs.append(1)
+        return {"m": 7}
+
+    async def second(state: Number):
+        second_runs.append(1)
+        if len(second_runs) == 1:
+            raise FlakyError("once")
+        return {"n": state["m"]}
+
+    builder = StateGraph(Number).add_node("first", first).add_node("second", second)
+    graph = builder.add_edge(START, "first").add_edge("first", "second").add_edge("second", END).compile()
+    async with worker(redis_url, {"flaky": graph}, checkpoints=True):
+        result = await ended(client, max_attempts=2)
+    assert (result.result["n"], len(first_runs), len(second_runs)) == (7, 1, 2)

@@ -1,0 +1,42 @@
+"""Listen to what a worker is told over pub/sub: RQ's commands, and our own from `cancel`.
+
+A message is only the fast path. Whatever matters stands in Redis too and is read at the next renewal of the lease.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+_OUTAGE_WAIT_S = 0.25
+
+
+async def listen(
+    redis: Redis, channels: Callable[[], tuple[str, ...]], obey: Callable[[str, str | None], None]
+) -> None:
+    """Call `obey(command, job id)` for each message, for ever; garbage is the empty command.
+
+    Args:
+        redis: A client with a connection to spare.
+        channels: Asked at each connect, since the worker's name may change.
+        obey: Must not raise.
+    """
+    while True:
+        try:
+            async with redis.pubsub() as channel:
+                await channel.subscribe(*channels())
+                async for message in channel.listen():
+                    if message["type"] == "message":
+                        obey(*_read(message["data"]))
+        except RedisError:
+            await asyncio.sleep(_OUTAGE_WAIT_S)
+
+
+def _read(data: bytes) -> tuple[str, str | None]:
+    try:
+        message = json.loads(data)
+        return str(message["command"]), message.get("job_id")
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return "", None

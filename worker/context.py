@@ -1,0 +1,88 @@
+"""Open what the tasks of one process share: connections, graphs, checkpoints, store and guards."""
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from shared.logs import get_logger
+from shared.pricing import Pricing
+from shared.redis_clients import open_async
+from shared.settings import (
+    BreakerSettings,
+    BudgetSettings,
+    CallSettings,
+    ModelSettings,
+    QueueSettings,
+    RedisSettings,
+    TaskSettings,
+    WorkerSettings,
+    load,
+)
+from worker.checkpoints import Checkpointer
+from worker.graphs import load_graphs
+from worker.guards import Guards
+from worker.langgraph_json import read_langgraph_json
+from worker.run import RunContext
+from worker.store import open_store
+
+BUILT_IN = Path(__file__).with_name("langgraph.json")
+"""Serves the assistant where there is no langgraph.json."""
+
+_log = get_logger(__name__)
+
+
+@asynccontextmanager
+async def open_context(
+    settings: WorkerSettings, redis: RedisSettings, *, is_fenced: Callable[[], bool] = lambda: False
+) -> AsyncIterator[RunContext]:
+    """Load the graphs and connect them; `is_fenced` says whether another worker owns our tasks by now.
+
+    Raises:
+        LanggraphRqError: a graph does not load, a setting is wrong, or Redis cannot be reached.
+    """
+    url = redis.redis_url.get_secret_value()
+    checkpoint_url = redis.checkpoint_redis_url.get_secret_value() if redis.checkpoint_redis_url else url
+    queue, tasks = load(QueueSettings), load(TaskSettings)
+    config = read_langgraph_json(_config(settings))
+    _export_key(load(ModelSettings))
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(open_async(url, connections=redis.redis_connections))
+        checkpointer = store = None
+        if settings.checkpoints:
+            saved = await stack.enter_async_context(open_async(checkpoint_url, connections=redis.redis_connections))
+            checkpointer = Checkpointer(saved, ttl_s=settings.thread_ttl_s, is_fenced=is_fenced)
+            await checkpointer.asetup()
+            store = await stack.enter_async_context(open_store(saved, config))
+        graphs = await stack.enter_async_context(load_graphs(config, checkpointer=checkpointer, store=store))
+        for warning in graphs.warnings:
+            _log.warning("config.questioned", warning=warning)
+        calls, budget = load(CallSettings), load(BudgetSettings)
+        guards = Guards(
+            client, url, load(BreakerSettings).limits(calls.timeout_s), budget.limits(), Pricing(budget.rates())
+        )
+        stack.push_async_callback(guards.aclose)
+        yield RunContext(
+            redis=client,
+            worker="",
+            graphs=graphs.by_name,
+            base_queue=queue.queue,
+            times=queue.times(tasks.input_bytes),
+            limits=tasks.limits(),
+            guards=guards,
+            checkpointer=checkpointer,
+            result_bytes=tasks.result_bytes,
+        )
+
+
+def _config(settings: WorkerSettings) -> Path:
+    is_given = "config" in settings.model_fields_set or settings.config.exists()
+    return settings.config if is_given else BUILT_IN
+
+
+def _export_key(provider: ModelSettings) -> None:
+    """Let graphs that make their own ChatOpenAI find a key that came from a file."""
+    if provider.openai_api_key:
+        os.environ.setdefault("OPENAI_API_KEY", provider.openai_api_key.get_secret_value())
+    if provider.openai_base_url:
+        os.environ.setdefault("OPENAI_BASE_URL", provider.openai_base_url)

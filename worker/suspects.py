@@ -1,0 +1,153 @@
+"""Run a suspect, a task beside which workers have died twice, in a process of its own.
+
+A crash makes suspects of all that ran beside it. Apart from them it shows whose fault it was: a task that ends its own
+process too is `poisoned`, every other one ends as it would have ended anyway. The processes are forked from a server
+that has imported the libraries once; nothing of the worker's own memory gets into them.
+"""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass, replace
+from functools import cache
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext
+from typing import Any
+
+from langchain_core.callbacks import BaseCallbackHandler
+
+from shared.errors import ErrorType
+from shared.logs import configure, get_logger
+from shared.settings import RedisSettings, WorkerSettings
+from shared.task_queue import Claimed
+from shared.tasks import State
+from worker.result import Ended, Result, write_result
+from worker.run import Released, run_task
+
+SUSPECT_CRASHES = 2
+"""Workers that died under a task before it is run apart."""
+
+_AT_ONCE = 4
+_START_S = 60.0
+_LATE_S = 5.0
+"""After its deadline a suspect that has not ended by itself gets so long."""
+_NOT_STARTED_MS = 1_000
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What the process is to run, and with what."""
+
+    claimed: Claimed
+    worker: str
+    settings: WorkerSettings
+    redis: RedisSettings
+
+
+class Suspects:
+    """Runs suspects for one worker process, a few at once."""
+
+    def __init__(self, settings: WorkerSettings, redis: RedisSettings, result_bytes: int) -> None:
+        self._settings = settings
+        self._redis = redis
+        self._result_bytes = result_bytes
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+
+    async def run(self, claimed: Claimed, worker: str) -> Ended | Released | None:
+        """Run the suspect and answer as `run_task` does. Cancelled, it kills the process."""
+        async with self._turns:
+            receiver, sender = _context().Pipe(duplex=False)
+            process = _context().Process(
+                target=_run_suspect, args=(sender, _Order(claimed, worker, self._settings, self._redis)), daemon=True
+            )
+            try:
+                await asyncio.to_thread(process.start)
+                sender.close()
+                return await asyncio.to_thread(self._listen, receiver, process, claimed, worker)
+            finally:
+                if process.pid is not None:
+                    process.kill()
+                sender.close()
+
+    def _listen(self, receiver: Connection, process: Any, claimed: Claimed, worker: str) -> Ended | Released | None:
+        """Wait for the process' answer or its death; says which node it was in."""
+        started = time.monotonic()
+        has_begun, node = False, None
+        give_up_at = started + _START_S + (claimed.deadline_at_ms - claimed.claimed_at_ms) / 1000 + _LATE_S
+        try:
+            while receiver.poll(max(0.0, give_up_at - time.monotonic())):
+                kind, value = receiver.recv()
+                if kind == "ended":
+                    return value  # type: ignore[no-any-return]
+                has_begun, node = True, value
+        except EOFError:
+            process.join()
+        else:
+            late = Result(State.TIMEOUT, error=(ErrorType.TIMEOUT, "the deadline passed in a process of its own"))
+            return write_result(claimed, None, late, worker, self._result_bytes, started)
+        finally:
+            receiver.close()
+        if not has_begun:
+            return Released(_NOT_STARTED_MS, f"its process could not be started: {_death(process.exitcode)}")
+        where = f"in node {node!r}" if node else "before its first node"
+        message = f"the task ended {claimed.crashes + 1} processes, the last one its own, {where}: "
+        _log.error("task.poisoned", task_id=claimed.id, node=node, exit_code=process.exitcode)
+        poisoned = Result(State.ERROR, error=(ErrorType.POISONED, message + _death(process.exitcode)))
+        return write_result(claimed, None, poisoned, worker, self._result_bytes, started)
+
+
+def _death(exit_code: int) -> str:
+    return f"killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
+
+
+@cache
+def _context() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["worker.context"])
+    return context
+
+
+class _NodeTeller(BaseCallbackHandler):
+    """Tells the worker which node starts, so that it can name the one that ended the process."""
+
+    run_inline = True
+
+    def __init__(self, sender: Connection) -> None:
+        self._sender = sender
+
+    def on_chain_start(self, *_args: Any, metadata: dict[str, Any] | None = None, **_more: Any) -> None:
+        """Send the node's name."""
+        node = (metadata or {}).get("langgraph_node")
+        if node:
+            self._sender.send(("node", node))
+
+
+def _run_suspect(sender: Connection, order: _Order) -> None:
+    """Do in the process of its own what the worker does with any task."""
+    threading.Thread(target=_end_with_worker, daemon=True).start()
+    configure(order.settings.log_level)
+    outcome = asyncio.run(_run(sender, order))
+    sender.send(("ended", outcome))
+    os._exit(0)  # whatever thread a sync node left behind
+
+
+async def _run(sender: Connection, order: _Order) -> Ended | Released | None:
+    from worker.context import open_context  # noqa: PLC0415 - it imports the graphs' libraries, as the parent has
+
+    async with open_context(order.settings, order.redis) as context:
+        sender.send(("node", None))
+        told = replace(context, worker=order.worker, callbacks=(_NodeTeller(sender),))
+        return await run_task(order.claimed, told)
+
+
+def _end_with_worker() -> None:
+    """Wait for the worker's end, which the kernel tells of even after kill -9."""
+    worker = multiprocessing.parent_process()
+    if worker is not None:
+        wait([worker.sentinel])
+        os._exit(1)

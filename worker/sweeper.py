@@ -1,0 +1,45 @@
+"""The sweeper: a safety net below the queue.
+
+It queues again what an RQ tool or a restored backup took out of its place, and ends what waited past its deadline, so
+that whoever waits for it hears of it.
+"""
+
+from collections.abc import Iterable
+
+from redis import Redis
+
+from shared import lua
+from shared.early_end import FIELDS, early_end
+from shared.logs import get_logger
+from shared.task_queue import QueueTimes, cancel_call, job_hash, sweep_call, task_hash
+from shared.tasks import State
+
+_log = get_logger(__name__)
+
+
+def sweep(redis: Redis, times: QueueTimes) -> None:
+    """Look through the next batch of open tasks, and end all that are overdue."""
+    swept = lua.run_sync(redis, sweep_call())
+    for task_id in swept.again:
+        _log.warning("task.swept", task_id=task_id, reason="it was not where its hash said")
+    _end(redis, swept.removed, State.CANCELLED, times)
+    while swept.overdue and _end(redis, swept.overdue, State.TIMEOUT, times):
+        swept = lua.run_sync(redis, sweep_call())
+
+
+def _end(redis: Redis, task_ids: Iterable[str], state: State, times: QueueTimes) -> int:
+    """End tasks that nobody runs; answers how many did."""
+    ended = 0
+    for task_id in task_ids:
+        pipeline = redis.pipeline(transaction=False)
+        pipeline.hmget(task_hash(task_id), FIELDS)
+        pipeline.hget(job_hash(task_id), "data")
+        pipeline.time()
+        fields, data, time = pipeline.execute()
+        if None in fields:
+            continue
+        result = early_end(task_id, state, fields, data, time)
+        if lua.run_sync(redis, cancel_call(task_id, state, result, times)) is state:
+            _log.warning("task.completed", task_id=task_id, state=state, reason="it ended while it waited")
+            ended += 1
+    return ended
