@@ -219,7 +219,7 @@ def describe(task: Task) -> str:
 
 
 @cache
-def _script(verb: str) -> Script:
+def composed_script(verb: str) -> Script:
     """Put the functions that all verbs share before the body of one; its flags stay the first line."""
     name = f"task_queue_{verb}"
     source, places = load_script(name).source, load_script("task_queue_places").source
@@ -231,7 +231,7 @@ def submit_call(task: Task, queue: str, times: QueueTimes, now_ms: int | str = _
     """Put `task` on `queue` unless its id is known already."""
     key = task.key
     return Call(
-        _script("submit"),
+        composed_script("submit"),
         [task_hash(key), job_hash(key), RQ_QUEUES, OPEN, GRAPHS, WORKERS],
         [
             key,
@@ -257,7 +257,7 @@ def renew_call(
 ) -> Call[Lease | None]:
     """Extend the worker's lease (or take one, with `join`); None: the lease is lost, another worker has reaped."""
     return Call(
-        _script("renew"),
+        composed_script("renew"),
         [WORKERS, _own(worker), GRAPHS, GRAPH_SCHEMAS, _rq_worker(worker)],
         [worker, lease_ms, int(join), json.dumps(dict(graphs)), rq_now(), now_ms],
         lambda reply: Lease(_ids(reply[1]), _ids(reply[2])) if reply[0] else None,
@@ -267,7 +267,7 @@ def renew_call(
 def claim_call(worker: str, n: int, queues: Sequence[str], times: QueueTimes, now_ms: int | str = _NOW) -> Call[Claim]:
     """Take up to `n` tasks, the queues in strict order."""
     return Call(
-        _script("claim"),
+        composed_script("claim"),
         [WORKERS, _own(worker), OPEN, RQ_SUSPENDED, _rq_worker(worker), *map(queue_key, queues)],
         [worker, n, times.job_bytes, times.events_ms, times.adopt_ms, times.user_tasks, rq_now(), now_ms],
         _decode_claim,
@@ -280,7 +280,7 @@ def adopt_call(claimed: Claimed, worker: str, task: Task, times: QueueTimes) -> 
     Answers its deadline (ms), or no positive number when it is not ours to run: fenced off, or parked for its thread.
     """
     return Call(
-        _script("adopt"),
+        composed_script("adopt"),
         [task_hash(claimed.id), job_hash(claimed.id), OPEN, _own(worker)],
         [
             claimed.id,
@@ -313,7 +313,7 @@ def finish_call(
     task_id, queue = claimed.id, claimed.queue
     rq_status = _rq_status(state)
     return Call(
-        _script("finish"),
+        composed_script("finish"),
         [
             task_hash(task_id),
             result_key(task_id),
@@ -361,7 +361,7 @@ def release_call(
     No crash is charged; `failed` counts against the task's max_attempts.
     """
     return Call(
-        _script("release"),
+        composed_script("release"),
         [task_hash(task_id), _own(worker), DELAYED, f"rq:wip:{queue}", job_hash(task_id)],
         [task_id, epoch, worker, delay_ms, int(failed), now_ms],
         bool,
@@ -377,7 +377,7 @@ def cancel_call(
     in which it is now; None: there is no such task.
     """
     return Call(
-        _script("cancel"),
+        composed_script("cancel"),
         [task_hash(task_id), result_key(task_id), events_key(task_id), OPEN, DELAYED, job_hash(task_id)],
         [
             task_id,
@@ -397,7 +397,7 @@ def cancel_call(
 def sweep_call(n: int = 100, now_ms: int | str = _NOW) -> Call[Swept]:
     """Queue again what is not where its hash says, among the next `n` open tasks; find what is past its deadline."""
     return Call(
-        _script("sweep"),
+        composed_script("sweep"),
         [OPEN, SWEEP, DELAYED],
         [n, now_ms],
         lambda reply: Swept(*(tuple(id_.decode() for id_ in ids) for ids in reply)),
@@ -425,7 +425,7 @@ def leave_call(worker: str) -> Call[int]:
 def reap_call(n: int = 100, now_ms: int | str = _NOW) -> Call[Reaped]:
     """Bring back the tasks of dead workers and promote delayed tasks that are due, `n` of each at most."""
     return Call(
-        _script("reap"),
+        composed_script("reap"),
         [WORKERS, DELAYED, RQ_WORKERS],
         [n, now_ms],
         lambda reply: Reaped(

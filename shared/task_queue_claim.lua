@@ -28,7 +28,7 @@ local now_ms = clock(ARGV[8])
 local now = whole(now_ms)
 
 local lease_end = tonumber(redis.call('ZSCORE', workers_key, worker))
-if not lease_end or lease_end < now_ms then
+if not lease_end or lease_end <= now_ms then
   return {'no_lease', now, {}, {}}
 end
 if redis.call('EXISTS', suspended_key) == 1 then

@@ -28,8 +28,10 @@ end
 -- Put a runnable task on its queue, or behind the other tasks of its user.
 local function enqueue(id, queue, user)
   local queue_key, runnable_key = 'rq:queue:' .. queue, 'agent:runnable:' .. queue
-  if redis.call('HEXISTS', runnable_key, user) == 1 then
-    redis.call('RPUSH', 'agent:waiting:' .. queue .. ':' .. user, id)
+  local waiting_key = 'agent:waiting:' .. queue .. ':' .. user
+  -- Behind others of a user who is at the cap too, or it would overtake them.
+  if redis.call('HEXISTS', runnable_key, user) == 1 or redis.call('EXISTS', waiting_key) == 1 then
+    redis.call('RPUSH', waiting_key, id)
     redis.call('HSET', 'agent:task:' .. id, 'place', 'waiting')
     return
   end

@@ -44,7 +44,7 @@ end
 
 -- With no worker alive nobody knows the graphs: the task waits.
 if (tonumber(redis.call('ZSCORE', graphs_key, graph)) or 0) <= now_ms
-    and redis.call('ZCOUNT', workers_key, now_ms, '+inf') > 0 then
+    and redis.call('ZCOUNT', workers_key, '(' .. whole(now_ms), '+inf') > 0 then
   return {'unknown_graph', table.concat(redis.call('ZRANGEBYSCORE', graphs_key, now_ms, '+inf'), ', ')}
 end
 

@@ -95,6 +95,13 @@ class BreakerMachine(RuleBasedStateMachine):
     def wait(self, ms: int) -> None:
         self.now += ms
 
+    @precondition(lambda self: self.limits.window_s and self.model.state is State.CLOSED)
+    @rule(windows=st.integers(1, 3))
+    def call_again_when_the_window_has_ended(self, windows: int) -> None:
+        self.call_one_after_another([Outcome.OK])
+        self.now += windows * round(self.limits.window_s * 1000)
+        self.call_one_after_another([Outcome.OK])
+
     @rule(ms=st.sampled_from([-1, 0]))
     def wait_for_the_next_deadline(self, ms: int) -> None:
         deadlines = [self.model.open_ends_at, self.model.cooldown_ends_at, *self.model.leases.values()]

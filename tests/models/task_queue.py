@@ -1,0 +1,175 @@
+"""The queue in plain Python: what each verb may answer. It knows no lists, only what a task, a worker and a thread are.
+
+Where Redis has a choice (which of several users is next) the model says which answers are allowed, and that no free
+worker goes away empty-handed while a task could run.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from shared.task_queue import Finished, Submitted
+from shared.tasks import State
+
+LEASE_MS = 8_000
+
+
+@dataclass
+class ModelTask:
+    queue: str
+    user: str
+    thread: str
+    body: str
+    deadline_at: int
+    order: int
+    state: State = State.PENDING
+    epoch: int = 0
+    owner: str = ""
+    due_at: int = 0
+    """When it may run again; it waits until `promote` is called after that."""
+    is_delayed: bool = False
+    crashes: int = 0
+    failures: int = 0
+    is_cancelled: bool = False
+    was_put_back: bool = False
+    """It has left its queue before, so that its place among its user's tasks is not its order any more."""
+
+
+@dataclass
+class QueueModel:
+    cap: int
+    tasks: dict[str, ModelTask] = field(default_factory=dict)
+    leases: dict[str, int] = field(default_factory=dict)
+
+    def submit(self, task_id: str, queue: str, user: str, thread: str, body: str, deadline_at: int) -> Submitted:
+        known = self.tasks.get(task_id)
+        if known:
+            return Submitted.EXISTS if known.body == body else Submitted.CONFLICT
+        self.tasks[task_id] = ModelTask(queue, user, thread, body, deadline_at, len(self.tasks))
+        return Submitted.CREATED
+
+    def join(self, worker: str, now: int) -> None:
+        self.leases[worker] = now + LEASE_MS
+
+    def renew(self, worker: str, now: int) -> tuple[set[str], set[str]] | None:
+        if worker not in self.leases:
+            return None
+        self.leases[worker] = now + LEASE_MS
+        own = {task_id for task_id, task in self.tasks.items() if self.runs(task, worker)}
+        return own, {task_id for task_id in own if self.tasks[task_id].is_cancelled}
+
+    def claimed(self, worker: str, n: int, queues: Sequence[str], ids: Sequence[str], now: int) -> None:
+        """Check one claim's answer, task by task, and take it over."""
+        if self.leases.get(worker, 0) <= now:
+            assert not ids
+            return
+        for task_id in ids:
+            task = self.tasks[task_id]
+            more_urgent = queues[: queues.index(task.queue)]
+            assert task_id in self.runnable([task.queue])
+            assert not self.runnable(more_urgent), "a more urgent queue was passed over"
+            assert task_id in self.first_of_their_users([task.queue]), (
+                "an earlier task of the same user was passed over"
+            )
+            task.state, task.owner, task.epoch = State.RUNNING, worker, task.epoch + 1
+        assert len(ids) <= n
+        assert len(ids) == n or not self.runnable(queues), "a task could have run"
+
+    def runnable(self, queues: Iterable[str]) -> set[str]:
+        return {
+            task_id
+            for task_id, task in self.tasks.items()
+            if task.queue in set(queues)
+            and task.state is State.PENDING
+            and not task.is_delayed
+            and (not task.thread or self.head(task.thread) == task_id)
+            and (not self.cap or self.in_flight(task.user) < self.cap)
+        }
+
+    def first_of_their_users(self, queues: Iterable[str]) -> set[str]:
+        """Leave out what has an earlier neighbour: of the same user, in the same queue, both there from the first."""
+        runnable = self.runnable(queues)
+
+        def is_behind(one: ModelTask) -> bool:
+            return any(
+                other.user == one.user
+                and other.queue == one.queue
+                and other.order < one.order
+                and not (other.was_put_back or other.thread)
+                for other in (self.tasks[task_id] for task_id in runnable)
+            )
+
+        return {
+            task_id
+            for task_id in runnable
+            if self.tasks[task_id].was_put_back or self.tasks[task_id].thread or not is_behind(self.tasks[task_id])
+        }
+
+    def head(self, thread: str) -> str:
+        """The oldest task of the thread that has not ended: the only one that may run."""
+        open_tasks = [
+            (task.order, id_) for id_, task in self.tasks.items() if task.thread == thread and self.is_open(task)
+        ]
+        return min(open_tasks)[1]
+
+    def in_flight(self, user: str) -> int:
+        return sum(task.user == user and task.state is State.RUNNING for task in self.tasks.values())
+
+    def finish(self, task_id: str, epoch: int, worker: str, state: State) -> Finished:
+        task = self.tasks[task_id]
+        if (task.epoch, task.owner) != (epoch, worker):
+            return Finished.FENCED
+        if task.state is not State.RUNNING:
+            return Finished.ALREADY_MINE if task.state is state else Finished.FENCED
+        task.state = state
+        return Finished.WRITTEN
+
+    def release(self, task_id: str, epoch: int, worker: str, due_at: int, *, failed: bool, is_delayed: bool) -> bool:
+        task = self.tasks[task_id]
+        if not self.runs(task, worker) or task.epoch != epoch:
+            return False
+        self._put_back(task)
+        task.is_delayed, task.due_at = is_delayed, due_at
+        task.failures += failed
+        return True
+
+    def reap(self, now: int) -> tuple[set[str], set[str]]:
+        """Answers what is reaped and what is promoted."""
+        dead = {worker for worker, ends_at in self.leases.items() if ends_at <= now}
+        reaped = {id_ for id_, task in self.tasks.items() if task.state is State.RUNNING and task.owner in dead}
+        for task_id in reaped:
+            self.tasks[task_id].crashes += 1
+            self._put_back(self.tasks[task_id])
+        for worker in dead:
+            del self.leases[worker]
+        due = {id_ for id_, task in self.tasks.items() if task.is_delayed and task.due_at <= now}
+        for task_id in due:
+            self.tasks[task_id].is_delayed = False
+        return reaped, due
+
+    def cancel(self, task_id: str, state: State) -> State | None:
+        task = self.tasks.get(task_id)
+        if task is None:
+            return None
+        if task.state is State.RUNNING and state is State.CANCELLED:
+            task.is_cancelled = True
+        if task.state is State.PENDING:
+            task.state, task.is_delayed = state, False
+        return task.state
+
+    def open_ids(self) -> set[str]:
+        return {task_id for task_id, task in self.tasks.items() if self.is_open(task)}
+
+    def overdue(self, now: int) -> set[str]:
+        return {id_ for id_, task in self.tasks.items() if task.state is State.PENDING and task.deadline_at <= now}
+
+    @staticmethod
+    def is_open(task: ModelTask) -> bool:
+        return not task.state.is_terminal
+
+    @staticmethod
+    def runs(task: ModelTask, worker: str) -> bool:
+        return task.state is State.RUNNING and task.owner == worker
+
+    @staticmethod
+    def _put_back(task: ModelTask) -> None:
+        task.state, task.owner, task.was_put_back = State.PENDING, "", True

@@ -1,0 +1,183 @@
+"""Random histories of a queue: after every step Redis and the plain-Python model must agree."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from redis import Redis
+
+from shared.lua import Call, Script, run_sync
+from shared.task_queue import (
+    Claimed,
+    Finished,
+    QueueTimes,
+    cancel_call,
+    claim_call,
+    finish_call,
+    reap_call,
+    release_call,
+    renew_call,
+    submit_call,
+    sweep_call,
+)
+from shared.tasks import State, Task, TaskLimits
+from tests.models.task_queue import LEASE_MS, QueueModel
+
+GRAPHS = {"assistant": "{}"}
+IDS = [f"t{i}" for i in range(12)]
+QUEUES = ["q_high", "q"]
+WORKERS = ["w1", "w2"]
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """`scripts` replaces scripts by mutants, by name."""
+
+    def __init__(self, redis: Redis, scripts: Mapping[str, Script]) -> None:
+        super().__init__()
+        self.redis, self.scripts = redis, scripts
+        self.now = 1_800_000_000_000
+        self.claims: list[tuple[str, Claimed]] = []
+
+    @initialize(cap=st.sampled_from([0, 0, 1, 2]))
+    def start_with_an_empty_queue(self, cap: int) -> None:
+        self.redis.flushdb()
+        self.times, self.model = QueueTimes(user_tasks=cap), QueueModel(cap)
+        for worker in WORKERS:
+            self.join(worker)
+
+    @rule(
+        task_id=st.sampled_from(IDS),
+        queue=st.sampled_from(QUEUES),
+        user=st.sampled_from(["ann", "ann", "bob", None]),
+        thread=st.sampled_from([None, None, "x", "y"]),
+        deadline_s=st.sampled_from([5, 300]),
+    )
+    def submit(self, task_id: str, queue: str, user: str | None, thread: str | None, deadline_s: int) -> None:
+        document = {"task_id": task_id, "input": {}, "user_id": user, "thread_id": thread, "deadline_s": deadline_s}
+        task = Task.parse(document, TaskLimits())
+        answer = self._run(submit_call(task, queue, self.times, self.now))
+        deadline_at = self.now + deadline_s * 1000
+        expected = self.model.submit(task_id, queue, task.user_key, thread or "", task.digest, deadline_at)
+        assert answer.outcome is expected
+
+    @rule(worker=st.sampled_from(WORKERS), n=st.sampled_from([1, 3, 20]))
+    def claim(self, worker: str, n: int) -> None:
+        answer = self._run(claim_call(worker, n, QUEUES, self.times, self.now))
+        assert answer.has_lease == (self.model.leases.get(worker, 0) > self.now)
+        self.model.claimed(worker, n, QUEUES, [one.id for one in answer.tasks], self.now)
+        for one in answer.tasks:
+            task = self.model.tasks[one.id]
+            assert (one.epoch, one.crashes, one.failures) == (task.epoch, task.crashes, task.failures)
+            assert one.is_cancelled == task.is_cancelled
+        self.claims += [(worker, one) for one in answer.tasks]
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), state=st.sampled_from([State.SUCCESS, State.ERROR]))
+    def finish_any_attempt_perhaps_again(self, data: st.DataObject, state: State) -> None:
+        worker, claimed = self._some_claim(data)
+        answer = self._run(finish_call(claimed, worker, state, b"{}", self.times, now_ms=self.now))
+        assert answer is self.model.finish(claimed.id, claimed.epoch, worker, state)
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), delay_ms=st.sampled_from([0, 0, 1_000, 20_000]), failed=st.booleans())
+    def release_any_attempt_perhaps_again(self, data: st.DataObject, delay_ms: int, *, failed: bool) -> None:
+        worker, one = self._some_claim(data)
+        call = release_call(one.id, one.epoch, one.queue, worker, delay_ms, failed=failed, now_ms=self.now)
+        expected = self.model.release(
+            one.id, one.epoch, worker, self.now + delay_ms, failed=failed, is_delayed=delay_ms > 0
+        )
+        assert self._run(call) == expected
+
+    @rule(worker=st.sampled_from(WORKERS))
+    def join(self, worker: str) -> None:
+        self._run(renew_call(worker, LEASE_MS, GRAPHS, join=True, now_ms=self.now))
+        self.model.join(worker, self.now)
+
+    @rule(worker=st.sampled_from(WORKERS))
+    def renew(self, worker: str) -> None:
+        answer = self._run(renew_call(worker, LEASE_MS, GRAPHS, join=False, now_ms=self.now))
+        expected = self.model.renew(worker, self.now)
+        assert (answer and (answer.own, answer.cancelled)) == expected
+
+    @rule()
+    def reap(self) -> None:
+        answer = self._run(reap_call(now_ms=self.now))
+        reaped, promoted = self.model.reap(self.now)
+        assert set(answer.reaped) == reaped
+        assert set(answer.promoted) == promoted
+
+    @rule()
+    def let_the_workers_die_and_others_take_over(self) -> None:
+        self.now += LEASE_MS + 1
+        self.reap()
+        self.join("w2")
+        self.claim("w2", 20)
+
+    @precondition(lambda self: self.model.open_ids())
+    @rule(data=st.data())
+    def cancel_an_open_task_and_hear_of_it(self, data: st.DataObject) -> None:
+        self.cancel(data.draw(st.sampled_from(sorted(self.model.open_ids())), label="open task"), State.CANCELLED)
+        for worker in WORKERS:
+            self.renew(worker)
+
+    @rule(task_id=st.sampled_from(IDS), state=st.sampled_from([State.CANCELLED, State.TIMEOUT]))
+    def cancel(self, task_id: str, state: State) -> None:
+        answer = self._run(cancel_call(task_id, state, b"{}", self.times, self.now))
+        assert answer == self.model.cancel(task_id, state)
+
+    @rule()
+    def sweep(self) -> None:
+        answer = self._run(sweep_call(now_ms=self.now))
+        assert (answer.again, answer.removed) == ((), ())
+        assert set(answer.overdue) == self.model.overdue(self.now)
+
+    @rule(ms=st.sampled_from([1, 1_000, 7_999, 8_001, 20_000]))
+    def wait(self, ms: int) -> None:
+        self.now += ms
+
+    @invariant()
+    def each_task_is_what_the_model_says(self) -> None:
+        pipeline = self.redis.pipeline(transaction=False)
+        for task_id in self.model.tasks:
+            pipeline.hmget(f"agent:task:{task_id}", "state", "epoch", "owner", "crashes", "failures", "cancel")
+        pipeline.zrange("agent:open", 0, -1)
+        pipeline.hgetall("agent:in_flight")
+        *stored, open_ids, in_flight = pipeline.execute()
+        for task, (state, epoch, owner, crashes, failures, cancel) in zip(
+            self.model.tasks.values(), stored, strict=True
+        ):
+            assert (state.decode(), int(epoch)) == (task.state, task.epoch)
+            assert (int(crashes or 0), int(failures or 0)) == (task.crashes, task.failures)
+            assert bool(cancel) == task.is_cancelled
+            assert task.state is not State.RUNNING or owner.decode() == task.owner
+        assert {id_.decode() for id_ in open_ids} == self.model.open_ids()
+        users = {task.user for task in self.model.tasks.values()}
+        counts = {user: self.model.in_flight(user) for user in users}
+        assert {user.decode(): int(n) for user, n in in_flight.items()} == {user: n for user, n in counts.items() if n}
+
+    def teardown(self) -> None:
+        """Nothing is left behind: whatever happened before, every open task can be claimed and finished."""
+        if not hasattr(self, "model"):
+            return
+        self.now += 60_000
+        rounds = 0
+        while self.model.open_ids():
+            rounds += 1
+            assert rounds <= 2 * len(IDS), "some task is stuck"
+            self.reap()
+            self.join("w1")
+            self.claim("w1", 20)
+            for worker, one in self.claims:
+                if self.model.finish(one.id, one.epoch, worker, State.SUCCESS) is Finished.WRITTEN:
+                    self._run(finish_call(one, worker, State.SUCCESS, b"{}", self.times, now_ms=self.now))
+        left = {key.decode().split(":")[1] for key in self.redis.keys("agent:*")}
+        assert not left & {"thread", "capped", "waiting", "own", "in_flight", "delayed", "open"}
+
+    def _some_claim(self, data: st.DataObject) -> tuple[str, Claimed]:
+        claims_ago = data.draw(st.sampled_from([0, 0, 0, 1, 1, 2, 3, 8]), label="claims ago")
+        return self.claims[max(-1 - claims_ago, -len(self.claims))]
+
+    def _run(self, call: Call[Any]) -> Any:
+        return run_sync(self.redis, replace(call, script=self.scripts.get(call.script.name, call.script)))
