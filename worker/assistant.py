@@ -5,13 +5,22 @@
         └─ not a question ─────────────────────────────────┘
 
 Input is `{query}`. Output is `Answer`: when no model could answer it carries a polite text and `task_error`, by which
-the worker ends the task as an error that still has something to show. Only what says that the provider failed is
-caught. A refusal of ours (budget, breaker, cancel) derives from BaseException and ends the run.
+the worker ends the task as an error that still has something to show.
+
+All calls are guarded. `answer` asks the model that the complexity calls for, then another one; `fallback` asks more
+simply, once. Near the end of the budget the simple model answers everything, before the budget refuses. What happens
+when there is no answer:
+
+- A refusal (budget, cancel, lost ownership, no Redis) is a BaseException: it passes through and ends the run.
+- The breakers let no model be called: the error passes through too, and the task waits its turn in the queue, while
+  its deadline allows. Nothing was paid for, and a real answer later is worth more than an apology now.
+- A model was called and failed, or waiting would pass the deadline: the simpler prompt, then the apology. Who has
+  waited for calls already is told at once.
 """
 
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,24 +28,28 @@ from typing import Any, Literal
 import openai
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import HumanMessage, SystemMessage
-from langchain_core.messages.ai import UsageMetadata
-from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START, StateGraph
 from typing_extensions import TypedDict  # Python 3.11's own has no JSON schema
 
 from shared.errors import ErrorType
 from shared.logs import get_logger
 from shared.safe_json import kind
-from shared.settings import AssistantSettings, ModelSettings, load
+from shared.settings import AssistantSettings, BudgetSettings, load
+from worker.assistant_models import AssistantModels, open_models
+from worker.guards import current_task
+from worker.model_call import describe
+from worker.refusals import ProviderUnavailableError
+from worker.result import wait_for_provider_s
 
-QUERY_CHARS = 20_000
-"""Longest question: about half of what one task may spend."""
+QUERY_BYTES = 8_000
+"""Longest question, in UTF-8.
 
-SDK_RETRIES = 2
-"""Of the OpenAI client, for connection errors, 408, 409, 429 and 5xx."""
+A request may use 10,000 tokens by default, and the guards count a token per byte of its input, as no tokenizer makes
+more. So this, our prompts and `max_output_tokens` fit together; who lowers that limit gets `budget_exceeded` instead.
+"""
 
-PROVIDER_ERRORS = (openai.OpenAIError, json.JSONDecodeError)
-"""What a failing provider looks like: an error reply, no connection, a timeout, a body that is not JSON."""
+FAILURES = (ProviderUnavailableError, openai.OpenAIError, json.JSONDecodeError)
+"""No model could be used, or one refused the request itself (content filter, context length, a wrong key)."""
 
 COMPLEXITIES = ("simple", "medium", "complex")
 
@@ -75,26 +88,17 @@ class Answer(TypedDict):
     degraded: bool
     """The answer is an apology."""
     task_metadata: dict[str, Any]
-    """For the result's metadata: complexity, model (None: nobody answered), fallback_used, input_, output_tokens."""
+    """What the guards cannot know: complexity, downgraded, fallback_used (true after the simpler prompt), and model
+    (None) where nobody answered. Tokens and costs they count themselves."""
     task_error: Problem | None
     """For the result's error."""
 
 
 class Reply(TypedDict):
-    """What a model answered."""
+    """What the models answered: a text, or why there is none."""
 
-    model: str
     text: str | None
     failure: str | None
-    """Why there is no text."""
-    is_fallback: bool
-
-
-class Usage(TypedDict):
-    """The tokens of all calls so far."""
-
-    input_tokens: int
-    output_tokens: int
 
 
 class AssistantState(Answer):
@@ -106,121 +110,97 @@ class AssistantState(Answer):
     query       caller, validate (stripped)             classify, answer, fallback
     problem     validate                                the way to classify, finish
     complexity  classify                                answer, finish
-    usage       validate, classify, answer, fallback    classify, answer, fallback, finish
-    reply       answer, fallback                        the way to fallback, fallback, finish
+    downgraded  classify                                answer, finish
+    reply       answer, fallback                        the way to fallback, finish
+    metadata    answer, fallback                        finish
     The keys of `Answer` are written by finish and read by the caller.
     """
 
     query: str
     problem: Problem | None
     complexity: Literal["simple", "medium", "complex"]
-    usage: Usage
+    downgraded: bool
     reply: Reply
+    metadata: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Assistant:
-    """The nodes. `models` holds one client per model, shared by all tasks of the process."""
+    """The nodes.
+
+    Args:
+        settings: Which model does what.
+        models: Under the names that the settings give them.
+        downgrade_permille: So full a limit of the budget may be before the simple model answers everything.
+    """
 
     settings: AssistantSettings
-    models: Mapping[str, BaseChatModel]
+    models: AssistantModels
+    downgrade_permille: int
 
     async def validate(self, state: AssistantState) -> dict[str, Any]:
         """Refuse what is no question."""
         query: Any = state["query"]
-        usage: Usage = {"input_tokens": 0, "output_tokens": 0}
-        return {
-            "query": query.strip() if isinstance(query, str) else "",
-            "problem": _problem(query),
-            "usage": usage,
-        }
+        query = query.strip() if isinstance(query, str) else query
+        return {"query": query if isinstance(query, str) else "", "problem": _problem(query)}
 
     async def classify(self, state: AssistantState) -> dict[str, Any]:
-        """Ask the cheap model how hard the question is; without a usable reply it counts as medium."""
-        reply, usage = await self._ask(state, self.settings.classifier_model, _CLASSIFY)
-        return {"complexity": read_complexity(reply["text"]), "usage": usage}
+        """Ask the cheap model, once, how hard the question is; without a usable reply it counts as medium."""
+        reply = await _ask(self.models.tried_once[self.settings.classifier_model], _CLASSIFY, state["query"])
+        complexity = read_complexity(reply["text"])
+        task = current_task.get()
+        is_near_the_end = task is not None and task.budget_permille >= self.downgrade_permille
+        downgraded = is_near_the_end and self._model_for(complexity) != self.settings.simple_model
+        return {"complexity": complexity, "downgraded": downgraded}
 
     async def answer(self, state: AssistantState) -> dict[str, Any]:
-        """Ask the model that the complexity calls for."""
-        reply, usage = await self._ask(state, self._model_for(state["complexity"]), _ANSWER)
-        return {"reply": reply, "usage": usage}
+        """Ask the model that the complexity and the budget call for, and another one behind it."""
+        name = self.settings.simple_model if state["downgraded"] else self._model_for(state["complexity"])
+        return {"reply": await _ask(self.models.retried[name], _ANSWER, state["query"], may_wait=True), "metadata": {}}
 
     async def fallback(self, state: AssistantState) -> dict[str, Any]:
-        """Ask another model, more simply; the same one only where all are the same."""
-        failed = state["reply"]["model"]
-        others = (name for name in (self.settings.fallback_model, *self.models) if name != failed)
-        reply, usage = await self._ask(state, next(others, failed), _FALLBACK)
-        return {"reply": {**reply, "is_fallback": True}, "usage": usage}
+        """Ask the fallback model, more simply."""
+        reply = await _ask(self.models.tried_once[self.settings.fallback_model], _FALLBACK, state["query"])
+        return {"reply": reply, "metadata": {"fallback_used": True} if reply["text"] else {"model": None}}
 
     async def finish(self, state: AssistantState) -> Answer:
         """Say what was done, and apologise when nobody answered."""
-        metadata: dict[str, Any] = {**state["usage"]}
         if state["problem"]:
-            return {"answer": None, "degraded": False, "task_metadata": metadata, "task_error": state["problem"]}
+            return {"answer": None, "degraded": False, "task_metadata": {}, "task_error": state["problem"]}
         reply = state["reply"]
-        metadata |= {"complexity": state["complexity"], "fallback_used": reply["is_fallback"]}
+        metadata = {"complexity": state["complexity"], "downgraded": state["downgraded"], **state["metadata"]}
         if reply["text"] is not None:
-            metadata["model"] = reply["model"]
             return {"answer": reply["text"], "degraded": False, "task_metadata": metadata, "task_error": None}
         error: Problem = {
             "type": ErrorType.PROVIDER_UNAVAILABLE.value,
-            "message": f"no model could answer; the last one, {reply['model']}: {reply['failure']}",
+            "message": f"no model could answer: {reply['failure']}",
         }
-        metadata["model"] = None
         return {"answer": _APOLOGY, "degraded": True, "task_metadata": metadata, "task_error": error}
 
     def _model_for(self, complexity: str) -> str:
         by_complexity = {"simple": self.settings.simple_model, "complex": self.settings.complex_model}
         return by_complexity.get(complexity, self.settings.medium_model)
 
-    async def _ask(self, state: AssistantState, model: str, system: str) -> tuple[Reply, Usage]:
-        """Ask one model once, and add what it used."""
-        text, failure, usage = None, None, state["usage"]
-        try:
-            message = await self.models[model].ainvoke([SystemMessage(system), HumanMessage(state["query"])])
-        except PROVIDER_ERRORS as error:
-            failure = _describe(error)
-            _log.warning("model_call.failed", model=model, error=failure)
-        else:
-            text = message.text.strip() or None
-            failure = None if text else "its answer was empty"
-            usage = _add(usage, message.usage_metadata)
-        return {"model": model, "text": text, "failure": failure, "is_fallback": False}, usage
 
-
-def _add(usage: Usage, used: UsageMetadata | None) -> Usage:
-    if used is None:
-        return usage
-    return {
-        "input_tokens": usage["input_tokens"] + used["input_tokens"],
-        "output_tokens": usage["output_tokens"] + used["output_tokens"],
-    }
+async def _ask(model: BaseChatModel, system: str, query: str, *, may_wait: bool = False) -> Reply:
+    """Ask a guarded model; with `may_wait`, what the task can wait for in the queue is raised."""
+    try:
+        message = await model.ainvoke([SystemMessage(system), HumanMessage(query)])
+    except FAILURES as error:
+        task = current_task.get()
+        if may_wait and task and task.deadline_at and wait_for_provider_s(error, task.deadline_at) is not None:
+            raise
+        failure = str(error) if isinstance(error, ProviderUnavailableError) else describe(error)
+        _log.warning("model_call.failed", error=failure)
+        return {"text": None, "failure": failure}
+    text = message.text.strip() or None
+    return {"text": text, "failure": None if text else "its answer was empty"}
 
 
 def read_complexity(text: str | None) -> Literal["simple", "medium", "complex"]:
     """Find the one label in what the classifier said; none, or several, count as medium."""
     found = {word for word in re.findall(r"[a-z]+", (text or "").lower()) if word in COMPLEXITIES}
     return found.pop() if len(found) == 1 else "medium"
-
-
-def chat_model(
-    name: str, settings: AssistantSettings, provider: ModelSettings, http: openai.DefaultAsyncHttpxClient
-) -> BaseChatModel:
-    """Make the client of one model; the only place where one is made.
-
-    `http` belongs to the running loop. The library's own default is one client for the whole process, which fails
-    once the loop that first used it is closed.
-    """
-    return ChatOpenAI(
-        model=name,
-        api_key=provider.openai_api_key,
-        base_url=provider.openai_base_url,
-        timeout=settings.timeout_s,
-        max_completion_tokens=settings.max_output_tokens,
-        max_retries=SDK_RETRIES,
-        stream_usage=True,
-        http_async_client=http,
-    )
 
 
 def build(assistant: Assistant) -> StateGraph[AssistantState, None, Question, Answer]:
@@ -240,19 +220,9 @@ def build(assistant: Assistant) -> StateGraph[AssistantState, None, Question, An
 @asynccontextmanager
 async def graph() -> AsyncIterator[StateGraph[AssistantState, None, Question, Answer]]:
     """Make the assistant from the environment; its clients live as long as the worker."""
-    settings, provider = load(AssistantSettings), load(ModelSettings)
-    names = dict.fromkeys(
-        (
-            settings.simple_model,
-            settings.medium_model,
-            settings.complex_model,
-            settings.fallback_model,
-            settings.classifier_model,
-        )
-    )
-    async with openai.DefaultAsyncHttpxClient() as http:
-        models = {name: chat_model(name, settings, provider, http) for name in names}
-        yield build(Assistant(settings, models))
+    settings = load(AssistantSettings)
+    async with open_models(settings) as models:
+        yield build(Assistant(settings, models, 10 * load(BudgetSettings).downgrade_percent))
 
 
 # Async, though they await nothing: LangGraph sends a sync function to a thread, which costs more than the decision.
@@ -268,17 +238,11 @@ def _problem(query: Any) -> Problem | None:
     """Say what is wrong with a question, without repeating it."""
     if not isinstance(query, str):
         got = kind(query)
-    elif not query.strip():
+    elif not query:
         got = "nothing"
-    elif len(query) > QUERY_CHARS:
-        got = f"{len(query):,} characters"
+    elif (n := len(query.encode(errors="replace"))) > QUERY_BYTES:
+        got = f"{n:,} bytes"
     else:
         return None
-    expected = f"a text of 1 to {QUERY_CHARS:,} characters"
+    expected = f"a text of 1 to {QUERY_BYTES:,} bytes"
     return {"type": ErrorType.INVALID_INPUT.value, "message": f"query: expected {expected}, got: {got}"}
-
-
-def _describe(error: Exception) -> str:
-    """Say what failed without the provider's own words, which may quote the question or the key."""
-    status = f" (HTTP {error.status_code})" if isinstance(error, openai.APIStatusError) else ""
-    return f"{type(error).__name__}{status}"

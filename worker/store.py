@@ -16,11 +16,24 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from langchain_core.embeddings import Embeddings
-from langgraph.store.base import GetOp, Item, ListNamespacesOp, MatchCondition, Op, PutOp, Result, SearchItem, SearchOp
+from langgraph.store.base import (
+    BaseStore,
+    GetOp,
+    Item,
+    ListNamespacesOp,
+    MatchCondition,
+    Op,
+    PutOp,
+    Result,
+    SearchItem,
+    SearchOp,
+    ensure_embeddings,
+)
 from langgraph.store.redis.aio import AsyncRedisStore
 from redis.asyncio import Redis as AsyncRedis
 
 from worker.graphs import load_attribute
+from worker.guarded_embeddings import guarded_embeddings
 from worker.langgraph_json import GraphLoadError, LanggraphJson
 from worker.search_indexes import create_indexes
 
@@ -42,8 +55,8 @@ async def open_store(redis: AsyncRedis, config: LanggraphJson) -> AsyncIterator[
     config.apply()
     ttl = dict(config.store_ttl) if config.store_ttl is not None else None
     async with AsyncExitStack() as stack:
-        index = await _index(config, stack) if config.store_index is not None else None
         try:
+            index = await _index(config, stack) if config.store_index is not None else None
             store = Store(redis, index, ttl)
         except (ImportError, ValueError) as error:
             raise GraphLoadError(f"{config.path}: store.index: {error}") from error
@@ -53,7 +66,14 @@ async def open_store(redis: AsyncRedis, config: LanggraphJson) -> AsyncIterator[
 
 
 class Store(AsyncRedisStore):
-    """The library's store, in which a namespace and a key are found exactly."""
+    """The library's store, in which a namespace and a key are found exactly.
+
+    The library gathers operations of all tasks and runs them in nobody's context. Here each runs in its caller's own,
+    so that the task that stores or searches pays for the embeddings.
+    """
+
+    aget, asearch, aput, adelete = BaseStore.aget, BaseStore.asearch, BaseStore.aput, BaseStore.adelete
+    alist_namespaces = BaseStore.alist_namespaces
 
     def __init__(self, redis: AsyncRedis, index: Any, ttl: Any) -> None:
         client: Any = _AnyClient(redis)
@@ -147,9 +167,13 @@ async def _index(config: LanggraphJson, stack: AsyncExitStack) -> dict[str, Any]
         raise GraphLoadError(f"{config.path}: store.index: expected dims and embed, got: {', '.join(index) or 'none'}")
     embed = str(index["embed"])
     if embed.startswith(_OPENAI):
-        index["embed"] = await _openai(embed.removeprefix(_OPENAI), stack)
+        made: Any = await _openai(embed.removeprefix(_OPENAI), stack)
     elif "/" in embed:
-        index["embed"] = load_attribute(config, embed, f"store.index.embed ({embed})")
+        made = load_attribute(config, embed, f"store.index.embed ({embed})")
+    else:
+        made = ensure_embeddings(embed)
+    # A function may call a model or not: only whoever wrote it knows, and can guard it.
+    index["embed"] = guarded_embeddings(made) if isinstance(made, Embeddings) else made
     return index
 
 

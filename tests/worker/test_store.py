@@ -6,9 +6,14 @@ import sys
 
 import pytest
 
+from shared.circuit_breaker import BreakerLimits
 from shared.redis_clients import open_async
+from shared.token_budget import BudgetLimits
+from tests.fleet import PRICING
+from worker.guards import Guards, TaskGuard, current_task
 from worker.langgraph_json import GraphLoadError, read_langgraph_json
 from worker.offline_llm import OfflineLLM
+from worker.refusals import BudgetExceeded
 from worker.store import open_store
 
 EMBED = """
@@ -87,16 +92,39 @@ async def test_items_are_found_by_meaning_with_a_function_of_the_project(client,
         assert found.key == "a dog"
 
 
-async def test_items_are_found_by_meaning_with_a_model_of_openai(client, described, monkeypatch):
+async def test_embeddings_of_the_index_are_paid_by_the_task_that_stores_or_searches(
+    client, redis_url, described, monkeypatch
+):
     index = {"dims": 1536, "embed": "openai:text-embedding-3-small", "fields": ["$"]}
+    guards = Guards(client, redis_url, BreakerLimits(), BudgetLimits(), PRICING)
+    task = TaskGuard(guards)
+    current_task.set(task)
     with OfflineLLM() as llm:
         monkeypatch.setenv("OPENAI_BASE_URL", llm.url)
         monkeypatch.setenv("OPENAI_API_KEY", "offline")
         async with open_store(client, described({"index": index})) as store:
             for text in ("invoices are paid in May", "the garden has roses"):
                 await store.aput(("notes",), text, {"text": text})
+            await asyncio.to_thread(store.put, ("notes",), "sync", {"text": "from a sync node"})
             (found,) = await store.asearch(("notes",), query="roses in the garden", limit=1)
+            assert len(llm.admin.calls()) == 4
+        assert task.input_tokens == llm.admin.stats()["input_tokens"]["text-embedding-3-small"]
+    await guards.aclose()
     assert found.key == "the garden has roses"
+
+
+async def test_spent_budget_refuses_to_store_what_must_be_embedded(client, redis_url, described, monkeypatch):
+    index = {"dims": 1536, "embed": "openai:text-embedding-3-small", "fields": ["$"]}
+    guards = Guards(client, redis_url, BreakerLimits(), BudgetLimits(daily_tokens=10), PRICING)
+    current_task.set(TaskGuard(guards))
+    with OfflineLLM() as llm:
+        monkeypatch.setenv("OPENAI_BASE_URL", llm.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "offline")
+        async with open_store(client, described({"index": index})) as store:
+            with pytest.raises(BudgetExceeded):
+                await store.aput(("notes",), "k", {"text": "cats"})
+        assert llm.admin.calls() == []
+    await guards.aclose()
 
 
 async def test_ttl_of_the_file_is_put_on_items(client, described):
