@@ -17,7 +17,7 @@ MUTANTS = {
     "the epoch does not grow": ("claim", "tonumber(epoch) + 1", "tonumber(epoch)"),
     "a user has no cap": ("claim", "and cap > 0\n", "and false\n"),
     "a capped user is forgotten": ("claim", "redis.call('SADD', 'agent:capped:' .. user, queue)", ""),
-    "a user's next task is not called": ("claim", "user and taken(queue, user)", "user and taken(queue, user) and false"),
+    "a user's next task is not called": ("claim", "and taken(queue, user)", "and taken(queue, user) and false"),
     "an older attempt may finish": ("finish", "if task[2] ~= epoch or task[3] ~= worker then", "if false then"),
     "a result is written twice": ("finish", "if task[1] ~= 'running' then", "if false then"),
     "a lost reply is taken for a fence": ("finish", "task[1] == state and 2 or 0", "0"),
