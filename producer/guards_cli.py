@@ -3,8 +3,6 @@
 Reading changes nothing in Redis; `breaker --reset` writes, and needs a Redis user that may.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import date, datetime
 from difflib import get_close_matches
 from typing import Any
@@ -12,17 +10,14 @@ from typing import Any
 import click
 from pydantic_core import to_json
 from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoPermissionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 from rich.console import Console
 
+from producer.connection import connected_redis
 from producer.show_guards import breaker_json, breaker_table, usage_json, usage_table
 from shared import lua
 from shared.circuit_breaker import INDEX_KEY, read_call, reset_call
-from shared.errors import InvalidTaskError, RedisUnavailableError, UnknownBreakerError
-from shared.redis_clients import open_sync
-from shared.settings import BreakerSettings, BudgetSettings, CallSettings, RedisSettings, load, mask_url
+from shared.errors import InvalidTaskError, UnknownBreakerError
+from shared.settings import BreakerSettings, BudgetSettings, CallSettings, load
 from shared.token_budget import Payer, usage_call
 
 KEPT_DAYS = 7
@@ -52,7 +47,7 @@ def breaker(name: str | None, *, as_json: bool) -> None:
       python -m producer breaker --reset openai/gpt-4o
     """  # noqa: D301 - \b is the character that tells click to keep the lines
     limits = load(BreakerSettings).limits(load(CallSettings).timeout_s)
-    with _redis() as redis:
+    with connected_redis() as redis:
         names: Any = redis.zrange(INDEX_KEY, 0, -1)
         calls = [read_call(one.decode(), limits) for one in sorted(names)]
         breakers = [found for call in calls if (found := lua.run_sync(redis, call))]
@@ -85,24 +80,10 @@ def usage(user_id: str | None, day: datetime | None, *, as_json: bool) -> None:
     """  # noqa: D301
     limits = load(BudgetSettings).limits()
     payer = Payer(user_id=user_id) if user_id else None
-    with _redis() as redis:
+    with connected_redis() as redis:
         today = lua.run_sync(redis, usage_call(limits, None, payer))
         shown = lua.run_sync(redis, usage_call(limits, _kept(day.date(), today.day), payer)) if day else today
     _write(usage_json(shown, user_id) if as_json else usage_table(shown, user_id))
-
-
-@contextmanager
-def _redis() -> Iterator[Redis]:
-    """Open Redis, and say in our words when it cannot be reached or does not let us."""
-    settings = load(RedisSettings)
-    url = settings.redis_url.get_secret_value()
-    try:
-        with open_sync(url, connections=1, timeout_s=settings.redis_timeout_s) as redis:
-            yield redis
-    except (RedisConnectionError, RedisTimeoutError) as error:
-        raise RedisUnavailableError(f"cannot reach Redis at {mask_url(url)}: {error}") from None
-    except NoPermissionError as error:
-        raise InvalidTaskError(f"this Redis user may not do that, use the admin's REDIS_URL: {error}") from None
 
 
 def _require(name: str, known: list[str]) -> None:

@@ -200,11 +200,11 @@ def job_hash(task_id: str) -> str:
     return f"rq:job:{task_id}"
 
 
-def _own(worker: str) -> str:
+def own_key(worker: str) -> str:
     return f"agent:own:{worker}"
 
 
-def _rq_worker(worker: str) -> str:
+def rq_worker_key(worker: str) -> str:
     return f"rq:worker:{worker}"
 
 
@@ -258,7 +258,7 @@ def renew_call(
     """Extend the worker's lease (or take one, with `join`); None: the lease is lost, another worker has reaped."""
     return Call(
         composed_script("renew"),
-        [WORKERS, _own(worker), GRAPHS, GRAPH_SCHEMAS, _rq_worker(worker)],
+        [WORKERS, own_key(worker), GRAPHS, GRAPH_SCHEMAS, rq_worker_key(worker)],
         [worker, lease_ms, int(join), json.dumps(dict(graphs)), rq_now(), now_ms],
         lambda reply: Lease(_ids(reply[1]), _ids(reply[2])) if reply[0] else None,
     )
@@ -268,7 +268,7 @@ def claim_call(worker: str, n: int, queues: Sequence[str], times: QueueTimes, no
     """Take up to `n` tasks, the queues in strict order."""
     return Call(
         composed_script("claim"),
-        [WORKERS, _own(worker), OPEN, RQ_SUSPENDED, _rq_worker(worker), *map(queue_key, queues)],
+        [WORKERS, own_key(worker), OPEN, RQ_SUSPENDED, rq_worker_key(worker), *map(queue_key, queues)],
         [worker, n, times.job_bytes, times.events_ms, times.adopt_ms, times.user_tasks, rq_now(), now_ms],
         _decode_claim,
     )
@@ -281,7 +281,7 @@ def adopt_call(claimed: Claimed, worker: str, task: Task, times: QueueTimes) -> 
     """
     return Call(
         composed_script("adopt"),
-        [task_hash(claimed.id), job_hash(claimed.id), OPEN, _own(worker)],
+        [task_hash(claimed.id), job_hash(claimed.id), OPEN, own_key(worker)],
         [
             claimed.id,
             claimed.epoch,
@@ -318,13 +318,13 @@ def finish_call(
             task_hash(task_id),
             result_key(task_id),
             events_key(task_id),
-            _own(worker),
+            own_key(worker),
             OPEN,
             job_hash(task_id),
             f"rq:wip:{queue}",
             f"rq:{rq_status}:{queue}",
             f"rq:results:{task_id}",
-            _rq_worker(worker),
+            rq_worker_key(worker),
         ],
         [
             task_id,
@@ -362,7 +362,7 @@ def release_call(
     """
     return Call(
         composed_script("release"),
-        [task_hash(task_id), _own(worker), DELAYED, f"rq:wip:{queue}", job_hash(task_id)],
+        [task_hash(task_id), own_key(worker), DELAYED, f"rq:wip:{queue}", job_hash(task_id)],
         [task_id, epoch, worker, delay_ms, int(failed), now_ms],
         bool,
     )
@@ -419,7 +419,7 @@ def owns_call(task_id: str, epoch: int, worker: str) -> Call[Ownership]:
 
 def leave_call(worker: str) -> Call[int]:
     """Leave the fleet; answers how many tasks the worker still owns, in which case it has not left."""
-    return Call(load_script("task_queue_leave"), [WORKERS, _own(worker)], [worker], int)
+    return Call(load_script("task_queue_leave"), [WORKERS, own_key(worker)], [worker], int)
 
 
 def reap_call(n: int = 100, now_ms: int | str = _NOW) -> Call[Reaped]:
