@@ -21,6 +21,7 @@ from rq.serializers import JSONSerializer
 from rq.worker import BaseWorker
 
 from shared import lua
+from shared.errors import ErrorType
 from shared.logs import get_logger
 from shared.redis_clients import open_async, open_sync
 from shared.task_queue import (
@@ -41,7 +42,7 @@ from worker.commands import listen
 from worker.commits import Commits
 from worker.lease import LeaseKeeper
 from worker.node_threads import NodeThreads
-from worker.result import Ended
+from worker.result import Ended, Result, write_result
 from worker.run import Released, RunContext, run_task
 from worker.suspects import SUSPECT_CRASHES, Suspects
 
@@ -278,6 +279,10 @@ class GraphWorker(BaseWorker):
             outcome = Released(0, "the worker ends") if self._stopping else None
         except RedisError as error:
             outcome = Released(_NOT_RUNNABLE_MS, f"Redis is away: {error}")
+        except Exception as error:  # a fault of ours must not let the task run again and again
+            _log.exception("task.broken")
+            broken = Result(State.ERROR, error=(ErrorType.GRAPH_ERROR, f"the worker failed: {error!r}"))
+            outcome = write_result(claimed, None, broken, self.name, self._context.result_bytes, running.claimed_at)
         if outcome is None:
             _log.warning("task.lost", reason="another worker owns it")
             return
@@ -302,8 +307,7 @@ class GraphWorker(BaseWorker):
             return await run_task(replace(claimed, is_cancelled=True), self._context)
 
     async def _release(self, claimed: Claimed, released: Released, attempt: Attempt) -> None:
-        for record in attempt.records(None):
-            self._commits.send(record)
+        self._commits.send(attempt.spans_call(None))
         call = release_call(
             claimed.id, claimed.epoch, claimed.queue, self.name, released.delay_ms, failed=released.failed
         )
@@ -313,8 +317,7 @@ class GraphWorker(BaseWorker):
             _log.info("task.released", reason=reason, delay_ms=released.delay_ms)
 
     async def _finish(self, claimed: Claimed, ended: Ended, attempt: Attempt) -> None:
-        for record in attempt.records(ended):
-            self._commits.send(record)
+        self._commits.send(attempt.spans_call(ended))
         finished = await self._commits.commit(
             finish_call(
                 claimed,
@@ -329,6 +332,7 @@ class GraphWorker(BaseWorker):
         if finished is Finished.FENCED:
             _log.warning("task.fenced", state=ended.state)
             return
+        self._commits.send(attempt.audit_call(ended))
         attempt.tell(ended)
         if ended.spent_thread and self._context.checkpointer:
             try:

@@ -1,6 +1,7 @@
 """A failing graph is tried again only when its task allows it and it may help; what is no fault of it never counts."""
 
 import asyncio
+from dataclasses import replace
 from typing import TypedDict
 
 import pytest
@@ -110,3 +111,19 @@ async def test_next_attempt_goes_on_from_the_last_checkpoint(redis_url, client):
     async with worker(redis_url, {"flaky": graph}, checkpoints=True):
         result = await ended(client, max_attempts=2)
     assert (result.result["n"], len(first_runs), len(second_runs)) == (7, 1, 2)
+
+
+async def test_fault_of_the_worker_itself_ends_the_task_and_not_the_worker(redis_url, client):
+    class Broken(dict):
+        def get(self, _name):
+            raise RuntimeError("a bug")
+
+    graph, _runs = failing()
+    async with worker(redis_url, {"flaky": graph}) as graph_worker:
+        assert (await ended(client)).status is State.SUCCESS
+        good, graph_worker._context = graph_worker._context, replace(graph_worker._context, graphs=Broken())
+        result = await ended(client)
+        graph_worker._context = good
+        assert (await ended(client)).status is State.SUCCESS
+    assert (result.status, result.error.type) == (State.ERROR, ErrorType.GRAPH_ERROR)
+    assert "the worker failed: RuntimeError('a bug')" in result.error.message
