@@ -25,8 +25,8 @@ lock: ## Renew requirements.lock from pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate \
 	  --no-emit-index-url --no-emit-find-links --upgrade --output-file requirements.lock pyproject.toml
 
-demo: install ## Answer 20 questions end to end, offline, on a private Redis
-	@$(BIN)/python -m benchmarks.demo
+demo: install ## Answer 20 questions end to end on a private Redis, offline unless OPENAI_API_KEY is set
+	@$(BIN)/python -m examples.demo
 
 test: install ## Run the tests
 	@$(BIN)/python -m pytest -q
@@ -43,3 +43,32 @@ bench: install ## Measure speed and memory against the bare graph and stock RQ
 clean: ## Remove .venv and everything that was built
 	@rm -rf .venv .data build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache benchmarks/results
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The system in containers. WORKERS=n scales; PROFILES="demo dashboards tracing" adds to it, DEMO=1 is PROFILES=demo.
+.PHONY: secrets up down logs dashboard compose-test config-docs
+WORKERS ?= 1
+PROFILES ?= $(if $(DEMO),demo)
+COMPOSE = $(if $(shell docker compose version 2>/dev/null),docker compose,docker-compose) -f compose.yaml
+ALL_PROFILES = --profile demo --profile dashboards --profile tracing
+up down logs dashboard: export OPENAI_BASE_URL := $(or $(OPENAI_BASE_URL),$(if $(findstring demo,$(PROFILES)),http://model:8000/v1))
+
+secrets: ## Create passwords, Redis users, API key and certificates in secrets/
+	@deploy/make-secrets.sh secrets
+
+up: secrets ## Start everything in containers (WORKERS=5, DEMO=1 for the offline model)
+	@$(COMPOSE) $(PROFILES:%=--profile %) up --build --detach --scale worker=$(WORKERS)
+	@echo "gateway    https://localhost:8080   (curl --cacert secrets/ca.crt -H \"Authorization: Bearer \$$(cat secrets/gateway_api_key)\")"
+	@echo "dashboard  http://localhost:9181    (admin, secrets/dashboard_password)"
+	@echo "metrics    http://localhost:9090"
+
+down: ## Stop the containers; the data stay (add them with: docker volume rm)
+	@$(COMPOSE) $(ALL_PROFILES) down --remove-orphans
+
+logs: ## Follow the logs of the containers
+	@$(COMPOSE) $(ALL_PROFILES) logs --follow --tail 100
+
+dashboard: install ## Show queues, jobs and workers on http://127.0.0.1:9181
+	@$(BIN)/python -m producer dashboard
+
+compose-test: ## Start it all in containers, kill a worker, check that nothing is lost (needs Docker)
+	@$(PYTHON) tests/compose_test.py

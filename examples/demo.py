@@ -69,7 +69,7 @@ _NEXT = """\
 Try next, each in a terminal of its own:
   .venv/bin/python -m shared.embedded_redis        a Redis that keeps its data in .data/
   .venv/bin/python -m worker.offline_llm           prints OPENAI_BASE_URL=...; or set OPENAI_API_KEY
-  OPENAI_BASE_URL=... .venv/bin/python -m worker
+  OPENAI_BASE_URL=... OPENAI_API_KEY=offline .venv/bin/python -m worker
   .venv/bin/python -m producer submit "What is a lease?" --wait"""
 
 
@@ -132,9 +132,9 @@ def run_worker(environment: Mapping[str, str]) -> Iterator[None]:
     Raises:
         WorkerError: it ended at once, for the reason in the message.
     """
+    worker = [sys.executable, "-m", "worker", "--config", str(ROOT / "langgraph.json")]
     process = subprocess.Popen(  # noqa: S603
-        ["/bin/sh", "-c", _END_WITH_PARENT, "sh"]
-        + [sys.executable, "-m", "worker", "--config", str(ROOT / "langgraph.json")],
+        ["/bin/sh", "-c", _END_WITH_PARENT, "sh", *worker],
         env={**os.environ, **environment, "LGRQ_LOG_LEVEL": "info", "LGRQ_DRAIN_S": "1"},
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,

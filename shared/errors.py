@@ -22,6 +22,8 @@ class ErrorType(StrEnum):
     """What was found on the queue is not a task of ours."""
     RESULT_NOT_JSON = "result_not_json"
     """The graph's output holds something that JSON cannot."""
+    RESULT_REFUSED = "result_refused"
+    """The graph's output holds what looks like personal data or secrets, and such results are not delivered."""
     RESULT_TOO_LARGE = "result_too_large"
     """The graph's output is longer than the limit."""
     TIMEOUT = "timeout"
@@ -58,6 +60,14 @@ class RedisUnavailableError(LanggraphRqError, ConnectionError):
 
 class UnknownTaskError(LanggraphRqError, LookupError):
     """No task is known under this id (any more)."""
+
+
+class NotInterruptedError(LanggraphRqError):
+    """The task asks for nothing, so that it cannot be resumed."""
+
+
+class UnknownBreakerError(LanggraphRqError, LookupError):
+    """No circuit breaker was used under this name lately."""
 
 
 class WaitTimeoutError(LanggraphRqError, TimeoutError):

@@ -3,23 +3,28 @@
 Our own names begin with `LGRQ_` and are strict: an unknown one is an error with a suggestion. Names that others own
 (`REDIS_URL`, `OPENAI_API_KEY`, `OPENAI_BASE_URL`, `OTEL_*`) keep their names. Sources, the first wins: environment;
 `NAME_FILE`, a file that holds the value; `.env` in the working directory; `/run/secrets/<name in lower case>`.
+An empty value is as good as none; `none` takes a limit away.
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableError
 
 from shared.circuit_breaker import BreakerLimits
 from shared.embedded_redis import LOCAL_SOCKET
 from shared.errors import SettingsError
 from shared.pricing import Rate
+from shared.redis_clients import check_url, leaves_host_in_plain
 from shared.task_queue import QueueTimes
 from shared.tasks import Priority, TaskLimits
 from shared.token_budget import BudgetLimits
@@ -36,7 +41,8 @@ class _FileSource(EnvSettingsSource):
     """Values that stand in files named by `<NAME>_FILE`, as container platforms mount secrets."""
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
-        given = super()._load_env_vars()
+        in_env_file = {name.lower(): path for name, path in _env_file().items()}
+        given = {**in_env_file, **super()._load_env_vars()}
         names = [name.lower() for name in cast("type[Settings]", self.settings_cls).names()]
         return {name: _read_secret(name, Path(path)) for name in names if (path := given.get(name + _FILE))}
 
@@ -44,8 +50,21 @@ class _FileSource(EnvSettingsSource):
 def _read_secret(name: str, path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise SettingsError(f"{name.upper()}_FILE: expected a readable file, got: {path} ({error.strerror})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise SettingsError(f"{name.upper()}_FILE: expected a readable file, got: {path} ({reason})") from None
+
+
+def _env_file() -> dict[str, str | None]:
+    return dotenv_values(ENV_FILE) if ENV_FILE.is_file() else {}
+
+
+def _check_redis_url(url: SecretStr) -> SecretStr:
+    check_url(url.get_secret_value())
+    return url
+
+
+RedisUrl = Annotated[SecretStr, AfterValidator(_check_redis_url)]
 
 
 class Settings(BaseSettings):
@@ -54,6 +73,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_file=ENV_FILE,
+        env_ignore_empty=True,
+        env_parse_none_str="none",
         secrets_dir=SECRETS if SECRETS.is_dir() else None,
         extra="ignore",
         frozen=True,
@@ -83,14 +104,14 @@ class Settings(BaseSettings):
 class RedisSettings(Settings):
     """Where Redis is. Without REDIS_URL: the private one of this folder if it runs, else localhost."""
 
-    redis_url: SecretStr = Field(
+    redis_url: RedisUrl = Field(
         default_factory=lambda: SecretStr(
             f"unix://{LOCAL_SOCKET.resolve()}?db=0" if LOCAL_SOCKET.exists() else "redis://localhost:6379/0"
         ),
         validation_alias="REDIS_URL",
         description="Redis for queue, results, breaker and budget",
     )
-    checkpoint_redis_url: SecretStr | None = Field(
+    checkpoint_redis_url: RedisUrl | None = Field(
         None, description="another Redis for checkpoints, with the JSON and search modules"
     )
     redis_timeout_s: float = Field(5.0, gt=0, description="give up on one Redis command after this time")
@@ -98,6 +119,25 @@ class RedisSettings(Settings):
     unsafe_redis: bool = Field(
         default=False, description="accept a Redis that evicts keys or keeps no append-only file: tasks may be lost"
     )
+    insecure_redis: bool = Field(
+        default=False, description="accept plain redis:// to another host: whoever is on the way reads and writes tasks"
+    )
+    submit_replicas: int = Field(
+        0, ge=0, le=10, description="a submit is answered when so many replicas have the task; 0: the primary is enough"
+    )
+    submit_replicas_timeout_s: float = Field(1.0, gt=0, description="give up waiting for the replicas after this time")
+
+    @model_validator(mode="after")
+    def _refuse_plain_redis_elsewhere(self) -> "RedisSettings":
+        for name in ("redis_url", "checkpoint_redis_url"):
+            secret: SecretStr | None = getattr(self, name)
+            if secret and not self.insecure_redis and leaves_host_in_plain(secret.get_secret_value()):
+                raise SettingsError(
+                    f"{_variable(type(self), name)}: expected rediss:// (TLS, verified) to another host, got: "
+                    f"{mask_url(secret.get_secret_value())}; use rediss:// with ?ssl_ca_certs=FILE for a private CA, "
+                    "or accept the risk with --insecure-redis or LGRQ_INSECURE_REDIS=true"
+                )
+        return self
 
 
 class QueueSettings(Settings):
@@ -108,6 +148,7 @@ class QueueSettings(Settings):
     result_ttl_s: float = Field(3600.0, gt=0, description="keep results this long")
     events_ttl_s: float = Field(300.0, gt=0, description="keep a task's events this long after its end")
     idempotency_window_s: float = Field(604_800.0, gt=0, description="remember an ended task's id this long")
+    user_tasks: int = Field(0, ge=0, description="tasks of one user in flight at most, in the whole fleet; 0: no limit")
     memory_percent: int = Field(85, ge=1, le=99, description="refuse tasks above this share of Redis' maxmemory")
 
     def times(self, input_bytes: int = 256_000) -> QueueTimes:
@@ -119,6 +160,7 @@ class QueueSettings(Settings):
             window_ms=round(self.idempotency_window_s * 1000),
             job_bytes=input_bytes + _ENVELOPE_BYTES,
             memory_percent=self.memory_percent,
+            user_tasks=self.user_tasks,
         )
 
     def queues(self) -> list[str]:
@@ -198,7 +240,7 @@ class BreakerSettings(Settings):
 
 
 class BudgetSettings(Settings):
-    """Hard limits on tokens and money; all workers must agree. Unset: no limit."""
+    """Hard limits on tokens and money; all workers must agree. `none`: no limit."""
 
     model_config = SettingsConfigDict(env_prefix="LGRQ_BUDGET_")
 
@@ -253,6 +295,66 @@ class AssistantSettings(Settings):
     max_output_tokens: int = Field(1_000, ge=1, description="longest answer")
 
 
+class TelemetrySettings(Settings):
+    """What a worker tells, to whom. Traces are switched on by OpenTelemetry's own OTEL_EXPORTER_OTLP_ENDPOINT."""
+
+    metrics_port: int | None = Field(
+        None, ge=1, le=65_535, description="a worker's port for /metrics; further processes take the next ports"
+    )
+    metrics_host: str = Field("0.0.0.0", description="the address that this port is on")  # noqa: S104 - Prometheus is elsewhere
+    audit_key: SecretStr | None = Field(None, description="signs the audit log; without it there is none")
+    audit_days: int = Field(90, ge=1, le=3_650, description="keep the audit log this long")
+    alert_webhook_url: SecretStr | None = Field(None, description="budget alerts are posted here, over https only")
+    alert_webhook_hosts: list[str] = Field(default_factory=list, description="hosts that it may be on, as JSON")
+    alert_webhook_key: SecretStr | None = Field(None, description="signs what is posted")
+
+
+class RedactionSettings(Settings):
+    """What becomes of personal data and secrets in results and streamed tokens; in logs they are always masked."""
+
+    model_config = SettingsConfigDict(env_prefix="LGRQ_REDACTION_")
+
+    mode: str = Field("off", pattern="^(off|mask|refuse)$", description="off, mask, or refuse to deliver such a result")
+    patterns: dict[str, str] = Field(
+        default_factory=dict, description='own regular expressions as JSON: {"case": "CASE-[0-9]{6}"}'
+    )
+    phone_region: str | None = Field("US", pattern="^[A-Z]{2}$", description="country of phone numbers without a code")
+
+
+class GatewaySettings(Settings):
+    """The HTTP gateway."""
+
+    model_config = SettingsConfigDict(env_prefix="LGRQ_GATEWAY_")
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8080, ge=0, le=65_535, description="port to listen on; 0: a free one")
+    keys: SecretStr | None = Field(None, description="API keys, a line tenant:sha256 each; usually from a file")
+    without_keys: bool = Field(default=False, description="let everybody on this machine in, as the default tenant")
+    rate: str | None = Field("600/minute", description="tasks of one user; none: no limit")
+    open_tasks: int = Field(100_000, ge=1, description="take no further task while so many have not ended")
+    heartbeat_s: float = Field(15.0, gt=0, description="a silent event stream shows this often that it lives")
+    drain_s: float = Field(10.0, ge=0, description="a gateway that is asked to end waits so long for its requests")
+    ping_model: bool = Field(default=False, description="readiness asks the model API, at most every 30 s")
+    tls_cert: Path | None = Field(None, description="certificate chain as PEM; with the key: HTTPS only")
+    tls_key: Path | None = Field(None, description="its private key as PEM")
+
+    @model_validator(mode="after")
+    def _refuse_half_a_certificate(self) -> "GatewaySettings":
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise SettingsError("LGRQ_GATEWAY_TLS_CERT and LGRQ_GATEWAY_TLS_KEY: expected both or none, got: one")
+        return self
+
+
+class DashboardSettings(Settings):
+    """The dashboard of queues, jobs and workers."""
+
+    model_config = SettingsConfigDict(env_prefix="LGRQ_DASHBOARD_")
+
+    host: str = Field("127.0.0.1", description="the address to listen on")
+    port: int = Field(9181, ge=1, le=65_535, description="its port")
+    password: SecretStr | None = Field(None, description="of the user admin; without it one is made up and printed")
+
+
 ALL: tuple[type[Settings], ...] = (
     RedisSettings,
     QueueSettings,
@@ -263,6 +365,10 @@ ALL: tuple[type[Settings], ...] = (
     BreakerSettings,
     BudgetSettings,
     AssistantSettings,
+    TelemetrySettings,
+    RedactionSettings,
+    GatewaySettings,
+    DashboardSettings,
 )
 
 S = TypeVar("S", bound=Settings)
@@ -274,20 +380,28 @@ def load(settings: type[S], **overrides: Any) -> S:
     Raises:
         SettingsError: naming each variable with what was expected and what came.
     """
-    names = {field: name for name, field in settings.names().items()}
     try:
         return settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
-        problems = [
-            f"{_name(problem['loc'], names)}: {problem['msg'].replace('Input should be', 'expected')}"
-            f", got: {'***' if 'SecretStr' in problem['type'] else problem['input']}"
-            for problem in error.errors()
-        ]
-        raise SettingsError("; ".join(problems)) from None
+        raise SettingsError("; ".join(_explain(problem, settings) for problem in error.errors())) from None
+    except UnreadableError as error:
+        variables = [name for name, field in settings.names().items() if f'"{field}"' in str(error)]
+        raise SettingsError(f"{', '.join(variables)}: expected JSON") from None
 
 
-def _name(loc: tuple[int | str, ...], names: Mapping[str, str]) -> str:
-    return names.get(str(loc[0]), str(loc[0]))
+def _variable(settings: type[Settings], field: str) -> str:
+    return next(variable for variable, name in settings.names().items() if name == field)
+
+
+def _explain(problem: ErrorDetails, settings: type[Settings]) -> str:
+    place = str(problem["loc"][0])
+    variable, field = next(
+        (pair for pair in settings.names().items() if place.upper() in {pair[0], pair[1].upper()}), (place, place)
+    )
+    info = settings.model_fields.get(field)
+    value = "***" if info and "SecretStr" in str(info.annotation) else problem["input"]
+    expected = problem["msg"].replace("Input should be", "expected").removeprefix("Value error, ")
+    return f"{variable}: {expected}, got: {value}"
 
 
 def refuse_unknown_names(environ: Mapping[str, str] = os.environ) -> None:
@@ -297,7 +411,7 @@ def refuse_unknown_names(environ: Mapping[str, str] = os.environ) -> None:
         SettingsError: naming each.
     """
     known = {name for settings in ALL for name in settings.names()}
-    given = [*environ, *(dotenv_values(ENV_FILE) if ENV_FILE.exists() else {})]
+    given = [*environ, *_env_file()]
     problems = [
         f"{name}: unknown setting" + (f" (did you mean {close[0]}?)" if close else "")
         for name in dict.fromkeys(given)
@@ -322,4 +436,5 @@ def mask_url(url: str) -> str:
     """Hide the credentials of a URL."""
     scheme, separator, rest = url.partition("://")
     credentials, at, host = rest.rpartition("@")
-    return f"{scheme}{separator}***@{host}" if at and credentials else url
+    masked = f"{scheme}{separator}***@{host}" if at and credentials else url
+    return re.sub(r"(password=)[^&]*", r"\1***", masked)

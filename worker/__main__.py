@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from shared.errors import LanggraphRqError
 from shared.settings import ALL, QueueSettings, RedisSettings, WorkerSettings, effective, load, refuse_unknown_names
@@ -16,8 +16,8 @@ EXIT_CODES = """
 \b
 Exit codes:
   0  asked to end, or nothing left with --burst
-  2  a setting or a graph is wrong
-  3  Redis cannot be reached, or would lose tasks
+  2  a setting or a graph is wrong, or Redis would lose tasks
+  3  Redis cannot be reached
 """
 
 
@@ -28,6 +28,7 @@ Exit codes:
 @click.option("--processes", type=int, help="Worker processes, one per core (default: 1).")
 @click.option("--burst", is_flag=True, help="End when the queues are empty.")
 @click.option("--unsafe-redis", is_flag=True, default=None, help="Accept a Redis that may lose tasks.")
+@click.option("--insecure-redis", is_flag=True, default=None, help="Accept plain redis:// to another host.")
 @click.option("--settings", "show_settings", is_flag=True, help="Print the effective settings and end.")
 def main(
     *,
@@ -37,6 +38,7 @@ def main(
     processes: int | None,
     burst: bool,
     unsafe_redis: bool | None,
+    insecure_redis: bool | None,
     show_settings: bool,
 ) -> None:
     """Run the graphs that langgraph.json names, task by task from Redis.
@@ -52,7 +54,7 @@ def main(
     try:
         refuse_unknown_names()
         worker = load(WorkerSettings, config=config, worker_concurrency=concurrency, worker_processes=processes)
-        redis = load(RedisSettings, unsafe_redis=unsafe_redis)
+        redis = load(RedisSettings, unsafe_redis=unsafe_redis, insecure_redis=insecure_redis)
         names = queues.split(",") if queues else load(QueueSettings).queues()
         if show_settings:
             _print_settings(worker, redis)
@@ -68,7 +70,8 @@ def main(
 
 def _print_settings(worker: WorkerSettings, redis: RedisSettings) -> None:
     given = {WorkerSettings: worker, RedisSettings: redis}
-    table = Table("setting", "value", "meaning", box=None, header_style="bold")
+    columns = Column("setting", no_wrap=True), Column("value", overflow="fold"), Column("meaning")
+    table = Table(*columns, box=None, header_style="bold")
     for variable, value, description in effective(given.get(kind) or load(kind) for kind in ALL):
         table.add_row(variable, value or "-", description)
     Console(highlight=False, soft_wrap=True).print(table)

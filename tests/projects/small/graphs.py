@@ -1,0 +1,42 @@
+"""Graphs for tests that need a worker process."""
+
+import asyncio
+import operator
+import sys
+from typing import Annotated, TypedDict
+
+from langgraph.graph import END, START, StateGraph
+
+
+class Chat(TypedDict):
+    said: Annotated[list[str], operator.add]
+
+
+class Nap(TypedDict):
+    seconds: float
+
+
+class Nothing(TypedDict, total=False):
+    code: int
+
+
+def hear(_state: Chat) -> dict[str, list[str]]:
+    return {"said": []}
+
+
+async def sleep(state: Nap) -> Nap:
+    await asyncio.sleep(state["seconds"])
+    return state
+
+
+def end_the_process(state: Nothing) -> Nothing:
+    sys.exit(state.get("code", 0))
+
+
+def _of_one_node(state, node):
+    return StateGraph(state).add_node("node", node).add_edge(START, "node").add_edge("node", END)
+
+
+chat = _of_one_node(Chat, hear)
+leave = _of_one_node(Nothing, end_the_process)
+nap = _of_one_node(Nap, sleep)
