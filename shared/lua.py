@@ -15,6 +15,7 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.client import Pipeline as AsyncPipeline
 from redis.client import Pipeline
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError
 
 T = TypeVar("T")
@@ -52,63 +53,105 @@ class Call(Generic[T]):
     decode: Callable[[Any], T]
 
     @property
+    def command(self) -> str:
+        """EVALSHA; for a script that writes nothing the variant that a user with read access may call too."""
+        return "EVALSHA_RO" if "no-writes" in self.script.source.partition("\n")[0] else "EVALSHA"
+
+    @property
     def evalsha(self) -> tuple[Argument, ...]:
         """The arguments of EVALSHA: sha, number of keys, keys, arguments."""
         return (self.script.sha, len(self.keys), *self.keys, *self.args)
 
 
+@dataclass(frozen=True, slots=True)
+class Replicas:
+    """How many replicas must have what was written before it counts, and how long (ms) that is waited for."""
+
+    count: int = 0
+    timeout_ms: int = 1_000
+
+
+PRIMARY_ONLY = Replicas()
+_REPLICATED = "agent:replicated"
+"""A channel that nobody hears. WAIT waits for what its own connection wrote last, and a script that only finds its work
+done already, perhaps by a connection that broke, writes nothing: so a message is sent that the replicas must get."""
+
+
+class ReplicasMissingError(RedisConnectionError):
+    """What was written may be lost in a failover; everything that was run may safely be run again."""
+
+
 async def run(redis: AsyncRedis, call: Call[T]) -> T:
     """Run `call` in one round trip; a server that forgot the script is taught it again."""
     try:
-        reply = await redis.execute_command("EVALSHA", *call.evalsha)
+        reply = await redis.execute_command(call.command, *call.evalsha)
     except NoScriptError:
         await redis.script_load(call.script.source)
-        reply = await redis.execute_command("EVALSHA", *call.evalsha)
+        reply = await redis.execute_command(call.command, *call.evalsha)
     return call.decode(reply)
 
 
 def run_sync(redis: Redis, call: Call[T]) -> T:
     """Run `call` as `run` does, from synchronous code."""
     try:
-        reply = redis.execute_command("EVALSHA", *call.evalsha)
+        reply = redis.execute_command(call.command, *call.evalsha)
     except NoScriptError:
         redis.script_load(call.script.source)
-        reply = redis.execute_command("EVALSHA", *call.evalsha)
+        reply = redis.execute_command(call.command, *call.evalsha)
     return call.decode(reply)
 
 
-async def run_many(redis: AsyncRedis, calls: Sequence[Call[Any]]) -> list[Any]:
+async def run_many(redis: AsyncRedis, calls: Sequence[Call[Any]], replicas: Replicas = PRIMARY_ONLY) -> list[Any]:
     """Run several calls in one round trip, in order; each answers its own value or the exception it raised.
 
-    Not a transaction: other clients' commands may run in between. Raises only what breaks the connection itself.
+    Not a transaction: other clients' commands may run in between. Raises only what breaks the connection itself, and
+    `ReplicasMissingError` when fewer than `replicas` have what was written.
     """
-    replies = await _pipeline(redis.pipeline(transaction=False), calls).execute(raise_on_error=False)
+    pipeline = _pipeline(redis.pipeline(transaction=False), calls, replicas)
+    replies = _replicated(await pipeline.execute(raise_on_error=False), replicas)
     missed = _missed(replies)
     if missed:
         for script in {calls[i].script for i in missed}:
             await redis.script_load(script.source)
-        again = [calls[i] for i in missed]
-        more = await _pipeline(redis.pipeline(transaction=False), again).execute(raise_on_error=False)
-        _fill(replies, missed, more)
+        pipeline = _pipeline(redis.pipeline(transaction=False), [calls[i] for i in missed], replicas)
+        _fill(replies, missed, _replicated(await pipeline.execute(raise_on_error=False), replicas))
     return _decode(calls, replies)
 
 
-def run_many_sync(redis: Redis, calls: Sequence[Call[Any]]) -> list[Any]:
+def run_many_sync(redis: Redis, calls: Sequence[Call[Any]], replicas: Replicas = PRIMARY_ONLY) -> list[Any]:
     """Run several calls as `run_many` does, from synchronous code."""
-    replies = _pipeline(redis.pipeline(transaction=False), calls).execute(raise_on_error=False)
+    pipeline = _pipeline(redis.pipeline(transaction=False), calls, replicas)
+    replies = _replicated(pipeline.execute(raise_on_error=False), replicas)
     missed = _missed(replies)
     if missed:
         for script in {calls[i].script for i in missed}:
             redis.script_load(script.source)
-        again = [calls[i] for i in missed]
-        _fill(replies, missed, _pipeline(redis.pipeline(transaction=False), again).execute(raise_on_error=False))
+        pipeline = _pipeline(redis.pipeline(transaction=False), [calls[i] for i in missed], replicas)
+        _fill(replies, missed, _replicated(pipeline.execute(raise_on_error=False), replicas))
     return _decode(calls, replies)
 
 
-def _pipeline(pipeline: P, calls: Sequence[Call[Any]]) -> P:
+def _pipeline(pipeline: P, calls: Sequence[Call[Any]], replicas: Replicas) -> P:
     for call in calls:
-        pipeline.execute_command("EVALSHA", *call.evalsha)
+        pipeline.execute_command(call.command, *call.evalsha)
+    if replicas.count:
+        pipeline.execute_command("PUBLISH", _REPLICATED, "")
+        pipeline.execute_command("WAIT", replicas.count, replicas.timeout_ms)
     return pipeline
+
+
+def _replicated(replies: list[Any], replicas: Replicas) -> list[Any]:
+    if not replicas.count:
+        return replies
+    *replies, published, count = replies
+    for reply in (published, count):
+        if isinstance(reply, Exception):
+            raise reply
+    if count < replicas.count:
+        raise ReplicasMissingError(
+            f"expected {replicas.count} replicas to have it within {replicas.timeout_ms} ms, got: {count}"
+        )
+    return replies
 
 
 def _missed(replies: Sequence[Any]) -> list[int]:

@@ -60,17 +60,19 @@ class Refusal:
             "user": f"user's daily {unit} budget",
             "task": f"task's {unit} budget",
         }
-        used, limit = _show(self.used, self.unit), _show(self.limit, self.unit)
-        held = f", {_show(self.held, self.unit)} held" if self.held else ""
+        used, limit = show_amount(self.used, self.unit), show_amount(self.limit, self.unit)
+        held = f", {show_amount(self.held, self.unit)} held" if self.held else ""
         message = (
-            f"{owner[self.scope]} spent: {used} of {limit} used{held}, {_show(self.requested, self.unit)} requested"
+            f"{owner[self.scope]} spent: {used} of {limit} used{held}, "
+            f"{show_amount(self.requested, self.unit)} requested"
         )
         if self.resets_at_ms is None:
             return message
         return f"{message}; resets at {datetime.fromtimestamp(self.resets_at_ms / 1000, UTC):%Y-%m-%dT%H:%MZ}"
 
 
-def _show(value: int, unit: Unit) -> str:
+def show_amount(value: int, unit: Unit) -> str:
+    """Write tokens or nano-dollars for people."""
     if unit == "tokens":
         return f"{value:,}"
     dollars, nanos = divmod(value, 10**9)

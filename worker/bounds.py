@@ -16,6 +16,9 @@ MEDIA_TOKENS = 3_000
 """For an image or file that is only named by its address; the providers' own limits for one are below."""
 CALL_TOKENS = 32
 
+LIMIT_NAMES = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+"""How models call their output limit."""
+
 _SENT_ALONG = ("tools", "functions", "response_format", "tool_choice")
 
 
@@ -33,6 +36,11 @@ def input_bound(messages: Sequence[BaseMessage], parameters: Mapping[str, Any]) 
 def text_bound(texts: Sequence[str]) -> int:
     """Bound the tokens of plain texts."""
     return CALL_TOKENS + sum(len(text.encode(errors="replace")) for text in texts)
+
+
+def output_limit(parameters: Mapping[str, Any]) -> int | None:
+    """Read the output limit of a call's parameters; None: it has none."""
+    return next((parameters[name] for name in LIMIT_NAMES if isinstance(parameters.get(name), int)), None)
 
 
 def _message_bound(message: BaseMessage) -> int:

@@ -33,11 +33,12 @@ from langgraph.checkpoint.redis.key_registry import CheckpointKeyRegistry
 from langgraph.checkpoint.redis.util import to_storage_safe_id, to_storage_safe_str
 from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import RedisError
-from redisvl.exceptions import RedisVLError  # type: ignore[import-untyped]
+from redisvl.exceptions import RedisVLError
 
 from shared import lua
 from shared.errors import LanggraphRqError
 from shared.redis_clients import is_outage
+from shared.round_trips import RoundTrips
 from worker.search_indexes import create_indexes
 
 TASK_ID = "task_id"
@@ -78,7 +79,7 @@ class Checkpointer(AsyncRedisSaver):
         is_fenced: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(redis_client=redis)
-        self._client = redis
+        self._trips = RoundTrips(redis)
         self._ttl_ms = round(ttl_s * 1000)
         self._patience_s = patience_s
         self._is_fenced = is_fenced
@@ -108,7 +109,7 @@ class Checkpointer(AsyncRedisSaver):
         configurable = config["configurable"]
         thread, namespace = configurable["thread_id"], configurable["checkpoint_ns"]
         call = self._put(configurable, checkpoint, metadata)
-        await self._patiently(lambda: lua.run(self._client, call))
+        await self._patiently(lambda: self._trips.run(call))
         return {"configurable": {"thread_id": thread, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}
 
     async def aput_writes(
@@ -117,7 +118,7 @@ class Checkpointer(AsyncRedisSaver):
         """Write what a node wrote before its step is complete; waits for Redis."""
         if writes:
             call = self._put_writes(config["configurable"], writes, task_id, task_path)
-            await self._patiently(lambda: lua.run(self._client, call))
+            await self._patiently(lambda: self._trips.run(call))
 
     async def expire_thread(self, thread_id: str, ttl_s: float = TASK_TTL_S) -> int:
         """Let everything kept of a thread expire `ttl_s` from now; 0 deletes it. One round trip, no search.
@@ -126,7 +127,7 @@ class Checkpointer(AsyncRedisSaver):
             The number of checkpoints found.
         """
         call = lua.Call(_script("expire"), [_index_key(thread_id)], [thread_id, round(ttl_s * 1000)], int)
-        return await self._patiently(lambda: lua.run(self._client, call))
+        return await self._patiently(lambda: self._trips.run(call))
 
     def _put(self, configurable: dict[str, Any], checkpoint: Checkpoint, metadata: CheckpointMetadata) -> lua.Call[int]:
         thread, namespace = configurable["thread_id"], configurable["checkpoint_ns"]

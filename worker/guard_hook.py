@@ -16,17 +16,17 @@ from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.messages import BaseMessage
-from langchain_core.outputs import ChatGeneration, LLMResult
+from langchain_core.outputs import LLMResult
 from langchain_core.tracers.context import register_configure_hook
 
 from shared.circuit_breaker import Outcome
-from worker.bounds import input_bound, text_bound
-from worker.guarded_model import GUARDED, used_of
-from worker.guards import TaskGuard, Used
+from worker.bounds import input_bound, output_limit, text_bound
+from worker.guarded_model import GUARDED
+from worker.guards import TaskGuard
 from worker.model_call import CallLimits, settle_failure
-from worker.refusals import ProviderRefused, ProviderUnavailableError
+from worker.model_usage import read_usage
+from worker.refusals import ProviderRefused, ProviderUnavailableError, TaskGone
 
-_LIMIT_NAMES = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _DEFAULT = CallLimits()
 
 guard_hook: ContextVar["GuardHandler | None"] = ContextVar("guard_hook", default=None)
@@ -37,7 +37,8 @@ class GuardHandler(AsyncCallbackHandler):
     """Admits and settles the model calls of one run of a task."""
 
     raise_error = True
-    run_inline = True
+    run_inline = False
+    """LangChain drops the handlers behind an inline one that raises, with a warning for each."""
     ignore_chain = True
     ignore_agent = True
     ignore_retriever = True
@@ -82,11 +83,12 @@ class GuardHandler(AsyncCallbackHandler):
         admitted = self._task.open.pop(run_id, None)
         if admitted:
             self._task.model = admitted.model
-            settling = self._guards.settle(self._task, admitted, Outcome.OK, _usage(response))
+            settling = self._guards.settle(self._task, admitted, Outcome.OK, read_usage(response))
             await self._guards.run_here(settling)
 
     async def on_llm_error(self, error: BaseException, *, run_id: UUID, **_kwargs: Any) -> None:
         """Book what a failed call may have used, and let it count for the breaker."""
+        self._task.call_errors.append(error)
         admitted = self._task.open.pop(run_id, None)
         if admitted:
             await self._guards.run_here(settle_failure(self._guards, self._task, admitted, error))
@@ -102,15 +104,24 @@ class GuardHandler(AsyncCallbackHandler):
         model = _model_name(serialized, metadata, parameters)
         breaker = f"{metadata.get('ls_provider') or 'model'}/{model}"
         output = _output_bound(parameters, metadata) or self._rest_of_the_request(bound)
-        timeout_s = parameters.get("timeout") or _DEFAULT.timeout_s
+        timeout_s = parameters.get("timeout")
         try:
-            self._task.open[run_id] = await self._guards.run_here(
-                self._guards.admit(self._task, breaker, model, (bound, output), timeout_s)
+            admission = self._guards.admit(
+                self._task,
+                breaker,
+                model,
+                (bound, output),
+                timeout_s if isinstance(timeout_s, int | float) else _DEFAULT.timeout_s,
             )
+            admitted = await self._guards.run_here(admission)
         except ProviderUnavailableError as error:
             if asyncio.get_running_loop() is self._home:
                 raise
             raise ProviderRefused(str(error), error.retry_after_s) from None
+        self._task.open[run_id] = admitted
+        if self._task.is_over:  # since we asked; nobody else settles what is opened now
+            await self._guards.run_here(self._guards.close_task(self._task))
+            raise TaskGone("the run has ended")
 
     def _rest_of_the_request(self, bound: int) -> int:
         """What a model without an output limit may write: what one request may use, less what it reads."""
@@ -129,20 +140,5 @@ def _model_name(
 
 
 def _output_bound(parameters: Mapping[str, Any], metadata: Mapping[str, Any]) -> int | None:
-    limit = next((parameters[name] for name in _LIMIT_NAMES if parameters.get(name)), metadata.get("ls_max_tokens"))
+    limit = output_limit(parameters) or metadata.get("ls_max_tokens")
     return limit * (parameters.get("n") or 1) if isinstance(limit, int) else None
-
-
-def _usage(response: LLMResult) -> Used | None:
-    """Read what a call used, wherever its integration puts it; None where the provider did not say."""
-    for generations in response.generations:
-        for generation in generations:
-            usage = (
-                getattr(generation.message, "usage_metadata", None) if isinstance(generation, ChatGeneration) else None
-            )
-            if usage:
-                return used_of(usage)
-    told = (response.llm_output or {}).get("token_usage") or {}
-    if "prompt_tokens" in told:
-        return Used(int(told["prompt_tokens"]), int(told.get("completion_tokens") or 0))
-    return None

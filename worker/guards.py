@@ -1,42 +1,52 @@
 """The guards of one worker process: before every model call it is asked whether it may start, after it what it cost.
 
 `admit` asks three things in one round trip: is the task still ours, does the breaker let the call through, does the
-budget hold what it may cost. When one says no, what the others gave is handed back. `settle` reports and books in one
-round trip; when Redis is away then, it is tried again in the background, and what is never settled is charged in full
-when its reservation ends.
+budget hold what it may cost. `settle` reports and books in one round trip. Both keep their word when their caller is
+cancelled in the middle: what was admitted is taken back, what is to be settled is settled, in the background. So it is
+when Redis is away at the end of a call; what is never settled is charged in full when its reservation ends.
 
-Async callers of the worker's loop use this directly. Everybody else (a sync node, a sync call inside an async node)
-gets to it through one event loop in a thread of its own.
+Async callers of the worker's loop use this directly, everybody else through `GuardLoops`.
 """
 
 import asyncio
-import threading
 import time
-from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import ContextVar, copy_context
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from shared import lua
-from shared.circuit_breaker import Admission, BreakerLimits, Outcome, Transition, allow_call, report_call
+from shared.circuit_breaker import Admission, BreakerLimits, Outcome, Transition, Verdict, allow_call, report_call
 from shared.logs import get_logger
 from shared.pricing import Pricing
-from shared.redis_clients import is_outage, open_async
+from shared.redis_clients import is_outage
 from shared.task_queue import Ownership, owns_call
-from shared.token_budget import Alert, Amount, BudgetLimits, Payer, Refusal, reserve_call, settle_call
+from shared.token_budget import (
+    MAX_TTL_MS,
+    Alert,
+    Amount,
+    BudgetLimits,
+    Payer,
+    Refusal,
+    Reservation,
+    reserve_call,
+)
+from shared.token_budget import settle_call as book_call
+from worker.admission import Answer, Settled, admit_call, settle_call
+from worker.guard_loops import GuardLoops
 from worker.refusals import BudgetExceeded, GuardUnavailable, ProviderUnavailableError, TaskCancelled, TaskGone
 
 _FIRST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 2.0
-_SETTLE_FOR_S = 120.0
+_LATE_FOR_S = 120.0
 _RESERVATION_MARGIN_S = 30.0
-_SYNC_CALLS = 256
-"""Model calls of sync callers at once."""
+_REMEMBERED_ERRORS = 16
 
 T = TypeVar("T")
 _log = get_logger(__name__)
@@ -62,6 +72,17 @@ class Admitted:
     model: str
     generation: int
     reserved: Amount
+    at: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """A call of a service that may start; it must be left, whatever happens."""
+
+    token: str
+    breaker: str
+    generation: int
+    limits: BreakerLimits
 
 
 @dataclass(slots=True)
@@ -86,11 +107,14 @@ class TaskGuard:
     is_over: bool = False
     open: dict[Any, Admitted] = field(default_factory=dict)
     """Calls of unchanged models, by LangChain's run id."""
+    call_errors: deque[BaseException] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_ERRORS))
+    """What model calls raised last: the same error of any other code is the graph's own."""
     _sequence: "count[int]" = field(default_factory=lambda: count(1))
 
     def next_rid(self) -> str:
-        """Name one HTTP attempt."""
-        return f"{self.task_id or f'free-{id(self):x}'}:{self.epoch}:{next(self._sequence)}"
+        """Name one HTTP attempt; never as one before, whose reservation would answer for it."""
+        task = self.task_id or f"free-{uuid4().hex}"
+        return f"{task}:{self.epoch}:{next(self._sequence)}"
 
 
 current_task: ContextVar[TaskGuard | None] = ContextVar("current_task", default=None)
@@ -121,12 +145,10 @@ class Guards:
         self.budget = budget
         self.pricing = pricing
         self.is_held = is_held
-        self._url = url
-        self._home = asyncio.get_running_loop()
-        self._redis = {self._home: redis}
-        self._elsewhere: asyncio.AbstractEventLoop | None = None
-        self._lock = threading.Lock()
-        self._late: set[asyncio.Task[None]] = set()
+        self._loops = GuardLoops(redis, url)
+        self.run_here = self._loops.run_here
+        self.run_sync = self._loops.run_sync
+        self.aclose = self._loops.aclose
 
     async def admit(self, task: TaskGuard, breaker: str, model: str, tokens: tuple[int, int], ttl_s: float) -> Admitted:
         """Ask whether a call may start; waits for Redis until the task's deadline.
@@ -144,23 +166,27 @@ class Guards:
         """
         rid = task.next_rid()
         amount = Amount(sum(tokens), self.pricing.bound_nano_usd(model, *tokens).nano_usd)
-        calls: list[lua.Call[Any]] = [
-            allow_call(breaker, rid, self.breaker),
-            reserve_call(
-                rid, amount, model, task.payer, self.budget, ttl_ms=round((ttl_s + _RESERVATION_MARGIN_S) * 1000)
-            ),
-        ]
-        if task.task_id:
-            calls.append(owns_call(task.task_id, task.epoch, task.worker))
-        allowed, reserved, *owned = await self._ask(task, calls)
-        admitted = Admitted(rid, breaker, model, allowed.generation, amount)
-        self._tell(breaker, allowed.transition)
-        ownership = owned[0] if owned else Ownership.MINE
-        if allowed.admitted and not isinstance(reserved, Refusal) and ownership is Ownership.MINE:
-            task.budget_permille = reserved.fill_permille
-            return admitted
-        await self._hand_back(admitted, allowed, reserved)
-        raise _refusal(ownership, breaker, allowed, reserved)
+        ttl_ms = min(round((ttl_s + _RESERVATION_MARGIN_S) * 1000), MAX_TTL_MS)
+        allow = allow_call(breaker, rid, self.breaker)
+        reserve = reserve_call(rid, amount, model, task.payer, self.budget, ttl_ms=ttl_ms)
+        owns = owns_call(task.task_id, task.epoch, task.worker) if task.task_id else None
+        try:
+            answer = await self._ask(task, admit_call(owns, allow, reserve))
+        except asyncio.CancelledError:
+            # Whether it was admitted is unknown: asked again, with the same id, it is; the task may be gone by now.
+            self._loops.later(
+                self._take_back(Admitted(rid, breaker, model, 0, amount), admit_call(None, allow, reserve))
+            )
+            raise
+        if answer.allowed:
+            self._tell(breaker, answer.allowed.transition)
+        if answer.allowed and isinstance(answer.reserved, Reservation):
+            task.budget_permille = answer.reserved.fill_permille
+            return Admitted(rid, breaker, model, answer.allowed.generation, amount)
+        if answer.allowed and answer.allowed.verdict is Verdict.PROBE:
+            report = report_call(breaker, rid, answer.allowed.generation, Outcome.CANCEL, self.breaker)
+            self._loops.later(self._report_late(breaker, report))
+        raise _refusal(breaker, answer)
 
     async def settle(
         self, task: TaskGuard, admitted: Admitted, outcome: Outcome, used: Used | None, pause_s: float = 0.0
@@ -175,121 +201,155 @@ class Guards:
         task.input_tokens += tokens[0]
         task.output_tokens += tokens[1]
         task.cost_nano_usd += cost
-        calls: list[lua.Call[Any]] = [
-            report_call(
-                admitted.breaker,
-                admitted.rid,
-                admitted.generation,
-                outcome,
-                self.breaker,
-                retry_after_ms=round(pause_s * 1000),
-            ),
-            settle_call(admitted.rid, *tokens, cost, self.budget, estimated=is_estimated),
-        ]
-        if not await self._report(admitted.breaker, calls):
-            late = asyncio.get_running_loop().create_task(self._report_late(admitted.breaker, calls))
-            self._late.add(late)
-            late.add_done_callback(self._late.discard)
+        _tell_call(admitted, outcome, tokens, cost, is_estimated=is_estimated)
+        call = self._settle_call(admitted, outcome, tokens, cost, pause_s=pause_s, estimated=is_estimated)
+        try:
+            settled = await self._try(call)
+        except asyncio.CancelledError:
+            self._loops.later(self._settle_late(admitted, call))
+            raise
+        if isinstance(settled, Exception):
+            self._loops.later(self._settle_late(admitted, call))
+        else:
+            self._tell_settled(admitted, settled)
+
+    async def enter(self, task: TaskGuard, breaker: str, limits: BreakerLimits) -> Entered:
+        """Ask whether a call of a service that is no model may start: as `admit`, without the budget.
+
+        Raises:
+            Refusal, ProviderUnavailableError: as `admit`.
+        """
+        token = task.next_rid()
+        owns = owns_call(task.task_id, task.epoch, task.worker) if task.task_id else None
+        # Who is cancelled here may leave a probe behind; its lease ends it.
+        answer = await self._ask(task, admit_call(owns, allow_call(breaker, token, limits), None))
+        if answer.allowed:
+            self._tell(breaker, answer.allowed.transition)
+            if answer.allowed.admitted:
+                return Entered(token, breaker, answer.allowed.generation, limits)
+        raise _refusal(breaker, answer)
+
+    async def leave(self, entered: Entered, outcome: Outcome, pause_s: float = 0.0) -> None:
+        """Report how the call of a service ended."""
+        pause_ms = round(pause_s * 1000)
+        report = report_call(
+            entered.breaker, entered.token, entered.generation, outcome, entered.limits, retry_after_ms=pause_ms
+        )
+        try:
+            transition = await self._try(report)
+        except asyncio.CancelledError:
+            self._loops.later(self._report_late(entered.breaker, report))
+            raise
+        if isinstance(transition, Exception):
+            self._loops.later(self._report_late(entered.breaker, report))
+        else:
+            self._tell(entered.breaker, transition)
+
+    async def _report_late(self, breaker: str, report: lua.Call[Transition]) -> None:
+        transition = await self._insist(report)
+        if transition:
+            self._tell(breaker, transition)
 
     async def close_task(self, task: TaskGuard) -> None:
         """Settle what a run left open: a call that was cancelled tells nobody how it ended, but may be billed."""
         task.is_over = True
-        for run_id in list(task.open):
-            admitted = task.open.pop(run_id, None)
-            if admitted:
-                await self.settle(task, admitted, Outcome.CANCEL, None)
+        while task.open:
+            _, admitted = task.open.popitem()
+            await self.settle(task, admitted, Outcome.CANCEL, None)
 
-    async def run_here(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Await `coroutine` in a loop that the guards have a client for: this one, or the one of sync callers."""
-        if asyncio.get_running_loop() in self._redis:
-            return await coroutine
-        return await asyncio.wrap_future(self._submit(coroutine))
+    def _settle_call(
+        self,
+        admitted: Admitted,
+        outcome: Outcome,
+        tokens: tuple[int, int],
+        cost_nano_usd: int,
+        *,
+        pause_s: float = 0.0,
+        estimated: bool = False,
+    ) -> lua.Call[Settled]:
+        breaker, rid, pause_ms = admitted.breaker, admitted.rid, round(pause_s * 1000)
+        return settle_call(
+            report_call(breaker, rid, admitted.generation, outcome, self.breaker, retry_after_ms=pause_ms),
+            book_call(rid, *tokens, cost_nano_usd, self.budget, estimated=estimated),
+        )
 
-    def run_sync(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run `coroutine` for a sync caller, who blocks; also inside a running loop this cannot deadlock."""
-        return self._submit(coroutine).result()
-
-    async def aclose(self) -> None:
-        """Let late reports end, and end the loop of sync callers."""
-        if self._late:
-            await asyncio.wait(self._late, timeout=_LONGEST_WAIT_S)
-        elsewhere, self._elsewhere = self._elsewhere, None
-        if elsewhere:
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._redis.pop(elsewhere).aclose(), elsewhere))
-            elsewhere.call_soon_threadsafe(elsewhere.stop)
-
-    def _submit(self, coroutine: Coroutine[Any, Any, T]) -> "Future[T]":
-        with self._lock:
-            if self._elsewhere is None:
-                self._elsewhere = asyncio.new_event_loop()
-                self._elsewhere.set_default_executor(ThreadPoolExecutor(_SYNC_CALLS, thread_name_prefix="guarded"))
-                self._redis[self._elsewhere] = open_async(self._url)
-                threading.Thread(target=_run_forever, args=(self._elsewhere,), name="guards", daemon=True).start()
-        # The coroutine runs in the caller's context, so that what it calls still belongs to the caller's task.
-        return copy_context().run(asyncio.run_coroutine_threadsafe, coroutine, self._elsewhere)
-
-    async def _ask(self, task: TaskGuard, calls: list[lua.Call[Any]]) -> list[Any]:
+    async def _ask(self, task: TaskGuard, call: lua.Call[Answer]) -> Answer:
         wait_s = _FIRST_WAIT_S
-        while True:
-            problem: object = "the worker's lease may be over"
+        while not task.is_over:
+            problem: Exception | str = "the worker's lease may be over"
             if self.is_held():
-                problem = await self._try(calls)
-                if isinstance(problem, list):
-                    return problem
-            if task.is_over or task.deadline_at is None or time.monotonic() + wait_s > task.deadline_at:
-                raise GuardUnavailable(f"Redis could not be asked whether a model call may start: {problem}")
-            await asyncio.sleep(wait_s)
+                answer = await self._try(call)
+                if isinstance(answer, Answer):
+                    return answer
+                problem = answer
+            left_s = 0.0 if task.deadline_at is None else task.deadline_at - time.monotonic()
+            if left_s <= 0:
+                raise GuardUnavailable(f"Redis could not be asked whether a call may start: {problem}")
+            await asyncio.sleep(min(wait_s, left_s))
             wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
+        raise TaskGone("the run has ended")
 
-    async def _try(self, calls: list[lua.Call[Any]]) -> list[Any] | Exception:
-        """Run the calls; answer the outage instead if there is one. All of them may safely run twice."""
+    async def _try(self, call: lua.Call[T]) -> T | Exception:
+        """Run the call; answer the outage instead if there is one. It may safely run twice."""
         try:
-            replies = await lua.run_many(self._redis[asyncio.get_running_loop()], calls)
+            return await lua.run(self._loops.redis, call)
         except RedisError as error:
-            replies = [error]
-        for reply in replies:
-            if isinstance(reply, Exception):
-                if not is_outage(reply):
-                    raise reply
-                return reply
-        return replies
+            if not is_outage(error):
+                raise
+            return error
 
-    async def _hand_back(self, admitted: Admitted, allowed: Admission, reserved: object) -> None:
-        calls: list[lua.Call[Any]] = []
-        if allowed.admitted:
-            calls.append(report_call(admitted.breaker, admitted.rid, admitted.generation, Outcome.CANCEL, self.breaker))
-        if not isinstance(reserved, Refusal):
-            calls.append(settle_call(admitted.rid, 0, 0, 0, self.budget))
-        if calls:
-            await self._report(admitted.breaker, calls)
-
-    async def _report(self, breaker: str, calls: list[lua.Call[Any]]) -> bool:
-        replies = await self._try(calls)
-        if isinstance(replies, Exception):
-            return False
-        for reply in replies:
-            if isinstance(reply, Transition):
-                self._tell(breaker, reply)
-            else:
-                tell_alerts(reply.alerts)
-        return True
-
-    async def _report_late(self, breaker: str, calls: list[lua.Call[Any]]) -> None:
-        give_up_at = time.monotonic() + _SETTLE_FOR_S
+    async def _insist(self, call: lua.Call[T]) -> T | None:
+        """Run the call as soon as Redis answers; None: it did not for a long time."""
+        give_up_at = time.monotonic() + _LATE_FOR_S
         wait_s = _FIRST_WAIT_S
-        while time.monotonic() < give_up_at:
+        while isinstance(done := await self._try(call), Exception):
+            if time.monotonic() > give_up_at:
+                return None
             await asyncio.sleep(wait_s)
-            if await self._report(breaker, calls):
-                return
             wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
-        _log.warning("model_call.not_settled", breaker=breaker, reason="Redis is away; it is charged in full")
+        return done
+
+    async def _settle_late(self, admitted: Admitted, call: lua.Call[Settled]) -> None:
+        settled = await self._insist(call)
+        if settled:
+            self._tell_settled(admitted, settled)
+        else:
+            _log.warning("model_call.not_settled", breaker=admitted.breaker, reason="Redis is away; charged in full")
+
+    async def _take_back(self, admitted: Admitted, admit: lua.Call[Answer]) -> None:
+        answer = await self._insist(admit)
+        if answer and answer.allowed:
+            self._tell(admitted.breaker, answer.allowed.transition)
+            admitted = replace(admitted, generation=answer.allowed.generation)
+            await self._settle_late(admitted, self._settle_call(admitted, Outcome.CANCEL, (0, 0), 0))
+
+    def _tell_settled(self, admitted: Admitted, settled: Settled) -> None:
+        self._tell(admitted.breaker, settled.transition)
+        tell_alerts(settled.settlement.alerts)
 
     def _tell(self, breaker: str, transition: Transition) -> None:
         if transition.changed:
-            _log.warning(f"breaker.{_EVENTS[transition.after]}", breaker=breaker, why=transition.why)
+            _log.warning(_EVENTS[transition.after], breaker=breaker, why=transition.why)
 
 
-_EVENTS = {"open": "opened", "half_open": "half_opened", "closed": "closed"}
+_EVENTS = {"open": "breaker.opened", "half_open": "breaker.half_opened", "closed": "breaker.closed"}
+
+
+def _tell_call(
+    admitted: Admitted, outcome: Outcome, tokens: tuple[int, int], cost_nano_usd: int, *, is_estimated: bool
+) -> None:
+    """Log a call that was made; metrics and traces listen to this event."""
+    _log.info(
+        "model.called",
+        model=admitted.model,
+        provider=admitted.breaker.partition("/")[0],
+        outcome=outcome.value,
+        duration_ms=round((time.monotonic() - admitted.at) * 1000),
+        input_tokens=tokens[0],
+        output_tokens=tokens[1],
+        cost_nano_usd=cost_nano_usd,
+        estimated=is_estimated,
+    )
 
 
 def tell_alerts(alerts: "tuple[Alert, ...]") -> None:
@@ -306,20 +366,20 @@ def tell_alerts(alerts: "tuple[Alert, ...]") -> None:
         )
 
 
-def _refusal(ownership: Ownership, breaker: str, allowed: Admission, reserved: object) -> BaseException:
-    if ownership is Ownership.GONE:
+def _refusal(breaker: str, answer: Answer) -> BaseException:
+    if answer.ownership is Ownership.GONE:
         return TaskGone("another worker owns this task now")
-    if ownership is Ownership.CANCELLED:
+    if answer.ownership is Ownership.CANCELLED:
         return TaskCancelled("the task was cancelled")
-    if isinstance(reserved, Refusal):
-        wait_s = None if reserved.resets_at_ms is None else max(0.0, reserved.resets_at_ms / 1000 - time.time())
-        return BudgetExceeded(str(reserved), wait_s)
+    if isinstance(answer.reserved, Refusal):
+        _log.warning("budget.refused", scope=answer.reserved.scope, unit=answer.reserved.unit, breaker=breaker)
+        resets_at_ms = answer.reserved.resets_at_ms
+        return BudgetExceeded(str(answer.reserved), resets_at_ms and max(0.0, resets_at_ms / 1000 - time.time()))
+    assert answer.allowed
+    return _unavailable(breaker, answer.allowed)
+
+
+def _unavailable(breaker: str, allowed: Admission) -> ProviderUnavailableError:
     why = f"the circuit breaker is {allowed.state} ({allowed.why})" if allowed.why else "its rate limit is reached"
     message = f"{breaker} is not called: {why}; next try in {allowed.wait_ms / 1000:.1f} s"
     return ProviderUnavailableError(message, retry_after_s=allowed.wait_ms / 1000)
-
-
-def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    loop.run_forever()
-    loop.close()

@@ -1,7 +1,7 @@
 """One guarded call, from the outside in: next model, retry, admission, the call with its timeout, report and settle.
 
     call_models ── model after model, when one is refused or keeps failing
-      └ _retried ── tenacity: exponential with jitter, or what the provider's Retry-After says, within the deadline
+      └ call_model ── tenacity: exponential with jitter, or as the provider's Retry-After says, within the deadline
           └ _attempt ── admit, call, and settle a failure; a good call is settled by whoever knows when it has ended
 
 The pattern is "Retry", "Circuit Breaker" and "Fallback" of the Azure architecture guide, in this order.
@@ -13,13 +13,22 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
 
+from shared.logs import get_logger
 from worker.guards import Admitted, Guards, TaskGuard, Used
-from worker.provider_errors import read_failure
+from worker.provider_errors import read_failure, status_of
 from worker.refusals import ProviderUnavailableError
 
 T = TypeVar("T")
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +75,11 @@ async def call_models(guards: Guards, task: TaskGuard, targets: Sequence[Target[
     refused: list[ProviderUnavailableError] = []
     for number, target in enumerate(targets):
         try:
-            called = await _retried(guards, task, target, limits)
+            called = await call_model(guards, task, target, limits)
         except ProviderUnavailableError as error:
             refused.append(error)
+            if number + 1 < len(targets):
+                _log.warning("model.fell_back", model=target.model, to=targets[number + 1].model)
         else:
             task.model = target.model
             task.fallback_used |= number > 0
@@ -80,8 +91,12 @@ async def call_models(guards: Guards, task: TaskGuard, targets: Sequence[Target[
     ) from refused[-1]
 
 
-async def _retried(guards: Guards, task: TaskGuard, target: Target[T], limits: CallLimits) -> Called[T]:
-    backoff = wait_exponential_jitter(initial=0.2, max=limits.longest_wait_s, jitter=0.2)
+async def call_model(guards: Guards, task: TaskGuard, target: Target[T], limits: CallLimits) -> Called[T]:
+    """Call `target`, and again while that may help.
+
+    Raises: as `call_models`.
+    """
+    backoff = wait_exponential(multiplier=0.2, max=limits.longest_wait_s) + wait_random(0, 0.2)
 
     def wait_s(state: RetryCallState) -> float:
         error = _unavailable(state)
@@ -92,8 +107,16 @@ async def _retried(guards: Guards, task: TaskGuard, target: Target[T], limits: C
             return False
         return task.deadline_at is None or time.monotonic() + error.retry_after_s < task.deadline_at
 
+    def tell(state: RetryCallState) -> None:
+        wait_s = round(state.upcoming_sleep, 3)
+        _log.info("model.retried", model=target.model, attempt=state.attempt_number, wait_s=wait_s)
+
     retrying = AsyncRetrying(
-        stop=stop_after_attempt(limits.attempts), wait=wait_s, retry=retry_if_exception(is_worth_it), reraise=True
+        stop=stop_after_attempt(limits.attempts),
+        wait=wait_s,
+        retry=retry_if_exception(is_worth_it),
+        before_sleep=tell,
+        reraise=True,
     )
     return await retrying(_attempt, guards, task, target, limits)
 
@@ -122,11 +145,10 @@ async def settle_failure(guards: Guards, task: TaskGuard, admitted: Admitted, er
     """Report and book a call that failed or was cancelled."""
     failure = read_failure(error)
     used = None if failure.may_be_billed else Used(0, 0)
-    # A cancelled call is settled all the same; the shield lets the settling end when we are cancelled again.
-    await asyncio.shield(guards.settle(task, admitted, failure.outcome, used, failure.retry_after_s))
+    await guards.settle(task, admitted, failure.outcome, used, failure.retry_after_s)
 
 
 def describe(error: BaseException) -> str:
     """Say what failed without the provider's own words, which may quote the question or the key."""
-    status = getattr(error, "status_code", None)
-    return type(error).__name__ + (f" (HTTP {status})" if isinstance(status, int) else "")
+    status = status_of(error)
+    return type(error).__name__ + (f" (HTTP {status})" if status else "")

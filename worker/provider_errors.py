@@ -19,12 +19,14 @@ _NOT_CONNECTED = ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedP
 _BROKEN = (
     "APIConnectionError",
     "APITimeoutError",
+    "ClientConnectionError",
     "ConnectionError",
     "HTTPError",
     "RemoteProtocolError",
     "RequestError",
     "TimeoutException",
     "TransportError",
+    "URLError",
 )
 
 
@@ -55,8 +57,8 @@ def read_failure(error: BaseException) -> Failure:
     if isinstance(error, asyncio.CancelledError):
         return Failure(Outcome.CANCEL, may_be_billed=True, is_provider=False)
     response = getattr(error, "response", None)
-    status = getattr(error, "status_code", None) or getattr(response, "status_code", None)
-    if isinstance(status, int):
+    status = status_of(error)
+    if status >= 400:  # a 2xx here had a body that could not be read
         outcome = outcome_of(status, _code(error))
         pause = _retry_after_s(response) if outcome is Outcome.RATE_LIMITED else 0.0
         return Failure(outcome, pause, may_be_billed=status == 504)
@@ -65,9 +67,16 @@ def read_failure(error: BaseException) -> Failure:
         return Failure(Outcome.FAIL, may_be_billed=not never_left)
     if _code(error) in QUOTA_CODES:
         return Failure(Outcome.QUOTA)
-    if _code(error) is not None or type(error).__name__ == "APIError":
+    if _code(error) is not None or any(kind.__name__ == "APIError" for kind in type(error).__mro__):
         return Failure(Outcome.FAIL, may_be_billed=True)  # an error in the middle of a stream has no status
     return Failure(Outcome.IGNORE, may_be_billed=True, is_provider=False)
+
+
+def status_of(error: BaseException) -> int:
+    """Find the HTTP status where OpenAI's SDK, httpx, requests, aiohttp or urllib keep it; 0 if there is none."""
+    response = getattr(error, "response", None)
+    found = (getattr(place, name, None) for place in (error, response) for name in ("status_code", "status", "code"))
+    return next((status for status in found if isinstance(status, int)), 0)
 
 
 def _is_broken(error: BaseException) -> bool:

@@ -63,4 +63,13 @@ class ProviderUnavailableError(Exception):
 
 
 class ToolError(Exception):
-    """A tool or another service failed, or is not called at the moment because it keeps failing."""
+    """A tool or another service failed, or is not called at the moment because it keeps failing.
+
+    Args:
+        message: For people.
+        retry_after_s: When the service may be called again; None where nobody knows.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s

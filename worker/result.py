@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from langgraph.types import default_retry_on
+from langgraph.types import default_retry_on  # type: ignore[attr-defined] # RetryPolicy's own default
 from pydantic_core import PydanticSerializationError, to_json
 
 from shared.errors import ErrorType

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
-from redisvl.exceptions import RedisSearchError  # type: ignore[import-untyped]
+from redisvl.exceptions import RedisSearchError
 
 from shared.errors import LanggraphRqError
 from shared.redis_clients import is_outage

@@ -64,6 +64,7 @@ async def test_task_is_run_and_its_result_has_the_documented_fields(redis_url, c
         "cost_usd": 0.0,
         "attempts": 1,
         "fallback_used": False,
+        "downgraded": False,
         "worker": graph_worker.name,
     }
 
@@ -125,15 +126,12 @@ async def test_failing_graph_ends_its_task_with_the_reason(redis_url, client):
     assert result.error.message == "ValueError: no such ticket"
 
 
-@pytest.mark.parametrize("is_async", [True, False])
-async def test_node_that_calls_exit_fails_its_task_only(redis_url, client, is_async):
+async def test_node_that_raises_a_cancellation_fails_its_task_only(redis_url, client):
     async def leave(_state):
-        raise asyncio.CancelledError if is_async else SystemExit(1)
+        raise asyncio.CancelledError
 
-    async with worker(redis_url, {"exit": one_node_graph(leave, Number), "g": PLUS_ONE}):
-        if not is_async:
-            pytest.skip("SystemExit ends the test's own event loop; tests/worker/test_boot.py runs it in a process")
-        assert (await ended(client, client.submit({"n": 1}, graph="exit").task_id)).status is State.ERROR
+    async with worker(redis_url, {"leave": one_node_graph(leave, Number), "g": PLUS_ONE}):
+        assert (await ended(client, client.submit({"n": 1}, graph="leave").task_id)).status is State.ERROR
         assert (await ended(client, client.submit({"n": 1}, graph="g").task_id)).status is State.SUCCESS
 
 

@@ -1,0 +1,78 @@
+"""What tests of model calls stand on: ChatOpenAI on the offline server, a task that runs one node, and the books."""
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import Any, TypedDict
+
+import openai
+from langchain_openai import ChatOpenAI
+from langgraph.graph import END, START, StateGraph
+
+from producer import Client
+from shared.errors import RedisUnavailableError
+from shared.token_budget import BudgetLimits, TokenBudget
+from tests.fleet import one_node_graph, worker
+
+OUTPUT_TOKENS = 100
+WAIT_S = 30
+
+
+class Said(TypedDict):
+    text: str
+
+
+@asynccontextmanager
+async def chat_models(url: str):
+    """Answer a function that makes ChatOpenAIs on two HTTP clients, as making one takes a third of a second."""
+    # The server speaks no TLS, so that no certificates need to be read.
+    with openai.DefaultHttpxClient(verify=False) as http:
+        async with openai.DefaultAsyncHttpxClient(verify=False) as http_async:
+
+            def make(model: str = "gpt-4o-mini", **parameters: Any) -> ChatOpenAI:
+                given = {"max_tokens": OUTPUT_TOKENS, "max_retries": 0, "stream_usage": True, **parameters}
+                clients = {"http_client": http, "http_async_client": http_async}
+                return ChatOpenAI(model=model, api_key="offline", base_url=url, **clients, **given)
+
+            yield make
+
+
+async def run_node(redis_url: str, node, **options: Any):
+    """Run a task whose graph has one node; answers its result."""
+    return await run_graph(redis_url, one_node_graph(node, Said), **options)
+
+
+async def run_graph(redis_url: str, graph, *, deadline_s: float = 60, task: dict | None = None, **options: Any):
+    """Run a task through a worker; answers its result."""
+    async with worker(redis_url, {"g": graph}, **options):
+        with Client(redis_url) as client:
+            receipt = client.submit(task or {"text": "hello"}, graph="g", user_id="ann", deadline_s=deadline_s)
+            while True:
+                try:
+                    return await asyncio.to_thread(client.wait, receipt.task_id, WAIT_S)
+                except RedisUnavailableError:  # some tests take it away for longer than the client's patience
+                    await asyncio.sleep(0.1)
+
+
+def two_nodes_at_once(first, second) -> Any:
+    """A graph of two branches that run in parallel."""
+    builder = StateGraph(Said).add_node("first", first).add_node("second", second)
+    for name in ("first", "second"):
+        builder.add_edge(START, name).add_edge(name, END)
+    return builder.compile()
+
+
+async def books(aredis) -> tuple[int, int]:
+    """Read the tokens that the fleet has used, and holds."""
+    tokens = (await TokenBudget(aredis, BudgetLimits()).usage()).tokens
+    return tokens.used, tokens.held
+
+
+def billed(llm) -> int:
+    """Add up the tokens that the server would bill."""
+    stats = llm.stats()
+    return sum(stats["input_tokens"].values()) + sum(stats["output_tokens"].values())
+
+
+def counted(result) -> int:
+    """Add up the tokens of a result's metadata."""
+    return result.metadata.input_tokens + result.metadata.output_tokens
