@@ -8,11 +8,13 @@ from shared.errors import ErrorType
 from shared.safe_json import read_json
 from shared.tasks import ResultMetadata, State, TaskError, TaskResult
 
-FIELDS = ("created", "epoch", "deadline")
+FIELDS = ("created", "epoch", "deadline", "input_tokens", "output_tokens", "cost_nano_usd")
 """Of the task's hash: what `early_end` reads, with the job's data and the server's TIME."""
 
 
-def early_end(task_id: str, state: State, fields: Sequence[bytes], data: bytes | None, time: tuple[int, int]) -> bytes:
+def early_end(
+    task_id: str, state: State, fields: Sequence[bytes | None], data: bytes | None, time: tuple[int, int]
+) -> bytes:
     """Write the result document of a task that ends as `state` (cancelled or timeout) without running any further.
 
     Args:
@@ -22,7 +24,7 @@ def early_end(task_id: str, state: State, fields: Sequence[bytes], data: bytes |
         data: Of RQ's job; None when a tool of RQ removed it.
         time: The server's clock, seconds and microseconds.
     """
-    created_ms, epoch, deadline_ms = (int(value) for value in fields)
+    created_ms, epoch, deadline_ms, input_tokens, output_tokens, cost_nano_usd = (int(value or 0) for value in fields)
     ended_ms = time[0] * 1000 + time[1] // 1000
     late = TaskError(
         type=ErrorType.TIMEOUT, message=f"the deadline of {(deadline_ms - created_ms) / 1000:g} s passed in the queue"
@@ -34,7 +36,14 @@ def early_end(task_id: str, state: State, fields: Sequence[bytes], data: bytes |
             status=state,
             error=late if state is State.TIMEOUT else None,
             metadata=ResultMetadata(
-                graph=str(task.get("graph", "")), attempts=epoch, queued_ms=ended_ms - created_ms, run_ms=0, worker=""
+                graph=str(task.get("graph", "")),
+                input_tokens=input_tokens,
+                output_tokens=output_tokens,
+                cost_usd=cost_nano_usd / 1e9,
+                attempts=epoch,
+                queued_ms=ended_ms - created_ms,
+                run_ms=0,
+                worker="",
             ),
             submitted_at=_instant(created_ms),
             started_at=None,

@@ -5,7 +5,8 @@ is always the server's. No task lives in a process only: the set of a worker's o
 
 Keys (type; lifetime):
     agent:task:<id>        hash    state, epoch, owner, queue, place, user, thread, crashes, failures, created, started,
-                                   deadline (ms), cancel, digest; until deadline + idempotency window, then the window
+                                   deadline (ms), cancel, digest, input_tokens, output_tokens,
+                                   cost_nano_usd; until deadline + idempotency window, then the window
                                    after its end
     agent:result:<id>      string  the result document; result TTL
     agent:events:<id>      stream  state changes; until a while after the end
@@ -115,6 +116,15 @@ class Origin(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Use:
+    """What the model calls of a task used, over all its attempts."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_nano_usd: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Claimed:
     """A task that this worker owns now. Instants are milliseconds of the server's clock."""
 
@@ -128,6 +138,8 @@ class Claimed:
     failures: int
     """How often its graph has failed and was tried again."""
     is_cancelled: bool
+    used: Use
+    """By its earlier attempts."""
     data: bytes
     origin: Origin
     acting_fields: tuple[str, ...]
@@ -201,10 +213,12 @@ def job_hash(task_id: str) -> str:
 
 
 def own_key(worker: str) -> str:
+    """Name the set of ids that a worker owns."""
     return f"agent:own:{worker}"
 
 
 def rq_worker_key(worker: str) -> str:
+    """Name RQ's hash of a worker."""
     return f"rq:worker:{worker}"
 
 
@@ -417,17 +431,27 @@ def owns_call(task_id: str, epoch: int, worker: str) -> Call[Ownership]:
     return Call(load_script("task_queue_owns"), [task_hash(task_id)], [epoch, worker], Ownership)
 
 
+def use_call(task_id: str, used: Use) -> Call[bool]:
+    """Add what a model call used to its task; False: the task is not kept any more."""
+    args = [used.input_tokens, used.output_tokens, used.cost_nano_usd]
+    return Call(load_script("task_queue_use"), [task_hash(task_id)], args, bool)
+
+
 def leave_call(worker: str) -> Call[int]:
     """Leave the fleet; answers how many tasks the worker still owns, in which case it has not left."""
     return Call(load_script("task_queue_leave"), [WORKERS, own_key(worker)], [worker], int)
 
 
-def reap_call(n: int = 100, now_ms: int | str = _NOW) -> Call[Reaped]:
-    """Bring back the tasks of dead workers and promote delayed tasks that are due, `n` of each at most."""
+def reap_call(n: int = 100, now_ms: int | str = _NOW, *, worker: str = "") -> Call[Reaped]:
+    """Bring back the tasks of dead workers and promote delayed tasks that are due, `n` of each at most.
+
+    With `worker`, the worker that asks, none is reaped once its own lease is over: whatever held it up, or the answer
+    of Redis, may have held up the others too.
+    """
     return Call(
         composed_script("reap"),
         [WORKERS, DELAYED, RQ_WORKERS],
-        [n, now_ms],
+        [n, now_ms, worker],
         lambda reply: Reaped(
             tuple(id_.decode() for id_ in reply[0]),
             tuple(id_.decode() for id_ in reply[1]),
@@ -463,7 +487,7 @@ def _decode_claim(reply: Sequence[Any]) -> Claim:
 
 
 def _decode_claimed(task: Sequence[Any], now_ms: int) -> Claimed:
-    id_, epoch, queue, created, started, deadline, crashes, failures, cancelled, data, origin, acting = task
+    id_, epoch, queue, created, started, deadline, crashes, failures, cancelled, used, data, origin, acting = task
     return Claimed(
         id=id_.decode(),
         epoch=int(epoch),
@@ -474,6 +498,7 @@ def _decode_claimed(task: Sequence[Any], now_ms: int) -> Claimed:
         crashes=int(crashes),
         failures=int(failures),
         is_cancelled=bool(cancelled),
+        used=Use(*(int(amount or 0) for amount in used)),
         data=data,
         origin=Origin(origin.decode()),
         acting_fields=tuple(field.decode() for field in acting),

@@ -19,7 +19,7 @@
 -- ARGV[8] now (ms) in tests, else empty
 -- Returns {outcome, now (ms), tasks, dropped ids}; outcome: ok | no_lease | suspended
 --   task: {id, epoch, queue, created (ms), started (ms), deadline (ms), crashes, failures, 1 if it is to be cancelled,
---          data, origin, names of unusual fields}
+--          {input tokens, output tokens, nano-dollars used before}, data, origin, names of unusual fields}
 --   origin: ours | enqueued (by stock RQ) | too_long (data not read) | malformed (no hash)
 local workers_key, own_key, open_key, suspended_key, rq_worker_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local worker, n, max_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -71,8 +71,8 @@ end
 
 local function own(id, task_key, job_key, queue)
   local fields = redis.call('HMGET', task_key, 'epoch', 'created', 'deadline', 'crashes', 'failures', 'started',
-    'cancel', 'digest', 'user')
-  local epoch, created, deadline, crashes, failures, started, cancel, digest, user = unpack(fields)
+    'cancel', 'digest', 'user', 'input_tokens', 'output_tokens', 'cost_nano_usd')
+  local epoch, created, deadline, crashes, failures, started, cancel, digest, user = unpack(fields, 1, 9)
   local origin, data, acts = 'ours', nil, {}
   if digest == '' then
     origin, data, acts = foreign(job_key)
@@ -96,7 +96,7 @@ local function own(id, task_key, job_key, queue)
   tell_state(id, 'running', epoch)
   redis.call('PEXPIREAT', 'agent:events:' .. id, whole(tonumber(deadline) + events_ms))
   return {id, epoch, queue, created, started or now, deadline, crashes or '0', failures or '0', cancel and 1 or 0,
-    data, origin, acts}
+    {unpack(fields, 10, 12)}, data, origin, acts}
 end
 
 local tasks, dropped = {}, {}

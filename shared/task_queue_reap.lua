@@ -7,13 +7,17 @@
 -- KEYS[3] rq:workers         set     RQ's workers
 -- ARGV[1] n, tasks at most of each kind
 -- ARGV[2] now (ms) in tests, else empty
+-- ARGV[3] the worker that asks, which may reap while it has a lease itself; empty for whoever has none
 -- Returns {ids reaped, ids promoted, ms until the next delayed task is due or -1}
 local workers_key, delayed_key, rq_workers_key = KEYS[1], KEYS[2], KEYS[3]
 local n, now_ms = tonumber(ARGV[1]), clock(ARGV[2])
-local now = whole(now_ms)
+local now, caller = whole(now_ms), ARGV[3]
 
+-- A caller without a lease was held up, or this call was: the others may have been too, and get the time to renew.
+local may_reap = caller == '' or tonumber(redis.call('ZSCORE', workers_key, caller) or 0) > now_ms
+local dead = may_reap and redis.call('ZRANGEBYSCORE', workers_key, '-inf', now, 'LIMIT', 0, 10) or {}
 local reaped = {}
-for _, worker in ipairs(redis.call('ZRANGEBYSCORE', workers_key, '-inf', now, 'LIMIT', 0, 10)) do
+for _, worker in ipairs(dead) do
   local own_key = 'agent:own:' .. worker
   while #reaped < n do
     local id = redis.call('SPOP', own_key)

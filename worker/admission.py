@@ -47,10 +47,10 @@ def admit_call(
     return Call(_ADMIT, *_slots(owns, allow, reserve), decode)
 
 
-def settle_call(report: Call[Transition], settle: Call[Settlement]) -> Call[Settled]:
-    """Report how a call ended and book what it used."""
+def settle_call(report: Call[Transition], settle: Call[Settlement], use: Call[bool] | None) -> Call[Settled]:
+    """Report how a call ended, book what it used, and add that to its task if it has one."""
     return Call(
-        _SETTLE, *_slots(report, settle), lambda reply: Settled(report.decode(reply[0]), settle.decode(reply[1]))
+        _SETTLE, *_slots(report, settle, use), lambda reply: Settled(report.decode(reply[0]), settle.decode(reply[1]))
     )
 
 
@@ -84,4 +84,6 @@ def _script(name: str, **verbs: Script) -> Script:
 _ADMIT = _script(
     "admit", owns=load_script("task_queue_owns"), allow=load_script("circuit_breaker_allow"), reserve=RESERVE
 )
-_SETTLE = _script("settle", report=load_script("circuit_breaker_report"), settle=SETTLE)
+_SETTLE = _script(
+    "settle", report=load_script("circuit_breaker_report"), settle=SETTLE, use=load_script("task_queue_use")
+)

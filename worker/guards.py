@@ -26,7 +26,7 @@ from shared.circuit_breaker import Admission, BreakerLimits, Outcome, Transition
 from shared.logs import get_logger
 from shared.pricing import Pricing
 from shared.redis_clients import is_outage
-from shared.task_queue import Ownership, owns_call
+from shared.task_queue import Ownership, Use, owns_call, use_call
 from shared.token_budget import (
     MAX_TTL_MS,
     Alert,
@@ -202,7 +202,8 @@ class Guards:
         task.output_tokens += tokens[1]
         task.cost_nano_usd += cost
         _tell_call(admitted, outcome, tokens, cost, is_estimated=is_estimated)
-        call = self._settle_call(admitted, outcome, tokens, cost, pause_s=pause_s, estimated=is_estimated)
+        use = use_call(task.task_id, Use(*tokens, cost)) if task.task_id else None
+        call = self._settle_call(admitted, outcome, tokens, cost, use, pause_s=pause_s, estimated=is_estimated)
         try:
             settled = await self._try(call)
         except asyncio.CancelledError:
@@ -263,6 +264,7 @@ class Guards:
         outcome: Outcome,
         tokens: tuple[int, int],
         cost_nano_usd: int,
+        use: lua.Call[bool] | None = None,
         *,
         pause_s: float = 0.0,
         estimated: bool = False,
@@ -271,6 +273,7 @@ class Guards:
         return settle_call(
             report_call(breaker, rid, admitted.generation, outcome, self.breaker, retry_after_ms=pause_ms),
             book_call(rid, *tokens, cost_nano_usd, self.budget, estimated=estimated),
+            use,
         )
 
     async def _ask(self, task: TaskGuard, call: lua.Call[Answer]) -> Answer:
@@ -292,7 +295,7 @@ class Guards:
     async def _try(self, call: lua.Call[T]) -> T | Exception:
         """Run the call; answer the outage instead if there is one. It may safely run twice."""
         try:
-            return await lua.run(self._loops.redis, call)
+            return await self._loops.trips.run(call)
         except RedisError as error:
             if not is_outage(error):
                 raise

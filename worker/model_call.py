@@ -96,6 +96,21 @@ async def call_model(guards: Guards, task: TaskGuard, target: Target[T], limits:
 
     Raises: as `call_models`.
     """
+    try:
+        return await _attempt(guards, task, target, limits)
+    except ProviderUnavailableError as error:
+        failed = [error]
+
+    async def attempt() -> Called[T]:
+        # Most calls succeed at once and pay nothing for the retrying: it hears of the first failure when there is one.
+        if failed:
+            raise failed.pop()
+        return await _attempt(guards, task, target, limits)
+
+    return await _retrying(task, target.model, limits)(attempt)
+
+
+def _retrying(task: TaskGuard, model: str, limits: CallLimits) -> AsyncRetrying:
     backoff = wait_exponential(multiplier=0.2, max=limits.longest_wait_s) + wait_random(0, 0.2)
 
     def wait_s(state: RetryCallState) -> float:
@@ -109,16 +124,15 @@ async def call_model(guards: Guards, task: TaskGuard, target: Target[T], limits:
 
     def tell(state: RetryCallState) -> None:
         wait_s = round(state.upcoming_sleep, 3)
-        _log.info("model.retried", model=target.model, attempt=state.attempt_number, wait_s=wait_s)
+        _log.info("model.retried", model=model, attempt=state.attempt_number, wait_s=wait_s)
 
-    retrying = AsyncRetrying(
+    return AsyncRetrying(
         stop=stop_after_attempt(limits.attempts),
         wait=wait_s,
         retry=retry_if_exception(is_worth_it),
         before_sleep=tell,
         reraise=True,
     )
-    return await retrying(_attempt, guards, task, target, limits)
 
 
 def _unavailable(state: RetryCallState) -> ProviderUnavailableError:

@@ -13,6 +13,7 @@ from langgraph.types import Command
 from redis.asyncio import Redis
 
 from shared import lua
+from shared.audit import Audit
 from shared.errors import ErrorType
 from shared.task_queue import GRAPHS, Claimed, Origin, QueueTimes, adopt_call
 from shared.tasks import State, Task, TaskLimits
@@ -22,8 +23,10 @@ from worker.events import EventWriter, TaskEvents
 from worker.graphs import LoadedGraph
 from worker.guard_hook import GuardHandler, guard_hook
 from worker.guards import Guards, TaskGuard, current_task
-from worker.interrupts import resume_from
+from worker.interrupts import kept_answers, resume_again, resume_first
 from worker.job import NewerSchemaError, RejectedJobError, read_job
+from worker.node_hook import watch_nodes
+from worker.redacted import Redaction
 from worker.result import Ended, Result, read_error, read_output, usage_of, write_result
 from worker.streaming import stream_graph
 from worker.threads import continue_thread
@@ -50,6 +53,8 @@ class RunContext:
     result_bytes: int = 1_000_000
     callbacks: Sequence[BaseCallbackHandler] = ()
     """Told of every step of every run."""
+    audit: Audit | None = None
+    redaction: Redaction | None = None
     events: EventWriter = field(init=False)
 
     def __post_init__(self) -> None:
@@ -83,6 +88,7 @@ async def run_task(
     except RejectedJobError as error:
         result = Result(State.ERROR, error=(ErrorType.REJECTED, str(error)))
         return write_result(claimed, None, result, context.worker, context.result_bytes, started)
+    watch_nodes(task)
     if claimed.origin is Origin.ENQUEUED:
         deadline_at_ms = await lua.run(context.redis, adopt_call(claimed, context.worker, task, context.times))
         if deadline_at_ms <= 0:
@@ -102,6 +108,7 @@ async def run_task(
     if result.state is State.RUNNING:
         return None
     again = _again(claimed, task, result, started + remaining_s)
+    result = context.redaction.result(result) if context.redaction else result
     return again or write_result(claimed, task, result, context.worker, context.result_bytes, started)
 
 
@@ -138,6 +145,9 @@ async def _run_graph(
         context.worker,
         Payer(task.tenant, task.user_id, task.task_id),
         deadline_at,
+        input_tokens=claimed.used.input_tokens,
+        output_tokens=claimed.used.output_tokens,
+        cost_nano_usd=claimed.used.cost_nano_usd,
     )
     current_task.set(guard)
     guard_hook.set(GuardHandler(guard))
@@ -145,7 +155,8 @@ async def _run_graph(
     remaining_s = deadline_at - time.monotonic()
     if remaining_s <= 0:
         return late
-    events = context.events.open(claimed, context.worker)
+    opened = (context.events, claimed, context.worker)
+    events = context.redaction.events(*opened) if context.redaction else TaskEvents(*opened)
     try:
         async with asyncio.timeout(remaining_s) as deadline:
             result = await _invoke(claimed, task, loaded, context, deadline_at, events)
@@ -203,8 +214,10 @@ async def _start(
     if last and last.metadata.get("task_id") == task.key:
         return None
     if task.resume:
-        snapshot = await loaded.graph.aget_state(config)
-        return resume_from(snapshot, task.resume, is_first_attempt=claimed.epoch == 1)
+        state = await loaded.graph.aget_state(config, subgraphs=claimed.epoch > 1)
+        if claimed.epoch == 1:
+            return resume_first(state, task.resume)
+        return resume_again(state, task.resume, await kept_answers(context.checkpointer, state))
     return continue_thread(last.checkpoint["channel_values"], task.input) if last else task.input
 
 

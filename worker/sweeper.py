@@ -36,7 +36,7 @@ def _end(redis: Redis, task_ids: Iterable[str], state: State, times: QueueTimes)
         pipeline.hget(job_hash(task_id), "data")
         pipeline.time()
         fields, data, time = pipeline.execute()
-        if None in fields:
+        if fields[0] is None:
             continue
         result = early_end(task_id, state, fields, data, time)
         if lua.run_sync(redis, cancel_call(task_id, state, result, times)) is state:

@@ -10,6 +10,7 @@ from shared.task_queue import (
     Origin,
     QueueTimes,
     Submitted,
+    Use,
     adopt_call,
     claim_call,
     finish_call,
@@ -18,6 +19,7 @@ from shared.task_queue import (
     release_call,
     renew_call,
     submit_call,
+    use_call,
 )
 from shared.tasks import State, Task, TaskLimits
 
@@ -66,8 +68,8 @@ class QueueOnRedis:
         )
         return await lua.run(self.redis, call)
 
-    async def reap(self):
-        return await lua.run(self.redis, reap_call(now_ms=self.now_ms))
+    async def reap(self, worker=""):
+        return await lua.run(self.redis, reap_call(now_ms=self.now_ms, worker=worker))
 
     async def field(self, name, task_id="t1"):
         return await self.redis.hget(f"agent:task:{task_id}", name)
@@ -176,6 +178,17 @@ async def test_lease_that_nobody_reaped_can_be_renewed_late(queue):
     await queue.join()
     queue.now_ms += 60_000
     assert await queue.renew()
+
+
+async def test_worker_whose_own_lease_is_over_reaps_nobody(queue):
+    await queue.join("w1")
+    await queue.join("w2")
+    await queue.submit()
+    await queue.claim_one("w1")
+    queue.now_ms += 8_001
+    assert (await queue.reap("w2")).reaped == ()
+    await queue.join("w2")
+    assert (await queue.reap("w2")).reaped == ("t1",)
 
 
 async def test_lease_that_was_reaped_cannot_be_renewed(queue):
@@ -355,3 +368,19 @@ async def test_time_is_the_servers_when_none_is_given(aredis):
 def test_times_must_be_positive(field):
     with pytest.raises(ValueError, match=f"expected {field} to be above 0, got: 0"):
         QueueTimes(**{field: 0})
+
+
+async def test_what_an_earlier_attempt_used_is_told_to_the_next(queue):
+    await queue.join()
+    await queue.submit()
+    claimed = await queue.claim_one()
+    assert claimed.used == Use()
+    for _ in range(2):
+        assert await lua.run(queue.redis, use_call("t1", Use(10, 5, 700)))
+    await queue.release(claimed)
+    assert (await queue.claim_one()).used == Use(20, 10, 1_400)
+
+
+async def test_use_of_a_task_that_is_not_kept_any_more_leaves_no_key(queue):
+    assert not await lua.run(queue.redis, use_call("gone", Use(10, 5, 700)))
+    assert not await queue.redis.exists("agent:task:gone")

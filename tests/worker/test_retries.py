@@ -4,7 +4,9 @@ import asyncio
 from dataclasses import replace
 from typing import TypedDict
 
+import openai
 import pytest
+from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START, StateGraph
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -12,6 +14,7 @@ from producer import Client
 from shared.errors import ErrorType
 from shared.tasks import State
 from tests.fleet import one_node_graph, worker
+from worker.offline_llm import OfflineLLM
 from worker.refusals import ToolError
 
 
@@ -127,3 +130,29 @@ async def test_fault_of_the_worker_itself_ends_the_task_and_not_the_worker(redis
         assert (await ended(client)).status is State.SUCCESS
     assert (result.status, result.error.type) == (State.ERROR, ErrorType.GRAPH_ERROR)
     assert "the worker failed: RuntimeError('a bug')" in result.error.message
+
+
+async def test_metadata_counts_the_tokens_of_all_attempts(redis_url, client):
+    runs = []
+
+    with OfflineLLM() as model:
+        async with openai.DefaultAsyncHttpxClient(verify=False) as http:
+            chat = ChatOpenAI(
+                model="gpt-4o-mini",
+                base_url=model.url,
+                api_key="offline",
+                max_tokens=50,
+                http_client=openai.DefaultHttpxClient(verify=False),
+                http_async_client=http,
+            )
+
+            async def ask(_state: Number):
+                runs.append((await chat.ainvoke("What is 2 + 2?")).usage_metadata["total_tokens"])
+                if len(runs) == 1:
+                    raise FlakyError("after the call")
+
+            async with worker(redis_url, {"flaky": one_node_graph(ask, Number)}):
+                result = await ended(client, max_attempts=2)
+    assert len(runs) == 2
+    assert result.metadata.input_tokens + result.metadata.output_tokens == sum(runs)
+    assert result.metadata.cost_usd > 0
