@@ -98,7 +98,7 @@ local function stopped_running(user)
     redis.call('HDEL', 'agent:in_flight', user)
   end
   local capped_key = 'agent:capped:' .. user
-  local queues = redis.call('SMEMBERS', capped_key)
+  local queues = redis.call('SORT', capped_key, 'ALPHA')
   for _, queue in ipairs(queues) do
     if redis.call('HEXISTS', 'agent:runnable:' .. queue, user) == 0 then
       refill(queue, user)

@@ -13,17 +13,33 @@ local workers_key, delayed_key, rq_workers_key = KEYS[1], KEYS[2], KEYS[3]
 local n, now_ms = tonumber(ARGV[1]), clock(ARGV[2])
 local now, caller = whole(now_ms), ARGV[3]
 
+-- What started last is put back first, so that the front of the queue is in the order of before.
+local function latest_first(ids)
+  local started = {}
+  for _, id in ipairs(ids) do
+    started[id] = tonumber(redis.call('HGET', 'agent:task:' .. id, 'started') or 0)
+  end
+  table.sort(ids, function(a, b)
+    if started[a] ~= started[b] then
+      return started[a] > started[b]
+    end
+    return a > b
+  end)
+  return ids
+end
+
 -- A caller without a lease was held up, or this call was: the others may have been too, and get the time to renew.
 local may_reap = caller == '' or tonumber(redis.call('ZSCORE', workers_key, caller) or 0) > now_ms
 local dead = may_reap and redis.call('ZRANGEBYSCORE', workers_key, '-inf', now, 'LIMIT', 0, 10) or {}
+
 local reaped = {}
 for _, worker in ipairs(dead) do
   local own_key = 'agent:own:' .. worker
-  while #reaped < n do
-    local id = redis.call('SPOP', own_key)
-    if not id then
+  for _, id in ipairs(latest_first(redis.call('SMEMBERS', own_key))) do
+    if #reaped >= n then
       break
     end
+    redis.call('SREM', own_key, id)
     local task_key = 'agent:task:' .. id
     local task = redis.call('HMGET', task_key, 'state', 'owner', 'queue', 'epoch', 'user')
     if task[1] == 'running' and task[2] == worker then

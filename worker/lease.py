@@ -128,7 +128,7 @@ class LeaseKeeper:
         wait_s = self._lease_s / 4
         if time.monotonic() - self._unbroken_since < self._lease_s:
             return wait_s
-        while (reaped := lua.run_sync(self._redis, reap_call())).reaped or reaped.promoted:
+        while (reaped := lua.run_sync(self._redis, reap_call(worker=self.worker))).reaped or reaped.promoted:
             _log_reaped(reaped)
         sweep(self._redis, self._times)
         while (expired := lua.run_sync(self._redis, expire_call(_EXPIRED_AT_ONCE, self._budget))).charged:
