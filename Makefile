@@ -50,7 +50,9 @@ WORKERS ?= 1
 PROFILES ?= $(if $(DEMO),demo)
 COMPOSE = $(if $(shell docker compose version 2>/dev/null),docker compose,docker-compose) -f compose.yaml
 ALL_PROFILES = --profile demo --profile dashboards --profile tracing
-up down logs dashboard: export OPENAI_BASE_URL := $(or $(OPENAI_BASE_URL),$(if $(findstring demo,$(PROFILES)),http://model:8000/v1))
+ifneq ($(findstring demo,$(PROFILES)),)
+up: export OPENAI_BASE_URL ?= http://model:8000/v1
+endif
 
 secrets: ## Create passwords, Redis users, API key and certificates in secrets/
 	@deploy/make-secrets.sh secrets
@@ -72,3 +74,13 @@ dashboard: install ## Show queues, jobs and workers on http://127.0.0.1:9181
 
 compose-test: ## Start it all in containers, kill a worker, check that nothing is lost (needs Docker)
 	@$(PYTHON) tests/compose_test.py
+
+config-docs: install ## Write docs/configuration.md from the settings classes
+	@$(BIN)/python -m shared.settings_page > docs/configuration.md
+
+.PHONY: chaos soak
+chaos: install ## Break an installation on purpose and check every promise (CHAOS="--only C1 C3 --scale 0.1")
+	@$(BIN)/python -m tests.chaos $(CHAOS)
+
+soak: install ## Half an hour of load with kills and outages: nothing may grow (SOAK="--minutes 5")
+	@$(BIN)/python -m tests.chaos.soak $(SOAK)

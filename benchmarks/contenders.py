@@ -1,6 +1,7 @@
 """The systems that run the workload, each behind the same two verbs: `prepare` what is not measured, then run it.
 
-A contender is started once and stays: rounds of one alternate with rounds of the others, on the same machine.
+A contender is started once and stays: rounds of one alternate with rounds of the others, on the same machine. Here are
+this project's worker and the bare graph; `benchmarks.peers` has the others.
 """
 
 import json
@@ -11,13 +12,15 @@ from typing import Protocol
 
 import psutil
 from redis import Redis
-from rq import Queue
 
 from benchmarks.rig import LANGGRAPH_JSON, BenchmarkError, Rig, client
 from producer.client import Client
 from shared.embedded_redis import EmbeddedRedis
 from shared.settings import QueueSettings
 from shared.task_queue import result_key
+
+CONCURRENCY = 100
+"""Tasks in flight per process."""
 
 _ENDED = "finished", "failed"
 _TOKENS = 10**12
@@ -36,44 +39,49 @@ class Contender(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Floor:
-    """The bare graph, in each of its processes."""
+class Programs:
+    """Programs that read orders from standard input and answer each with a line; `processes` do the work."""
 
+    name: str
     processes: Sequence[psutil.Popen]
+    talkers: Sequence[psutil.Popen]
+    concurrency: int = CONCURRENCY
 
     def prepare(self, workload: str, tasks: int) -> Callable[[], None]:
-        """Share the tasks out between the processes."""
-        order = json.dumps({"workload": workload, "tasks": tasks // len(self.processes)}) + "\n"
+        """Write the orders: the tasks are shared out between the programs."""
+        inputs, talkers = [work(number) for number in range(tasks)], len(self.talkers)
+        order = {"workload": workload, "concurrency": self.concurrency}
+        orders = [json.dumps({**order, "inputs": inputs[n::talkers]}) for n in range(talkers)]
 
         def run() -> None:
-            for process in self.processes:
-                process.stdin.write(order)
-                process.stdin.flush()
-            for process in self.processes:
-                _expect(process, "done")
+            for talker, order in zip(self.talkers, orders, strict=True):
+                talker.stdin.write(order + "\n")
+                talker.stdin.flush()
+            for talker in self.talkers:
+                expect(self.name, talker, "done")
 
         return run
 
 
 @contextmanager
-def floor(rig: Rig, processes: int = 1, checkpoints: EmbeddedRedis | None = None) -> Iterator[Floor]:
+def floor(rig: Rig, processes: int = 1, checkpoints: EmbeddedRedis | None = None) -> Iterator[Programs]:
     """Start `processes` bare graphs, with checkpoints in a Redis or without any."""
     environment = {"FLOOR_CHECKPOINTS": checkpoints.url} if checkpoints else {}
+    arguments = ["-m", "benchmarks.floor"]
     with ExitStack() as stack:
         programs = [
-            stack.enter_context(
-                rig.process(f"floor-{n}", "-m", "benchmarks.floor", environment=environment, talks=True)
-            )
+            stack.enter_context(rig.process(f"floor-{n}", *arguments, environment=environment, talks=True))
             for n in range(processes)
         ]
         for program in programs:
-            _expect(program, "ready")
-        yield Floor(programs)
+            expect("the bare graph", program, "ready")
+        yield Programs("the bare graph", programs, programs)
 
 
-def _expect(process: psutil.Popen, word: str) -> None:
+def expect(name: str, process: psutil.Popen, word: str) -> None:
+    """Read the line that a program says next; raises BenchmarkError if it is not `word`."""
     if (said := process.stdout.readline().strip()) != word:
-        raise BenchmarkError(f"the bare graph: expected {word}, got: {said or 'its end'}")
+        raise BenchmarkError(f"{name}: expected {word}, got: {said or 'its end'}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +98,10 @@ class Worker:
     def prepare(self, workload: str, tasks: int) -> Callable[[], None]:
         """Check the tasks; submitting them is measured."""
         producer = self.client()
-        documents = [{"graph": workload, "input": work(number)} for number in range(tasks)]
-        checked = [producer.parse(document) for document in documents]
+        checked = [producer.parse({"graph": workload, "input": work(number)}) for number in range(tasks)]
 
         def run() -> None:
-            with producer, _all_finish(self.rig, self.name, self.processes[0], self.redis, self.queue, tasks):
+            with producer, all_finish(self.rig, self.name, self.processes[0], self.redis, self.queue, tasks):
                 list(producer.submit_each(checked))
 
         return run
@@ -119,41 +126,8 @@ def worker(
     arguments = ["-m", "worker", "--config", str(LANGGRAPH_JSON), "--processes", str(processes)]
     name = f"worker-{queue}"
     with client(server) as redis, rig.process(name, *arguments, environment=environment) as process:
-        rig.wait_until(name, process, lambda: _registered(redis, queue) == processes)
+        rig.wait_until(name, process, lambda: registered(redis, queue) == processes)
         yield Worker(rig, name, server.url, redis, queue, [process])
-
-
-@dataclass(frozen=True, slots=True)
-class StockRq:
-    """RQ's own pool of forking workers."""
-
-    rig: Rig
-    redis: Redis
-    queue: str
-    jobs: Queue
-    processes: Sequence[psutil.Popen]
-
-    def prepare(self, workload: str, tasks: int) -> Callable[[], None]:
-        """Describe the jobs; enqueueing them is measured."""
-        jobs = [
-            Queue.prepare_data("benchmarks.graphs.rq_job.run", args=(workload, work(number)), result_ttl=3600)
-            for number in range(tasks)
-        ]
-
-        def run() -> None:
-            with _all_finish(self.rig, "rq", self.processes[0], self.redis, self.queue, tasks):
-                self.jobs.enqueue_many(jobs)
-
-        return run
-
-
-@contextmanager
-def stock_rq(rig: Rig, server: EmbeddedRedis, queue: str = "stock", workers: int = 8) -> Iterator[StockRq]:
-    """Start `rq worker-pool`."""
-    arguments = ["-m", "rq.cli", "worker-pool", "--num-workers", str(workers), "--url", server.url, queue]
-    with client(server) as redis, Redis.from_url(server.url) as raw, rig.process("rq", *arguments) as process:
-        rig.wait_until("rq", process, lambda: _registered(redis, queue) == workers)
-        yield StockRq(rig, redis, queue, Queue(queue, connection=raw), [process])
 
 
 def work(number: int) -> dict[str, str]:
@@ -161,12 +135,13 @@ def work(number: int) -> dict[str, str]:
     return {"question": f"What is lease number {number}?"}
 
 
-def _registered(redis: Redis, queue: str) -> int:
+def registered(redis: Redis, queue: str) -> int:
+    """Count the workers of a queue, ours or RQ's."""
     return int(redis.scard(f"rq:workers:{queue}"))
 
 
 @contextmanager
-def _all_finish(rig: Rig, name: str, process: psutil.Popen, redis: Redis, queue: str, tasks: int) -> Iterator[None]:
+def all_finish(rig: Rig, name: str, process: psutil.Popen, redis: Redis, queue: str, tasks: int) -> Iterator[None]:
     """Wait until the registries that RQ and our worker share hold `tasks` more jobs, none of them failed."""
     before = _ended(redis, queue)
     yield

@@ -1,10 +1,12 @@
-"""The floor: the bare graph in one process, 100 runs at a time, no queue. A program that `contenders.Floor` starts.
+"""The floor: the bare graph in one process, no queue. A program that `benchmarks.contenders.floor` starts.
 
-It reads orders from standard input, one JSON object a line, {"workload": "w", "tasks": 500}, and writes a line when an
-order is done. The event loop is the worker's, so that a ratio compares what is built around the graph.
+It reads orders from standard input, one JSON object a line, {"workload": "w", "inputs": [...], "concurrency": 100}, and
+writes a line when an order is done. Event loop and garbage collection are the worker's, so that a ratio
+compares what is built around the graph.
 """
 
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -15,11 +17,9 @@ from uuid import uuid4
 
 import uvloop
 
-from benchmarks.graphs.workloads import w, w0
+from benchmarks.graphs.workloads import Work, noop, w, w0
 from shared.redis_clients import open_async
 from worker.checkpoints import Checkpointer
-
-CONCURRENCY = 100
 
 
 async def serve(redis_url: str | None) -> None:
@@ -29,20 +29,22 @@ async def serve(redis_url: str | None) -> None:
         if redis_url:
             checkpointer = Checkpointer(await stack.enter_async_context(open_async(redis_url)))
             await checkpointer.asetup()
-        graphs = {"w": w.compile(checkpointer=checkpointer), "w0": w0.compile(checkpointer=checkpointer)}
+        workloads = {"w": w, "w0": w0, "noop": noop}
+        graphs = {name: workload.compile(checkpointer=checkpointer) for name, workload in workloads.items()}
+        gc.collect()
+        gc.freeze()
         print("ready", flush=True)
-        while order := await asyncio.to_thread(sys.stdin.readline):
-            wanted = json.loads(order)
-            tasks = iter(range(wanted["tasks"]))
-            runs = (_run(graphs[wanted["workload"]], tasks, is_durable=bool(redis_url)) for _ in range(CONCURRENCY))
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            order = json.loads(line)
+            inputs, graph = iter(order["inputs"]), graphs[order["workload"]]
+            runs = (_run(graph, inputs, is_durable=bool(redis_url)) for _ in range(order["concurrency"]))
             await asyncio.gather(*runs)
             print("done", flush=True)
 
 
-async def _run(graph: Any, tasks: Iterator[int], *, is_durable: bool) -> None:
-    for number in tasks:
+async def _run(graph: Any, inputs: Iterator[Work], *, is_durable: bool) -> None:
+    for work in inputs:
         config = {"configurable": {"thread_id": str(uuid4())}}
-        work = {"question": f"What is lease number {number}?"}
         await graph.ainvoke(work, config, durability="sync" if is_durable else None)
 
 

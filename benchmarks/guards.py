@@ -42,9 +42,9 @@ def measure(rig: Rig) -> Measured:
     with (
         rig.redis() as server,
         OfflineLLM() as model,
-        Path(os.devnull).open("w") as nowhere,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
+        nowhere = Path(os.devnull).open("w")  # noqa: SIM115 - the process logs there from now on
         configure(stream=nowhere)  # a worker writes a line for each call; here it is made, and not shown
         trips = runner.run(_measure_trips(server.url, turns))
         cpu_ms = runner.run(_measure_cpu(server.url, model.url, pairs))

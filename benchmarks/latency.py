@@ -29,21 +29,35 @@ def measure(rig: Rig) -> Measured:
         for checkpoints in ("off", "on"):
             with worker(rig, server, "idle", checkpoints=checkpoints == "on") as idle:
                 start_ms, seen_ms = _sample(rig, idle, redis, rig.count(300, 100))
-            ping_ms, start_p50_ms, seen_p50_ms = _ping_ms(redis), median(start_ms), median(seen_ms)
+            ping_ms, start_p50_ms = _ping_ms(redis), median(start_ms)
             rows.append(
                 {
                     "checkpoints": checkpoints,
                     "start_p50_ms": start_p50_ms,
                     "start_p99_ms": percentile(start_ms, 99),
-                    "seen_p50_ms": seen_p50_ms,
+                    "seen_p50_ms": median(seen_ms),
                     "seen_p99_ms": percentile(seen_ms, 99),
                     "ping_p50_ms": ping_ms,
-                    "start_x_ping": start_p50_ms / ping_ms,
                 }
             )
             goals += [
-                Goal(f"Submit to node start, p50, checkpoints {checkpoints}", start_p50_ms, 10, "ms"),
-                Goal(f"Result written to seen by a waiter, p50, checkpoints {checkpoints}", seen_p50_ms, 10, "ms"),
+                Goal(
+                    f"Submit to node start, p50, checkpoints {checkpoints}",
+                    start_p50_ms,
+                    10,
+                    "ms",
+                    beside=f"{start_p50_ms / ping_ms:.0f} x a PING",
+                ),
+                *(
+                    Goal(
+                        f"Result written to seen by a waiter, p{percent}, checkpoints {checkpoints}",
+                        percentile(seen_ms, percent),
+                        10,
+                        "ms",
+                        beside=f"{percentile(seen_ms, percent) / ping_ms:.0f} x a PING",
+                    )
+                    for percent in (50, 99)
+                ),
             ]
     return Measured("Latency of an idle worker", rows, goals, _NOTE)
 

@@ -1,4 +1,4 @@
-"""What a measurement is, and what it answers: a table, and the goals that its figures are held against."""
+"""What a measurement is, and what it answers: tables, and the goals that its figures are held against."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +20,8 @@ class Goal:
     unit: str
     is_upper: bool = True
     """Whether the limit is the largest value that is good enough, not the smallest."""
+    beside: str = ""
+    """The same figure as a ratio to something else in this run, such as "1.4 x the bare graph"."""
 
     @property
     def is_met(self) -> bool:
@@ -35,6 +37,8 @@ class Measured:
     rows: Sequence[Mapping[str, Cell]]
     goals: Sequence[Goal] = ()
     note: str = ""
+    also: Sequence["Measured"] = ()
+    """Further tables from the same figures."""
 
 
 @dataclass(frozen=True, slots=True)

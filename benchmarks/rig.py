@@ -40,17 +40,19 @@ class Rig:
         folder: Logs and working directory of the processes; without an .env of the caller's.
         model_url: The offline model server.
         quick: Whether fewer tasks and rounds are to do.
+        full: Whether the queue is really filled with as many tasks as its goal speaks of.
         progress: Shows where the run is.
     """
 
-    def __init__(self, folder: Path, model_url: str, progress: Progress, *, quick: bool) -> None:
+    def __init__(self, folder: Path, model_url: str, progress: Progress, *, quick: bool, full: bool) -> None:
         self.quick = quick
+        self.full = full
         self._folder = folder
         self._model_url = model_url
         self._progress = progress
 
-    def count(self, full: int, quick: int) -> int:
-        """Choose a number of tasks or rounds."""
+    def count(self, full: T, quick: T) -> T:
+        """Choose how many, or which, by whether this is a quick run."""
         return quick if self.quick else full
 
     @contextmanager
@@ -61,14 +63,19 @@ class Rig:
 
     @contextmanager
     def process(
-        self, name: str, *arguments: str, environment: Mapping[str, str] | None = None, talks: bool = False
+        self,
+        name: str,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        talks: bool = False,
+        python: Path | None = None,
     ) -> Iterator[psutil.Popen]:
         """Run `python arguments` on this checkout; its output goes to a file; one that `talks` is piped."""
         own = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
         own |= {"PYTHONPATH": str(ROOT), "OPENAI_BASE_URL": self._model_url, "OPENAI_API_KEY": "offline"}
         with (self._folder / f"{name}.log").open("w") as log:
             process = psutil.Popen(
-                [sys.executable, *arguments],
+                [str(python or sys.executable), *arguments],
                 env={**own, **(environment or {})},
                 cwd=self._folder,
                 stdin=subprocess.PIPE if talks else subprocess.DEVNULL,

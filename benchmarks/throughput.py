@@ -1,16 +1,17 @@
-"""How many tasks a second, at what cost in CPU and memory, against the bare graph in the same run."""
+"""How many tasks a second, at what cost in CPU and memory, against the bare graph and its peers in the same run."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
-from statistics import median
 
 import psutil
 
-from benchmarks.contenders import Contender, floor, stock_rq, worker
-from benchmarks.measured import Cell, Goal, Measured, Measurement, middle_ratio
+from benchmarks.contenders import Contender, floor, worker
+from benchmarks.cpu_split import cpu_split
+from benchmarks.measured import Cell, Goal, Measured, Measurement
+from benchmarks.peers import KEPT_LOOP, PRELOADED, PeerMissingError, arq, stock_rq
 from benchmarks.rig import Rig
+from benchmarks.rounds import Entry, Rounds, Sample
 from benchmarks.usage import PeakRss, cpu_s
 from shared.embedded_redis import EmbeddedRedis
 
@@ -18,105 +19,78 @@ _BARE, _OURS, _RQ = "bare graph", "worker", "rq worker-pool -n 8"
 _ROUNDS = 3
 _SETTLE_S = 0.2
 """What a system does just after the last result, such as forgetting checkpoints, is a cost of the tasks."""
+_WARM_UP = 100
 
 _NOTE = """\
-w: three nodes, two calls of a model that takes 0.5 s; w0: the same without calls. 100 in flight per process.
-CPU is that of the system's own processes; Redis, the model server and the producer are not in it.
+w: three nodes, two calls of a model that takes 0.5 s; w0: the same without calls; noop: one empty node. 100 in flight
+per process. CPU is that of the system's own processes; Redis, the model server and the producer are not in it.
 x: the median of the ratios within each round; same: to the bare graph with as many processes and the same checkpoints;
-bare: to the bare graph in one process without checkpoints."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One system on one workload. `same` names the entry of the bare graph that it is compared with first."""
-
-    system: str
-    workload: str
-    contender: Contender
-    tasks: int
-    same: str
-    checkpoints: bool = False
-    rounds: int = _ROUNDS
-
-    @property
-    def bare(self) -> str:
-        """The entry of the bare graph in one process without checkpoints."""
-        return f"bare {self.workload}"
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One round of one entry; CPU in milliseconds per task."""
-
-    tasks_per_s: float
-    cpu_ms: float
-    redis_ms: float
-    rss_mb: float
-
-
-@dataclass(frozen=True, slots=True)
-class Rounds:
-    """All rounds of one entry."""
-
-    samples: Sequence[Sample]
-
-    def all(self, figure: str) -> list[float]:
-        """List a figure, round by round."""
-        return [getattr(sample, figure) for sample in self.samples]
-
-    def middle(self, figure: str) -> float:
-        """Answer a figure's median."""
-        return median(self.all(figure))
-
-    def times(self, other: "Rounds", figure: str) -> float:
-        """Divide by another entry's figure."""
-        return middle_ratio(self.all(figure), other.all(figure))
+bare: to the bare graph in one process without checkpoints. Memory of forked processes counts what they share anew.
+rq: as it comes, a fork imports the graph for each job; preloaded: imported before the fork; SimpleWorker: without fork,
+preloaded, one event loop kept."""
 
 
 def measure(rig: Rig) -> Measured:
     """Let all systems take turns on one Redis and one model server."""
     with ExitStack() as stack:
         server = stack.enter_context(rig.redis())
-        entries = _line_up(rig, stack, server)
+        entries, missing = _line_up(rig, stack, server)
         for entry in entries.values():
-            if entry.system != _RQ:  # its forks keep nothing warm
-                entry.contender.prepare(entry.workload, 200)()
-        turns = [
-            (name, entry) for n in range(rig.count(_ROUNDS, 1)) for name, entry in entries.items() if n < entry.rounds
-        ]
+            if entry.is_warm:
+                entry.contender.prepare(entry.workload, min(_WARM_UP, entry.tasks))()
+        rounds_to_do = rig.count(_ROUNDS, 1)
+        turns = [turn for n in range(rounds_to_do) for turn in entries.items() if n == 0 or turn[1].is_warm]
         samples: dict[str, list[Sample]] = {name: [] for name in entries}
         for name, entry in rig.track("systems in turns", turns, len(turns)):
-            samples[name].append(_sample(entry, psutil.Process(server.pid)))
+            samples[name].append(sample(entry, psutil.Process(server.pid)))
     rounds = {name: Rounds(own) for name, own in samples.items()}
-    return Measured(
-        "Throughput", [_row(entries[name], rounds[name], rounds) for name in entries], _goals(rounds), _NOTE
-    )
+    rows = [_row(entries[name], rounds[name], rounds) for name in entries]
+    note = "\n".join([_NOTE, *missing])
+    return Measured("Throughput", rows, _goals(rounds), note, [cpu_split(rounds)])
 
 
-def _line_up(rig: Rig, stack: ExitStack, server: EmbeddedRedis) -> dict[str, Entry]:
+def _line_up(rig: Rig, stack: ExitStack, server: EmbeddedRedis) -> tuple[dict[str, Entry], list[str]]:
+    """Start everything; answers the entries in the order of their turns, and which peers are missing."""
     enter, n = stack.enter_context, rig.count
     bare, bare_saved, bare_two = enter(floor(rig)), enter(floor(rig, checkpoints=server)), enter(floor(rig, 2))
     ours, ours_saved = enter(worker(rig, server, "plain", checkpoints=False)), enter(worker(rig, server, "saved"))
     ours_two = enter(worker(rig, server, "two", checkpoints=False, processes=2))
-    rq = enter(stock_rq(rig, server))
-    no_calls, no_calls_saved, calls, few = n(3_000, 1_000), n(600, 300), n(500, 200), n(40, 16)
-    return {
+    forks, preloaded = enter(stock_rq(rig, server, "forks")), enter(stock_rq(rig, server, "preloaded", *PRELOADED))
+    kept_loop = enter(stock_rq(rig, server, "kept-loop", *KEPT_LOOP))
+    no_calls, no_calls_saved, calls, few = n(2_000, 500), n(500, 200), n(400, 200), 8
+    entries = {
+        "bare noop": Entry(_BARE, "noop", bare, no_calls, "bare noop"),
+        "ours noop": Entry(_OURS, "noop", ours, no_calls, "bare noop"),
         "bare w0": Entry(_BARE, "w0", bare, no_calls, "bare w0"),
         "ours w0": Entry(_OURS, "w0", ours, no_calls, "bare w0"),
         "bare w0 saved": Entry(_BARE, "w0", bare_saved, no_calls_saved, "bare w0 saved", checkpoints=True),
         "ours w0 saved": Entry(_OURS, "w0", ours_saved, no_calls_saved, "bare w0 saved", checkpoints=True),
-        "rq w0": Entry(_RQ, "w0", rq, few, "bare w0", rounds=1),
+        "bare w0 two": Entry(f"{_BARE} x 2", "w0", bare_two, no_calls, "bare w0 two"),
+        "ours w0 two": Entry(f"{_OURS} --processes 2", "w0", ours_two, no_calls, "bare w0 two"),
+        "kept-loop w0": Entry(f"{_RQ}, SimpleWorker", "w0", kept_loop, no_calls_saved, "bare w0"),
+        "preloaded w0": Entry(f"{_RQ}, preloaded", "w0", preloaded, 5 * few, "bare w0", is_warm=False),
+        "forks w0": Entry(_RQ, "w0", forks, few, "bare w0", is_warm=False),
         "bare w": Entry(_BARE, "w", bare, calls, "bare w"),
         "ours w": Entry(_OURS, "w", ours, calls, "bare w"),
         "bare w saved": Entry(_BARE, "w", bare_saved, calls, "bare w saved", checkpoints=True),
         "ours w saved": Entry(_OURS, "w", ours_saved, calls, "bare w saved", checkpoints=True),
-        "bare w two": Entry(f"{_BARE} x 2", "w", bare_two, 2 * calls, "bare w two"),
-        "ours w two": Entry(f"{_OURS} --processes 2", "w", ours_two, 2 * calls, "bare w two"),
-        "rq w": Entry(_RQ, "w", rq, few, "bare w", rounds=1),
+        "bare w two": Entry(f"{_BARE} x 2", "w", bare_two, calls, "bare w two"),
+        "ours w two": Entry(f"{_OURS} --processes 2", "w", ours_two, calls, "bare w two"),
+        "kept-loop w": Entry(f"{_RQ}, SimpleWorker", "w", kept_loop, 3 * few, "bare w"),
+        "preloaded w": Entry(f"{_RQ}, preloaded", "w", preloaded, 3 * few, "bare w", is_warm=False),
+        "forks w": Entry(_RQ, "w", forks, few, "bare w", is_warm=False),
     }
+    try:
+        peer: Contender = enter(arq(rig, server, 2))
+    except PeerMissingError as missing:
+        return entries, [f"{missing}."]
+    entries["arq w0"] = Entry("arq, 2 processes", "w0", peer, no_calls_saved, "bare w0 two")
+    entries["arq w"] = Entry("arq, 2 processes", "w", peer, calls, "bare w two")
+    return entries, []
 
 
-def _sample(entry: Entry, redis: psutil.Process) -> Sample:
+def sample(entry: Entry, redis: psutil.Process) -> Sample:
+    """Run one round of an entry."""
     own = entry.contender.processes
     run = entry.contender.prepare(entry.workload, entry.tasks)
     own_before_s, redis_before_s = cpu_s(own), cpu_s([redis])
@@ -149,24 +123,74 @@ def _row(entry: Entry, own: Rounds, rounds: Mapping[str, Rounds]) -> dict[str, C
 
 
 def _goals(rounds: Mapping[str, Rounds]) -> list[Goal]:
-    ours, bare = rounds["ours w0"], rounds["bare w0"]
-    faster = {work: rounds[f"ours {work}"].times(rounds[f"rq {work}"], "tasks_per_s") for work in ("w0", "w")}
-    return [
+    def cpu(name: str, other: str) -> float:
+        return rounds[name].times(rounds[other], "cpu_ms")
+
+    def speed(name: str, other: str) -> float:
+        return rounds[name].times(rounds[other], "tasks_per_s")
+
+    def beyond(name: str, other: str) -> float:
+        return rounds[name].middle("cpu_ms") - rounds[other].middle("cpu_ms")
+
+    goals = [
+        Goal("CPU of w, guards on, no checkpoints, to the bare graph", cpu("ours w", "bare w"), 1.5, "x"),
         Goal(
-            "CPU of w, no checkpoints, to the bare graph", rounds["ours w"].times(rounds["bare w"], "cpu_ms"), 1.5, "x"
-        ),
-        Goal(
-            "CPU of w, checkpoints, to the bare graph with the same",
-            rounds["ours w saved"].times(rounds["bare w saved"], "cpu_ms"),
+            "CPU of w, guards and checkpoints on, to the bare graph with the same checkpoints",
+            cpu("ours w saved", "bare w saved"),
             1.5,
             "x",
+            beside=f"{cpu('ours w saved', 'bare w'):.2f} x the bare graph without checkpoints",
         ),
-        Goal("Bookkeeping: CPU of w0 beyond the bare graph", ours.middle("cpu_ms") - bare.middle("cpu_ms"), 1.0, "ms"),
-        Goal("No-op tasks of one process", ours.middle("tasks_per_s"), 700, "per s", is_upper=False),
-        Goal("Tasks/s of w to stock RQ", faster["w"], 50, "x", is_upper=False),
-        Goal("Tasks/s of w0 to stock RQ", faster["w0"], 50, "x", is_upper=False),
-        Goal("Memory with 100 in flight", rounds["ours w saved"].middle("rss_mb"), 300, "MB"),
+        *(
+            Goal(
+                f"Queue bookkeeping: CPU of a task of {work} beyond the bare graph's",
+                beyond(f"ours {work}", f"bare {work}"),
+                1.0,
+                "ms",
+                beside=f"{cpu(f'ours {work}', f'bare {work}'):.2f} x the bare graph's CPU",
+            )
+            for work in ("noop", "w0")
+        ),
+        Goal(
+            "No-op tasks of one process",
+            rounds["ours noop"].middle("tasks_per_s"),
+            700,
+            "per s",
+            is_upper=False,
+            beside=f"{speed('ours noop', 'bare noop'):.2f} x the bare graph's",
+        ),
+        *(
+            Goal(
+                f"Tasks/s of {work} to stock RQ's forking pool of eight",
+                speed(f"ours {work}", f"forks {work}"),
+                50,
+                "x",
+                is_upper=False,
+                beside=f"{speed(f'ours {work}', f'preloaded {work}'):.1f} x the same pool with the graphs preloaded",
+            )
+            for work in ("w", "w0")
+        ),
+        Goal(
+            "Memory with 100 in flight, guards and checkpoints on",
+            max(rounds["ours w saved"].all("rss_mb")),
+            300,
+            "MB",
+            beside=f"{rounds['ours w saved'].times(rounds['bare w saved'], 'rss_mb'):.2f} x the bare graph's",
+        ),
     ]
+    if "arq w" in rounds:
+        faster = speed("ours w two", "arq w")
+        goals.append(
+            Goal(
+                "Tasks/s of w on two processes to arq's",
+                faster,
+                1.0,
+                "x",
+                is_upper=False,
+                beside=f"{cpu('ours w two', 'arq w'):.2f} x arq's CPU",
+            )
+        )
+    return goals
 
 
-MEASUREMENT = Measurement("throughput", "tasks per second, CPU and memory against the bare graph and stock RQ", measure)
+MEASUREMENT = Measurement("throughput", "tasks per second, CPU and memory against the bare graph, RQ and arq", measure)

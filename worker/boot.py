@@ -1,6 +1,7 @@
 """What a worker process does from its start to its end, in order."""
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -17,20 +18,23 @@ from redis.exceptions import RedisError
 from shared.errors import LanggraphRqError, RedisUnavailableError, SettingsError
 from shared.logs import configure, get_logger
 from shared.redis_clients import open_async
-from shared.settings import RedisSettings, WorkerSettings, mask_url
+from shared.settings import RedactionSettings, RedisSettings, WorkerSettings, load, mask_url
 from worker.context import open_context
 from worker.graph_worker import GraphWorker
+from worker.health import serve_health
 from worker.node_threads import THREAD as NODE_THREAD
 from worker.node_threads import NodeThreads
+from worker.redacted import make_redactor
 from worker.suspects import Suspects
+from worker.telemetry import telemetry
 
 _log = get_logger(__name__)
 
 
 def boot(worker: WorkerSettings, redis: RedisSettings, queues: Sequence[str], *, burst: bool) -> int:
     """Serve in this process until asked to end; answers the exit code."""
-    configure(worker.log_level)
     try:
+        configure(worker.log_level, redactor=make_redactor(load(RedactionSettings)))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             _run_to_the_end(runner.get_loop(), partial(serve, worker, redis, queues, burst=burst))
     except LanggraphRqError as error:
@@ -60,7 +64,12 @@ async def serve(settings: WorkerSettings, redis: RedisSettings, queues: Sequence
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, worker.stop)
-        await worker.run(burst=burst)
+        # What was imported lives as long as the process. Looking through it again and again for garbage would take a
+        # third of the CPU of a task without model calls.
+        gc.collect()
+        gc.freeze()
+        with telemetry(worker, url) as server, serve_health(server, worker, url):
+            await worker.run(burst=burst)
     nodes.shutdown(wait=False, cancel_futures=True)
 
 

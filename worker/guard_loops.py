@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from redis.asyncio import Redis
 
 from shared.redis_clients import open_async
+from shared.round_trips import RoundTrips
 from worker.refusals import TaskGone
 
 _SYNC_CALLS = 256
@@ -31,7 +32,11 @@ class _Side:
     """One loop: its client, and the tasks that nobody awaits."""
 
     redis: Redis
+    trips: RoundTrips = field(init=False)
     late: set["asyncio.Task[object]"] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.trips = RoundTrips(self.redis)
 
     async def end(self) -> None:
         if self.late:
@@ -55,9 +60,9 @@ class GuardLoops:
         self._is_closed = False
 
     @property
-    def redis(self) -> Redis:
-        """The running loop's client."""
-        return self._sides[asyncio.get_running_loop()].redis
+    def trips(self) -> RoundTrips:
+        """The running loop's way to Redis."""
+        return self._sides[asyncio.get_running_loop()].trips
 
     def later(self, coroutine: Coroutine[Any, Any, object]) -> None:
         """Run `coroutine` in the running loop while nobody waits for it; not at all once the guards are closed."""

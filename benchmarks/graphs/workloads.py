@@ -1,4 +1,4 @@
-"""What every system runs: three nodes, two of which ask a model (w), and the same graph without the calls (w0)."""
+"""What every system runs: three nodes, two of which ask a model (w); the same without calls (w0); one empty (noop)."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -69,5 +69,10 @@ async def _ask_nobody(prompt: str) -> str:
     return prompt
 
 
+async def _nothing(_state: Work) -> dict[str, Any]:
+    return {}
+
+
 w = build(_ask_model)
 w0 = build(_ask_nobody)
+noop = StateGraph(Work).add_node("nothing", _nothing).add_edge(START, "nothing").add_edge("nothing", END)

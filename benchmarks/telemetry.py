@@ -1,0 +1,87 @@
+"""What it costs to see everything: logs, metrics, traces and the audit log, against a worker that says nothing."""
+
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from statistics import median
+
+from benchmarks.contenders import Worker, worker
+from benchmarks.measured import Cell, Goal, Measured, Measurement, middle_ratio
+from benchmarks.rig import Rig
+from benchmarks.usage import cpu_s
+from shared.embedded_redis import EmbeddedRedis
+
+_PAIRS = 5
+_GOAL = 1.05
+_OFF = {"LGRQ_LOG_LEVEL": "error"}
+
+_NOTE = """\
+w: three nodes, two calls of a model that takes 0.5 s; 100 in flight. CPU of the worker's process, per task. On: log
+lines at info, metrics on a port, every task traced to a collector, every end in the audit log. Off: none of them.
+x: the median of the ratios of pairs that ran one after the other."""
+
+
+def measure(rig: Rig) -> Measured:
+    """Let a talking and a silent worker take turns, with checkpoints and without."""
+    rows: list[dict[str, Cell]] = []
+    goals: list[Goal] = []
+    with rig.redis() as server, _collector(rig) as on:
+        for checkpoints in (True, False):
+            with ExitStack() as stack:
+                workers = {
+                    name: stack.enter_context(_start(rig, server, name, environment, checkpoints=checkpoints))
+                    for name, environment in (("off", _OFF), ("on", on))
+                }
+                cpu_ms = _take_turns(rig, workers)
+            ratio = middle_ratio(cpu_ms["on"], cpu_ms["off"])
+            rows.append(
+                {
+                    "checkpoints": "on" if checkpoints else "off",
+                    "cpu_off_ms": median(cpu_ms["off"]),
+                    "cpu_on_ms": median(cpu_ms["on"]),
+                    "x": ratio,
+                }
+            )
+            if checkpoints:
+                goals.append(Goal("CPU per task with everything told, against nothing told", ratio, _GOAL, "x"))
+    return Measured("Telemetry", rows, goals, _NOTE)
+
+
+@contextmanager
+def _start(
+    rig: Rig, server: EmbeddedRedis, name: str, environment: Mapping[str, str], *, checkpoints: bool
+) -> Iterator[Worker]:
+    queue = f"{name}{int(checkpoints)}"
+    with worker(rig, server, queue, checkpoints=checkpoints, **environment) as one:
+        one.prepare("w", rig.count(200, 100))()
+        yield one
+
+
+def _take_turns(rig: Rig, workers: Mapping[str, Worker]) -> dict[str, list[float]]:
+    tasks = rig.count(300, 150)
+    cpu_ms: dict[str, list[float]] = {name: [] for name in workers}
+    turns = [name for pair in range(rig.count(_PAIRS, 2)) for name in (("off", "on"), ("on", "off"))[pair % 2]]
+    for name in rig.track("on and off in turns", turns, len(turns)):
+        run = workers[name].prepare("w", tasks)
+        before = cpu_s(workers[name].processes)
+        run()
+        cpu_ms[name].append((cpu_s(workers[name].processes) - before) * 1000 / tasks)
+    return cpu_ms
+
+
+@contextmanager
+def _collector(rig: Rig) -> Iterator[dict[str, str]]:
+    """Start a collector; answers the settings of a worker that tells everything."""
+    with rig.process("collector", "-m", "benchmarks.collector", talks=True) as process:
+        port = process.stdout.readline().strip()
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            metrics_port = server.getsockname()[1]
+        yield {
+            "LGRQ_METRICS_PORT": str(metrics_port),
+            "LGRQ_METRICS_HOST": "127.0.0.1",
+            "LGRQ_AUDIT_KEY": "a key of the benchmark",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
+        }
+
+
+MEASUREMENT = Measurement("telemetry", "CPU per task with logs, metrics, traces and audit log on, against off", measure)

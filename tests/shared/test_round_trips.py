@@ -1,0 +1,62 @@
+"""Script calls that share round trips."""
+
+import asyncio
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from shared import lua
+from shared.redis_clients import open_async
+from shared.round_trips import RoundTrips
+
+PUSH = lua.make_script("push", "redis.call('RPUSH', KEYS[1], ARGV[1]) return ARGV[1]")
+FAIL = lua.make_script("fail", "return redis.error_reply('ERR no')")
+
+
+def _push(value):
+    return lua.Call(PUSH, ["pushed"], [value], bytes.decode)
+
+
+async def test_calls_run_in_the_order_in_which_they_were_asked_for(aredis):
+    trips = RoundTrips(aredis)
+    values = [str(n) for n in range(100)]
+    assert await asyncio.gather(*(trips.run(_push(value)) for value in values)) == values
+    assert [value.decode() for value in await aredis.lrange("pushed", 0, -1)] == values
+    await aredis.delete("pushed")
+
+
+async def test_calls_that_arrive_together_share_round_trips(aredis):
+    trips = RoundTrips(aredis)
+    await trips.run(_push("first"))
+    trips_before = (await aredis.info("stats"))["total_reads_processed"]
+    await asyncio.gather(*(trips.run(_push(str(n))) for n in range(64)))
+    trips_after = (await aredis.info("stats"))["total_reads_processed"]
+    assert trips_after - trips_before < 32
+    await aredis.delete("pushed")
+
+
+async def test_call_that_fails_leaves_the_others_alone(aredis):
+    trips = RoundTrips(aredis)
+    failing, pushing = trips.run(lua.Call(FAIL, [], [], int)), trips.run(_push("on"))
+    failed, pushed = await asyncio.gather(failing, pushing, return_exceptions=True)
+    assert isinstance(failed, ResponseError)
+    assert pushed == "on"
+    await aredis.delete("pushed")
+
+
+async def test_call_of_a_cancelled_caller_is_run_all_the_same(aredis):
+    trips = RoundTrips(aredis)
+    caller = asyncio.create_task(trips.run(_push("cancelled")))
+    await asyncio.sleep(0)
+    caller.cancel()
+    assert await trips.run(_push("next")) == "next"
+    assert caller.cancelled()
+    assert await aredis.lrange("pushed", 0, -1) == [b"cancelled", b"next"]
+    await aredis.delete("pushed")
+
+
+async def test_every_caller_hears_of_a_broken_connection():
+    async with open_async("redis://127.0.0.1:1/0") as nobody:
+        trips = RoundTrips(nobody)
+        answers = await asyncio.gather(*(trips.run(_push(str(n))) for n in range(3)), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [RedisConnectionError] * 3
