@@ -6,6 +6,7 @@ from typing import Any
 
 from shared.errors import ErrorType
 from shared.safe_json import read_json
+from shared.task_queue import whole_number
 from shared.tasks import ResultMetadata, State, TaskError, TaskResult
 
 FIELDS = ("created", "epoch", "deadline", "input_tokens", "output_tokens", "cost_nano_usd")
@@ -24,7 +25,9 @@ def early_end(
         data: Of RQ's job; None when a tool of RQ removed it.
         time: The server's clock, seconds and microseconds.
     """
-    created_ms, epoch, deadline_ms, input_tokens, output_tokens, cost_nano_usd = (int(value or 0) for value in fields)
+    created_ms, epoch, deadline_ms, input_tokens, output_tokens, cost_nano_usd = (
+        whole_number(value or b"") for value in fields
+    )
     ended_ms = time[0] * 1000 + time[1] // 1000
     late = TaskError(
         type=ErrorType.TIMEOUT, message=f"the deadline of {(deadline_ms - created_ms) / 1000:g} s passed in the queue"

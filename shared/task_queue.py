@@ -57,6 +57,8 @@ RQ_SUSPENDED = "rq:suspended"
 
 _NOW = ""
 """Let the script ask the server for the time."""
+_DIGITS = 14
+"""The longest number read from a hash: milliseconds until the year 5138."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -492,15 +494,20 @@ def _decode_claimed(task: Sequence[Any], now_ms: int) -> Claimed:
         id=id_.decode(),
         epoch=int(epoch),
         queue=queue.decode(),
-        created_at_ms=int(created),
-        started_at_ms=int(started),
-        deadline_at_ms=int(deadline),
-        crashes=int(crashes),
-        failures=int(failures),
+        created_at_ms=whole_number(created, now_ms),
+        started_at_ms=whole_number(started, now_ms),
+        deadline_at_ms=whole_number(deadline, now_ms),
+        crashes=whole_number(crashes),
+        failures=whole_number(failures),
         is_cancelled=bool(cancelled),
-        used=Use(*(int(amount or 0) for amount in used)),
+        used=Use(*(whole_number(amount or b"0") for amount in used)),
         data=data,
         origin=Origin(origin.decode()),
         acting_fields=tuple(field.decode() for field in acting),
         claimed_at_ms=now_ms,
     )
+
+
+def whole_number(value: bytes, otherwise: int = 0) -> int:
+    """Read a number of a task's hash; what somebody else wrote there must not end the worker that claims it."""
+    return int(value) if value.isdigit() and len(value) <= _DIGITS else otherwise

@@ -17,7 +17,8 @@
 -- ARGV[6] tasks of one user in flight at most, 0 for any number
 -- ARGV[7] now as RQ writes it, for its tools only
 -- ARGV[8] now (ms) in tests, else empty
--- Returns {outcome, now (ms), tasks, dropped ids}; outcome: ok | no_lease | suspended
+-- Returns {outcome, now (ms), tasks, dropped ids}; outcome: ok | no_lease | suspended; where ids were dropped there may
+--   be more to claim
 --   task: {id, epoch, queue, created (ms), started (ms), deadline (ms), crashes, failures, 1 if it is to be cancelled,
 --          {input tokens, output tokens, nano-dollars used before}, data, origin, names of unusual fields}
 --   origin: ours | enqueued (by stock RQ) | too_long (data not read) | malformed (no hash)
@@ -81,7 +82,8 @@ local function own(id, task_key, job_key, queue)
   else
     origin, data = 'malformed', ''
   end
-  epoch = tonumber(epoch) + 1
+  epoch = (tonumber(epoch) or 0) + 1
+  deadline = tonumber(deadline) and deadline or now
   redis.call('HSET', task_key, 'state', 'running', 'epoch', epoch, 'owner', worker, 'place', 'owned',
     'started', started or now)
   redis.call('SADD', own_key, id)
@@ -99,15 +101,32 @@ local function own(id, task_key, job_key, queue)
     {unpack(fields, 10, 12)}, data, origin, acts}
 end
 
+-- Nobody has an id on an empty list. Who is said to have one lost it to a tool of RQ, or it outlived its task's hash.
+local function freed(queue)
+  local runnable_key = 'agent:runnable:' .. queue
+  local marks = redis.call('HEXISTS', runnable_key, '!newest') + redis.call('HEXISTS', runnable_key, '!run')
+  if redis.call('HLEN', runnable_key) == marks then
+    return false
+  end
+  for _, user in ipairs(redis.call('HRANDFIELD', runnable_key, LOOKED)) do
+    if user:sub(1, 1) ~= '!' then
+      redis.call('HDEL', runnable_key, user)
+      refill(queue, user)
+    end
+  end
+  return true
+end
+
 local tasks, dropped = {}, {}
 for i = 6, #KEYS do
   local queue_key = KEYS[i]
   local queue = queue_key:sub(10)
-  while #tasks < n do
-    local id = redis.call('LPOP', queue_key)
+  while #tasks < n and looked < LOOKED do
+    local id = redis.call('LPOP', queue_key) or (freed(queue) and redis.call('LPOP', queue_key))
     if not id then
       break
     end
+    looked = looked + 1
     local task_key, job_key = 'agent:task:' .. id, 'rq:job:' .. id
     local task = redis.call('HMGET', task_key, 'state', 'user', 'place')
     local state, user, place = unpack(task)
@@ -117,7 +136,7 @@ for i = 6, #KEYS do
       redis.call('LPUSH', 'agent:waiting:' .. queue .. ':' .. user, id)
       redis.call('HSET', task_key, 'place', 'waiting')
       redis.call('SADD', 'agent:capped:' .. user, queue)
-    elseif state == 'pending' or (not state and register(id, task_key, job_key, queue)) then
+    elseif (state == 'pending' and id:match('^[%w_-]+$')) or (not state and register(id, task_key, job_key, queue)) then
       tasks[#tasks + 1] = own(id, task_key, job_key, queue)
       if place == 'queue' then
         redis.call('HDEL', 'agent:runnable:' .. queue, '!run')

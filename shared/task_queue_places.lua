@@ -12,6 +12,9 @@
 -- agent:thread:<thread>          list    ids of the thread's open tasks, in order
 -- None of these has a TTL; all but the first, which is small, are gone when nothing waits or runs.
 local FAIR_RUN = 100
+-- Ended tasks that one script passes over at most, so that a million of them never keep Redis from answering.
+local LOOKED = 1000
+local looked = 0
 
 local function clock(given_ms)
   if given_ms ~= '' then
@@ -70,8 +73,13 @@ local function refill(queue, user)
   while id do
     local task_key = 'agent:task:' .. id
     local task = redis.call('HMGET', task_key, 'state', 'place')
-    if task[1] == 'pending' and task[2] == 'waiting' then
-      redis.call('HSET', task_key, 'place', 'queue')
+    local is_next = task[1] == 'pending' and task[2] == 'waiting'
+    looked = looked + 1
+    -- An ended one holds the place when there are many: whoever takes it goes on from there.
+    if is_next or (task[1] and looked > LOOKED) then
+      if is_next then
+        redis.call('HSET', task_key, 'place', 'queue')
+      end
       redis.call('RPUSH', 'rq:queue:' .. queue, id)
       redis.call('HINCRBY', 'agent:runnable:' .. queue, user, 1)
       return

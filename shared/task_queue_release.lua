@@ -17,7 +17,7 @@ local task_key, own_key, delayed_key, wip_key, job_key = KEYS[1], KEYS[2], KEYS[
 local id, epoch, worker, delay_ms, failures = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local now_ms = clock(ARGV[6])
 
-local task = redis.call('HMGET', task_key, 'state', 'epoch', 'owner', 'queue', 'user')
+local task = redis.call('HMGET', task_key, 'state', 'epoch', 'owner', 'queue', 'user', 'cancel')
 local queue, user = task[4], task[5]
 if task[1] ~= 'running' or task[2] ~= epoch or task[3] ~= worker then
   return 0
@@ -27,6 +27,9 @@ if failures > 0 then
   redis.call('HINCRBY', task_key, 'failures', failures)
 end
 stopped_running(user)
+if task[6] then
+  delay_ms = 0 -- whoever cancelled it need not wait out its delay
+end
 if delay_ms > 0 then
   redis.call('HSET', task_key, 'state', 'pending', 'place', 'delayed')
   redis.call('HDEL', task_key, 'owner')

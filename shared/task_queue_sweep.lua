@@ -57,6 +57,13 @@ local function queue_again(id, place, queue, user, thread)
   put_back(id, queue, user)
 end
 
+-- It has left its list without being taken: the user's next one gets the place.
+local function free_place(place, queue, user)
+  if user and (place == 'queue' or place == 'front') and taken(queue, user) then
+    refill(queue, user)
+  end
+end
+
 local from = tonumber(redis.call('GET', sweep_key) or 0)
 local ids = redis.call('ZRANGE', open_key, from, from + n - 1)
 redis.call('SET', sweep_key, #ids < n and 0 or from + n, 'EX', 86400)
@@ -68,6 +75,7 @@ for _, id in ipairs(ids) do
   if state ~= 'pending' and state ~= 'running' then
     redis.call('ZREM', open_key, id)
   elseif not is_in_place(id, place, queue, user, thread, owner) then
+    free_place(place, queue, user)
     local status = redis.call('HGET', 'rq:job:' .. id, 'status')
     if state == 'pending' and (not status or status == 'canceled') then
       removed[#removed + 1] = id

@@ -28,6 +28,9 @@ from worker.redacted import make_redactor
 from worker.suspects import Suspects
 from worker.telemetry import telemetry
 
+_STUCK = 1
+"""Exit code of a worker that ended by itself, so that whatever started it starts another."""
+
 _log = get_logger(__name__)
 
 
@@ -36,16 +39,16 @@ def boot(worker: WorkerSettings, redis: RedisSettings, queues: Sequence[str], *,
     try:
         configure(worker.log_level, redactor=make_redactor(load(RedactionSettings)))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            _run_to_the_end(runner.get_loop(), partial(serve, worker, redis, queues, burst=burst))
+            code = _run_to_the_end(runner.get_loop(), partial(serve, worker, redis, queues, burst=burst))
     except LanggraphRqError as error:
         click.echo(f"error: {error}", err=True)
         return 3 if isinstance(error, RedisUnavailableError) else 2
-    _leave_abandoned_threads()
-    return 0
+    _leave_abandoned_threads(code)
+    return code
 
 
-async def serve(settings: WorkerSettings, redis: RedisSettings, queues: Sequence[str], *, burst: bool) -> None:
-    """Check Redis, load the graphs, register, and work until asked to end."""
+async def serve(settings: WorkerSettings, redis: RedisSettings, queues: Sequence[str], *, burst: bool) -> int:
+    """Check Redis, load the graphs, register, and work until asked to end; answers the exit code."""
     url = redis.redis_url.get_secret_value()
     nodes = NodeThreads(settings.worker_concurrency)
     asyncio.get_running_loop().set_default_executor(nodes)
@@ -71,6 +74,7 @@ async def serve(settings: WorkerSettings, redis: RedisSettings, queues: Sequence
         with telemetry(worker, url) as server, serve_health(server, worker, url):
             await worker.run(burst=burst)
     nodes.shutdown(wait=False, cancel_futures=True)
+    return _STUCK if worker.has_stuck_threads else 0
 
 
 async def _check(redis: Redis, url: str, *, accept_unsafe: bool) -> None:
@@ -100,7 +104,7 @@ async def _check(redis: Redis, url: str, *, accept_unsafe: bool) -> None:
         _log.warning("redis.unsafe", problem=problem)
 
 
-def _run_to_the_end(loop: asyncio.AbstractEventLoop, serving: partial[Coroutine[Any, Any, None]]) -> None:
+def _run_to_the_end(loop: asyncio.AbstractEventLoop, serving: partial[Coroutine[Any, Any, int]]) -> int:
     """Run the loop to its end, also past a node that calls sys.exit(): its task fails, its neighbours go on."""
     served = loop.create_task(serving())
     while not served.done():
@@ -110,11 +114,12 @@ def _run_to_the_end(loop: asyncio.AbstractEventLoop, serving: partial[Coroutine[
             if served.done():
                 raise
             _log.warning("node.exited", error=repr(error))
+    return served.result()
 
 
-def _leave_abandoned_threads() -> None:
+def _leave_abandoned_threads(code: int) -> None:
     """End now where a sync node still blocks its thread: Python would wait for it for ever."""
     if any(thread.name.startswith(NODE_THREAD) and thread.is_alive() for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(code)

@@ -5,7 +5,7 @@ A message is only the fast path. Whatever matters stands in Redis too and is rea
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -13,20 +13,18 @@ from redis.exceptions import RedisError
 _OUTAGE_WAIT_S = 0.25
 
 
-async def listen(
-    redis: Redis, channels: Callable[[], tuple[str, ...]], obey: Callable[[str, str | None], None]
-) -> None:
+async def listen(redis: Redis, channels: Sequence[str], obey: Callable[[str, str | None], None]) -> None:
     """Call `obey(command, job id)` for each message, for ever; garbage is the empty command.
 
     Args:
         redis: A client with a connection to spare.
-        channels: Asked at each connect, since the worker's name may change.
+        channels: The worker's; they change with its name.
         obey: Must not raise.
     """
     while True:
         try:
             async with redis.pubsub() as channel:
-                await channel.subscribe(*channels())
+                await channel.subscribe(*channels)
                 async for message in channel.listen():
                     if message["type"] == "message":
                         obey(*_read(message["data"]))

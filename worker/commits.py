@@ -34,11 +34,19 @@ class Commits:
         Raises:
             redis.RedisError: the call itself is wrong; repeating it would not help.
         """
+        return await self._put(call)
+
+    def send(self, call: lua.Call[Any] | None) -> None:
+        """Run `call` as `commit` does, without waiting: what is committed next goes in the same round trip."""
+        if call:
+            self._put(call).add_done_callback(_log_failure)
+
+    def _put(self, call: lua.Call[lua.T]) -> "asyncio.Future[lua.T]":
         answer: asyncio.Future[lua.T] = asyncio.get_running_loop().create_future()
         self._waiting.append((call, answer))
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write())
-        return await answer
+        return answer
 
     async def _write(self) -> None:
         wait_s = _FIRST_WAIT_S
@@ -74,3 +82,8 @@ class Commits:
         if unanswered:
             _log.warning("commit.delayed", calls=len(unanswered), error=str(replies[0]))
         return unanswered
+
+
+def _log_failure(answer: "asyncio.Future[Any]") -> None:
+    if not answer.cancelled() and (error := answer.exception()):
+        _log.warning("record.refused", error=str(error))

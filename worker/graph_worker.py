@@ -25,6 +25,7 @@ from shared.errors import ErrorType
 from shared.logs import get_logger
 from shared.redis_clients import open_async, open_sync
 from shared.task_queue import (
+    Claim,
     Claimed,
     Finished,
     Lease,
@@ -38,6 +39,7 @@ from shared.task_queue import (
 )
 from shared.tasks import State
 from worker.attempt import Attempt, begin_attempt
+from worker.checkpoints import CheckpointOutageError
 from worker.commands import listen
 from worker.commits import Commits
 from worker.lease import LeaseKeeper
@@ -110,12 +112,14 @@ class GraphWorker(BaseWorker):
         self._node_threads = node_threads
         self._running: dict[tuple[str, int], _Running] = {}
         self._unknown: frozenset[str] = frozenset()
+        self._claiming = asyncio.Lock()
         self._commits = Commits(context.redis)
         self._blocking = open_async(redis_url, connections=len(self.queues) + 1, timeout_s=_BLOCK_S * 2)
         self._idle = asyncio.Event()
         self._changed = asyncio.Event()
         self._may_have_work = True
         self._stopping = False
+        self.has_stuck_threads = False
         self._is_lost = False
         self._is_suspended = False
         self._lease: LeaseKeeper | None = None
@@ -132,12 +136,12 @@ class GraphWorker(BaseWorker):
         """Work until `stop` (or, with `burst`, until the queues are empty); answers how many tasks were started."""
         self._join()
         helpers = [asyncio.create_task(self._watch(queue_key(name))) for name in self.queue_names()]
-        helpers.append(asyncio.create_task(listen(self._blocking, self._channels, self._obey)))
+        self._listen()
         try:
             started = await self._serve(burst=burst)
             await self._drain()
         finally:
-            await _end(helpers)
+            await _end([*helpers, self._listening])
             await self._leave()
         return started
 
@@ -150,6 +154,11 @@ class GraphWorker(BaseWorker):
     def is_fenced(self) -> bool:
         """Whether another worker has reaped this one, so that nothing of it may be written."""
         return self._is_lost
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was asked to end, so that it takes no further task."""
+        return self._stopping
 
     @property
     def in_flight(self) -> int:
@@ -201,39 +210,44 @@ class GraphWorker(BaseWorker):
             if not self._may_have_work or n <= 0:
                 await self._changed.wait()
                 continue
-            claimed = await self._claim(n)
-            started += claimed
+            claim = await self._claim(n)
+            started += len(claim.tasks) if claim else 0
+            if claim and (claim.dropped or len(claim.tasks) == n):
+                continue
             if burst and not self._running:
                 break
-            if claimed < n:
-                self._may_have_work = burst
+            self._may_have_work = burst
+            if claim is None:
+                self._look_again_in(_OUTAGE_WAIT_S)
+            elif claim.is_suspended or not claim.has_lease:
+                self._look_again_in(_SUSPENDED_WAIT_S)
+            else:
                 self._idle.set()
-                await self._changed.wait()
+            await self._changed.wait()
         return started
 
-    async def _claim(self, n: int) -> int:
-        """Claim and start up to `n` tasks; answers how many."""
-        try:
-            claim = await lua.run(
-                self._context.redis, claim_call(self.name, n, self.queue_names(), self._context.times)
-            )
-            await self._show_suspension(is_suspended=claim.is_suspended)
-        except RedisError as error:
-            _log.warning("claim.failed", worker=self.name, error=str(error))
-            self._look_again_in(_OUTAGE_WAIT_S)
-            return 0
+    async def _claim(self, n: int) -> Claim | None:
+        """Claim and start up to `n` tasks; None: Redis is away."""
+        async with self._claiming:
+            try:
+                claim = await lua.run(
+                    self._context.redis, claim_call(self.name, n, self.queue_names(), self._context.times)
+                )
+            except RedisError as error:
+                _log.warning("claim.failed", worker=self.name, error=str(error))
+                return None
+            for claimed in claim.tasks:
+                self._start(claimed)
         for task_id in claim.dropped:
             _log.warning("job.dropped", job_id=task_id, reason="no pending task stands behind this id")
-        for claimed in claim.tasks:
-            self._start(claimed)
-        if claim.is_suspended or not claim.has_lease:
-            self._look_again_in(_SUSPENDED_WAIT_S)
-        return len(claim.tasks)
+        await self._show_suspension(is_suspended=claim.is_suspended)
+        return claim
 
     async def _show_suspension(self, *, is_suspended: bool) -> None:
         if is_suspended != self._is_suspended:
-            self._is_suspended = is_suspended
-            await self._context.redis.hset(self.key, "state", "suspended" if is_suspended else "idle")
+            with suppress(RedisError):
+                await self._context.redis.hset(self.key, "state", "suspended" if is_suspended else "idle")
+                self._is_suspended = is_suspended
 
     def _look_again_in(self, seconds: float) -> None:
         asyncio.get_running_loop().call_later(seconds, self._look_again)
@@ -296,10 +310,10 @@ class GraphWorker(BaseWorker):
         def is_cancelled() -> bool:
             return running.is_cancelled
 
-        if self._suspects is None or claimed.crashes < SUSPECT_CRASHES or claimed.is_cancelled:
-            return await run_task(claimed, self._context, is_cancelled)
-        _log.warning("task.isolated", crashes=claimed.crashes)
         try:
+            if self._suspects is None or claimed.crashes < SUSPECT_CRASHES or claimed.is_cancelled:
+                return await run_task(claimed, self._context, is_cancelled)
+            _log.warning("task.isolated", crashes=claimed.crashes)
             return await self._suspects.run(claimed, self.name)
         except asyncio.CancelledError:
             if not running.is_cancelled:
@@ -337,7 +351,7 @@ class GraphWorker(BaseWorker):
         if ended.spent_thread and self._context.checkpointer:
             try:
                 await self._context.checkpointer.expire_thread(ended.spent_thread, self._checkpoint_ttl_s)
-            except RedisError as error:  # they keep the longer TTL that they were written with
+            except (RedisError, CheckpointOutageError) as error:  # they keep the longer TTL that they were written with
                 _log.warning("checkpoints.not_expired", error=str(error))
 
     async def _drain(self) -> None:
@@ -352,6 +366,7 @@ class GraphWorker(BaseWorker):
     async def _cancel_all(self, timeout_s: float) -> None:
         """Cancel what runs and wait for it to end; what is being written down is left to end by itself."""
         give_up_at = time.monotonic() + timeout_s
+        await asyncio.sleep(0)  # one that was cancelled before its first step would not hand itself back
         while self._running and time.monotonic() < give_up_at:
             for running in self._running.values():
                 if not running.is_committing:
@@ -384,15 +399,20 @@ class GraphWorker(BaseWorker):
         stuck = self._node_threads.abandoned if self._node_threads else 0
         if stuck > self._concurrency // 2 and not self._stopping:
             _log.error("worker.threads_stuck", worker=self.name, threads=stuck)
+            self.has_stuck_threads = True
             self.stop()
 
     async def _give_back(self, task_id: str) -> None:
         """Release a task that a claim gave us without our hearing of it."""
-        fields: Any = await self._context.redis.hmget(task_hash(task_id), "epoch", "queue")
-        if None not in fields:
-            epoch, queue = int(fields[0]), fields[1].decode()
-            await self._commits.commit(release_call(task_id, epoch, queue, self.name))
-            _log.warning("task.released", task_id=task_id, reason="the reply of its claim was lost", delay_ms=0)
+        async with self._claiming:  # after a claim whose reply was only late we do know it
+            if any(running.claimed.id == task_id for running in self._running.values()):
+                return
+            with suppress(RedisError):  # it is found again at the next renewals
+                fields: Any = await self._context.redis.hmget(task_hash(task_id), "epoch", "queue")
+                if None not in fields:
+                    epoch, queue = int(fields[0]), fields[1].decode()
+                    await lua.run(self._context.redis, release_call(task_id, epoch, queue, self.name))
+                    _log.warning("task.released", task_id=task_id, reason="the reply of its claim was lost", delay_ms=0)
 
     def _give_up(self) -> None:
         """Another worker has reaped this one: nothing that runs here is ours any more."""
@@ -410,6 +430,8 @@ class GraphWorker(BaseWorker):
             self.register_death()  # type: ignore[no-untyped-call]
         self.name = _new_name()
         self._context = replace(self._context, worker=self.name)
+        await _end([self._listening])
+        self._listen()
         try:
             self._join()
         except RedisError as error:
@@ -417,8 +439,9 @@ class GraphWorker(BaseWorker):
             self._is_lost = True
             self._look_again_in(_OUTAGE_WAIT_S)
 
-    def _channels(self) -> tuple[str, ...]:
-        return self.pubsub_channel_name, commands_channel(self.name)
+    def _listen(self) -> None:
+        channels = (self.pubsub_channel_name, commands_channel(self.name))
+        self._listening = asyncio.create_task(listen(self._blocking, channels, self._obey))
 
     def _obey(self, command: str, task_id: str | None) -> None:
         """Do what was asked for on one of our channels: RQ's own, or the one on which `cancel` publishes."""

@@ -108,6 +108,9 @@ class LeaseKeeper:
                 self._unbroken_since = time.monotonic()
                 wait_s = min(0.5, self._lease_s / 8)
                 _log.warning("lease.not_renewed", worker=self.worker, error=str(error))
+            except Exception:  # what somebody wrote into Redis must not end the lease of every worker that reads it
+                _log.exception("worker.broken", worker=self.worker)
+                wait_s = self._lease_s / 4
 
     def _tick(self) -> None:
         self._ticked_at = time.monotonic()
@@ -128,12 +131,22 @@ class LeaseKeeper:
         wait_s = self._lease_s / 4
         if time.monotonic() - self._unbroken_since < self._lease_s:
             return wait_s
-        while (reaped := lua.run_sync(self._redis, reap_call(worker=self.worker))).reaped or reaped.promoted:
+        # A million overdue tasks take minutes; the lease, and with it the whole fleet, must not wait for that.
+        renew_at = time.monotonic() + wait_s
+        reaped = lua.run_sync(self._redis, reap_call(worker=self.worker))
+        while reaped.reaped or reaped.promoted:
             _log_reaped(reaped)
-        sweep(self._redis, self._times)
+            if time.monotonic() > renew_at:
+                return 0.0
+            reaped = lua.run_sync(self._redis, reap_call(worker=self.worker))
         while (expired := lua.run_sync(self._redis, expire_call(_EXPIRED_AT_ONCE, self._budget))).charged:
             _log.warning("budget.expired", reservations=len(expired.charged))
             tell_alerts(expired.alerts)
+            if time.monotonic() > renew_at:
+                return 0.0
+        while sweep(self._redis, self._times):
+            if time.monotonic() > renew_at:
+                return 0.0
         return wait_s if reaped.next_due_ms is None else min(wait_s, reaped.next_due_ms / 1000)
 
 

@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing.connection import Connection, wait
@@ -18,12 +19,15 @@ from multiprocessing.context import ForkServerContext
 from typing import Any
 
 from langchain_core.callbacks import BaseCallbackHandler
+from redis.exceptions import RedisError
 
+from shared import lua
 from shared.errors import ErrorType
 from shared.logs import configure, get_logger
 from shared.settings import RedisSettings, WorkerSettings
 from shared.task_queue import Claimed
 from shared.tasks import State
+from worker.attempt import begin_attempt
 from worker.result import Ended, Result, write_result
 from worker.run import Released, run_task
 
@@ -60,21 +64,48 @@ class Suspects:
 
     async def run(self, claimed: Claimed, worker: str) -> Ended | Released | None:
         """Run the suspect and answer as `run_task` does. Cancelled, it kills the process."""
+        waiting_since = time.monotonic()
         async with self._turns:
+            waited_ms = round((time.monotonic() - waiting_since) * 1000)
+            claimed = replace(claimed, claimed_at_ms=claimed.claimed_at_ms + waited_ms)
             receiver, sender = _context().Pipe(duplex=False)
+            # No daemon, which might not start processes of its own.
             process = _context().Process(
-                target=_run_suspect, args=(sender, _Order(claimed, worker, self._settings, self._redis)), daemon=True
+                target=_run_suspect, args=(sender, _Order(claimed, worker, self._settings, self._redis))
             )
+            abandoned = threading.Event()
             try:
-                await asyncio.to_thread(process.start)
-                sender.close()
-                return await asyncio.to_thread(self._listen, receiver, process, claimed, worker)
+                return await asyncio.to_thread(self._run_process, process, receiver, sender, abandoned, claimed, worker)
             finally:
+                abandoned.set()
                 if process.pid is not None:
                     process.kill()
-                sender.close()
 
-    def _listen(self, receiver: Connection, process: Any, claimed: Claimed, worker: str) -> Ended | Released | None:
+    def _run_process(
+        self,
+        process: Any,
+        receiver: Connection,
+        sender: Connection,
+        abandoned: threading.Event,
+        claimed: Claimed,
+        worker: str,
+    ) -> Ended | Released | None:
+        """Start the process, listen to it, and leave nothing of it behind, also when nobody waits for it any more."""
+        try:
+            process.start()
+            sender.close()
+            return None if abandoned.is_set() else self._listen(receiver, process, abandoned, claimed, worker)
+        except OSError as error:  # too many processes or files: not the task's fault
+            return Released(_NOT_STARTED_MS, f"its process could not be started: {error}")
+        finally:
+            sender.close()
+            receiver.close()
+            if process.pid is not None:
+                process.kill()
+
+    def _listen(
+        self, receiver: Connection, process: Any, abandoned: threading.Event, claimed: Claimed, worker: str
+    ) -> Ended | Released | None:
         """Wait for the process' answer or its death; says which node it was in."""
         started = time.monotonic()
         has_begun, node = False, None
@@ -90,8 +121,8 @@ class Suspects:
         else:
             late = Result(State.TIMEOUT, error=(ErrorType.TIMEOUT, "the deadline passed in a process of its own"))
             return write_result(claimed, None, late, worker, self._result_bytes, started)
-        finally:
-            receiver.close()
+        if abandoned.is_set():  # it was us who killed it
+            return None
         if not has_begun:
             return Released(_NOT_STARTED_MS, f"its process could not be started: {_death(process.exitcode)}")
         where = f"in node {node!r}" if node else "before its first node"
@@ -108,7 +139,7 @@ def _death(exit_code: int) -> str:
 @cache
 def _context() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["worker.context"])
+    context.set_forkserver_preload(["worker.context", "langchain_openai"])
     return context
 
 
@@ -119,30 +150,60 @@ class _NodeTeller(BaseCallbackHandler):
 
     def __init__(self, sender: Connection) -> None:
         self._sender = sender
+        self._lock = threading.Lock()
+        self._has_ended = False
 
     def on_chain_start(self, *_args: Any, metadata: dict[str, Any] | None = None, **_more: Any) -> None:
         """Send the node's name."""
         node = (metadata or {}).get("langgraph_node")
         if node:
-            self._sender.send(("node", node))
+            self._send("node", node)
+
+    def end(self, outcome: Ended | Released | None) -> None:
+        """Send how the task ended; whatever thread a sync node left behind is not heard any more."""
+        self._send("ended", outcome)
+
+    def _send(self, kind: str, value: Any) -> None:
+        with self._lock:
+            if not self._has_ended:
+                self._has_ended = kind == "ended"
+                self._sender.send((kind, value))
 
 
 def _run_suspect(sender: Connection, order: _Order) -> None:
     """Do in the process of its own what the worker does with any task."""
+    # Ctrl-C, and systemd when it stops a service, signal all processes of a worker. The worker drains, so this one goes
+    # on until the worker kills it: its end would be taken for the task's fault.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _ignore)
+    os.setpgrp()
     threading.Thread(target=_end_with_worker, daemon=True).start()
     configure(order.settings.log_level)
-    outcome = asyncio.run(_run(sender, order))
-    sender.send(("ended", outcome))
+    asyncio.run(_run(sender, order))
     os._exit(0)  # whatever thread a sync node left behind
 
 
-async def _run(sender: Connection, order: _Order) -> Ended | Released | None:
+def _ignore(_signal: int, _frame: object) -> None:
+    """Do nothing; unlike SIG_IGN this is not inherited by the programs that a node starts."""
+
+
+async def _run(sender: Connection, order: _Order) -> None:
     from worker.context import open_context  # noqa: PLC0415 - it imports the graphs' libraries, as the parent has
 
     async with open_context(order.settings, order.redis) as context:
         sender.send(("node", None))
-        told = replace(context, worker=order.worker, callbacks=(_NodeTeller(sender),))
-        return await run_task(order.claimed, told)
+        teller = _NodeTeller(sender)
+        told = replace(context, worker=order.worker, callbacks=(teller,))
+        attempt = begin_attempt(order.claimed, order.worker)
+        outcome: Ended | Released | None
+        try:
+            outcome = await run_task(order.claimed, told)
+        except RedisError as error:
+            outcome = Released(_NOT_STARTED_MS, f"Redis is away: {error}")
+        if spans := attempt.spans_call(outcome if isinstance(outcome, Ended) else None):
+            with suppress(RedisError):
+                await lua.run(context.redis, spans)
+        teller.end(outcome)
 
 
 def _end_with_worker() -> None:

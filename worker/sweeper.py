@@ -17,14 +17,13 @@ from shared.tasks import State
 _log = get_logger(__name__)
 
 
-def sweep(redis: Redis, times: QueueTimes) -> None:
-    """Look through the next batch of open tasks, and end all that are overdue."""
+def sweep(redis: Redis, times: QueueTimes) -> bool:
+    """Look through the next batch of open tasks, and end those that are overdue; says whether more may be overdue."""
     swept = lua.run_sync(redis, sweep_call())
     for task_id in swept.again:
         _log.warning("task.swept", task_id=task_id, reason="it was not where its hash said")
     _end(redis, swept.removed, State.CANCELLED, times)
-    while swept.overdue and _end(redis, swept.overdue, State.TIMEOUT, times):
-        swept = lua.run_sync(redis, sweep_call())
+    return _end(redis, swept.overdue, State.TIMEOUT, times) > 0
 
 
 def _end(redis: Redis, task_ids: Iterable[str], state: State, times: QueueTimes) -> int:

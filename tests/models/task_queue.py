@@ -128,7 +128,7 @@ class QueueModel:
         if not self.runs(task, worker) or task.epoch != epoch:
             return False
         self._put_back(task)
-        task.is_delayed, task.due_at = is_delayed, due_at
+        task.is_delayed, task.due_at = is_delayed and not task.is_cancelled, due_at
         task.failures += failed
         return True
 

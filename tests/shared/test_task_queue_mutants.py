@@ -14,7 +14,7 @@ MUTANTS = {
     "another body is taken for the same task": ("submit", "known[1] == digest and 'exists' or 'conflict'", "'exists'"),
     "tasks of a thread run side by side": ("submit", "if thread ~= '' then", "if false then"),
     "a worker claims without a lease": ("claim", "if not lease_end or lease_end <= now_ms then", "if false then"),
-    "the epoch does not grow": ("claim", "tonumber(epoch) + 1", "tonumber(epoch)"),
+    "the epoch does not grow": ("claim", "(tonumber(epoch) or 0) + 1", "tonumber(epoch)"),
     "a user has no cap": ("claim", "and cap > 0\n", "and false\n"),
     "a capped user is forgotten": ("claim", "redis.call('SADD', 'agent:capped:' .. user, queue)", ""),
     "a user's next task is not called": ("claim", "and taken(queue, user)", "and taken(queue, user) and false"),

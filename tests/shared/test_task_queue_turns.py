@@ -280,3 +280,51 @@ async def test_submit_to_a_busy_thread_answers_as_any_other(queue):
     assert (await queue.submit("t1", thread_id="chat")).outcome is Submitted.CREATED
     assert (await queue.submit("t1", thread_id="chat")).outcome is Submitted.EXISTS
     assert await queue.redis.llen("agent:thread:chat") == 2
+
+
+async def test_user_whose_job_an_rq_tool_deleted_goes_on_while_others_keep_the_queue_busy(queue):
+    for i in range(3):
+        await queue.submit(f"ann{i}", user_id="ann")
+    await queue.submit("bob0", user_id="bob")
+    # What RQ's `job.delete()` does.
+    await queue.redis.lrem("rq:queue:agent_tasks", 1, "ann0")
+    await queue.redis.delete("rq:job:ann0")
+    assert (await queue.sweep()).removed == ("ann0",)
+    await queue.cancel("ann0")
+    assert await queue.claim_ids(9) == ["bob0", "ann1", "ann2"]
+
+
+async def test_user_whose_id_outlived_its_hash_is_not_stuck(queue):
+    for i in range(3):
+        await queue.submit(f"ann{i}", user_id="ann")
+    await queue.redis.delete("agent:task:ann0", "rq:job:ann0")
+    assert await queue.claim_ids(9) == ["ann1", "ann2"]
+    assert not await queue.redis.hexists("agent:runnable:agent_tasks", "default--ann")
+
+
+async def test_many_ended_tasks_are_passed_over_a_bounded_number_at_a_time(queue):
+    for i in range(2_500):
+        await queue.submit(f"ann{i}", user_id="ann")
+    pipeline = queue.redis.pipeline()
+    for i in range(2_499):
+        pipeline.hset(f"agent:task:ann{i}", mapping={"state": "timeout", "place": "done"})
+    await pipeline.execute()
+    claims = 0
+    while not (claim := await queue.claim()).tasks:
+        assert claim.dropped, "a worker would wait for more"
+        claims += 1
+    assert [one.id for one in claim.tasks] == ["ann2499"]
+    assert claims > 1
+
+
+@pytest.mark.parametrize("field", ["epoch", "created", "started", "deadline", "crashes", "failures", "input_tokens"])
+async def test_garbage_in_a_tasks_hash_is_read_as_no_number(queue, field):
+    await queue.submit()
+    await queue.redis.hset("agent:task:t1", field, "9" * 30 if field == "created" else "garbage")
+    assert await queue.claim_ids() == ["t1"]
+
+
+async def test_id_that_is_none_is_dropped_whatever_its_hash_says(queue):
+    await queue.redis.hset(b"agent:task:\xff", mapping={"state": "pending", "epoch": 0, "created": 1, "deadline": 1})
+    await queue.redis.rpush("rq:queue:agent_tasks", b"\xff")
+    assert len((await queue.claim()).dropped) == 1

@@ -174,3 +174,57 @@ def test_one_process_keeps_hundreds_of_slow_calls_in_flight(installation, client
     assert {result.status for result in results} == {State.SUCCESS}
     assert len(results) == TASKS
     assert took_s < 60, "one after the other they would take 500 s"
+
+
+SUPERVISED = """
+import ctypes, itertools, os, sys, time
+from worker import processes
+
+def start():
+    for number in itertools.count():
+        try:
+            os.close(os.open(f"start-{number}", os.O_CREAT | os.O_EXCL))
+            return number
+        except FileExistsError:
+            pass
+"""
+
+
+def supervise(folder, program):
+    """Run `program`, whose processes take numbers; answers its exit code and how many were started."""
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SUPERVISED + program], check=False, cwd=folder, timeout=60
+    )
+    return ended.returncode, len(list(folder.glob("start-*")))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a subreaper is Linux's")
+def test_process_that_is_inherited_as_process_1_of_a_container_is_not_replaced(tmp_path):
+    program = """
+ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: inherit orphans, as process 1 does
+def run():
+    start()
+    if os.fork() == 0:
+        if os.fork() == 0:
+            time.sleep(0.2)
+            os._exit(1)
+        os._exit(0)
+    os.wait()
+    time.sleep(1)
+    return 0
+sys.exit(processes.run_processes(2, run))
+"""
+    assert supervise(tmp_path, program) == (0, 2)
+
+
+def test_replacement_that_finds_redis_away_is_started_again_and_its_neighbours_go_on(tmp_path):
+    program = """
+processes._RESTART_WAIT_S = 0.05
+def run():
+    number = start()
+    while number == 1 and not os.path.exists("start-3"):
+        time.sleep(0.01)
+    return (1, 0, 3, 0)[number]
+sys.exit(processes.run_processes(2, run))
+"""
+    assert supervise(tmp_path, program) == (0, 4)

@@ -21,6 +21,7 @@ from rq.suspension import resume, suspend
 from rq.worker import BaseWorker
 
 from producer import Client
+from shared import lua
 from shared.errors import ErrorType
 from shared.task_queue import QueueTimes
 from shared.tasks import State, TaskResult
@@ -452,6 +453,86 @@ async def test_task_whose_claim_was_never_heard_of_is_given_back(redis_url, clie
         redis_client.sadd(f"agent:own:{graph_worker.name}", "lost")
         result = await until(lambda: client.result("lost"))
     assert (result.status, result.metadata.attempts) == (State.SUCCESS, 2)
+
+
+async def test_task_whose_claim_is_answered_late_is_not_given_back(redis_url, client, redis_client):
+    times = QueueTimes(lease_ms=1000)
+    runs = []
+
+    async def once(state):
+        runs.append(state)
+        await asyncio.sleep(1.5)
+        return {"n": state["n"] + 1}
+
+    async with worker(redis_url, {"g": one_node_graph(once, Number)}, times=times) as graph_worker:
+        await until(lambda: redis_client.info("clients")["blocked_clients"] == 3)
+        run, proceed = lua.run, asyncio.Event()
+
+        async def answer_late(redis, call):
+            answer = await run(redis, call)
+            if call.script.name == "task_queue_claim" and answer.tasks:
+                await proceed.wait()
+            return answer
+
+        lua.run = answer_late
+        try:
+            task_id = client.submit({"n": 1}, graph="g").task_id
+            await until(lambda: graph_worker._unknown == {task_id})
+            await asyncio.sleep(0.6)  # two more renewals
+        finally:
+            lua.run = run
+        proceed.set()
+        result = await ended(client, task_id)
+    assert (result.status, result.metadata.attempts, len(runs)) == (State.SUCCESS, 1, 1)
+
+
+async def test_suspended_worker_does_not_spin_while_tasks_wait(redis_url, client, redis_client):
+    with Redis.from_url(redis_url) as connection:
+        async with worker(redis_url, {"g": PLUS_ONE}) as graph_worker:
+            suspend(connection)
+            task_id = client.submit({"n": 1}, graph="g").task_id
+            await until(lambda: connection.hget(graph_worker.key, "state") == b"suspended")
+            before = redis_client.info("commandstats")["cmdstat_evalsha"]["calls"]
+            await asyncio.sleep(1)
+            assert redis_client.info("commandstats")["cmdstat_evalsha"]["calls"] - before < 50
+            resume(connection)
+            assert (await ended(client, task_id)).status is State.SUCCESS
+
+
+async def test_task_claimed_just_as_the_worker_is_told_to_end_at_once_is_handed_back(redis_url, client, redis_client):
+    async with worker(redis_url, {"g": PLUS_ONE}, drain_s=0) as graph_worker:
+        await until(lambda: redis_client.info("clients")["blocked_clients"] == 3)
+        start = graph_worker._start
+
+        def start_and_stop(claimed):
+            start(claimed)
+            graph_worker.stop()
+
+        graph_worker._start = start_and_stop
+        task_id = client.submit({"n": 1}, graph="g").task_id
+        await until(lambda: redis_client.zcard("agent:workers") == 0)
+    assert client.status(task_id).state in {State.PENDING, State.SUCCESS}
+    assert redis_client.keys("agent:own:*") == []
+
+
+async def test_worker_that_rejoined_hears_commands_under_its_new_name(redis_url, client, redis_client):
+    async with worker(redis_url, {"g": PLUS_ONE}, times=QueueTimes(lease_ms=1000)) as graph_worker:
+        name = graph_worker.name
+        await until(lambda: redis_client.zscore("agent:workers", name))
+        redis_client.zrem("agent:workers", name)
+        await until(lambda: graph_worker.name != name and redis_client.zcard("agent:workers") == 1)
+        await until(lambda: redis_client.publish(graph_worker.pubsub_channel_name, b'{"command": "shutdown"}') == 1)
+        await until(lambda: redis_client.zcard("agent:workers") == 0)
+
+
+async def test_garbage_in_redis_does_not_end_the_lease(redis_url, client, redis_client):
+    async with worker(redis_url, {"g": PLUS_ONE}, times=QueueTimes(lease_ms=1000)) as graph_worker:
+        last = await until(lambda: redis_client.zscore("agent:workers", graph_worker.name))
+        redis_client.zadd("agent:open", {b"\xff": 1})
+        redis_client.hset(b"agent:task:\xff", mapping={"state": "pending", "place": "odd", "queue": "q", "user": "u"})
+        # By then it has seen the garbage, which it does not look at before its lease has held for a second.
+        await until(lambda: redis_client.zscore("agent:workers", graph_worker.name) > last + 3_000)
+        assert (await ended(client, client.submit({"n": 1}, graph="g").task_id)).status is State.SUCCESS
 
 
 async def test_rqs_own_suspend_and_resume_hold_the_worker(redis_url, client):

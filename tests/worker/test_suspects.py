@@ -1,15 +1,53 @@
 """A task that ends its process is found, and its neighbours are not taken for it."""
 
+import asyncio
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 
+import pytest
 from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
 
 from producer import Client, State
+from shared import lua
 from shared.embedded_redis import EmbeddedRedis
 from shared.errors import ErrorType
+from shared.settings import RedisSettings, WorkerSettings, load
+from shared.task_queue import QueueTimes, claim_call, renew_call, submit_call
+from shared.tasks import Task, TaskLimits
 from tests.installation import start_worker
+from worker.result import Ended
+from worker.suspects import Suspects
 
 CONFIG = str(Path(__file__).parents[1] / "projects/killers/langgraph.json")
+
+
+@pytest.fixture
+def order(redis_url, monkeypatch):
+    for name, value in {"REDIS_URL": redis_url, "OPENAI_API_KEY": "unused"}.items():
+        monkeypatch.setenv(name, value)
+    settings = load(WorkerSettings).model_copy(update={"config": Path(CONFIG), "checkpoints": False})
+    return Suspects(settings, load(RedisSettings), 1_000_000)
+
+
+async def test_suspect_outlives_the_signals_that_end_its_worker(redis_url, order):
+    async with AsyncRedis.from_url(redis_url) as redis, asyncio.timeout(100):
+        await lua.run(redis, renew_call("w1", 60_000, {"killer": "{}"}, join=True))
+        task = Task.parse({"input": {"seconds": 1}, "graph": "killer", "deadline_s": 90}, TaskLimits())
+        await lua.run(redis, submit_call(task, "agent_tasks", QueueTimes()))
+        (claimed,) = (await lua.run(redis, claim_call("w1", 1, ["agent_tasks"], QueueTimes()))).tasks
+        running = asyncio.create_task(order.run(claimed, "w1"))
+        while not running.done():
+            for child in multiprocessing.active_children():
+                if os.getpgid(child.pid) == child.pid:  # it has begun
+                    os.kill(child.pid, signal.SIGTERM)
+                    os.kill(child.pid, signal.SIGINT)
+            await asyncio.wait([running], timeout=0.2)
+        ended = running.result()
+    assert isinstance(ended, Ended), ended
+    assert ended.state is State.SUCCESS
 
 
 def test_task_that_ends_its_process_is_poisoned_and_its_neighbours_succeed(tmp_path):
