@@ -26,6 +26,7 @@ from benchmarks import (
     show,
     startup,
     submitting,
+    telemetry,
     throughput,
 )
 from benchmarks.measured import Measured, Measurement
@@ -35,7 +36,7 @@ from worker.offline_llm import OfflineLLM
 
 MEASUREMENTS: dict[str, Measurement] = {
     module.MEASUREMENT.name: module.MEASUREMENT
-    for module in (throughput, concurrency, latency, gateway, submitting, queue_memory, startup, guards)
+    for module in (throughput, concurrency, latency, gateway, submitting, queue_memory, startup, telemetry, guards)
 }
 RESULTS = ROOT / "benchmarks/results"
 MODEL_LATENCY_S = 0.5

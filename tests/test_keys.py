@@ -9,10 +9,23 @@ import pytest
 from redis import Redis
 
 from producer import Client, State
+from producer import events as producer_events
+from producer.gateway import limits, recent
 from shared import audit, circuit_breaker, hourly_cost, task_queue, token_budget, tracing
 from worker import checkpoints
 
-OWNERS = (task_queue, circuit_breaker, token_budget, hourly_cost, audit, tracing, checkpoints)
+OWNERS = (
+    task_queue,
+    circuit_breaker,
+    token_budget,
+    hourly_cost,
+    audit,
+    tracing,
+    checkpoints,
+    producer_events,
+    limits,
+    recent,
+)
 LIBRARIES = ("checkpoint*", "store*", "write_keys_zset*")
 """Kept by langgraph-checkpoint-redis; each has to have a TTL."""
 

@@ -1,0 +1,42 @@
+#!lua flags=allow-oom
+-- Append one entry to the audit log and record it as its writer's newest; trims what is older than the log keeps.
+-- Written twice after a lost reply, an entry stands there once.
+--
+-- KEYS[1] agent:audit        stream  the log
+-- KEYS[2] agent:audit:heads  hash    writer -> "<seq> <digest> <at>" of its newest entry
+-- ARGV[1] entries older than this are trimmed (ms)
+-- ARGV[2] writer
+-- ARGV[3] number of the entry, from 1
+-- ARGV[4] digest of the entry before, empty for the first
+-- ARGV[5] when it happened by the writer's clock (ms)
+-- ARGV[6] when the entry before happened (ms)
+-- ARGV[7] action
+-- ARGV[8] task
+-- ARGV[9] details (JSON)
+-- ARGV[10] digest of this entry
+-- Returns the entry's id, empty when it is there already
+local log_key, heads_key = KEYS[1], KEYS[2]
+local keep_ms, writer, seq, prev, at, prev_at = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local action, task, details, digest = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
+
+local head = redis.call('HGET', heads_key, writer)
+if head and tonumber(head:match('^%d+')) >= tonumber(seq) then
+  return ''
+end
+local oldest_ms = redis.call('TIME')[1] * 1000 - keep_ms
+if not head then
+  local heads = redis.call('HGETALL', heads_key)
+  for i = 1, #heads, 2 do
+    if tonumber(heads[i + 1]:match('%d+$')) < oldest_ms - 86400000 then
+      redis.call('HDEL', heads_key, heads[i])
+    end
+  end
+end
+local oldest = string.format('%.0f', oldest_ms)
+local id = redis.call('XADD', log_key, 'MINID', '~', oldest, '*', 'writer', writer, 'seq', seq, 'prev', prev, 'at', at,
+  'prev_at', prev_at, 'action', action, 'task', task, 'details', details, 'digest', digest)
+redis.call('HSET', heads_key, writer, seq .. ' ' .. digest .. ' ' .. at)
+for _, key in ipairs({log_key, heads_key}) do
+  redis.call('PEXPIRE', key, keep_ms + 86400000)
+end
+return id

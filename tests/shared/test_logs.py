@@ -1,0 +1,202 @@
+"""Log lines: JSON, bound by context, masked, without content, and impossible to forge."""
+
+import ast
+import io
+import json
+import logging
+import re
+from pathlib import Path
+
+import pytest
+import structlog
+
+from shared import logs
+from shared.errors import RedisUnavailableError
+from shared.redaction import Redactor
+
+ROOT = Path(__file__).parents[2]
+EVENT = re.compile(r"[a-z_]+\.[a-z_]+")
+
+
+class Lines(io.StringIO):
+    def objects(self) -> list[dict]:
+        return [json.loads(line) for line in self.getvalue().splitlines()]
+
+
+class Terminal(Lines):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def restored():
+    """Leave logging as other tests want it."""
+    root, level, handlers = logging.getLogger(), logging.getLogger().level, logging.getLogger().handlers
+    yield
+    logs.bind(**dict.fromkeys(logs.bound()))
+    root.handlers = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+    logs.reset()
+
+
+@pytest.fixture
+def lines(restored) -> Lines:
+    out = Lines()
+    logs.configure("info", stream=out)
+    return out
+
+
+log = logs.get_logger("tests.logs")
+
+
+def log_raised(error: Exception) -> None:
+    def fail() -> None:
+        raise error
+
+    try:
+        fail()
+    except type(error):
+        log.exception("commit.failed")
+
+
+def test_event_is_one_json_object_with_what_is_bound(lines):
+    logs.bind(task_id="t1", graph="g", attempt=2)
+    log.info("node.completed", duration_ms=3, error=None)
+    (line,) = lines.objects()
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "event": "node.completed",
+        "level": "info",
+        "logger": "tests.logs",
+        "duration_ms": 3,
+        "task_id": "t1",
+        "graph": "g",
+        "attempt": 2,
+    }
+
+
+def test_lines_of_the_standard_library_and_of_rq_look_the_same(lines):
+    logs.bind(task_id="t1")
+    logging.getLogger("rq.worker").warning("Worker %s died", "w1")
+    (line,) = lines.objects()
+    assert (line["event"], line["logger"], line["task_id"]) == ("Worker w1 died", "rq.worker", "t1")
+
+
+def test_level_is_respected_and_libraries_that_log_each_request_are_quiet(lines):
+    log.debug("node.started")
+    logging.getLogger("httpx").info("GET /")
+    logging.getLogger("rq.worker").debug("detail")
+    assert lines.getvalue() == ""
+
+
+@pytest.mark.parametrize("evil", ['x"}\n{"event": "task.completed"}', "a\r\nb", "a\u2028b", "a\x85b", "\x1b[2Jgone"])
+@pytest.mark.parametrize("kind", [Lines, Terminal])
+def test_line_cannot_be_forged(restored, kind, evil):
+    out = kind()
+    logs.configure(stream=out)
+    log.info("job.dropped", job_id=evil)
+    logging.getLogger("rq.worker").warning("%s", evil)
+    written = re.sub(r"\x1b\[\d*m", "", out.getvalue())  # the terminal's own colours
+    assert len(written.splitlines()) == 2
+    assert "\x1b" not in written
+
+
+def test_personal_data_and_secrets_are_masked_but_ids_of_ours_are_not(lines):
+    logs.bind(user_id="ann@example.com", task_id="4111111111111111")
+    log.warning(
+        "claim.failed", error="redis://:pw123456@host gave sk-abcdEFGH1234567890abcd", hosts=["bob@example.com"]
+    )
+    (line,) = lines.objects()
+    assert (line["user_id"], line["task_id"]) == ("[email]", "4111111111111111")
+    assert line["error"] == "redis://:[secret]@host gave [secret]"
+    assert line["hosts"] == ["[email]"]
+
+
+def test_own_patterns_are_masked_too(restored):
+    out = Lines()
+    logs.configure(redactor=Redactor({"case": r"CASE-\d+"}), stream=out)
+    log.info("task.started", note="for CASE-123")
+    assert out.objects()[0]["note"] == "for [case]"
+
+
+def test_exception_is_logged_without_what_it_says_and_without_variables(lines):
+    def node(secret_prompt):
+        raise ValueError(f"cannot handle {secret_prompt}")
+
+    try:
+        node("the canary")
+    except ValueError:
+        log.exception("commit.failed")
+        logging.getLogger("some.library").exception("failed")
+    assert "canary" not in lines.getvalue()
+    for line in lines.objects():
+        assert line["exception"]["type"] == "ValueError"
+        assert line["exception"]["frames"][-1].endswith("in node")
+
+
+def test_exception_of_operations_keeps_its_message(lines):
+    log_raised(RedisUnavailableError("cannot reach Redis at redis://***@host"))
+    assert lines.objects()[0]["exception"]["message"] == "cannot reach Redis at redis://***@host"
+
+
+def test_terminal_shows_a_readable_line_and_no_variables(restored):
+    out = Terminal()
+    logs.configure(stream=out)
+    log_raised(ValueError("the canary"))
+    assert "commit.failed" in out.getvalue()
+    assert "canary" not in out.getvalue()
+
+
+def test_asyncios_complaints_do_not_quote_an_exception(lines):
+    logging.getLogger("asyncio").error(
+        "Task exception was never retrieved\nfuture: <Task exception=ValueError('canary')>"
+    )
+    assert lines.objects()[0]["event"] == "Task exception was never retrieved"
+
+
+def test_listeners_hear_events_whatever_the_level(lines):
+    heard = []
+    logs.listen("node.started", heard.append)
+    log.debug("node.started", node="a")
+    logs.unlisten("node.started", heard.append)
+    log.debug("node.started", node="b")
+    assert heard == [{"node": "a"}]
+    assert lines.getvalue() == ""
+
+
+def test_program_that_configures_nothing_gets_events_in_its_own_logging(restored, caplog):
+    with caplog.at_level(logging.INFO, "tests.logs"):
+        log.info("task.submitted", task_id="t1", note="a\nb")
+    assert caplog.messages == [r"task.submitted task_id=t1 note=a\nb"]
+
+
+def events_in_source() -> set[str]:
+    """The first argument of every call of a logger, and the tables of names that such calls use."""
+    found = set()
+    for path in (path for folder in ("producer", "worker", "shared") for path in (ROOT / folder).rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and _is_log_call(node):
+                found |= {one.value for one in ast.walk(node.args[0]) if isinstance(one, ast.Constant)}
+            if isinstance(node, ast.Assign) and any(getattr(t, "id", "") in {"_EVENTS", "event"} for t in node.targets):
+                found |= {one.value for one in ast.walk(node.value) if isinstance(one, ast.Constant)}
+    return {event for event in found if isinstance(event, str) and EVENT.fullmatch(event)}
+
+
+def _is_log_call(node: ast.Call) -> bool:
+    methods = {"debug", "info", "warning", "error", "exception"}
+    is_method = isinstance(node.func, ast.Attribute) and node.func.attr in methods
+    if is_method and isinstance(node.func.value, ast.Name):
+        return node.func.value.id == "_log" and bool(node.args)
+    return isinstance(node.func, ast.Name) and node.func.id == "tell" and bool(node.args)
+
+
+def events_in_docs() -> set[str]:
+    text = (ROOT / "docs/observability.md").read_text()
+    table = text.partition("## Log events")[2].partition("\n## ")[0]
+    return set(re.findall(r"^\| `([a-z_]+\.[a-z_]+)`", table, re.MULTILINE))
+
+
+def test_every_event_is_in_the_documentation_and_no_other():
+    assert events_in_source() == events_in_docs()

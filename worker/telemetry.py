@@ -1,0 +1,54 @@
+"""What a worker process shows of itself while it runs: metrics on a port, spans to the collector, alerts to people."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from shared import tracing
+from shared.settings import BudgetSettings, TelemetrySettings, load
+from shared.webhook import Webhook
+from worker.alerts import AlertWatch
+from worker.graph_worker import GraphWorker
+from worker.metrics import WorkerMetrics
+from worker.metrics_server import MetricsServer
+from worker.span_export import SpanExport
+
+
+@contextmanager
+def telemetry(worker: GraphWorker, redis_url: str) -> Iterator[MetricsServer | None]:
+    """Show it while the block runs, and send what is left at its end.
+
+    Yields:
+        The server, for further routes; None without a port.
+
+    Raises:
+        SettingsError: the port is taken, or the webhook's address is not allowed.
+    """
+    settings = load(TelemetrySettings)
+    with ExitStack() as stack:
+        if tracing.is_on():
+            export = SpanExport(redis_url, worker.name)
+            export.start()
+            stack.callback(export.stop)
+        alerts = AlertWatch(redis_url, worker.name, _webhook(settings), load(BudgetSettings).utc_offset_s)
+        alerts.start()
+        stack.callback(alerts.stop)
+        server = None
+        if settings.metrics_port is not None:
+            metrics = WorkerMetrics(lambda: worker.in_flight)
+            stack.enter_context(metrics.listen())
+            server = MetricsServer(settings.metrics_host, settings.metrics_port)
+            server.routes["/metrics"] = metrics.page
+            server.start()
+            stack.callback(server.stop)
+        yield server
+
+
+def _webhook(settings: TelemetrySettings) -> Webhook | None:
+    if settings.alert_webhook_url is None:
+        return None
+    key = settings.alert_webhook_key
+    return Webhook(
+        settings.alert_webhook_url.get_secret_value(),
+        settings.alert_webhook_hosts,
+        key.get_secret_value() if key else None,
+    )
