@@ -37,7 +37,7 @@ lint: install ## Check style, types and the direction of imports
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: install ## Measure speed and memory against the bare graph and stock RQ
+bench: install ## Measure speed and memory against the bare graph, stock RQ and arq (about 9 minutes)
 	@$(BIN)/python -m benchmarks.run
 
 clean: ## Remove .venv and everything that was built
@@ -79,7 +79,7 @@ config-docs: install ## Write docs/configuration.md from the settings classes
 	@$(BIN)/python -m shared.settings_page > docs/configuration.md
 
 .PHONY: chaos soak
-chaos: install ## Break an installation on purpose and check every promise (CHAOS="--only C1 C3 --scale 0.1")
+chaos: install ## Break an installation on purpose and check every promise (CHAOS="--only C1 C3 --scale 0.1 --brief")
 	@$(BIN)/python -m tests.chaos $(CHAOS)
 
 soak: install ## Half an hour of load with kills and outages: nothing may grow (SOAK="--minutes 5")

@@ -1,11 +1,15 @@
 """Submit tasks and read their results. Importing this needs no LangGraph."""
 
-from producer.client import Client, Receipt, TaskStatus
+from producer.async_client import AsyncClient
+from producer.client import Client
+from producer.lookup import Receipt, TaskStatus
 from shared.errors import (
     InvalidTaskError,
     LanggraphRqError,
+    NotInterruptedError,
     QueueFullError,
     RedisUnavailableError,
+    SettingsError,
     TaskConflictError,
     UnknownGraphError,
     UnknownTaskError,
@@ -14,12 +18,15 @@ from shared.errors import (
 from shared.tasks import State, TaskError, TaskResult
 
 __all__ = [
+    "AsyncClient",
     "Client",
     "InvalidTaskError",
     "LanggraphRqError",
+    "NotInterruptedError",
     "QueueFullError",
     "Receipt",
     "RedisUnavailableError",
+    "SettingsError",
     "State",
     "TaskConflictError",
     "TaskError",

@@ -12,11 +12,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from producer import show
+from producer.audit_cli import audit
 from producer.client import Client
+from producer.dashboard import dashboard
+from producer.doctor.command import doctor
+from producer.fleet_cli import workers
+from producer.guards_cli import breaker, usage
+from producer.tasks_cli import cancel, events, new_key, resume, serve
 from shared.errors import (
     InvalidTaskError,
     LanggraphRqError,
     RedisUnavailableError,
+    UnknownBreakerError,
     UnknownTaskError,
     WaitTimeoutError,
 )
@@ -34,7 +41,7 @@ Exit codes:
   5  it has not ended (in time)
 """
 
-_EXIT_OF = {RedisUnavailableError: 3, UnknownTaskError: 4, WaitTimeoutError: 5}
+_EXIT_OF = {RedisUnavailableError: 3, UnknownTaskError: 4, UnknownBreakerError: 4, WaitTimeoutError: 5}
 _errors = Console(stderr=True, highlight=False)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Write one JSON object per line.")
@@ -67,6 +74,13 @@ def main() -> None:
 
     Redis is found by REDIS_URL.
     """  # noqa: D301 - \b is the character that tells click to keep the lines
+
+
+main.add_command(audit)
+main.add_command(breaker)
+main.add_command(usage)
+for command in (workers, events, cancel, resume, serve, new_key, dashboard, doctor):
+    main.add_command(command)
 
 
 @main.command(epilog=EXIT_CODES)

@@ -8,8 +8,6 @@ Example:
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -17,18 +15,27 @@ from typing import Any, Self, TypeVar
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from shared import lua
-from shared.errors import (
-    QueueFullError,
-    RedisUnavailableError,
-    TaskConflictError,
-    UnknownGraphError,
-    UnknownTaskError,
-    WaitTimeoutError,
+from producer.lookup import (
+    JOB_FIELDS,
+    STATUS_FIELDS,
+    Receipt,
+    TaskStatus,
+    forgotten_result,
+    read_job_status,
+    read_receipt,
+    read_status,
+    unknown_task,
 )
+from producer.records import Records
+from producer.resume import MISSING, resume_document
+from shared import lua
+from shared.audit import Action
+from shared.early_end import FIELDS, early_end
+from shared.errors import RedisUnavailableError, WaitTimeoutError
 from shared.redis_clients import open_sync
 from shared.settings import QueueSettings, RedisSettings, TaskSettings, load, mask_url
-from shared.task_queue import Submission, Submitted, events_key, job_hash, result_key, submit_call, task_hash
+from shared.task_events import BEGINNING, Event, read_event
+from shared.task_queue import cancel_call, events_key, job_hash, result_key, submit_call, task_hash
 from shared.tasks import State, Task, TaskResult
 
 _BLOCK_MS = 5_000
@@ -38,29 +45,6 @@ _SUBMIT_BATCH = 200
 _ATTEMPT_WAITS_S = (0.05, 0.3)
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """A task that is on the queue; `created` is False when it was known already under its id."""
-
-    task_id: str
-    state: State
-    created: bool
-
-
-@dataclass(frozen=True, slots=True)
-class TaskStatus:
-    """Where a task is. `attempts` counts the workers that started it."""
-
-    task_id: str
-    state: State
-    queue: str
-    attempts: int
-    submitted_at: datetime
-    started_at: datetime | None
-    deadline_at: datetime | None
-    worker: str | None
 
 
 class Client:
@@ -79,6 +63,8 @@ class Client:
         self._queue = queue or load(QueueSettings)
         self._limits = (tasks or load(TaskSettings)).limits()
         self._times = self._queue.times(self._limits.input_bytes)
+        self._records = Records.open()
+        self._replicas = lua.Replicas(settings.submit_replicas, round(settings.submit_replicas_timeout_s * 1000))
         self._redis = open_sync(self._url, connections=settings.redis_connections, timeout_s=settings.redis_timeout_s)
         self._waiting = open_sync(self._url, connections=settings.redis_connections, timeout_s=2 * _BLOCK_MS / 1000)
 
@@ -107,43 +93,60 @@ class Client:
     def submit_each(self, tasks: Sequence[Task]) -> Iterator[Receipt]:
         """Put checked tasks on the queue, yielding each one's receipt as it is known. Raises as `submit`."""
         for start in range(0, len(tasks), _SUBMIT_BATCH):
-            batch = tasks[start : start + _SUBMIT_BATCH]
+            batch, records = self._records.submit(tasks[start : start + _SUBMIT_BATCH], self._queue.queue)
             calls = [submit_call(task, task.priority.queue(self._queue.queue), self._times) for task in batch]
             # Submitting is idempotent under the id, so a lost reply is answered by asking again.
-            submissions = self._insist(partial(lua.run_many_sync, self._redis, calls))
-            for task, submission in zip(batch, submissions, strict=True):
-                yield _receipt(task, submission)
+            answers = self._insist(partial(lua.run_many_sync, self._redis, calls + records, self._replicas))
+            for task, submission in zip(batch, answers[: len(batch)], strict=True):
+                yield read_receipt(task, submission)
 
     def status(self, task_id: str) -> TaskStatus:
         """Say where a task is. Raises UnknownTaskError, RedisUnavailableError."""
-        names = ("state", "queue", "epoch", "created", "started", "deadline", "owner")
-        fields: Any = self._insist(lambda: self._redis.hmget(task_hash(task_id), names))
-        if fields[0] is None:
-            return self._status_of_job(task_id)
-        state, queue, epoch, created, started, deadline, owner = (value and value.decode() for value in fields)
-        return TaskStatus(
-            task_id,
-            State(state),
-            queue,
-            int(epoch),
-            _instant(created),
-            _instant(started) if started else None,
-            _instant(deadline),
-            owner,
-        )
-
-    def _status_of_job(self, task_id: str) -> TaskStatus:
-        """Say where a job is that stock RQ enqueued and no worker has seen yet."""
-        fields: Any = self._insist(lambda: self._redis.hmget(job_hash(task_id), ("origin", "created_at")))
-        if fields[0] is None:
-            raise _unknown(task_id)
-        created = datetime.fromisoformat(fields[1].decode())
-        return TaskStatus(task_id, State.PENDING, fields[0].decode(), 0, created, None, None, None)
+        fields: Any = self._insist(lambda: self._redis.hmget(task_hash(task_id), STATUS_FIELDS))
+        found = read_status(task_id, fields)
+        if found is None:
+            job: Any = self._insist(lambda: self._redis.hmget(job_hash(task_id), JOB_FIELDS))
+            found = read_job_status(task_id, job)
+        if found is None:
+            raise unknown_task(task_id)
+        return found
 
     def result(self, task_id: str) -> TaskResult | None:
         """Read a task's result; None while it has none, or when its TTL is over. Raises RedisUnavailableError."""
         document: Any = self._insist(lambda: self._redis.get(result_key(task_id)))
-        return TaskResult.model_validate_json(document) if document else None
+        if document is None:
+            return None
+        self._note(Action.READ, task_id)
+        return TaskResult.model_validate_json(document)
+
+    def cancel(self, task_id: str) -> State:
+        """Stop a task; answers the state in which it is now.
+
+        `cancelled`: it had not begun, and has ended. `running`: its worker stops it, and no model call of it starts
+        from now on. Any other state: it had ended before.
+
+        Raises:
+            UnknownTaskError: there is no such task (yet: a job of stock RQ becomes one when a worker first sees it).
+            RedisUnavailableError: Redis cannot be reached.
+        """
+
+        def ask() -> list[Any]:
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.hmget(task_hash(task_id), FIELDS)
+            pipeline.hget(job_hash(task_id), "data")
+            pipeline.time()
+            return list(pipeline.execute())
+
+        fields, data, time = self._insist(ask)
+        if fields[0] is None:
+            raise unknown_task(task_id)
+        result = early_end(task_id, State.CANCELLED, fields, data, time)
+        call = cancel_call(task_id, State.CANCELLED, result, self._times)
+        state = self._insist(partial(lua.run_sync, self._redis, call))
+        if state is None:
+            raise unknown_task(task_id)
+        self._note(Action.CANCELLED, task_id, state=state)
+        return state
 
     def wait(self, task_id: str, timeout_s: float | None = None) -> TaskResult:
         """Block until the task has ended. Raises WaitTimeoutError, UnknownTaskError, RedisUnavailableError."""
@@ -171,20 +174,24 @@ class Client:
             pipeline = self._redis.pipeline(transaction=True)
             for task_id in task_ids:
                 pipeline.get(result_key(task_id))
-                pipeline.exists(task_hash(task_id), job_hash(task_id))
+                pipeline.hget(task_hash(task_id), "state")
+                pipeline.exists(job_hash(task_id))
                 pipeline.xrevrange(events_key(task_id), count=1)
             return list(pipeline.execute())
 
         replies = self._insist(ask)
         ended, seen = [], {}
         for i, task_id in enumerate(task_ids):
-            document, known, last = replies[3 * i : 3 * i + 3]
+            document, state, has_job, last = replies[4 * i : 4 * i + 4]
             if document:
                 ended.append(TaskResult.model_validate_json(document))
-            elif not known:
-                raise _unknown(task_id)
+            elif not (state or has_job):
+                raise unknown_task(task_id)
+            elif state and State(state.decode()).is_terminal:
+                raise forgotten_result(task_id, State(state.decode()))
             else:
                 seen[task_id] = last[0][0].decode() if last else "0-0"
+        self._note(Action.READ, *(task_id for i, task_id in enumerate(task_ids) if replies[4 * i]))
         return ended, seen
 
     def _block(self, watched: dict[str, str], give_up_at: float | None) -> Iterator[TaskResult]:
@@ -213,6 +220,50 @@ class Client:
             watched |= seen
             yield from results
 
+    def events(self, task_id: str, after: str = BEGINNING) -> Iterator[Event]:
+        """Yield what happens to a task, from its beginning or `after` the event of that id, until it has ended.
+
+        Raises UnknownTaskError, also for a task whose events are forgotten: its result may still be there.
+        """
+        state = self.status(task_id).state
+        while True:
+            streams: Any = {events_key(task_id): after}
+            block_ms = None if state.is_terminal else _BLOCK_MS
+            found: Any = self._insist(partial(self._waiting.xread, streams, block=block_ms))
+            for event in (read_event(entry) for _, entries in found or () for entry in entries):
+                after = event.id
+                yield event
+                if event.is_last:
+                    return
+            if not found:
+                if state.is_terminal:
+                    raise forgotten_result(task_id, state)
+                state = self.status(task_id).state
+
+    def resume(self, task_id: str, value: Any = MISSING, *, answers: Mapping[str, Any] | None = None) -> Receipt:
+        """Answer what a task was interrupted for; the receipt is that of the task which goes on with its thread.
+
+        The same answer again is the same task.
+
+        Args:
+            task_id: The interrupted task.
+            value: The answer, where one question is open.
+            answers: Interrupt id -> answer, for some or all of the open questions.
+
+        Raises:
+            NotInterruptedError: the task did not end as interrupted.
+            TaskConflictError: another answer was given before.
+            InvalidTaskError: an answer to a question that was not asked. Further as `submit`.
+        """
+        data: Any = self._insist(lambda: self._redis.hget(job_hash(task_id), "data"))
+        document = resume_document(data, self.result(task_id), answers, value, self._limits)
+        return next(self.submit_each([self.parse(document)]))
+
+    def _note(self, action: Action, *task_ids: str, **details: Any) -> None:
+        """Write what was done to the audit log, if there is one."""
+        if records := self._records.of(action, *task_ids, **details):
+            self._insist(partial(lua.run_many_sync, self._redis, records))
+
     def _insist(self, ask: Callable[[], T]) -> T:
         """Ask again after a broken connection; everything that is asked here may safely run twice."""
         for wait_s in (*_ATTEMPT_WAITS_S, None):
@@ -236,29 +287,3 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _receipt(task: Task, submission: Submission | Exception) -> Receipt:
-    if isinstance(submission, Exception):
-        raise submission
-    match submission.outcome:
-        case Submitted.CREATED | Submitted.EXISTS:
-            created = submission.outcome is Submitted.CREATED
-            return Receipt(task.task_id, State(submission.detail), created)
-        case Submitted.CONFLICT:
-            raise TaskConflictError(
-                f"task_id {task.task_id}: another task with this id is {submission.detail}; choose another id, "
-                "or send the same task to get its answer"
-            )
-        case Submitted.UNKNOWN_GRAPH:
-            raise UnknownGraphError(f"graph: no live worker serves {task.graph!r}, known: {submission.detail}")
-        case Submitted.FULL:
-            raise QueueFullError(f"Redis is {submission.detail} % full: try again when tasks have ended")
-
-
-def _unknown(task_id: str) -> UnknownTaskError:
-    return UnknownTaskError(f"no task {task_id!r}: ids are kept for the idempotency window after the end")
-
-
-def _instant(ms: str) -> datetime:
-    return datetime.fromtimestamp(int(ms) / 1000, UTC)

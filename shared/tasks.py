@@ -14,7 +14,7 @@ from hashlib import sha256
 from typing import Annotated, Any, Self
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from shared.errors import ErrorType, InvalidTaskError
@@ -59,6 +59,15 @@ class Priority(StrEnum):
         return base if self is Priority.DEFAULT else f"{base}_{self}"
 
 
+class StreamMode(StrEnum):
+    """What a task's events tell besides its states, in LangGraph's words; any of them adds where each node starts."""
+
+    CUSTOM = "custom"
+    MESSAGES = "messages"
+    UPDATES = "updates"
+    VALUES = "values"
+
+
 @dataclass(frozen=True, slots=True)
 class TaskLimits:
     """What is refused at the door."""
@@ -75,6 +84,17 @@ TaskId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+(-[A-Za-z0-9_]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 ThreadId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.@+]+(-[A-Za-z0-9_.@+]+)*-?$", max_length=128)]
 Tenant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+$", max_length=32)]
+
+
+class Resume(BaseModel):
+    """Answers to the questions at which an earlier task of the thread was interrupted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    answers: dict[Annotated[str, StringConstraints(min_length=1, max_length=128)], Any] = Field(min_length=1)
+    """Interrupt id -> the value that `interrupt()` returns in the node."""
+    origin: TaskId | None = None
+    """The first task of a conversation without `thread_id`: the thread is that task's own."""
 
 
 class Task(BaseModel):
@@ -97,6 +117,8 @@ class Task(BaseModel):
     deadline_s: float = Field(default=300.0, gt=0)
     max_attempts: int = Field(default=1, ge=1)
     metadata: dict[str, Any] = Field(default_factory=dict)
+    stream: tuple[StreamMode, ...] = ()
+    resume: Resume | None = None
     traceparent: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")] | (
         None
     ) = None
@@ -115,12 +137,13 @@ class Task(BaseModel):
             raise InvalidTaskError(f"expected a task to be a JSON object, got: {kind(document)}")
         problems = [*unsafe_parts(document.get("input"), "input", limits.depth, limits.input_bytes)]
         problems += unsafe_parts(document.get("metadata"), "metadata", limits.depth, limits.metadata_bytes)
+        problems += unsafe_parts(document.get("resume"), "resume", limits.depth, limits.input_bytes)
         task: Self | None = None
         if not problems:
             try:
                 task = cls.model_validate(dict(document))
             except ValidationError as error:
-                problems += [_explain(problem, cls) for problem in error.errors()]
+                problems += [explain(problem, cls) for problem in error.errors()]
         if task and task.deadline_s > limits.deadline_s:
             problems.append(f"deadline_s: expected at most {limits.deadline_s:g}, got: {task.deadline_s:g}")
         if task and task.max_attempts > limits.attempts:
@@ -128,6 +151,12 @@ class Task(BaseModel):
         if problems or task is None:
             raise InvalidTaskError("invalid task: " + "; ".join(problems))
         return task
+
+    @field_validator("stream")
+    @classmethod
+    def _sort_stream(cls, modes: tuple[StreamMode, ...]) -> tuple[StreamMode, ...]:
+        """The same modes in another order are the same task."""
+        return tuple(sorted(set(modes)))
 
     @property
     def key(self) -> str:
@@ -137,7 +166,15 @@ class Task(BaseModel):
     @property
     def thread_key(self) -> str:
         """The thread under which LangGraph keeps checkpoints; a task without `thread_id` has one of its own."""
-        return f"TASK--{self.key}" if self.thread_id is None else task_key(self.thread_id, self.tenant)
+        if self.thread_id is not None:
+            return task_key(self.thread_id, self.tenant)
+        origin = self.resume and self.resume.origin
+        return f"TASK--{task_key(origin, self.tenant) if origin else self.key}"
+
+    @property
+    def user_key(self) -> str:
+        """By whom tasks take turns; all anonymous users of a tenant are one."""
+        return f"{self.tenant}--{self.user_id or ''}"
 
     @property
     def digest(self) -> str:
@@ -200,7 +237,8 @@ class TaskResult(BaseModel):
     error: TaskError | None = None
     metadata: ResultMetadata
     submitted_at: datetime
-    started_at: datetime
+    started_at: datetime | None
+    """None: it ended before any worker had it."""
     ended_at: datetime
 
 
@@ -211,7 +249,7 @@ def _read(text: str | bytes) -> Any:
         raise InvalidTaskError(f"expected a task to be JSON, got: {error}") from None
 
 
-def _explain(problem: ErrorDetails, model: type[BaseModel]) -> str:
+def explain(problem: ErrorDetails, model: type[BaseModel]) -> str:
     """Say one violation in our grammar: field, what was expected, what came."""
     field = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
@@ -234,4 +272,5 @@ _EXPECTED = {
     "metadata": "a JSON object",
     "schema": f"a version up to {SCHEMA}",
     "traceparent": "a W3C traceparent",
+    "stream": f"a list of {', '.join(StreamMode)}",
 }

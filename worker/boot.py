@@ -24,8 +24,9 @@ from worker.graph_worker import GraphWorker
 from worker.health import serve_health
 from worker.node_threads import THREAD as NODE_THREAD
 from worker.node_threads import NodeThreads
+from worker.nursery import Nursery
 from worker.redacted import make_redactor
-from worker.suspects import Suspects
+from worker.suspects import Suspects, run_suspect
 from worker.telemetry import telemetry
 
 _STUCK = 1
@@ -38,8 +39,9 @@ def boot(worker: WorkerSettings, redis: RedisSettings, queues: Sequence[str], *,
     """Serve in this process until asked to end; answers the exit code."""
     try:
         configure(worker.log_level, redactor=make_redactor(load(RedactionSettings)))
+        nursery = Nursery.start(run_suspect)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            code = _run_to_the_end(runner.get_loop(), partial(serve, worker, redis, queues, burst=burst))
+            code = _run_to_the_end(runner.get_loop(), partial(serve, worker, redis, queues, nursery, burst=burst))
     except LanggraphRqError as error:
         click.echo(f"error: {error}", err=True)
         return 3 if isinstance(error, RedisUnavailableError) else 2
@@ -47,7 +49,9 @@ def boot(worker: WorkerSettings, redis: RedisSettings, queues: Sequence[str], *,
     return code
 
 
-async def serve(settings: WorkerSettings, redis: RedisSettings, queues: Sequence[str], *, burst: bool) -> int:
+async def serve(
+    settings: WorkerSettings, redis: RedisSettings, queues: Sequence[str], nursery: Nursery, *, burst: bool
+) -> int:
     """Check Redis, load the graphs, register, and work until asked to end; answers the exit code."""
     url = redis.redis_url.get_secret_value()
     nodes = NodeThreads(settings.worker_concurrency)
@@ -62,7 +66,7 @@ async def serve(settings: WorkerSettings, redis: RedisSettings, queues: Sequence
             concurrency=settings.worker_concurrency,
             drain_s=settings.drain_s,
             checkpoint_ttl_s=settings.checkpoint_ttl_s,
-            suspects=Suspects(settings, redis, context.result_bytes),
+            suspects=Suspects(nursery, settings, redis, context.result_bytes),
             node_threads=nodes,
         )
         for number in (signal.SIGTERM, signal.SIGINT):

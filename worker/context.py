@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from shared.audit import Audit
 from shared.logs import get_logger
 from shared.pricing import Pricing
 from shared.redis_clients import open_async
@@ -14,8 +15,10 @@ from shared.settings import (
     CallSettings,
     ModelSettings,
     QueueSettings,
+    RedactionSettings,
     RedisSettings,
     TaskSettings,
+    TelemetrySettings,
     WorkerSettings,
     load,
 )
@@ -23,6 +26,7 @@ from worker.checkpoints import Checkpointer
 from worker.graphs import load_graphs
 from worker.guards import Guards
 from worker.langgraph_json import read_langgraph_json
+from worker.redacted import Redaction
 from worker.run import RunContext
 from worker.store import open_store
 
@@ -43,7 +47,7 @@ async def open_context(
     """
     url = redis.redis_url.get_secret_value()
     checkpoint_url = redis.checkpoint_redis_url.get_secret_value() if redis.checkpoint_redis_url else url
-    queue, tasks = load(QueueSettings), load(TaskSettings)
+    queue, tasks, telemetry = load(QueueSettings), load(TaskSettings), load(TelemetrySettings)
     config = read_langgraph_json(_config(settings))
     _export_key(load(ModelSettings))
     async with AsyncExitStack() as stack:
@@ -72,6 +76,8 @@ async def open_context(
             guards=guards,
             checkpointer=checkpointer,
             result_bytes=tasks.result_bytes,
+            audit=Audit(telemetry.audit_key.get_secret_value(), telemetry.audit_days) if telemetry.audit_key else None,
+            redaction=Redaction.of(load(RedactionSettings)),
         )
 
 

@@ -155,8 +155,9 @@ async def _run_graph(
     remaining_s = deadline_at - time.monotonic()
     if remaining_s <= 0:
         return late
-    opened = (context.events, claimed, context.worker)
-    events = context.redaction.events(*opened) if context.redaction else TaskEvents(*opened)
+    events = context.events.open(claimed, context.worker)
+    if context.redaction:
+        events = context.redaction.events(context.events, claimed, context.worker)
     try:
         async with asyncio.timeout(remaining_s) as deadline:
             result = await _invoke(claimed, task, loaded, context, deadline_at, events)

@@ -1,21 +1,18 @@
 """Run a suspect, a task beside which workers have died twice, in a process of its own.
 
 A crash makes suspects of all that ran beside it. Apart from them it shows whose fault it was: a task that ends its own
-process too is `poisoned`, every other one ends as it would have ended anyway. The processes are forked from a server
-that has imported the libraries once; nothing of the worker's own memory gets into them.
+process too is `poisoned`, every other one ends as it would have ended anyway. The processes are forked from the
+worker's nursery; nothing of the worker's own memory gets into them.
 """
 
 import asyncio
-import multiprocessing
 import os
 import signal
 import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext
+from multiprocessing.connection import Connection
 from typing import Any
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -28,6 +25,7 @@ from shared.settings import RedisSettings, WorkerSettings
 from shared.task_queue import Claimed
 from shared.tasks import State
 from worker.attempt import begin_attempt
+from worker.nursery import DIED, Nursery
 from worker.result import Ended, Result, write_result
 from worker.run import Released, run_task
 
@@ -39,6 +37,7 @@ _START_S = 60.0
 _LATE_S = 5.0
 """After its deadline a suspect that has not ended by itself gets so long."""
 _NOT_STARTED_MS = 1_000
+_LISTEN_S = 0.2
 
 _log = get_logger(__name__)
 
@@ -56,91 +55,67 @@ class _Order:
 class Suspects:
     """Runs suspects for one worker process, a few at once."""
 
-    def __init__(self, settings: WorkerSettings, redis: RedisSettings, result_bytes: int) -> None:
+    def __init__(self, nursery: Nursery, settings: WorkerSettings, redis: RedisSettings, result_bytes: int) -> None:
+        self.nursery = nursery
         self._settings = settings
         self._redis = redis
         self._result_bytes = result_bytes
         self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def run(self, claimed: Claimed, worker: str) -> Ended | Released | None:
-        """Run the suspect and answer as `run_task` does. Cancelled, it kills the process."""
+        """Run the suspect and answer as `run_task` does. Cancelled, it ends the process."""
         waiting_since = time.monotonic()
         async with self._turns:
             waited_ms = round((time.monotonic() - waiting_since) * 1000)
             claimed = replace(claimed, claimed_at_ms=claimed.claimed_at_ms + waited_ms)
-            receiver, sender = _context().Pipe(duplex=False)
-            # No daemon, which might not start processes of its own.
-            process = _context().Process(
-                target=_run_suspect, args=(sender, _Order(claimed, worker, self._settings, self._redis))
-            )
-            abandoned = threading.Event()
             try:
-                return await asyncio.to_thread(self._run_process, process, receiver, sender, abandoned, claimed, worker)
+                connection = self.nursery.fork()
+                connection.send(_Order(claimed, worker, self._settings, self._redis))
+            except OSError as error:  # too many processes or files: not the task's fault
+                return Released(_NOT_STARTED_MS, f"its process could not be started: {error}")
+            is_over = threading.Event()
+            listening = asyncio.get_running_loop().run_in_executor(
+                None, self._listen, connection, is_over, claimed, worker
+            )
+            try:
+                return await asyncio.shield(listening)
             finally:
-                abandoned.set()
-                if process.pid is not None:
-                    process.kill()
-
-    def _run_process(
-        self,
-        process: Any,
-        receiver: Connection,
-        sender: Connection,
-        abandoned: threading.Event,
-        claimed: Claimed,
-        worker: str,
-    ) -> Ended | Released | None:
-        """Start the process, listen to it, and leave nothing of it behind, also when nobody waits for it any more."""
-        try:
-            process.start()
-            sender.close()
-            return None if abandoned.is_set() else self._listen(receiver, process, abandoned, claimed, worker)
-        except OSError as error:  # too many processes or files: not the task's fault
-            return Released(_NOT_STARTED_MS, f"its process could not be started: {error}")
-        finally:
-            sender.close()
-            receiver.close()
-            if process.pid is not None:
-                process.kill()
+                is_over.set()  # the thread closes the connection, which ends the process
 
     def _listen(
-        self, receiver: Connection, process: Any, abandoned: threading.Event, claimed: Claimed, worker: str
+        self, connection: Connection, is_over: threading.Event, claimed: Claimed, worker: str
     ) -> Ended | Released | None:
         """Wait for the process' answer or its death; says which node it was in."""
         started = time.monotonic()
-        has_begun, node = False, None
         give_up_at = started + _START_S + (claimed.deadline_at_ms - claimed.claimed_at_ms) / 1000 + _LATE_S
-        try:
-            while receiver.poll(max(0.0, give_up_at - time.monotonic())):
-                kind, value = receiver.recv()
+        has_begun, node, exit_code = False, None, 0
+        with connection, suppress(EOFError, OSError):
+            while not is_over.is_set() and time.monotonic() < give_up_at:
+                if not connection.poll(_LISTEN_S):
+                    continue
+                kind, value = connection.recv()
                 if kind == "ended":
                     return value  # type: ignore[no-any-return]
+                if kind == DIED:
+                    exit_code = value
+                    break
                 has_begun, node = True, value
-        except EOFError:
-            process.join()
-        else:
+        if is_over.is_set():  # nobody waits for it any more
+            return None
+        if time.monotonic() >= give_up_at:
             late = Result(State.TIMEOUT, error=(ErrorType.TIMEOUT, "the deadline passed in a process of its own"))
             return write_result(claimed, None, late, worker, self._result_bytes, started)
-        if abandoned.is_set():  # it was us who killed it
-            return None
         if not has_begun:
-            return Released(_NOT_STARTED_MS, f"its process could not be started: {_death(process.exitcode)}")
+            return Released(_NOT_STARTED_MS, f"its process could not be started: {_death(exit_code)}")
         where = f"in node {node!r}" if node else "before its first node"
         message = f"the task ended {claimed.crashes + 1} processes, the last one its own, {where}: "
-        _log.error("task.poisoned", task_id=claimed.id, node=node, exit_code=process.exitcode)
-        poisoned = Result(State.ERROR, error=(ErrorType.POISONED, message + _death(process.exitcode)))
+        _log.error("task.poisoned", task_id=claimed.id, node=node, exit_code=exit_code)
+        poisoned = Result(State.ERROR, error=(ErrorType.POISONED, message + _death(exit_code)))
         return write_result(claimed, None, poisoned, worker, self._result_bytes, started)
 
 
 def _death(exit_code: int) -> str:
     return f"killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
-
-
-@cache
-def _context() -> ForkServerContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["worker.context", "langchain_openai"])
-    return context
 
 
 class _NodeTeller(BaseCallbackHandler):
@@ -170,21 +145,16 @@ class _NodeTeller(BaseCallbackHandler):
                 self._sender.send((kind, value))
 
 
-def _run_suspect(sender: Connection, order: _Order) -> None:
-    """Do in the process of its own what the worker does with any task."""
-    # Ctrl-C, and systemd when it stops a service, signal all processes of a worker. The worker drains, so this one goes
-    # on until the worker kills it: its end would be taken for the task's fault.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _ignore)
-    os.setpgrp()
-    threading.Thread(target=_end_with_worker, daemon=True).start()
+def run_suspect(connection: Connection) -> None:
+    """Do in the process of its own what the worker does with any task.
+
+    Ctrl-C, and systemd when it stops a service, signal all processes of a worker. The worker drains, so this one, which
+    ignores both, goes on until the worker is gone: its end would be taken for the task's fault.
+    """
+    order: _Order = connection.recv()
+    threading.Thread(target=_end_with_worker, args=(connection,), daemon=True).start()
     configure(order.settings.log_level)
-    asyncio.run(_run(sender, order))
-    os._exit(0)  # whatever thread a sync node left behind
-
-
-def _ignore(_signal: int, _frame: object) -> None:
-    """Do nothing; unlike SIG_IGN this is not inherited by the programs that a node starts."""
+    asyncio.run(_run(connection, order))
 
 
 async def _run(sender: Connection, order: _Order) -> None:
@@ -206,9 +176,8 @@ async def _run(sender: Connection, order: _Order) -> None:
         teller.end(outcome)
 
 
-def _end_with_worker() -> None:
-    """Wait for the worker's end, which the kernel tells of even after kill -9."""
-    worker = multiprocessing.parent_process()
-    if worker is not None:
-        wait([worker.sentinel])
-        os._exit(1)
+def _end_with_worker(connection: Connection) -> None:
+    """Wait for the worker's end of the connection to close, which the kernel sees to even after kill -9."""
+    with suppress(EOFError, OSError):
+        connection.recv()
+    os._exit(1)

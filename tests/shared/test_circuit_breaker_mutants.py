@@ -37,7 +37,7 @@ def test_breaker_with_one_rule_taken_out_is_caught(redis_url, mutant):
         run_state_machine_as_test(
             lambda: BreakerMachine(client, scripts),
             settings=settings(
-                max_examples=500,
+                max_examples=2_000,
                 stateful_step_count=40,
                 deadline=None,
                 derandomize=True,

@@ -26,7 +26,7 @@ SPENDERS = 8
 CALLS = int(os.environ.get("GUARDS_CHAOS_CALLS", "12"))
 TOKENS_PER_CALL = 22
 """Of the budget; a call uses some 25 and holds about 90, so that it runs out."""
-KILL_S = 0.5
+KILL_S = 0.15
 LATENCY_S = 0.05
 SLOW_S = 0.2
 """Long enough that many calls are in flight when the provider starts to fail."""

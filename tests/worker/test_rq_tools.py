@@ -3,15 +3,17 @@
 import re
 import subprocess
 import sys
-import warnings
+from base64 import b64encode
 
 import pytest
 from redis import Redis
 
 from producer import Client, State
+from tests.dashboards import dashboard_app
 from tests.installation import clean_environment
 from tests.waiting import until_sync
 
+PASSWORD = "secret"
 ENQUEUE = """
 import sys
 from redis import Redis
@@ -42,19 +44,10 @@ def client(installation):
 
 @pytest.fixture
 def dashboard(installation):
-    """rq-dashboard's own Flask app; it warns about what its dependencies will drop one day."""
-    with warnings.catch_warnings(action="ignore"):
-        from rq.serializers import JSONSerializer
-        from rq_dashboard.cli import make_flask_app
-        from rq_dashboard.web import config, setup_rq_connection
-
-        config.serializer = JSONSerializer
-        app = make_flask_app(None, None, None, "")
-        app.config["RQ_DASHBOARD_REDIS_URL"] = [installation.redis_url]
-        setup_rq_connection(app)
-        yield app.test_client()
-        for connection in app.redis_conn if isinstance(app.redis_conn, list) else [app.redis_conn]:
-            connection.close()
+    with Redis.from_url(installation.redis_url) as redis, dashboard_app(redis, "redis", PASSWORD) as app:
+        browser = app.test_client()
+        browser.environ_base["HTTP_AUTHORIZATION"] = f"Basic {b64encode(f'admin:{PASSWORD}'.encode()).decode()}"
+        yield browser
 
 
 def run_script(script: str, *arguments: str) -> None:

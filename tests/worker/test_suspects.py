@@ -1,11 +1,10 @@
 """A task that ends its process is found, and its neighbours are not taken for it."""
 
 import asyncio
-import multiprocessing
-import os
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
@@ -18,8 +17,9 @@ from shared.settings import RedisSettings, WorkerSettings, load
 from shared.task_queue import QueueTimes, claim_call, renew_call, submit_call
 from shared.tasks import Task, TaskLimits
 from tests.installation import start_worker
+from worker.nursery import Nursery
 from worker.result import Ended
-from worker.suspects import Suspects
+from worker.suspects import Suspects, run_suspect
 
 CONFIG = str(Path(__file__).parents[1] / "projects/killers/langgraph.json")
 
@@ -29,7 +29,9 @@ def order(redis_url, monkeypatch):
     for name, value in {"REDIS_URL": redis_url, "OPENAI_API_KEY": "unused"}.items():
         monkeypatch.setenv(name, value)
     settings = load(WorkerSettings).model_copy(update={"config": Path(CONFIG), "checkpoints": False})
-    return Suspects(settings, load(RedisSettings), 1_000_000)
+    nursery = Nursery.start(run_suspect)
+    yield Suspects(nursery, settings, load(RedisSettings), 1_000_000)
+    nursery.close()
 
 
 async def test_suspect_outlives_the_signals_that_end_its_worker(redis_url, order):
@@ -40,10 +42,10 @@ async def test_suspect_outlives_the_signals_that_end_its_worker(redis_url, order
         (claimed,) = (await lua.run(redis, claim_call("w1", 1, ["agent_tasks"], QueueTimes()))).tasks
         running = asyncio.create_task(order.run(claimed, "w1"))
         while not running.done():
-            for child in multiprocessing.active_children():
-                if os.getpgid(child.pid) == child.pid:  # it has begun
-                    os.kill(child.pid, signal.SIGTERM)
-                    os.kill(child.pid, signal.SIGINT)
+            nursery = psutil.Process(order.nursery.pid)
+            for process in (nursery, *nursery.children(recursive=True)):
+                process.send_signal(signal.SIGTERM)
+                process.send_signal(signal.SIGINT)
             await asyncio.wait([running], timeout=0.2)
         ended = running.result()
     assert isinstance(ended, Ended), ended

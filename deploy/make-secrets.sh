@@ -1,0 +1,69 @@
+#!/bin/sh
+# Create what the services must know and nobody else: passwords, the URLs of Redis that hold them, Redis' file of
+# users, a private CA and the certificates that it signs. What is there already is kept: delete a file and run this
+# again to renew it, then restart the services that mount it.
+#
+# usage: deploy/make-secrets.sh [DIRECTORY]        default: secrets
+#   TLS_HOSTS="redis.example.org gateway.example.org"   further host names in the certificates
+#   REDIS_HOST=redis REDIS_PORT=6379                    where clients find Redis
+#   OPENAI_API_KEY=...                                  the key of the model API; without it one for the offline model
+set -eu
+umask 077
+here=$(cd "$(dirname "$0")" && pwd)
+secrets=${1:-secrets}
+hosts="redis gateway dashboard localhost ${TLS_HOSTS:-}"
+command -v openssl >/dev/null || { echo "error: expected openssl on PATH, got: none; install it" >&2; exit 2; }
+
+# The containers' users are not ours and compose mounts files as they are: the directory keeps others out.
+mkdir -p "$secrets"
+chmod 700 "$secrets"
+cd "$secrets"
+
+have() { [ -s "$1" ]; }
+
+password() { have "$1" || openssl rand -hex 24 >"$1"; }
+
+certificate() {
+  have "$1.crt" && have "$1.key" && return
+  names=IP:127.0.0.1
+  for host in $hosts; do names="$names,DNS:$host"; done
+  openssl req -newkey rsa:2048 -nodes -keyout "$1.key" -subj "/CN=$1" -out "$1.csr" 2>/dev/null
+  printf 'subjectAltName=%s\nextendedKeyUsage=serverAuth\nauthorityKeyIdentifier=keyid\n' "$names" >"$1.ext"
+  openssl x509 -req -in "$1.csr" -CA ca.crt -CAkey ca.key -set_serial "0x$(openssl rand -hex 16)" -days 825 \
+    -extfile "$1.ext" -out "$1.crt" 2>/dev/null
+  rm -f "$1.csr" "$1.ext"
+}
+
+have ca.crt && have ca.key || {
+  rm -f redis.crt gateway.crt
+  openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj "/CN=langgraph-rq private CA" -keyout ca.key -out ca.crt \
+    -addext "basicConstraints=critical,CA:true" -addext "keyUsage=critical,keyCertSign,cRLSign" 2>/dev/null
+}
+certificate redis
+certificate gateway
+
+# Redis' users: the rules are in deploy/redis/users.acl; here the passwords are put in, as SHA-256.
+grep -v -e '^#' -e '^$' "$here/redis/users.acl" >users.acl.new
+for role in admin producer worker dashboard; do
+  password "redis_${role}_password"
+  sha=$(tr -d '\n' <"redis_${role}_password" | openssl dgst -sha256 | sed 's/.* //')
+  sed "s/#<$role>/#$sha/" users.acl.new >users.acl.part
+  mv users.acl.part users.acl.new
+  printf 'rediss://%s:%s@%s:%s/0?ssl_ca_certs=/run/secrets/ca.crt\n' "$role" "$(cat "redis_${role}_password")" \
+    "${REDIS_HOST:-redis}" "${REDIS_PORT:-6379}" >url.new
+  mv -f url.new "${role}_redis_url"
+done
+mv -f users.acl.new users.acl
+
+password dashboard_password
+password audit_key
+
+# One API key for the default tenant. The gateway gets its digest; more keys: python -m producer new-key
+have gateway_api_key || printf 'lgrq_%s\n' "$(openssl rand -hex 32)" >gateway_api_key
+have gateway_keys || printf 'default:%s\n' "$(tr -d '\n' <gateway_api_key | openssl dgst -sha256 | sed 's/.* //')" >gateway_keys
+
+have openai_api_key || printf '%s\n' "${OPENAI_API_KEY:-offline}" >openai_api_key
+
+chmod 444 ./*
+chmod 400 ca.key
+echo "secrets in $(pwd): keep them out of version control"

@@ -1,0 +1,103 @@
+"""`python -m producer doctor`: run the checklist and print it."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+from redis.exceptions import RedisError
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from producer.doctor import cost, infrastructure, monitoring, resilience, security
+from producer.doctor.finding import Check, Finding, Level, failed
+from producer.doctor.system import PRIVATE_CA, System, Urls
+from shared.redis_clients import open_sync
+from shared.settings import RedisSettings, load
+
+CHECKLIST: dict[str, dict[str, Check]] = {
+    "infrastructure": infrastructure.CHECKS,
+    "monitoring": monitoring.CHECKS,
+    "resilience": resilience.CHECKS,
+    "cost": cost.CHECKS,
+    "security": security.CHECKS,
+}
+_COLOURS = {Level.PASS: "green", Level.WARN: "yellow", Level.FAIL: "red"}
+_EXIT_CODES = """
+\b
+Exit codes, by the worst:
+  0  everything passed
+  1  warnings: somebody should decide about them
+  2  something is not fit for production, or a setting is wrong
+"""
+
+
+@click.command(epilog=_EXIT_CODES)
+@click.option("--gateway", metavar="URL", help="The gateway, for example https://localhost:8080.")
+@click.option("--prometheus", metavar="URL", help="Prometheus, for example http://localhost:9090.")
+@click.option("--dashboard", metavar="URL", help="The dashboard, for example http://localhost:9181.")
+@click.option("--ca", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A private CA, as PEM.")
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object per check.")
+@click.pass_context
+def doctor(
+    context: click.Context,
+    gateway: str | None,
+    prometheus: str | None,
+    dashboard: str | None,
+    ca: Path | None,
+    as_json: bool,
+) -> None:
+    """Check the production checklist against the live system and its configuration.
+
+    Settings, files and environment are those of where it runs: run it as the gateway runs, with the gateway's Redis
+    user.
+
+    \b
+    Example:
+      python -m producer doctor --gateway https://localhost:8080 --prometheus http://localhost:9090
+    """  # noqa: D301 - \b is the character that tells click to keep the lines
+    redis = load(RedisSettings)
+    url = redis.redis_url.get_secret_value()
+    checkpoints = redis.checkpoint_redis_url.get_secret_value() if redis.checkpoint_redis_url else url
+    urls = Urls(*(one.rstrip("/") if one else None for one in (gateway, prometheus, dashboard)))
+    with (
+        open_sync(url, connections=2, timeout_s=redis.redis_timeout_s) as client,
+        open_sync(checkpoints, connections=2, timeout_s=redis.redis_timeout_s) as checkpoint_client,
+    ):
+        private_ca = ca or (PRIVATE_CA if PRIVATE_CA.exists() else None)
+        system = System(os.environ, client, checkpoint_client, urls, private_ca)
+        results = list(examine(system))
+    if as_json:
+        for area, name, finding in results:
+            level = finding.level.name.lower()
+            told = {"area": area, "check": name, "level": level, "reason": finding.reason, "fix": finding.fix}
+            click.echo(json.dumps(told))
+    else:
+        _show(results)
+    context.exit(max(finding.level for _, _, finding in results))
+
+
+def examine(system: System) -> Iterator[tuple[str, str, Finding]]:
+    """Run every check; one that cannot ask is a fail that says whom it could not ask."""
+    for area, checks in CHECKLIST.items():
+        for name, check in checks.items():
+            try:
+                finding = check(system)
+            except RedisError as error:
+                finding = failed(f"Redis could not be asked: {error}", "check REDIS_URL and that Redis runs")
+            except OSError as error:
+                finding = failed(f"could not be asked: {error}", "check the URL that was given, and that it runs")
+            yield area, name, finding
+
+
+def _show(results: list[tuple[str, str, Finding]]) -> None:
+    table = Table("", "area", "check", "what was found, and what to do", box=None, header_style="bold")
+    for area, name, finding in results:
+        colour = _COLOURS[finding.level]
+        text = Text(finding.reason)
+        if finding.fix:
+            text.append(f"\n-> {finding.fix}", colour)
+        table.add_row(Text(finding.level.name.lower(), colour), area, name, text)
+    Console(highlight=False).print(table)

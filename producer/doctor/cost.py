@@ -1,0 +1,58 @@
+"""Cost: can a bug or a user spend more than was meant?"""
+
+from producer.doctor.finding import Check, Finding, failed, passed, warned
+from producer.doctor.system import System
+from shared.settings import AssistantSettings, TaskSettings, load
+
+
+def there_is_a_daily_budget(system: System) -> Finding:
+    """The last line of defence against a bill."""
+    budget = system.budget
+    if budget.daily_tokens is None and budget.daily_usd is None:
+        return failed("no daily budget", "set LGRQ_BUDGET_DAILY_USD or LGRQ_BUDGET_DAILY_TOKENS")
+    if budget.daily_usd is None:
+        return warned(
+            f"at most {budget.daily_tokens:,} tokens a day, but no limit on money; prices of models differ widely",
+            "set LGRQ_BUDGET_DAILY_USD too",
+        )
+    return passed(f"at most {budget.daily_usd} US dollars a day")
+
+
+def requests_are_limited(system: System) -> Finding:
+    """One call with a huge input must not take the day's budget."""
+    if system.budget.request_tokens is None:
+        return failed("a single call may use any number of tokens", "set LGRQ_BUDGET_REQUEST_TOKENS")
+    return passed(
+        f"at most {system.budget.request_tokens:,} tokens per call, {load(TaskSettings).input_bytes:,} bytes of input"
+    )
+
+
+def spending_is_told(system: System) -> Finding:
+    """At 50, 80, 95 and 100 % of a limit somebody should hear of it."""
+    if system.telemetry.alert_webhook_url:
+        return passed("budget alerts are posted to a webhook")
+    if system.urls.prometheus and any("Budget" in rule["name"] for rule in system.rules):
+        return passed("Prometheus alerts on the budget")
+    return warned(
+        "budget alerts go to the log only",
+        "set LGRQ_ALERT_WEBHOOK_URL, or load deploy/prometheus/alerts.yml and give --prometheus URL",
+    )
+
+
+def models_are_chosen_by_difficulty(_system: System) -> Finding:
+    """Most questions are simple, and a small model is a tenth of the price."""
+    assistant = load(AssistantSettings)
+    if assistant.simple_model == assistant.complex_model:
+        return warned(
+            f"{assistant.simple_model} answers simple and complex questions",
+            "set LGRQ_ASSISTANT_SIMPLE_MODEL to a cheaper one",
+        )
+    return passed(f"{assistant.simple_model} for simple, {assistant.complex_model} for complex questions")
+
+
+CHECKS: dict[str, Check] = {
+    "daily budget": there_is_a_daily_budget,
+    "request limits": requests_are_limited,
+    "budget alerts": spending_is_told,
+    "model selection": models_are_chosen_by_difficulty,
+}

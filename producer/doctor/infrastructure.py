@@ -1,0 +1,146 @@
+"""Infrastructure: will tasks survive, and can nobody read or change them on the way?"""
+
+from collections.abc import Mapping
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+from producer.doctor.finding import Check, Finding, failed, passed, warned
+from producer.doctor.system import System
+from shared.redis_clients import leaves_host_in_plain
+from shared.settings import ALL, QueueSettings, load
+
+_HEADROOM_PERCENT = 70
+_HTTP = ("OPENAI_BASE_URL", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
+
+def redis_persists(system: System) -> Finding:
+    """Tasks and checkpoints must survive a restart of Redis."""
+    return _persists(system.info, "Redis")
+
+
+def checkpoints_persist(system: System) -> Finding:
+    """Checkpoints are what a killed worker's tasks continue from."""
+    return _persists(system.checkpoint_info, "the checkpoints' Redis")
+
+
+def _persists(info: Mapping[str, Any], what: str) -> Finding:
+    if not info.get("aof_enabled"):
+        return failed(f"{what} keeps no append-only file: a restart loses every task", "CONFIG SET appendonly yes")
+    if info.get("aof_last_write_status") != "ok":
+        return failed(f"{what} cannot write its append-only file", "look at its disk and its log")
+    return passed(f"{what} keeps an append-only file")
+
+
+def redis_evicts_nothing(system: System) -> Finding:
+    """An evicted key is a lost task."""
+    wrong = {
+        str(info.get("maxmemory_policy"))
+        for info in (system.info, system.checkpoint_info)
+        if info.get("maxmemory_policy") != "noeviction"
+    }
+    if wrong:
+        return failed(
+            f"maxmemory-policy is {', '.join(wrong)}: Redis will throw tasks away",
+            "CONFIG SET maxmemory-policy noeviction",
+        )
+    return passed("maxmemory-policy is noeviction")
+
+
+def redis_has_headroom(system: System) -> Finding:
+    """Running tasks must be able to end when the queue grows."""
+    limit, used = int(system.info.get("maxmemory", 0)), int(system.info.get("used_memory", 0))
+    if not limit:
+        return warned(
+            "Redis has no maxmemory: it grows until the system kills it",
+            "set maxmemory to about 60 % of the host's memory",
+        )
+    percent = 100 * used // limit
+    refuses = load(QueueSettings).memory_percent
+    if percent >= refuses:
+        return failed(f"{percent} % of maxmemory used: submits are refused from {refuses} %", "raise maxmemory")
+    if percent >= _HEADROOM_PERCENT:
+        return warned(f"{percent} % of maxmemory used: submits are refused from {refuses} %", "raise maxmemory")
+    return passed(f"{percent} % of maxmemory used")
+
+
+def secrets_come_from_files(system: System) -> Finding:
+    """An environment is shown by `docker inspect`, in crash reports and to every child process."""
+    secret = {
+        name
+        for settings in ALL
+        for name, field in settings.names().items()
+        if "SecretStr" in str(settings.model_fields[field].annotation)
+    }
+    found = sorted(name for name in secret if _holds_secret(name, system.environ.get(name, "")))
+    if found:
+        return failed(
+            f"plain secret in the environment: {', '.join(found)}",
+            f"put it into a file and name that: {found[0]}_FILE=/run/secrets/{found[0].lower()}",
+        )
+    return passed("no secret in the environment")
+
+
+def _holds_secret(name: str, value: str) -> bool:
+    return ("password=" in value or "@" in value) if name.endswith("_URL") else bool(value)
+
+
+def submits_are_rate_limited(system: System) -> Finding:
+    """One user in a loop must not fill the queue for everybody."""
+    if system.gateway.rate is None:
+        return failed("the gateway has no rate limit", "set LGRQ_GATEWAY_RATE, for example 600/minute")
+    return passed(f"at most {system.gateway.rate} tasks of one user")
+
+
+def connections_use_tls(system: System) -> Finding:
+    """What leaves the host can be read on the way."""
+    problems = []
+    for name, secret in (("REDIS_URL", system.redis.redis_url), ("checkpoints", system.redis.checkpoint_redis_url)):
+        if secret and leaves_host_in_plain(secret.get_secret_value()):
+            problems.append(f"{name} is plain redis:// to another host")
+    plain = [name for name in _HTTP if _is_plain_http_elsewhere(system.environ.get(name, ""))]
+    problems += [
+        f"{name} is plain http:// to another host" for name in plain if not _is_container(system.environ[name])
+    ]
+    gateway = system.gateway
+    if not _is_here(gateway.host) and gateway.tls_cert is None:
+        problems.append(f"the gateway listens on {gateway.host} without a certificate")
+    if problems:
+        return failed(
+            "; ".join(problems), "use rediss:// and https://, and set LGRQ_GATEWAY_TLS_CERT and LGRQ_GATEWAY_TLS_KEY"
+        )
+    if plain:
+        return warned(
+            f"plain http:// to a container: {', '.join(plain)}",
+            "keep that network on this host, or use https:// there too",
+        )
+    return passed("every connection that leaves the host is TLS")
+
+
+def _is_container(url: str) -> bool:
+    """Say whether the host is a bare name, as containers of one network have."""
+    host = urlsplit(url).hostname or ""
+    return "." not in host and ":" not in host
+
+
+def _is_plain_http_elsewhere(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == "http" and not _is_here(parts.hostname or "")
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+CHECKS: dict[str, Check] = {
+    "tasks persist": redis_persists,
+    "checkpoints persist": checkpoints_persist,
+    "nothing is evicted": redis_evicts_nothing,
+    "memory head-room": redis_has_headroom,
+    "secrets from files": secrets_come_from_files,
+    "rate limiting": submits_are_rate_limited,
+    "TLS": connections_use_tls,
+}

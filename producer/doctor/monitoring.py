@@ -1,0 +1,67 @@
+"""Monitoring: will somebody know, and find out why?"""
+
+import json
+import subprocess
+import sys
+
+from producer.doctor.finding import Check, Finding, failed, passed, warned
+from producer.doctor.system import System
+from shared import tracing
+from shared.settings import WorkerSettings, load
+
+_LOG_A_LINE = "from shared import logs; logs.configure(); logs.get_logger('doctor').info('log.checked')"
+_TELL_PROMETHEUS = "give --prometheus URL, so that it is asked"
+
+
+def logs_are_structured(_system: System) -> Finding:
+    """A log line must be readable by machines, and hold no prompt."""
+    # In a process of its own: setting up the logs is for the whole process.
+    done = subprocess.run([sys.executable, "-c", _LOG_A_LINE], capture_output=True, text=True, check=False)  # noqa: S603
+    try:
+        json.loads(done.stderr)
+    except ValueError:
+        return failed(f"a log line is not JSON: {done.stderr.strip()[:100]}", "look for what else writes to stderr")
+    if load(WorkerSettings).log_level == "debug":
+        return warned("the log level is debug", "set LGRQ_LOG_LEVEL=info")
+    return passed("one JSON object per line")
+
+
+def traces_are_exported(system: System) -> Finding:
+    """A slow task is explained by its trace."""
+    if not tracing.is_on(system.environ):
+        return warned("no traces are exported", "set OTEL_EXPORTER_OTLP_ENDPOINT to your collector")
+    return passed(f"traces go to {tracing.endpoint(system.environ)}")
+
+
+def metrics_are_scraped(system: System) -> Finding:
+    """Prometheus must reach the gateway and every worker."""
+    if system.urls.prometheus is None:
+        return warned("not checked", _TELL_PROMETHEUS)
+    down = [target["scrapeUrl"] for target in system.targets if target["health"] != "up"]
+    jobs = {target["labels"]["job"] for target in system.targets}
+    if down:
+        return failed(f"Prometheus cannot scrape {', '.join(down)}", "look at its page Status > Targets")
+    if not {"gateway", "worker"} <= jobs:
+        return failed(
+            f"Prometheus scrapes {', '.join(sorted(jobs)) or 'nothing'}: expected gateway and worker",
+            "use deploy/prometheus/prometheus.yml, and set LGRQ_METRICS_PORT on the workers",
+        )
+    return passed(f"{len(system.targets)} targets up")
+
+
+def alerts_are_loaded(system: System) -> Finding:
+    """A rule that is not loaded wakes nobody up."""
+    if system.urls.prometheus is None:
+        return warned("not checked", _TELL_PROMETHEUS)
+    ours = [rule["name"] for rule in system.rules if rule["type"] == "alerting" and rule["name"].startswith("Agent")]
+    if not ours:
+        return failed("none of our alerts is loaded", "add deploy/prometheus/alerts.yml to rule_files")
+    return passed(f"{len(ours)} alerts loaded")
+
+
+CHECKS: dict[str, Check] = {
+    "structured logs": logs_are_structured,
+    "traces": traces_are_exported,
+    "metrics": metrics_are_scraped,
+    "alerts": alerts_are_loaded,
+}

@@ -1,0 +1,80 @@
+"""Resilience: does the system answer, and does it go on when a provider or a worker does not?"""
+
+import time
+from typing import Any
+
+from producer.doctor.finding import Check, Finding, failed, passed, warned
+from producer.doctor.system import System
+from shared import lua
+from shared.circuit_breaker import INDEX_KEY, State, read_call
+from shared.settings import AssistantSettings, BreakerSettings, CallSettings, load
+from shared.task_queue import WORKERS
+
+_TELL_GATEWAY = "give --gateway URL, so that it is asked"
+
+
+def workers_live(system: System) -> Finding:
+    """Without a worker tasks wait; with one only, its restart is an outage."""
+    seconds, microseconds = _server_time(system)
+    workers = int(system.client.zcount(WORKERS, seconds * 1000 + microseconds // 1000, "+inf"))
+    if not workers:
+        return failed("no worker is alive", "start workers, or look at why they end: their first lines say it")
+    if workers == 1:
+        return warned("one worker only: nobody takes over when it dies", "start a second one on another host")
+    return passed(f"{workers} workers alive")
+
+
+def _server_time(system: System) -> tuple[int, int]:
+    answer: Any = system.client.time()
+    return int(answer[0]), int(answer[1])
+
+
+def breakers_are_closed(system: System) -> Finding:
+    """An open breaker is a provider that is down, or a key that is wrong."""
+    limits = load(BreakerSettings).limits(load(CallSettings).timeout_s)
+    names: Any = system.client.zrange(INDEX_KEY, 0, -1)
+    calls = [read_call(name.decode(), limits) for name in names]
+    open_ones = [one.name for one in lua.run_many_sync(system.client, calls) if one.state is not State.CLOSED]
+    if open_ones:
+        return warned(f"not closed: {', '.join(open_ones)}", "python -m producer breaker says why")
+    return passed(f"on for every guarded model; {len(calls)} known, all closed")
+
+
+def calls_are_retried(_system: System) -> Finding:
+    """A single failed call should not fail a task."""
+    attempts = load(CallSettings).attempts
+    if attempts < 2:
+        return warned("a model call is tried once", "set LGRQ_CALL_ATTEMPTS to 2 or more")
+    return passed(f"up to {attempts} tries per model")
+
+
+def there_is_a_fallback(_system: System) -> Finding:
+    """When the main model is down another one should answer."""
+    assistant = load(AssistantSettings)
+    mains = {assistant.simple_model, assistant.medium_model, assistant.complex_model}
+    if mains == {assistant.fallback_model}:
+        return warned("the fallback model is the only model", "set LGRQ_ASSISTANT_FALLBACK_MODEL to another one")
+    return passed(f"{assistant.fallback_model} answers when others cannot")
+
+
+def gateway_answers(system: System) -> Finding:
+    """Health says that the process lives, readiness that it can do its work."""
+    if system.urls.gateway is None:
+        return warned("not checked", _TELL_GATEWAY)
+    began = time.monotonic()
+    status = {path: system.get(f"{system.urls.gateway}{path}")[0] for path in ("/health", "/ready")}
+    if set(status.values()) != {200}:
+        return failed(
+            "; ".join(f"{path} answered {code}" for path, code in status.items() if code != 200),
+            "GET /ready names the part that is not ready",
+        )
+    return passed(f"healthy and ready, in {(time.monotonic() - began) * 1000:.0f} ms")
+
+
+CHECKS: dict[str, Check] = {
+    "workers": workers_live,
+    "circuit breakers": breakers_are_closed,
+    "retries": calls_are_retried,
+    "fallback": there_is_a_fallback,
+    "health and readiness": gateway_answers,
+}

@@ -1,0 +1,140 @@
+"""Security: who may do what, what leaves the system, and would a change be noticed?"""
+
+import time
+from importlib.metadata import version
+from typing import Any
+
+from redis.exceptions import AuthenticationError, RedisError
+
+from producer.audit_cli import read_log
+from producer.doctor.finding import Check, Finding, failed, passed, warned
+from producer.doctor.system import System
+from shared.audit import HEADS, verify
+from shared.redis_clients import open_sync
+from shared.settings import RedactionSettings, TaskSettings, load
+
+_SKEW_WARN_S = 1.0
+_OLDEST_REDIS = (7, 4)
+
+
+def input_is_validated(_system: System) -> Finding:
+    """Unknown fields are always refused; sizes are settings."""
+    tasks = load(TaskSettings)
+    if tasks.input_bytes > 10_000_000:
+        return warned(f"inputs up to {tasks.input_bytes:,} bytes are taken", "lower LGRQ_INPUT_BYTES")
+    return passed(f"inputs up to {tasks.input_bytes:,} bytes, {tasks.input_depth} levels deep, no unknown fields")
+
+
+def output_is_filtered(_system: System) -> Finding:
+    """A model may repeat personal data or a secret that it was shown."""
+    mode = load(RedactionSettings).mode
+    if mode == "off":
+        return warned("personal data and secrets in answers are delivered", "set LGRQ_REDACTION_MODE to mask or refuse")
+    return passed(f"personal data and secrets in answers: {mode}")
+
+
+def audit_log_is_intact(system: System) -> Finding:
+    """Entries are signed and chained: a change shows."""
+    telemetry = system.telemetry
+    if telemetry.audit_key is None:
+        return warned("there is no audit log", "set LGRQ_AUDIT_KEY_FILE, the same for gateway and workers")
+    # The heads first: what is written in between is beyond its head, which is no fault.
+    heads: Any = system.client.hgetall(HEADS)
+    known = {writer.decode(): head.decode() for writer, head in heads.items()}
+    key, now_ms = telemetry.audit_key.get_secret_value(), round(time.time() * 1000)
+    faults = list(verify(read_log(system.client), known, key, keep_days=telemetry.audit_days, now_ms=now_ms))
+    if faults:
+        return failed(
+            f"the audit log was changed: {len(faults)} faults", "python -m producer audit --verify names them"
+        )
+    return passed(f"the chains of {len(known)} writers verify")
+
+
+def users_are_limited(system: System) -> Finding:
+    """One user must not spend everybody's budget."""
+    budget = system.budget
+    if budget.user_daily_tokens is None and budget.user_daily_usd is None:
+        return failed("a user may spend the whole day's budget", "set LGRQ_BUDGET_USER_DAILY_TOKENS")
+    limits = [f"{budget.user_daily_tokens:,} tokens"] if budget.user_daily_tokens else []
+    limits += [f"{budget.user_daily_usd} US dollars"] if budget.user_daily_usd else []
+    return passed(f"a user may spend {' and '.join(limits)} a day")
+
+
+def redis_user_has_a_role(system: System) -> Finding:
+    """Each part has a user of its own, and nobody is anonymous."""
+    who: Any = system.client.acl_whoami()
+    name = who.decode() if isinstance(who, bytes) else str(who)
+    if name == "default":
+        return failed(
+            "this connects as Redis' default user, who may do everything", "use the users of deploy/redis/users.acl"
+        )
+    if _lets_anybody_in(system):
+        return failed("Redis lets anybody in without a password", "load deploy/redis/users.acl: it turns `default` off")
+    return passed(f"this connects as {name}, and nobody is let in without a password")
+
+
+def _lets_anybody_in(system: System) -> bool:
+    url = system.redis.redis_url.get_secret_value()
+    scheme, _, rest = url.partition("://")
+    with open_sync(f"{scheme}://{rest.rpartition('@')[2]}", connections=1) as anonymous:
+        try:
+            return bool(anonymous.ping())
+        except AuthenticationError:
+            return False
+        except RedisError as error:
+            return "authenticat" not in str(error).lower()
+
+
+def dashboard_is_protected(system: System) -> Finding:
+    """rq-dashboard shows every job, and the stock one lets everybody requeue and delete."""
+    if system.urls.dashboard is None:
+        return warned("not checked", "give --dashboard URL, so that it is asked")
+    status, _ = system.get(f"{system.urls.dashboard}/")
+    if status != 401:
+        return failed(f"the dashboard answered {status} without a password", "start it by python -m producer dashboard")
+    return passed("the dashboard asks for a password")
+
+
+def gateway_asks_for_keys(system: System) -> Finding:
+    """An API key says which tenant is asking."""
+    if system.gateway.without_keys:
+        return failed("the gateway lets everybody in", "give it LGRQ_GATEWAY_KEYS_FILE; python -m producer new-key")
+    if system.urls.gateway is None:
+        return warned("not checked", "give --gateway URL, so that it is asked")
+    status, _ = system.get(f"{system.urls.gateway}/usage")
+    if status != 401:
+        return failed(f"the gateway answered {status} without a key", "give it LGRQ_GATEWAY_KEYS_FILE")
+    return passed("the gateway asks for an API key")
+
+
+def clocks_agree(system: System) -> Finding:
+    """Deadlines use Redis' clock only, but logs, traces and certificates do not."""
+    asked_at = time.time()
+    answer: Any = system.client.time()
+    skew_s = abs((asked_at + time.time()) / 2 - (int(answer[0]) + int(answer[1]) / 1e6))
+    if skew_s > _SKEW_WARN_S:
+        return warned(f"this clock and Redis' are {skew_s:.1f} s apart", "run NTP on both hosts")
+    return passed(f"this clock and Redis' are {skew_s * 1000:.0f} ms apart")
+
+
+def versions_are_supported(system: System) -> Finding:
+    """What we were tested with."""
+    redis = str(system.info.get("redis_version", "0"))
+    if tuple(int(part) for part in redis.split(".")[:2]) < _OLDEST_REDIS:
+        return failed(f"Redis {redis} is too old", "use Redis 8")
+    if not version("rq").startswith("3.0."):
+        return failed(f"rq {version('rq')}: we rely on the key layout of 3.0", "pip install 'rq==3.0.*'")
+    return passed(f"Redis {redis}, rq {version('rq')}, langgraph-rq {version('langgraph-rq')}")
+
+
+CHECKS: dict[str, Check] = {
+    "input validation": input_is_validated,
+    "output filter": output_is_filtered,
+    "audit log": audit_log_is_intact,
+    "limits per user": users_are_limited,
+    "Redis roles": redis_user_has_a_role,
+    "API keys": gateway_asks_for_keys,
+    "dashboard": dashboard_is_protected,
+    "clocks": clocks_agree,
+    "versions": versions_are_supported,
+}

@@ -1,0 +1,95 @@
+"""What the checks look at: settings, environment, Redis, and the HTTP side of gateway, Prometheus and dashboard."""
+
+import json
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from redis import Redis
+
+from shared import settings
+
+PRIVATE_CA = Path("/run/secrets/ca.crt")
+_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Urls:
+    """Where the parts answer; None: not told, so not checked."""
+
+    gateway: str | None = None
+    prometheus: str | None = None
+    dashboard: str | None = None
+
+
+@dataclass(frozen=True)
+class System:
+    """One deployment, seen from where the doctor runs. Whatever is asked for is asked for once."""
+
+    environ: Mapping[str, str]
+    client: Redis
+    checkpoint_client: Redis
+    urls: Urls = Urls()
+    ca: Path | None = None
+
+    @cached_property
+    def redis(self) -> settings.RedisSettings:
+        """Where Redis is."""
+        return settings.load(settings.RedisSettings)
+
+    @cached_property
+    def budget(self) -> settings.BudgetSettings:
+        """The limits on tokens and money."""
+        return settings.load(settings.BudgetSettings)
+
+    @cached_property
+    def gateway(self) -> settings.GatewaySettings:
+        """The gateway's settings."""
+        return settings.load(settings.GatewaySettings)
+
+    @cached_property
+    def telemetry(self) -> settings.TelemetrySettings:
+        """Metrics, audit and alerts."""
+        return settings.load(settings.TelemetrySettings)
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """What INFO says."""
+        info: Any = self.client.info("everything")
+        return dict(info)
+
+    @cached_property
+    def checkpoint_info(self) -> dict[str, Any]:
+        """What INFO of the checkpoints' Redis says."""
+        info: Any = self.checkpoint_client.info("everything")
+        return dict(info)
+
+    def get(self, url: str) -> tuple[int, bytes]:
+        """Ask for `url`; answers status and body, also of an error. Raises OSError when nobody answers."""
+        context = ssl.create_default_context(cafile=str(self.ca) if self.ca else None)
+        try:
+            with urlopen(Request(url), timeout=_TIMEOUT_S, context=context) as answer:  # noqa: S310 - an operator's URL
+                return answer.status, answer.read()
+        except HTTPError as error:
+            return error.code, error.read()
+
+    @cached_property
+    def targets(self) -> list[dict[str, Any]]:
+        """Prometheus' targets. Raises OSError."""
+        return list(self._prometheus("/api/v1/targets")["activeTargets"])
+
+    @cached_property
+    def rules(self) -> list[dict[str, Any]]:
+        """Prometheus' rules. Raises OSError."""
+        return [rule for group in self._prometheus("/api/v1/rules")["groups"] for rule in group["rules"]]
+
+    def _prometheus(self, path: str) -> dict[str, Any]:
+        status, body = self.get(f"{self.urls.prometheus}{path}")
+        if status != 200:
+            raise OSError(f"Prometheus answered {status}")
+        return dict(json.loads(body)["data"])

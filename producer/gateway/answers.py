@@ -1,0 +1,106 @@
+"""What the gateway answers with, for OpenAPI. A result is passed on as it stands: `shared.tasks.TaskResult`."""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from shared.tasks import State
+
+_ID = "7541897b-8dcb-4539-ad83-7db3f43609a3"
+
+
+class ReceiptAnswer(BaseModel):
+    """A task that is on the queue."""
+
+    task_id: str = Field(examples=[_ID])
+    state: State = Field(examples=[State.PENDING])
+    created: bool = Field(description="False: it was known already.", examples=[True])
+
+
+class StatusAnswer(BaseModel):
+    """Where a task is."""
+
+    task_id: str = Field(examples=[_ID])
+    state: State = Field(examples=[State.RUNNING])
+    attempts: int = Field(description="How often a worker has started it.", examples=[1])
+    submitted_at: datetime
+    started_at: datetime | None
+    deadline_at: datetime | None
+
+
+class StateAnswer(BaseModel):
+    """The state in which a task is now."""
+
+    task_id: str = Field(examples=[_ID])
+    state: State = Field(examples=[State.CANCELLED])
+
+
+class RecentAnswer(BaseModel):
+    """The newest tasks that were submitted here, the newest first."""
+
+    tasks: list[StatusAnswer]
+
+
+class QueryAnswer(BaseModel):
+    """The classic contract: `result` and `error` are texts, one of them or none while it has not ended."""
+
+    request_id: str = Field(examples=[_ID])
+    result: str | None = Field(examples=["A lease is a lock that ends by itself."])
+    error: str | None = Field(examples=[None])
+    metadata: dict[str, Any] = Field(examples=[{"status": "success", "model": "gpt-4o-mini", "run_ms": 812}])
+
+
+class FoundAnswer(BaseModel):
+    """The classic contract: whether a request is known, and the graph's values once it has ended."""
+
+    request_id: str = Field(examples=[_ID])
+    found: bool = Field(examples=[True])
+    state: Any = Field(examples=[{"answer": "A lease is a lock that ends by itself."}])
+
+
+class HealthAnswer(BaseModel):
+    """The process answers."""
+
+    status: str = Field(examples=["ok"])
+
+
+class PartAnswer(BaseModel):
+    """One thing that must be ready."""
+
+    ready: bool
+    detail: str = Field(examples=["2 live workers"])
+
+
+class ReadyAnswer(BaseModel):
+    """Whether tasks that are submitted now can be expected to run."""
+
+    ready: bool
+    parts: dict[str, PartAnswer]
+
+
+class MeterAnswer(BaseModel):
+    """What was used of one unit today; `limit` null: none is set. Money is in nano-dollars."""
+
+    used: int
+    held: int
+    limit: int | None
+
+
+class BreakerAnswer(BaseModel):
+    """One circuit breaker."""
+
+    name: str
+    state: str = Field(examples=["closed"])
+
+
+class UsageAnswer(BaseModel):
+    """What was spent today, by the whole fleet or by one user, and how busy the fleet is."""
+
+    resets_at: datetime
+    tokens: MeterAnswer
+    cost_nano_usd: MeterAnswer
+    open_tasks: int = Field(description="Tasks of all tenants that have not ended.")
+    queued_tasks: int = Field(description="Those of them that wait for a worker at this moment.")
+    workers: int
+    breakers: list[BreakerAnswer]

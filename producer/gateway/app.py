@@ -1,0 +1,117 @@
+"""The application: what a gateway process holds, and in which order a request goes through it.
+
+A request's key is checked before anything else of it is read, then its size, then its JSON, then its fields; what is
+left is put to Redis.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from producer.api_keys import Keyring
+from producer.async_client import AsyncClient
+from producer.gateway import classic, health, overview, page, problems, stream, tasks
+from producer.gateway.access import LOOPBACK, Access, is_open
+from producer.gateway.body_limit import BodyLimit
+from producer.gateway.limits import Limits, parse_rate
+from producer.gateway.model_ping import ModelPing
+from producer.gateway.state import Gateway
+from shared.errors import SettingsError
+from shared.settings import (
+    BreakerSettings,
+    BudgetSettings,
+    CallSettings,
+    GatewaySettings,
+    ModelSettings,
+    QueueSettings,
+    TaskSettings,
+    load,
+)
+
+_ENVELOPE_BYTES = 24_000
+"""What a request's body may hold besides the input."""
+
+_ABOUT = (
+    "Submit tasks to a fleet of LangGraph workers, follow them, and read their results. "
+    "Every error is a problem document (RFC 9457)."
+)
+
+
+def create_app(settings: GatewaySettings, redis_url: str | None = None) -> FastAPI:
+    """Make the application; its connections are opened when it starts and closed when it ends.
+
+    Raises:
+        SettingsError: no keys and no word that none are wanted, or a setting that cannot be used.
+    """
+    keyring = _keyring(settings)
+    rate = parse_rate(settings.rate) if settings.rate else None
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        calls, model = load(CallSettings), load(ModelSettings)
+        async with AsyncClient(redis_url) as client:
+            app.state.gateway = Gateway(
+                settings=settings,
+                client=client,
+                limits=Limits(client.redis, rate, settings.open_tasks),
+                breaker=load(BreakerSettings).limits(calls.timeout_s),
+                budget=load(BudgetSettings).limits(),
+                queues=tuple(load(QueueSettings).queues()),
+                ping=ModelPing(
+                    model.openai_base_url, model.openai_api_key.get_secret_value() if model.openai_api_key else None
+                ),
+            )
+            yield
+
+    limit = load(TaskSettings).input_bytes + _ENVELOPE_BYTES
+    middleware = [Middleware(Access, keyring=keyring), Middleware(BodyLimit, limit_bytes=limit)]
+    app = FastAPI(
+        title="langgraph-rq",
+        version="1",
+        description=_ABOUT,
+        lifespan=lifespan,
+        middleware=middleware,
+        redoc_url=None,
+    )
+    problems.install(app)
+    for part in (tasks, stream, classic, overview, health, page):
+        app.include_router(part.router)
+    _document(app, has_keys=keyring is not None)
+    return app
+
+
+def _keyring(settings: GatewaySettings) -> Keyring | None:
+    if settings.keys:
+        return Keyring.parse(settings.keys.get_secret_value())
+    if not settings.without_keys:
+        raise SettingsError(
+            "LGRQ_GATEWAY_KEYS_FILE: expected a file of API keys (`python -m producer new-key TENANT` makes one), "
+            "got none; LGRQ_GATEWAY_WITHOUT_KEYS=true serves this machine only, without keys"
+        )
+    if settings.host not in LOOPBACK:
+        raise SettingsError(f"LGRQ_GATEWAY_HOST: expected {' or '.join(LOOPBACK)} without keys, got: {settings.host}")
+    return None
+
+
+def _document(app: FastAPI, *, has_keys: bool) -> None:
+    """Add to OpenAPI what FastAPI cannot know: the problem document and the keys."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = generate()
+            components = schema["components"]
+            document = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            components["schemas"] |= {**document.pop("$defs"), "Problem": document}
+            if has_keys:
+                components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+                for path, item in schema["paths"].items():
+                    for operation in item.values():
+                        operation.update({} if is_open(path) else {"security": [{"key": []}]})
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

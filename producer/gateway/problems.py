@@ -1,0 +1,176 @@
+"""Every error that the gateway answers with is a problem document (RFC 9457) that says what to do.
+
+`type` is a constant for programs, `detail` a sentence for people; `errors` names the fields of a refused request.
+"""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
+
+from shared.errors import (
+    InvalidTaskError,
+    LanggraphRqError,
+    NotInterruptedError,
+    QueueFullError,
+    RedisUnavailableError,
+    TaskConflictError,
+    UnknownGraphError,
+    UnknownTaskError,
+)
+from shared.logs import get_logger
+from shared.redis_clients import is_outage
+from shared.safe_json import kind
+from shared.tasks import Task, explain
+
+MEDIA_TYPE = "application/problem+json"
+PREFIX = "urn:langgraph-rq:problem:"
+
+_OUTAGE_RETRY_S = 1
+_FULL_RETRY_S = 30
+
+_log = get_logger(__name__)
+
+
+class FieldError(BaseModel):
+    """What is wrong with one field."""
+
+    field: str = Field(examples=["deadline_s"])
+    message: str = Field(examples=["deadline_s: expected greater than 0, got: -1"])
+
+
+class Problem(BaseModel):
+    """A problem document."""
+
+    type: str = Field(examples=[f"{PREFIX}invalid_request"])
+    title: str = Field(examples=["Unprocessable Content"])
+    status: int = Field(examples=[422])
+    detail: str = Field(examples=["deadline_s: expected greater than 0, got: -1"])
+    errors: list[FieldError] | None = None
+
+
+class ProblemError(HTTPException):
+    """Ends a request with a problem document.
+
+    Args:
+        status: Of the answer.
+        kind: The last part of the document's `type`.
+        detail: What happened, and what to do.
+        headers: Of the answer.
+        errors: (field, message) of a refused request.
+        more: Further members of the document.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        errors: Sequence[tuple[str, str]] = (),
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(status, detail, dict(headers or {}))
+        self.kind = kind
+        self.errors = errors
+        self.more = more or {}
+
+    def response(self) -> JSONResponse:
+        """Write the document."""
+        document: dict[str, Any] = {
+            "type": PREFIX + self.kind,
+            "title": HTTPStatus(self.status_code).phrase,
+            "status": self.status_code,
+            "detail": self.detail,
+            **self.more,
+        }
+        if self.errors:
+            document["errors"] = [{"field": field, "message": message} for field, message in self.errors]
+        return JSONResponse(document, self.status_code, self.headers, MEDIA_TYPE)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Say in OpenAPI that a route answers with problems of these statuses."""
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status in statuses
+    }
+
+
+def invalid(errors: Sequence[tuple[str, str]]) -> ProblemError:
+    """Refuse a request, naming the fields."""
+    return ProblemError(422, "invalid_request", "; ".join(message for _, message in errors), errors=errors)
+
+
+def problem_of(error: Exception) -> ProblemError | None:
+    """Say what one of our errors, or an outage of Redis, means over HTTP; None: it is a mistake of ours."""
+    detail = str(error)
+    match error:
+        case ProblemError():
+            return error
+        case InvalidTaskError():
+            detail = detail.removeprefix("invalid task: ")
+            return invalid([(part.partition(":")[0], part) for part in detail.split("; ")])
+        case UnknownGraphError():
+            return invalid([("graph", detail)])
+        case TaskConflictError():
+            return ProblemError(409, "task_conflict", detail)
+        case NotInterruptedError():
+            return ProblemError(409, "not_interrupted", detail)
+        case UnknownTaskError():
+            return ProblemError(404, "unknown_task", detail)
+        case QueueFullError():
+            return ProblemError(503, "redis_full", detail, headers={"Retry-After": str(_FULL_RETRY_S)})
+        case RedisUnavailableError() | RedisError() if not isinstance(error, RedisError) or is_outage(error):
+            detail = "Redis cannot be reached: nothing is lost, try again"
+            return ProblemError(503, "redis_unavailable", detail, headers={"Retry-After": str(_OUTAGE_RETRY_S)})
+        case _:
+            return None
+
+
+def _explain(problem: Any, model: type[BaseModel]) -> str:
+    """Say what is wrong with a field of the body, with a parameter, or with the body as such."""
+    if len(problem["loc"]) == 1:
+        return f"body: expected a JSON object with Content-Type: application/json, got: {kind(problem['input'])}"
+    inner: Any = {**problem, "loc": problem["loc"][1:]}
+    return explain(inner, model)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error with a problem document."""
+
+    async def ours(_request: Request, error: Exception) -> JSONResponse:
+        problem = problem_of(error)
+        if problem is None:
+            _log.error("request.failed", error=repr(error))
+            problem = ProblemError(500, "internal_error", "the gateway made a mistake; its log has more")
+        return problem.response()
+
+    async def http(_request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        if isinstance(error, ProblemError):
+            return error.response()
+        name = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+        return ProblemError(error.status_code, name, str(error.detail), headers=error.headers).response()
+
+    async def validation(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        body = getattr(request.scope.get("route"), "body_field", None)
+        model = body.field_info.annotation if body else Task
+        explained = [_explain(problem, model) for problem in error.errors()]
+        return invalid([(one.partition(":")[0], one) for one in explained]).response()
+
+    for base in (LanggraphRqError, RedisError, Exception):
+        app.add_exception_handler(base, ours)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(RequestValidationError, validation)

@@ -1,0 +1,50 @@
+"""What all requests of a gateway process share, and what one request knows of its caller."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from producer.async_client import AsyncClient
+from producer.gateway.limits import Limits
+from producer.gateway.model_ping import ModelPing
+from shared.circuit_breaker import BreakerLimits
+from shared.settings import GatewaySettings
+from shared.token_budget import BudgetLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """One gateway process."""
+
+    settings: GatewaySettings
+    client: AsyncClient
+    limits: Limits
+    breaker: BreakerLimits
+    budget: BudgetLimits
+    queues: tuple[str, ...]
+    ping: ModelPing
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is asking; `client` sees the tasks of this tenant only."""
+
+    gateway: Gateway
+    tenant: str
+    client: AsyncClient
+
+
+# Async, though they await nothing: FastAPI sends a sync dependency to a thread, which costs more than the request.
+async def _gateway(request: Request) -> Gateway:
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
+async def _caller(request: Request) -> Caller:
+    gateway, tenant = await _gateway(request), request.state.tenant
+    return Caller(gateway, tenant, gateway.client.for_tenant(tenant))
+
+
+FromGateway = Annotated[Gateway, Depends(_gateway)]
+FromCaller = Annotated[Caller, Depends(_caller)]

@@ -1,0 +1,109 @@
+"""Run the table of faults, full size, and report: `make chaos`, or `python -m tests.chaos --help`."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from tests.chaos.checker import Verdict
+from tests.chaos.run import Run, Size
+from tests.chaos.stage import Stage, StageError, open_stage
+from tests.chaos.table import SCENARIOS, title
+
+_SHOWN_VIOLATIONS = 5
+_REPORT = Path(".data/chaos.json")
+_EVERYWHERE = ("submitted", "ended", "lost", "duplicated", "false reaps", "paid again", "swept")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the scenarios that were asked for; 1 when anything was violated or a fault had no effect."""
+    options = _parser().parse_args(argv)
+    console = Console(stderr=True)
+    size = Size(share=options.scale, lease_s=options.lease, is_full=not options.brief)
+    reports: dict[str, Mapping[str, Any]] = {}
+    with open_stage() as stage:
+        for name in options.only or SCENARIOS:
+            reports[name] = _run(stage, name, size, console)
+            options.report.parent.mkdir(parents=True, exist_ok=True)
+            options.report.write_text(json.dumps({"scale": size.share, "scenarios": reports}, indent=2) + "\n")
+    Console().print(_table(reports))
+    caught = _mutants_are_caught() if options.mutants else True
+    console.print(f"written to {options.report}; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs at the end")
+    return int(not caught or any(report["violations"] for report in reports.values()))
+
+
+def _mutants_are_caught() -> bool:
+    """Check that the checker sees each rule that is taken out."""
+    checks = Path(__file__).with_name("mutants_are_caught.py")
+    return pytest.main(["-q", str(checks)]) == 0
+
+
+def _run(stage: Stage, name: str, size: Size, console: Console) -> Mapping[str, Any]:
+    began = time.monotonic()
+    with console.status(f"{name}: {title(name)}") as status:
+        stage.reset(size.node_s)
+        run = Run(stage, size, tell=lambda what: status.update(f"{name}: {title(name)}  {what}"))
+        try:
+            verdict = SCENARIOS[name](run)
+        except StageError as error:
+            verdict = Verdict((), {})
+            violations = [f"did not get to its end: {error}"]
+        else:
+            violations = [f"{one.kind} {one.task} {one.detail}".strip() for one in verdict.violations]
+    console.print(f"{name:>4} {'violated' if violations else 'holds'} after {time.monotonic() - began:.0f} s")
+    for violation in violations[:_SHOWN_VIOLATIONS]:
+        console.print(f"     {violation}", style="red")
+    return {
+        "title": title(name),
+        "seconds": round(time.monotonic() - began, 1),
+        "violations": violations,
+        "figures": dict(verdict.figures),
+    }
+
+
+def _table(reports: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = Table(box=None, header_style="bold")
+    for column in ("", "fault", "", *_EVERYWHERE, "restart p50 / p99 / max s", "shown by"):
+        table.add_column(column, overflow="fold")
+    for name, report in reports.items():
+        figures = report["figures"]
+        restart = [f"{figures[key]:.1f}" for key in figures if key.startswith("restart ")]
+        others = [key for key in figures if key not in _EVERYWHERE and not key.startswith("restart ")]
+        table.add_row(
+            name,
+            report["title"],
+            "[red]violated[/]" if report["violations"] else "[green]holds[/]",
+            *(f"{figures.get(key, 0):,.0f}" for key in _EVERYWHERE),
+            " / ".join(restart),
+            ", ".join(f"{key} {figures[key]:,g}" for key in others if figures[key]),
+        )
+    return table
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.chaos",
+        description="Break an installation on purpose and check that no promise is broken.",
+        epilog="example: python -m tests.chaos --only C1 C3 --scale 0.1",
+    )
+    parser.add_argument("--only", nargs="+", choices=SCENARIOS, metavar="C", help=f"some of {', '.join(SCENARIOS)}")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the tasks (default: %(default)g)")
+    parser.add_argument("--brief", action="store_true", help="shorter faults, of the same kinds")
+    parser.add_argument(
+        "--lease", type=float, default=8.0, metavar="S", help="the workers' lease (default: %(default)s)"
+    )
+    parser.add_argument("--mutants", action="store_true", help="then take out each rule and check that it is missed")
+    parser.add_argument("--report", type=Path, default=_REPORT, help="where to write figures (default: %(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""The graphs of the chaos runs. Each node writes its start and end to the history and makes one guarded model call."""
+
+import asyncio
+import operator
+import os
+import signal
+from typing import Annotated, Any, TypedDict
+
+import openai
+from langchain_openai import ChatOpenAI
+from langgraph.graph import END, START, StateGraph
+
+from tests.chaos.history import record
+from tests.chaos.instrument import install, reach
+from worker.guarded_model import guarded_chat_model
+from worker.guards import current_task
+
+NODES = ("one", "two", "three", "four")
+SINGLE = ("one",)
+FLAKY = ("one", "two")
+"""What the graphs chain, single and flaky say when they have run to their end; slow says the same as chain."""
+OUTPUT_TOKENS = 64
+
+
+class Steps(TypedDict, total=False):
+    steps: Annotated[list[str], operator.add]
+    text: str
+
+
+_LONG_S = 60.0
+
+
+class FailedOnPurposeError(Exception):
+    """A graph that is worth another attempt."""
+
+
+MODEL = guarded_chat_model(
+    ChatOpenAI(
+        model="gpt-4o-mini",
+        api_key=os.environ.get("OPENAI_API_KEY", "offline"),
+        max_tokens=OUTPUT_TOKENS,
+        http_client=openai.DefaultHttpxClient(verify=False),
+        http_async_client=openai.DefaultAsyncHttpxClient(verify=False),
+    )
+)
+"""Made before the workers are forked: it has no connection yet, and making it takes a third of a second."""
+
+
+def _node(name: str) -> Any:
+    async def run(_state: Steps) -> Steps:
+        install({})  # a suspect's own process has not been looked into yet
+        task = current_task.get()
+        assert task
+        assert task.task_id
+        record("start", task.task_id, task.epoch, detail=name)
+        reach(f"before-{name}")
+        await MODEL.ainvoke(f"{task.task_id} {name} {task.epoch} {task.worker}")
+        reach(f"after-{name}")
+        record("end", task.task_id, task.epoch, detail=name)
+        return {"steps": [name]}
+
+    return run
+
+
+async def _end_the_process(_state: Steps) -> Steps:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+async def _fail_at_first(_state: Steps) -> Steps:
+    task = current_task.get()
+    assert task
+    if task.epoch == 1:
+        raise FailedOnPurposeError
+    return {}
+
+
+async def _wait_at_first(_state: Steps) -> Steps:
+    task = current_task.get()
+    assert task
+    if task.epoch == 1:
+        await asyncio.sleep(_LONG_S)
+    return {}
+
+
+def _chain(*nodes: tuple[str, Any]) -> Any:
+    graph = StateGraph(Steps)
+    last = START
+    for name, node in nodes:
+        graph.add_node(name, node)
+        graph.add_edge(last, name)
+        last = name
+    return graph.add_edge(last, END)
+
+
+chain = _chain(*((name, _node(name)) for name in NODES))
+single = _chain(("one", _node("one")))
+killer = _chain(("one", _node("one")), ("end", _end_the_process))
+flaky = _chain(("one", _node("one")), ("fail", _fail_at_first), ("two", _node("two")))
+slow = _chain(("wait", _wait_at_first), *((name, _node(name)) for name in NODES))

@@ -1,0 +1,84 @@
+"""The product with one rule taken out: the checker must notice each of them.
+
+A mutant changes the source of scripts as they are run, or patches a function of the worker, in the worker process only.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from shared import lua
+from worker.commits import Commits
+from worker.graph_worker import GraphWorker
+from worker.lease import LeaseKeeper
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """What is taken out: pieces of scripts, or whatever `patch` patches."""
+
+    scripts: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    patch: Callable[[], None] | None = None
+
+
+def _reap_at_once() -> None:
+    reap = LeaseKeeper._reap_and_say_when
+
+    def hasty(self: LeaseKeeper) -> float:
+        self._unbroken_since = -math.inf
+        return reap(self)
+
+    LeaseKeeper._reap_and_say_when = hasty
+
+
+def _never_give_back() -> None:
+    async def nothing(_self: GraphWorker, _task_id: str) -> None:
+        pass
+
+    GraphWorker._give_back = nothing
+
+
+def _go_on() -> None:
+    """Let a worker that was reaped keep its tasks and start calls."""
+    GraphWorker._give_up = lambda _self: None
+    _hold_for_ever()
+
+
+def _commit_once() -> None:
+    async def once(self: Commits, call: lua.Call[Any]) -> Any:
+        return await lua.run(self._redis, call)
+
+    Commits.commit = once
+
+
+def _hold_for_ever() -> None:
+    GraphWorker.is_held = property(lambda _self: True)
+
+
+def _use_own_clock() -> None:
+    """Not a mutant of a rule, but the fault of C11: this process's clock is an hour ahead."""
+    now, now_ns = time.time, time.time_ns
+    time.time = lambda: now() + 3600
+    time.time_ns = lambda: now_ns() + 3600 * 10**9
+
+
+MUTANTS: Mapping[str, Mutant] = {
+    "clock an hour ahead": Mutant(patch=_use_own_clock),
+    "finish without a fence": Mutant(
+        {
+            "task_queue_finish": (
+                "if task[2] ~= epoch or task[3] ~= worker then\n  return 0\nend\nif task[1] ~= 'running' then",
+                "if false then\n  return 0\nend\nif false then",
+            )
+        }
+    ),
+    "a claim forgets the owner": Mutant({"task_queue_claim": ("redis.call('SADD', own_key, id)", "")}),
+    "former owners go on": Mutant({"admit": ("if ownership ~= 1 then", "if false then")}, _go_on),
+    "reaping right after an outage": Mutant(patch=_reap_at_once),
+    "unknown tasks are not given back": Mutant(patch=_never_give_back),
+    "a result is committed once only": Mutant(patch=_commit_once),
+    "calls after the lease": Mutant(patch=_hold_for_ever),
+    "a cancel is not seen": Mutant({"admit": ("return task[4] and 2 or 1", "return 1")}),
+}

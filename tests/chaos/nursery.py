@@ -1,0 +1,73 @@
+"""Start worker processes as `python -m worker --processes` does: forked from a parent that has imported everything.
+
+`python -m tests.chaos.nursery` reads one JSON object per line from its standard input, {"log", "environment",
+"arguments", "mutant"}, forks a worker and answers with its process id. The workers end when it ends.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+import worker.boot  # noqa: F401 - imported before the fork
+from shared.logs import get_logger
+from tests.chaos import graphs  # noqa: F401 - imported before the fork
+from tests.chaos.instrument import install
+from tests.chaos.mutants import MUTANTS
+from worker.__main__ import main as run_worker
+
+
+def main() -> None:
+    """Fork a worker for each line."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries the dead
+    alive_read, alive_write = os.pipe()
+    _answer("ready")
+    for line in sys.stdin:
+        order = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.close(alive_write)
+            threading.Thread(target=_end_with_parent, args=(alive_read,), daemon=True).start()
+            _run(order)
+        _answer(str(pid))
+
+
+def _answer(word: str) -> None:
+    sys.stdout.write(word + "\n")
+    sys.stdout.flush()
+
+
+def _run(order: dict[str, Any]) -> None:
+    code = 1
+    try:
+        os.setpgrp()
+        said = os.open(order["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        for number in (1, 2):
+            os.dup2(said, number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.environ.update(order["environment"])
+        mutant = MUTANTS.get(order["mutant"])
+        install(mutant.scripts if mutant else {})
+        if mutant and mutant.patch:
+            mutant.patch()
+        run_worker(order["arguments"])
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        get_logger(__name__).exception("worker.failed")
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _end_with_parent(alive: int) -> None:
+    os.read(alive, 1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""A proxy in front of Redis that loses replies, or cuts its clients off, on command."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_CHUNK_BYTES = 1 << 16
+
+
+class RedisProxy:
+    """Passes everything on between its own unix socket and that of Redis, in a thread of its own.
+
+    Args:
+        socket: Where clients connect to.
+        redis_socket: Where Redis listens.
+    """
+
+    def __init__(self, socket: Path, redis_socket: Path) -> None:
+        self.url = f"unix://{socket}?db=0"
+        self.dropped = 0
+        """Replies that were lost so far: Redis had answered, and the client's connection was closed instead."""
+        self._socket = socket
+        self._redis_socket = redis_socket
+        self._target = b""
+        self._every = 0
+        self._seen = 0
+        self._is_open: asyncio.Event | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def lose_replies(self, sha: str, every: int) -> None:
+        """Lose the reply of every so-manieth round trip with the script `sha` in it; 0 for none."""
+        self._target, self._every, self._seen = sha.encode(), every, 0
+
+    def cut(self) -> None:
+        """Pass nothing on any more, in either direction; connections stay open, as behind a dead switch."""
+        assert self._is_open
+        self._loop.call_soon_threadsafe(self._is_open.clear)
+
+    def heal(self) -> None:
+        """Pass on again, what has waited too."""
+        assert self._is_open
+        self._loop.call_soon_threadsafe(self._is_open.set)
+
+    @contextmanager
+    def serve(self) -> Iterator["RedisProxy"]:
+        """Listen while the block runs."""
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result()
+        try:
+            yield self
+        finally:
+            asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    async def _listen(self) -> None:
+        self._is_open = asyncio.Event()
+        self._is_open.set()
+        self._server = await asyncio.start_unix_server(self._connect, self._socket)
+
+    async def _close(self) -> None:
+        self._server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+    async def _connect(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        assert self._is_open
+        to_redis = None
+        with suppress(OSError, asyncio.CancelledError):
+            await self._is_open.wait()
+            redis, to_redis = await asyncio.open_unix_connection(self._redis_socket)
+            loses: list[bool] = []
+            ways = (self._up(client, to_redis, loses), self._down(redis, to_client, loses))
+            _, left = await asyncio.wait([asyncio.ensure_future(way) for way in ways], return_when="FIRST_COMPLETED")
+            for way in left:
+                way.cancel()
+        for writer in (to_client, to_redis):
+            if writer:
+                writer.close()
+
+    async def _up(self, client: asyncio.StreamReader, redis: asyncio.StreamWriter, loses: list[bool]) -> None:
+        assert self._is_open
+        with suppress(OSError):
+            while data := await client.read(_CHUNK_BYTES):
+                await self._is_open.wait()
+                if self._is_hit(data):
+                    loses.append(True)
+                redis.write(data)
+                await redis.drain()
+
+    async def _down(self, redis: asyncio.StreamReader, client: asyncio.StreamWriter, loses: list[bool]) -> None:
+        assert self._is_open
+        with suppress(OSError):
+            while data := await redis.read(_CHUNK_BYTES):
+                await self._is_open.wait()
+                if loses:
+                    self.dropped += 1
+                    return
+                client.write(data)
+                await client.drain()
+
+    def _is_hit(self, data: bytes) -> bool:
+        if not self._every or self._target not in data:
+            return False
+        self._seen += 1
+        return self._seen % self._every == 0

@@ -1,0 +1,137 @@
+"""C1, C2, C7, C8, C9: worker processes are killed, stopped, ended, and end themselves."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from signal import SIGCONT, SIGSTOP, SIGTERM
+
+import psutil
+
+from tests.chaos.checker import Verdict, Violation
+from tests.chaos.graphs import FLAKY, NODES
+from tests.chaos.run import CHAIN, Replacer, Run, ids
+from tests.chaos.stage import WorkerProcess, wait
+
+LIFE = (
+    "after-task_queue_claim",  # before it nobody knows what the process will own
+    *(f"{when}-{node}" for node in ("one", "three", "four") for when in ("before", "after")),
+    *(f"{when}-{script}" for script in ("admit", "settle") for when in ("before", "after")),
+    *(f"{when}-checkpoints_{script}" for script in ("put", "put_writes", "expire") for when in ("before", "after")),
+    "before-task_queue_finish",
+    "after-task_queue_finish",
+)
+"""The points of a task's life."""
+LEASE = tuple(f"{when}-task_queue_{verb}" for verb in ("renew", "reap", "sweep") for when in ("before", "after"))
+_FLAKY = {"graph": "flaky", "max_attempts": 3}
+RELEASE = tuple(f"{when}-task_queue_release" for when in ("before", "after"))
+FEW = {"after-task_queue_claim", "after-three", "after-settle", "before-checkpoints_put", "before-task_queue_finish"}
+FEW |= {"after-task_queue_finish", "after-task_queue_renew", "after-task_queue_release"}
+"""The points of a small run."""
+FREE = {"after-task_queue_finish", "before-checkpoints_expire", "after-checkpoints_expire", "before-task_queue_finish"}
+"""Points behind the last checkpoint: from there on nothing is paid again."""
+
+
+def kill_random_workers(run: Run) -> Verdict:
+    """C1: kill -9 of a random worker every 5 s, replaced at once."""
+    replacer = _fleet(run, 4, 50)
+    run.submit(ids("c1", run.count(2_000, 120)), graph="chain")
+    for _ in run.until_ended(run.seconds(5.0, 1.5), replacer):
+        if run.size.is_full or run.proofs.get("kills", 0) < 2:
+            run.kill(run.dice.choice(replacer.workers))
+    return run.judge()
+
+
+def stop_workers(run: Run) -> Verdict:
+    """C2: SIGSTOP for two leases, then SIGCONT; one worker is stopped just before it writes a result."""
+    workers = run.start(3, 50)
+    stopping = ids("stop-before-task_queue_finish", 2)
+    run.submit([*stopping, *ids("c2", run.count(500, 40))], graph="chain")
+    wait(lambda: any(_is_stopped(worker) for worker in workers), run.size.patience_s, "a worker stops at a point")
+    victim = next((worker for worker in workers if not _is_stopped(worker)), workers[0])
+    victim.strike(SIGSTOP, "SIGSTOP")
+    run.count_proof("stops")
+    time.sleep(2 * run.size.lease_s)
+    for worker in workers:
+        worker.send(SIGCONT)
+    run.proofs["fenced"] = 0
+    _continue_until_ended(run, workers)
+    run.figures["exits"] = sum(not worker.is_alive for worker in workers)
+    return run.judge()
+
+
+def _is_stopped(worker: WorkerProcess) -> bool:
+    return psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED
+
+
+def _continue_until_ended(run: Run, workers: list[WorkerProcess]) -> None:
+    """Wake up whoever stops at a point, after two leases."""
+    stopped_since: dict[int, float] = {}
+
+    def wake() -> None:
+        for worker in workers:
+            if not _is_stopped(worker):
+                stopped_since.pop(worker.pid, None)
+            elif time.monotonic() - stopped_since.setdefault(worker.pid, time.monotonic()) > 2 * run.size.lease_s:
+                worker.send(SIGCONT)
+
+    run.wait_until_ended(wake)
+
+
+def kill_at_each_point(run: Run) -> Verdict:
+    """C7: a process is killed at each point of its task's life, one task at a time."""
+    run.reaper()
+    replacer = _fleet(run, 6, 1)
+    for points, fields in ((LIFE, {"graph": "chain"}), (LEASE, {"graph": "slow"}), (RELEASE, _FLAKY)):
+        chosen = [point for point in points if run.size.is_full or point in FEW]
+        run.submit([f"die-{point}-1" for point in chosen], **fields)
+    run.wait_until_ended(replacer)
+    run.proofs["points"] = len({event.task for event in run.events("struck")} & set(run.submitted))
+    verdict = run.judge(replace(CHAIN, steps=[NODES, FLAKY]))
+    missed = set(run.submitted) - {event.task for event in run.events("struck")}
+    moved = {call.task for call in run.stage.calls() if call.epoch > 1}
+    free = {f"die-{point}-1" for point in FREE}
+    return with_violations(
+        verdict,
+        [Violation("no effect", task, "nobody died there") for task in sorted(missed)]
+        + [Violation("repaid", task, "after its last checkpoint") for task in sorted(moved & free)],
+    )
+
+
+def drain_workers(run: Run) -> Verdict:
+    """C8: every worker in turn is asked to end, and replaced."""
+    workers = run.start(3, 50)
+    with run.submitting(ids("c8", run.count(1_000, 60)), pause_s=0.05, graph="chain"):
+        for i, worker in enumerate(workers):
+            workers[i] = run.start(1, 50)[0]
+            worker.send(SIGTERM)
+            wait(lambda worker=worker: not worker.is_alive, 60, "a worker has drained")
+            run.count_proof("drained", len(worker.events("worker.stopped")))
+    run.wait_until_ended()
+    return run.judge(replace(CHAIN, crashes=False, repaid_per_crash=0))
+
+
+def poison(run: Run) -> Verdict:
+    """C9: one task in a hundred ends its process."""
+    replacer = _fleet(run, 3, 50 if run.size.is_full else 4)
+    number = run.count(1_000, 24)
+    killers = ids("killer", max(1, number // 100))
+    run.submit(ids("c9", number // 2), graph="chain")
+    run.submit(killers, graph="killer")
+    run.submit(ids("c9-more", number - number // 2), graph="chain")
+    run.wait_until_ended(replacer)
+    run.proofs["kills"] = replacer.replaced
+    return run.judge(replace(CHAIN, poisoned=set(killers)))
+
+
+def with_violations(verdict: Verdict, more: Iterable[Violation]) -> Verdict:
+    """Add what only the scenario itself can see."""
+    return Verdict((*verdict.violations, *more), verdict.figures)
+
+
+def _fleet(run: Run, n: int, concurrency: int) -> Replacer:
+    """Start workers that are replaced when they die."""
+
+    def start() -> WorkerProcess:
+        return run.start_soon(concurrency)
+
+    return Replacer(run.start(n, concurrency), start)

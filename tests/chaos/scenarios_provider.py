@@ -1,0 +1,88 @@
+"""C12, C13: the provider fails in every way, and workers are killed while calls of theirs are paid for."""
+
+import math
+import time
+from dataclasses import replace
+from typing import Any
+
+from shared.lua import run_sync
+from shared.redis_clients import open_sync
+from shared.token_budget import BudgetLimits
+from shared.token_budget_usage import usage_call
+from tests.chaos.checker import Verdict, Violation
+from tests.chaos.run import CHAIN, UNTOUCHED, Run, ids
+from tests.chaos.scenarios_crashes import with_violations
+
+_THRESHOLD = 5
+_SLOTS = 20
+"""Tasks in flight per worker, each with one call at most."""
+_CALL_TIMEOUT_S = 5.0
+_CALL_TOKENS = 120
+"""Roughly what one call of the graph's uses."""
+
+
+def break_the_provider(run: Run) -> Verdict:
+    """C12: 500s for a minute, then 429 with Retry-After, hangs and cut replies, in turn."""
+    open_s = run.seconds(5.0, 0.5)
+    workers = 8 if run.size.is_full else 2
+    run.start(
+        workers,
+        _SLOTS,
+        LGRQ_BREAKER_WINDOW_S="0",  # the plain threshold, for which the bound on failed calls is known
+        LGRQ_BREAKER_OPEN_S=str(open_s),
+        LGRQ_BREAKER_MAX_OPEN_S=str(open_s),
+        LGRQ_CALL_TIMEOUT_S=str(_CALL_TIMEOUT_S),
+    )
+    admin = run.stage.model.admin
+    outage_s = run.seconds(60.0, 3.0)
+    faults: list[dict[str, Any]] = [
+        {"fault": "429", "retry_after_s": 2, "times": 20},
+        {"fault": "hang", "times": 20},
+        {"fault": "cut", "times": 20},
+    ]
+    with run.submitting(ids("c12", run.count(1_000, 60)), graph="chain", max_attempts=10, pause_s=0.1):
+        run.wait_until(lambda: admin.stats()["calls"] > 20)
+        admin.set_faults([{"fault": "500"}])
+        time.sleep(outage_s)
+        for fault in faults:
+            admin.set_faults([fault])
+            run.wait_until(lambda: admin.faults()[0]["hits"] > 0)
+            time.sleep(run.seconds(10.0, 0.5))
+            run.proofs[f"{fault['fault']}s"] = sum(one["hits"] for one in admin.faults())
+        admin.set_faults([])
+    run.wait_until_ended()
+    failed = sum(call.fault == "500" for call in run.stage.calls())
+    bound = workers * _SLOTS + _THRESHOLD + math.ceil(outage_s / (0.9 * open_s)) + 1
+    run.proofs["500s"], run.proofs["opened"] = failed, len(run.events("opened"))
+    run.figures["500s at most"] = bound
+    verdict = run.judge(replace(UNTOUCHED, repays_failed=True))
+    more = [Violation("late call", "", f"{failed} calls failed, {bound} may")] if failed > bound else []
+    return with_violations(verdict, more)
+
+
+def kill_while_paying(run: Run) -> Verdict:
+    """C13: workers are killed between reserve and settle, on a budget that does not last."""
+    number = run.count(500, 40)
+    limits = BudgetLimits(daily_tokens=number * 3 * _CALL_TOKENS)
+    environment = {
+        "LGRQ_BUDGET_DAILY_TOKENS": str(limits.daily_tokens),
+        "LGRQ_CALL_TIMEOUT_S": str(_CALL_TIMEOUT_S),
+    }
+    workers = run.start(4, 20, **environment)
+    run.submit([*ids("die-after-admit", 2), *ids("c13", number)], graph="chain")
+    for turn in run.until_ended(run.seconds(5.0, 3.0)):
+        if turn >= run.count(12, 3):
+            continue
+        i = run.dice.randrange(len(workers))
+        run.kill(workers[i])
+        workers[i] = run.start(1, 20, **environment)[0]
+    with open_sync(run.stage.redis.url) as client:
+        run.wait_until(lambda: run_sync(client, usage_call(limits)).tokens.held == 0)
+        tokens = run_sync(client, usage_call(limits)).tokens
+    stats = run.stage.model.admin.stats()
+    billed = sum(stats["input_tokens"].values()) + sum(stats["output_tokens"].values())
+    run.figures |= {"billed": billed, "used": tokens.used, "limit": limits.daily_tokens or 0}
+    verdict = run.judge(replace(CHAIN, states=("success", "error")))
+    is_held = billed <= tokens.used <= (limits.daily_tokens or 0)
+    more = [] if is_held else [Violation("overspent", "", f"billed {billed}, used {tokens.used}, limit {tokens.limit}")]
+    return with_violations(verdict, more)

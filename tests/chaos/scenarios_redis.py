@@ -1,0 +1,132 @@
+"""C3, C4, C5, C6, C10: Redis dies, freezes, loses its answers, is out of reach, and is full."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from redis import Redis
+
+from shared.lua import Script
+from shared.task_queue import composed_script
+from tests.chaos.checker import Blackout, Verdict
+from tests.chaos.graphs import FLAKY, NODES, SINGLE
+from tests.chaos.history import record
+from tests.chaos.proxy import RedisProxy
+from tests.chaos.run import CHAIN, UNTOUCHED, Run, ids
+from worker import admission, checkpoints
+
+
+def restart_redis(run: Run) -> Verdict:
+    """C3: Redis is killed with kill -9 and comes back after 0.3, 2 and 20 s, with the producer running."""
+    run.start(4 if run.size.is_full else 2, 50)
+    number = run.count(2_000, 150)
+    pause_s = run.seconds(0.1, 0.4)
+    with run.submitting(ids("c3", number), pause_s=pause_s, graph="chain"):
+        for down_s in run.seconds_each((0.3, 2.0, 20.0), (0.2, 2.5)):
+            time.sleep(run.seconds(5.0, 0.7))
+            run.stage.redis.kill()
+            time.sleep(down_s)
+            run.stage.redis.start()
+            run.count_proof("restarts")
+    run.wait_until_ended()
+    return run.judge(UNTOUCHED)
+
+
+def freeze_redis(run: Run) -> Verdict:
+    """C4: Redis answers nobody for 5 s."""
+    workers = run.start(3, 50)
+    run.submit(ids("c4", run.count(500, 60)), graph="chain")
+    with run.stage.client() as client:
+        time.sleep(2 * run.size.node_s)
+        began = time.monotonic()
+        client.client_pause(round(run.seconds(5.0, 3.0) * 1000), all=True)
+        client.ping()
+        run.proofs["frozen s"] = round(time.monotonic() - began, 1)
+    run.wait_until_ended()
+    run.figures["exits"] = sum(not worker.is_alive for worker in workers)
+    return run.judge(UNTOUCHED)
+
+
+_OFTEN = {"admit", "settle", "put", "put_writes"}
+_BY_THE_LEASE = {"reap", "sweep", "renew"}
+
+
+def scripts() -> dict[str, Script]:
+    """Name the scripts whose answers are lost, in order: a lost renewal keeps a worker from reaping for a while."""
+    found = {verb: composed_script(verb) for verb in ("reap", "sweep", "submit", "claim", "finish", "release")}
+    found |= {"admit": admission._ADMIT, "settle": admission._SETTLE}
+    found |= {verb: checkpoints._script(verb) for verb in ("put", "put_writes", "expire")}
+    return found | {"renew": composed_script("renew")}
+
+
+def lose_replies(run: Run) -> Verdict:
+    """C5: the reply of every k-th call is lost, each script in turn."""
+    with proxy(run) as between:
+        run.start(2, 20, redis_url=between.url)
+        number = run.count(1_000, 72)
+        found = scripts()
+        for verb, script in found.items():
+            before = between.dropped
+            between.lose_replies(script.sha, 7 if verb in _OFTEN else 2)
+            fields = {"graph": "flaky", "max_attempts": 3} if verb == "release" else {"graph": "chain"}
+            run.submit(ids(f"c5-{verb}", number // len(found)), redis_url=between.url, **fields)
+            if verb in _BY_THE_LEASE:
+                run.wait_until(lambda before=before: between.dropped > before)
+            run.wait_until(lambda: run.open_now() == 0)
+            run.proofs[f"lost replies of {verb}"] = between.dropped - before
+        between.lose_replies("", 0)
+        run.wait_until_ended()
+        return run.judge(replace(UNTOUCHED, steps=[NODES, FLAKY]))
+
+
+def cut_off_a_worker(run: Run) -> Verdict:
+    """C6: one worker cannot reach Redis for 30 s."""
+    with proxy(run) as between:
+        (lonely,) = run.start(1, 50, redis_url=between.url)
+        run.start(2, 50)
+        run.submit(ids("c6", run.count(500, 60)), graph="chain")
+        run.wait_until(lambda: run.is_busy(lonely.pid))
+        record("struck", pid=lonely.pid, detail="cut off")
+        cut_at = time.monotonic()
+        between.cut()
+        until = cut_at + run.seconds(30.0, 3 * run.size.lease_s)
+        while time.monotonic() < until:
+            time.sleep(0.1)
+        between.heal()
+        run.wait_until_ended()
+        run.proofs["fenced"] = 0
+        silent = Blackout(lonely.pid, cut_at + run.size.lease_s, until)
+        verdict = run.judge(replace(CHAIN, blackouts=(silent,)))
+        run.figures["exits"] = not lonely.is_alive
+        return verdict
+
+
+def fill_memory(run: Run) -> Verdict:
+    """C10: tasks are submitted until Redis refuses them at its memory mark; nobody takes them out meanwhile."""
+    run.start(2, 20, "--queues", "agent_tasks")
+    run.submit(ids("c10", run.count(200, 30)), graph="chain")
+    payload = {"text": "x" * 20_000}
+    with run.stage.client() as client:
+        client.config_set("maxmemory", int(client.info("memory")["used_memory"]) + 40_000_000)
+        flood = ids("flood", 10_000)
+        while flood and not run.events("refused"):
+            run.submit(flood[:100], graph="single", input=payload, priority="low")
+            flood = flood[100:]
+        run.proofs["refused"] = len(run.events("refused"))
+        run.submit(ids("c10-late", 1), graph="chain")
+        run.wait_until(lambda: client.hlen("agent:in_flight") == 0)
+        run.figures["ended with memory full"] = len(run.events("wrote"))
+        client.config_set("maxmemory", 0)
+    run.start(2, 20)
+    run.wait_until_ended()
+    return run.judge(replace(UNTOUCHED, steps=[NODES, SINGLE]))
+
+
+@contextmanager
+def proxy(run: Run) -> Iterator[RedisProxy]:
+    """Put a proxy in front of the stage's Redis."""
+    redis_socket = Path(Redis.from_url(run.stage.redis.url).connection_pool.connection_kwargs["path"])
+    with RedisProxy(run.stage.run_folder / "proxy.sock", redis_socket).serve() as between:
+        yield between

@@ -1,0 +1,34 @@
+"""The table of faults: which scenario shows what."""
+
+from collections.abc import Callable, Mapping
+
+from tests.chaos import scenarios_crashes as crashes
+from tests.chaos import scenarios_provider as provider
+from tests.chaos import scenarios_redis as redis
+from tests.chaos import scenarios_tasks as tasks
+from tests.chaos.checker import Verdict
+from tests.chaos.run import Run
+
+SCENARIOS: Mapping[str, Callable[[Run], Verdict]] = {
+    "C1": crashes.kill_random_workers,
+    "C2": crashes.stop_workers,
+    "C3": redis.restart_redis,
+    "C4": redis.freeze_redis,
+    "C5": redis.lose_replies,
+    "C6": redis.cut_off_a_worker,
+    "C7": crashes.kill_at_each_point,
+    "C8": crashes.drain_workers,
+    "C9": crashes.poison,
+    "C10": redis.fill_memory,
+    "C11": tasks.skew_a_clock,
+    "C12": provider.break_the_provider,
+    "C13": provider.kill_while_paying,
+    "C14": tasks.submit_many_times,
+    "C15": tasks.cancel_at_random_times,
+    "C17": tasks.put_garbage_on_the_queue,
+}
+
+
+def title(name: str) -> str:
+    """Say in a line what a scenario does."""
+    return str(SCENARIOS[name].__doc__).partition(": ")[2].partition("\n")[0]

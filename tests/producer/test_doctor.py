@@ -1,0 +1,179 @@
+import json
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+
+import pytest
+from click.testing import CliRunner
+from redis import Redis
+
+from producer.cli import main
+from producer.doctor.command import CHECKLIST
+from shared.embedded_redis import EmbeddedRedis
+from tests.deployment import make_secrets
+
+GOOD = {
+    "LGRQ_BUDGET_DAILY_USD": "100",
+    "LGRQ_BUDGET_USER_DAILY_TOKENS": "100000",
+    "LGRQ_REDACTION_MODE": "mask",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318",
+}
+ANSWERS = {
+    "/health": (200, {}),
+    "/ready": (200, {}),
+    "/usage": (401, {}),
+    "/": (401, {}),
+    "/api/v1/targets": (
+        200,
+        {
+            "data": {
+                "activeTargets": [
+                    {"scrapeUrl": "https://gateway/metrics", "health": "up", "labels": {"job": "gateway"}},
+                    {"scrapeUrl": "http://worker/metrics", "health": "up", "labels": {"job": "worker"}},
+                ]
+            }
+        },
+    ),
+    "/api/v1/rules": (
+        200,
+        {"data": {"groups": [{"rules": [{"type": "alerting", "name": "AgentBudgetSpent"}]}]}},
+    ),
+}
+
+
+@pytest.fixture
+def web():
+    """Gateway, Prometheus and dashboard in one; answers can be changed."""
+    answers = dict(ANSWERS)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            status, body = answers[self.path]
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(json.dumps(body).encode())
+
+        def log_message(self, *_args):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        answers["url"] = f"http://127.0.0.1:{server.server_port}"
+        yield answers
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def role_url(tmp_path_factory):
+    """A Redis with the shipped users, as its producer sees it."""
+    secrets = make_secrets(tmp_path_factory.mktemp("secrets"))
+    users = tmp_path_factory.mktemp("redis") / "users.acl"
+    users.write_text("user default on nopass ~* &* +@all\n")
+    with EmbeddedRedis(aclfile=str(users), maxmemory="200mb") as server:
+        with Redis.from_url(server.url) as client:
+            client.zadd("agent:workers", {"one": 9e12, "two": 9e12})
+            users.write_text((secrets / "users.acl").read_text())
+            client.acl_load()
+        password = (secrets / "redis_producer_password").read_text().strip()
+        yield server.url.replace("unix://", f"unix://producer:{password}@")
+
+
+@pytest.fixture
+def examine(monkeypatch, tmp_path, web):
+    """Run the doctor; answers exit code and level, reason and fix by check."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(url, *arguments, **environment):
+        secret = tmp_path / "redis_url"
+        secret.write_text(url)
+        audit = tmp_path / "audit_key"
+        audit.write_text("a-key-of-32-characters-and-more-")
+        given = {"REDIS_URL_FILE": str(secret), "LGRQ_AUDIT_KEY_FILE": str(audit), **environment}
+        urls = [part for name in ("gateway", "prometheus", "dashboard") for part in (f"--{name}", web["url"])]
+        result = CliRunner().invoke(main, ["doctor", "--json", *(arguments or urls)], env=given)
+        lines = [json.loads(line) for line in result.stdout.splitlines()]
+        return result.exit_code, {line["check"]: line for line in lines}, result.stderr
+
+    return run
+
+
+def test_good_set_up_passes_every_check(examine, role_url):
+    code, checks, _ = examine(role_url, **GOOD)
+    assert {name: check["reason"] for name, check in checks.items() if check["level"] != "pass"} == {}
+    assert code == 0
+    assert len(checks) == sum(len(area) for area in CHECKLIST.values())
+
+
+def test_bad_set_up_is_named_item_by_item(examine, web):
+    web["/"] = (200, {})
+    web["/usage"] = (200, {})
+    bad = {
+        "OPENAI_API_KEY": "sk-plain",
+        "LGRQ_BUDGET_DAILY_TOKENS": "none",
+        "LGRQ_BUDGET_REQUEST_TOKENS": "none",
+        "LGRQ_GATEWAY_RATE": "none",
+        "LGRQ_GATEWAY_HOST": "0.0.0.0",
+    }
+    with EmbeddedRedis(appendonly="no", **{"maxmemory-policy": "allkeys-lru"}) as server:
+        code, checks, _ = examine(server.url, **bad)
+    assert code == 2
+    assert {name for name, check in checks.items() if check["level"] == "fail"} == {
+        "tasks persist",
+        "checkpoints persist",
+        "nothing is evicted",
+        "secrets from files",
+        "rate limiting",
+        "TLS",
+        "workers",
+        "daily budget",
+        "request limits",
+        "limits per user",
+        "Redis roles",
+        "API keys",
+        "dashboard",
+    }
+    assert all(check["fix"] for check in checks.values() if check["level"] != "pass")
+    assert "OPENAI_API_KEY" in checks["secrets from files"]["reason"]
+    assert "allkeys-lru" in checks["nothing is evicted"]["reason"]
+
+
+def test_what_could_not_be_asked_is_a_warning_and_never_a_pass(examine, role_url):
+    code, checks, _ = examine(role_url, "--json", **GOOD)
+    unasked = {name for name, check in checks.items() if check["reason"] == "not checked"}
+    assert unasked == {"metrics", "alerts", "health and readiness", "dashboard", "API keys"}
+    assert code == 1
+
+
+def test_parts_that_do_not_answer_are_a_fail(examine, role_url):
+    code, checks, _ = examine(role_url, "--gateway", "http://127.0.0.1:1", "--prometheus", "http://127.0.0.1:1", **GOOD)
+    assert code == 2
+    assert checks["metrics"]["level"] == checks["health and readiness"]["level"] == "fail"
+
+
+def test_target_that_is_down_is_named(examine, role_url, web):
+    down = {"scrapeUrl": "http://dead/metrics", "health": "down", "labels": {"job": "worker"}}
+    web["/api/v1/targets"] = (200, {"data": {"activeTargets": [down]}})
+    _, checks, _ = examine(role_url, **GOOD)
+    assert checks["metrics"]["reason"] == "Prometheus cannot scrape http://dead/metrics"
+
+
+@pytest.mark.parametrize(
+    ("host", "level"), [("localhost", "pass"), ("collector", "warn"), ("otel.example.org", "fail")]
+)
+def test_plain_http_is_judged_by_how_far_it_goes(examine, role_url, host, level):
+    _, checks, _ = examine(role_url, **GOOD | {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{host}:4318"})
+    assert checks["TLS"]["level"] == level
+
+
+def test_redis_that_is_away_is_a_fail_of_each_check_that_asks_it(examine, tmp_path):
+    code, checks, _ = examine(f"unix://{tmp_path}/nobody.sock")
+    assert code == 2
+    assert checks["tasks persist"]["reason"].startswith("Redis could not be asked")
+
+
+def test_table_for_people_says_what_to_do(examine, redis_url, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["doctor"], env={"REDIS_URL": redis_url})
+    assert result.exit_code == 2
+    assert "-> use the users of deploy/redis/users.acl" in " ".join(result.stdout.split())

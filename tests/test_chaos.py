@@ -1,0 +1,23 @@
+"""A small version of the chaos table: few tasks, a lease of two seconds, and the same checker as `make chaos`."""
+
+import pytest
+
+from tests.chaos.run import SMALL, Run
+from tests.chaos.stage import open_stage
+from tests.chaos.table import SCENARIOS
+
+SMALL_TABLE = ("C1", "C2", "C3", "C5", "C7", "C9", "C14", "C15", "C17")
+
+
+@pytest.fixture(scope="module")
+def stage():
+    with open_stage() as one:
+        yield one
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("name", SMALL_TABLE)
+def test_promises_hold_in_the_small_version_of(stage, name):
+    stage.reset(SMALL.node_s)
+    verdict = SCENARIOS[name](Run(stage, SMALL))
+    assert verdict.violations == (), verdict.figures
