@@ -46,9 +46,9 @@ def resume_document(
     """
     if job_data is None or result is None:
         raise UnknownTaskError("only an interrupted task can be resumed, as long as it is kept: 7 days by default")
+    if result.status is not State.INTERRUPTED:  # then its own words are kept
+        raise NotInterruptedError(f"task {result.task_id} ended as {result.status}: only an interrupted one is resumed")
     asked = Task.parse(read_json(job_data)[2][0], limits)
-    if result.status is not State.INTERRUPTED:
-        raise NotInterruptedError(f"task {asked.task_id} ended as {result.status}: only an interrupted one is resumed")
     pending = sorted(interrupt["id"] for interrupt in result.result[INTERRUPT])
     if (answers is None) == (value is MISSING):
         raise InvalidTaskError("expected either value, the answer to the one open question, or answers by interrupt id")

@@ -57,6 +57,9 @@ redis.pcall('ZADD', registry_key, math.floor((now_ms + result_ms) / 1000), id)
 redis.pcall('PEXPIRE', registry_key, result_ms + 1000)
 if redis.call('EXISTS', job_key) == 1 then
   redis.pcall('HSET', job_key, 'status', rq_status, 'ended_at', now_iso)
+  if state == 'success' then -- nobody needs its input any more, which may be long
+    redis.pcall('HSET', job_key, 'data', '["worker.run_task",null,[],{}]')
+  end
   redis.call('PEXPIRE', job_key, result_ms)
 end
 if rq_failure ~= '' then

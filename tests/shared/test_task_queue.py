@@ -384,3 +384,11 @@ async def test_what_an_earlier_attempt_used_is_told_to_the_next(queue):
 async def test_use_of_a_task_that_is_not_kept_any_more_leaves_no_key(queue):
     assert not await lua.run(queue.redis, use_call("gone", Use(10, 5, 700)))
     assert not await queue.redis.exists("agent:task:gone")
+
+
+@pytest.mark.parametrize(("state", "is_kept"), [(State.SUCCESS, False), (State.ERROR, True), (State.INTERRUPTED, True)])
+async def test_input_of_a_task_that_succeeded_is_not_kept(queue, state, is_kept):
+    await queue.join()
+    await queue.submit(input={"query": "a long question"})
+    await queue.finish(await queue.claim_one(), state=state)
+    assert (b"a long question" in await queue.redis.hget("rq:job:t1", "data")) == is_kept
