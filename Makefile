@@ -28,8 +28,8 @@ lock: ## Renew requirements.lock from pyproject.toml
 demo: install ## Answer 20 questions end to end on a private Redis, offline unless OPENAI_API_KEY is set
 	@$(BIN)/python -m examples.demo
 
-test: install ## Run the tests
-	@$(BIN)/python -m pytest -q
+test: install ## Run the tests, in two processes
+	@$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
 
 lint: install ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .
