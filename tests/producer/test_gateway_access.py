@@ -135,7 +135,11 @@ async def test_gateway_without_keys_answers_to_no_foreign_name(redis_url):
     assert (response.status_code, response.json()["type"]) == (421, "urn:langgraph-rq:problem:foreign_host")
 
 
-@pytest.mark.parametrize("line", ["acme", "acme:abc", f"Acme:{'0' * 64}", f"a-b:{'0' * 64}", ACME])
+@pytest.mark.parametrize(
+    "line",
+    ["acme", "acme:abc", f"Acme:{'0' * 64}", f"a-b:{'0' * 64}", ACME],
+    ids=["no digest", "short digest", "upper case", "dash", "the key itself"],
+)
 def test_line_that_is_no_kept_key_is_named_and_not_shown(line):
     with pytest.raises(SettingsError, match="line 2: expected tenant:sha256") as raised:
         Keyring.parse(f"{ACME_LINE}\n{line}")
