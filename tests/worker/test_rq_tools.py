@@ -102,7 +102,7 @@ def test_dashboard_counts_what_is_queued_and_what_runs(dashboard, client):
 
 def test_dashboard_lists_finished_jobs_and_shows_one(dashboard, client):
     task_id = finish_one(client)
-    listed = dashboard.get("/0/data/jobs/agent_tasks/finished/100/desc/1.json").json["jobs"]
+    listed = dashboard.get("/0/data/jobs/agent_tasks/finished/5000/desc/1.json").json["jobs"]
     shown = dashboard.get(f"/0/data/job/{task_id}.json").json
     assert task_id in {job["id"] for job in listed}
     assert (shown["status"], shown["description"]) == ("finished", "nap for anonymous")
