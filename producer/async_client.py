@@ -32,9 +32,8 @@ from producer.lookup import (
 )
 from producer.records import Records
 from producer.resume import MISSING, resume_document
-from shared import lua
+from shared import early_end, lua
 from shared.audit import Action
-from shared.early_end import FIELDS, early_end
 from shared.errors import RedisUnavailableError, WaitTimeoutError
 from shared.redis_clients import open_async
 from shared.settings import QueueSettings, RedisSettings, TaskSettings, load, mask_url
@@ -194,17 +193,14 @@ class AsyncClient:
         """Stop a task, as `Client.cancel` does; answers the state in which it is now."""
         key = self._key(task_id)
 
-        async def ask() -> list[Any]:
+        async def look() -> list[Any]:
             pipeline = self.redis.pipeline(transaction=False)
-            pipeline.hmget(task_hash(key), FIELDS)
-            pipeline.hget(job_hash(key), "data")
-            pipeline.time()
+            early_end.ask(pipeline, key)
             return list(await pipeline.execute())
 
-        fields, data, time = await self._insist(ask)
-        if fields[0] is None:
+        result = early_end.early_end(task_id, State.CANCELLED, await self._insist(look))
+        if result is None:
             raise unknown_task(task_id)
-        result = early_end(task_id, State.CANCELLED, fields, data, time)
         state = await self._insist(lambda: lua.run(self.redis, cancel_call(key, State.CANCELLED, result, self._times)))
         if state is None:
             raise unknown_task(task_id)

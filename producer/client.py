@@ -28,9 +28,8 @@ from producer.lookup import (
 )
 from producer.records import Records
 from producer.resume import MISSING, resume_document
-from shared import lua
+from shared import early_end, lua
 from shared.audit import Action
-from shared.early_end import FIELDS, early_end
 from shared.errors import RedisUnavailableError, WaitTimeoutError
 from shared.redis_clients import open_sync
 from shared.settings import QueueSettings, RedisSettings, TaskSettings, load, mask_url
@@ -130,17 +129,14 @@ class Client:
             RedisUnavailableError: Redis cannot be reached.
         """
 
-        def ask() -> list[Any]:
+        def look() -> list[Any]:
             pipeline = self._redis.pipeline(transaction=False)
-            pipeline.hmget(task_hash(task_id), FIELDS)
-            pipeline.hget(job_hash(task_id), "data")
-            pipeline.time()
+            early_end.ask(pipeline, task_id)
             return list(pipeline.execute())
 
-        fields, data, time = self._insist(ask)
-        if fields[0] is None:
+        result = early_end.early_end(task_id, State.CANCELLED, self._insist(look))
+        if result is None:
             raise unknown_task(task_id)
-        result = early_end(task_id, State.CANCELLED, fields, data, time)
         call = cancel_call(task_id, State.CANCELLED, result, self._times)
         state = self._insist(partial(lua.run_sync, self._redis, call))
         if state is None:

@@ -4,27 +4,38 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from redis.asyncio.client import Pipeline as AsyncPipeline
+from redis.client import Pipeline
+
 from shared.errors import ErrorType
 from shared.safe_json import read_json
-from shared.task_queue import whole_number
+from shared.task_queue import job_hash, task_hash, whole_number
 from shared.tasks import ResultMetadata, State, TaskError, TaskResult
 
-FIELDS = ("created", "epoch", "deadline", "input_tokens", "output_tokens", "cost_nano_usd")
-"""Of the task's hash: what `early_end` reads, with the job's data and the server's TIME."""
+_FIELDS = ("created", "epoch", "deadline", "input_tokens", "output_tokens", "cost_nano_usd")
 
 
-def early_end(
-    task_id: str, state: State, fields: Sequence[bytes | None], data: bytes | None, time: tuple[int, int]
-) -> bytes:
+def ask(pipeline: Pipeline | AsyncPipeline, task_id: str) -> None:
+    """Put into `pipeline` what `early_end` has to know: the task's hash, its job's data, the server's clock."""
+    pipeline.hmget(task_hash(task_id), _FIELDS)
+    pipeline.hget(job_hash(task_id), "data")
+    pipeline.time()
+
+
+def early_end(task_id: str, state: State, replies: Sequence[Any]) -> bytes | None:
     """Write the result document of a task that ends as `state` (cancelled or timeout) without running any further.
 
     Args:
         task_id: As Redis knows the task; the document names it as its own tenant does.
         state: How it ends.
-        fields: The values of `FIELDS`.
-        data: Of RQ's job; None when a tool of RQ removed it.
-        time: The server's clock, seconds and microseconds.
+        replies: To what `ask` put into the pipeline. A job that a tool of RQ removed has no data.
+
+    Returns:
+        The document; None when there is no such task.
     """
+    fields, data, time = replies
+    if fields[0] is None:
+        return None
     created_ms, epoch, deadline_ms, input_tokens, output_tokens, cost_nano_usd = (
         whole_number(value or b"") for value in fields
     )

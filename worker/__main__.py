@@ -16,6 +16,7 @@ EXIT_CODES = """
 \b
 Exit codes:
   0  asked to end, or nothing left with --burst
+  1  too many of its threads are stuck in nodes of ended tasks: start it again
   2  a setting or a graph is wrong, or Redis would lose tasks
   3  Redis cannot be reached
 """

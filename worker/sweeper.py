@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from redis import Redis
 
 from shared import lua
-from shared.early_end import FIELDS, early_end
+from shared.early_end import ask, early_end
 from shared.logs import get_logger
-from shared.task_queue import QueueTimes, cancel_call, job_hash, sweep_call, task_hash
+from shared.task_queue import QueueTimes, cancel_call, sweep_call
 from shared.tasks import State
 
 _log = get_logger(__name__)
@@ -31,14 +31,9 @@ def _end(redis: Redis, task_ids: Iterable[str], state: State, times: QueueTimes)
     ended = 0
     for task_id in task_ids:
         pipeline = redis.pipeline(transaction=False)
-        pipeline.hmget(task_hash(task_id), FIELDS)
-        pipeline.hget(job_hash(task_id), "data")
-        pipeline.time()
-        fields, data, time = pipeline.execute()
-        if fields[0] is None:
-            continue
-        result = early_end(task_id, state, fields, data, time)
-        if lua.run_sync(redis, cancel_call(task_id, state, result, times)) is state:
+        ask(pipeline, task_id)
+        result = early_end(task_id, state, pipeline.execute())
+        if result and lua.run_sync(redis, cancel_call(task_id, state, result, times)) is state:
             _log.warning("task.completed", task_id=task_id, state=state, reason="it ended while it waited")
             ended += 1
     return ended

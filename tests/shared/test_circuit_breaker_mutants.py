@@ -1,12 +1,10 @@
 """A breaker with one rule taken out is caught: the comparison with the model can fail."""
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import run_state_machine_as_test
-from redis import Redis
 
 from shared import lua
 from tests.models.circuit_breaker_machine import BreakerMachine
+from tests.models.mutants import assert_caught
 
 MUTANTS = {
     "a report of an older generation votes": ("report", "if admitted_under == generation then", "if true then"),
@@ -29,21 +27,6 @@ MUTANTS = {
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_breaker_with_one_rule_taken_out_is_caught(redis_url, mutant):
     verb, original, replacement = MUTANTS[mutant]
-    name = f"circuit_breaker_{verb}"
-    source = lua.load_script(name).source
-    assert source.count(original) == 1
-    scripts = {name: lua.make_script(name, source.replace(original, replacement))}
-    with Redis.from_url(redis_url) as client, pytest.raises(AssertionError):
-        run_state_machine_as_test(
-            lambda: BreakerMachine(client, scripts),
-            settings=settings(
-                max_examples=2_000,
-                stateful_step_count=40,
-                deadline=None,
-                derandomize=True,
-                database=None,
-                report_multiple_bugs=False,
-                phases=[Phase.generate],
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+    assert_caught(
+        redis_url, BreakerMachine, lua.load_script(f"circuit_breaker_{verb}"), original, replacement, examples=2_000
+    )

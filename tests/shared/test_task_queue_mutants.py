@@ -1,12 +1,9 @@
 """A queue with one rule taken out is caught: the comparison with the model can fail."""
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import run_state_machine_as_test
-from redis import Redis
 
-from shared import lua
 from shared.task_queue import composed_script
+from tests.models.mutants import assert_caught
 from tests.models.task_queue_machine import QueueMachine
 
 MUTANTS = {
@@ -41,20 +38,4 @@ MUTANTS = {
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_queue_with_one_rule_taken_out_is_caught(redis_url, mutant):
     verb, original, replacement = MUTANTS[mutant]
-    script = composed_script(verb)
-    assert script.source.count(original) == 1
-    scripts = {script.name: lua.make_script(script.name, script.source.replace(original, replacement))}
-    with Redis.from_url(redis_url) as client, pytest.raises(AssertionError):
-        run_state_machine_as_test(
-            lambda: QueueMachine(client, scripts),
-            settings=settings(
-                max_examples=500,
-                stateful_step_count=50,
-                deadline=None,
-                derandomize=True,
-                database=None,
-                report_multiple_bugs=False,
-                phases=[Phase.generate],
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+    assert_caught(redis_url, QueueMachine, composed_script(verb), original, replacement, examples=500, steps=50)

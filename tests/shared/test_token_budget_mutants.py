@@ -1,11 +1,9 @@
 """A budget with one rule taken out is caught: the comparison with the model can fail."""
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import run_state_machine_as_test
-from redis import Redis
 
-from shared import lua, token_budget
+from shared import token_budget
+from tests.models.mutants import assert_caught
 from tests.models.token_budget_machine import BudgetMachine
 
 SCRIPTS = {script.name: script for script in (token_budget.RESERVE, token_budget.SETTLE, token_budget.EXPIRE)}
@@ -40,21 +38,4 @@ MUTANTS = {
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_budget_with_one_rule_taken_out_is_caught(redis_url, mutant):
     verb, original, replacement = MUTANTS[mutant]
-    name = f"token_budget_{verb}"
-    source = SCRIPTS[name].source
-    assert source.count(original) == 1
-    scripts = {name: lua.make_script(name, source.replace(original, replacement))}
-    with Redis.from_url(redis_url) as client, pytest.raises(AssertionError):
-        run_state_machine_as_test(
-            lambda: BudgetMachine(client, scripts),
-            settings=settings(
-                max_examples=1000,
-                stateful_step_count=40,
-                deadline=None,
-                derandomize=True,
-                database=None,
-                report_multiple_bugs=False,
-                phases=[Phase.generate],
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+    assert_caught(redis_url, BudgetMachine, SCRIPTS[f"token_budget_{verb}"], original, replacement, examples=1_000)

@@ -24,35 +24,15 @@ from tests.model_calls import (
     Said,
     billed,
     books,
-    chat_models,
     counted,
     run_graph,
     run_node,
     two_nodes_at_once,
 )
 from worker.guarded_model import guarded_chat_model
-from worker.offline_llm import OfflineLLM
 
 NOTHING_LEFT = BudgetLimits(daily_tokens=10)
 QUESTION = "What is 2 + 2?"
-
-
-@pytest.fixture(scope="module")
-def server():
-    with OfflineLLM() as server:
-        yield server
-
-
-@pytest.fixture
-def llm(server):
-    server.admin.clear()
-    return server.admin
-
-
-@pytest.fixture
-async def chat(server):
-    async with chat_models(server.url) as chat:
-        yield chat
 
 
 async def ainvoke(model):

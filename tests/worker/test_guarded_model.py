@@ -28,24 +28,6 @@ BREAKER = "openai/gpt-4o-mini"
 ONCE = CallLimits(attempts=1)
 
 
-@pytest.fixture(scope="module")
-def server():
-    with OfflineLLM() as server:
-        yield server
-
-
-@pytest.fixture
-def llm(server):
-    server.admin.clear()
-    return server.admin
-
-
-@pytest.fixture
-async def chat(server):
-    async with chat_models(server.url) as chat:
-        yield chat
-
-
 @pytest.fixture
 async def guards(redis_url):
     async with open_async(redis_url) as redis:

@@ -13,11 +13,10 @@ from shared.redis_clients import open_async
 from shared.tasks import State
 from shared.token_budget import BudgetLimits, Payer
 from tests.fleet import PRICING
-from tests.model_calls import billed, books, chat_models, run_node
+from tests.model_calls import billed, books, run_node
 from tests.waiting import until
 from worker.guarded_model import guarded_chat_model
 from worker.guards import Guards, TaskGuard, Used
-from worker.offline_llm import OfflineLLM
 from worker.refusals import BudgetExceeded, GuardUnavailable, ProviderUnavailableError, TaskGone
 
 MODEL = "gpt-4o-mini"
@@ -174,24 +173,6 @@ async def test_callers_of_any_loop_and_thread_share_the_books(guards, aredis):
 def own_redis():
     with EmbeddedRedis() as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def server():
-    with OfflineLLM() as server:
-        yield server
-
-
-@pytest.fixture
-def llm(server):
-    server.admin.clear()
-    return server.admin
-
-
-@pytest.fixture
-async def chat(server):
-    async with chat_models(server.url) as chat:
-        yield chat
 
 
 async def test_call_that_ends_while_redis_is_away_is_settled_when_it_is_back(own_redis):

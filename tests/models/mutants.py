@@ -1,0 +1,39 @@
+"""Take one rule out of a script and let a state machine find it: a comparison that cannot fail proves nothing."""
+
+from collections.abc import Callable, Mapping
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+from redis import Redis
+
+from shared import lua
+
+
+def assert_caught(
+    redis_url: str,
+    machine: Callable[[Redis, Mapping[str, lua.Script]], RuleBasedStateMachine],
+    script: lua.Script,
+    original: str,
+    replacement: str,
+    *,
+    examples: int,
+    steps: int = 40,
+) -> None:
+    """Fail unless `machine` goes red with `replacement` in the script's one place that says `original`."""
+    assert script.source.count(original) == 1
+    mutant = lua.make_script(script.name, script.source.replace(original, replacement))
+    with Redis.from_url(redis_url) as client, pytest.raises(AssertionError):
+        run_state_machine_as_test(
+            lambda: machine(client, {script.name: mutant}),
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=steps,
+                deadline=None,
+                derandomize=True,
+                database=None,
+                report_multiple_bugs=False,
+                phases=[Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            ),
+        )

@@ -1,0 +1,24 @@
+"""The offline model server as tests of model calls use it."""
+
+import pytest
+
+from tests.model_calls import chat_models
+from worker.offline_llm import OfflineLLM
+
+
+@pytest.fixture(scope="module")
+def server():
+    with OfflineLLM() as server:
+        yield server
+
+
+@pytest.fixture
+def llm(server):
+    server.admin.clear()
+    return server.admin
+
+
+@pytest.fixture
+async def chat(server):
+    async with chat_models(server.url) as chat:
+        yield chat
