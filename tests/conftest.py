@@ -7,7 +7,7 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
 from shared.embedded_redis import EmbeddedRedis
-from tests.installation import installation, support_desk  # noqa: F401 - fixtures
+from tests.installation import disturbed_model, installation, support_desk  # noqa: F401 - fixtures
 
 
 @pytest.fixture(scope="session")

@@ -114,6 +114,14 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
         yield one
 
 
+@pytest.fixture
+def disturbed_model(installation: Installation) -> Iterator[OfflineLLM]:
+    """The installation's model API, for a test that makes it slow or fail: it is itself again after the test."""
+    yield installation.model
+    installation.model.admin.clear()
+    installation.model.admin.set_latency(0.0)
+
+
 @pytest.fixture(scope="session")
 def support_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """Serves the graph of examples/support_desk."""

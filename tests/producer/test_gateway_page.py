@@ -54,9 +54,7 @@ def url(installation, tmp_path_factory):
 
 
 @pytest.fixture
-def page(browser, url, installation):
-    installation.model.admin.clear()
-    installation.model.admin.set_latency(0.0)
+def page(browser, url):
     browser.get(url)
     if shown(browser, "key-form"):
         type_into(browser, "key", KEY)
@@ -112,8 +110,8 @@ def test_page_asks_for_a_key_and_remembers_it_in_the_tab(browser, url):
     assert not shown(browser, "key-form")
 
 
-def test_question_is_queued_streams_its_tokens_and_ends_with_the_answer(page, installation):
-    installation.model.admin.set_latency(1.0)
+def test_question_is_queued_streams_its_tokens_and_ends_with_the_answer(page, installation, disturbed_model):
+    disturbed_model.admin.set_latency(1.0)
     with Redis.from_url(installation.redis_url) as redis:
         suspend(redis)
         ask(page, "What is a lease?")
@@ -131,8 +129,8 @@ def test_question_is_queued_streams_its_tokens_and_ends_with_the_answer(page, in
     until(page, lambda: text(page, "task-id") in text(page, "recent"))
 
 
-def test_failure_is_shown_with_its_reason(page, installation):
-    installation.model.admin.set_faults([{"fault": "400"}])
+def test_failure_is_shown_with_its_reason(page, disturbed_model):
+    disturbed_model.admin.set_faults([{"fault": "400"}])
     ask(page, "What is a lease?")
     until(page, lambda: text(page, "state") == "error")
     picture(page, "error")
@@ -146,8 +144,8 @@ def test_refused_question_is_a_problem_and_no_task(page):
     assert "control characters" in text(page, "problem")
 
 
-def test_stop_cancels_the_task(page, installation):
-    installation.model.admin.set_latency(30.0)
+def test_stop_cancels_the_task(page, disturbed_model):
+    disturbed_model.admin.set_latency(30.0)
     ask(page, "What is a lease?")
     until(page, lambda: shown(page, "cancel"))
     page.find_element("id", "cancel").click()
