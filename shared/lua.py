@@ -9,18 +9,16 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
-from redis.asyncio.client import Pipeline as AsyncPipeline
-from redis.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError
 
+from shared.line import Argument, Command, Line
+
 T = TypeVar("T")
-P = TypeVar("P", Pipeline, AsyncPipeline)
-Argument = str | int | float | bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +81,10 @@ class ReplicasMissingError(RedisConnectionError):
 
 async def run(redis: AsyncRedis, call: Call[T]) -> T:
     """Run `call` in one round trip; a server that forgot the script is taught it again."""
-    try:
-        reply = await redis.execute_command(call.command, *call.evalsha)
-    except NoScriptError:
-        await redis.script_load(call.script.source)
-        reply = await redis.execute_command(call.command, *call.evalsha)
-    return call.decode(reply)
+    (reply,) = await run_many(redis, [call])
+    if isinstance(reply, Exception):
+        raise reply
+    return cast("T", reply)
 
 
 def run_sync(redis: Redis, call: Call[T]) -> T:
@@ -101,43 +97,57 @@ def run_sync(redis: Redis, call: Call[T]) -> T:
     return call.decode(reply)
 
 
-async def run_many(redis: AsyncRedis, calls: Sequence[Call[Any]], replicas: Replicas = PRIMARY_ONLY) -> list[Any]:
+async def run_many(
+    redis: AsyncRedis | Line, calls: Sequence[Call[Any]], replicas: Replicas = PRIMARY_ONLY
+) -> list[Any]:
     """Run several calls in one round trip, in order; each answers its own value or the exception it raised.
 
     Not a transaction: other clients' commands may run in between. Raises only what breaks the connection itself, and
     `ReplicasMissingError` when fewer than `replicas` have what was written.
     """
-    pipeline = _pipeline(redis.pipeline(transaction=False), calls, replicas)
-    replies = _replicated(await pipeline.execute(raise_on_error=False), replicas)
+    replies = _replicated(await _exchange(redis, _commands(calls, replicas)), replicas)
     missed = _missed(replies)
     if missed:
-        for script in {calls[i].script for i in missed}:
-            await redis.script_load(script.source)
-        pipeline = _pipeline(redis.pipeline(transaction=False), [calls[i] for i in missed], replicas)
-        _fill(replies, missed, _replicated(await pipeline.execute(raise_on_error=False), replicas))
+        await _exchange(redis, [("SCRIPT", "LOAD", source) for source in {calls[i].script.source for i in missed}])
+        again = _commands([calls[i] for i in missed], replicas)
+        _fill(replies, missed, _replicated(await _exchange(redis, again), replicas))
     return _decode(calls, replies)
+
+
+async def _exchange(redis: AsyncRedis | Line, commands: Sequence[Command]) -> list[Any]:
+    if isinstance(redis, Line):
+        return await redis.exchange(commands)
+    line = Line(redis)
+    try:
+        return await line.exchange(commands)
+    finally:
+        await line.release()
 
 
 def run_many_sync(redis: Redis, calls: Sequence[Call[Any]], replicas: Replicas = PRIMARY_ONLY) -> list[Any]:
     """Run several calls as `run_many` does, from synchronous code."""
-    pipeline = _pipeline(redis.pipeline(transaction=False), calls, replicas)
-    replies = _replicated(pipeline.execute(raise_on_error=False), replicas)
+    replies = _replicated(_exchange_sync(redis, _commands(calls, replicas)), replicas)
     missed = _missed(replies)
     if missed:
         for script in {calls[i].script for i in missed}:
             redis.script_load(script.source)
-        pipeline = _pipeline(redis.pipeline(transaction=False), [calls[i] for i in missed], replicas)
-        _fill(replies, missed, _replicated(pipeline.execute(raise_on_error=False), replicas))
+        again = _commands([calls[i] for i in missed], replicas)
+        _fill(replies, missed, _replicated(_exchange_sync(redis, again), replicas))
     return _decode(calls, replies)
 
 
-def _pipeline(pipeline: P, calls: Sequence[Call[Any]], replicas: Replicas) -> P:
-    for call in calls:
-        pipeline.execute_command(call.command, *call.evalsha)
+def _exchange_sync(redis: Redis, commands: Sequence[Command]) -> list[Any]:
+    pipeline = redis.pipeline(transaction=False)
+    for command in commands:
+        pipeline.execute_command(*command)
+    return pipeline.execute(raise_on_error=False)
+
+
+def _commands(calls: Sequence[Call[Any]], replicas: Replicas) -> list[Command]:
+    commands: list[Command] = [(call.command, *call.evalsha) for call in calls]
     if replicas.count:
-        pipeline.execute_command("PUBLISH", _REPLICATED, "")
-        pipeline.execute_command("WAIT", replicas.count, replicas.timeout_ms)
-    return pipeline
+        commands += [("PUBLISH", _REPLICATED, ""), ("WAIT", replicas.count, replicas.timeout_ms)]
+    return commands
 
 
 def _replicated(replies: list[Any], replicas: Replicas) -> list[Any]:

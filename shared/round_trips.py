@@ -24,7 +24,7 @@ class RoundTrips:
     """
 
     def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+        self._line = lua.Line(redis)
         self._waiting: list[tuple[lua.Call[Any], asyncio.Future[Any]]] = []
         self._writer: asyncio.Task[None] | None = None
 
@@ -41,7 +41,7 @@ class RoundTrips:
         while self._waiting:
             together, self._waiting = self._waiting[:_TOGETHER], self._waiting[_TOGETHER:]
             try:
-                replies = await lua.run_many(self._redis, [call for call, _ in together])
+                replies = await lua.run_many(self._line, [call for call, _ in together])
             except Exception as error:
                 replies = [error] * len(together)
             for (_, answer), reply in zip(together, replies, strict=True):

@@ -24,7 +24,7 @@ class Commits:
     """Runs queue verbs in batches until each has an answer. Every verb given to it may safely run twice."""
 
     def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+        self._line = lua.Line(redis)
         self._waiting: list[tuple[lua.Call[Any], asyncio.Future[Any]]] = []
         self._writer: asyncio.Task[None] | None = None
 
@@ -64,7 +64,7 @@ class Commits:
         self, batch: list[tuple[lua.Call[Any], asyncio.Future[Any]]]
     ) -> list[tuple[lua.Call[Any], asyncio.Future[Any]]]:
         try:
-            replies = await lua.run_many(self._redis, [call for call, _ in batch])
+            replies = await lua.run_many(self._line, [call for call, _ in batch])
         except Exception as error:
             if not is_outage(error):
                 _log.exception("commit.failed")
