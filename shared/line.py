@@ -4,6 +4,7 @@ A round trip through redis-py's client costs the loop twice the CPU time of one 
 the pool for a connection, has it checked, packs in Python, looks for callbacks and reports to observers, each time.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from hiredis import pack_command
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 _KEPT_S = 1.0
 """After a longer silence the pool is asked for a connection; it notices when the server has closed the one it has."""
@@ -29,6 +31,7 @@ class Line:
     def __init__(self, redis: Redis) -> None:
         self._pool = redis.connection_pool
         self._connection: AbstractConnection | None = None
+        self._timeout_s: float | None = None
         self._used_at = 0.0
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
@@ -38,21 +41,35 @@ class Line:
         """
         if time.monotonic() - self._used_at > _KEPT_S:
             await self.release()
-        if self._connection is None:
-            self._connection = await self._pool.get_connection()
+        connection = self._connection or await self._take()
         try:
-            await self._connection.send_packed_command([_pack(command) for command in commands], check_health=False)
-            replies = [await _read(self._connection) for _ in commands]
+            async with asyncio.timeout(self._timeout_s):
+                await connection.send_packed_command([_pack(command) for command in commands], check_health=False)
+                replies = [await _read(connection) for _ in commands]
+        except TimeoutError:
+            await self.release()
+            raise RedisTimeoutError(f"Redis did not answer within {self._timeout_s} s") from None
         except BaseException:
             await self.release()
             raise
         self._used_at = time.monotonic()
         return replies
 
+    async def _take(self) -> AbstractConnection:
+        """Take a connection, and its timeout: one for the whole exchange.
+
+        redis-py would wait for each step with `asyncio.wait_for`, which makes a task of it, and in Python 3.11 forgets
+        that the caller was cancelled if the step has ended meanwhile (python/cpython#86296).
+        """
+        self._connection = connection = await self._pool.get_connection()
+        self._timeout_s, connection.socket_timeout = connection.socket_timeout, None
+        return connection
+
     async def release(self) -> None:
         """Give the connection back to the pool, which sees to it before it is used again."""
         connection, self._connection = self._connection, None
         if connection:
+            connection.socket_timeout = self._timeout_s
             await self._pool.release(connection)
 
 

@@ -79,9 +79,9 @@ class ReplicasMissingError(RedisConnectionError):
     """What was written may be lost in a failover; everything that was run may safely be run again."""
 
 
-async def run(redis: AsyncRedis, call: Call[T]) -> T:
+async def run(redis: AsyncRedis | Line, call: Call[T]) -> T:
     """Run `call` in one round trip; a server that forgot the script is taught it again."""
-    (reply,) = await run_many(redis, [call])
+    (reply,) = await _run_all(redis, [call])
     if isinstance(reply, Exception):
         raise reply
     return cast("T", reply)
@@ -105,6 +105,12 @@ async def run_many(
     Not a transaction: other clients' commands may run in between. Raises only what breaks the connection itself, and
     `ReplicasMissingError` when fewer than `replicas` have what was written.
     """
+    return await _run_all(redis, calls, replicas)
+
+
+async def _run_all(
+    redis: AsyncRedis | Line, calls: Sequence[Call[Any]], replicas: Replicas = PRIMARY_ONLY
+) -> list[Any]:
     replies = _replicated(await _exchange(redis, _commands(calls, replicas)), replicas)
     missed = _missed(replies)
     if missed:

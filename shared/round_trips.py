@@ -11,6 +11,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from shared import lua
+from shared.line import Line
 
 _TOGETHER = 16
 """Calls in one round trip: more would save little CPU, and hold many large checkpoints in memory at once."""
@@ -24,30 +25,47 @@ class RoundTrips:
     """
 
     def __init__(self, redis: Redis) -> None:
-        self._line = lua.Line(redis)
+        self._line = Line(redis)
         self._waiting: list[tuple[lua.Call[Any], asyncio.Future[Any]]] = []
+        self._is_under_way = False
         self._writer: asyncio.Task[None] | None = None
 
     async def run(self, call: lua.Call[lua.T]) -> lua.T:
-        """Run `call` as `lua.run` does, and raise what it raises; a caller that is cancelled does not stop it."""
+        """Run `call` as `lua.run` does, and raise what it raises; if the caller is cancelled it may have run or not."""
+        if not self._is_under_way:
+            return await self._run_alone(call)
         answer: asyncio.Future[lua.T] = asyncio.get_running_loop().create_future()
         self._waiting.append((call, answer))
-        if self._writer is None or self._writer.done():
-            # In a context of its own: whose call comes first must not matter to those that join it.
-            self._writer = asyncio.get_running_loop().create_task(self._write(), context=Context())
         return await answer
 
+    async def _run_alone(self, call: lua.Call[lua.T]) -> lua.T:
+        self._is_under_way = True
+        try:
+            return await lua.run(self._line, call)
+        finally:
+            self._is_under_way = False
+            if self._waiting:
+                # In a context of its own: who came first must not matter to those that joined.
+                self._is_under_way = True
+                self._writer = asyncio.get_running_loop().create_task(self._write(), context=Context())
+
     async def _write(self) -> None:
-        while self._waiting:
-            together, self._waiting = self._waiting[:_TOGETHER], self._waiting[_TOGETHER:]
-            try:
-                replies = await lua.run_many(self._line, [call for call, _ in together])
-            except Exception as error:
-                replies = [error] * len(together)
-            for (_, answer), reply in zip(together, replies, strict=True):
-                if answer.done():
-                    continue
-                if isinstance(reply, Exception):
-                    answer.set_exception(reply)
-                else:
-                    answer.set_result(reply)
+        try:
+            while self._waiting:
+                together, self._waiting = self._waiting[:_TOGETHER], self._waiting[_TOGETHER:]
+                await self._run_together(together)
+        finally:
+            self._is_under_way = False
+
+    async def _run_together(self, together: list[tuple[lua.Call[Any], asyncio.Future[Any]]]) -> None:
+        try:
+            replies = await lua.run_many(self._line, [call for call, _ in together])
+        except Exception as error:
+            replies = [error] * len(together)
+        for (_, answer), reply in zip(together, replies, strict=True):
+            if answer.done():
+                continue
+            if isinstance(reply, Exception):
+                answer.set_exception(reply)
+            else:
+                answer.set_result(reply)

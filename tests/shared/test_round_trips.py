@@ -2,15 +2,19 @@
 
 import asyncio
 
+import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from shared import lua
+from shared import line, lua
 from shared.redis_clients import open_async
 from shared.round_trips import RoundTrips
 
 PUSH = lua.make_script("push", "redis.call('RPUSH', KEYS[1], ARGV[1]) return ARGV[1]")
 FAIL = lua.make_script("fail", "return redis.error_reply('ERR no')")
+
+PAUSE_MS = 50
 
 
 def _push(value):
@@ -44,14 +48,50 @@ async def test_call_that_fails_leaves_the_others_alone(aredis):
     await aredis.delete("pushed")
 
 
-async def test_call_of_a_cancelled_caller_is_run_all_the_same(aredis):
+async def test_caller_that_is_cancelled_leaves_no_answer_behind_for_the_next(aredis):
     trips = RoundTrips(aredis)
-    caller = asyncio.create_task(trips.run(_push("cancelled")))
+    await trips.run(_push("connected"))
+    await aredis.client_pause(PAUSE_MS)
+    lone, joined, last = (asyncio.create_task(trips.run(_push(value))) for value in ("lone", "joined", "last"))
     await asyncio.sleep(0)
-    caller.cancel()
+    lone.cancel()
+    joined.cancel()
+    assert await last == "last"
     assert await trips.run(_push("next")) == "next"
-    assert caller.cancelled()
-    assert await aredis.lrange("pushed", 0, -1) == [b"cancelled", b"next"]
+    assert lone.cancelled()
+    assert joined.cancelled()
+    await aredis.delete("pushed")
+
+
+async def test_answer_that_does_not_come_in_time_is_an_outage_and_belongs_to_nobody_else(aredis, redis_url):
+    async with open_async(redis_url, timeout_s=PAUSE_MS / 2000) as impatient:
+        trips = RoundTrips(impatient)
+        await trips.run(_push("connected"))
+        await aredis.client_pause(PAUSE_MS)
+        with pytest.raises(RedisTimeoutError):
+            await trips.run(_push("late"))
+        await aredis.client_unpause()
+        assert await trips.run(_push("next")) == "next"
+    await aredis.delete("pushed")
+
+
+async def test_connection_that_broke_is_replaced(aredis):
+    trips = RoundTrips(aredis)
+    await trips.run(_push("connected"))
+    await aredis.client_kill_filter(_type="normal", skipme=True)
+    with pytest.raises(RedisConnectionError):
+        await trips.run(_push("lost"))
+    assert await trips.run(_push("found")) == "found"
+    assert await aredis.lrange("pushed", 0, -1) == [b"connected", b"found"]
+    await aredis.delete("pushed")
+
+
+async def test_connection_that_the_server_closed_in_a_pause_is_no_error(aredis, monkeypatch):
+    monkeypatch.setattr(line, "_KEPT_S", 0.0)
+    trips = RoundTrips(aredis)
+    await trips.run(_push("connected"))
+    await aredis.client_kill_filter(_type="normal", skipme=True)
+    assert await trips.run(_push("found")) == "found"
     await aredis.delete("pushed")
 
 
