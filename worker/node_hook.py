@@ -71,8 +71,9 @@ class NodeHandler(BaseCallbackHandler):
             self._open[run_id] = _Step(None, self._begin_graph())
         elif tags and any(tag.startswith(_STEP) for tag in tags):
             name = str(kwargs.get("name"))
-            bind(node=name)
-            self._open[run_id] = _Step(name, self._begin_span(f"node {name}", around.span if around else None))
+            span = self._begin_span(f"node {name}", around.span if around else None)
+            bind(node=name, **({"span_id": span.id.span} if span else {}))
+            self._open[run_id] = _Step(name, span)
             _log.debug("node.started", node=name)
         elif around:
             self._below[run_id] = around
@@ -101,6 +102,7 @@ class NodeHandler(BaseCallbackHandler):
             if self._attempt.task.thread_id:
                 span.attributes["gen_ai.conversation.id"] = self._attempt.task.thread_id
             self._attempt.graph_span = span
+            bind(span_id=span.id.span)
         return span
 
     def _begin_span(self, name: str, parent: Span | None) -> Span | None:
@@ -110,7 +112,6 @@ class NodeHandler(BaseCallbackHandler):
         if not self._attempt.add(span):
             return None
         current_span.set(span)
-        bind(span_id=span.id.span)
         return span
 
     def _end(self, run_id: UUID, error: str | None) -> "_Step | None":
