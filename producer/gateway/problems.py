@@ -152,7 +152,7 @@ def install(app: FastAPI) -> None:
     async def ours(_request: Request, error: Exception) -> JSONResponse:
         problem = problem_of(error)
         if problem is None:
-            _log.error("request.failed", error=repr(error))
+            _log.error("request.failed", exc_info=error)
             problem = ProblemError(500, "internal_error", "the gateway made a mistake; its log has more")
         return problem.response()
 

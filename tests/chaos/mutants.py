@@ -9,7 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from redis.exceptions import RedisError
+
 from shared import lua
+from tests.chaos.history import record
 from worker.commits import Commits
 from worker.graph_worker import GraphWorker
 from worker.lease import LeaseKeeper
@@ -48,7 +51,11 @@ def _go_on() -> None:
 
 def _commit_once() -> None:
     async def once(self: Commits, call: lua.Call[Any]) -> Any:
-        return await lua.run(self._redis, call)
+        try:
+            return await lua.run(self._line, call)
+        except RedisError:
+            record("gave up")
+            raise
 
     Commits.commit = once
 

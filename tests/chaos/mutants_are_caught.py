@@ -128,7 +128,7 @@ def test_result_that_is_committed_only_once_is_caught(mutated):
     run.wait_until(lambda: run.events("struck"))
     run.stage.redis.kill()
     worker.send(SIGCONT)
-    time.sleep(0.3)
+    run.wait_until(lambda: run.events("gave up"))
     run.stage.redis.start()
     run.wait_until_ended()
     assert "repaid" in run.judge(replace(UNTOUCHED, steps=[("one",)])).kinds

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from base64 import b64encode
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from redis import Redis
@@ -48,18 +49,19 @@ FORBIDDEN = [
 
 
 @pytest.fixture(scope="module")
-def urls(tmp_path_factory) -> Iterator[dict[str, str]]:
-    secrets = make_secrets(tmp_path_factory.mktemp("secrets"))
-    shipped = secrets / "users.acl"
-    # The server's own start needs the default user, so the shipped file is loaded once it runs.
-    users = tmp_path_factory.mktemp("redis") / "users.acl"
-    users.write_text("user default on nopass ~* &* +@all\n")
-    with EmbeddedRedis(aclfile=str(users)) as server:
-        users.write_text(shipped.read_text())
-        with Redis.from_url(server.url) as client:
-            client.acl_load()
-        passwords = {role: (secrets / f"redis_{role}_password").read_text().strip() for role in ROLES}
-        yield {role: server.url.replace("unix://", f"unix://{role}:{passwords[role]}@") for role in ROLES}
+def secrets(tmp_path_factory) -> Path:
+    return make_secrets(tmp_path_factory.mktemp("secrets"))
+
+
+@pytest.fixture(scope="module")
+def urls(secrets) -> Iterator[dict[str, str]]:
+    with EmbeddedRedis(aclfile=str(secrets / "users.acl")) as server:
+        yield {role: url_of(server, role, secrets) for role in ROLES}
+
+
+def url_of(server: EmbeddedRedis, role: str, secrets: Path) -> str:
+    password = (secrets / f"redis_{role}_password").read_text().strip()
+    return server.url.replace("unix://", f"unix://{role}:{password}@")
 
 
 @pytest.fixture
@@ -161,10 +163,22 @@ def test_dashboard_may_not_write_nor_run_scripts_nor_read_results(urls):
     assert allowed(urls["dashboard"], commands) == []
 
 
-def test_nobody_is_anonymous(urls):
+@pytest.mark.parametrize("login", ["", "default:@", "default:guess@"])
+def test_nobody_is_anonymous(urls, login):
     path = urls["admin"].partition("@")[2].partition("?")[0]
     with (
-        open_sync(f"unix://{path}") as client,
-        pytest.raises(Exception, match=r"HELLO must be called|Authentication required"),
+        open_sync(f"unix://{login}{path}") as client,
+        pytest.raises(Exception, match=r"HELLO must be called|Authentication required|invalid username-password"),
     ):
         client.ping()
+
+
+def test_nothing_acknowledged_is_gone_after_a_restart_with_these_users(secrets):
+    with EmbeddedRedis(aclfile=str(secrets / "users.acl"), appendfsync="always") as server:
+        with Client(url_of(server, "producer", secrets)) as client:
+            tasks = client.submit_many([{"input": {"query": f"What is {n}?"}} for n in range(3)])
+        server.kill()
+        server.start()
+        with Client(url_of(server, "producer", secrets)) as client:
+            states = [client.status(task.task_id).state for task in tasks]
+    assert states == ["pending"] * 3
