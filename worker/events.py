@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from shared import lua
+from shared.line import Line
 from shared.logs import get_logger
 from shared.redis_clients import is_outage
 from shared.task_events import LONGEST_STREAM, EventType, append_call
@@ -89,7 +90,7 @@ class EventWriter:
     """Writes the events of all running tasks of a process, one round trip at a time."""
 
     def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+        self._line = Line(redis)
         self._dirty: dict[TaskEvents, None] = {}
         self._writing: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
@@ -129,7 +130,7 @@ class EventWriter:
         """Write one batch of each; says whether Redis is away, so that the same is to be tried again."""
         calls = [events.next_call() for events in batch]
         try:
-            answers = await lua.run_many(self._redis, calls)
+            answers = await lua.run_many(self._line, calls)
         except (RedisError, OSError) as error:
             answers = [error] * len(calls)
         is_away = False

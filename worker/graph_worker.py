@@ -22,6 +22,7 @@ from rq.worker import BaseWorker
 
 from shared import lua
 from shared.errors import ErrorType
+from shared.line import Line
 from shared.logs import get_logger
 from shared.redis_clients import open_async, open_sync
 from shared.task_queue import (
@@ -113,6 +114,7 @@ class GraphWorker(BaseWorker):
         self._running: dict[tuple[str, int], _Running] = {}
         self._unknown: frozenset[str] = frozenset()
         self._claiming = asyncio.Lock()
+        self._claims = Line(context.redis)
         self._commits = Commits(context.redis)
         self._blocking = open_async(redis_url, connections=len(self.queues) + 1, timeout_s=_BLOCK_S * 2)
         self._idle = asyncio.Event()
@@ -230,9 +232,7 @@ class GraphWorker(BaseWorker):
         """Claim and start up to `n` tasks; None: Redis is away."""
         async with self._claiming:
             try:
-                claim = await lua.run(
-                    self._context.redis, claim_call(self.name, n, self.queue_names(), self._context.times)
-                )
+                claim = await lua.run(self._claims, claim_call(self.name, n, self.queue_names(), self._context.times))
             except RedisError as error:
                 _log.warning("claim.failed", worker=self.name, error=str(error))
                 return None
