@@ -10,13 +10,14 @@ help: ## List the targets
 
 install: .venv/.installed ## Set up .venv with everything, and a private Redis
 
+# Without bytecode the first start compiles the libraries for seconds; every one, where PYTHONDONTWRITEBYTECODE is set.
 .venv/.installed: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "langgraph-rq needs Python >= 3.11, but $(PYTHON) is $$($(PYTHON) --version 2>&1): run 'make $(MAKECMDGOALS) PYTHON=/path/to/python3.11'"; exit 2; }
 	@echo "Setting up .venv (about a minute, once)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@$(BIN)/python -m shared.embedded_redis --install
 	@touch $@

@@ -117,7 +117,7 @@ def _run_to_the_end(loop: asyncio.AbstractEventLoop, serving: partial[Coroutine[
         except (SystemExit, KeyboardInterrupt) as error:
             if served.done():
                 raise
-            _log.warning("node.exited", error=repr(error))
+            _log.warning("node.exited", error=type(error).__name__)
     return served.result()
 
 

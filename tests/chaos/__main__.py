@@ -58,12 +58,14 @@ def _run(stage: Stage, name: str, size: Size, console: Console) -> Mapping[str, 
             violations = [f"did not get to its end: {error}"]
         else:
             violations = [f"{one.kind} {one.task} {one.detail}".strip() for one in verdict.violations]
-    console.print(f"{name:>4} {'violated' if violations else 'holds'} after {time.monotonic() - began:.0f} s")
+    took_s = time.monotonic() - began
+    console.print(f"{name:>4} {'violated' if violations else 'holds'} after {took_s:.0f} s: {title(name)}")
+    console.print(f"     {_shown_by(verdict.figures)}", style="dim")
     for violation in violations[:_SHOWN_VIOLATIONS]:
         console.print(f"     {violation}", style="red")
     return {
         "title": title(name),
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(took_s, 1),
         "violations": violations,
         "figures": dict(verdict.figures),
     }
@@ -71,21 +73,24 @@ def _run(stage: Stage, name: str, size: Size, console: Console) -> Mapping[str, 
 
 def _table(reports: Mapping[str, Mapping[str, Any]]) -> Table:
     table = Table(box=None, header_style="bold")
-    for column in ("", "fault", "", *_EVERYWHERE, "restart p50 / p99 / max s", "shown by"):
+    for column in ("", "", *_EVERYWHERE, "restart p50 / p99 / max s"):
         table.add_column(column, overflow="fold")
     for name, report in reports.items():
         figures = report["figures"]
         restart = [f"{figures[key]:.1f}" for key in figures if key.startswith("restart ")]
-        others = [key for key in figures if key not in _EVERYWHERE and not key.startswith("restart ")]
         table.add_row(
             name,
-            report["title"],
             "[red]violated[/]" if report["violations"] else "[green]holds[/]",
             *(f"{figures.get(key, 0):,.0f}" for key in _EVERYWHERE),
             " / ".join(restart),
-            ", ".join(f"{key} {figures[key]:,g}" for key in others if figures[key]),
         )
     return table
+
+
+def _shown_by(figures: Mapping[str, float]) -> str:
+    """Name what a fault did, by the figures that are this scenario's own."""
+    others = [key for key in figures if key not in _EVERYWHERE and not key.startswith("restart ") and figures[key]]
+    return ", ".join(f"{key} {figures[key]:,g}" for key in others)
 
 
 def _parser() -> argparse.ArgumentParser:
