@@ -197,7 +197,7 @@ class EmbeddedRedis:
         )
         with redis.Redis.from_url(self.url, retry=Retry(ConstantBackoff(0), 0)) as client:
             try:
-                patience.call_with_retry(client.ping, self._raise_if_it_ended)
+                patience.call_with_retry(lambda: _ask(client), self._raise_if_it_ended)
             except redis.RedisError as error:
                 self.stop()
                 raise EmbeddedRedisError(f"redis-server did not answer within {START_TIMEOUT_S:.0f} s") from error
@@ -244,6 +244,11 @@ class EmbeddedRedis:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _ask(client: redis.Redis) -> None:
+    with suppress(redis.AuthenticationError):  # an answer too, of a server whose users have passwords
+        client.ping()
 
 
 def _free_port() -> int:

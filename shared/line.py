@@ -61,7 +61,8 @@ class Line:
         redis-py would wait for each step with `asyncio.wait_for`, which makes a task of it, and in Python 3.11 forgets
         that the caller was cancelled if the step has ended meanwhile (python/cpython#86296).
         """
-        self._connection = connection = await self._pool.get_connection()
+        connection: AbstractConnection = await self._pool.get_connection()
+        self._connection = connection
         self._timeout_s, connection.socket_timeout = connection.socket_timeout, None
         return connection
 

@@ -24,7 +24,8 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from shared.lua import Argument, Call, load_script
+from shared.line import Argument
+from shared.lua import Call, load_script
 from shared.task_queue import events_key, task_hash
 
 BEGINNING = "0-0"

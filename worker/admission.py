@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.circuit_breaker import Admission, Transition
-from shared.lua import Argument, Call, Script, load_script, make_script
+from shared.line import Argument
+from shared.lua import Call, Script, load_script, make_script
 from shared.task_queue import Ownership
 from shared.token_budget import RESERVE, SETTLE, Refusal, Reservation, Settlement
 

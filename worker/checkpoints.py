@@ -37,6 +37,7 @@ from redisvl.exceptions import RedisVLError
 
 from shared import lua
 from shared.errors import LanggraphRqError
+from shared.line import Argument
 from shared.redis_clients import is_outage
 from shared.round_trips import RoundTrips
 from worker.search_indexes import create_indexes
@@ -157,7 +158,7 @@ class Checkpointer(AsyncRedisSaver):
         self, configurable: dict[str, Any], writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
     ) -> lua.Call[int]:
         place = (configurable["thread_id"], configurable.get("checkpoint_ns", ""), configurable["checkpoint_id"])
-        args: list[lua.Argument] = [self._ttl_ms]
+        args: list[Argument] = [self._ttl_ms]
         for position, (channel, value) in enumerate(writes):
             kind, blob = self.serde.dumps_typed(value)
             idx = WRITES_IDX_MAP.get(channel, position)

@@ -10,6 +10,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from shared import lua
+from shared.line import Line
 from shared.logs import get_logger
 from shared.redis_clients import is_outage
 
@@ -24,7 +25,7 @@ class Commits:
     """Runs queue verbs in batches until each has an answer. Every verb given to it may safely run twice."""
 
     def __init__(self, redis: Redis) -> None:
-        self._line = lua.Line(redis)
+        self._line = Line(redis)
         self._waiting: list[tuple[lua.Call[Any], asyncio.Future[Any]]] = []
         self._writer: asyncio.Task[None] | None = None
 
