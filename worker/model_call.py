@@ -120,6 +120,8 @@ def _retrying(task: TaskGuard, model: str, limits: CallLimits) -> AsyncRetrying:
     def is_worth_it(error: BaseException) -> bool:
         if not isinstance(error, ProviderUnavailableError) or error.retry_after_s > limits.longest_wait_s:
             return False
+        if error.timed_out:  # it may be paid for, and somebody has waited for long: another model, or none
+            return False
         return task.deadline_at is None or time.monotonic() + error.retry_after_s < task.deadline_at
 
     def tell(state: RetryCallState) -> None:
@@ -151,7 +153,12 @@ async def _attempt(guards: Guards, task: TaskGuard, target: Target[T], limits: C
         failure = read_failure(error)
         if failure.is_unavailable:
             message = f"{target.breaker}: {describe(error)}"
-            raise ProviderUnavailableError(message, retry_after_s=failure.retry_after_s, was_called=True) from error
+            raise ProviderUnavailableError(
+                message,
+                retry_after_s=failure.retry_after_s,
+                was_called=True,
+                timed_out=isinstance(error, TimeoutError),
+            ) from error
         raise
 
 

@@ -54,12 +54,16 @@ class ProviderUnavailableError(Exception):
         message: For people.
         retry_after_s: When a model may be called again; 0 where nobody knows.
         was_called: Whether a provider was called at all. If not, the task can wait for one.
+        timed_out: Whether the last call took all the time that it was given.
     """
 
-    def __init__(self, message: str, *, retry_after_s: float = 0.0, was_called: bool = False) -> None:
+    def __init__(
+        self, message: str, *, retry_after_s: float = 0.0, was_called: bool = False, timed_out: bool = False
+    ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.was_called = was_called
+        self.timed_out = timed_out
 
 
 class ToolError(Exception):

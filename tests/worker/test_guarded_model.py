@@ -149,6 +149,14 @@ async def test_hanging_call_is_given_up_and_booked_in_full(call, guards, aredis,
     assert held == 0
 
 
+async def test_call_that_took_all_its_time_goes_to_the_next_model_at_once(guards, llm, chat):
+    llm.set_faults([{"fault": "hang", "model": "gpt-4o"}])
+    limits = CallLimits(attempts=3, timeout_s=0.3)
+    model = guarded_chat_model(chat("gpt-4o"), [chat("gpt-4o-mini")], limits=limits, guards=guards)
+    assert "You asked" in (await model.ainvoke(QUESTION)).text
+    assert [one["model"] for one in llm.calls()] == ["gpt-4o", "gpt-4o-mini"]
+
+
 @WAYS
 @pytest.mark.parametrize("fault", ["cut", "malformed", "reset"])
 async def test_broken_answer_is_booked_as_what_may_be_billed(fault, call, guards, aredis, llm, chat):
