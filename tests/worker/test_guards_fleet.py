@@ -104,6 +104,8 @@ def test_budget_holds_and_covers_the_bill_when_processes_are_killed_and_redis_re
             tokens = run_sync(redis, usage_call(limits)).tokens
         stats = server.admin.stats()
     billed = sum(stats["input_tokens"].values()) + sum(stats["output_tokens"].values())
+    figures = f"{killed} killed, {stats['calls']} calls, billed {billed:,}, used {tokens.used:,}"
+    sys.stdout.write(f"{figures}, limit {limits.daily_tokens:,}, {len(samples):,} samples\n")
     assert killed > 2
     assert max(sample.held for sample in samples) > 0
     assert all(sample.used + sample.held <= limits.daily_tokens for sample in samples)
