@@ -8,6 +8,7 @@ server's certificate; the option `ssl_ca_certs` names the file of a private CA.
 """
 
 from ipaddress import ip_address
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from redis import BlockingConnectionPool, Redis
@@ -18,6 +19,7 @@ from redis.connection import parse_url
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, ResponseError, TryAgainError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from shared import redis_sentinel
@@ -61,8 +63,11 @@ def open_sync(url: str, *, connections: int = 16, timeout_s: float | None = 5.0)
     return Redis.from_pool(BlockingConnectionPool.from_url(url, **options))
 
 
-def _pool_options(connections: int, timeout_s: float | None) -> dict[str, float | int | None]:
+def _pool_options(connections: int, timeout_s: float | None) -> dict[str, Any]:
     return {
+        # With them on, which is redis-py's default over TCP, its pools hand out connections that the server has closed:
+        # after an outage each would fail once more.
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         "max_connections": connections,
         "timeout": timeout_s,
         "socket_timeout": timeout_s,

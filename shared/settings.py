@@ -299,7 +299,7 @@ class TelemetrySettings(Settings):
     """What a worker tells, to whom. Traces are switched on by OpenTelemetry's own OTEL_EXPORTER_OTLP_ENDPOINT."""
 
     metrics_port: int | None = Field(
-        None, ge=1, le=65_535, description="a worker's port for /metrics; further processes take the next ports"
+        None, ge=1, le=65_535, description="a worker's port for metrics and probes; more processes take the next ports"
     )
     metrics_host: str = Field("0.0.0.0", description="the address that this port is on")  # noqa: S104 - Prometheus is elsewhere
     audit_key: SecretStr | None = Field(None, description="signs the audit log; without it there is none")

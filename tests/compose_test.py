@@ -1,4 +1,4 @@
-"""`make compose-test`: the whole system in containers, with one worker killed in the middle of the work.
+"""`make compose-test`: the whole system in containers; a worker is killed, Redis goes away, all workers are stopped.
 
 Needs a Docker engine, docker-compose and openssl; Python's own library is enough. Everything it makes has a name and
 a directory of its own, and is gone at the end, also when it fails.
@@ -194,6 +194,69 @@ def check_acl_log(stack: Stack) -> None:
     say("ACL LOG is empty")
 
 
+def workers() -> list[str]:
+    return docker("ps", "--quiet", "--filter", f"name={PROJECT}.worker")
+
+
+def probe(worker: str, path: str) -> tuple[int, str]:
+    """What a worker answers on its own port, which is published nowhere: so it is asked from within."""
+    script = (
+        "import http.client as h; c = h.HTTPConnection('127.0.0.1', 9100, timeout=10); "
+        f"c.request('GET', '{path}'); a = c.getresponse(); print(a.status, a.read().decode())"
+    )
+    status, *body = docker("exec", worker, "python", "-c", script)
+    return int(status), " ".join(body)
+
+
+def submit(stack: Stack, name: str, count: int = 30) -> list[str]:
+    ids = [f"{name}-{n}" for n in range(count)]
+    for id_ in ids:
+        body = {"task_id": id_, "input": {"query": f"Design a plan for {id_}"}, "user_id": id_}
+        assert stack.gateway("POST", "/tasks", body)[0] == 202
+    return ids
+
+
+def succeeded(stack: Stack, ids: list[str]) -> list[dict]:
+    results = [stack.gateway("GET", f"/tasks/{id_}/result?wait=60")[1] for id_ in ids]
+    assert [result.get("status") for result in results] == ["success"] * len(ids), results
+    return results
+
+
+def check_outage(stack: Stack) -> None:
+    """Redis away for longer than a lease, with tasks in flight: no worker ends, no task is lost."""
+    healthy = ("ps", "--quiet", "--filter", f"name={PROJECT}.worker", "--filter", "health=healthy")
+    until("healthy workers", lambda: len(docker(*healthy)) == WORKERS)
+    ours = workers()
+    life = ("inspect", "--format", "{{.State.StartedAt}} {{.RestartCount}}", *ours)
+    before = docker(*life)
+    ids = submit(stack, "outage")
+    stack.compose("stop", "redis")
+    until("the leases to be over", lambda: all("lease" in probe(worker, "/ready")[1] for worker in ours))
+    assert {probe(worker, path)[0] for worker in ours for path in ("/health", "/metrics")} == {200}
+    assert {probe(worker, "/ready")[0] for worker in ours} == {503}
+    stack.compose("start", "redis")
+    back_at = time.monotonic()
+    until("workers that are ready again", lambda: {probe(worker, "/ready")[0] for worker in ours} == {200}, 20)
+    took_s = time.monotonic() - back_at
+    succeeded(stack, ids)
+    assert docker(*life) == before
+    say(f"Redis was away: workers went on, ready again within {took_s:.1f} s; {len(ids)} tasks in flight succeeded")
+
+
+def check_drain(stack: Stack) -> None:
+    ours = workers()
+    ids = submit(stack, "drain")
+    began = time.monotonic()
+    stack.compose("stop", "worker")
+    took_s = time.monotonic() - began
+    codes = docker("inspect", "--format", "{{.State.ExitCode}}", *ours)
+    assert codes == ["0"] * WORKERS, codes
+    stack.compose("start", "worker")
+    attempts = {result["metadata"]["attempts"] for result in succeeded(stack, ids)}
+    assert attempts == {1}, attempts
+    say(f"workers drained within {took_s:.1f} s and ended with 0; no task was run twice")
+
+
 def check_doctor(stack: Stack) -> None:
     command = ("exec", "-T", "gateway", "python", "-m", "producer", "doctor", "--prometheus", "http://prometheus:9090")
     urls = ("--gateway", "https://gateway:8080", "--dashboard", "http://dashboard:9181")
@@ -212,7 +275,10 @@ def main() -> int:
         check_dashboard(stack)
         stack.compose("up", "--detach", "--scale", f"worker={WORKERS}")
         check_prometheus(stack)
+        check_acl_log(stack)  # which is empty again after a restart
+        check_outage(stack)
         check_doctor(stack)
+        check_drain(stack)
         check_acl_log(stack)
     say(f"passed in {time.monotonic() - began:.0f} s")
     return 0

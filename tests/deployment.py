@@ -4,6 +4,8 @@ import os
 import subprocess
 from pathlib import Path
 
+from shared.embedded_redis import EmbeddedRedis
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -12,3 +14,9 @@ def make_secrets(directory: Path, **environment: str) -> Path:
     command = [ROOT / "deploy/make-secrets.sh", directory]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, **environment})
     return directory
+
+
+def role_url(server: EmbeddedRedis, role: str, secrets: Path) -> str:
+    """The URL of one of the shipped users on a server that was given `secrets / "users.acl"`."""
+    password = (secrets / f"redis_{role}_password").read_text().strip()
+    return server.url.replace("unix://", f"unix://{role}:{password}@")

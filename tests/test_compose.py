@@ -31,6 +31,12 @@ def test_services_of_the_main_path_have_a_health_check(service):
     assert SERVICES[service]["healthcheck"]["test"]
 
 
+def test_health_of_a_worker_is_its_loop_and_not_redis():
+    check = SERVICES["worker"]["healthcheck"]["test"][-1]
+    assert "/health" in check
+    assert "/ready" not in check
+
+
 def test_no_service_has_a_secret_in_its_environment():
     secret = {
         name

@@ -40,6 +40,13 @@ def test_deployments_name_settings_and_secrets_that_exist(deployment, tmp_path):
     assert {item["path"].upper() for item in items} <= known | {"CA.CRT", "GATEWAY.CRT", "GATEWAY.KEY"}
 
 
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment["metadata"]["name"])
+def test_restarts_follow_from_health_and_never_from_what_else_is_away(deployment):
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    paths = {kind: container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "liveness", "readiness")}
+    assert paths == {"startup": "/health", "liveness": "/health", "readiness": "/ready"}
+
+
 def test_worker_is_scaled_by_the_object_that_names_it():
     scaled = yaml.safe_load((FOLDER / "scaledobject.yaml").read_text())
     worker = next(one for one in DEPLOYMENTS if one["metadata"]["name"] == scaled["spec"]["scaleTargetRef"]["name"])

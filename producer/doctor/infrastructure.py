@@ -5,6 +5,9 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
+from redis import Redis
+from redis.exceptions import ResponseError
+
 from producer.doctor.finding import Check, Finding, failed, passed, warned
 from producer.doctor.system import System
 from shared.redis_clients import leaves_host_in_plain
@@ -16,20 +19,34 @@ _HTTP = ("OPENAI_BASE_URL", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_T
 
 def redis_persists(system: System) -> Finding:
     """Tasks and checkpoints must survive a restart of Redis."""
-    return _persists(system.info, "Redis")
+    return _persists(system.client, system.info, "Redis")
 
 
 def checkpoints_persist(system: System) -> Finding:
     """Checkpoints are what a killed worker's tasks continue from."""
-    return _persists(system.checkpoint_info, "the checkpoints' Redis")
+    return _persists(system.checkpoint_client, system.checkpoint_info, "the checkpoints' Redis")
 
 
-def _persists(info: Mapping[str, Any], what: str) -> Finding:
+def _persists(client: Redis, info: Mapping[str, Any], what: str) -> Finding:
     if not info.get("aof_enabled"):
         return failed(f"{what} keeps no append-only file: a restart loses every task", "CONFIG SET appendonly yes")
     if info.get("aof_last_write_status") != "ok":
         return failed(f"{what} cannot write its append-only file", "look at its disk and its log")
+    if not _reads_back_everything(client):
+        return failed(
+            f"up to Redis 8.4 {what} loses at a restart what scripts wrote: it reads its append-only file as the user "
+            "`default`, who may not do that",
+            "let `default` be off, with every right: user default off resetpass ~* &* +@all",
+        )
     return passed(f"{what} keeps an append-only file")
+
+
+def _reads_back_everything(client: Redis) -> bool:
+    try:
+        answer: Any = client.acl_dryrun("default", "SET", "any", "")
+    except ResponseError:  # not ours to ask, where users are your own or a provider keeps them
+        return True
+    return answer in {b"OK", "OK"}
 
 
 def redis_evicts_nothing(system: System) -> Finding:

@@ -9,7 +9,7 @@ from redis import Redis
 from producer.cli import main
 from producer.doctor.command import CHECKLIST
 from shared.embedded_redis import EmbeddedRedis
-from tests.deployment import make_secrets
+from tests.deployment import make_secrets, role_url
 
 GOOD = {
     "LGRQ_BUDGET_DAILY_USD": "100",
@@ -65,18 +65,17 @@ def web():
 
 
 @pytest.fixture(scope="module")
-def role_url(tmp_path_factory):
-    """A Redis with the shipped users, as its producer sees it."""
-    secrets = make_secrets(tmp_path_factory.mktemp("secrets"))
-    users = tmp_path_factory.mktemp("redis") / "users.acl"
-    users.write_text("user default on nopass ~* &* +@all\n")
-    with EmbeddedRedis(aclfile=str(users), maxmemory="200mb") as server:
-        with Redis.from_url(server.url) as client:
+def secrets(tmp_path_factory):
+    return make_secrets(tmp_path_factory.mktemp("secrets"))
+
+
+@pytest.fixture(scope="module")
+def producer_url(secrets):
+    """A Redis with the shipped users and two workers, as its producer sees it."""
+    with EmbeddedRedis(aclfile=str(secrets / "users.acl"), maxmemory="200mb") as server:
+        with Redis.from_url(role_url(server, "worker", secrets)) as client:
             client.zadd("agent:workers", {"one": 9e12, "two": 9e12})
-            users.write_text((secrets / "users.acl").read_text())
-            client.acl_load()
-        password = (secrets / "redis_producer_password").read_text().strip()
-        yield server.url.replace("unix://", f"unix://producer:{password}@")
+        yield role_url(server, "producer", secrets)
 
 
 @pytest.fixture
@@ -98,8 +97,8 @@ def examine(monkeypatch, tmp_path, web):
     return run
 
 
-def test_good_set_up_passes_every_check(examine, role_url):
-    code, checks, _ = examine(role_url, **GOOD)
+def test_good_set_up_passes_every_check(examine, producer_url):
+    code, checks, _ = examine(producer_url, **GOOD)
     assert {name: check["reason"] for name, check in checks.items() if check["level"] != "pass"} == {}
     assert code == 0
     assert len(checks) == sum(len(area) for area in CHECKLIST.values())
@@ -138,31 +137,43 @@ def test_bad_set_up_is_named_item_by_item(examine, web):
     assert "allkeys-lru" in checks["nothing is evicted"]["reason"]
 
 
-def test_what_could_not_be_asked_is_a_warning_and_never_a_pass(examine, role_url):
-    code, checks, _ = examine(role_url, "--json", **GOOD)
+def test_user_that_the_append_only_file_is_read_as_must_have_every_right(examine, secrets, tmp_path):
+    users = tmp_path / "users.acl"
+    shipped = (secrets / "users.acl").read_text().splitlines()
+    users.write_text("\n".join("user default off" if line.startswith("user default") else line for line in shipped))
+    with EmbeddedRedis(aclfile=str(users)) as server:
+        _, checks, _ = examine(role_url(server, "producer", secrets), **GOOD)
+    assert {checks[name]["level"] for name in ("tasks persist", "checkpoints persist")} == {"fail"}
+    assert "default" in checks["tasks persist"]["reason"]
+
+
+def test_what_could_not_be_asked_is_a_warning_and_never_a_pass(examine, producer_url):
+    code, checks, _ = examine(producer_url, "--json", **GOOD)
     unasked = {name for name, check in checks.items() if check["reason"] == "not checked"}
     assert unasked == {"metrics", "alerts", "health and readiness", "dashboard", "API keys"}
     assert code == 1
 
 
-def test_parts_that_do_not_answer_are_a_fail(examine, role_url):
-    code, checks, _ = examine(role_url, "--gateway", "http://127.0.0.1:1", "--prometheus", "http://127.0.0.1:1", **GOOD)
+def test_parts_that_do_not_answer_are_a_fail(examine, producer_url):
+    code, checks, _ = examine(
+        producer_url, "--gateway", "http://127.0.0.1:1", "--prometheus", "http://127.0.0.1:1", **GOOD
+    )
     assert code == 2
     assert checks["metrics"]["level"] == checks["health and readiness"]["level"] == "fail"
 
 
-def test_target_that_is_down_is_named(examine, role_url, web):
+def test_target_that_is_down_is_named(examine, producer_url, web):
     down = {"scrapeUrl": "http://dead/metrics", "health": "down", "labels": {"job": "worker"}}
     web["/api/v1/targets"] = (200, {"data": {"activeTargets": [down]}})
-    _, checks, _ = examine(role_url, **GOOD)
+    _, checks, _ = examine(producer_url, **GOOD)
     assert checks["metrics"]["reason"] == "Prometheus cannot scrape http://dead/metrics"
 
 
 @pytest.mark.parametrize(
     ("host", "level"), [("localhost", "pass"), ("collector", "warn"), ("otel.example.org", "fail")]
 )
-def test_plain_http_is_judged_by_how_far_it_goes(examine, role_url, host, level):
-    _, checks, _ = examine(role_url, **GOOD | {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{host}:4318"})
+def test_plain_http_is_judged_by_how_far_it_goes(examine, producer_url, host, level):
+    _, checks, _ = examine(producer_url, **GOOD | {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{host}:4318"})
     assert checks["TLS"]["level"] == level
 
 

@@ -15,7 +15,7 @@ from producer import Client
 from producer.dashboard_app import make_app
 from shared.embedded_redis import EmbeddedRedis
 from shared.redis_clients import open_sync
-from tests.deployment import make_secrets
+from tests.deployment import make_secrets, role_url
 from tests.gateways import gateway
 from worker.offline_llm import OfflineLLM
 
@@ -56,12 +56,7 @@ def secrets(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def urls(secrets) -> Iterator[dict[str, str]]:
     with EmbeddedRedis(aclfile=str(secrets / "users.acl")) as server:
-        yield {role: url_of(server, role, secrets) for role in ROLES}
-
-
-def url_of(server: EmbeddedRedis, role: str, secrets: Path) -> str:
-    password = (secrets / f"redis_{role}_password").read_text().strip()
-    return server.url.replace("unix://", f"unix://{role}:{password}@")
+        yield {role: role_url(server, role, secrets) for role in ROLES}
 
 
 @pytest.fixture
@@ -175,10 +170,10 @@ def test_nobody_is_anonymous(urls, login):
 
 def test_nothing_acknowledged_is_gone_after_a_restart_with_these_users(secrets):
     with EmbeddedRedis(aclfile=str(secrets / "users.acl"), appendfsync="always") as server:
-        with Client(url_of(server, "producer", secrets)) as client:
+        with Client(role_url(server, "producer", secrets)) as client:
             tasks = client.submit_many([{"input": {"query": f"What is {n}?"}} for n in range(3)])
         server.kill()
         server.start()
-        with Client(url_of(server, "producer", secrets)) as client:
+        with Client(role_url(server, "producer", secrets)) as client:
             states = [client.status(task.task_id).state for task in tasks]
     assert states == ["pending"] * 3

@@ -1,7 +1,10 @@
+import asyncio
+
 import pytest
 from redis._parsers.base import BaseParser
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from shared.embedded_redis import EmbeddedRedis
 from shared.errors import SettingsError
 from shared.redis_clients import is_outage, leaves_host_in_plain, open_async, open_sync
 from shared.redis_sentinel import SentinelUrl
@@ -97,3 +100,14 @@ async def test_clients_of_absent_sentinels_report_an_outage_and_leave_nothing_op
 def test_answer_of_a_redis_that_cannot_write_now_is_an_outage(answer):
     assert is_outage(BaseParser.parse_error(answer))
     assert not is_outage(BaseParser.parse_error("WRONGTYPE Operation against a key holding the wrong kind of value"))
+
+
+async def test_connections_that_a_restarted_server_has_closed_are_replaced_before_their_use():
+    with EmbeddedRedis(tcp=True) as server, open_sync(server.url) as client:
+        async with open_async(server.url) as async_client:
+            client.ping()
+            await asyncio.gather(*(async_client.ping() for _ in range(5)))
+            server.kill()
+            await asyncio.to_thread(server.start)
+            assert client.ping()
+            assert await asyncio.gather(*(async_client.ping() for _ in range(5)))
