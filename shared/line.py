@@ -12,7 +12,7 @@ from typing import Any
 from hiredis import pack_command
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ResponseError
+from redis.exceptions import ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 _KEPT_S = 1.0
@@ -35,17 +35,21 @@ class Line:
         self._used_at = 0.0
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        """Send all commands at once, then read a reply for each; an error that Redis answers is a reply.
+        """Send all commands at once, then read a reply for each.
+
+        An error that Redis answers is a reply, and so is that of a command that cannot be sent: it has an argument of
+        another type, or half of a surrogate pair.
 
         Raises: what breaks the connection.
         """
+        packed = [_pack(command) for command in commands]
         if time.monotonic() - self._used_at > _KEPT_S:
             await self.release()
         connection = self._connection or await self._take()
         try:
             async with asyncio.timeout(self._timeout_s):
-                await connection.send_packed_command([_pack(command) for command in commands], check_health=False)
-                replies = [await _read(connection) for _ in commands]
+                await connection.send_packed_command([p for p in packed if isinstance(p, bytes)], check_health=False)
+                replies = [await _read(connection) if isinstance(p, bytes) else p for p in packed]
         except TimeoutError:
             await self.release()
             raise RedisTimeoutError(f"Redis did not answer within {self._timeout_s} s") from None
@@ -53,17 +57,26 @@ class Line:
             await self.release()
             raise
         self._used_at = time.monotonic()
+        if connection.should_reconnect():
+            await self.release()
         return replies
 
     async def _take(self) -> AbstractConnection:
         """Take a connection, and its timeout: one for the whole exchange.
 
         redis-py would wait for each step with `asyncio.wait_for`, which makes a task of it, and in Python 3.11 forgets
-        that the caller was cancelled if the step has ended meanwhile (python/cpython#86296).
+        that the caller was cancelled if the step has ended meanwhile (python/cpython#86296). So it does when it
+        connects.
         """
+        task = asyncio.current_task()
+        assert task
+        cancels = task.cancelling()
         connection: AbstractConnection = await self._pool.get_connection()
         self._connection = connection
         self._timeout_s, connection.socket_timeout = connection.socket_timeout, None
+        if task.cancelling() > cancels:
+            await self.release()
+            raise asyncio.CancelledError
         return connection
 
     async def release(self) -> None:
@@ -74,11 +87,22 @@ class Line:
             await self._pool.release(connection)
 
 
-_pack: Callable[[Command], bytes] = pack_command  # type: ignore[assignment]  # its stub says: a tuple of one
+_pack_command: Callable[[Command], bytes] = pack_command  # type: ignore[assignment]  # its stub says: a tuple of one
+
+
+def _pack(command: Command) -> bytes | Exception:
+    try:
+        return _pack_command(command)
+    except (TypeError, ValueError) as error:
+        return error
 
 
 async def _read(connection: AbstractConnection) -> Any:
     try:
         return await connection.read_response()
+    except ReadOnlyError as error:
+        # The primary has become a replica: behind its name there may be another server by now.
+        connection.mark_for_reconnect()
+        return error
     except ResponseError as error:
         return error

@@ -114,9 +114,10 @@ async def _run_all(
     replies = _replicated(await _exchange(redis, _commands(calls, replicas)), replicas)
     missed = _missed(replies)
     if missed:
-        await _exchange(redis, [("SCRIPT", "LOAD", source) for source in {calls[i].script.source for i in missed}])
+        # In one round trip, lest the server forgets them again in between.
+        loads: list[Command] = [("SCRIPT", "LOAD", source) for source in {calls[i].script.source for i in missed}]
         again = _commands([calls[i] for i in missed], replicas)
-        _fill(replies, missed, _replicated(await _exchange(redis, again), replicas))
+        _fill(replies, missed, _replicated((await _exchange(redis, loads + again))[len(loads) :], replicas))
     return _decode(calls, replies)
 
 
@@ -181,4 +182,12 @@ def _fill(replies: list[Any], missed: Sequence[int], more: Sequence[Any]) -> Non
 
 def _decode(calls: Sequence[Call[Any]], replies: Sequence[Any]) -> list[Any]:
     pairs = zip(calls, replies, strict=True)
-    return [reply if isinstance(reply, Exception) else call.decode(reply) for call, reply in pairs]
+    return [reply if isinstance(reply, Exception) else _decode_one(call, reply) for call, reply in pairs]
+
+
+def _decode_one(call: Call[T], reply: Any) -> T | Exception:
+    """Keep the error: the other calls were asked for by others, and have run."""
+    try:
+        return call.decode(reply)
+    except Exception as error:
+        return error

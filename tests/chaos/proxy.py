@@ -1,6 +1,7 @@
 """A proxy in front of Redis that loses replies, or cuts its clients off, on command."""
 
 import asyncio
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,14 +26,19 @@ class RedisProxy:
         self._redis_socket = redis_socket
         self._target = b""
         self._every = 0
-        self._seen = 0
+        self._passing = 0
+        self._dice = random.Random(5)
         self._is_open: asyncio.Event | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
     def lose_replies(self, sha: str, every: int) -> None:
-        """Lose the reply of every so-manieth round trip with the script `sha` in it; 0 for none."""
-        self._target, self._every, self._seen = sha.encode(), every, 0
+        """Lose the reply of one in so many round trips with the script `sha` in it; 0 for none.
+
+        Which one, the dice say: of a claim that gets a task and those that then find nothing, every third may for ever
+        be the first.
+        """
+        self._target, self._every, self._passing = sha.encode(), every, 1
 
     def cut(self) -> None:
         """Pass nothing on any more, in either direction; connections stay open, as behind a dead switch."""
@@ -108,5 +114,8 @@ class RedisProxy:
     def _is_hit(self, data: bytes) -> bool:
         if not self._every or self._target not in data:
             return False
-        self._seen += 1
-        return self._seen % self._every == 0
+        if self._passing:
+            self._passing -= 1
+            return False
+        self._passing = self._dice.randrange(2 * self._every - 1)
+        return True
