@@ -53,7 +53,9 @@ class RoundTrips:
         try:
             while self._waiting:
                 together, self._waiting = self._waiting[:_TOGETHER], self._waiting[_TOGETHER:]
-                await self._run_together(together)
+                wanted = [(call, answer) for call, answer in together if not answer.done()]
+                if wanted:
+                    await self._run_together(wanted)
         finally:
             self._is_under_way = False
 

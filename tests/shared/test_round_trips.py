@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared import line, lua
+from shared.embedded_redis import EmbeddedRedis
 from shared.redis_clients import open_async
 from shared.round_trips import RoundTrips
 
@@ -48,6 +49,32 @@ async def test_call_that_fails_leaves_the_others_alone(aredis):
     await aredis.delete("pushed")
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [lua.Call(PUSH, ["pushed"], ["\ud800"], bytes.decode), lua.Call(PUSH, ["pushed"], ["no number"], int)],
+    ids=["that cannot be sent", "whose answer cannot be read"],
+)
+async def test_call_is_no_matter_of_the_others_that_share_its_round_trip(aredis, broken):
+    trips = RoundTrips(aredis)
+    calls = [_push("lone"), _push("before"), broken, _push("after")]
+    answers = await asyncio.gather(*(trips.run(call) for call in calls), return_exceptions=True)
+    assert [answers[0], answers[1], answers[3]] == ["lone", "before", "after"]
+    assert isinstance(answers[2], ValueError)
+    await aredis.delete("pushed")
+
+
+async def test_call_whose_caller_has_gone_is_not_sent(aredis):
+    trips = RoundTrips(aredis)
+    await trips.run(_push("connected"))
+    lone, joined = (asyncio.create_task(trips.run(_push(value))) for value in ("lone", "joined"))
+    await asyncio.sleep(0)
+    joined.cancel()
+    await lone
+    await trips.run(_push("next"))
+    assert await aredis.lrange("pushed", 0, -1) == [b"connected", b"lone", b"next"]
+    await aredis.delete("pushed")
+
+
 async def test_caller_that_is_cancelled_leaves_no_answer_behind_for_the_next(aredis):
     trips = RoundTrips(aredis)
     await trips.run(_push("connected"))
@@ -60,6 +87,18 @@ async def test_caller_that_is_cancelled_leaves_no_answer_behind_for_the_next(are
     assert await trips.run(_push("next")) == "next"
     assert lone.cancelled()
     assert joined.cancelled()
+    await aredis.delete("pushed")
+
+
+@pytest.mark.parametrize("turns", range(40))
+async def test_caller_that_is_cancelled_while_it_connects_is_not_answered(redis_url, aredis, turns):
+    async with open_async(redis_url) as client:
+        caller = asyncio.create_task(RoundTrips(client).run(_push("late")))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        is_under_way = caller.cancel()
+        await asyncio.wait([caller])
+        assert caller.cancelled() == is_under_way
     await aredis.delete("pushed")
 
 
@@ -93,6 +132,21 @@ async def test_connection_that_the_server_closed_in_a_pause_is_no_error(aredis, 
     await aredis.client_kill_filter(_type="normal", skipme=True)
     assert await trips.run(_push("found")) == "found"
     await aredis.delete("pushed")
+
+
+async def test_primary_that_became_a_replica_is_not_asked_again_when_its_name_leads_elsewhere(tmp_path):
+    name = tmp_path / "primary"
+    with EmbeddedRedis() as old, EmbeddedRedis() as new:
+        name.symlink_to(old.directory / "redis.sock")
+        async with open_async(f"unix://{name}") as client:
+            trips = RoundTrips(client)
+            await trips.run(_push("connected"))
+            await client.replicaof("127.0.0.1", 1)
+            name.unlink()
+            name.symlink_to(new.directory / "redis.sock")
+            with pytest.raises(ReadOnlyError):
+                await trips.run(_push("refused"))
+            assert await trips.run(_push("written")) == "written"
 
 
 async def test_every_caller_hears_of_a_broken_connection():
