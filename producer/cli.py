@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 import click
-from pydantic_core import to_json
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -122,7 +121,7 @@ def submit(
             _write_results(client, [receipt.task_id for receipt in receipts], timeout_s, as_json=as_json)
         else:
             for receipt in receipts:
-                _write(asdict(receipt) if as_json else receipt.task_id)
+                show.write(asdict(receipt) if as_json else receipt.task_id)
 
 
 @main.command(epilog=EXIT_CODES)
@@ -132,7 +131,7 @@ def status(task_id: str, *, as_json: bool) -> None:
     """Say where a task is."""
     with Client() as client:
         found = client.status(task_id)
-        _write(asdict(found) if as_json else show.status(found))
+        show.write(asdict(found) if as_json else show.status(found))
 
 
 @main.command(epilog=EXIT_CODES)
@@ -192,12 +191,12 @@ def _write_results(client: Client, task_ids: Sequence[str], timeout_s: float | N
         if as_json or len(task_ids) == 1:
             _write_result(one, as_json=as_json)
     if not as_json and len(task_ids) > 1:
-        _write(show.results(results))
+        show.write(show.results(results))
     sys.exit(_exit_code(results))
 
 
 def _write_result(one: TaskResult, *, as_json: bool) -> None:
-    _write(one.model_dump(mode="json", by_alias=True) if as_json else show.result(one))
+    show.write(one.model_dump(mode="json", by_alias=True) if as_json else show.result(one))
 
 
 def _exit_code(results: Iterable[TaskResult]) -> int:
@@ -212,12 +211,3 @@ def _progress(items: Iterator[Any], total: int, what: str) -> Iterator[Any]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=_errors) as progress:
         yield from progress.track(items, total=total, description=what)
-
-
-def _write(value: Any) -> None:
-    if isinstance(value, dict):
-        click.echo(to_json(value).decode())
-    elif isinstance(value, str):
-        click.echo(value)
-    else:
-        Console(highlight=False).print(value)

@@ -3,11 +3,11 @@
 from dataclasses import asdict
 
 import click
-from pydantic_core import to_json
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from producer import show
 from producer.connection import connected_redis
 from producer.fleet import Fleet, read_fleet
 
@@ -34,10 +34,7 @@ def workers(ctx: click.Context, *, as_json: bool) -> None:
     """  # noqa: D301 - \b is the character that tells click to keep the lines
     with connected_redis() as redis:
         fleet = read_fleet(redis)
-    if as_json:
-        click.echo(to_json(asdict(fleet)).decode())
-    else:
-        Console(highlight=False).print(_show(fleet))
+    show.write(asdict(fleet) if as_json else _show(fleet))
     if not fleet.workers:
         ctx.exit(5)
 

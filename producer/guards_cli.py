@@ -8,10 +8,9 @@ from difflib import get_close_matches
 from typing import Any
 
 import click
-from pydantic_core import to_json
 from redis import Redis
-from rich.console import Console
 
+from producer import show
 from producer.connection import connected_redis
 from producer.show_guards import breaker_json, breaker_table, usage_json, usage_table
 from shared import lua
@@ -55,12 +54,14 @@ def breaker(name: str | None, *, as_json: bool) -> None:
             _require(name, [one.name for one in breakers])
             transition = lua.run_sync(redis, reset_call(name))
             changed = {"name": name, "before": transition.before, "after": transition.after}
-            _write(changed if as_json else f"{name}: {transition.before} -> {transition.after}")
+            show.write(changed if as_json else f"{name}: {transition.before} -> {transition.after}")
         elif as_json:
             for one in breakers:
-                _write(breaker_json(one))
+                show.write(breaker_json(one))
         else:
-            _write(breaker_table(breakers, _now_ms(redis)) if breakers else "no breaker was used in the last 24 hours")
+            show.write(
+                breaker_table(breakers, _now_ms(redis)) if breakers else "no breaker was used in the last 24 hours"
+            )
 
 
 @click.command(epilog=_EXIT_CODES.replace("  4  no such breaker\n", ""))
@@ -83,7 +84,7 @@ def usage(user_id: str | None, day: datetime | None, *, as_json: bool) -> None:
     with connected_redis() as redis:
         today = lua.run_sync(redis, usage_call(limits, None, payer))
         shown = lua.run_sync(redis, usage_call(limits, _kept(day.date(), today.day), payer)) if day else today
-    _write(usage_json(shown, user_id) if as_json else usage_table(shown, user_id))
+    show.write(usage_json(shown, user_id) if as_json else usage_table(shown, user_id))
 
 
 def _require(name: str, known: list[str]) -> None:
@@ -102,12 +103,3 @@ def _kept(day: date, today: date) -> date:
 def _now_ms(redis: Redis) -> int:
     now: Any = redis.time()
     return int(now[0]) * 1000 + int(now[1]) // 1000
-
-
-def _write(value: Any) -> None:
-    if isinstance(value, dict):
-        click.echo(to_json(value).decode())
-    elif isinstance(value, str):
-        click.echo(value)
-    else:
-        Console(highlight=False).print(value)

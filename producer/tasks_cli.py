@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from typing import Any
 
 import click
-from pydantic_core import to_json
 
+from producer import show
 from producer.api_keys import make_key
 from producer.client import Client
 from producer.resume import MISSING
@@ -56,7 +56,7 @@ def cancel(task_id: str, *, as_json: bool) -> None:
     """Stop a task: from now on no model call of it starts. Writes the state in which it is now."""
     with Client() as client:
         state = client.cancel(task_id)
-        click.echo(to_json({"task_id": task_id, "state": state}) if as_json else state.value)
+        show.write({"task_id": task_id, "state": state} if as_json else state.value)
 
 
 @click.command(epilog=_EXIT_CODES)
@@ -78,7 +78,7 @@ def resume(task_id: str, value: str | None, *, answers: Iterable[str], as_json: 
     by_id = dict(_split(answer) for answer in answers) or None
     with Client() as client:
         receipt = client.resume(task_id, MISSING if value is None else _read(value), answers=by_id)
-        click.echo(to_json(asdict(receipt)) if as_json else receipt.task_id)
+        show.write(asdict(receipt) if as_json else receipt.task_id)
 
 
 @click.command(epilog="\b\nExit codes:\n  0  asked to end\n  2  a setting is wrong")
@@ -116,7 +116,7 @@ def new_key(tenant: str, *, as_json: bool) -> None:
     """  # noqa: D301
     key, line = make_key(tenant)
     if as_json:
-        click.echo(to_json({"key": key, "line": line}))
+        show.write({"key": key, "line": line})
     else:
         click.echo(f"key, for {tenant} only:                 {key}")
         click.echo(f"line for LGRQ_GATEWAY_KEYS_FILE: {line}")

@@ -48,7 +48,9 @@ class Line:
         connection = self._connection or await self._take()
         try:
             async with asyncio.timeout(self._timeout_s):
-                await connection.send_packed_command([p for p in packed if isinstance(p, bytes)], check_health=False)
+                # Joined, because with TLS each part would be a record, which the server reads one by one.
+                sent = b"".join(p for p in packed if isinstance(p, bytes))
+                await connection.send_packed_command(sent, check_health=False)
                 replies = [await _read(connection) if isinstance(p, bytes) else p for p in packed]
         except TimeoutError:
             await self.release()
@@ -58,6 +60,7 @@ class Line:
             raise
         self._used_at = time.monotonic()
         if connection.should_reconnect():
+            await connection.disconnect(nowait=True)
             await self.release()
         return replies
 

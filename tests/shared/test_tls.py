@@ -6,6 +6,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from producer import Client
 from shared.embedded_redis import EmbeddedRedis, _free_port
+from shared.line import Line
 from shared.redis_clients import open_async, open_sync
 from tests import fleet
 from tests.deployment import make_secrets
@@ -41,6 +42,16 @@ async def test_a_task_runs_over_tls_with_a_private_ca(tls_url):
             receipt = client.submit({"query": "hello"})
             result = await asyncio.to_thread(client.wait, receipt.task_id, 20)
     assert result.status == "success"
+
+
+async def test_a_round_trip_of_many_commands_is_one_read_for_the_server(tls_url):
+    async with open_async(tls_url) as client, client.client() as asking:
+        line = Line(client)
+        await line.exchange([("PING",)])
+        before = (await asking.info("stats"))["total_reads_processed"]
+        await line.exchange([("PING",)] * 16)
+        after = (await asking.info("stats"))["total_reads_processed"]
+    assert after - before == len(("the round trip", "these statistics"))
 
 
 async def test_a_server_that_an_unknown_ca_signed_is_refused(tls_port):

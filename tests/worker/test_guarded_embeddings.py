@@ -16,22 +16,9 @@ from worker.bounds import text_bound
 from worker.guarded_embeddings import guarded_embeddings
 from worker.guards import Guards, TaskGuard, current_task
 from worker.model_call import CallLimits
-from worker.offline_llm import OfflineLLM
 from worker.refusals import BudgetExceeded, ProviderUnavailableError
 
 MODEL = "text-embedding-3-small"
-
-
-@pytest.fixture(scope="module")
-def server():
-    with OfflineLLM() as server:
-        yield server
-
-
-@pytest.fixture
-def llm(server):
-    server.admin.clear()
-    return server.admin
 
 
 @pytest.fixture
