@@ -184,6 +184,13 @@ def begin_attempt(claimed: Claimed, worker: str, audit: Audit | None = None) -> 
     return attempt
 
 
+def tell_task(task: Task) -> None:
+    """Say what the task is that was claimed in this context."""
+    attempt = current_attempt.get()
+    if attempt:
+        attempt.read(task)
+
+
 def _add_model_span(called: Mapping[str, Any]) -> None:
     attempt, parent = current_attempt.get(), current_span.get()
     if attempt is None or parent is None:

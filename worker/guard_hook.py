@@ -1,10 +1,12 @@
 """Guards graphs that know nothing of us: LangChain tells this handler of every model call in a run, and may be stopped.
 
+It tells of every node too, and the handler hands that on: a second one would cost each task a hundredth of its CPU.
+
 LangChain's configure hook puts the handler into every run of the task's context, also where a node gives callbacks of
 its own. It holds the most that the call can use before it starts, and books what it used at its end. What cannot be
 seen from here: the SDK's own retries, and a model without an output limit may write more than was held.
 
-Every method is async, for sync calls too: LangChain runs it in a loop of its own then, and swallows what is an
+What guards a call is async, for sync calls too: LangChain runs it in a loop of its own then, and swallows what is an
 Exception. So a refusal that must get through there is a BaseException.
 """
 
@@ -14,7 +16,7 @@ from contextvars import ContextVar
 from typing import Any
 from uuid import UUID
 
-from langchain_core.callbacks import AsyncCallbackHandler
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 from langchain_core.tracers.context import register_configure_hook
@@ -25,6 +27,7 @@ from worker.guarded_model import GUARDED
 from worker.guards import TaskGuard
 from worker.model_call import CallLimits, settle_failure
 from worker.model_usage import read_usage
+from worker.node_watch import NodeWatch
 from worker.refusals import ProviderRefused, ProviderUnavailableError, TaskGone
 
 _DEFAULT = CallLimits()
@@ -33,21 +36,51 @@ guard_hook: ContextVar["GuardHandler | None"] = ContextVar("guard_hook", default
 register_configure_hook(guard_hook, inheritable=True)
 
 
-class GuardHandler(AsyncCallbackHandler):
-    """Admits and settles the model calls of one run of a task."""
+class GuardHandler(BaseCallbackHandler):
+    """Admits and settles the model calls of one run of a task, and lets `nodes` hear of its nodes."""
 
     raise_error = True
-    run_inline = False
-    """LangChain drops the handlers behind an inline one that raises, with a warning for each."""
-    ignore_chain = True
+    run_inline = True
+    """In the node's own context, so that what is bound there is in the node's log lines. A handler that a node gives
+    along and that stands behind this one hears nothing of a call that is refused here."""
     ignore_agent = True
     ignore_retriever = True
     ignore_custom_event = True
 
-    def __init__(self, task: TaskGuard) -> None:
+    def __init__(self, task: TaskGuard, nodes: NodeWatch | None = None) -> None:
         self._task = task
+        self._nodes = nodes
         self._guards = task.guards
         self._home = asyncio.get_running_loop()
+
+    @property
+    def ignore_chain(self) -> bool:
+        """Whether nobody wants to hear of nodes."""
+        return self._nodes is None
+
+    def on_chain_start(
+        self,
+        serialized: dict[str, Any] | None,  # noqa: ARG002 - LangChain's signature
+        inputs: Any,  # noqa: ARG002
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Hand on that a graph, a node or another runnable begins."""
+        if self._nodes:
+            self._nodes.began(run_id, parent_run_id, tags, str(kwargs.get("name")))
+
+    def on_chain_end(self, outputs: Any, *, run_id: UUID, **_kwargs: Any) -> None:
+        """Hand on that it has ended."""
+        if self._nodes:
+            self._nodes.ended(outputs, run_id)
+
+    def on_chain_error(self, error: BaseException, *, run_id: UUID, **_kwargs: Any) -> None:
+        """Hand on that it has failed."""
+        if self._nodes:
+            self._nodes.failed(error, run_id)
 
     async def on_chat_model_start(
         self,

@@ -18,6 +18,7 @@ from shared.errors import ErrorType
 from shared.task_queue import GRAPHS, Claimed, Origin, QueueTimes, adopt_call
 from shared.tasks import State, Task, TaskLimits
 from shared.token_budget import Payer
+from worker.attempt import tell_task
 from worker.checkpoints import Checkpointer
 from worker.events import EventWriter, TaskEvents
 from worker.graphs import LoadedGraph
@@ -25,7 +26,7 @@ from worker.guard_hook import GuardHandler, guard_hook
 from worker.guards import Guards, TaskGuard, current_task
 from worker.interrupts import kept_answers, resume_again, resume_first
 from worker.job import NewerSchemaError, RejectedJobError, read_job
-from worker.node_hook import watch_nodes
+from worker.node_watch import NodeWatch
 from worker.redacted import Redaction
 from worker.result import Ended, Result, read_error, read_output, usage_of, write_result
 from worker.streaming import stream_graph
@@ -88,7 +89,7 @@ async def run_task(
     except RejectedJobError as error:
         result = Result(State.ERROR, error=(ErrorType.REJECTED, str(error)))
         return write_result(claimed, None, result, context.worker, context.result_bytes, started)
-    watch_nodes(task)
+    tell_task(task)
     if claimed.origin is Origin.ENQUEUED:
         deadline_at_ms = await lua.run(context.redis, adopt_call(claimed, context.worker, task, context.times))
         if deadline_at_ms <= 0:
@@ -150,7 +151,7 @@ async def _run_graph(
         cost_nano_usd=claimed.used.cost_nano_usd,
     )
     current_task.set(guard)
-    guard_hook.set(GuardHandler(guard))
+    guard_hook.set(GuardHandler(guard, NodeWatch.of_attempt()))
     late = Result(State.TIMEOUT, error=(ErrorType.TIMEOUT, f"the deadline of {task.deadline_s:g} s passed"))
     remaining_s = deadline_at - time.monotonic()
     if remaining_s <= 0:
