@@ -9,6 +9,7 @@ The pools are redis-py's two at once: one asks the sentinels, the other lets cal
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
@@ -88,12 +89,39 @@ class AsyncBlockingSentinelPool(aio_sentinel.SentinelConnectionPool, aio.Blockin
             await self.sentinel_manager.aclose()
 
 
+class _Sentinel(sentinel.Sentinel):
+    """Sentinels that are asked by several threads at a time; see `_AsyncSentinel`."""
+
+    def discover_master(self, service_name: str) -> tuple[str, int]:
+        """Answer the primary's address."""
+        asking = copy(self)
+        asking.sentinels = list(self.sentinels)
+        found: tuple[str, int] = super(_Sentinel, asking).discover_master(service_name)  # type: ignore[no-untyped-call]
+        self.sentinels = asking.sentinels
+        return found
+
+
+class _AsyncSentinel(aio_sentinel.Sentinel):
+    """Sentinels that are asked by several callers at a time.
+
+    redis-py puts the one that answered to the front of its list, by places that another caller may have changed
+    meanwhile: then one stands there twice and another is lost, never asked and never closed again. So each asks with a
+    list of its own.
+    """
+
+    async def discover_master(self, service_name: str) -> tuple[str, int]:
+        """Answer the primary's address."""
+        asking = copy(self)
+        asking.sentinels = list(self.sentinels)
+        found: tuple[str, int] = await super(_AsyncSentinel, asking).discover_master(service_name)
+        self.sentinels = asking.sentinels
+        return found
+
+
 def sync_pool(url: str, sentinel_options: dict[str, Any], options: dict[str, Any]) -> BlockingSentinelPool:
     """Make the pool of a synchronous client; `options` are redis-py's, of the pool and its connections."""
     where = SentinelUrl.parse(url)
-    sentinels = sentinel.Sentinel(
-        _list(where.sentinels), sentinel_kwargs={**where.sentinel_options, **sentinel_options}
-    )
+    sentinels = _Sentinel(_list(where.sentinels), sentinel_kwargs={**where.sentinel_options, **sentinel_options})
     return BlockingSentinelPool(where.service, sentinels, **{**where.redis_options, **options})  # type: ignore[no-untyped-call]
 
 
@@ -101,7 +129,7 @@ def async_pool(url: str, sentinel_options: dict[str, Any], options: dict[str, An
     """Make the pool of an asynchronous client, as `sync_pool` does."""
     where = SentinelUrl.parse(url)
     asked = {**where.sentinel_options, **sentinel_options}
-    sentinels = aio_sentinel.Sentinel(_list(where.sentinels), sentinel_kwargs=asked)
+    sentinels = _AsyncSentinel(_list(where.sentinels), sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
     return AsyncBlockingSentinelPool(where.service, sentinels, **{**where.redis_options, **options})  # type: ignore[no-untyped-call]
 
 

@@ -18,6 +18,7 @@ from worker.graph_worker import GraphWorker
 from worker.graphs import LoadedGraph
 from worker.guards import Guards
 from worker.run import RunContext
+from worker.suspects import Suspects
 
 PRICING = Pricing()
 QUEUES = [priority.queue("agent_tasks") for priority in Priority]
@@ -40,6 +41,7 @@ async def worker(
     burst: bool = False,
     breaker: BreakerLimits | None = None,
     budget: BudgetLimits | None = None,
+    suspects: Suspects | None = None,
     **context: Any,
 ) -> AsyncIterator[GraphWorker]:
     """Run a worker with `graphs` while the block runs; it is drained at the end."""
@@ -64,7 +66,9 @@ async def worker(
             checkpointer=checkpointer,
             **context,
         )
-        graph_worker = GraphWorker(QUEUES, redis_url, shared, concurrency=concurrency, drain_s=drain_s)
+        graph_worker = GraphWorker(
+            QUEUES, redis_url, shared, concurrency=concurrency, drain_s=drain_s, suspects=suspects
+        )
         running = asyncio.create_task(graph_worker.run(burst=burst))
         try:
             yield graph_worker

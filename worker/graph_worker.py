@@ -10,6 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -195,7 +196,8 @@ class GraphWorker(BaseWorker):
 
     async def _leave(self) -> None:
         if self._lease:
-            await asyncio.to_thread(self._lease.stop)
+            with ThreadPoolExecutor(1) as thread:  # the loop's own may all be stuck in sync nodes
+                await asyncio.get_running_loop().run_in_executor(thread, self._lease.stop)
         with suppress(RedisError):
             self.register_death()  # type: ignore[no-untyped-call]
         self.connection.close()

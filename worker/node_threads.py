@@ -35,6 +35,10 @@ class NodeThreads(ThreadPoolExecutor):
             future.add_done_callback(lambda done: self._forget(id(done)))
         return future
 
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002
+        """Take no more nodes, and wait for none, though asyncio asks for that at its end: one may block for ever."""
+        super().shutdown(wait=False, cancel_futures=cancel_futures)
+
     @property
     def abandoned(self) -> int:
         """Threads that work for a task that has ended."""

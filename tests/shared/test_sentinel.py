@@ -7,9 +7,11 @@ import pytest
 from redis import Redis
 
 from producer import Client, RedisUnavailableError
+from shared.embedded_redis import _free_port
+from shared.redis_sentinel import async_pool
 from shared.task_queue import task_hash
 from tests import fleet
-from tests.sentinels import replicated, watched
+from tests.sentinels import port_of, replicated, watched
 from tests.waiting import until
 
 
@@ -66,6 +68,20 @@ async def test_failover_under_load_loses_no_acknowledged_task(redis, replicated_
     assert producer.refusals > 0
     assert {result.task_id for result in ended} == set(producer.acknowledged)
     assert {result.status for result in ended} == {"success"}
+
+
+async def test_no_sentinel_is_lost_when_many_ask_at_a_time_and_the_first_is_away(redis):
+    others = redis.url.removeprefix("redis+sentinel://127.0.0.1:").partition(",")[2]
+    pool = async_pool(f"redis+sentinel://127.0.0.1:{_free_port()},{others}", {"socket_timeout": 1.0}, {})
+    asked = pool.sentinel_manager
+    wanted = set(asked.sentinels)
+    try:
+        found = await asyncio.gather(*(asked.discover_master("agents") for _ in range(20)))
+        assert set(found) == {("127.0.0.1", port_of(redis.primary))}
+        assert len(asked.sentinels) == 3
+        assert set(asked.sentinels) == wanted
+    finally:
+        await pool.disconnect()
 
 
 def submit_while_the_replica_is_away(primary, replica):

@@ -74,6 +74,24 @@ def test_burst_worker_ends_when_the_queues_are_empty(environment, own_client, tm
     assert all(own_client.result(task_id).status is State.SUCCESS for task_id in ids)
 
 
+def test_worker_most_of_whose_threads_are_stuck_ends_for_another_to_be_started(environment, own_client, tmp_path):
+    def leave_a_node_blocked(number):
+        task_id = own_client.submit({}, graph="block").task_id
+        until_sync(lambda: worker.said().count("a node blocks") == number)
+        own_client.cancel(task_id)
+        assert own_client.wait(task_id).status is State.CANCELLED
+
+    settings = {"LGRQ_WORKER_CONCURRENCY": "2", "LGRQ_LEASE_S": "1"}
+    with start_worker(tmp_path, environment | settings, *SMALL) as worker:
+        worker.wait_until_ready()
+        leave_a_node_blocked(1)
+        leave_a_node_blocked(2)
+        assert worker.process.wait(START_TIMEOUT_S) == 1, worker.said()
+    (stuck,) = worker.events("worker.threads_stuck")
+    assert stuck["threads"] == 2
+    assert worker.events("worker.stopped")
+
+
 def test_process_that_was_killed_is_replaced_and_all_end_together(environment, tmp_path):
     with start_worker(tmp_path, environment, *SMALL, "--processes", "2") as worker:
         worker.wait_until_ready(processes=2)

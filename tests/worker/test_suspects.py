@@ -16,7 +16,9 @@ from shared.errors import ErrorType
 from shared.settings import RedisSettings, WorkerSettings, load
 from shared.task_queue import QueueTimes, claim_call, renew_call, submit_call
 from shared.tasks import Task, TaskLimits
+from tests.fleet import one_node_graph, worker
 from tests.installation import start_worker
+from tests.waiting import until
 from worker.nursery import Nursery
 from worker.result import Ended
 from worker.suspects import Suspects, run_suspect
@@ -24,14 +26,18 @@ from worker.suspects import Suspects, run_suspect
 CONFIG = str(Path(__file__).parents[1] / "projects/killers/langgraph.json")
 
 
-@pytest.fixture
-def order(redis_url, monkeypatch):
+def start_suspects(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Suspects:
     for name, value in {"REDIS_URL": redis_url, "OPENAI_API_KEY": "unused"}.items():
         monkeypatch.setenv(name, value)
     settings = load(WorkerSettings).model_copy(update={"config": Path(CONFIG), "checkpoints": False})
-    nursery = Nursery.start(run_suspect)
-    yield Suspects(nursery, settings, load(RedisSettings), 1_000_000)
-    nursery.close()
+    return Suspects(Nursery.start(run_suspect), settings, load(RedisSettings), 1_000_000)
+
+
+@pytest.fixture
+def order(redis_url, monkeypatch):
+    suspects = start_suspects(redis_url, monkeypatch)
+    yield suspects
+    suspects.nursery.close()
 
 
 async def test_suspect_outlives_the_signals_that_end_its_worker(redis_url, order):
@@ -50,6 +56,29 @@ async def test_suspect_outlives_the_signals_that_end_its_worker(redis_url, order
         ended = running.result()
     assert isinstance(ended, Ended), ended
     assert ended.state is State.SUCCESS
+
+
+def processes_of(suspects: Suspects) -> list[psutil.Process]:
+    return psutil.Process(suspects.nursery.pid).children(recursive=True)
+
+
+async def test_suspect_that_redis_left_comes_back_with_redis_and_leaves_no_process_behind(tmp_path, monkeypatch):
+    with EmbeddedRedis(tmp_path / "redis") as redis, Client(redis.url) as client, Redis.from_url(redis.url) as raw:
+        task_id = client.submit({"folder": str(tmp_path)}, graph="held", deadline_s=60).task_id
+        raw.hset(f"agent:task:{task_id}", "crashes", 2)
+        suspects = start_suspects(redis.url, monkeypatch)
+        try:
+            async with worker(redis.url, {"held": one_node_graph(lambda _state: None)}, suspects=suspects):
+                await until((tmp_path / "started").exists, 30)
+                redis.kill()
+                (tmp_path / "goes_on").touch()
+                await until(lambda: not processes_of(suspects), 30)
+                redis.start()
+                result = await asyncio.to_thread(client.wait, task_id, 30)
+                assert (result.status, result.result["done"], result.metadata.attempts) == (State.SUCCESS, True, 2)
+                await until(lambda: not processes_of(suspects))
+        finally:
+            suspects.nursery.close()
 
 
 def test_task_that_ends_its_process_is_poisoned_and_its_neighbours_succeed(tmp_path):

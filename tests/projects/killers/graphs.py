@@ -1,11 +1,13 @@
-"""Graphs that end their process, and one that does no harm."""
+"""Graphs of suspects: one that may end its process, and one that needs Redis."""
 
 import asyncio
 import os
 import signal
+from pathlib import Path
 from typing import TypedDict
 
 from langgraph.graph import END, START, StateGraph
+from redis.asyncio import Redis
 
 
 class Kill(TypedDict, total=False):
@@ -27,3 +29,21 @@ async def strike(state: Kill) -> Kill:
 
 builder = StateGraph(Kill).add_node("prepare", prepare).add_node("strike", strike)
 killer = builder.add_edge(START, "prepare").add_edge("prepare", "strike").add_edge("strike", END)
+
+
+class Held(TypedDict, total=False):
+    folder: str
+    done: bool
+
+
+async def wait_for_the_test(state: Held) -> Held:
+    folder = Path(state["folder"])
+    (folder / "started").touch()
+    while not (folder / "goes_on").exists():  # noqa: ASYNC110 - the test is in another process
+        await asyncio.sleep(0.01)
+    async with Redis.from_url(os.environ["REDIS_URL"]) as redis:
+        await redis.ping()
+    return {"done": True}
+
+
+held = StateGraph(Held).add_node("wait", wait_for_the_test).add_edge(START, "wait").add_edge("wait", END)

@@ -3,6 +3,7 @@
 import asyncio
 import operator
 import sys
+import threading
 from typing import Annotated, TypedDict
 
 from langgraph.graph import END, START, StateGraph
@@ -33,10 +34,17 @@ def end_the_process(state: Nothing) -> Nothing:
     sys.exit(state.get("code", 0))
 
 
+def block_for_ever(_state: Nothing) -> None:
+    sys.stdout.write("a node blocks\n")
+    sys.stdout.flush()
+    threading.Event().wait()
+
+
 def _of_one_node(state, node):
     return StateGraph(state).add_node("node", node).add_edge(START, "node").add_edge("node", END)
 
 
+block = _of_one_node(Nothing, block_for_ever)
 chat = _of_one_node(Chat, hear)
 leave = _of_one_node(Nothing, end_the_process)
 nap = _of_one_node(Nap, sleep)
