@@ -121,7 +121,8 @@ class _AsyncSentinel(aio_sentinel.Sentinel):
 def sync_pool(url: str, sentinel_options: dict[str, Any], options: dict[str, Any]) -> BlockingSentinelPool:
     """Make the pool of a synchronous client; `options` are redis-py's, of the pool and its connections."""
     where = SentinelUrl.parse(url)
-    sentinels = _Sentinel(_list(where.sentinels), sentinel_kwargs={**where.sentinel_options, **sentinel_options})
+    asked = {**where.sentinel_options, **sentinel_options}
+    sentinels = _Sentinel(_list(where.sentinels), sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
     return BlockingSentinelPool(where.service, sentinels, **{**where.redis_options, **options})  # type: ignore[no-untyped-call]
 
 
