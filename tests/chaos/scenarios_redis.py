@@ -62,7 +62,7 @@ def scripts() -> dict[str, Script]:
 
 
 def lose_replies(run: Run) -> Verdict:
-    """C5: the reply of every k-th call is lost, each script in turn."""
+    """C5: one in k replies is lost, at random, of each script in turn."""
     with proxy(run) as between:
         run.start(2, 20, redis_url=between.url)
         number = run.count(1_000, 72)
