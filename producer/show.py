@@ -15,7 +15,7 @@ from shared.tasks import State, TaskResult
 _COLOURS = {State.SUCCESS: "green", State.RUNNING: "cyan", State.PENDING: "yellow", State.INTERRUPTED: "magenta"}
 
 
-def write(value: Mapping[str, Any] | str | RenderableType) -> None:
+def write(value: Mapping[str, Any] | RenderableType) -> None:
     """Write to stdout: documents as a line of JSON, words as they are, anything else laid out for the terminal."""
     if isinstance(value, Mapping):
         click.echo(to_json(value).decode())

@@ -33,6 +33,7 @@ class Line:
         self._connection: AbstractConnection | None = None
         self._timeout_s: float | None = None
         self._used_at = 0.0
+        self._is_busy = False
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
         """Send all commands at once, then read a reply for each.
@@ -40,9 +41,17 @@ class Line:
         An error that Redis answers is a reply, and so is that of a command that cannot be sent: it has an argument of
         another type, or half of a surrogate pair.
 
-        Raises: what breaks the connection.
+        Raises: what breaks the connection; RuntimeError for a second user, who would get the first one's replies.
         """
-        packed = [_pack(command) for command in commands]
+        if self._is_busy:
+            raise RuntimeError("a Line is for one user at a time")
+        self._is_busy = True
+        try:
+            return await self._exchange([_pack(command) for command in commands])
+        finally:
+            self._is_busy = False
+
+    async def _exchange(self, packed: Sequence[bytes | Exception]) -> list[Any]:
         if time.monotonic() - self._used_at > _KEPT_S:
             await self.release()
         connection = self._connection or await self._take()

@@ -115,7 +115,8 @@ class RedisSettings(Settings):
         None, description="another Redis for checkpoints, with the JSON and search modules"
     )
     redis_timeout_s: float = Field(5.0, gt=0, description="give up on one Redis command after this time")
-    redis_connections: int = Field(64, ge=4, description="connections of one process at most; further callers wait")
+    # A worker keeps four of them for what it does most.
+    redis_connections: int = Field(64, ge=8, description="connections of one process at most; further callers wait")
     unsafe_redis: bool = Field(
         default=False, description="accept a Redis that evicts keys or keeps no append-only file: tasks may be lost"
     )

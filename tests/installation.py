@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 SMALL_PROJECT = ROOT / "tests/projects/small/langgraph.json"
 SUPPORT_DESK = ROOT / "examples/support_desk/langgraph.json"
 START_TIMEOUT_S = 60.0
-"""Importing the libraries takes three seconds of CPU time, and a busy machine has few to spare."""
+"""Importing the libraries takes seconds of CPU time, and a busy machine has few to spare."""
 
 _FOREIGN = ("LGRQ_", "OPENAI_", "REDIS_URL", "OTEL_")
 

@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 import threading
+import time
+import warnings
 from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any
@@ -32,6 +34,9 @@ from worker.telemetry import telemetry
 _STUCK = 1
 """Exit code of a worker that ended by itself, so that whatever started it starts another."""
 
+_LEAVE_S = 1.0
+"""An idle thread ends at once when its pool is shut down; one that takes longer is in a node."""
+
 _log = get_logger(__name__)
 
 
@@ -39,6 +44,8 @@ def boot(worker: WorkerSettings, redis: RedisSettings, queues: Sequence[str], *,
     """Serve in this process until asked to end; answers the exit code."""
     try:
         configure(worker.log_level, redactor=make_redactor(load(RedactionSettings)))
+        # LangChain's, about the handlers of a graph that it did not get to ask because we refused the call.
+        warnings.filterwarnings("ignore", "coroutine 'ahandle_event' was never awaited", RuntimeWarning)
         nursery = Nursery.start(run_suspect)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             code = _run_to_the_end(runner.get_loop(), partial(serve, worker, redis, queues, nursery, burst=burst))
@@ -123,7 +130,11 @@ def _run_to_the_end(loop: asyncio.AbstractEventLoop, serving: partial[Coroutine[
 
 def _leave_abandoned_threads(code: int) -> None:
     """End now where a sync node still blocks its thread: Python would wait for it for ever."""
-    if any(thread.name.startswith(NODE_THREAD) and thread.is_alive() for thread in threading.enumerate()):
+    until = time.monotonic() + _LEAVE_S
+    nodes = [thread for thread in threading.enumerate() if thread.name.startswith(NODE_THREAD)]
+    for thread in nodes:
+        thread.join(max(0.0, until - time.monotonic()))
+    if any(thread.is_alive() for thread in nodes):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

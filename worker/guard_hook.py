@@ -11,7 +11,8 @@ Exception. So a refusal that must get through there is a BaseException.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 from uuid import UUID
@@ -22,6 +23,7 @@ from langchain_core.outputs import LLMResult
 from langchain_core.tracers.context import register_configure_hook
 
 from shared.circuit_breaker import Outcome
+from shared.logs import get_logger
 from worker.bounds import input_bound, output_limit, text_bound
 from worker.guarded_model import GUARDED
 from worker.guards import TaskGuard
@@ -31,6 +33,7 @@ from worker.node_watch import NodeWatch
 from worker.refusals import ProviderRefused, ProviderUnavailableError, TaskGone
 
 _DEFAULT = CallLimits()
+_log = get_logger(__name__)
 
 guard_hook: ContextVar["GuardHandler | None"] = ContextVar("guard_hook", default=None)
 register_configure_hook(guard_hook, inheritable=True)
@@ -41,8 +44,8 @@ class GuardHandler(BaseCallbackHandler):
 
     raise_error = True
     run_inline = True
-    """In the node's own context, so that what is bound there is in the node's log lines. A handler that a node gives
-    along and that stands behind this one hears nothing of a call that is refused here."""
+    """In the node's own context, so that what is bound there is in the node's log lines. LangChain asks inline handlers
+    first: of a call that is refused here, a graph's own handlers that are not inline hear nothing."""
     ignore_agent = True
     ignore_retriever = True
     ignore_custom_event = True
@@ -70,17 +73,20 @@ class GuardHandler(BaseCallbackHandler):
     ) -> None:
         """Hand on that a graph, a node or another runnable begins."""
         if self._nodes:
-            self._nodes.began(run_id, parent_run_id, tags, str(kwargs.get("name")))
+            with _not_the_graphs_fault():
+                self._nodes.began(run_id, parent_run_id, tags, str(kwargs.get("name")))
 
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **_kwargs: Any) -> None:
         """Hand on that it has ended."""
         if self._nodes:
-            self._nodes.ended(outputs, run_id)
+            with _not_the_graphs_fault():
+                self._nodes.ended(outputs, run_id)
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **_kwargs: Any) -> None:
         """Hand on that it has failed."""
         if self._nodes:
-            self._nodes.failed(error, run_id)
+            with _not_the_graphs_fault():
+                self._nodes.failed(error, run_id)
 
     async def on_chat_model_start(
         self,
@@ -159,6 +165,15 @@ class GuardHandler(BaseCallbackHandler):
     def _rest_of_the_request(self, bound: int) -> int:
         """What a model without an output limit may write: what one request may use, less what it reads."""
         return max(1, (self._guards.budget.request_tokens or bound + _UNLIMITED) - bound)
+
+
+@contextmanager
+def _not_the_graphs_fault() -> Iterator[None]:
+    """Keep what goes wrong while a node is told about from ending its task: `raise_error` is for refusals."""
+    try:
+        yield
+    except Exception:
+        _log.exception("node.not_told")
 
 
 _UNLIMITED = 4_096

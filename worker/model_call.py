@@ -145,8 +145,9 @@ def _unavailable(state: RetryCallState) -> ProviderUnavailableError:
 
 async def _attempt(guards: Guards, task: TaskGuard, target: Target[T], limits: CallLimits) -> Called[T]:
     admitted = await guards.admit(task, target.breaker, target.model, target.tokens, limits.timeout_s)
+    limit = asyncio.timeout(limits.timeout_s)
     try:
-        async with asyncio.timeout(limits.timeout_s):
+        async with limit:
             return Called(admitted, await target.step())
     except BaseException as error:
         await settle_failure(guards, task, admitted, error)
@@ -157,7 +158,7 @@ async def _attempt(guards: Guards, task: TaskGuard, target: Target[T], limits: C
                 message,
                 retry_after_s=failure.retry_after_s,
                 was_called=True,
-                timed_out=isinstance(error, TimeoutError),
+                timed_out=limit.expired(),
             ) from error
         raise
 

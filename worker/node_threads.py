@@ -35,7 +35,7 @@ class NodeThreads(ThreadPoolExecutor):
             future.add_done_callback(lambda done: self._forget(id(done)))
         return future
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002 - asyncio passes it
         """Take no more nodes, and wait for none, though asyncio asks for that at its end: one may block for ever."""
         super().shutdown(wait=False, cancel_futures=cancel_futures)
 

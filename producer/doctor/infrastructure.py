@@ -32,7 +32,7 @@ def _persists(client: Redis, info: Mapping[str, Any], what: str) -> Finding:
         return failed(f"{what} keeps no append-only file: a restart loses every task", "CONFIG SET appendonly yes")
     if info.get("aof_last_write_status") != "ok":
         return failed(f"{what} cannot write its append-only file", "look at its disk and its log")
-    if not _reads_back_everything(client):
+    if _version(info) <= _REPLAYS_AS_DEFAULT and not _reads_back_everything(client):
         return failed(
             f"up to Redis 8.4 {what} loses at a restart what scripts wrote: it reads its append-only file as the user "
             "`default`, who may not do that",
@@ -41,12 +41,23 @@ def _persists(client: Redis, info: Mapping[str, Any], what: str) -> Finding:
     return passed(f"{what} keeps an append-only file")
 
 
+_REPLAYS_AS_DEFAULT = (8, 4)
+"""The last version that drops, at its start, what scripts wrote and the user `default` may not do."""
+
+
+def _version(info: Mapping[str, Any]) -> tuple[int, ...]:
+    return tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
+
+
 def _reads_back_everything(client: Redis) -> bool:
     try:
-        answer: Any = client.acl_dryrun("default", "SET", "any", "")
+        answers: list[Any] = [client.acl_dryrun("default", *command) for command in _WRITTEN]
     except ResponseError:  # not ours to ask, where users are your own or a provider keeps them
         return True
-    return answer in {b"OK", "OK"}
+    return all(answer in {b"OK", "OK"} for answer in answers)
+
+
+_WRITTEN = (("SET", "any", ""), ("HSET", "any", "a", ""), ("ZADD", "any", 0, "a"), ("XADD", "any", "*", "a", ""))
 
 
 def redis_evicts_nothing(system: System) -> Finding:

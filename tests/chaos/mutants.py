@@ -6,6 +6,7 @@ A mutant changes the source of scripts as they are run, or patches a function of
 import math
 import time
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,11 +52,15 @@ def _go_on() -> None:
 
 def _commit_once() -> None:
     async def once(self: Commits, call: lua.Call[Any]) -> Any:
+        line = copy(self._line)
+        line._connection = None  # of its own: several commit at a time
         try:
-            return await lua.run(self._line, call)
+            return await lua.run(line, call)
         except RedisError:
             record("gave up")
             raise
+        finally:
+            await line.release()
 
     Commits.commit = once
 

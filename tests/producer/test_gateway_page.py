@@ -114,10 +114,12 @@ def test_question_is_queued_streams_its_tokens_and_ends_with_the_answer(page, in
     disturbed_model.admin.set_latency(1.0)
     with Redis.from_url(installation.redis_url) as redis:
         suspend(redis)
-        ask(page, "What is a lease?")
-        until(page, lambda: text(page, "state") == "queued" and "1 open" in text(page, "depth"))
-        picture(page, "queued")
-        resume(redis)
+        try:
+            ask(page, "What is a lease?")
+            until(page, lambda: text(page, "state") == "queued" and "1 open" in text(page, "depth"))
+            picture(page, "queued")
+        finally:
+            resume(redis)
     until(page, lambda: len(text(page, "answer")) > 20)
     assert "streaming" in page.find_element("id", "answer").get_attribute("class")
     picture(page, "streaming")

@@ -9,6 +9,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared import line, lua
 from shared.embedded_redis import EmbeddedRedis
+from shared.line import Line
 from shared.redis_clients import open_async
 from shared.round_trips import RoundTrips
 
@@ -103,18 +104,31 @@ async def test_caller_that_is_cancelled_while_it_connects_is_not_answered(redis_
 
 
 async def test_answer_that_does_not_come_in_time_is_an_outage_and_belongs_to_nobody_else(aredis, redis_url):
-    async with open_async(redis_url, timeout_s=PAUSE_MS / 2000) as impatient:
+    async with open_async(redis_url, timeout_s=1) as impatient:
         trips = RoundTrips(impatient)
         await trips.run(_push("connected"))
-        await aredis.client_pause(PAUSE_MS)
-        with pytest.raises(RedisTimeoutError):
-            await trips.run(_push("late"))
-        await aredis.client_unpause()
+        await aredis.client_pause(60_000, all=False)
+        try:
+            with pytest.raises(RedisTimeoutError):
+                await trips.run(_push("late"))
+        finally:
+            await aredis.client_unpause()
         assert await trips.run(_push("next")) == "next"
     await aredis.delete("pushed")
 
 
-async def test_connection_that_broke_is_replaced(aredis):
+async def test_second_user_of_a_line_is_refused_and_the_first_gets_its_replies(aredis):
+    line = Line(aredis)
+    first, second = await asyncio.gather(
+        line.exchange([("ECHO", "one")]), line.exchange([("ECHO", "two")]), return_exceptions=True
+    )
+    await line.release()
+    assert first == [b"one"]
+    assert isinstance(second, RuntimeError)
+
+
+async def test_connection_that_broke_is_replaced(aredis, monkeypatch):
+    monkeypatch.setattr(line, "_KEPT_S", 60.0)
     trips = RoundTrips(aredis)
     await trips.run(_push("connected"))
     await aredis.client_kill_filter(_type="normal", skipme=True)

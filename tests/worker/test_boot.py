@@ -77,7 +77,7 @@ def test_burst_worker_ends_when_the_queues_are_empty(environment, own_client, tm
 def test_worker_most_of_whose_threads_are_stuck_ends_for_another_to_be_started(environment, own_client, tmp_path):
     def leave_a_node_blocked(number):
         task_id = own_client.submit({}, graph="block").task_id
-        until_sync(lambda: worker.said().count("a node blocks") == number)
+        until_sync(lambda: worker.said().count("a node blocks") == number, START_TIMEOUT_S)
         own_client.cancel(task_id)
         assert own_client.wait(task_id).status is State.CANCELLED
 

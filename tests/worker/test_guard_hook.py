@@ -30,6 +30,7 @@ from tests.model_calls import (
     two_nodes_at_once,
 )
 from worker.guarded_model import guarded_chat_model
+from worker.node_watch import NodeWatch
 
 NOTHING_LEFT = BudgetLimits(daily_tokens=10)
 QUESTION = "What is 2 + 2?"
@@ -397,3 +398,18 @@ async def test_model_calls_itself_in_a_graph_of_messages(redis_url, aredis, llm,
     result = await run_graph(redis_url, one_node_graph(answer, MessagesState), task=task, checkpoints=True)
     assert result.status is State.SUCCESS, result.error
     assert await books(aredis) == (billed(llm), 0)
+
+
+@pytest.mark.parametrize(
+    ("node", "status"), [(lambda _state: {"text": "fine"}, "success"), (lambda _state: 1 / 0, "error")]
+)
+async def test_node_that_cannot_be_told_about_ends_as_it_would(node, status, redis_url, monkeypatch, caplog):
+    def fail(*_told):
+        raise ValueError("cannot be told")
+
+    for told in ("began", "ended", "failed"):
+        monkeypatch.setattr(NodeWatch, told, fail)
+    result = await run_node(redis_url, node)
+    assert result.status == status
+    assert "cannot be told" not in str(result.error)
+    assert "node.not_told" in caplog.text
