@@ -123,7 +123,7 @@ async def test_open_breaker_ends_the_run_without_a_call(call, redis_url, aredis,
 
 
 async def test_task_waits_in_the_queue_for_a_breaker_that_opens_up_before_its_deadline(redis_url, aredis, llm, chat):
-    limits = BreakerLimits(open_s=0.5, jitter=0)
+    limits = BreakerLimits(open_s=2.0, jitter=0)
     await CircuitBreaker(aredis, limits).report("openai/gpt-4o-mini", "t", 0, Outcome.QUOTA)
     result = await run_node(redis_url, node_of(ainvoke, chat()), breaker=limits)
     assert (result.status, result.metadata.attempts) == (State.SUCCESS, 2)
