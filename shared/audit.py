@@ -27,7 +27,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
-from hashlib import sha256
 from threading import Lock
 from typing import Any
 from uuid import uuid4
@@ -42,6 +41,9 @@ _SIGNED = ("writer", "seq", "prev", "at", "prev_at", "action", "task", "details"
 
 actor: ContextVar[str | None] = ContextVar("actor", default=None)
 """On whose behalf the process acts now, such as the owner of an API key; None: the user who runs it."""
+
+
+_encode = json.JSONEncoder(sort_keys=True, default=str).encode
 
 
 class Action(StrEnum):
@@ -92,7 +94,7 @@ class Audit:
                 "prev_at": str(self._at_ms),
                 "action": action.value,
                 "task": task,
-                "details": json.dumps(told, sort_keys=True, default=str),
+                "details": _encode(told),
             }
             entry["digest"] = sign(self._key, entry)
             seq, self._seq, self._digest, self._at_ms = self._seq, self._seq + 1, entry["digest"], now_ms
@@ -140,7 +142,7 @@ def read_entries(rows: Iterable[tuple[Any, Mapping[bytes, bytes]]]) -> Iterator[
 
 def sign(key: bytes, entry: Mapping[str, str]) -> str:
     """Compute an entry's digest, over all its fields and so over the entry before."""
-    return hmac.new(key, json.dumps([entry[name] for name in _SIGNED]).encode(), sha256).hexdigest()
+    return hmac.digest(key, json.dumps([entry[name] for name in _SIGNED]).encode(), "sha256").hex()
 
 
 def verify(

@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -154,12 +155,12 @@ def configure(level: str = "info", *, redactor: Redactor | None = None, stream: 
     global _output  # noqa: PLW0603 - logging is set up per process, as the standard library's
     out = stream or sys.stderr
     masked = _Masked(redactor or Redactor())
-    stamp: list[Processor] = [
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _without_content,
-        masked,
-    ]
-    last: Processor = _one_line(structlog.dev.ConsoleRenderer()) if out.isatty() else _write_json
+    if out.isatty():
+        clock: Processor = structlog.processors.TimeStamper(fmt="iso", utc=True)
+        last: Processor = _one_line(structlog.dev.ConsoleRenderer())
+    else:
+        clock, last = _stamp, _write_json
+    stamp: list[Processor] = [clock, _without_content, masked]
     context: list[Processor] = [structlog.contextvars.merge_contextvars, _add_bound]
     structlog.configure(
         processors=[structlog.processors.add_log_level, *context, *stamp, last],
@@ -251,7 +252,16 @@ def _first_line(_logger: WrappedLogger, _method: str, event: EventDict) -> Event
     return event
 
 
-_encode = json.JSONEncoder(default=str).encode
+def _stamp(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    event["timestamp"] = datetime.now(UTC)  # `to_json` writes it as ISO 8601, in half of structlog's time
+    return event
+
+
+def _words(value: Any) -> str:
+    return value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else str(value)
+
+
+_encode = json.JSONEncoder(default=_words).encode
 
 
 def _write_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:

@@ -28,6 +28,8 @@ class Script:
     name: str
     source: str
     sha: str
+    command: str
+    """EVALSHA; of a script that writes nothing the variant that a user with read access may call too."""
 
 
 @cache
@@ -38,7 +40,9 @@ def load_script(name: str, package: str = "shared") -> Script:
 
 def make_script(name: str, source: str) -> Script:
     """Give `source` the name under which Redis caches it."""
-    return Script(name, source, sha1(source.encode(), usedforsecurity=False).hexdigest())
+    is_read_only = "no-writes" in source.partition("\n")[0]
+    sha = sha1(source.encode(), usedforsecurity=False).hexdigest()
+    return Script(name, source, sha, "EVALSHA_RO" if is_read_only else "EVALSHA")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +53,6 @@ class Call(Generic[T]):
     keys: Sequence[str]
     args: Sequence[Argument]
     decode: Callable[[Any], T]
-
-    @property
-    def command(self) -> str:
-        """EVALSHA; for a script that writes nothing the variant that a user with read access may call too."""
-        return "EVALSHA_RO" if "no-writes" in self.script.source.partition("\n")[0] else "EVALSHA"
 
     @property
     def evalsha(self) -> tuple[Argument, ...]:
@@ -90,10 +89,10 @@ async def run(redis: AsyncRedis | Line, call: Call[T]) -> T:
 def run_sync(redis: Redis, call: Call[T]) -> T:
     """Run `call` as `run` does, from synchronous code."""
     try:
-        reply = redis.execute_command(call.command, *call.evalsha)
+        reply = redis.execute_command(call.script.command, *call.evalsha)
     except NoScriptError:
         redis.script_load(call.script.source)
-        reply = redis.execute_command(call.command, *call.evalsha)
+        reply = redis.execute_command(call.script.command, *call.evalsha)
     return call.decode(reply)
 
 
@@ -151,7 +150,7 @@ def _exchange_sync(redis: Redis, commands: Sequence[Command]) -> list[Any]:
 
 
 def _commands(calls: Sequence[Call[Any]], replicas: Replicas) -> list[Command]:
-    commands: list[Command] = [(call.command, *call.evalsha) for call in calls]
+    commands: list[Command] = [(call.script.command, *call.evalsha) for call in calls]
     if replicas.count:
         commands += [("PUBLISH", _REPLICATED, ""), ("WAIT", replicas.count, replicas.timeout_ms)]
     return commands

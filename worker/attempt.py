@@ -35,6 +35,7 @@ class Attempt:
     claimed: Claimed
     worker: str
     audit: Audit | None
+    is_traced: bool
     task: Task | None = None
     span: Span | None = None
     graph_span: Span | None = None
@@ -45,7 +46,7 @@ class Attempt:
         """Say what the claimed task is: from here on log lines name its graph, thread and user."""
         self.task = task
         bound: dict[str, Any] = {"graph": task.graph, "thread_id": task.thread_id, "user_id": task.user_id}
-        if tracing.is_on():
+        if self.is_traced:
             self._begin_span(task)
         if self.span or task.traceparent:
             bound["trace_id"] = self.span.id.trace if self.span else SpanId.parse(task.traceparent or "").trace
@@ -174,9 +175,9 @@ current_span: ContextVar[Span | None] = ContextVar("current_span", default=None)
 """The span below which a node or a call is one; each node runs in a context of its own."""
 
 
-def begin_attempt(claimed: Claimed, worker: str, audit: Audit | None = None) -> Attempt:
+def begin_attempt(claimed: Claimed, worker: str, audit: Audit | None = None, *, is_traced: bool = False) -> Attempt:
     """Begin to tell about a task that was claimed just now; once, in the asyncio task that runs it."""
-    attempt = Attempt(claimed, worker, audit)
+    attempt = Attempt(claimed, worker, audit, is_traced)
     current_attempt.set(attempt)
     current_span.set(None)
     bind(task_id=claimed.id, attempt=claimed.epoch, worker=worker)

@@ -287,7 +287,8 @@ class GraphWorker(BaseWorker):
         self._changed.set()
 
     async def _run_one(self, claimed: Claimed) -> None:
-        attempt = begin_attempt(claimed, self.name, self._context.audit)
+        context = self._context
+        attempt = begin_attempt(claimed, self.name, context.audit, is_traced=context.is_traced)
         running = self._running[claimed.id, claimed.epoch]
         try:
             outcome = await self._run_apart_or_here(claimed, running)

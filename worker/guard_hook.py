@@ -11,8 +11,7 @@ Exception. So a refusal that must get through there is a BaseException.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 from uuid import UUID
@@ -46,6 +45,7 @@ class GuardHandler(BaseCallbackHandler):
     run_inline = True
     """In the node's own context, so that what is bound there is in the node's log lines. LangChain asks inline handlers
     first: of a call that is refused here, a graph's own handlers that are not inline hear nothing."""
+    ignore_chain = False
     ignore_agent = True
     ignore_retriever = True
     ignore_custom_event = True
@@ -55,11 +55,7 @@ class GuardHandler(BaseCallbackHandler):
         self._nodes = nodes
         self._guards = task.guards
         self._home = asyncio.get_running_loop()
-
-    @property
-    def ignore_chain(self) -> bool:
-        """Whether nobody wants to hear of nodes."""
-        return self._nodes is None
+        self.ignore_chain = nodes is None
 
     def on_chain_start(
         self,
@@ -73,19 +69,19 @@ class GuardHandler(BaseCallbackHandler):
     ) -> None:
         """Hand on that a graph, a node or another runnable begins."""
         if self._nodes:
-            with _not_the_graphs_fault():
+            with _NOT_THE_GRAPHS_FAULT:
                 self._nodes.began(run_id, parent_run_id, tags, str(kwargs.get("name")))
 
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **_kwargs: Any) -> None:
         """Hand on that it has ended."""
         if self._nodes:
-            with _not_the_graphs_fault():
+            with _NOT_THE_GRAPHS_FAULT:
                 self._nodes.ended(outputs, run_id)
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **_kwargs: Any) -> None:
         """Hand on that it has failed."""
         if self._nodes:
-            with _not_the_graphs_fault():
+            with _NOT_THE_GRAPHS_FAULT:
                 self._nodes.failed(error, run_id)
 
     async def on_chat_model_start(
@@ -167,13 +163,20 @@ class GuardHandler(BaseCallbackHandler):
         return max(1, (self._guards.budget.request_tokens or bound + _UNLIMITED) - bound)
 
 
-@contextmanager
-def _not_the_graphs_fault() -> Iterator[None]:
-    """Keep what goes wrong while a node is told about from ending its task: `raise_error` is for refusals."""
-    try:
-        yield
-    except Exception:
+class _NotTheGraphsFault:
+    """Keeps what goes wrong while a node is told about from ending its task: `raise_error` is for refusals."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, Exception):
+            return False
         _log.exception("node.not_told")
+        return True
+
+
+_NOT_THE_GRAPHS_FAULT = _NotTheGraphsFault()
 
 
 _UNLIMITED = 4_096

@@ -12,7 +12,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command
 from redis.asyncio import Redis
 
-from shared import lua
+from shared import lua, tracing
 from shared.audit import Audit
 from shared.errors import ErrorType
 from shared.task_queue import GRAPHS, Claimed, Origin, QueueTimes, adopt_call
@@ -55,6 +55,7 @@ class RunContext:
     callbacks: Sequence[BaseCallbackHandler] = ()
     """Told of every step of every run."""
     audit: Audit | None = None
+    is_traced: bool = field(default_factory=tracing.is_on)
     redaction: Redaction | None = None
     events: EventWriter = field(init=False)
 

@@ -9,34 +9,35 @@ import gzip
 import os
 import ssl
 import threading
-import time
 import urllib.request
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from http.client import HTTPException
+from math import inf
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import unquote
 
 from redis.exceptions import RedisError, ResponseError
 
+from shared.errors import SettingsError
 from shared.logs import get_logger
 from shared.redis_clients import open_sync
-from shared.tracing import SPANS, endpoint
+from shared.tracing import KEEP_MS, SPANS, endpoint
 
 GROUP = "otlp"
 _BATCH = 500
-_GATHER_S = 1.0
-"""A request costs a millisecond of CPU, whatever is in it: spans wait so long for others."""
-_BLOCK_MS = 1_000
-_TAKE_OVER_MS = 5_000
-_RETRY_WAIT_S = 1.0
+_RECOVERY_MS = 5_000
+"""On top of the longest request: what nobody confirmed for so long, another worker sends."""
 _PASSING = {
     HTTPStatus.TOO_MANY_REQUESTS,
     HTTPStatus.BAD_GATEWAY,
     HTTPStatus.SERVICE_UNAVAILABLE,
     HTTPStatus.GATEWAY_TIMEOUT,
 }
+
+_DELAY = "OTEL_BSP_SCHEDULE_DELAY"
+_REDIS_TIMEOUT_S = 3.0
 
 _log = get_logger(__name__)
 
@@ -51,9 +52,11 @@ class SpanExport:
     """
 
     def __init__(self, url: str, consumer: str, environ: Mapping[str, str] = os.environ) -> None:
-        self._redis: Any = open_sync(url, connections=1, timeout_s=3 * _BLOCK_MS / 1000)
+        self._redis: Any = open_sync(url, connections=1, timeout_s=_REDIS_TIMEOUT_S)
         self._consumer = consumer
         self._post = _Post(environ)
+        self._gather_s = _number(_DELAY, environ.get(_DELAY), 5_000) / 1000
+        self._take_over_ms = int(self._post.timeout_s * 1000) + _RECOVERY_MS
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="span export", daemon=True)
 
@@ -68,45 +71,48 @@ class SpanExport:
         self._redis.close()
 
     def _run(self) -> None:
-        taken_over_at = 0.0
-        while True:
-            is_last = self._stopping.is_set()
+        is_last = False
+        while not is_last:
+            # A request costs a millisecond of CPU, whatever is in it: spans wait for others, in Redis.
+            is_last = self._stopping.wait(self._gather_s)
             try:
-                entries: list[Any] = []
-                if time.monotonic() - taken_over_at > _TAKE_OVER_MS / 1000:
-                    taken_over_at = time.monotonic()
-                    entries = self._take_over()
-                entries = entries or self._read(block_ms=None if is_last else _BLOCK_MS)
-                if entries and not is_last:
-                    self._stopping.wait(_GATHER_S)
-                    entries += self._read(block_ms=None)
-                if entries:
-                    self._send(entries)
-                elif is_last:
-                    return
-            except (RedisError, OSError) as error:
+                self._send_all(self._take_over)
+                self._send_all(self._read)
+            except (RedisError, OSError, HTTPException) as error:
                 _log.warning("spans.delayed", error=str(error))
-                if self._stopping.wait(_RETRY_WAIT_S):
-                    return
 
-    def _read(self, block_ms: int | None) -> list[Any]:
+    def _send_all(self, take: Callable[[], list[Any]]) -> None:
+        entries = take()
+        while entries:
+            self._send(entries)
+            entries = take() if len(entries) >= _BATCH else []
+
+    def _read(self) -> list[Any]:
         try:
-            reply = self._redis.xreadgroup(GROUP, self._consumer, {SPANS: ">"}, count=_BATCH, block=block_ms)
+            reply = self._redis.xreadgroup(GROUP, self._consumer, {SPANS: ">"}, count=_BATCH)
         except ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
-            with suppress(ResponseError):  # another worker was faster
-                self._redis.xgroup_create(SPANS, GROUP, id="0", mkstream=True)
-                self._redis.expire(SPANS, 3600)
-            return []
+            self._create_group()
+            return self._read()
         return list(reply[0][1]) if reply else []
+
+    def _create_group(self) -> None:
+        try:
+            self._redis.xgroup_create(SPANS, GROUP, id="0", mkstream=True)
+        except ResponseError as error:
+            if "BUSYGROUP" not in str(error):  # another worker was faster
+                raise
+        self._redis.pexpire(SPANS, KEEP_MS)
 
     def _take_over(self) -> list[Any]:
         try:
-            _, entries, *_ = self._redis.xautoclaim(SPANS, GROUP, self._consumer, _TAKE_OVER_MS, "0-0", count=_BATCH)
-        except ResponseError:
+            reply = self._redis.xautoclaim(SPANS, GROUP, self._consumer, self._take_over_ms, count=_BATCH)
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
             return []
-        return list(entries)
+        return list(reply[1])
 
     def _send(self, entries: list[Any]) -> None:
         # Requests joined byte by byte are one request: protobuf appends repeated fields.
@@ -132,12 +138,16 @@ class _Post:
         pairs = (pair.split("=", 1) for pair in given("HEADERS").split(",") if "=" in pair)
         self._url = endpoint(environ) or ""
         if not self._url.startswith(("http://", "https://")):
-            raise ValueError(f"OTEL_EXPORTER_OTLP_ENDPOINT: expected an http(s) URL, got: {self._url}")
+            raise SettingsError(f"OTEL_EXPORTER_OTLP_ENDPOINT: expected an http(s) URL, got: {self._url}")
         self._headers = {unquote(name).strip(): unquote(value).strip() for name, value in pairs}
         self._headers["Content-Type"] = "application/x-protobuf"
-        self._timeout_s = float(given("TIMEOUT") or 10)
+        self.timeout_s = _number("OTEL_EXPORTER_OTLP_TIMEOUT", given("TIMEOUT"), 10)
         self._is_gzip = given("COMPRESSION") == "gzip"
-        self._context = ssl.create_default_context(cafile=given("CERTIFICATE") or None)
+        certificate = given("CERTIFICATE") or None
+        try:
+            self._context = ssl.create_default_context(cafile=certificate)
+        except OSError as error:
+            raise SettingsError(f"OTEL_EXPORTER_OTLP_CERTIFICATE: cannot read {certificate}: {error}") from error
 
     def __call__(self, body: bytes) -> int:
         """Post `body`; answers the status. Raises OSError when there is no answer."""
@@ -146,8 +156,18 @@ class _Post:
             body, headers["Content-Encoding"] = gzip.compress(body), "gzip"
         request = urllib.request.Request(self._url, body, headers, method="POST")  # noqa: S310 - checked above
         try:
-            with urllib.request.urlopen(request, timeout=self._timeout_s, context=self._context) as answer:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=self.timeout_s, context=self._context) as answer:  # noqa: S310
                 return int(answer.status)
         except HTTPError as error:
             error.close()
             return error.code
+
+
+def _number(name: str, given: str | None, default: float) -> float:
+    try:
+        number = float(given) if given else default
+    except ValueError:
+        number = -1
+    if not 0 <= number < inf:
+        raise SettingsError(f"{name}: expected a number of at least 0, got: {given}")
+    return number

@@ -164,7 +164,7 @@ async def _run(sender: Connection, order: _Order) -> None:
         sender.send(("node", None))
         teller = _NodeTeller(sender)
         told = replace(context, worker=order.worker, callbacks=(teller,))
-        attempt = begin_attempt(order.claimed, order.worker)
+        attempt = begin_attempt(order.claimed, order.worker, is_traced=context.is_traced)
         outcome: Ended | Released | None
         try:
             outcome = await run_task(order.claimed, told)

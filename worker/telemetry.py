@@ -21,7 +21,7 @@ def telemetry(worker: GraphWorker, redis_url: str) -> Iterator[MetricsServer | N
         The server, for further routes; None without a port.
 
     Raises:
-        SettingsError: the port is taken, or the webhook's address is not allowed.
+        SettingsError: the port is taken, the webhook's address is not allowed, or a setting of the export is wrong.
     """
     settings = load(TelemetrySettings)
     with ExitStack() as stack:

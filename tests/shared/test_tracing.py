@@ -13,6 +13,7 @@ from redis import Redis
 from producer import Client
 from shared import tracing
 from shared.embedded_redis import EmbeddedRedis
+from shared.errors import SettingsError
 from shared.lua import run_sync
 from shared.tracing import Span, SpanId
 from tests.installation import ROOT, start_worker
@@ -34,6 +35,7 @@ def fleet(tmp_path_factory):
     """Run 200 tasks on two processes of which one is killed in the middle; answers what the receiver got."""
     with EmbeddedRedis() as redis, OfflineLLM(latency_s=0.3) as model, receiver() as received:
         tracing_on = {"OTEL_EXPORTER_OTLP_ENDPOINT": received.url, "OTEL_RESOURCE_ATTRIBUTES": "team=desk"}
+        tracing_on |= {"OTEL_BSP_SCHEDULE_DELAY": "200", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
         environment = {
             "REDIS_URL": redis.url,
             "OPENAI_BASE_URL": model.url,
@@ -159,7 +161,8 @@ def export(redis_url):
     """Export what is in Redis to a receiver of one's own, and end."""
 
     def run(received: Receiver, **environment: str) -> None:
-        export = SpanExport(redis_url, "me", {"OTEL_EXPORTER_OTLP_ENDPOINT": received.url, **environment})
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": received.url, "OTEL_BSP_SCHEDULE_DELAY": "20", **environment}
+        export = SpanExport(redis_url, "me", environment)
         export.start()
         until_sync(lambda: received.spans)
         export.stop()
@@ -179,11 +182,38 @@ def test_spans_that_the_collector_could_not_take_are_sent_again(redis_client, ex
         received.answers = [503, 429]
         # What failed is taken over after a while; the test does not wait for that long.
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("worker.span_export._TAKE_OVER_MS", 20)
-            patch.setattr("worker.span_export._RETRY_WAIT_S", 0.05)
-            export(received)
+            patch.setattr("worker.span_export._RECOVERY_MS", 0)
+            export(received, OTEL_EXPORTER_OTLP_TIMEOUT="0.2")
         assert len(received.bodies) == 3
     assert redis_client.xlen(tracing.SPANS) == 0
+
+
+def test_spans_wait_in_redis_while_what_the_endpoint_answers_is_not_http(redis_client, redis_url, caplog):
+    keep_one_span(redis_client)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        at = f"http://127.0.0.1:{server.getsockname()[1]}"
+        export = SpanExport(redis_url, "me", {"OTEL_EXPORTER_OTLP_ENDPOINT": at, "OTEL_BSP_SCHEDULE_DELAY": "20"})
+        export.start()
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(b"not HTTP\r\n\r\n")
+        until_sync(lambda: "spans.delayed" in caplog.text)
+        export.stop()
+        assert redis_client.xlen(tracing.SPANS) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/no/such/file.pem"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "-1"),
+    ],
+)
+def test_wrong_setting_of_the_export_is_named(name, value, redis_url):
+    with pytest.raises(SettingsError, match=f"{name}.*{value}"):
+        SpanExport(redis_url, "me", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", name: value})
 
 
 def test_headers_compression_and_path_are_opentelemetrys_own(redis_client, export):

@@ -256,6 +256,7 @@ async def test_released_attempt_is_a_whole_part_of_the_trace(redis_url, client, 
 
     with receiver() as received:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", received.url)
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
         async with worker(redis_url, {"g": one_node_graph(hang, Asked)}, drain_s=0.05):
             task = client.submit({"question": "x"}, graph="g").task_id
             await entered.wait()
