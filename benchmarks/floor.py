@@ -6,7 +6,6 @@ compares what is built around the graph.
 """
 
 import asyncio
-import gc
 import json
 import os
 import sys
@@ -19,6 +18,7 @@ import uvloop
 
 from benchmarks.graphs.workloads import Work, noop, w, w0
 from shared.redis_clients import open_async
+from worker.boot import spare_garbage_collection
 from worker.checkpoints import Checkpointer
 
 
@@ -31,8 +31,7 @@ async def serve(redis_url: str | None) -> None:
             await checkpointer.asetup()
         workloads = {"w": w, "w0": w0, "noop": noop}
         graphs = {name: workload.compile(checkpointer=checkpointer) for name, workload in workloads.items()}
-        gc.collect()
-        gc.freeze()
+        spare_garbage_collection()
         print("ready", flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
             order = json.loads(line)
