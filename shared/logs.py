@@ -197,7 +197,7 @@ def _add_bound(_logger: WrappedLogger, _method: str, event: EventDict) -> EventD
     return {**_bound.get(), **event}
 
 
-_PLAIN = {int, float, bool, type(None)}
+_PLAIN = {int, float, bool}
 
 
 def _listed(value: Any) -> Any:
@@ -211,18 +211,18 @@ class _Masked:
         self._redactor = redactor
 
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        masked: EventDict = {}
+        redact, are_some_none = self._redactor.redact, False
         for name, value in event.items():
             kind = type(value)
-            if name in OURS or kind in _PLAIN:
-                if value is not None:
-                    masked[name] = value
-            elif isinstance(value, str):
-                masked[name] = self._redactor.redact(value)
-            else:
+            if kind is str:
+                if name not in OURS:
+                    event[name] = redact(value)
+            elif value is None:
+                are_some_none = True
+            elif kind not in _PLAIN and name not in OURS:
                 known = isinstance(value, Mapping | list | tuple | set | frozenset)
-                masked[name] = self._redactor.redact_json(_listed(value) if known else str(value))[0]
-        return masked
+                event[name] = self._redactor.redact_json(_listed(value) if known else str(value))[0]
+        return {name: value for name, value in event.items() if value is not None} if are_some_none else event
 
 
 def _without_content(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
