@@ -12,7 +12,7 @@ afterwards, what was written is a tree. Any worker sends them on to the OTLP end
 
 Off unless OTEL_EXPORTER_OTLP_ENDPOINT (or _TRACES_ENDPOINT) is set; OTEL_SDK_DISABLED, OTEL_SERVICE_NAME,
 OTEL_RESOURCE_ATTRIBUTES and OTEL_TRACES_SAMPLER (_ARG) are honoured. Without a tracer of OpenTelemetry's SDK: creating
-and encoding its spans costs 430 microseconds for the ten spans of a small task, these 180; and what its batch processor
+and encoding its spans costs 430 microseconds for the ten spans of a small task, these 50; and what its batch processor
 holds is lost with the process.
 
 Key:

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,15 @@ def test_line_cannot_be_forged(restored, kind, evil):
     written = re.sub(r"\x1b\[\d*m", "", out.getvalue())  # the terminal's own colours
     assert len(written.splitlines()) == 2
     assert "\x1b" not in written
+
+
+@pytest.mark.parametrize("job_id", ["plain", "a\u2028b", "half of a pair \ud800"])
+def test_instant_is_iso_8601_in_utc_however_the_line_is_written(lines, job_id):
+    before = datetime.now(UTC)
+    log.warning("job.dropped", job_id=job_id)
+    (line,) = lines.objects()
+    assert before <= datetime.fromisoformat(line["timestamp"]) <= datetime.now(UTC)
+    assert line["timestamp"].endswith("Z")
 
 
 def test_personal_data_and_secrets_are_masked_but_ids_of_ours_are_not(lines):

@@ -216,6 +216,16 @@ def test_wrong_setting_of_the_export_is_named(name, value, redis_url):
         SpanExport(redis_url, "me", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", name: value})
 
 
+def test_spans_of_a_worker_that_ends_at_once_are_sent(redis_client, redis_url):
+    keep_one_span(redis_client)
+    with receiver() as received:
+        export = SpanExport(redis_url, "me", {"OTEL_EXPORTER_OTLP_ENDPOINT": received.url})
+        export.start()
+        export.stop()
+        assert len(received.spans) == 1
+    assert redis_client.xlen(tracing.SPANS) == 0
+
+
 def test_headers_compression_and_path_are_opentelemetrys_own(redis_client, export):
     keep_one_span(redis_client)
     with receiver() as received:

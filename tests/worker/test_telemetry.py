@@ -6,6 +6,7 @@ import json
 import logging
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypedDict
 
 import pytest
@@ -106,6 +107,20 @@ def asking(chat):
 
 def value(metrics: WorkerMetrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(name, labels)
+
+
+def test_no_event_is_lost_or_counted_twice_while_threads_tell_and_scrape(metrics):
+    log = logs.get_logger("tests.metrics")
+
+    def tell(_thread: int) -> None:
+        for number in range(1_000):
+            log.debug("model.retried", model="m")
+            if number % 100 == 0:
+                metrics.page()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(tell, range(4)))
+    assert value(metrics, "agent_retries_total", model="m") == 4_000
 
 
 async def test_life_of_a_task_is_told_with_what_it_belongs_to(redis_url, client, lines):
