@@ -219,6 +219,8 @@ class _Masked:
                     event[name] = redact(value)
             elif value is None:
                 are_some_none = True
+            elif isinstance(value, str):
+                event[name] = redact(value)
             elif kind not in _PLAIN and name not in OURS:
                 known = isinstance(value, Mapping | list | tuple | set | frozenset)
                 event[name] = self._redactor.redact_json(_listed(value) if known else str(value))[0]

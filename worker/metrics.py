@@ -96,14 +96,21 @@ class WorkerMetrics:
 
     def _note(self, count: _Count, fields: Fields) -> None:
         self._noted.append((count, fields, logs.bound()))
-        if len(self._noted) >= _GATHERED:
-            self._count()
+        # Whoever counts already counts this too; it may be this very thread, when an object that goes tells of its end.
+        if len(self._noted) >= _GATHERED and self._counting.acquire(blocking=False):
+            try:
+                self._count_noted()
+            finally:
+                self._counting.release()
 
     def _count(self) -> None:
         with self._counting:
-            while self._noted:
-                count, fields, bound = self._noted.popleft()
-                count({**bound, **fields})
+            self._count_noted()
+
+    def _count_noted(self) -> None:
+        while self._noted:
+            count, fields, bound = self._noted.popleft()
+            count({**bound, **fields})
 
     def _of(self, name: str, *values: object) -> Any:
         """Find the child of a metric by its labels' values, as fast as may be."""

@@ -12,13 +12,11 @@ import threading
 import urllib.request
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from http.client import HTTPException
-from math import inf
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import unquote
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from shared.errors import SettingsError
 from shared.logs import get_logger
@@ -37,6 +35,8 @@ _PASSING = {
 }
 
 _DELAY = "OTEL_BSP_SCHEDULE_DELAY"
+_LEAST, _MOST = 0.1, 3_600_000
+_SHORTEST_S = 0.01
 _REDIS_TIMEOUT_S = 3.0
 
 _log = get_logger(__name__)
@@ -55,7 +55,7 @@ class SpanExport:
         self._redis: Any = open_sync(url, connections=1, timeout_s=_REDIS_TIMEOUT_S)
         self._consumer = consumer
         self._post = _Post(environ)
-        self._gather_s = _number(_DELAY, environ.get(_DELAY), 5_000) / 1000
+        self._gather_s = max(_SHORTEST_S, _number(_DELAY, environ.get(_DELAY), 5_000) / 1000)
         self._take_over_ms = int(self._post.timeout_s * 1000) + _RECOVERY_MS
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="span export", daemon=True)
@@ -78,7 +78,7 @@ class SpanExport:
             try:
                 self._send_all(self._take_over)
                 self._send_all(self._read)
-            except (RedisError, OSError, HTTPException) as error:
+            except Exception as error:  # whatever it is, the thread must live
                 _log.warning("spans.delayed", error=str(error))
 
     def _send_all(self, take: Callable[[], list[Any]]) -> None:
@@ -168,6 +168,6 @@ def _number(name: str, given: str | None, default: float) -> float:
         number = float(given) if given else default
     except ValueError:
         number = -1
-    if not 0 <= number < inf:
-        raise SettingsError(f"{name}: expected a number of at least 0, got: {given}")
+    if not _LEAST <= number <= _MOST:
+        raise SettingsError(f"{name}: expected a number from {_LEAST} to {_MOST:,}, got: {given}")
     return number

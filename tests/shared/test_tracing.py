@@ -209,6 +209,8 @@ def test_spans_wait_in_redis_while_what_the_endpoint_answers_is_not_http(redis_c
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"),
         ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/no/such/file.pem"),
         ("OTEL_BSP_SCHEDULE_DELAY", "-1"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "1e300"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "0"),
     ],
 )
 def test_wrong_setting_of_the_export_is_named(name, value, redis_url):
