@@ -43,6 +43,7 @@ def kill_random_workers(run: Run) -> Verdict:
 
 def stop_workers(run: Run) -> Verdict:
     """C2: SIGSTOP for two leases, then SIGCONT; one worker is stopped just before it writes a result."""
+    run.reaper()  # all three may stop, two of them by themselves: then nobody else would take their tasks away
     workers = run.start(3, 50)
     stopping = ids("stop-before-task_queue_finish", 2)
     run.submit([*stopping, *ids("c2", run.count(500, 40))], graph="chain")
@@ -50,11 +51,16 @@ def stop_workers(run: Run) -> Verdict:
     victim = next((worker for worker in workers if not _is_stopped(worker)), workers[0])
     victim.strike(SIGSTOP, "SIGSTOP")
     run.count_proof("stops")
+    wait(lambda: _is_stopped(victim), run.size.patience_s, "the victim stops")
+    stopped = {worker.pid for worker in workers if _is_stopped(worker)}
     time.sleep(2 * run.size.lease_s)
     for worker in workers:
         worker.send(SIGCONT)
+    wake = _Waker(workers, 2 * run.size.lease_s)
+    run.wait_until_ended(wake)
+    # The third may have ended everything by now: those who slept need the time to ask, and to hear no.
+    run.wait_until(lambda: wake() or _are_fenced(run, stopped))
     run.proofs["fenced"] = 0
-    _continue_until_ended(run, workers)
     run.figures["exits"] = sum(not worker.is_alive for worker in workers)
     return run.judge()
 
@@ -63,18 +69,26 @@ def _is_stopped(worker: WorkerProcess) -> bool:
     return psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED
 
 
-def _continue_until_ended(run: Run, workers: list[WorkerProcess]) -> None:
-    """Wake up whoever stops at a point, after two leases."""
-    stopped_since: dict[int, float] = {}
+def _are_fenced(run: Run, pids: set[int]) -> bool:
+    """Say whether Redis refused something to each, and a late result to one."""
+    fenced = run.events("fenced")
+    return pids <= {event.pid for event in fenced} and any(event.detail == "finish" for event in fenced)
 
-    def wake() -> None:
-        for worker in workers:
+
+class _Waker:
+    """Wakes up, when called, whoever has been stopped at a point for so long."""
+
+    def __init__(self, workers: Iterable[WorkerProcess], after_s: float) -> None:
+        self._workers = workers
+        self._after_s = after_s
+        self._stopped_since: dict[int, float] = {}
+
+    def __call__(self) -> None:
+        for worker in self._workers:
             if not _is_stopped(worker):
-                stopped_since.pop(worker.pid, None)
-            elif time.monotonic() - stopped_since.setdefault(worker.pid, time.monotonic()) > 2 * run.size.lease_s:
+                self._stopped_since.pop(worker.pid, None)
+            elif time.monotonic() - self._stopped_since.setdefault(worker.pid, time.monotonic()) > self._after_s:
                 worker.send(SIGCONT)
-
-    run.wait_until_ended(wake)
 
 
 def kill_at_each_point(run: Run) -> Verdict:

@@ -97,6 +97,7 @@ def cut_off_a_worker(run: Run) -> Verdict:
             time.sleep(0.1)
         between.heal()
         run.wait_until_ended()
+        run.wait_until(lambda: any(event.pid == lonely.pid for event in run.events("fenced")))
         run.proofs["fenced"] = 0
         silent = Blackout(lonely.pid, cut_at + run.size.lease_s, until)
         verdict = run.judge(replace(CHAIN, blackouts=(silent,)))
