@@ -1,47 +1,31 @@
-"""Structured logs to stderr: a JSON object per line, or readable lines on a terminal; the stdlib's loggers included.
+"""Structured logs: events with values, bound to their context; the stdlib's loggers included.
 
 Our events are `noun.past_participle` with values as keywords; docs/observability.md lists them all. What is bound with
 `bind` (task_id, thread_id, user_id, graph, node, attempt, worker, trace_id, span_id) is in every line.
 
-No line holds a prompt, an answer or an argument: events carry ids, numbers and sizes, exceptions lose their message
-unless it is an operational one, and whatever looks like personal data or a secret is masked. A line cannot be forged:
-control characters are escaped.
+No line holds a prompt, an answer or an argument: events carry ids, numbers and sizes, and shared/log_lines.py sees to
+exceptions, personal data and secrets.
 
 Metrics and traces listen to the same events, whatever the level, so that a count and a line cannot disagree. A program
 that never calls `configure` (a service that only submits) sees our events in its own standard logging.
 """
 
-import json
 import logging
-import re
+import os
 import sys
-import traceback
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import structlog
-from pydantic_core import to_json
-from redis.exceptions import RedisError
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from shared.errors import LanggraphRqError
+from shared.log_lines import LineWriter, escape
 from shared.redaction import Redactor
 
 QUIET = ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "redisvl", "langgraph", "asyncio", "urllib3")
 """Libraries that log each request at info; a task's own log lines say what matters."""
-
-OURS = frozenset({"attempt", "level", "logger", "span_id", "task_id", "timestamp", "trace_id", "worker"})
-"""Ids and words that we made ourselves: not searched for what has to be masked."""
-
-_OPERATIONAL = (OSError, RedisError, LanggraphRqError)
-"""Their messages name hosts and limits; those of a graph's own exceptions may quote a prompt."""
-
-_FRAMES = 20
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 Listener = Callable[[Mapping[str, Any]], None]
 
@@ -89,28 +73,18 @@ class EventLog:
             if self._stdlib.isEnabledFor(level):
                 self._stdlib.log(level, "%s", _plain(event, fields))
         elif level >= _output.threshold:
-            level_name = _LEVELS[level]
-            _output.write({"event": event, "level": level_name, "logger": self._name, **_bound.get(), **fields})
+            line = {"event": event, "level": _LEVELS[level], "logger": self._name, **_bound.get(), **fields}
+            _output.writer.tell(line, is_urgent=level > logging.INFO)
 
 
 _LEVELS = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning", logging.ERROR: "error"}
 
 
-@dataclass(frozen=True, slots=True)
-class _Output:
-    """Where lines go, from which level on, and what is done to them on the way."""
+class _Output(NamedTuple):
+    """Where lines go, and from which level on."""
 
-    stream: TextIO
+    writer: LineWriter
     threshold: int
-    processors: Sequence[Processor]
-
-    def write(self, event: EventDict) -> None:
-        # Not through structlog's own loggers, whose bookkeeping takes twice as long as the line itself.
-        line: Any = event
-        for processor in self.processors:
-            line = processor(None, "", line)
-        self.stream.write(line + "\n")
-        self.stream.flush()
 
 
 _output: _Output | None = None
@@ -153,27 +127,20 @@ def configure(level: str = "info", *, redactor: Redactor | None = None, stream: 
         stream: Where lines go; None for stderr.
     """
     global _output  # noqa: PLW0603 - logging is set up per process, as the standard library's
-    out = stream or sys.stderr
-    masked = _Masked(redactor or Redactor())
-    if out.isatty():
-        clock: Processor = structlog.processors.TimeStamper(fmt="iso", utc=True)
-        last: Processor = _one_line(structlog.dev.ConsoleRenderer())
-    else:
-        clock, last = _stamp, _write_json
-    stamp: list[Processor] = [clock, _without_content, masked]
+    writer = LineWriter(stream or sys.stderr, redactor or Redactor())
     context: list[Processor] = [structlog.contextvars.merge_contextvars, _add_bound]
     structlog.configure(
-        processors=[structlog.processors.add_log_level, *context, *stamp, last],
-        logger_factory=structlog.WriteLoggerFactory(out),
+        processors=[structlog.processors.add_log_level, *context, *writer.first, *writer.last],
+        logger_factory=structlog.WriteLoggerFactory(writer),  # type: ignore[arg-type]  # calls `write` and `flush`
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=False,
     )
     added: list[Processor] = [structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name, _first_line]
-    handler = logging.StreamHandler(out)
+    handler = logging.StreamHandler(writer)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*added, *context, *stamp],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last],
+            foreign_pre_chain=[*added, *context, *writer.first],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *writer.last],
         )
     )
     root = logging.getLogger()
@@ -184,7 +151,20 @@ def configure(level: str = "info", *, redactor: Redactor | None = None, stream: 
     for name in ("rq", "rq.worker", "uvicorn", "uvicorn.access", "uvicorn.error"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
-    _output = _Output(out, logging.getLevelNamesMapping()[level.upper()], [*stamp, last])
+    _output = _Output(writer, logging.getLevelNamesMapping()[level.upper()])
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Write lines many at a time while the block runs: one by one they cost a busy process four times as much.
+
+    Those at warning and above are written at once, with all that were told before; at level debug all are.
+    """
+    if _output is None or _output.threshold < logging.INFO:
+        yield
+        return
+    with _output.writer.joined():
+        yield
 
 
 def reset() -> None:
@@ -197,56 +177,6 @@ def _add_bound(_logger: WrappedLogger, _method: str, event: EventDict) -> EventD
     return {**_bound.get(), **event}
 
 
-_PLAIN = {int, float, bool}
-
-
-def _listed(value: Any) -> Any:
-    return sorted(value, key=str) if isinstance(value, set | frozenset) else value
-
-
-class _Masked:
-    """Masks strings wherever they stand, except in fields that are ours; leaves out what is None."""
-
-    def __init__(self, redactor: Redactor) -> None:
-        self._redactor = redactor
-
-    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        redact, are_some_none = self._redactor.redact, False
-        for name, value in event.items():
-            kind = type(value)
-            if kind is str:
-                if name not in OURS:
-                    event[name] = redact(value)
-            elif value is None:
-                are_some_none = True
-            elif isinstance(value, str):
-                event[name] = redact(value)
-            elif kind not in _PLAIN and name not in OURS:
-                known = isinstance(value, Mapping | list | tuple | set | frozenset)
-                event[name] = self._redactor.redact_json(_listed(value) if known else str(value))[0]
-        return {name: value for name, value in event.items() if value is not None} if are_some_none else event
-
-
-def _without_content(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Replace an exception by its type and where it came from."""
-    info = event.pop("exc_info", None)
-    error = info[1] if isinstance(info, tuple) else sys.exc_info()[1] if info is True else info
-    if isinstance(error, BaseException):
-        event["exception"] = _describe(error, info[2] if isinstance(info, tuple) else error.__traceback__)
-    return event
-
-
-def _describe(error: BaseException, trace: TracebackType | None) -> dict[str, Any]:
-    frames = traceback.extract_tb(trace, limit=-_FRAMES)
-    described: dict[str, Any] = {
-        "type": type(error).__qualname__,
-        "frames": [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames],
-    }
-    if isinstance(error, _OPERATIONAL):
-        described["message"] = str(error)
-    return described
-
-
 def _first_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Keep what asyncio says first; behind it follow the exception and the arguments of a task."""
     if event.get("logger") == "asyncio":
@@ -254,45 +184,15 @@ def _first_line(_logger: WrappedLogger, _method: str, event: EventDict) -> Event
     return event
 
 
-def _stamp(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    event["timestamp"] = datetime.now(UTC)  # `to_json` writes it as ISO 8601, in half of structlog's time
-    return event
+def _forget_held() -> None:
+    if _output:
+        _output.writer.begin_again()
 
 
-def _words(value: Any) -> str:
-    return value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else str(value)
-
-
-_encode = json.JSONEncoder(default=_words).encode
-
-
-def _write_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-    # Pydantic writes it four times as fast, but refuses half of a surrogate pair, and leaves characters as they are
-    # that some readers take for the end of a line.
-    try:
-        line = to_json(event, fallback=str, inf_nan_mode="constants")
-    except ValueError:
-        return _encode(event)
-    return line.decode() if line.isascii() else _encode(event)
-
-
-def _one_line(renderer: Callable[[WrappedLogger, str, EventDict], str]) -> Processor:
-    """Escape what could begin a new line or colour a terminal, before people see it."""
-
-    def render(logger: WrappedLogger, method: str, event: MutableMapping[str, Any]) -> str:
-        escaped = {name: _escape(value) for name, value in event.items()}
-        return renderer(logger, method, escaped)
-
-    return render
-
-
-def _escape(value: Any) -> Any:
-    if isinstance(value, str):
-        return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), value)
-    return value if isinstance(value, int | float | None) else _escape(str(value))
+os.register_at_fork(after_in_child=_forget_held)
 
 
 def _plain(event: str, fields: Mapping[str, Any]) -> str:
     """Write an event as one line of text, for a program that has its own logging."""
     told = " ".join(f"{name}={value}" for name, value in fields.items() if name != "exc_info")
-    return str(_escape(f"{event} {told}" if told else event))
+    return str(escape(f"{event} {told}" if told else event))

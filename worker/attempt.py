@@ -13,7 +13,7 @@ from typing import Any
 
 from shared import lua, tracing
 from shared.audit import Action, Audit
-from shared.logs import bind, get_logger, listen
+from shared.logs import bind, bound, get_logger, listen
 from shared.task_queue import Claimed
 from shared.tasks import State, Task
 from shared.tracing import Kind, Span, SpanId
@@ -23,56 +23,59 @@ from worker.result import Ended
 _log = get_logger(__name__)
 
 LONGEST_ATTEMPT = 1_000
-"""Spans of one attempt: a graph that loops must not fill Redis with them."""
+"""Spans below one attempt: a graph that loops must not fill Redis with them."""
 
 _GOOD = {State.SUCCESS, State.INTERRUPTED, State.CANCELLED}
 
 
 @dataclass(slots=True)
 class Attempt:
-    """One attempt, from claim to commit. Without tracing there are no spans."""
+    """One attempt, from claim to commit."""
 
     claimed: Claimed
     worker: str
     audit: Audit | None
     is_traced: bool
     task: Task | None = None
-    span: Span | None = None
+    read_ns: int = 0
+    span: SpanId | None = None
+    """Its own place in the trace; None: there are no spans."""
     graph_span: Span | None = None
     spans: list[Span] = field(default_factory=list)
-    """In the order in which they began, so that parents come first."""
+    """Below its own, in the order in which they began, so that parents come first."""
+    has_cut_spans: bool = False
 
     def read(self, task: Task) -> None:
         """Say what the claimed task is: from here on log lines name its graph, thread and user."""
-        self.task = task
-        bound: dict[str, Any] = {"graph": task.graph, "thread_id": task.thread_id, "user_id": task.user_id}
+        self.task, self.read_ns = task, time.time_ns()
+        about: dict[str, Any] = {"graph": task.graph, "thread_id": task.thread_id, "user_id": task.user_id}
+        parent = SpanId.parse(task.traceparent) if task.traceparent else None
         if self.is_traced:
-            self._begin_span(task)
-        if self.span or task.traceparent:
-            bound["trace_id"] = self.span.id.trace if self.span else SpanId.parse(task.traceparent or "").trace
-            bound["span_id"] = self.span and self.span.id.span
-        bind(**bound)
+            own = (parent or tracing.new_trace(self.claimed.id)).attempt(self.claimed.id, self.claimed.epoch)
+            self.span = own if own.is_sampled else None
+            about["trace_id"], about["span_id"] = own.trace, own.span
+        elif parent:
+            about["trace_id"] = parent.trace
+        bind(**about)
         _log.info("task.started", queued_ms=self._queued_ms, attempt=self.claimed.epoch)
 
-    def add(self, span: Span) -> bool:
-        """Keep a span; False: there are too many, and nothing below it is kept either."""
+    def begin_span(self, name: str, parent: SpanId) -> Span | None:
+        """Begin a span below another; None: there are too many, and nothing below it is kept either."""
         if len(self.spans) >= LONGEST_ATTEMPT:
-            if self.span:
-                self.span.attributes["langgraph_rq.spans_cut"] = True
-            return False
+            self.has_cut_spans = True
+            return None
+        span = Span(name, parent.child(), parent.span)
         self.spans.append(span)
-        return True
+        return span
 
     def spans_call(self, ended: Ended | None) -> lua.Call[bool] | None:
         """End it, and answer what is to be written just before the commit; None for `ended`: it is given back."""
         bind(node=None)
-        if self.span is None:
+        if self.span is None or self.task is None:
             return None
-        bind(span_id=self.span.id.span)
-        self._end_spans(ended)
-        spans, self.spans, self.span = self.spans, [], None
-        if not spans[0].id.is_sampled:
-            return None
+        bind(span_id=self.span.span)
+        spans = self._end_spans(self.span, self.task, ended)
+        self.spans, self.span = [], None
         return tracing.send_call(spans, (self.claimed.id, self.claimed.epoch, self.worker))
 
     def audit_call(self, ended: Ended) -> lua.Call[None] | None:
@@ -114,72 +117,50 @@ class Attempt:
     def _queued_ms(self) -> int:
         return self.claimed.claimed_at_ms - self.claimed.created_at_ms
 
-    def _begin_span(self, task: Task) -> None:
-        """Name this attempt, as every process would, and the span of the wait before the first one."""
+    def _end_spans(self, own: SpanId, task: Task, ended: Ended | None) -> list[Span]:
+        """End what is open, and put the attempt's own spans around the rest: parents first."""
+        for span in self.spans:
+            if not span.end_ns:  # it was cancelled, and nobody told
+                span.end("cancelled")
         claimed = self.claimed
-        parent = SpanId.parse(task.traceparent) if task.traceparent else None
-        trace = parent or tracing.new_trace(claimed.id)
-        parent_span = parent.span if parent else None
-        links = (trace.attempt(claimed.id, claimed.epoch - 1),) if claimed.epoch > 1 else ()
-        attributes: dict[str, tracing.Value] = {
+        submit = SpanId.parse(task.traceparent).span if task.traceparent else None
+        claimed_ns, now_ns = claimed.claimed_at_ms * 1_000_000, time.time_ns()
+        attempt = Span(f"attempt {claimed.epoch}", own, submit, Kind.CONSUMER, claimed_ns, now_ns)
+        attempt.attributes = {
             "messaging.system": tracing.SCOPE,
             "messaging.operation.type": "process",
             "messaging.destination.name": claimed.queue,
             "messaging.message.id": claimed.id,
             "langgraph_rq.attempt": claimed.epoch,
         }
-        claimed_ns = claimed.claimed_at_ms * 1_000_000
-        self.span = Span(
-            f"attempt {claimed.epoch}",
-            trace.attempt(claimed.id, claimed.epoch),
-            parent_span,
-            Kind.CONSUMER,
-            claimed_ns,
-            attributes=attributes,
-            links=links,
-        )
-        self.spans.append(self.span)
-        if claimed.epoch == 1 and parent_span:
-            self.spans.append(
-                Span(
-                    "queue wait",
-                    trace.child(),
-                    parent_span,
-                    start_ns=claimed.created_at_ms * 1_000_000,
-                    end_ns=claimed_ns,
-                )
-            )
-        claim = Span("claim", trace.child(), self.span.id.span, start_ns=claimed_ns)
-        claim.end()
-        self.spans.append(claim)
-        current_span.set(self.span)
-
-    def _end_spans(self, ended: Ended | None) -> None:
-        assert self.span
-        for span in self.spans[1:]:
-            if not span.end_ns:  # it was cancelled, and nobody told
-                span.end("cancelled")
-        graph_end_ns = (self.graph_span and self.graph_span.end_ns) or time.time_ns()
+        if claimed.epoch > 1:
+            attempt.links = (own.attempt(claimed.id, claimed.epoch - 1),)
+        if self.has_cut_spans:
+            attempt.attributes["langgraph_rq.spans_cut"] = True
+        spans = [attempt]
+        if claimed.epoch == 1 and submit:
+            created_ns = claimed.created_at_ms * 1_000_000
+            spans.append(Span("queue wait", own.child(), submit, start_ns=created_ns, end_ns=claimed_ns))
+        spans.append(Span("claim", own.child(), own.span, start_ns=claimed_ns, end_ns=self.read_ns))
+        spans += self.spans
         if ended:
-            finish = Span("finish", self.span.id.child(), self.span.id.span, start_ns=graph_end_ns)
+            attempt.error = None if ended.state in _GOOD else ended.error_type
+            ran_ns = self.graph_span.end_ns if self.graph_span else now_ns
+            finish = Span("finish", own.child(), own.span, start_ns=ran_ns, end_ns=now_ns)
             finish.attributes["langgraph_rq.state"] = ended.state.value
-            finish.end()
-            self.spans.append(finish)
-        self.span.end(ended.error_type if ended and ended.state not in _GOOD else None)
-        if not ended:
-            self.span.attributes["langgraph_rq.released"] = True
+            spans.append(finish)
+        else:
+            attempt.attributes["langgraph_rq.released"] = True
+        return spans
 
 
 current_attempt: ContextVar[Attempt | None] = ContextVar("current_attempt", default=None)
-current_span: ContextVar[Span | None] = ContextVar("current_span", default=None)
-"""The span below which a node or a call is one; each node runs in a context of its own."""
 
 
 def begin_attempt(claimed: Claimed, worker: str, audit: Audit | None = None, *, is_traced: bool = False) -> Attempt:
     """Begin to tell about a task that was claimed just now; once, in the asyncio task that runs it."""
     attempt = Attempt(claimed, worker, audit, is_traced)
     current_attempt.set(attempt)
-    current_span.set(None)
     bind(task_id=claimed.id, attempt=claimed.epoch, worker=worker)
     _log.debug("task.claimed", queue=claimed.queue, crashes=claimed.crashes, input_bytes=len(claimed.data))
     return attempt
@@ -193,22 +174,23 @@ def tell_task(task: Task) -> None:
 
 
 def _add_model_span(called: Mapping[str, Any]) -> None:
-    attempt, parent = current_attempt.get(), current_span.get()
-    if attempt is None or parent is None:
+    attempt = current_attempt.get()
+    if attempt is None or attempt.span is None:
         return
-    model, now_ns = called["model"], time.time_ns()
-    span = Span(
-        f"chat {model}", parent.id.child(), parent.id.span, Kind.CLIENT, now_ns - called["duration_ms"] * 1_000_000
-    )
+    # What log lines name is where we are: each node runs in a context of its own.
+    span = attempt.begin_span(f"chat {called['model']}", attempt.span._replace(span=bound()["span_id"]))
+    if span is None:
+        return
+    span.kind = Kind.CLIENT
     span.end(None if called["outcome"] == "ok" else called["outcome"])
+    span.start_ns = span.end_ns - called["duration_ms"] * 1_000_000
     span.attributes = {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": called["provider"],
-        "gen_ai.request.model": model,
+        "gen_ai.request.model": called["model"],
         "gen_ai.usage.input_tokens": called["input_tokens"],
         "gen_ai.usage.output_tokens": called["output_tokens"],
     }
-    attempt.add(span)
 
 
 listen("model.called", _add_model_span)

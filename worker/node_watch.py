@@ -14,7 +14,7 @@ from langgraph.errors import GraphBubbleUp
 
 from shared.logs import bind, get_logger
 from shared.tracing import Span
-from worker.attempt import Attempt, current_attempt, current_span
+from worker.attempt import Attempt, current_attempt
 
 _STEP = "graph:step:"
 
@@ -44,8 +44,11 @@ class NodeWatch:
         if parent_run_id is None and self._attempt.graph_span is None:
             self._open[run_id] = _Step(None, self._begin_graph())
         elif tags and any(tag.startswith(_STEP) for tag in tags):
-            span = self._begin_span(f"node {name}", around.span if around else None)
-            bind(node=name, **({"span_id": span.id.span} if span else {}))
+            span = self._attempt.begin_span(f"node {name}", around.span.id) if around and around.span else None
+            if span:
+                bind(node=name, span_id=span.id.span)
+            else:
+                bind(node=name)
             self._open[run_id] = _Step(name, span)
             _log.debug("node.started", node=name)
         elif around:
@@ -68,23 +71,15 @@ class NodeWatch:
             _log.warning("node.failed", node=step.node, duration_ms=step.ms, error=type(error).__name__)
 
     def _begin_graph(self) -> Span | None:
-        graph = self._attempt.task.graph if self._attempt.task else ""
-        span = self._begin_span(f"invoke_agent {graph}", self._attempt.span)
-        if span and self._attempt.task:
-            span.attributes |= {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": graph}
-            if self._attempt.task.thread_id:
-                span.attributes["gen_ai.conversation.id"] = self._attempt.task.thread_id
-            self._attempt.graph_span = span
+        attempt, task = self._attempt, self._attempt.task
+        if attempt.span is None or task is None:
+            return None
+        span = attempt.graph_span = attempt.begin_span(f"invoke_agent {task.graph}", attempt.span)
+        if span:
+            span.attributes = {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": task.graph}
+            if task.thread_id:
+                span.attributes["gen_ai.conversation.id"] = task.thread_id
             bind(span_id=span.id.span)
-        return span
-
-    def _begin_span(self, name: str, parent: Span | None) -> Span | None:
-        if parent is None:
-            return None
-        span = Span(name, parent.id.child(), parent.id.span)
-        if not self._attempt.add(span):
-            return None
-        current_span.set(span)
         return span
 
     def _end(self, run_id: UUID, error: str | None) -> "_Step | None":

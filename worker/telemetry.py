@@ -1,9 +1,9 @@
-"""What a worker process shows of itself while it runs: metrics on a port, spans to the collector, alerts to people."""
+"""What a worker process shows of itself while it runs: log lines, metrics on a port, spans, alerts to people."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from shared import tracing
+from shared import logs, tracing
 from shared.settings import BudgetSettings, TelemetrySettings, load
 from shared.webhook import Webhook
 from worker.alerts import AlertWatch
@@ -25,6 +25,7 @@ def telemetry(worker: GraphWorker, redis_url: str) -> Iterator[MetricsServer | N
     """
     settings = load(TelemetrySettings)
     with ExitStack() as stack:
+        stack.enter_context(logs.joined())
         if tracing.is_on():
             export = SpanExport(redis_url, worker.name)
             export.start()

@@ -4,6 +4,7 @@ import ast
 import io
 import json
 import logging
+import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ import structlog
 from shared import logs
 from shared.errors import RedisUnavailableError
 from shared.redaction import Redactor
+from tests.waiting import until_sync
 
 ROOT = Path(__file__).parents[2]
 EVENT = re.compile(r"[a-z_]+\.[a-z_]+")
@@ -163,6 +165,60 @@ def test_asyncios_complaints_do_not_quote_an_exception(lines):
         "Task exception was never retrieved\nfuture: <Task exception=ValueError('canary')>"
     )
     assert lines.objects()[0]["event"] == "Task exception was never retrieved"
+
+
+def test_joined_lines_come_soon_in_their_order_and_at_once_with_a_warning(lines):
+    with logs.joined():
+        log.info("task.started")
+        until_sync(lines.objects, 5)
+        log.info("node.completed")
+        logging.getLogger("rq.worker").info("Worker w1 is here")
+        log.info("task.completed")
+        log.warning("task.fenced")
+        told = [line["event"] for line in lines.objects()]
+        log.info("task.claimed")
+    assert told == ["task.started", "node.completed", "Worker w1 is here", "task.completed", "task.fenced"]
+    assert lines.objects()[-1]["event"] == "task.claimed"
+    log.info("worker.stopped")
+    assert lines.objects()[-1]["event"] == "worker.stopped"
+
+
+def test_fork_repeats_no_line_that_was_held_and_writes_its_own_at_once(restored, tmp_path):
+    path = tmp_path / "log"
+    with path.open("w") as out:
+        logs.configure(stream=out)
+        with logs.joined():
+            log.info("task.started")
+            child = os.fork()
+            if child == 0:
+                log.info("worker.started")
+                os._exit(0)
+            os.waitpid(child, 0)
+    told = [json.loads(line)["event"] for line in path.read_text().splitlines()]
+    assert sorted(told) == ["task.started", "worker.started"]
+
+
+class Unreadable:
+    def __str__(self) -> str:
+        raise ValueError("the canary")
+
+
+@pytest.mark.parametrize("kind", [Lines, Terminal])
+def test_value_that_cannot_be_read_costs_nothing_but_its_line(restored, kind):
+    out = kind()
+    logs.configure(stream=out)
+    with logs.joined():
+        log.info("task.started", note=Unreadable())
+        log.info("task.completed")
+    first, second = out.getvalue().splitlines()
+    assert "task.started" in first
+    assert "ValueError" in first
+    assert "task.completed" in second
+
+
+def test_stream_that_takes_nothing_fails_nobody(lines):
+    lines.close()
+    log.warning("task.fenced")
 
 
 def test_listeners_hear_events_whatever_the_level(lines):
