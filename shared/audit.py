@@ -54,6 +54,7 @@ class Action(StrEnum):
     CANCELLED = "cancelled"
     RESUMED = "resumed"
     ENDED = "ended"
+    FENCED = "fenced"
 
 
 class Audit:

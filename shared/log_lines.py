@@ -9,7 +9,7 @@ import re
 import sys
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from threading import Event, RLock, Thread
@@ -36,6 +36,9 @@ _JOINED_S = 0.05
 _HELD = 1_000
 
 
+Listener = Callable[[Mapping[str, Any]], None]
+
+
 class LineWriter:
     """Turns events into lines of a stream. A stream itself for whoever brings lines, which then come in their turn.
 
@@ -44,10 +47,12 @@ class LineWriter:
     Args:
         stream: Where lines go.
         redactor: What masks.
+        listeners: Who else hears of events, by their name, before they become lines.
     """
 
-    def __init__(self, stream: TextIO, redactor: Redactor) -> None:
+    def __init__(self, stream: TextIO, redactor: Redactor, listeners: Mapping[str, Sequence[Listener]]) -> None:
         self._stream = stream
+        self._listeners = listeners
         clock: Processor = _stamp
         write: Processor = _write_json
         if stream.isatty():
@@ -61,15 +66,15 @@ class LineWriter:
 
     def begin_again(self) -> None:
         """Forget what is held, in a process that was forked from the one that holds it; write at once."""
-        self._held: deque[EventDict] = deque()
+        self._held: deque[tuple[EventDict, bool]] = deque()
         self._writing = RLock()  # a value that is written may tell something itself
         self._is_joining = False
 
-    def tell(self, event: EventDict, *, is_urgent: bool) -> None:
-        """Write an event: soon, or at once if it is urgent, with what was told before."""
+    def tell(self, event: EventDict, *, is_line: bool, is_urgent: bool) -> None:
+        """Write an event, or only let listeners have it: soon, or at once if urgent, with what was told before."""
         for processor in self.first:
             event = processor(None, "", event)  # type: ignore[assignment]
-        self._held.append(event)
+        self._held.append((event, is_line))
         if is_urgent or not self._is_joining or len(self._held) >= _HELD:
             self.write("")
 
@@ -78,13 +83,15 @@ class LineWriter:
         with self._writing:
             lines = []
             while self._held:
-                lines.append(self._line_of(self._held.popleft()))
+                event, is_line = self._held.popleft()
+                lines.append(self._hand_out(event, is_line=is_line))
             with suppress(OSError, ValueError):
                 self._stream.write("".join(lines) + text)
                 self._stream.flush()
 
     def flush(self) -> None:
-        """Do nothing: what is written is flushed."""
+        """Hand out what is held."""
+        self.write("")
 
     @contextmanager
     def joined(self) -> Iterator[None]:
@@ -94,7 +101,7 @@ class LineWriter:
         def write() -> None:
             while not ending.wait(_JOINED_S):
                 if self._held:
-                    self.write("")
+                    self.flush()
 
         thread = Thread(target=write, name="log lines", daemon=True)
         self._is_joining = True
@@ -105,18 +112,21 @@ class LineWriter:
             self._is_joining = False
             ending.set()
             thread.join()
-            self.write("")
+            self.flush()
+
+    def _hand_out(self, event: EventDict, *, is_line: bool) -> str:
+        try:
+            for listener in self._listeners.get(event["event"], ()):
+                listener(event)
+            return self._line_of(event) if is_line else ""
+        except Exception as error:  # of a value's own str(): neither whoever told it nor other lines can help it
+            kept = {name: event[name] for name in OURS & event.keys()}
+            return self._line_of({**kept, "event": event["event"], "broken": type(error).__name__})
 
     def _line_of(self, event: EventDict) -> str:
-        try:
-            line: Any = event
-            for processor in self.last:
-                line = processor(None, "", line)
-        except Exception as error:  # of a value's own str(): neither whoever told it nor other lines can help it
-            return self._line_of(
-                {name: event[name] for name in OURS & event.keys()}
-                | {"event": event["event"], "broken": type(error).__name__}
-            )
+        line: Any = event
+        for processor in self.last:
+            line = processor(None, "", line)
         return f"{line}\n"
 
 

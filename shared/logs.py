@@ -13,7 +13,7 @@ that never calls `configure` (a service that only submits) sees our events in it
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple, TextIO
@@ -21,16 +21,15 @@ from typing import Any, NamedTuple, TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from shared.log_lines import LineWriter, escape
+from shared.log_lines import LineWriter, Listener, escape
 from shared.redaction import Redactor
 
 QUIET = ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "redisvl", "langgraph", "asyncio", "urllib3")
 """Libraries that log each request at info; a task's own log lines say what matters."""
 
-Listener = Callable[[Mapping[str, Any]], None]
-
 _bound: ContextVar[Mapping[str, Any]] = ContextVar("bound", default={})  # noqa: B039 - replaced, never changed
 _listeners: dict[str, list[Listener]] = {}
+_later: dict[str, list[Listener]] = {}
 _logs: dict[str, "EventLog"] = {}
 
 
@@ -64,17 +63,22 @@ class EventLog:
     def is_heard(self, event: str, level: int) -> bool:
         """Say whether anybody would see or count an event, for whoever has to go to some length to find it out."""
         written = level >= _output.threshold if _output else self._stdlib.isEnabledFor(level)
-        return written or bool(_listeners.get(event))
+        return written or bool(_listeners.get(event) or _later.get(event))
 
     def _tell(self, level: int, event: str, fields: dict[str, Any]) -> None:
         for listener in _listeners.get(event, ()):
             listener(fields)
-        if _output is None:
-            if self._stdlib.isEnabledFor(level):
-                self._stdlib.log(level, "%s", _plain(event, fields))
-        elif level >= _output.threshold:
-            line = {"event": event, "level": _LEVELS[level], "logger": self._name, **_bound.get(), **fields}
-            _output.writer.tell(line, is_urgent=level > logging.INFO)
+        is_line = level >= _output.threshold if _output else self._stdlib.isEnabledFor(level)
+        if not is_line and event not in _later:
+            return
+        told = {"event": event, "level": _LEVELS[level], "logger": self._name, **_bound.get(), **fields}
+        if _output:
+            _output.writer.tell(told, is_line=is_line, is_urgent=level > logging.INFO)
+            return
+        for listener in _later.get(event, ()):
+            listener(told)
+        if is_line:
+            self._stdlib.log(level, "%s", _plain(event, fields))
 
 
 _LEVELS = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning", logging.ERROR: "error"}
@@ -113,9 +117,25 @@ def listen(event: str, listener: Listener) -> None:
     _listeners.setdefault(event, []).append(listener)
 
 
-def unlisten(event: str, listener: Listener) -> None:
-    """Undo `listen`."""
-    _listeners[event].remove(listener)
+@contextmanager
+def listening(listeners: Mapping[str, Listener]) -> Iterator[None]:
+    """Let each listener have its event with all its fields, those that are bound included, when its line is written."""
+    for event, listener in listeners.items():
+        _later.setdefault(event, []).append(listener)
+    try:
+        yield
+    finally:
+        flush()
+        for event, listener in listeners.items():
+            _later[event].remove(listener)
+            if not _later[event]:
+                del _later[event]
+
+
+def flush() -> None:
+    """Write the lines that wait for others."""
+    if _output:
+        _output.writer.flush()
 
 
 def configure(level: str = "info", *, redactor: Redactor | None = None, stream: TextIO | None = None) -> None:
@@ -127,7 +147,7 @@ def configure(level: str = "info", *, redactor: Redactor | None = None, stream: 
         stream: Where lines go; None for stderr.
     """
     global _output  # noqa: PLW0603 - logging is set up per process, as the standard library's
-    writer = LineWriter(stream or sys.stderr, redactor or Redactor())
+    writer = LineWriter(stream or sys.stderr, redactor or Redactor(), _later)
     context: list[Processor] = [structlog.contextvars.merge_contextvars, _add_bound]
     structlog.configure(
         processors=[structlog.processors.add_log_level, *context, *writer.first, *writer.last],

@@ -79,7 +79,7 @@ class Attempt:
         return tracing.send_call(spans, (self.claimed.id, self.claimed.epoch, self.worker))
 
     def audit_call(self, ended: Ended) -> lua.Call[None] | None:
-        """What is to be written once it has ended."""
+        """What is to be written just before the commit, so that no end is without its entry, whatever dies."""
         if self.audit is None:
             return None
         used = current_task.get()
@@ -95,6 +95,12 @@ class Attempt:
             output_tokens=used.output_tokens if used else 0,
             cost_nano_usd=used.cost_nano_usd if used else 0,
         )
+
+    def fenced_call(self) -> lua.Call[None] | None:
+        """What is to be written when that end was refused."""
+        if self.audit is None:
+            return None
+        return self.audit.entry_call(Action.FENCED, self.claimed.id, actor=self.worker, attempts=self.claimed.epoch)
 
     def tell(self, ended: Ended) -> None:
         """Say how it ended, once that is written."""

@@ -335,6 +335,7 @@ class GraphWorker(BaseWorker):
 
     async def _finish(self, claimed: Claimed, ended: Ended, attempt: Attempt) -> None:
         self._commits.send(attempt.spans_call(ended))
+        self._commits.send(attempt.audit_call(ended))
         finished = await self._commits.commit(
             finish_call(
                 claimed,
@@ -347,9 +348,9 @@ class GraphWorker(BaseWorker):
             )
         )
         if finished is Finished.FENCED:
+            self._commits.send(attempt.fenced_call())
             _log.warning("task.fenced", state=ended.state)
             return
-        self._commits.send(attempt.audit_call(ended))
         attempt.tell(ended)
         if ended.spent_thread and self._context.checkpointer:
             try:

@@ -1,15 +1,8 @@
-"""Count what a worker process does, by listening to its own log events: a count and a line cannot disagree.
+"""Count what a worker process does, by listening to its own log events: a count and a line cannot disagree."""
 
-Events are noted as they happen, and counted many at a time: before each scrape, and when enough have gathered. One by
-one, between all that a task does, counting takes three times as long.
-"""
-
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from itertools import product
-from threading import Lock
 from typing import Any
 
 from prometheus_client import (
@@ -23,11 +16,11 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from shared import logs
+from shared.log_lines import Listener
 from shared.metrics import WORKER, Bounded, build
 from worker.metrics_server import Answer
 
 Fields = Mapping[str, Any]
-_Count = Callable[[Fields], None]
 
 _COUNTED = {
     "task.released": "agent_released_total",
@@ -36,7 +29,6 @@ _COUNTED = {
     "task.swept": "agent_swept_total",
 }
 _OUTAGES = ("claim.failed", "commit.delayed", "lease.not_renewed", "queue.not_watched", "spans.delayed")
-_GATHERED = 256
 _BREAKER = {"breaker.opened": "open", "breaker.half_opened": "half_open", "breaker.closed": "closed"}
 
 
@@ -50,9 +42,6 @@ class WorkerMetrics:
     def __init__(self, in_flight: Callable[[], int]) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
-        self._noted: deque[tuple[_Count, Fields, Fields]] = deque()
-        self._counting = Lock()
-        self.registry.register(_First(self._count))
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
         self._by_name = {metric.name: build(metric, self.registry) for metric in WORKER}
@@ -62,9 +51,9 @@ class WorkerMetrics:
         for scope, unit in product(("global", "user", "task"), ("tokens", "cost", "hour_cost")):
             self._of("agent_budget_alerts_total", scope, unit)  # an alert looks for the step from 0 to 1
 
-    def listen(self) -> ExitStack:
-        """Begin to count; closing what is answered ends it."""
-        counts: dict[str, _Count] = {
+    def listen(self) -> AbstractContextManager[None]:
+        """Count while the block runs."""
+        counts: dict[str, Listener] = {
             "task.started": self._started,
             "task.completed": self._ended,
             "task.failed": self._ended,
@@ -83,34 +72,12 @@ class WorkerMetrics:
             counts[event] = lambda _fields, event=event: self._of("agent_redis_errors_total", event).inc()  # type: ignore[misc]
         for event, state in _BREAKER.items():
             counts[event] = lambda fields, state=state: self._turned(fields, state)  # type: ignore[misc]
-        stack = ExitStack()
-        for event, count in counts.items():
-            listener = partial(self._note, count)
-            logs.listen(event, listener)
-            stack.callback(logs.unlisten, event, listener)
-        return stack
+        return logs.listening(counts)
 
     def page(self) -> Answer:
-        """Answer a scrape."""
+        """Answer a scrape with all that has happened so far."""
+        logs.flush()
         return 200, CONTENT_TYPE_LATEST, generate_latest(self.registry)
-
-    def _note(self, count: _Count, fields: Fields) -> None:
-        self._noted.append((count, fields, logs.bound()))
-        # Whoever counts already counts this too; it may be this very thread, when an object that goes tells of its end.
-        if len(self._noted) >= _GATHERED and self._counting.acquire(blocking=False):
-            try:
-                self._count_noted()
-            finally:
-                self._counting.release()
-
-    def _count(self) -> None:
-        with self._counting:
-            self._count_noted()
-
-    def _count_noted(self) -> None:
-        while self._noted:
-            count, fields, bound = self._noted.popleft()
-            count({**bound, **fields})
 
     def _of(self, name: str, *values: object) -> Any:
         """Find the child of a metric by its labels' values, as fast as may be."""
@@ -154,15 +121,3 @@ class WorkerMetrics:
 
     def _alerted(self, fields: Fields) -> None:
         self._of("agent_budget_alerts_total", fields["scope"], fields["unit"]).inc()
-
-
-class _First:
-    """A collector of nothing: whoever reads the registry asks it first, and it lets everything be counted."""
-
-    def __init__(self, count: Callable[[], None]) -> None:
-        self._count = count
-
-    def collect(self) -> Iterator[Any]:
-        """Count what has happened so far."""
-        self._count()
-        return iter(())

@@ -223,12 +223,29 @@ def test_stream_that_takes_nothing_fails_nobody(lines):
 
 def test_listeners_hear_events_whatever_the_level(lines):
     heard = []
-    logs.listen("node.started", heard.append)
-    log.debug("node.started", node="a")
-    logs.unlisten("node.started", heard.append)
+    logs.bind(task_id="t1")
+    with logs.listening({"node.started": lambda told: heard.append((told["task_id"], told["node"]))}):
+        log.debug("node.started", node="a")
     log.debug("node.started", node="b")
-    assert heard == [{"node": "a"}]
+    assert heard == [("t1", "a")]
     assert lines.getvalue() == ""
+
+
+def test_listeners_hear_events_before_a_flush_ends_and_one_that_fails_keeps_no_line_back(lines):
+    heard = []
+
+    def hear(told) -> None:
+        heard.append(told["no such field"])
+
+    with logs.joined(), logs.listening({"node.started": hear, "node.completed": heard.append}):
+        log.info("node.started")
+        log.info("node.completed")
+        logs.flush()
+        assert len(heard) == 1
+        assert [(line["event"], line.get("broken")) for line in lines.objects()] == [
+            ("node.started", "KeyError"),
+            ("node.completed", None),
+        ]
 
 
 def test_program_that_configures_nothing_gets_events_in_its_own_logging(restored, caplog):

@@ -262,6 +262,24 @@ async def test_end_of_a_task_is_in_the_audit_log_with_what_it_cost(redis_url, cl
     assert details["cost_nano_usd"] > 0
 
 
+async def test_end_that_was_refused_is_taken_back_in_the_audit_log(redis_url, client, redis_client):
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def hang(_state):
+        entered.set()
+        await leave.wait()
+
+    async with worker(redis_url, {"g": one_node_graph(hang, Asked)}, audit=Audit("key")):
+        task = client.submit({"question": "x"}, graph="g").task_id
+        await entered.wait()
+        redis_client.hset(f"agent:task:{task}", mapping={"epoch": 2, "owner": "other"})
+        leave.set()
+        await until(lambda: redis_client.xlen(STREAM) == 2)
+    entries = [entry for _, entry in redis_client.xrange(STREAM)]
+    assert [(entry["action"], entry["task"]) for entry in entries] == [("ended", task), ("fenced", task)]
+    assert [json.loads(entry["details"])["attempts"] for entry in entries] == [1, 1]
+
+
 async def test_released_attempt_is_a_whole_part_of_the_trace(redis_url, client, monkeypatch):
     entered = asyncio.Event()
 
