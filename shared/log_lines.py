@@ -32,7 +32,7 @@ _OPERATIONAL = (OSError, RedisError, LanggraphRqError)
 
 _FRAMES = 20
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_JOINED_S = 0.05
+_JOINED_S = 0.1
 _HELD = 1_000
 
 
@@ -72,8 +72,10 @@ class LineWriter:
 
     def tell(self, event: EventDict, *, is_line: bool, is_urgent: bool) -> None:
         """Write an event, or only let listeners have it: soon, or at once if urgent, with what was told before."""
-        for processor in self.first:
-            event = processor(None, "", event)  # type: ignore[assignment]
+        clock, without_content = self.first
+        clock(None, "", event)
+        if "exc_info" in event:
+            without_content(None, "", event)
         self._held.append((event, is_line))
         if is_urgent or not self._is_joining or len(self._held) >= _HELD:
             self.write("")

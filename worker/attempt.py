@@ -70,10 +70,10 @@ class Attempt:
 
     def spans_call(self, ended: Ended | None) -> lua.Call[bool] | None:
         """End it, and answer what is to be written just before the commit; None for `ended`: it is given back."""
-        bind(node=None)
         if self.span is None or self.task is None:
+            bind(node=None)
             return None
-        bind(span_id=self.span.span)
+        bind(node=None, span_id=self.span.span)
         spans = self._end_spans(self.span, self.task, ended)
         self.spans, self.span = [], None
         return tracing.send_call(spans, (self.claimed.id, self.claimed.epoch, self.worker))

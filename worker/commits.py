@@ -20,13 +20,16 @@ _LONGEST_WAIT_S = 2.0
 
 _log = get_logger(__name__)
 
+_Waiting = tuple[lua.Call[Any], "asyncio.Future[Any] | None"]
+"""A call, and who waits for its answer."""
+
 
 class Commits:
     """Runs queue verbs in batches until each has an answer. Every verb given to it may safely run twice."""
 
     def __init__(self, redis: Redis) -> None:
         self._line = Line(redis)
-        self._waiting: list[tuple[lua.Call[Any], asyncio.Future[Any]]] = []
+        self._waiting: list[_Waiting] = []
         self._writer: asyncio.Task[None] | None = None
 
     async def commit(self, call: lua.Call[lua.T]) -> lua.T:
@@ -35,19 +38,19 @@ class Commits:
         Raises:
             redis.RedisError: the call itself is wrong; repeating it would not help.
         """
-        return await self._put(call)
+        answer: asyncio.Future[lua.T] = asyncio.get_running_loop().create_future()
+        self._put(call, answer)
+        return await answer
 
     def send(self, call: lua.Call[Any] | None) -> None:
         """Run `call` as `commit` does, without waiting: what is committed next goes in the same round trip."""
         if call:
-            self._put(call).add_done_callback(_log_failure)
+            self._put(call, None)
 
-    def _put(self, call: lua.Call[lua.T]) -> "asyncio.Future[lua.T]":
-        answer: asyncio.Future[lua.T] = asyncio.get_running_loop().create_future()
+    def _put(self, call: lua.Call[Any], answer: "asyncio.Future[Any] | None") -> None:
         self._waiting.append((call, answer))
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write())
-        return answer
 
     async def _write(self) -> None:
         wait_s = _FIRST_WAIT_S
@@ -61,9 +64,7 @@ class Commits:
             else:
                 wait_s = _FIRST_WAIT_S
 
-    async def _run(
-        self, batch: list[tuple[lua.Call[Any], asyncio.Future[Any]]]
-    ) -> list[tuple[lua.Call[Any], asyncio.Future[Any]]]:
+    async def _run(self, batch: list[_Waiting]) -> list[_Waiting]:
         try:
             replies = await lua.run_many(self._line, [call for call, _ in batch])
         except Exception as error:
@@ -74,6 +75,9 @@ class Commits:
         for (call, answer), reply in zip(batch, replies, strict=True):
             if isinstance(reply, Exception) and is_outage(reply):
                 unanswered.append((call, answer))
+            elif answer is None:
+                if isinstance(reply, Exception):
+                    _log.warning("record.refused", error=str(reply))
             elif answer.done():
                 continue
             elif isinstance(reply, Exception):
@@ -83,8 +87,3 @@ class Commits:
         if unanswered:
             _log.warning("commit.delayed", calls=len(unanswered), error=str(replies[0]))
         return unanswered
-
-
-def _log_failure(answer: "asyncio.Future[Any]") -> None:
-    if not answer.cancelled() and (error := answer.exception()):
-        _log.warning("record.refused", error=str(error))

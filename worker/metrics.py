@@ -47,7 +47,7 @@ class WorkerMetrics:
         self._by_name = {metric.name: build(metric, self.registry) for metric in WORKER}
         self._by_name["agent_tasks_in_flight"].set_function(in_flight)
         self._labels = {label: Bounded() for metric in WORKER for label in metric.labels}
-        self._children: dict[tuple[str, ...], Any] = {}
+        self._children: dict[tuple[object, ...], Any] = {}
         for scope, unit in product(("global", "user", "task"), ("tokens", "cost", "hour_cost")):
             self._of("agent_budget_alerts_total", scope, unit)  # an alert looks for the step from 0 to 1
 
@@ -81,7 +81,7 @@ class WorkerMetrics:
 
     def _of(self, name: str, *values: object) -> Any:
         """Find the child of a metric by its labels' values, as fast as may be."""
-        key = (name, *map(str, values))
+        key = (name, *values)
         child = self._children.get(key)
         if child is None:
             metric = self._by_name[name]

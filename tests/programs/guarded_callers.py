@@ -1,8 +1,8 @@
 """Processes that make guarded model calls, for the tests of what the guards hold between processes.
 
 `python -m tests.programs.guarded_callers outage REDIS MODEL PROCESSES` calls, one at a time, until its standard input
-closes. `... spend REDIS MODEL PROCESSES CALLS TOKENS KILL_S` makes CALLS calls per process on a budget of TOKENS, kills
-one with SIGKILL every KILL_S seconds and replaces it, and prints how many were killed.
+closes. `... spend REDIS MODEL PROCESSES CALLS TOKENS KILLS` makes CALLS calls per process on a budget of TOKENS, kills
+one with SIGKILL and replaces it, KILLS times evenly over the calls, and prints how many were killed.
 
 All are forked from one process that has imported the libraries, before it has any thread, loop or connection.
 """
@@ -110,20 +110,20 @@ def outage(redis_url: str, model_url: str, processes: int) -> None:
         sys.exit("a caller failed: see its error above")
 
 
-def spend_all(redis_url: str, model_url: str, processes: int, calls: int, tokens: int, kill_s: float) -> int:
+def spend_all(redis_url: str, model_url: str, processes: int, calls: int, tokens: int, kills: int) -> int:
     started, model, killed = RawArray("i", processes), make_model(model_url), 0
 
     def start(slot: int) -> int:
         return fork(lambda: guarded(redis_url, budget_of(tokens), spend(started, slot, calls, model)))
 
     running = {start(slot): slot for slot in range(processes)}
-    next_kill_at = time.monotonic() + kill_s
+    struck = 0
     while running:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
-            if time.monotonic() > next_kill_at:
+            if struck < kills and sum(started) >= processes * calls * (struck + 1) / (kills + 1):
                 os.kill(random.choice(list(running)), signal.SIGKILL)
-                next_kill_at = time.monotonic() + kill_s
+                struck += 1
             time.sleep(_POLL_S)
             continue
         slot = running.pop(pid)
@@ -139,8 +139,8 @@ def main(mode: str, redis_url: str, model_url: str, processes: str, *rest: str) 
     if mode == "outage":
         outage(redis_url, model_url, int(processes))
     else:
-        calls, tokens, kill_s = rest
-        killed = spend_all(redis_url, model_url, int(processes), int(calls), int(tokens), float(kill_s))
+        calls, tokens, kills = map(int, rest)
+        killed = spend_all(redis_url, model_url, int(processes), calls, tokens, kills)
         print(killed)  # noqa: T201
 
 

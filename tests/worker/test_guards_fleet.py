@@ -26,7 +26,7 @@ SPENDERS = 8
 CALLS = int(os.environ.get("GUARDS_CHAOS_CALLS", "12"))
 TOKENS_PER_CALL = 22
 """Of the budget; a call uses some 25 and holds about 90, so that it runs out."""
-KILL_S = 0.15
+KILLS = 6 + CALLS // 6
 LATENCY_S = 0.05
 SLOW_S = 0.2
 """Long enough that many calls are in flight when the provider starts to fail."""
@@ -86,7 +86,7 @@ def test_budget_holds_and_covers_the_bill_when_processes_are_killed_and_redis_re
 
         restarting = threading.Thread(target=restart_redis)
         restarting.start()
-        arguments = (own.url, server.url, SPENDERS, CALLS, limits.daily_tokens, KILL_S)
+        arguments = (own.url, server.url, SPENDERS, CALLS, limits.daily_tokens, KILLS)
         with program("spend", *arguments) as spenders, Redis.from_url(own.url) as redis:
             while spenders.poll() is None:
                 with suppress(RedisConnectionError):  # while it restarts
