@@ -24,6 +24,7 @@ from shared.circuit_breaker import BreakerLimits
 from shared.embedded_redis import LOCAL_SOCKET
 from shared.errors import SettingsError
 from shared.pricing import Rate
+from shared.redaction import Redactor
 from shared.redis_clients import check_url, leaves_host_in_plain
 from shared.task_queue import QueueTimes
 from shared.tasks import Priority, TaskLimits
@@ -320,6 +321,13 @@ class RedactionSettings(Settings):
         default_factory=dict, description='own regular expressions as JSON: {"case": "CASE-[0-9]{6}"}'
     )
     phone_region: str | None = Field("US", pattern="^[A-Z]{2}$", description="country of phone numbers without a code")
+
+    def redactor(self) -> Redactor:
+        """Make what masks results and logs alike. Raises SettingsError: a pattern cannot be used."""
+        try:
+            return Redactor(self.patterns, self.phone_region)
+        except ValueError as error:
+            raise SettingsError(f"LGRQ_REDACTION_PATTERNS: {error}") from None
 
 
 class GatewaySettings(Settings):

@@ -103,10 +103,28 @@ class Span:
 
 
 def is_on(environ: Mapping[str, str] = os.environ) -> bool:
-    """Say whether spans are made: an endpoint is set, and nothing switches them off."""
+    """Say whether spans are made: an endpoint is set, nothing switches them off, and the extra `otel` is there.
+
+    A service that only submits may have an endpoint for spans of its own, and not our extra; its trace still goes on.
+    """
+    return is_asked_for(environ) and is_installed()
+
+
+def is_asked_for(environ: Mapping[str, str] = os.environ) -> bool:
+    """Say whether the environment asks for spans."""
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none":
         return False
     return bool(endpoint(environ))
+
+
+@cache
+def is_installed() -> bool:
+    """Say whether OTLP's messages can be loaded: the extra `otel`."""
+    try:
+        _wire()
+    except ImportError:
+        return False
+    return True
 
 
 def endpoint(environ: Mapping[str, str] = os.environ) -> str | None:

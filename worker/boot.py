@@ -27,7 +27,6 @@ from worker.health import serve_health
 from worker.node_threads import THREAD as NODE_THREAD
 from worker.node_threads import NodeThreads
 from worker.nursery import Nursery
-from worker.redacted import make_redactor
 from worker.suspects import Suspects, run_suspect
 from worker.telemetry import telemetry
 
@@ -45,7 +44,7 @@ _log = get_logger(__name__)
 def boot(worker: WorkerSettings, redis: RedisSettings, queues: Sequence[str], *, burst: bool) -> int:
     """Serve in this process until asked to end; answers the exit code."""
     try:
-        configure(worker.log_level, redactor=make_redactor(load(RedactionSettings)))
+        configure(worker.log_level, redactor=load(RedactionSettings).redactor())
         # LangChain's, about the handlers of a graph that it did not get to ask because we refused the call.
         warnings.filterwarnings("ignore", "coroutine 'ahandle_event' was never awaited", RuntimeWarning)
         nursery = Nursery.start(run_suspect)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from shared.errors import ErrorType, SettingsError
+from shared.errors import ErrorType
 from shared.redaction import RedactedStream, Redactor
 from shared.settings import RedactionSettings
 from shared.task_events import EventType
@@ -33,7 +33,7 @@ class Redaction:
         """Read the settings; None: results are delivered as they are."""
         if settings.mode == "off":
             return None
-        return cls(make_redactor(settings), settings.mode == "refuse")
+        return cls(settings.redactor(), settings.mode == "refuse")
 
     def result(self, result: Result) -> Result:
         """Mask a result, or refuse it."""
@@ -50,14 +50,6 @@ class Redaction:
     def events(self, writer: EventWriter, claimed: Claimed, worker: str) -> "RedactedEvents":
         """Begin the events of an attempt."""
         return RedactedEvents(writer, claimed, worker, self.redactor)
-
-
-def make_redactor(settings: RedactionSettings) -> Redactor:
-    """Make what masks results and logs alike. Raises SettingsError: a pattern cannot be used."""
-    try:
-        return Redactor(settings.patterns, settings.phone_region)
-    except ValueError as error:
-        raise SettingsError(f"LGRQ_REDACTION_PATTERNS: {error}") from None
 
 
 class RedactedEvents(TaskEvents):

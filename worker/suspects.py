@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from shared import lua
 from shared.errors import ErrorType
 from shared.logs import configure, get_logger
-from shared.settings import RedisSettings, WorkerSettings
+from shared.settings import RedactionSettings, RedisSettings, WorkerSettings, load
 from shared.task_queue import Claimed
 from shared.tasks import State
 from worker.attempt import begin_attempt
@@ -153,7 +153,7 @@ def run_suspect(connection: Connection) -> None:
     """
     order: _Order = connection.recv()
     threading.Thread(target=_end_with_worker, args=(connection,), daemon=True).start()
-    configure(order.settings.log_level)
+    configure(order.settings.log_level, redactor=load(RedactionSettings).redactor())
     asyncio.run(_run(connection, order))
 
 

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from producer.gateway.app import create_app
 from shared.logs import configure
-from shared.settings import GatewaySettings
+from shared.settings import GatewaySettings, RedactionSettings, load
 
 
 class GatewayServer(uvicorn.Server):
@@ -26,7 +26,7 @@ class GatewayServer(uvicorn.Server):
 
 def serve(settings: GatewaySettings, redis_url: str | None = None) -> None:
     """Serve on `settings.host` and `settings.port`; SIGTERM and SIGINT let requests end."""
-    configure()
+    configure(redactor=load(RedactionSettings).redactor())
     app = create_app(settings, redis_url)
     config = uvicorn.Config(
         app,

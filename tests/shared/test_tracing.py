@@ -1,5 +1,6 @@
 """One trace per task, in one tree, whatever dies: spans are collected by an OTLP receiver, as a collector would."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -270,6 +271,43 @@ def test_producer_imports_nothing_for_it_while_it_is_off():
     program = "import sys, producer; print([one for one in sys.modules if one.startswith('opentelemetry.proto')])"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"
+
+
+THIN_PRODUCER = """
+import sys
+sys.modules["opentelemetry.proto"] = None  # as if the extra were not installed
+from producer import Client
+with Client(sys.argv[1]) as client:
+    client.submit({}, graph="g", task_id="t1", traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01")
+"""
+
+
+def test_producer_without_the_extra_hands_on_the_trace_and_makes_no_span(redis_client, redis_url):
+    environment = os.environ | {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
+    subprocess.run([sys.executable, "-c", THIN_PRODUCER, redis_url], env=environment, check=True, timeout=60)
+    assert redis_client.xlen(tracing.SPANS) == 0
+    assert "a" * 32 in redis_client.hget("rq:job:t1", "data")
+
+
+THIN_WORKER = """
+import sys
+sys.modules["opentelemetry.proto"] = None
+from worker.__main__ import main
+main()
+"""
+
+
+def test_worker_without_the_extra_says_what_to_install(redis_url, tmp_path):
+    environment = os.environ | {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", "REDIS_URL": redis_url}
+    command = [sys.executable, "-c", THIN_WORKER, "--config", WORKLOAD, "--unsafe-redis"]
+    environment |= {"OPENAI_API_KEY": "unused"}
+    ended = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    *_, said = ended.stderr.splitlines()
+    assert ended.returncode == 2
+    assert said.startswith("error: OTEL_EXPORTER_OTLP_ENDPOINT: expected opentelemetry-proto")
+    assert "langgraph-rq[otel]" in said
 
 
 def test_spans_of_an_attempt_that_lost_its_task_are_not_kept(redis_client):

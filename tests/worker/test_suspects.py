@@ -58,6 +58,22 @@ async def test_suspect_outlives_the_signals_that_end_its_worker(redis_url, order
     assert ended.state is State.SUCCESS
 
 
+async def test_suspect_masks_own_patterns_in_its_log_lines(redis_url, capfd, monkeypatch):
+    monkeypatch.setenv("LGRQ_REDACTION_PATTERNS", '{"case": "CASE-[0-9]{6}"}')
+    suspects = start_suspects(redis_url, monkeypatch)
+    async with AsyncRedis.from_url(redis_url) as redis, asyncio.timeout(60):
+        await lua.run(redis, renew_call("w1", 60_000, {"killer": "{}"}, join=True))
+        task = Task.parse({"input": {}, "graph": "killer", "user_id": "CASE-123456"}, TaskLimits())
+        await lua.run(redis, submit_call(task, "agent_tasks", QueueTimes()))
+        (claimed,) = (await lua.run(redis, claim_call("w1", 1, ["agent_tasks"], QueueTimes()))).tasks
+        ended = await suspects.run(claimed, "w1")
+    suspects.nursery.close()
+    assert isinstance(ended, Ended), ended
+    told = capfd.readouterr().err
+    assert '"user_id":"[case]"' in told
+    assert "CASE-123456" not in told
+
+
 def processes_of(suspects: Suspects) -> list[psutil.Process]:
     return psutil.Process(suspects.nursery.pid).children(recursive=True)
 
