@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from statistics import median
 
-from benchmarks.contenders import Worker, worker
+from benchmarks.contenders import worker
 from benchmarks.measured import Cell, Goal, Measured, Measurement, middle_ratio
 from benchmarks.rig import Rig
 from benchmarks.usage import cpu_s
@@ -16,11 +16,14 @@ _PAIRS = 5
 _GOAL = 1.05
 _OFF = {"LGRQ_LOG_LEVEL": "error"}
 
+_SAME_HASHES = {"PYTHONHASHSEED": "0"}
+"""Two processes whose sets and dictionaries collide differently differ by some percent, for as long as they live."""
+
 _NOTE = """\
 w: three nodes, two calls of a model that takes 0.5 s; 100 in flight. CPU of the worker's process, per task. On: log
 lines at info, metrics on a port, every task traced to a collector, every end in the audit log. Off: none of them.
-x: the median of the ratios of pairs that ran side by side: the machine's own speed changes within seconds, and of two
-equal workers that ran one after the other one used up to 15 % more; side by side, up to 6 %."""
+x: the median of the ratios of pairs of new workers that ran side by side: the machine's own speed changes within
+seconds, and of two equal workers that ran one after the other one used up to 15 % more; side by side, up to 6 %."""
 
 
 def measure(rig: Rig) -> Measured:
@@ -28,13 +31,12 @@ def measure(rig: Rig) -> Measured:
     rows: list[dict[str, Cell]] = []
     goals: list[Goal] = []
     with rig.redis() as server, _collector(rig) as on:
+        environments = {"off": _OFF, "on": on}
         for checkpoints in (True, False):
-            with ExitStack() as stack:
-                workers = {
-                    name: stack.enter_context(_start(rig, server, name, environment, checkpoints=checkpoints))
-                    for name, environment in (("off", _OFF), ("on", on))
-                }
-                cpu_ms = _measure_pairs(rig, workers)
+            pairs = rig.count(_PAIRS, 2)
+            turns = rig.track(f"checkpoints {'on' if checkpoints else 'off'}", range(pairs), pairs)
+            measured = [_measure_pair(rig, server, environments, checkpoints=checkpoints) for _ in turns]
+            cpu_ms = {name: [pair[name] for pair in measured] for name in environments}
             ratio = middle_ratio(cpu_ms["on"], cpu_ms["off"])
             rows.append(
                 {
@@ -49,32 +51,27 @@ def measure(rig: Rig) -> Measured:
     return Measured("Telemetry", rows, goals, _NOTE)
 
 
-@contextmanager
-def _start(
-    rig: Rig, server: EmbeddedRedis, name: str, environment: Mapping[str, str], *, checkpoints: bool
-) -> Iterator[Worker]:
-    queue = f"{name}{int(checkpoints)}"
-    with worker(rig, server, queue, checkpoints=checkpoints, **environment) as one:
-        one.prepare("w", rig.count(200, 100))()
-        yield one
+def _measure_pair(
+    rig: Rig, server: EmbeddedRedis, environments: Mapping[str, Mapping[str, str]], *, checkpoints: bool
+) -> dict[str, float]:
+    """Start a worker for each, and answer the CPU time per task (ms) that each used while all ran."""
+    tasks, warm_up = rig.count(1_000, 150), rig.count(200, 100)
 
-
-def _measure_pairs(rig: Rig, workers: Mapping[str, Worker]) -> dict[str, list[float]]:
-    """Answer the CPU time per task (ms) of each worker, pair by pair."""
-    tasks = rig.count(600, 150)
-    cpu_ms: dict[str, list[float]] = {name: [] for name in workers}
-
-    def run(name: str) -> None:
+    def run(name: str) -> tuple[str, float]:
         one = workers[name]
+        one.prepare("w", warm_up)()
         start = one.prepare("w", tasks)
         before_s = cpu_s(one.processes)
         start()
-        cpu_ms[name].append((cpu_s(one.processes) - before_s) * 1000 / tasks)
+        return name, (cpu_s(one.processes) - before_s) * 1000 / tasks
 
-    with ThreadPoolExecutor(len(workers)) as side_by_side:
-        for _ in rig.track("on and off", range(rig.count(_PAIRS, 2)), rig.count(_PAIRS, 2)):
-            list(side_by_side.map(run, workers))
-    return cpu_ms
+    with ExitStack() as stack:
+        workers = {
+            name: stack.enter_context(worker(rig, server, name, checkpoints=checkpoints, **_SAME_HASHES, **environment))
+            for name, environment in environments.items()
+        }
+        with ThreadPoolExecutor(len(workers)) as side_by_side:
+            return dict(side_by_side.map(run, workers))
 
 
 @contextmanager
