@@ -5,11 +5,12 @@ masked. A line cannot be forged: control characters are escaped.
 """
 
 import json
+import logging
 import re
 import sys
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from threading import Event, RLock, Thread
@@ -34,6 +35,8 @@ _FRAMES = 20
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _JOINED_S = 0.1
 _HELD = 1_000
+_ATOMIC = 4_096
+"""PIPE_BUF: what is not longer is written to a pipe whole, or not yet."""
 
 
 Listener = Callable[[Mapping[str, Any]], None]
@@ -83,13 +86,28 @@ class LineWriter:
     def write(self, text: str) -> None:
         """Write what is held, then `text`."""
         with self._writing:
-            lines = []
-            while self._held:
-                event, is_line = self._held.popleft()
-                lines.append(self._hand_out(event, is_line=is_line))
-            with suppress(OSError, ValueError):
-                self._stream.write("".join(lines) + text)
-                self._stream.flush()
+            lines: list[str] = []
+            try:
+                for _ in range(len(self._held)):
+                    lines.append(self._hand_out(*self._held.popleft()))  # noqa: PERF401 - those before one that fails
+            finally:
+                self._put([*lines, text])
+
+    def _put(self, lines: Iterable[str]) -> None:
+        """Write a few lines at a time: longer texts of processes that share a pipe may be mixed."""
+        group = ""
+        for line in lines:
+            if group and len(group) + len(line) > _ATOMIC:
+                self._put_group(group)
+                group = ""
+            group += line
+        if group:
+            self._put_group(group)
+
+    def _put_group(self, group: str) -> None:
+        with suppress(Exception):  # whatever the stream says
+            self._stream.write(group)
+            self._stream.flush()
 
     def flush(self) -> None:
         """Hand out what is held."""
@@ -102,7 +120,7 @@ class LineWriter:
 
         def write() -> None:
             while not ending.wait(_JOINED_S):
-                if self._held:
+                with suppress(Exception):  # whatever it is, the thread must live
                     self.flush()
 
         thread = Thread(target=write, name="log lines", daemon=True)
@@ -116,20 +134,59 @@ class LineWriter:
             thread.join()
             self.flush()
 
-    def _hand_out(self, event: EventDict, *, is_line: bool) -> str:
+    def _hand_out(self, event: EventDict, is_line: bool) -> str:
         try:
             for listener in self._listeners.get(event["event"], ()):
                 listener(event)
             return self._line_of(event) if is_line else ""
         except Exception as error:  # of a value's own str(): neither whoever told it nor other lines can help it
             kept = {name: event[name] for name in OURS & event.keys()}
-            return self._line_of({**kept, "event": event["event"], "broken": type(error).__name__})
+            try:
+                return self._line_of({**kept, "event": event["event"], "broken": type(error).__name__})
+            except Exception:  # the stack is too deep here; it is not where others write
+                self._held.appendleft((event, is_line))
+                raise
 
     def _line_of(self, event: EventDict) -> str:
         line: Any = event
         for processor in self.last:
             line = processor(None, "", line)
         return f"{line}\n"
+
+
+class LineHandler(logging.StreamHandler[LineWriter]):
+    """The standard library's way to a writer, without a lock of its own.
+
+    Who waits for the writer's lock with another one in hand would wait for ever if the one who writes, or a finalizer
+    that runs meanwhile, wants that other one to log something.
+    """
+
+    def createLock(self) -> None:  # noqa: N802 - logging's name
+        """Have none."""
+        self.lock = None
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Write a record that passes the filters."""
+        passed = self.filter(record)
+        if passed:
+            self.emit(record)
+        return bool(passed)
+
+    def flush(self) -> None:
+        """Do nothing: what is written is flushed."""
+
+
+class PlainLogger:
+    """structlog's way to a writer, without a lock of its own."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        self._writer = writer
+
+    def msg(self, message: str) -> None:
+        """Write a line."""
+        self._writer.write(f"{message}\n")
+
+    log = debug = info = warn = warning = error = critical = fatal = failure = exception = err = msg
 
 
 _PLAIN = {int, float, bool}

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from shared.log_lines import LineWriter, Listener, escape
+from shared.log_lines import LineHandler, LineWriter, Listener, PlainLogger, escape
 from shared.redaction import Redactor
 
 QUIET = ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "redisvl", "langgraph", "asyncio", "urllib3")
@@ -151,12 +151,12 @@ def configure(level: str = "info", *, redactor: Redactor | None = None, stream: 
     context: list[Processor] = [structlog.contextvars.merge_contextvars, _add_bound]
     structlog.configure(
         processors=[structlog.processors.add_log_level, *context, *writer.first, *writer.last],
-        logger_factory=structlog.WriteLoggerFactory(writer),  # type: ignore[arg-type]  # calls `write` and `flush`
+        logger_factory=lambda *_args: PlainLogger(writer),
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=False,
     )
     added: list[Processor] = [structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name, _first_line]
-    handler = logging.StreamHandler(writer)
+    handler = LineHandler(writer)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*added, *context, *writer.first],

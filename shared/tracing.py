@@ -34,6 +34,7 @@ from functools import cache, lru_cache
 from hashlib import sha256
 from typing import Any, NamedTuple, Self
 
+from shared.errors import SettingsError
 from shared.lua import Call, load_script
 from shared.task_queue import task_hash
 
@@ -139,6 +140,11 @@ def new_trace(task_id: str, environ: Mapping[str, str] = os.environ) -> SpanId:
     """Begin the trace of a task that came without one; the same in every process."""
     trace = sha256(f"langgraph-rq:{task_id}".encode()).hexdigest()[:32]
     return SpanId(trace, _new_span(), _is_sampled(trace, environ))
+
+
+def check_sampler(environ: Mapping[str, str] = os.environ) -> None:
+    """Raise SettingsError when traces cannot be sampled as it is asked for."""
+    _is_sampled("0" * 32, environ)
 
 
 def current() -> SpanId | None:
@@ -252,8 +258,19 @@ def _is_sampled(trace: str, environ: Mapping[str, str]) -> bool:
     """Decide by the trace's id, as OpenTelemetry's TraceIdRatioBased does; other samplers take all or none."""
     sampler = environ.get("OTEL_TRACES_SAMPLER", "").removeprefix("parentbased_")
     if sampler == "traceidratio":
-        return int(trace[16:], 16) < round(float(environ.get("OTEL_TRACES_SAMPLER_ARG", "1")) * 2**64)
+        return int(trace[16:], 16) < round(_ratio(environ) * 2**64)
     return sampler != "always_off"
+
+
+def _ratio(environ: Mapping[str, str]) -> float:
+    given = environ.get("OTEL_TRACES_SAMPLER_ARG") or "1"
+    try:
+        ratio = float(given)
+    except ValueError:
+        ratio = -1
+    if not 0 <= ratio <= 1:
+        raise SettingsError(f"OTEL_TRACES_SAMPLER_ARG: expected a number from 0 to 1, got: {given}")
+    return ratio
 
 
 @cache

@@ -47,7 +47,7 @@ class Attempt:
 
     def read(self, task: Task) -> None:
         """Say what the claimed task is: from here on log lines name its graph, thread and user."""
-        self.task, self.read_ns = task, time.time_ns()
+        self.task, self.read_ns = task, self.read_ns or time.time_ns()
         about: dict[str, Any] = {"graph": task.graph, "thread_id": task.thread_id, "user_id": task.user_id}
         parent = SpanId.parse(task.traceparent) if task.traceparent else None
         if self.is_traced:
@@ -181,10 +181,11 @@ def tell_task(task: Task) -> None:
 
 def _add_model_span(called: Mapping[str, Any]) -> None:
     attempt = current_attempt.get()
-    if attempt is None or attempt.span is None:
+    own = attempt.span if attempt else None
+    if attempt is None or own is None:
         return
     # What log lines name is where we are: each node runs in a context of its own.
-    span = attempt.begin_span(f"chat {called['model']}", attempt.span._replace(span=bound()["span_id"]))
+    span = attempt.begin_span(f"chat {called['model']}", own._replace(span=bound()["span_id"]))
     if span is None:
         return
     span.kind = Kind.CLIENT

@@ -336,17 +336,20 @@ class GraphWorker(BaseWorker):
     async def _finish(self, claimed: Claimed, ended: Ended, attempt: Attempt) -> None:
         self._commits.send(attempt.spans_call(ended))
         self._commits.send(attempt.audit_call(ended))
-        finished = await self._commits.commit(
-            finish_call(
-                claimed,
-                self.name,
-                ended.state,
-                ended.document,
-                self._context.times,
-                failure=ended.failure,
-                run_s=ended.run_s,
-            )
+        call = finish_call(
+            claimed,
+            self.name,
+            ended.state,
+            ended.document,
+            self._context.times,
+            failure=ended.failure,
+            run_s=ended.run_s,
         )
+        try:
+            finished = await self._commits.commit(call)
+        except RedisError:
+            self._commits.send(attempt.fenced_call())
+            raise
         if finished is Finished.FENCED:
             self._commits.send(attempt.fenced_call())
             _log.warning("task.fenced", state=ended.state)

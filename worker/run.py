@@ -56,6 +56,7 @@ class RunContext:
     """Told of every step of every run."""
     audit: Audit | None = None
     is_traced: bool = field(default_factory=tracing.is_on)
+    """Whether attempts have spans."""
     redaction: Redaction | None = None
     events: EventWriter = field(init=False)
 

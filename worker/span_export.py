@@ -10,7 +10,7 @@ import os
 import ssl
 import threading
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 from urllib.error import HTTPError
@@ -21,7 +21,7 @@ from redis.exceptions import ResponseError
 from shared.errors import SettingsError
 from shared.logs import get_logger
 from shared.redis_clients import open_sync
-from shared.tracing import KEEP_MS, SPANS, endpoint
+from shared.tracing import KEEP_MS, SPANS, check_sampler, endpoint
 
 GROUP = "otlp"
 _BATCH = 500
@@ -34,9 +34,8 @@ _PASSING = {
     HTTPStatus.GATEWAY_TIMEOUT,
 }
 
-_DELAY = "OTEL_BSP_SCHEDULE_DELAY"
-_LEAST, _MOST = 0.1, 3_600_000
-_SHORTEST_S = 0.01
+_DELAY_MS = "OTEL_BSP_SCHEDULE_DELAY"
+_TIMEOUTS_S = ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT")
 _REDIS_TIMEOUT_S = 3.0
 
 _log = get_logger(__name__)
@@ -55,7 +54,8 @@ class SpanExport:
         self._redis: Any = open_sync(url, connections=1, timeout_s=_REDIS_TIMEOUT_S)
         self._consumer = consumer
         self._post = _Post(environ)
-        self._gather_s = max(_SHORTEST_S, _number(_DELAY, environ.get(_DELAY), 5_000) / 1000)
+        check_sampler(environ)
+        self._gather_s = _number(environ, [_DELAY_MS], 5_000, (10, 3_600_000)) / 1000
         self._take_over_ms = int(self._post.timeout_s * 1000) + _RECOVERY_MS
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="span export", daemon=True)
@@ -141,7 +141,7 @@ class _Post:
             raise SettingsError(f"OTEL_EXPORTER_OTLP_ENDPOINT: expected an http(s) URL, got: {self._url}")
         self._headers = {unquote(name).strip(): unquote(value).strip() for name, value in pairs}
         self._headers["Content-Type"] = "application/x-protobuf"
-        self.timeout_s = _number("OTEL_EXPORTER_OTLP_TIMEOUT", given("TIMEOUT"), 10)
+        self.timeout_s = _number(environ, _TIMEOUTS_S, 10, (0.1, 3_600))
         self._is_gzip = given("COMPRESSION") == "gzip"
         certificate = given("CERTIFICATE") or None
         try:
@@ -163,11 +163,16 @@ class _Post:
             return error.code
 
 
-def _number(name: str, given: str | None, default: float) -> float:
+def _number(environ: Mapping[str, str], names: Sequence[str], default: float, bounds: tuple[float, float]) -> float:
+    """Read the first of `names` that is set. Raises SettingsError: it is no number within `bounds`."""
+    name = next((name for name in names if environ.get(name)), None)
+    if name is None:
+        return default
+    least, most = bounds
     try:
-        number = float(given) if given else default
+        number = float(environ[name])
     except ValueError:
-        number = -1
-    if not _LEAST <= number <= _MOST:
-        raise SettingsError(f"{name}: expected a number from {_LEAST} to {_MOST:,}, got: {given}")
+        number = least - 1
+    if not least <= number <= most:
+        raise SettingsError(f"{name}: expected a number from {least} to {most:,}, got: {environ[name]}")
     return number

@@ -8,6 +8,7 @@ import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import structlog
@@ -214,6 +215,55 @@ def test_value_that_cannot_be_read_costs_nothing_but_its_line(restored, kind):
     assert "task.started" in first
     assert "ValueError" in first
     assert "task.completed" in second
+
+
+class TellsWhileWritten:
+    """A value whose reading logs through the standard library, as a finalizer may at any time."""
+
+    def __str__(self) -> str:
+        logging.getLogger("some.library").warning("read")
+        return "a value"
+
+
+def test_writer_never_waits_for_a_thread_that_waits_for_it(lines):
+    def tell() -> None:
+        for _ in range(200):
+            log.warning("job.dropped", note=TellsWhileWritten())
+
+    def tell_the_standard_library() -> None:
+        for _ in range(200):
+            logging.getLogger("rq.worker").warning("hello")
+
+    threads = [Thread(target=run, daemon=True) for run in (tell, tell_the_standard_library)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+    assert len(lines.objects()) == 600
+
+
+class Pieces(Lines):
+    """A stream that remembers how it was written to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.pieces.append(text)
+        return super().write(text)
+
+
+def test_joined_lines_are_written_whole_and_in_pieces_that_a_pipe_takes_at_once(restored):
+    out = Pieces()
+    logs.configure(stream=out)
+    with logs.joined():
+        for number in range(100):
+            log.info("task.started", number=number)
+    assert [line["number"] for line in out.objects()] == list(range(100))
+    assert 1 < len(out.pieces) < 100
+    assert all(piece.endswith("\n") and len(piece) <= 4096 for piece in out.pieces)
 
 
 def test_stream_that_takes_nothing_fails_nobody(lines):

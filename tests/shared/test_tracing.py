@@ -203,6 +203,9 @@ def test_spans_wait_in_redis_while_what_the_endpoint_answers_is_not_http(redis_c
         assert redis_client.xlen(tracing.SPANS) == 1
 
 
+WELL_SET = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", "OTEL_TRACES_SAMPLER": "traceidratio"}
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -212,11 +215,13 @@ def test_spans_wait_in_redis_while_what_the_endpoint_answers_is_not_http(redis_c
         ("OTEL_BSP_SCHEDULE_DELAY", "-1"),
         ("OTEL_BSP_SCHEDULE_DELAY", "1e300"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "0"),
+        ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "soon"),
+        ("OTEL_TRACES_SAMPLER_ARG", "half"),
     ],
 )
 def test_wrong_setting_of_the_export_is_named(name, value, redis_url):
     with pytest.raises(SettingsError, match=f"{name}.*{value}"):
-        SpanExport(redis_url, "me", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", name: value})
+        SpanExport(redis_url, "me", WELL_SET | {name: value})
 
 
 def test_spans_of_a_worker_that_ends_at_once_are_sent(redis_client, redis_url):
