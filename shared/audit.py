@@ -55,6 +55,7 @@ class Action(StrEnum):
     RESUMED = "resumed"
     ENDED = "ended"
     FENCED = "fenced"
+    """The end before it was refused: mostly, another worker owns the task by now."""
 
 
 class Audit:

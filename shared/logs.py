@@ -30,6 +30,7 @@ QUIET = ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "redisvl", "langg
 _bound: ContextVar[Mapping[str, Any]] = ContextVar("bound", default={})  # noqa: B039 - replaced, never changed
 _listeners: dict[str, list[Listener]] = {}
 _later: dict[str, list[Listener]] = {}
+"""Who hears of an event when its line is written, many at a time, and not in between all that a task does."""
 _logs: dict[str, "EventLog"] = {}
 
 
@@ -176,7 +177,7 @@ def configure(level: str = "info", *, redactor: Redactor | None = None, stream: 
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Write lines many at a time while the block runs: one by one they cost a busy process four times as much.
+    """Write lines many at a time while the block runs: one by one they cost a busy process twice as much.
 
     Those at warning and above are written at once, with all that were told before; at level debug all are.
     """

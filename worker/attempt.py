@@ -38,6 +38,8 @@ class Attempt:
     is_traced: bool
     task: Task | None = None
     read_ns: int = 0
+    parent: SpanId | None = None
+    """The span below which the task was submitted."""
     span: SpanId | None = None
     """Its own place in the trace; None: there are no spans."""
     graph_span: Span | None = None
@@ -49,13 +51,13 @@ class Attempt:
         """Say what the claimed task is: from here on log lines name its graph, thread and user."""
         self.task, self.read_ns = task, self.read_ns or time.time_ns()
         about: dict[str, Any] = {"graph": task.graph, "thread_id": task.thread_id, "user_id": task.user_id}
-        parent = SpanId.parse(task.traceparent) if task.traceparent else None
+        self.parent = SpanId.parse(task.traceparent) if task.traceparent else None
         if self.is_traced:
-            own = (parent or tracing.new_trace(self.claimed.id)).attempt(self.claimed.id, self.claimed.epoch)
+            own = (self.parent or tracing.new_trace(self.claimed.id)).attempt(self.claimed.id, self.claimed.epoch)
             self.span = own if own.is_sampled else None
             about["trace_id"], about["span_id"] = own.trace, own.span
-        elif parent:
-            about["trace_id"] = parent.trace
+        elif self.parent:
+            about["trace_id"] = self.parent.trace
         bind(**about)
         _log.info("task.started", queued_ms=self._queued_ms, attempt=self.claimed.epoch)
 
@@ -70,16 +72,16 @@ class Attempt:
 
     def spans_call(self, ended: Ended | None) -> lua.Call[bool] | None:
         """End it, and answer what is to be written just before the commit; None for `ended`: it is given back."""
-        if self.span is None or self.task is None:
+        if self.span is None:
             bind(node=None)
             return None
         bind(node=None, span_id=self.span.span)
-        spans = self._end_spans(self.span, self.task, ended)
+        spans = self._end_spans(self.span, ended)
         self.spans, self.span = [], None
         return tracing.send_call(spans, (self.claimed.id, self.claimed.epoch, self.worker))
 
     def audit_call(self, ended: Ended) -> lua.Call[None] | None:
-        """What is to be written just before the commit, so that no end is without its entry, whatever dies."""
+        """What is to be written just before the commit: a worker that dies right after it must not take it along."""
         if self.audit is None:
             return None
         used = current_task.get()
@@ -107,14 +109,13 @@ class Attempt:
         run_ms = round(ended.run_s * 1000)
         tell = _log.info if ended.state in _GOOD else _log.warning
         event = "task.completed" if ended.state in _GOOD else "task.failed"
-        waited_ms = self.claimed.claimed_at_ms - self.claimed.created_at_ms
         tell(
             event,
             graph=self.task.graph if self.task else None,
             state=ended.state,
             error=ended.error_type,
             duration_ms=run_ms,
-            total_ms=waited_ms + run_ms,
+            total_ms=self._queued_ms + run_ms,
             input_bytes=len(self.claimed.data),
             result_bytes=len(ended.document),
         )
@@ -123,13 +124,12 @@ class Attempt:
     def _queued_ms(self) -> int:
         return self.claimed.claimed_at_ms - self.claimed.created_at_ms
 
-    def _end_spans(self, own: SpanId, task: Task, ended: Ended | None) -> list[Span]:
+    def _end_spans(self, own: SpanId, ended: Ended | None) -> list[Span]:
         """End what is open, and put the attempt's own spans around the rest: parents first."""
         for span in self.spans:
             if not span.end_ns:  # it was cancelled, and nobody told
                 span.end("cancelled")
-        claimed = self.claimed
-        submit = SpanId.parse(task.traceparent).span if task.traceparent else None
+        claimed, submit = self.claimed, self.parent.span if self.parent else None
         claimed_ns, now_ns = claimed.claimed_at_ms * 1_000_000, time.time_ns()
         attempt = Span(f"attempt {claimed.epoch}", own, submit, Kind.CONSUMER, claimed_ns, now_ns)
         attempt.attributes = {

@@ -184,6 +184,25 @@ def test_joined_lines_come_soon_in_their_order_and_at_once_with_a_warning(lines)
     assert lines.objects()[-1]["event"] == "worker.stopped"
 
 
+def test_each_line_is_written_at_once_at_level_debug(restored):
+    out = Lines()
+    logs.configure("debug", stream=out)
+    with logs.joined():
+        log.info("task.started")
+        assert [line["event"] for line in out.objects()] == ["task.started"]
+
+
+def test_programs_that_use_structlog_themselves_write_the_same_lines(lines):
+    logs.bind(task_id="t1")
+    with logs.joined():
+        log.info("task.started")
+        structlog.get_logger().warning("lookup.done", address="ann@example.com")
+        first, second = lines.objects()
+    assert first["event"] == "task.started"
+    assert (second["event"], second["level"], second["task_id"]) == ("lookup.done", "warning", "t1")
+    assert second["address"] == "[email]"
+
+
 def test_fork_repeats_no_line_that_was_held_and_writes_its_own_at_once(restored, tmp_path):
     path = tmp_path / "log"
     with path.open("w") as out:
