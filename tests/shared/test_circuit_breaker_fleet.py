@@ -36,6 +36,10 @@ async def call_until_told_to_stop(url):
     async with AsyncRedis.from_url(url) as redis:
         breaker, made = CircuitBreaker(redis, OUTAGE), 0
         while not await redis.exists("stop"):
+            if await redis.exists("pause"):
+                await redis.sadd("paused", os.getpid())
+                await asyncio.sleep(0.005)
+                continue
             token, made = f"{os.getpid()}-{made}", made + 1
             admission = await breaker.allow("x", token)
             if not admission.admitted:
@@ -96,16 +100,19 @@ def test_outage_costs_sixteen_processes_the_threshold_and_the_calls_in_flight_an
 
     with processes(16, caller, redis_url) as callers:
         wait_until(lambda: number("answered") > 100)
+        # The outage begins between calls: an answer from before it that is reported late ends a row of failures.
+        redis.set("pause", 1)
+        wait_until(lambda: redis.scard("paused") == 16)
         redis.set("down", 1)
+        redis.delete("pause")
         wait_until(lambda: redis.llen("failed:probe") >= 4)
-        failed, refused = redis.llen("failed:allow"), number("refused")
+        refused = number("refused")
         wait_until(lambda: redis.llen("failed:probe") >= 6)
         redis.set("stop", 1)
         for process in callers:
             process.join()
         assert [process.exitcode for process in callers] == [0] * 16
-    assert OUTAGE.failure_threshold <= failed <= OUTAGE.failure_threshold + 16
-    assert redis.llen("failed:allow") == failed
+    assert OUTAGE.failure_threshold <= redis.llen("failed:allow") < OUTAGE.failure_threshold + 16
     assert number("refused") > refused > 0
     status = run_sync(redis, read_call("x", OUTAGE))
     # Every probe opened it again: two generations each, and one for the first opening.
