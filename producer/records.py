@@ -9,8 +9,8 @@ from shared import tracing
 from shared.audit import Action, Audit
 from shared.lua import Call
 from shared.settings import TelemetrySettings, load
+from shared.spans import SpanId
 from shared.tasks import Task
-from shared.tracing import SpanId
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +57,10 @@ class Records:
         traced = []
         for task in tasks:
             above = SpanId.parse(task.traceparent) if task.traceparent else None
-            span = tracing.submit_span(task.key, task.graph, task.priority.queue(base_queue), above)
+            where, span = tracing.submit_span(task.key, task.graph, task.priority.queue(base_queue), above)
             span.end()
-            traced.append(_below(task, span.id))
-            if span.id.is_sampled:
+            traced.append(_below(task, where))
+            if where.is_sampled:
                 spans.append(span)
         return traced, [tracing.send_call(spans)] if spans else []
 

@@ -14,9 +14,10 @@ from typing import Any
 from shared import lua, tracing
 from shared.audit import Action, Audit
 from shared.logs import bind, bound, get_logger, listen
+from shared.otlp import SCOPE
+from shared.spans import Kind, Span, SpanId, Value, new_span_id
 from shared.task_queue import Claimed
 from shared.tasks import State, Task
-from shared.tracing import Kind, Span, SpanId
 from worker.guards import current_task
 from worker.result import Ended
 
@@ -61,12 +62,12 @@ class Attempt:
         bind(**about)
         _log.info("task.started", queued_ms=self._queued_ms, attempt=self.claimed.epoch)
 
-    def begin_span(self, name: str, parent: SpanId) -> Span | None:
+    def begin_span(self, name: str, trace: str, parent: str) -> Span | None:
         """Begin a span below another; None: there are too many, and nothing below it is kept either."""
         if len(self.spans) >= LONGEST_ATTEMPT:
             self.has_cut_spans = True
             return None
-        span = Span(name, parent.child(), parent.span)
+        span = Span(name, trace, new_span_id(), parent)
         self.spans.append(span)
         return span
 
@@ -131,9 +132,10 @@ class Attempt:
                 span.end("cancelled")
         claimed, submit = self.claimed, self.parent.span if self.parent else None
         claimed_ns, now_ns = claimed.claimed_at_ms * 1_000_000, time.time_ns()
-        attempt = Span(f"attempt {claimed.epoch}", own, submit, Kind.CONSUMER, claimed_ns, now_ns)
+        trace, here = own.trace, own.span
+        attempt = Span(f"attempt {claimed.epoch}", trace, here, submit, Kind.CONSUMER, claimed_ns, now_ns)
         attempt.attributes = {
-            "messaging.system": tracing.SCOPE,
+            "messaging.system": SCOPE,
             "messaging.operation.type": "process",
             "messaging.destination.name": claimed.queue,
             "messaging.message.id": claimed.id,
@@ -146,15 +148,14 @@ class Attempt:
         spans = [attempt]
         if claimed.epoch == 1 and submit:
             created_ns = claimed.created_at_ms * 1_000_000
-            spans.append(Span("queue wait", own.child(), submit, start_ns=created_ns, end_ns=claimed_ns))
-        spans.append(Span("claim", own.child(), own.span, start_ns=claimed_ns, end_ns=self.read_ns))
+            spans.append(Span("queue wait", trace, new_span_id(), submit, Kind.INTERNAL, created_ns, claimed_ns))
+        spans.append(Span("claim", trace, new_span_id(), here, Kind.INTERNAL, claimed_ns, self.read_ns))
         spans += self.spans
         if ended:
             attempt.error = None if ended.state in _GOOD else ended.error_type
             ran_ns = self.graph_span.end_ns if self.graph_span else now_ns
-            finish = Span("finish", own.child(), own.span, start_ns=ran_ns, end_ns=now_ns)
-            finish.attributes["langgraph_rq.state"] = ended.state.value
-            spans.append(finish)
+            state: dict[str, Value] = {"langgraph_rq.state": ended.state.value}
+            spans.append(Span("finish", trace, new_span_id(), here, Kind.INTERNAL, ran_ns, now_ns, state))
         else:
             attempt.attributes["langgraph_rq.released"] = True
         return spans
@@ -185,7 +186,7 @@ def _add_model_span(called: Mapping[str, Any]) -> None:
     if attempt is None or own is None:
         return
     # What log lines name is where we are: each node runs in a context of its own.
-    span = attempt.begin_span(f"chat {called['model']}", own._replace(span=bound()["span_id"]))
+    span = attempt.begin_span(f"chat {called['model']}", own.trace, bound()["span_id"])
     if span is None:
         return
     span.kind = Kind.CLIENT

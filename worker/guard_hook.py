@@ -69,20 +69,26 @@ class GuardHandler(BaseCallbackHandler):
     ) -> None:
         """Hand on that a graph, a node or another runnable begins."""
         if self._nodes:
-            with _NOT_THE_GRAPHS_FAULT:
+            try:  # what goes wrong while a node is told about must not end its task: `raise_error` is for refusals
                 self._nodes.began(run_id, parent_run_id, tags, str(kwargs.get("name")))
+            except Exception:
+                _log.exception("node.not_told")
 
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **_kwargs: Any) -> None:
         """Hand on that it has ended."""
         if self._nodes:
-            with _NOT_THE_GRAPHS_FAULT:
+            try:
                 self._nodes.ended(outputs, run_id)
+            except Exception:
+                _log.exception("node.not_told")
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **_kwargs: Any) -> None:
         """Hand on that it has failed."""
         if self._nodes:
-            with _NOT_THE_GRAPHS_FAULT:
+            try:
                 self._nodes.failed(error, run_id)
+            except Exception:
+                _log.exception("node.not_told")
 
     async def on_chat_model_start(
         self,
@@ -161,22 +167,6 @@ class GuardHandler(BaseCallbackHandler):
     def _rest_of_the_request(self, bound: int) -> int:
         """What a model without an output limit may write: what one request may use, less what it reads."""
         return max(1, (self._guards.budget.request_tokens or bound + _UNLIMITED) - bound)
-
-
-class _NotTheGraphsFault:
-    """Keeps what goes wrong while a node is told about from ending its task: `raise_error` is for refusals."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if not isinstance(error, Exception):
-            return False
-        _log.exception("node.not_told")
-        return True
-
-
-_NOT_THE_GRAPHS_FAULT = _NotTheGraphsFault()
 
 
 _UNLIMITED = 4_096

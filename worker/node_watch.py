@@ -6,17 +6,21 @@ It only counts and times: what a node read and wrote is never looked at, but for
 import logging
 import time
 from collections.abc import Sequence, Sized
-from dataclasses import dataclass, field
 from typing import Any, Self
 from uuid import UUID
 
 from langgraph.errors import GraphBubbleUp
 
 from shared.logs import bind, get_logger
-from shared.tracing import Span
+from shared.spans import Span
 from worker.attempt import Attempt, current_attempt
 
 _STEP = "graph:step:"
+
+_Step = tuple[str | None, Span | None, float]
+"""What has begun: a node, or the graph itself (None); its span; when, by the monotonic clock."""
+_SPAN = 1
+_NOTHING: _Step = (None, None, 0.0)
 
 _log = get_logger(__name__)
 
@@ -26,6 +30,7 @@ class NodeWatch:
 
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
+        self._tells_starts = _log.is_heard("node.started", logging.DEBUG)
         self._open: dict[UUID, _Step] = {}
         self._below: dict[UUID, _Step] = {}
         """Runs between a node and the nodes of its own graph -> the step that they belong to."""
@@ -42,64 +47,57 @@ class NodeWatch:
         # By the run's id: LangGraph may run a node in the very context in which the one before ran.
         around = self._open.get(parent_run_id) or self._below.get(parent_run_id) if parent_run_id else None
         if parent_run_id is None and self._attempt.graph_span is None:
-            self._open[run_id] = _Step(None, self._begin_graph())
-        elif tags and any(tag.startswith(_STEP) for tag in tags):
-            span = self._attempt.begin_span(f"node {name}", around.span.id) if around and around.span else None
-            if span:
-                bind(node=name, span_id=span.id.span)
-            else:
-                bind(node=name)
-            self._open[run_id] = _Step(name, span)
-            _log.debug("node.started", node=name)
-        elif around:
+            self._open[run_id] = None, self._begin_graph(), 0.0
+            return
+        for tag in tags or ():
+            if tag.startswith(_STEP):
+                span = None
+                if around and (above := around[_SPAN]):
+                    span = self._attempt.begin_span(f"node {name}", above.trace, above.id)
+                if span:
+                    bind(node=name, span_id=span.id)
+                else:
+                    bind(node=name)
+                self._open[run_id] = name, span, time.monotonic()
+                if self._tells_starts:
+                    _log.debug("node.started", node=name)
+                return
+        if around:
             self._below[run_id] = around
 
     def ended(self, outputs: Any, run_id: UUID) -> None:
         """A node has ended."""
-        step = self._end(run_id, None)
-        if step:
+        node, ms = self._end(run_id, None)
+        if node:
             writes = len(outputs) if isinstance(outputs, Sized) and not isinstance(outputs, str) else 1
-            _log.info("node.completed", node=step.node, duration_ms=step.ms, writes=writes)
+            _log.info("node.completed", node=node, duration_ms=ms, writes=writes)
 
     def failed(self, error: BaseException, run_id: UUID) -> None:
         """A node has failed, was cancelled, or asks a person and ends here for now."""
         is_question = isinstance(error, GraphBubbleUp)
-        step = self._end(run_id, None if is_question else type(error).__name__)
-        if step and is_question:
-            _log.info("node.interrupted", node=step.node, duration_ms=step.ms)
-        elif step:
-            _log.warning("node.failed", node=step.node, duration_ms=step.ms, error=type(error).__name__)
+        node, ms = self._end(run_id, None if is_question else type(error).__name__)
+        if node and is_question:
+            _log.info("node.interrupted", node=node, duration_ms=ms)
+        elif node:
+            _log.warning("node.failed", node=node, duration_ms=ms, error=type(error).__name__)
 
     def _begin_graph(self) -> Span | None:
-        attempt, task = self._attempt, self._attempt.task
-        if attempt.span is None or task is None:
+        attempt, task, own = self._attempt, self._attempt.task, self._attempt.span
+        if own is None or task is None:
             return None
-        span = attempt.graph_span = attempt.begin_span(f"invoke_agent {task.graph}", attempt.span)
+        span = attempt.graph_span = attempt.begin_span(f"invoke_agent {task.graph}", own.trace, own.span)
         if span:
             span.attributes = {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": task.graph}
             if task.thread_id:
                 span.attributes["gen_ai.conversation.id"] = task.thread_id
-            bind(span_id=span.id.span)
+            bind(span_id=span.id)
         return span
 
-    def _end(self, run_id: UUID, error: str | None) -> "_Step | None":
-        """End what began; answers it if it is a node."""
-        self._below.pop(run_id, None)
-        step = self._open.pop(run_id, None)
-        if step and step.span:
-            step.span.end(error)
-        return step if step and step.node else None
-
-
-@dataclass(slots=True)
-class _Step:
-    """What has begun: a node, or the graph itself (None)."""
-
-    node: str | None
-    span: Span | None
-    at: float = field(default_factory=time.monotonic)
-
-    @property
-    def ms(self) -> int:
-        """How long ago that was."""
-        return round((time.monotonic() - self.at) * 1000)
+    def _end(self, run_id: UUID, error: str | None) -> tuple[str | None, int]:
+        """End what began; answers the name of the node, None if it is none, and how long it ran (ms)."""
+        node, span, began_at = self._open.pop(run_id, _NOTHING)
+        if span:
+            span.end_ns, span.error = time.time_ns(), error
+        if node is None:
+            self._below.pop(run_id, None)
+        return node, round((time.monotonic() - began_at) * 1000)

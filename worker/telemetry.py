@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from shared import logs, tracing
+from shared import logs, otlp, tracing
 from shared.errors import SettingsError
 from shared.settings import BudgetSettings, TelemetrySettings, load
 from shared.webhook import Webhook
@@ -28,7 +28,7 @@ def telemetry(worker: GraphWorker, redis_url: str) -> Iterator[MetricsServer | N
     with ExitStack() as stack:
         stack.enter_context(logs.joined())
         if tracing.is_asked_for():
-            if not tracing.is_installed():
+            if not otlp.is_installed():
                 raise SettingsError(
                     "OTEL_EXPORTER_OTLP_ENDPOINT: expected opentelemetry-proto to be installed, got: no such package. "
                     "Install langgraph-rq[otel], or set OTEL_SDK_DISABLED=true"

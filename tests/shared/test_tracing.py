@@ -16,7 +16,7 @@ from shared import tracing
 from shared.embedded_redis import EmbeddedRedis
 from shared.errors import SettingsError
 from shared.lua import run_sync
-from shared.tracing import Span, SpanId
+from shared.spans import Span, SpanId, new_span_id
 from tests.installation import ROOT, start_worker
 from tests.otlp import Received, Receiver, receiver
 from tests.waiting import until_sync
@@ -172,7 +172,7 @@ def export(redis_url):
 
 
 def keep_one_span(redis_client, name: str = "one") -> None:
-    span = Span(name, tracing.new_trace("t1"), None)
+    span = Span(name, tracing.new_trace("t1").trace, new_span_id(), None)
     span.end()
     run_sync(redis_client, tracing.send_call([span]))
 
@@ -316,7 +316,7 @@ def test_worker_without_the_extra_says_what_to_install(redis_url, tmp_path):
 
 
 def test_spans_of_an_attempt_that_lost_its_task_are_not_kept(redis_client):
-    span = Span("attempt 1", tracing.new_trace("t1"), None)
+    span = Span("attempt 1", tracing.new_trace("t1").trace, new_span_id(), None)
     redis_client.hset("agent:task:t1", mapping={"state": "running", "epoch": 2, "owner": "other"})
     assert not run_sync(redis_client, tracing.send_call([span], ("t1", 1, "me")))
     assert run_sync(redis_client, tracing.send_call([span], ("t1", 2, "other")))
