@@ -10,7 +10,6 @@ from prometheus_client import (
     GCCollector,
     PlatformCollector,
     ProcessCollector,
-    disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -18,6 +17,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from shared import logs
 from shared.log_lines import Listener
 from shared.metrics import WORKER, Bounded, build
+from worker.counts import Counts
 from worker.metrics_server import Answer
 
 Fields = Mapping[str, Any]
@@ -40,16 +40,20 @@ class WorkerMetrics:
     """
 
     def __init__(self, in_flight: Callable[[], int]) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
-        self._by_name = {metric.name: build(metric, self.registry) for metric in WORKER}
-        self._by_name["agent_tasks_in_flight"].set_function(in_flight)
-        self._labels = {label: Bounded() for metric in WORKER for label in metric.labels}
-        self._children: dict[tuple[object, ...], Any] = {}
+        bounds = {label: Bounded() for metric in WORKER for label in metric.labels}
+        self._counts: dict[str, Counts] = {}
+        for metric in WORKER:
+            if metric.kind == "gauge":
+                build(metric, self.registry).set_function(in_flight)
+            else:
+                self._counts[metric.name] = Counts(metric, bounds)
+                self.registry.register(self._counts[metric.name])
         for scope, unit in product(("global", "user", "task"), ("tokens", "cost", "hour_cost")):
-            self._of("agent_budget_alerts_total", scope, unit)  # an alert looks for the step from 0 to 1
+            # An alert looks for the step from 0 to 1.
+            self._counts["agent_budget_alerts_total"].add((scope, unit), 0)
 
     def listen(self) -> AbstractContextManager[None]:
         """Count while the block runs."""
@@ -60,16 +64,16 @@ class WorkerMetrics:
             "node.completed": self._node,
             "node.failed": self._node,
             "model.called": self._called,
-            "model.retried": lambda fields: self._of("agent_retries_total", fields["model"]).inc(),
-            "model.fell_back": lambda fields: self._of("agent_fallbacks_total", fields["model"]).inc(),
-            "budget.refused": lambda fields: self._of("agent_budget_refusals_total", fields["scope"]).inc(),
+            "model.retried": lambda fields: self._add("agent_retries_total", fields["model"]),
+            "model.fell_back": lambda fields: self._add("agent_fallbacks_total", fields["model"]),
+            "budget.refused": lambda fields: self._add("agent_budget_refusals_total", fields["scope"]),
             "budget.alerted": self._alerted,
-            "alert.posted": lambda fields: self._of("agent_alert_posts_total", fields["outcome"]).inc(),
+            "alert.posted": lambda fields: self._add("agent_alert_posts_total", fields["outcome"]),
         }
         for event, name in _COUNTED.items():
-            counts[event] = lambda _fields, name=name: self._of(name).inc()  # type: ignore[misc]
+            counts[event] = lambda _fields, name=name: self._add(name)  # type: ignore[misc]
         for event in _OUTAGES:
-            counts[event] = lambda _fields, event=event: self._of("agent_redis_errors_total", event).inc()  # type: ignore[misc]
+            counts[event] = lambda _fields, event=event: self._add("agent_redis_errors_total", event)  # type: ignore[misc]
         for event, state in _BREAKER.items():
             counts[event] = lambda fields, state=state: self._turned(fields, state)  # type: ignore[misc]
         return logs.listening(counts)
@@ -79,45 +83,35 @@ class WorkerMetrics:
         logs.flush()
         return 200, CONTENT_TYPE_LATEST, generate_latest(self.registry)
 
-    def _of(self, name: str, *values: object) -> Any:
-        """Find the child of a metric by its labels' values, as fast as may be."""
-        key = (name, *values)
-        child = self._children.get(key)
-        if child is None:
-            metric = self._by_name[name]
-            bounded = [self._labels[label](value) for label, value in zip(metric._labelnames, values, strict=True)]  # noqa: SLF001
-            child = metric.labels(*bounded) if bounded else metric
-            if "other" not in bounded:
-                self._children[key] = child
-        return child
+    def _add(self, name: str, *labels: object) -> None:
+        self._counts[name].add(labels)
 
     def _started(self, fields: Fields) -> None:
         if fields["attempt"] == 1:
-            self._of("agent_queue_wait_seconds").observe(max(0, fields["queued_ms"]) / 1000)
+            self._counts["agent_queue_wait_seconds"].observe(max(0, fields["queued_ms"]) / 1000)
 
     def _ended(self, fields: Fields) -> None:
         graph = fields.get("graph") or "unknown"
-        self._of("agent_requests_total", graph, fields["state"]).inc()
+        self._add("agent_requests_total", graph, fields["state"])
         if "total_ms" in fields:
-            self._of("agent_latency_seconds", graph).observe(max(0, fields["total_ms"]) / 1000)
+            self._counts["agent_latency_seconds"].observe(max(0, fields["total_ms"]) / 1000, (graph,))
         if fields.get("error"):
-            self._of("agent_errors_total", fields["error"]).inc()
+            self._add("agent_errors_total", fields["error"])
 
     def _node(self, fields: Fields) -> None:
-        self._of("agent_node_seconds", fields.get("graph", "unknown"), fields["node"]).observe(
-            fields["duration_ms"] / 1000
-        )
+        labels = (fields.get("graph", "unknown"), fields["node"])
+        self._counts["agent_node_seconds"].observe(fields["duration_ms"] / 1000, labels)
 
     def _called(self, fields: Fields) -> None:
-        model = fields["model"]
-        self._of("agent_model_calls_total", model, fields["outcome"]).inc()
-        self._of("agent_model_call_seconds", model).observe(fields["duration_ms"] / 1000)
-        self._of("agent_tokens_total", model, "input").inc(fields["input_tokens"])
-        self._of("agent_tokens_total", model, "output").inc(fields["output_tokens"])
-        self._of("agent_cost_usd_total", model).inc(fields["cost_nano_usd"] / 1e9)
+        counts, model = self._counts, fields["model"]
+        counts["agent_model_calls_total"].add((model, fields["outcome"]))
+        counts["agent_model_call_seconds"].observe(fields["duration_ms"] / 1000, (model,))
+        counts["agent_tokens_total"].add((model, "input"), fields["input_tokens"])
+        counts["agent_tokens_total"].add((model, "output"), fields["output_tokens"])
+        counts["agent_cost_usd_total"].add((model,), fields["cost_nano_usd"] / 1e9)
 
     def _turned(self, fields: Fields, state: str) -> None:
-        self._of("agent_breaker_transitions_total", fields["breaker"], state).inc()
+        self._add("agent_breaker_transitions_total", fields["breaker"], state)
 
     def _alerted(self, fields: Fields) -> None:
-        self._of("agent_budget_alerts_total", fields["scope"], fields["unit"]).inc()
+        self._add("agent_budget_alerts_total", fields["scope"], fields["unit"])
