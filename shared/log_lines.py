@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import sys
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
@@ -38,6 +39,8 @@ _HELD = 1_000
 _ATOMIC = 4_096
 """PIPE_BUF: what is not longer is written to a pipe whole, or not yet."""
 
+_Told = tuple[EventDict, float, bool]
+"""An event, when it was told (s since the epoch), and whether it becomes a line."""
 
 Listener = Callable[[Mapping[str, Any]], None]
 
@@ -56,12 +59,8 @@ class LineWriter:
     def __init__(self, stream: TextIO, redactor: Redactor, listeners: Mapping[str, Sequence[Listener]]) -> None:
         self._stream = stream
         self._listeners = listeners
-        clock: Processor = _stamp
-        write: Processor = _write_json
-        if stream.isatty():
-            clock = structlog.processors.TimeStamper(fmt="iso", utc=True)
-            write = _one_line(structlog.dev.ConsoleRenderer())
-        self.first: list[Processor] = [clock, _without_content]
+        write = _one_line(structlog.dev.ConsoleRenderer()) if stream.isatty() else _write_json
+        self.first: list[Processor] = [_stamp, _without_content]
         """What must be done to an event at once."""
         self.last: list[Processor] = [_Masked(redactor), write]
         """What makes a line of it."""
@@ -69,17 +68,15 @@ class LineWriter:
 
     def begin_again(self) -> None:
         """Forget what is held, in a process that was forked from the one that holds it; write at once."""
-        self._held: deque[tuple[EventDict, bool]] = deque()
+        self._held: deque[_Told] = deque()
         self._writing = RLock()  # a value that is written may tell something itself
         self._is_joining = False
 
     def tell(self, event: EventDict, *, is_line: bool, is_urgent: bool) -> None:
         """Write an event, or only let listeners have it: soon, or at once if urgent, with what was told before."""
-        clock, without_content = self.first
-        clock(None, "", event)
         if "exc_info" in event:
-            without_content(None, "", event)
-        self._held.append((event, is_line))
+            _without_content(None, "", event)
+        self._held.append((event, time.time(), is_line))
         if is_urgent or not self._is_joining or len(self._held) >= _HELD:
             self.write("")
 
@@ -134,17 +131,20 @@ class LineWriter:
             thread.join()
             self.flush()
 
-    def _hand_out(self, event: EventDict, is_line: bool) -> str:
+    def _hand_out(self, event: EventDict, at_s: float, is_line: bool) -> str:
         try:
             for listener in self._listeners.get(event["event"], ()):
                 listener(event)
-            return self._line_of(event) if is_line else ""
+            if not is_line:
+                return ""
+            event["timestamp"] = datetime.fromtimestamp(at_s, UTC)
+            return self._line_of(event)
         except Exception as error:  # of a value's own str(): neither whoever told it nor other lines can help it
             kept = {name: event[name] for name in OURS & event.keys()}
             try:
                 return self._line_of({**kept, "event": event["event"], "broken": type(error).__name__})
             except Exception:  # the stack is too deep here; it is not where others write
-                self._held.appendleft((event, is_line))
+                self._held.appendleft((event, at_s, is_line))
                 raise
 
     def _line_of(self, event: EventDict) -> str:
@@ -244,11 +244,11 @@ def _stamp(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     return event
 
 
-def _words(value: Any) -> str:
-    return value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else str(value)
+def _shown(value: Any) -> Any:
+    return value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else value
 
 
-_encode = json.JSONEncoder(default=_words).encode
+_encode = json.JSONEncoder(default=lambda value: str(_shown(value))).encode
 
 
 def _write_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
@@ -265,7 +265,7 @@ def _one_line(renderer: Callable[[WrappedLogger, str, EventDict], str]) -> Proce
     """Escape what could begin a new line or colour a terminal, before people see it."""
 
     def render(logger: WrappedLogger, method: str, event: MutableMapping[str, Any]) -> str:
-        escaped = {name: escape(value) for name, value in event.items()}
+        escaped = {name: escape(_shown(value)) for name, value in event.items()}
         return renderer(logger, method, escaped)
 
     return render
