@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from shared import lua
 from shared.circuit_breaker import INDEX_KEY, BreakerLimits, BreakerStatus, State, read_call
-from shared.metrics import FLEET, LONGEST, build
+from shared.metrics import FLEET, LONGEST, build_gauge
 from shared.task_queue import DELAYED, OPEN, WORKERS, queue_key, task_hash
 from shared.token_budget import BudgetLimits, usage_call
 
@@ -47,7 +47,9 @@ class FleetMetrics:
         except (RedisError, OSError):
             samples = [("agent_redis_up", (), 0.0)]
         registry = CollectorRegistry()
-        gauges = {metric.name: build(metric, registry) for metric in FLEET if any(metric.name == s[0] for s in samples)}
+        gauges = {
+            metric.name: build_gauge(metric, registry) for metric in FLEET if any(metric.name == s[0] for s in samples)
+        }
         for name, labels, value in samples:
             (gauges[name].labels(*labels) if labels else gauges[name]).set(value)
         return CONTENT_TYPE_LATEST, generate_latest(registry)

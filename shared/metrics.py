@@ -7,7 +7,6 @@ Labels are bounded: graphs, models and queues are those of the configuration, an
 further ones count as `other`. No label holds anything of a task or a user.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -87,11 +86,8 @@ class Bounded:
         return text
 
 
-def build(metric: Metric, registry: Any) -> Any:
-    """Make the prometheus_client object of a metric."""
-    from prometheus_client import Counter, Gauge, Histogram  # noqa: PLC0415 - in the extras worker and api only
+def build_gauge(metric: Metric, registry: Any) -> Any:
+    """Make the prometheus_client object of a gauge."""
+    from prometheus_client import Gauge  # noqa: PLC0415 - in the extras worker and api only
 
-    if metric.kind == "histogram":
-        return Histogram(metric.name, metric.about, metric.labels, registry=registry, buckets=metric.buckets)
-    make: Callable[..., Any] = Counter if metric.kind == "counter" else Gauge
-    return make(metric.name, metric.about, metric.labels, registry=registry)
+    return Gauge(metric.name, metric.about, metric.labels, registry=registry)

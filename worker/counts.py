@@ -57,7 +57,7 @@ class Counts(Collector):
                 counter.add_metric(values, count)
             return [counter]
         histogram = HistogramMetricFamily(name, about, labels=labels)
-        ends = [floatToGoString(end) for end in (*self._metric.buckets, "inf")]
+        ends = [floatToGoString(end) for end in (*self._metric.buckets, "inf")]  # type: ignore[no-untyped-call]
         for values, (*hits, total) in cells:
             histogram.add_metric(values, list(zip(ends, accumulate(hits), strict=True)), total)
         return [histogram]
@@ -66,9 +66,6 @@ class Counts(Collector):
         cell = self._cells.get(labels)
         if cell is None:
             bounded = tuple(bound(value) for bound, value in zip(self._bounds, labels, strict=True))
-            cell = self._cells.setdefault(bounded, [0.0] * self._size)
+            size = 1 if self._metric.kind == "counter" else len(self._metric.buckets) + 2
+            cell = self._cells.setdefault(bounded, [0.0] * size)
         return cell
-
-    @property
-    def _size(self) -> int:
-        return 1 if self._metric.kind == "counter" else len(self._metric.buckets) + 2

@@ -16,7 +16,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from shared import logs
 from shared.log_lines import Listener
-from shared.metrics import WORKER, Bounded, build
+from shared.metrics import WORKER, Bounded, build_gauge
 from worker.counts import Counts
 from worker.metrics_server import Answer
 
@@ -47,7 +47,7 @@ class WorkerMetrics:
         self._counts: dict[str, Counts] = {}
         for metric in WORKER:
             if metric.kind == "gauge":
-                build(metric, self.registry).set_function(in_flight)
+                build_gauge(metric, self.registry).set_function(in_flight)
             else:
                 self._counts[metric.name] = Counts(metric, bounds)
                 self.registry.register(self._counts[metric.name])

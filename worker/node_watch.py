@@ -19,7 +19,6 @@ _STEP = "graph:step:"
 
 _Step = tuple[str | None, Span | None, float]
 """What has begun: a node, or the graph itself (None); its span; when, by the monotonic clock."""
-_SPAN = 1
 _NOTHING: _Step = (None, None, 0.0)
 
 _log = get_logger(__name__)
@@ -52,7 +51,8 @@ class NodeWatch:
         for tag in tags or ():
             if tag.startswith(_STEP):
                 span = None
-                if around and (above := around[_SPAN]):
+                _, above, _ = around or _NOTHING
+                if above:
                     span = self._attempt.begin_span(f"node {name}", above.trace, above.id)
                 if span:
                     bind(node=name, span_id=span.id)
