@@ -31,12 +31,18 @@ from threading import Lock
 from typing import Any
 from uuid import uuid4
 
+from shared.line import Argument
 from shared.lua import Call, load_script
 
 STREAM = "agent:audit"
 HEADS = "agent:audit:heads"
 GENESIS = ""
 _DAY_MS = 86_400_000
+_OVERDUE_S = 2.0
+_PATIENCE_S = 10.0
+"""After so long an entry is written without those before it, which a failover may have lost: the gap shows."""
+_KEPT = 1_000
+"""Entries kept for sending again; of more the oldest are given up."""
 _SIGNED = ("writer", "seq", "prev", "at", "prev_at", "action", "task", "details")
 
 actor: ContextVar[str | None] = ContextVar("actor", default=None)
@@ -72,7 +78,8 @@ class Audit:
         self._key = key.encode()
         self._keep_ms = keep_days * _DAY_MS
         self._lock = Lock()
-        self._unacknowledged: dict[int, Call[None]] = {}
+        self._unacknowledged: dict[int, tuple[float, Mapping[str, str]]] = {}
+        """By number: when it was told (monotonic), and the entry."""
         self._default_actor = f"{_user()}@{socket.gethostname()}"
         self._seq, self._digest, self._at_ms = 1, GENESIS, 0
         self._begin()
@@ -80,7 +87,8 @@ class Audit:
     def entry_call(self, action: Action, task: str, **details: Any) -> Call[None]:
         """Append an entry; `details` are words and numbers about the task, None for what there is not.
 
-        The call must be run until Redis has answered it, or the chain has a gap: see `unacknowledged`.
+        Redis takes a writer's entries in their order only. One that it refused, or that came before its turn, must be
+        sent again: see `unacknowledged` and `overdue`.
         """
         told = {name: value for name, value in details.items() if value is not None}
         told.setdefault("actor", actor.get() or self._default_actor)
@@ -100,18 +108,33 @@ class Audit:
             }
             entry["digest"] = sign(self._key, entry)
             seq, self._seq, self._digest, self._at_ms = self._seq, self._seq + 1, entry["digest"], now_ms
-
-            def acknowledge(_reply: bytes) -> None:
-                self._unacknowledged.pop(seq, None)
-
-            call = Call(load_script("audit_append"), [STREAM, HEADS], [self._keep_ms, *entry.values()], acknowledge)
-            self._unacknowledged[seq] = call
-        return call
+            if len(self._unacknowledged) >= _KEPT:  # refused for good, such as for want of a permission
+                self._unacknowledged.pop(next(iter(self._unacknowledged)))
+            self._unacknowledged[seq] = time.monotonic(), entry
+        return self._call(seq, entry)
 
     def unacknowledged(self) -> list[Call[None]]:
         """List the entries that Redis has not confirmed, in order, for whoever gave up on a call to send again."""
+        now_s = time.monotonic()
         with self._lock:
-            return list(self._unacknowledged.values())
+            waiting = list(self._unacknowledged.items())
+        return [
+            self._call(seq, entry, may_follow_gap=now_s - told_s >= _PATIENCE_S) for seq, (told_s, entry) in waiting
+        ]
+
+    def overdue(self) -> list[Call[None]]:
+        """List the entries that Redis has not confirmed, if there are any for longer than a round trip takes."""
+        with self._lock:
+            oldest_s = next((told_s for told_s, _ in self._unacknowledged.values()), None)
+        return self.unacknowledged() if oldest_s and time.monotonic() - oldest_s >= _OVERDUE_S else []
+
+    def _call(self, seq: int, entry: Mapping[str, str], *, may_follow_gap: bool = False) -> Call[None]:
+        def acknowledge(reply: bytes | None) -> None:
+            if reply is not None:
+                self._unacknowledged.pop(seq, None)
+
+        args: list[Argument] = [self._keep_ms, *entry.values(), int(may_follow_gap)]
+        return Call(load_script("audit_append"), [STREAM, HEADS], args, acknowledge)
 
     def _begin(self) -> None:
         self._pid = os.getpid()

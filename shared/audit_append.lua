@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Append one entry to the audit log and record it as its writer's newest; trims what is older than the log keeps.
--- Written twice after a lost reply, an entry stands there once.
+-- Written twice after a lost reply, an entry stands there once. One that comes before its turn, such as when Redis was
+-- busy for the one before, has to come again: written now, it would shut the one before out.
 --
 -- KEYS[1] agent:audit        stream  the log
 -- KEYS[2] agent:audit:heads  hash    writer -> "<seq> <digest> <at>" of its newest entry
@@ -14,14 +15,19 @@
 -- ARGV[8] task
 -- ARGV[9] details (JSON)
 -- ARGV[10] digest of this entry
--- Returns the entry's id, empty when it is there already
+-- ARGV[11] 1: write it also when those before it are missing
+-- Returns the entry's id, empty when it is there already, nil when it comes before its turn
 local log_key, heads_key = KEYS[1], KEYS[2]
 local keep_ms, writer, seq, prev, at, prev_at = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local action, task, details, digest = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
+local action, task, details, digest, may_follow_gap = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11] == '1'
 
 local head = redis.call('HGET', heads_key, writer)
-if head and tonumber(head:match('^%d+')) >= tonumber(seq) then
+local newest, number = tonumber(head and head:match('^%d+') or 0), tonumber(seq)
+if newest >= number then
   return ''
+end
+if newest < number - 1 and not may_follow_gap then
+  return false
 end
 local oldest_ms = redis.call('TIME')[1] * 1000 - keep_ms
 if not head then

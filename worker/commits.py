@@ -42,10 +42,15 @@ class Commits:
         self._put(call, answer)
         return await answer
 
-    def send(self, call: lua.Call[Any] | None) -> None:
-        """Run `call` as `commit` does, without waiting: what is committed next goes in the same round trip."""
-        if call:
+    def send(self, *calls: lua.Call[Any] | None) -> None:
+        """Run calls as `commit` does, without waiting: what is committed next goes in the same round trip."""
+        for call in filter(None, calls):
             self._put(call, None)
+
+    async def settle(self, timeout_s: float) -> None:
+        """Wait until all calls have an answer, for at most `timeout_s`."""
+        if self._writer:
+            await asyncio.wait([self._writer], timeout=timeout_s)
 
     def _put(self, call: lua.Call[Any], answer: "asyncio.Future[Any] | None") -> None:
         self._waiting.append((call, answer))

@@ -57,6 +57,8 @@ _OUTAGE_WAIT_S = 0.25
 _SUSPENDED_WAIT_S = 1.0
 _CANCEL_AGAIN_S = 0.2
 _NOT_RUNNABLE_MS = 1_000
+_SETTLE_S = 2.0
+"""How long a worker that ends waits for records to be written that nobody else waits for."""
 
 _log = get_logger(__name__)
 
@@ -195,6 +197,9 @@ class GraphWorker(BaseWorker):
         _log.info("worker.started", worker=self.name, queues=self.queue_names(), graphs=list(schemas))
 
     async def _leave(self) -> None:
+        if self._context.audit:
+            self._commits.send(*self._context.audit.unacknowledged())
+        await self._commits.settle(_SETTLE_S)
         if self._lease:
             with ThreadPoolExecutor(1) as thread:  # the loop's own may all be stuck in sync nodes
                 await asyncio.get_running_loop().run_in_executor(thread, self._lease.stop)
@@ -347,7 +352,7 @@ class GraphWorker(BaseWorker):
         )
         try:
             finished = await self._commits.commit(call)
-        except RedisError:
+        except Exception:
             self._commits.send(attempt.fenced_call())
             raise
         if finished is Finished.FENCED:
@@ -387,6 +392,8 @@ class GraphWorker(BaseWorker):
         for task_id in unknown & self._unknown:
             asyncio.get_running_loop().create_task(self._give_back(task_id))
         self._unknown = unknown
+        if self._context.audit:
+            self._commits.send(*self._context.audit.overdue())
         for running in self._running.values():
             gone = running.claimed.id not in lease.own and running.claimed_at < asked_at
             if gone and not running.is_committing:

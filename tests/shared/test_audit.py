@@ -70,6 +70,33 @@ async def test_entry_that_redis_never_answered_is_sent_with_the_next(audit, ared
     assert await faults(aredis) == []
 
 
+async def test_entry_that_comes_before_its_turn_shuts_nobody_out(audit, aredis):
+    first, second = audit.entry_call(Action.READ, "t1"), audit.entry_call(Action.READ, "t2")
+    await lua.run(aredis, second)
+    assert await aredis.xlen(STREAM) == 0
+    await lua.run(aredis, first)
+    await lua.run_many(aredis, audit.unacknowledged())
+    assert (await aredis.xlen(STREAM), audit.unacknowledged()) == (2, [])
+    assert await faults(aredis) == []
+
+
+async def test_entry_is_written_without_those_that_a_failover_lost_and_the_gap_shows(audit, log, aredis, monkeypatch):
+    await log(audit, "t1")
+    await aredis.delete(STREAM, HEADS)
+    await log(audit, "t2")
+    assert await aredis.xlen(STREAM) == 0
+    monkeypatch.setattr("shared.audit._PATIENCE_S", 0)
+    await lua.run_many(aredis, audit.unacknowledged())
+    assert await faults(aredis) == ["1 entries before it were removed"]
+
+
+def test_only_the_newest_entries_wait_for_a_redis_that_takes_none(audit, monkeypatch):
+    monkeypatch.setattr("shared.audit._KEPT", 3)
+    for number in range(5):
+        audit.entry_call(Action.READ, f"t{number}")
+    assert [call.args[7] for call in audit.unacknowledged()] == ["t2", "t3", "t4"]
+
+
 @pytest.mark.parametrize("field", ["task", "action", "details", "at", "seq", "prev", "writer"])
 async def test_altered_entry_shows(audit, log, aredis, field):
     await log(audit, "t1", "t2", "t3")

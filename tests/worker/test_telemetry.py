@@ -280,6 +280,51 @@ async def test_end_that_was_refused_is_taken_back_in_the_audit_log(redis_url, cl
     assert [json.loads(entry["details"])["attempts"] for entry in entries] == [1, 1]
 
 
+async def test_ends_that_could_not_be_recorded_are_recorded_once_that_is_possible(
+    redis_url, client, redis_client, lines, monkeypatch
+):
+    monkeypatch.setattr("shared.audit._OVERDUE_S", 0.05)
+    audit = Audit("key")
+    redis_client.set(STREAM, "somebody else's")
+    async with worker(redis_url, {"g": one_node_graph(answer, Asked)}, audit=audit):
+        tasks = [client.submit({"question": "x"}, graph="g").task_id for _ in range(3)]
+        for task in tasks:
+            await ended(client, task)
+        await until(lambda: len(lines.named("record.refused")) >= 3)
+        redis_client.delete(STREAM)
+        await until(lambda: redis_client.xlen(STREAM) == 3)
+    entries = [entry for _, entry in redis_client.xrange(STREAM)]
+    assert [entry["seq"] for entry in entries] == ["1", "2", "3"]
+    assert {entry["task"] for entry in entries} == set(tasks)
+
+
+async def test_worker_that_ends_records_what_is_left(redis_url, client, redis_client, lines):
+    audit = Audit("key")
+    redis_client.set(STREAM, "somebody else's")
+    async with worker(redis_url, {"g": one_node_graph(answer, Asked)}, audit=audit):
+        await ended(client, client.submit({"question": "x"}, graph="g").task_id)
+        await until(lambda: lines.named("record.refused"))
+        redis_client.delete(STREAM)
+    assert redis_client.xlen(STREAM) == 1
+
+
+async def test_end_that_redis_could_not_decide_is_taken_back_in_the_audit_log(redis_url, client, redis_client):
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def hang(_state):
+        entered.set()
+        await leave.wait()
+
+    async with worker(redis_url, {"g": one_node_graph(hang, Asked)}, audit=Audit("key")) as one:
+        task = client.submit({"question": "x"}, graph="g").task_id
+        await entered.wait()
+        redis_client.set(f"agent:task:{task}", "somebody else's")
+        leave.set()
+        await until(lambda: redis_client.xlen(STREAM) == 2)
+        await until(lambda: one.in_flight == 0)
+    assert [entry["action"] for _, entry in redis_client.xrange(STREAM)] == ["ended", "fenced"]
+
+
 async def test_released_attempt_is_a_whole_part_of_the_trace(redis_url, client, monkeypatch):
     entered = asyncio.Event()
 
