@@ -31,6 +31,8 @@ from threading import Lock
 from typing import Any
 from uuid import uuid4
 
+from pydantic_core import to_json
+
 from shared.line import Argument
 from shared.lua import Call, load_script
 
@@ -47,9 +49,6 @@ _SIGNED = ("writer", "seq", "prev", "at", "prev_at", "action", "task", "details"
 
 actor: ContextVar[str | None] = ContextVar("actor", default=None)
 """On whose behalf the process acts now, such as the owner of an API key; None: the user who runs it."""
-
-
-_encode = json.JSONEncoder(sort_keys=True, default=str).encode
 
 
 class Action(StrEnum):
@@ -143,6 +142,13 @@ class Audit:
         self._unacknowledged.clear()
 
 
+def _encode(details: Mapping[str, Any]) -> str:
+    try:
+        return to_json(details, fallback=str).decode()  # a third of the time of the standard library's
+    except ValueError:  # half of a surrogate pair
+        return json.dumps(details, default=str)
+
+
 def _user() -> str:
     try:
         return getpass.getuser()
@@ -167,7 +173,7 @@ def read_entries(rows: Iterable[tuple[Any, Mapping[bytes, bytes]]]) -> Iterator[
 
 def sign(key: bytes, entry: Mapping[str, str]) -> str:
     """Compute an entry's digest, over all its fields and so over the entry before."""
-    return hmac.digest(key, json.dumps([entry[name] for name in _SIGNED]).encode(), "sha256").hex()
+    return hmac.digest(key, to_json([entry[name] for name in _SIGNED]), "sha256").hex()
 
 
 def verify(

@@ -1,5 +1,6 @@
 """The audit log's chains: what was altered or removed shows, and nothing else does."""
 
+import json
 import time
 
 import pytest
@@ -40,10 +41,17 @@ async def test_entries_say_who_did_what_to_which_task(audit, log, redis_client):
     await log(audit, "t1", action=Action.ENDED, outcome="success", model=None)
     (_, first), (_, second) = redis_client.xrange(STREAM)
     assert (first["seq"], first["action"], first["task"]) == ("1", "submitted", "t1")
-    assert first["details"] == '{"actor": "key of ann", "input_sha256": "abc"}'
-    assert '"outcome": "success"' in second["details"]
+    assert json.loads(first["details"]) == {"actor": "key of ann", "input_sha256": "abc"}
+    assert json.loads(second["details"])["outcome"] == "success"
     assert "model" not in second["details"]
     assert second["prev"] == first["digest"]
+
+
+async def test_words_that_are_no_utf8_are_told_escaped(audit, log, aredis):
+    await log(audit, "t1", reason="\ud800")
+    ((_, entry),) = await aredis.xrange(STREAM)
+    assert json.loads(entry[b"details"])["reason"] == "\ud800"
+    assert await faults(aredis) == []
 
 
 async def test_untouched_chains_of_several_writers_are_in_order(audit, log, aredis):
