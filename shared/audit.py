@@ -43,6 +43,7 @@ _DAY_MS = 86_400_000
 _OVERDUE_S = 2.0
 _PATIENCE_S = 10.0
 """After so long an entry is written without those before it, which a failover may have lost: the gap shows."""
+_NONE: tuple[int | None, tuple[float, Mapping[str, str]]] = (None, (0.0, {}))
 _KEPT = 1_000
 """Entries kept for sending again; of more the oldest are given up."""
 _SIGNED = ("writer", "seq", "prev", "at", "prev_at", "action", "task", "details")
@@ -108,7 +109,7 @@ class Audit:
             entry["digest"] = sign(self._key, entry)
             seq, self._seq, self._digest, self._at_ms = self._seq, self._seq + 1, entry["digest"], now_ms
             if len(self._unacknowledged) >= _KEPT:  # refused for good, such as for want of a permission
-                self._unacknowledged.pop(next(iter(self._unacknowledged)))
+                del self._unacknowledged[next(iter(self._unacknowledged))]
             self._unacknowledged[seq] = time.monotonic(), entry
         return self._call(seq, entry)
 
@@ -122,15 +123,23 @@ class Audit:
         ]
 
     def overdue(self) -> list[Call[None]]:
-        """List the entries that Redis has not confirmed, if there are any for longer than a round trip takes."""
+        """List the entries that Redis has not confirmed, if there are any for longer than a round trip takes.
+
+        The first time all of them, then the oldest alone until Redis takes it: those after it could not pass it.
+        """
         with self._lock:
-            oldest_s = next((told_s for told_s, _ in self._unacknowledged.values()), None)
-        return self.unacknowledged() if oldest_s and time.monotonic() - oldest_s >= _OVERDUE_S else []
+            oldest, (told_s, _) = next(iter(self._unacknowledged.items()), _NONE)
+            is_first = oldest != self._oldest_sent
+            if oldest is None or time.monotonic() - told_s < _OVERDUE_S:
+                return []
+            self._oldest_sent = oldest
+        return self.unacknowledged() if is_first else self.unacknowledged()[:1]
 
     def _call(self, seq: int, entry: Mapping[str, str], *, may_follow_gap: bool = False) -> Call[None]:
         def acknowledge(reply: bytes | None) -> None:
             if reply is not None:
-                self._unacknowledged.pop(seq, None)
+                with self._lock:
+                    self._unacknowledged.pop(seq, None)
 
         args: list[Argument] = [self._keep_ms, *entry.values(), int(may_follow_gap)]
         return Call(load_script("audit_append"), [STREAM, HEADS], args, acknowledge)
@@ -140,6 +149,7 @@ class Audit:
         self._writer = f"{socket.gethostname()}-{self._pid}-{uuid4().hex[:8]}"
         self._seq, self._digest, self._at_ms = 1, GENESIS, 0
         self._unacknowledged.clear()
+        self._oldest_sent: int | None = None
 
 
 def _encode(details: Mapping[str, Any]) -> str:

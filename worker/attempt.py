@@ -81,9 +81,9 @@ class Attempt:
         self.spans, self.span = [], None
         return tracing.send_call(spans, (self.claimed.id, self.claimed.epoch, self.worker))
 
-    def audit_call(self, ended: Ended) -> lua.Call[None] | None:
+    def audit_call(self, ended: Ended | None) -> lua.Call[None] | None:
         """What is to be written just before the commit: a worker that dies right after it must not take it along."""
-        if self.audit is None:
+        if self.audit is None or ended is None:
             return None
         used = current_task.get()
         return self.audit.entry_call(

@@ -329,7 +329,7 @@ class GraphWorker(BaseWorker):
             return await run_task(replace(claimed, is_cancelled=True), self._context)
 
     async def _release(self, claimed: Claimed, released: Released, attempt: Attempt) -> None:
-        self._commits.send(attempt.spans_call(None))
+        self._send_records(attempt, None)
         call = release_call(
             claimed.id, claimed.epoch, claimed.queue, self.name, released.delay_ms, failed=released.failed
         )
@@ -339,8 +339,7 @@ class GraphWorker(BaseWorker):
             _log.info("task.released", reason=reason, delay_ms=released.delay_ms)
 
     async def _finish(self, claimed: Claimed, ended: Ended, attempt: Attempt) -> None:
-        self._commits.send(attempt.spans_call(ended))
-        self._commits.send(attempt.audit_call(ended))
+        self._send_records(attempt, ended)
         call = finish_call(
             claimed,
             self.name,
@@ -365,6 +364,14 @@ class GraphWorker(BaseWorker):
                 await self._context.checkpointer.expire_thread(ended.spent_thread, self._checkpoint_ttl_s)
             except (RedisError, CheckpointOutageError) as error:  # they keep the longer TTL that they were written with
                 _log.warning("checkpoints.not_expired", error=str(error))
+
+    def _send_records(self, attempt: Attempt, ended: Ended | None) -> None:
+        """Write what is told about an attempt in the round trip of its commit; None for `ended`: it is given back."""
+        for record in (attempt.spans_call, attempt.audit_call):
+            try:
+                self._commits.send(record(ended))
+            except Exception as error:  # whatever cannot be told, the task must end
+                _log.warning("record.refused", error=type(error).__name__)
 
     async def _drain(self) -> None:
         """Wait for what runs, then cancel the rest, which hands itself back."""

@@ -170,8 +170,8 @@ async def _run(sender: Connection, order: _Order) -> None:
             outcome = await run_task(order.claimed, told)
         except RedisError as error:
             outcome = Released(_NOT_STARTED_MS, f"Redis is away: {error}")
-        if spans := attempt.spans_call(outcome if isinstance(outcome, Ended) else None):
-            with suppress(RedisError):
+        with suppress(Exception):  # whatever cannot be told, the task must end
+            if spans := attempt.spans_call(outcome if isinstance(outcome, Ended) else None):
                 await lua.run(context.redis, spans)
         teller.end(outcome)
 

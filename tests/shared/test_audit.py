@@ -98,6 +98,18 @@ async def test_entry_is_written_without_those_that_a_failover_lost_and_the_gap_s
     assert await faults(aredis) == ["1 entries before it were removed"]
 
 
+async def test_entries_that_are_overdue_are_sent_once_and_then_the_oldest_until_it_is_taken(audit, aredis, monkeypatch):
+    for task in ("t1", "t2", "t3"):
+        audit.entry_call(Action.READ, task)
+    assert audit.overdue() == []
+    monkeypatch.setattr("shared.audit._OVERDUE_S", 0)
+    assert [len(audit.overdue()) for _ in range(3)] == [3, 1, 1]
+    await lua.run_many(aredis, audit.overdue())
+    await lua.run_many(aredis, audit.overdue())
+    assert audit.overdue() == []
+    assert await faults(aredis) == []
+
+
 def test_only_the_newest_entries_wait_for_a_redis_that_takes_none(audit, monkeypatch):
     monkeypatch.setattr("shared.audit._KEPT", 3)
     for number in range(5):

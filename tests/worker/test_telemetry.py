@@ -298,6 +298,19 @@ async def test_ends_that_could_not_be_recorded_are_recorded_once_that_is_possibl
     assert {entry["task"] for entry in entries} == set(tasks)
 
 
+async def test_task_ends_whose_spans_cannot_be_written(redis_url, client, lines, monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
+    called = {"provider": "p", "model": "m", "outcome": "ok", "duration_ms": 1, "output_tokens": 1}
+
+    async def call(_state):
+        logs.get_logger("tests").info("model.called", **called, input_tokens=2**70)  # longer than OTLP's numbers
+
+    async with worker(redis_url, {"g": one_node_graph(call, Asked)}, audit=Audit("key")):
+        result = await ended(client, client.submit({"question": "x"}, graph="g").task_id)
+    assert result.status is State.SUCCESS
+    assert [line["error"] for line in lines.named("record.refused")] == ["ValueError"]
+
+
 async def test_worker_that_ends_records_what_is_left(redis_url, client, redis_client, lines):
     audit = Audit("key")
     redis_client.set(STREAM, "somebody else's")
