@@ -2,7 +2,7 @@
 
 opentelemetry-proto makes what comes again and again (a name with its kind, an attribute, the resource), once. Ids,
 instants and lengths, which are new in each span, are packed here: through messages of the library the ten spans of a
-small task take 55 microseconds, so 20.
+small task take 35 microseconds, so 25.
 
 Source: opentelemetry-proto's trace.proto, and Protocol Buffers' encoding: a field is a tag (number and wire type), and
 text or a message follows its length.
