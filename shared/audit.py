@@ -43,7 +43,7 @@ _DAY_MS = 86_400_000
 _OVERDUE_S = 2.0
 _PATIENCE_S = 10.0
 """After so long an entry is written without those before it, which a failover may have lost: the gap shows."""
-_NONE: tuple[int | None, tuple[float, Mapping[str, str]]] = (None, (0.0, {}))
+_NONE: tuple[int, tuple[float, Mapping[str, str]]] = (0, (0.0, {}))
 _KEPT = 1_000
 """Entries kept for sending again; of more the oldest are given up."""
 _SIGNED = ("writer", "seq", "prev", "at", "prev_at", "action", "task", "details")
@@ -130,7 +130,7 @@ class Audit:
         with self._lock:
             oldest, (told_s, _) = next(iter(self._unacknowledged.items()), _NONE)
             is_first = oldest != self._oldest_sent
-            if oldest is None or time.monotonic() - told_s < _OVERDUE_S:
+            if not oldest or time.monotonic() - told_s < _OVERDUE_S:
                 return []
             self._oldest_sent = oldest
         return self.unacknowledged() if is_first else self.unacknowledged()[:1]
@@ -149,7 +149,7 @@ class Audit:
         self._writer = f"{socket.gethostname()}-{self._pid}-{uuid4().hex[:8]}"
         self._seq, self._digest, self._at_ms = 1, GENESIS, 0
         self._unacknowledged.clear()
-        self._oldest_sent: int | None = None
+        self._oldest_sent = 0
 
 
 def _encode(details: Mapping[str, Any]) -> str:
