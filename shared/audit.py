@@ -43,7 +43,6 @@ _DAY_MS = 86_400_000
 _OVERDUE_S = 2.0
 _PATIENCE_S = 10.0
 """After so long an entry is written without those before it, which a failover may have lost: the gap shows."""
-_NONE: tuple[int, tuple[float, Mapping[str, str]]] = (0, (0.0, {}))
 _KEPT = 1_000
 """Entries kept for sending again; of more the oldest are given up."""
 _SIGNED = ("writer", "seq", "prev", "at", "prev_at", "action", "task", "details")
@@ -80,6 +79,7 @@ class Audit:
         self._lock = Lock()
         self._unacknowledged: dict[int, tuple[float, Mapping[str, str]]] = {}
         """By number: when it was told (monotonic), and the entry."""
+        self._has_progress = True
         self._default_actor = f"{_user()}@{socket.gethostname()}"
         self._seq, self._digest, self._at_ms = 1, GENESIS, 0
         self._begin()
@@ -125,21 +125,21 @@ class Audit:
     def overdue(self) -> list[Call[None]]:
         """List the entries that Redis has not confirmed, if there are any for longer than a round trip takes.
 
-        The first time all of them, then the oldest alone until Redis takes it: those after it could not pass it.
+        All of them, but as long as Redis takes none the oldest alone: those after it cannot pass it.
         """
         with self._lock:
-            oldest, (told_s, _) = next(iter(self._unacknowledged.items()), _NONE)
-            is_first = oldest != self._oldest_sent
-            if not oldest or time.monotonic() - told_s < _OVERDUE_S:
+            oldest_s = next((told_s for told_s, _ in self._unacknowledged.values()), None)
+            if oldest_s is None or time.monotonic() - oldest_s < _OVERDUE_S:
                 return []
-            self._oldest_sent = oldest
-        return self.unacknowledged() if is_first else self.unacknowledged()[:1]
+            has_progress, self._has_progress = self._has_progress, False
+        return self.unacknowledged() if has_progress else self.unacknowledged()[:1]
 
     def _call(self, seq: int, entry: Mapping[str, str], *, may_follow_gap: bool = False) -> Call[None]:
         def acknowledge(reply: bytes | None) -> None:
             if reply is not None:
                 with self._lock:
                     self._unacknowledged.pop(seq, None)
+                    self._has_progress = True
 
         args: list[Argument] = [self._keep_ms, *entry.values(), int(may_follow_gap)]
         return Call(load_script("audit_append"), [STREAM, HEADS], args, acknowledge)
@@ -149,7 +149,7 @@ class Audit:
         self._writer = f"{socket.gethostname()}-{self._pid}-{uuid4().hex[:8]}"
         self._seq, self._digest, self._at_ms = 1, GENESIS, 0
         self._unacknowledged.clear()
-        self._oldest_sent = 0
+        self._has_progress = True
 
 
 def _encode(details: Mapping[str, Any]) -> str:
