@@ -66,7 +66,10 @@ def stop_workers(run: Run) -> Verdict:
 
 
 def _is_stopped(worker: WorkerProcess) -> bool:
-    return psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED
+    try:
+        return psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _are_fenced(run: Run, pids: set[int]) -> bool:

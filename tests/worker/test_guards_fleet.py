@@ -63,7 +63,8 @@ def test_outage_costs_sixteen_processes_the_threshold_and_the_calls_in_flight_an
     ):
         llm = server.admin
         until_sync(lambda: llm.stats()["calls"] >= 2 * CALLERS, PATIENCE_S)
-        llm.set_faults([{"fault": "500"}])
+        # Failures take longer than answers: one from before the outage, reported late, would end a row of failures.
+        llm.set_faults([{"fault": "500", "latency_s": 5 * SLOW_S}])
         until_sync(lambda: generation() >= 5, PATIENCE_S)  # opened, and two probes have failed
         callers.communicate(timeout=PATIENCE_S)
         assert callers.returncode == 0
