@@ -41,9 +41,10 @@ HEADS = "agent:audit:heads"
 GENESIS = ""
 _DAY_MS = 86_400_000
 _OVERDUE_S = 2.0
-_PATIENCE_S = 10.0
-"""After so long an entry is written without those before it, which a failover may have lost: the gap shows."""
-_KEPT = 1_000
+_PATIENCE_S = 5.0
+"""When Redis has taken none for so long, the oldest is written without those before it, which a failover may have lost:
+the gap shows."""
+_KEPT = 2_000
 """Entries kept for sending again; of more the oldest are given up."""
 _SIGNED = ("writer", "seq", "prev", "at", "prev_at", "action", "task", "details")
 
@@ -77,9 +78,9 @@ class Audit:
         self._key = key.encode()
         self._keep_ms = keep_days * _DAY_MS
         self._lock = Lock()
-        self._unacknowledged: dict[int, tuple[float, Mapping[str, str]]] = {}
-        """By number: when it was told (monotonic), and the entry."""
-        self._has_progress = True
+        self._unacknowledged: dict[int, tuple[float, Mapping[str, str], Call[None]]] = {}
+        """By number: when it was told (monotonic), the entry, and the call that appends it."""
+        self._has_progress, self._has_given_up, self._progress_s = True, False, 0.0
         self._default_actor = f"{_user()}@{socket.gethostname()}"
         self._seq, self._digest, self._at_ms = 1, GENESIS, 0
         self._begin()
@@ -108,19 +109,28 @@ class Audit:
             }
             entry["digest"] = sign(self._key, entry)
             seq, self._seq, self._digest, self._at_ms = self._seq, self._seq + 1, entry["digest"], now_ms
-            if len(self._unacknowledged) >= _KEPT:  # refused for good, such as for want of a permission
+            if not self._unacknowledged:
+                self._progress_s = time.monotonic()
+            elif len(self._unacknowledged) >= _KEPT:  # refused for good, such as for want of a permission
                 del self._unacknowledged[next(iter(self._unacknowledged))]
-            self._unacknowledged[seq] = time.monotonic(), entry
-        return self._call(seq, entry)
+                self._has_given_up = True
+            call = self._call(seq, entry)
+            self._unacknowledged[seq] = time.monotonic(), entry, call
+        return call
 
-    def unacknowledged(self) -> list[Call[None]]:
-        """List the entries that Redis has not confirmed, in order, for whoever gave up on a call to send again."""
-        now_s = time.monotonic()
+    def unacknowledged(self, *, is_last: bool = False) -> list[Call[None]]:
+        """List the entries that Redis has not confirmed, in order, for whoever gave up on a call to send again.
+
+        The first of them, and no other, may follow a gap once waiting cannot close it: those before it were given up,
+        Redis has taken nothing for a while, or `is_last`: nobody will send them again.
+        """
         with self._lock:
-            waiting = list(self._unacknowledged.items())
-        return [
-            self._call(seq, entry, may_follow_gap=now_s - told_s >= _PATIENCE_S) for seq, (told_s, entry) in waiting
-        ]
+            calls = [call for _, _, call in self._unacknowledged.values()]
+            is_late = time.monotonic() - self._progress_s >= _PATIENCE_S
+            if calls and (is_last or is_late or self._has_given_up):
+                seq, (_, entry, _) = next(iter(self._unacknowledged.items()))
+                calls[0] = self._call(seq, entry, may_follow_gap=True)
+        return calls
 
     def overdue(self) -> list[Call[None]]:
         """List the entries that Redis has not confirmed, if there are any for longer than a round trip takes.
@@ -128,18 +138,19 @@ class Audit:
         All of them, but as long as Redis takes none the oldest alone: those after it cannot pass it.
         """
         with self._lock:
-            oldest_s = next((told_s for told_s, _ in self._unacknowledged.values()), None)
+            oldest_s = next((told_s for told_s, _, _ in self._unacknowledged.values()), None)
             if oldest_s is None or time.monotonic() - oldest_s < _OVERDUE_S:
                 return []
             has_progress, self._has_progress = self._has_progress, False
-        return self.unacknowledged() if has_progress else self.unacknowledged()[:1]
+        calls = self.unacknowledged()
+        return calls if has_progress else calls[:1]
 
     def _call(self, seq: int, entry: Mapping[str, str], *, may_follow_gap: bool = False) -> Call[None]:
         def acknowledge(reply: bytes | None) -> None:
             if reply is not None:
                 with self._lock:
                     self._unacknowledged.pop(seq, None)
-                    self._has_progress = True
+                    self._has_progress, self._has_given_up, self._progress_s = True, False, time.monotonic()
 
         args: list[Argument] = [self._keep_ms, *entry.values(), int(may_follow_gap)]
         return Call(load_script("audit_append"), [STREAM, HEADS], args, acknowledge)
@@ -149,7 +160,7 @@ class Audit:
         self._writer = f"{socket.gethostname()}-{self._pid}-{uuid4().hex[:8]}"
         self._seq, self._digest, self._at_ms = 1, GENESIS, 0
         self._unacknowledged.clear()
-        self._has_progress = True
+        self._has_progress, self._has_given_up, self._progress_s = True, False, 0.0
 
 
 def _encode(details: Mapping[str, Any]) -> str:
@@ -183,7 +194,7 @@ def read_entries(rows: Iterable[tuple[Any, Mapping[bytes, bytes]]]) -> Iterator[
 
 def sign(key: bytes, entry: Mapping[str, str]) -> str:
     """Compute an entry's digest, over all its fields and so over the entry before."""
-    return hmac.digest(key, to_json([entry[name] for name in _SIGNED]), "sha256").hex()
+    return hmac.digest(key, json.dumps([entry[name] for name in _SIGNED]).encode(), "sha256").hex()
 
 
 def verify(

@@ -26,10 +26,11 @@ local newest, number = tonumber(head and head:match('^%d+') or 0), tonumber(seq)
 if newest >= number then
   return ''
 end
-if newest < number - 1 and not may_follow_gap then
+local oldest_ms = redis.call('TIME')[1] * 1000 - keep_ms
+local is_forgotten = not head and tonumber(prev_at) < oldest_ms -- the head of a writer that was silent for so long
+if newest < number - 1 and not (may_follow_gap or is_forgotten) then
   return false
 end
-local oldest_ms = redis.call('TIME')[1] * 1000 - keep_ms
 if not head then
   local heads = redis.call('HGETALL', heads_key)
   for i = 1, #heads, 2 do

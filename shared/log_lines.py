@@ -133,12 +133,10 @@ class LineWriter:
 
     def _hand_out(self, event: EventDict, at_s: float, is_line: bool) -> str:
         try:
+            event["timestamp"] = datetime.fromtimestamp(at_s, UTC)
             for listener in self._listeners.get(event["event"], ()):
                 listener(event)
-            if not is_line:
-                return ""
-            event["timestamp"] = datetime.fromtimestamp(at_s, UTC)
-            return self._line_of(event)
+            return self._line_of(event) if is_line else ""
         except Exception as error:  # of a value's own str(): neither whoever told it nor other lines can help it
             kept = {name: event[name] for name in OURS & event.keys()}
             try:

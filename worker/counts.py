@@ -7,7 +7,7 @@ these 0.4. So it is given what it calls a custom collector, which is asked at ea
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
-from threading import Lock
+from threading import RLock
 
 from prometheus_client import Metric as Family
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
@@ -28,7 +28,7 @@ class Counts(Collector):
     def __init__(self, metric: Metric, bounds: Mapping[str, Bounded]) -> None:
         self._metric = metric
         self._bounds = [bounds[label] for label in metric.labels]
-        self._lock = Lock()
+        self._lock = RLock()  # a finalizer that runs while it is held may log what is counted here
         self._cells: dict[tuple[object, ...], list[float]] = {}
         """Labels -> the value; of a histogram how often each bucket was hit, +Inf the last, and their sum."""
         if not metric.labels:
@@ -50,7 +50,7 @@ class Counts(Collector):
         """Answer a scrape."""
         name, about, labels = self._metric.name, self._metric.about, self._metric.labels
         with self._lock:
-            cells = [([str(value) for value in values], list(cell)) for values, cell in self._cells.items()]
+            cells = [([str(value) for value in values], list(cell)) for values, cell in self._cells.copy().items()]
         if self._metric.kind == "counter":
             counter = CounterMetricFamily(name, about, labels=labels)
             for values, (count,) in cells:

@@ -198,7 +198,7 @@ class GraphWorker(BaseWorker):
 
     async def _leave(self) -> None:
         if self._context.audit:
-            self._commits.send(*self._context.audit.unacknowledged())
+            self._commits.send(*self._context.audit.unacknowledged(is_last=True))
         await self._commits.settle(_SETTLE_S)
         if self._lease:
             with ThreadPoolExecutor(1) as thread:  # the loop's own may all be stuck in sync nodes
