@@ -110,6 +110,35 @@ async def test_entries_that_are_overdue_are_sent_once_and_then_the_oldest_until_
     assert await faults(aredis) == []
 
 
+async def test_only_the_oldest_entry_may_follow_a_gap(audit, log, aredis):
+    await log(audit, "t1")
+    await aredis.delete(STREAM, HEADS)
+    await log(audit, "t2", "t3")
+    _, later = audit.unacknowledged(is_last=True)
+    await lua.run(aredis, later)
+    assert await aredis.xlen(STREAM) == 0
+    await lua.run_many(aredis, audit.unacknowledged(is_last=True))
+    assert (await aredis.xlen(STREAM), audit.unacknowledged()) == (2, [])
+
+
+async def test_writer_that_gave_entries_up_goes_on_with_the_others(audit, aredis, monkeypatch):
+    monkeypatch.setattr("shared.audit._KEPT", 3)
+    for number in range(5):
+        audit.entry_call(Action.READ, f"t{number}")
+    await lua.run_many(aredis, audit.unacknowledged())
+    assert [entry[b"task"] for _, entry in await aredis.xrange(STREAM)] == [b"t2", b"t3", b"t4"]
+    assert await faults(aredis) == ["2 entries before it were removed"]
+
+
+async def test_writer_whose_head_was_forgotten_by_age_goes_on(aredis):
+    audit = Audit(KEY, keep_days=1)
+    await lua.run(aredis, audit.entry_call(Action.READ, "t1"))
+    await aredis.delete(STREAM, HEADS)
+    audit._at_ms -= 3 * DAY_MS  # as if that had been three days ago
+    await lua.run(aredis, audit.entry_call(Action.READ, "t2"))
+    assert await aredis.xlen(STREAM) == 1
+
+
 def test_only_the_newest_entries_wait_for_a_redis_that_takes_none(audit, monkeypatch):
     monkeypatch.setattr("shared.audit._KEPT", 3)
     for number in range(5):
