@@ -8,6 +8,7 @@ COPY pyproject.toml requirements.lock ./
 RUN /opt/venv/bin/uv pip install --no-cache --python /opt/venv/bin/python --constraints requirements.lock \
       --requirements pyproject.toml --extra worker --extra api --extra otel --extra dashboard
 COPY README.md LICENSE ./
+COPY langgraph_rq/__init__.py langgraph_rq/py.typed langgraph_rq/
 COPY shared shared
 COPY producer producer
 COPY worker worker
@@ -22,4 +23,4 @@ COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
 USER 10001
 STOPSIGNAL SIGTERM
-CMD ["python", "-m", "worker"]
+CMD ["langgraph-worker"]

@@ -19,7 +19,7 @@ install: .venv/.installed ## Set up .venv with everything, and a private Redis
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
-	@$(BIN)/python -m shared.embedded_redis --install
+	@$(BIN)/langgraph-producer dev redis --install
 	@touch $@
 
 lock: ## Renew requirements.lock from pyproject.toml
@@ -71,13 +71,13 @@ logs: ## Follow the logs of the containers
 	@$(COMPOSE) $(ALL_PROFILES) logs --follow --tail 100
 
 dashboard: install ## Show queues, jobs and workers on http://127.0.0.1:9181
-	@$(BIN)/python -m producer dashboard
+	@$(BIN)/langgraph-producer dashboard
 
 compose-test: ## Start it all in containers, kill a worker, check that nothing is lost (needs Docker)
 	@$(PYTHON) tests/compose_test.py
 
 config-docs: install ## Write docs/configuration.md from the settings classes
-	@$(BIN)/python -m shared.settings_page > docs/configuration.md
+	@$(BIN)/python -m langgraph_rq.shared.dev.settings_page > docs/configuration.md
 
 .PHONY: chaos soak
 chaos: install ## Break an installation on purpose and check every promise (CHAOS="--only C1 C3 --scale 0.1 --brief")

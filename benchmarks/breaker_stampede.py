@@ -25,9 +25,9 @@ from redis.asyncio import Redis as AsyncRedis
 from rich.console import Console
 from rich.table import Table
 
-from shared.circuit_breaker import BreakerLimits, CircuitBreaker, Outcome, allow_call, report_call
-from shared.embedded_redis import EmbeddedRedis
-from shared.lua import run_sync
+from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, CircuitBreaker, Outcome, allow_call, report_call
+from langgraph_rq.shared.connections.scripts import run_sync
+from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 
 PROCESSES = 16
 THRESHOLD = 5
@@ -41,7 +41,7 @@ WATCH_S = 2.0
 PATIENCE_S = 60
 
 fleet = multiprocessing.get_context("forkserver")
-fleet.set_forkserver_preload(["rich.table", "shared.circuit_breaker"])
+fleet.set_forkserver_preload(["rich.table", "langgraph_rq.shared.breaker.circuit_breaker"])
 Provider = Callable[[], None]
 
 

@@ -14,10 +14,10 @@ import psutil
 from redis import Redis
 
 from benchmarks.rig import LANGGRAPH_JSON, BenchmarkError, Rig, client
-from producer.client import Client
-from shared.embedded_redis import EmbeddedRedis
-from shared.settings import QueueSettings
-from shared.task_queue import result_key
+from langgraph_rq.producer.client.client import Client
+from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
+from langgraph_rq.shared.queue.task_queue import result_key
+from langgraph_rq.shared.settings import QueueSettings
 
 CONCURRENCY = 100
 """Tasks in flight per process."""
@@ -123,7 +123,7 @@ def worker(
         "LGRQ_BUDGET_DAILY_TOKENS": str(_TOKENS),
         **environment,
     }
-    arguments = ["-m", "worker", "--config", str(LANGGRAPH_JSON), "--processes", str(processes)]
+    arguments = ["-m", "langgraph_rq.worker", "--config", str(LANGGRAPH_JSON), "--processes", str(processes)]
     name = f"worker-{queue}"
     with client(server) as redis, rig.process(name, *arguments, environment=environment) as process:
         rig.wait_until(name, process, lambda: registered(redis, queue) == processes)

@@ -17,9 +17,9 @@ from uuid import uuid4
 import uvloop
 
 from benchmarks.graphs.workloads import Work, noop, w, w0
-from shared.redis_clients import open_async
-from worker.boot import spare_garbage_collection
-from worker.checkpoints import Checkpointer
+from langgraph_rq.shared.connections.clients import open_async
+from langgraph_rq.worker.boot import spare_garbage_collection
+from langgraph_rq.worker.state.checkpoints import Checkpointer
 
 
 async def serve(redis_url: str | None) -> None:

@@ -13,8 +13,8 @@ from benchmarks.contenders import work, worker
 from benchmarks.measured import Goal, Measured, Measurement, percentile
 from benchmarks.rig import BenchmarkError, Rig
 from benchmarks.usage import PeakRss, cpu_s
-from producer.client import Client
-from shared.settings import QueueSettings
+from langgraph_rq.producer.client.client import Client
+from langgraph_rq.shared.settings import QueueSettings
 
 TASKS_PER_S = 100
 _OPENED_AT_ONCE = 50
@@ -41,7 +41,7 @@ def measure(rig: Rig) -> Measured:
             "LGRQ_GATEWAY_WITHOUT_KEYS": "true",
             "LGRQ_GATEWAY_RATE": "none",
         }
-        arguments = ["-m", "producer", "serve", "--port", str(port)]
+        arguments = ["-m", "langgraph_rq.producer", "serve", "--port", str(port)]
         with rig.process("gateway", *arguments, environment=environment) as gateway:
             rig.wait_until("gateway", gateway, partial(_listens, port))
             with PeakRss([gateway]) as peak:

@@ -18,16 +18,16 @@ from redis.asyncio import Redis
 
 from benchmarks.measured import Cell, Goal, Measured, Measurement
 from benchmarks.rig import Rig
-from shared import lua
-from shared.circuit_breaker import BreakerLimits, Outcome
-from shared.logs import configure
-from shared.pricing import Pricing
-from shared.redis_clients import open_async
-from shared.task_queue import task_hash
-from shared.token_budget import BudgetLimits
-from worker.guarded_model import guarded_chat_model
-from worker.guards import Admitted, Guards, TaskGuard, Used, current_task
-from worker.offline_llm import OfflineLLM
+from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome
+from langgraph_rq.shared.budget.pricing import Pricing
+from langgraph_rq.shared.budget.token_budget import BudgetLimits
+from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.connections.clients import open_async
+from langgraph_rq.shared.queue.task_queue import task_hash
+from langgraph_rq.shared.telemetry.logs import configure
+from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
+from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
+from langgraph_rq.worker.guards.guards import Admitted, Guards, TaskGuard, Used, current_task
 
 PING_LIMIT = 3.0
 CPU_LIMIT_MS = 1.0
@@ -118,7 +118,7 @@ async def _guards(redis: Redis, url: str) -> tuple[Guards, TaskGuard]:
     return guards, TaskGuard(guards, "t", 1, _OWNER)
 
 
-async def _timed(call: Callable[[], Awaitable[lua.T]]) -> tuple[float, lua.T]:
+async def _timed(call: Callable[[], Awaitable[scripts.T]]) -> tuple[float, scripts.T]:
     started = time.perf_counter()
     value = await call()
     return time.perf_counter() - started, value

@@ -14,7 +14,7 @@ from rq import Queue
 
 from benchmarks.contenders import Programs, all_finish, expect, registered, work
 from benchmarks.rig import ROOT, Rig, client
-from shared.embedded_redis import EmbeddedRedis
+from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 
 _JOB = "benchmarks.graphs.rq_job"
 _ARQ = ROOT / "benchmarks/arq/requirements.txt"

@@ -5,8 +5,8 @@ from redis import Redis
 from benchmarks.contenders import work
 from benchmarks.measured import Cell, Goal, Measured, Measurement
 from benchmarks.rig import Rig, client
-from producer.client import Client
-from shared.task_queue import job_hash, task_hash
+from langgraph_rq.producer.client.client import Client
+from langgraph_rq.shared.queue.task_queue import job_hash, task_hash
 
 _BATCH = 1_000
 _MILLION = 1_000_000

@@ -14,7 +14,7 @@ from redis import Redis
 from rich.progress import Progress
 
 from benchmarks.usage import family
-from shared.embedded_redis import EmbeddedRedis
+from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 
 ROOT = Path(__file__).parents[1]
 LANGGRAPH_JSON = ROOT / "benchmarks/graphs/langgraph.json"

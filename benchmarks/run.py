@@ -31,8 +31,8 @@ from benchmarks import (
 )
 from benchmarks.measured import Measured, Measurement
 from benchmarks.rig import ROOT, BenchmarkError, Rig
-from shared.errors import LanggraphRqError
-from worker.offline_llm import OfflineLLM
+from langgraph_rq.shared.errors import LanggraphRqError
+from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 
 MEASUREMENTS: dict[str, Measurement] = {
     module.MEASUREMENT.name: module.MEASUREMENT

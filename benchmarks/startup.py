@@ -7,7 +7,7 @@ from benchmarks.contenders import worker
 from benchmarks.measured import Goal, Measured, Measurement, middle_ratio
 from benchmarks.rig import Rig, client
 from benchmarks.usage import cpu_s
-from shared.embedded_redis import EmbeddedRedis
+from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 
 _IMPORTS = "import langgraph.graph, langchain_openai, redis"
 _NOTE = f"""\

@@ -13,7 +13,7 @@ from benchmarks.contenders import work
 from benchmarks.measured import Cell, Measured, Measurement, middle_ratio
 from benchmarks.rig import Rig
 from benchmarks.usage import cpu_s
-from producer.client import Client
+from langgraph_rq.producer.client.client import Client
 
 _ROUNDS = 5
 _JOB = "benchmarks.graphs.rq_job.run"

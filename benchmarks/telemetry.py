@@ -10,7 +10,7 @@ from benchmarks.contenders import worker
 from benchmarks.measured import Cell, Goal, Measured, Measurement, middle_ratio
 from benchmarks.rig import Rig
 from benchmarks.usage import cpu_s
-from shared.embedded_redis import EmbeddedRedis
+from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 
 _PAIRS = 5
 _GOAL = 1.05

@@ -13,7 +13,7 @@ from benchmarks.peers import KEPT_LOOP, PRELOADED, PeerMissingError, arq, stock_
 from benchmarks.rig import Rig
 from benchmarks.rounds import Entry, Rounds, Sample
 from benchmarks.usage import PeakRss, cpu_s
-from shared.embedded_redis import EmbeddedRedis
+from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 
 _BARE, _OURS, _RQ = "bare graph", "worker", "rq worker-pool -n 8"
 _ROUNDS = 3

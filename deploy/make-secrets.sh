@@ -58,7 +58,7 @@ mv -f users.acl.new users.acl
 password dashboard_password
 password audit_key
 
-# One API key for the default tenant. The gateway gets its digest; more keys: python -m producer new-key
+# One API key for the default tenant. The gateway gets its digest; more keys: langgraph-producer new-key
 have gateway_api_key || printf 'lgrq_%s\n' "$(openssl rand -hex 32)" >gateway_api_key
 have gateway_keys || printf 'default:%s\n' "$(tr -d '\n' <gateway_api_key | openssl dgst -sha256 | sed 's/.* //')" >gateway_keys
 

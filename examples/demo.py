@@ -23,10 +23,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from producer import Client, LanggraphRqError, State, TaskResult
-from shared.embedded_redis import EmbeddedRedis, EmbeddedRedisError
-from shared.settings import ModelSettings, load, refuse_unknown_names
-from worker.offline_llm import OfflineLLM, OfflineLLMError
+from langgraph_rq import Client, LanggraphRqError, State, TaskResult
+from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis, EmbeddedRedisError
+from langgraph_rq.shared.settings import ModelSettings, load, refuse_unknown_names
+from langgraph_rq.worker.dev.offline_model.process import OfflineLLM, OfflineLLMError
 
 QUESTIONS = (
     "What is the capital of Australia?",
@@ -67,10 +67,10 @@ _END_WITH_PARENT = 'exec 3<&0; (read -r _ <&3; kill "$$") >/dev/null 2>&1 & exec
 
 _NEXT = """\
 Try next, each in a terminal of its own:
-  .venv/bin/python -m shared.embedded_redis        a Redis that keeps its data in .data/
-  .venv/bin/python -m worker.offline_llm           prints OPENAI_BASE_URL=...; or set OPENAI_API_KEY
-  OPENAI_BASE_URL=... OPENAI_API_KEY=offline .venv/bin/python -m worker
-  .venv/bin/python -m producer submit "What is a lease?" --wait"""
+  .venv/bin/langgraph-producer dev redis        a Redis that keeps its data in .data/
+  .venv/bin/langgraph-producer dev model           prints OPENAI_BASE_URL=...; or set OPENAI_API_KEY
+  OPENAI_BASE_URL=... OPENAI_API_KEY=offline .venv/bin/langgraph-worker
+  .venv/bin/langgraph-producer submit "What is a lease?" --wait"""
 
 
 class WorkerError(Exception):
@@ -132,7 +132,7 @@ def run_worker(environment: Mapping[str, str]) -> Iterator[None]:
     Raises:
         WorkerError: it ended at once, for the reason in the message.
     """
-    worker = [sys.executable, "-m", "worker", "--config", str(ROOT / "langgraph.json")]
+    worker = [sys.executable, "-m", "langgraph_rq.worker", "--config", str(ROOT / "langgraph.json")]
     process = subprocess.Popen(  # noqa: S603
         ["/bin/sh", "-c", _END_WITH_PARENT, "sh", *worker],
         env={**os.environ, **environment, "LGRQ_LOG_LEVEL": "info", "LGRQ_DRAIN_S": "1"},

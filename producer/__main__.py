@@ -1,7 +1,7 @@
-"""`python -m producer` is the `langgraph-producer` command."""
+"""`langgraph-producer` is the `langgraph-producer` command."""
 
 import sys
 
-from producer.cli import main
+from langgraph_rq.producer.cli.main import main
 
 sys.exit(main())

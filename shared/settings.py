@@ -20,18 +20,19 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableError
 
-from shared.circuit_breaker import BreakerLimits
-from shared.embedded_redis import LOCAL_SOCKET
-from shared.errors import SettingsError
-from shared.pricing import Rate
-from shared.redaction import Redactor
-from shared.redis_clients import check_url, leaves_host_in_plain
-from shared.task_queue import QueueTimes
-from shared.tasks import Priority, TaskLimits
-from shared.token_budget import BudgetLimits
+from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits
+from langgraph_rq.shared.budget.pricing import Rate
+from langgraph_rq.shared.budget.token_budget import BudgetLimits
+from langgraph_rq.shared.connections.clients import check_url, leaves_host_in_plain
+from langgraph_rq.shared.errors import SettingsError
+from langgraph_rq.shared.queue.task_queue import QueueTimes
+from langgraph_rq.shared.redaction import Redactor
+from langgraph_rq.shared.tasks import Priority, TaskLimits
 
 PREFIX = "LGRQ_"
 ENV_FILE = Path(".env")
+LOCAL_SOCKET = Path(".data/redis/redis.sock")
+"""The private Redis of `langgraph-producer dev redis`, used when REDIS_URL is not set."""
 SECRETS = Path("/run/secrets")
 _FILE = "_file"
 _ENVELOPE_BYTES = 24_000

@@ -17,14 +17,17 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
-from shared.errors import ErrorType, InvalidTaskError
-from shared.safe_json import kind, read_json, unsafe_parts
+from langgraph_rq.shared.errors import ErrorType, InvalidTaskError
+from langgraph_rq.shared.strict_json import kind, read_json, unsafe_parts
 
 SCHEMA = 1
 """The version of both documents. A worker that meets a newer one gives the task back."""
 
-FUNCTION = "worker.run_task"
-"""The one function name that is run; tasks never name code."""
+FUNCTION = "langgraph_rq.run_task"
+"""The function name of a task on the queue; task data never name code."""
+
+FUNCTIONS = (FUNCTION, "worker.run_task")
+"""The names that are accepted from other producers."""
 
 DEFAULT_GRAPH = "assistant"
 DEFAULT_TENANT = "default"
@@ -193,7 +196,7 @@ def task_key(task_id: str, tenant: str = DEFAULT_TENANT) -> str:
 
 
 class TaskError(BaseModel):
-    """Why a task did not succeed: `type` is one of `shared.errors.ErrorType`, `message` is for people."""
+    """Why a task did not succeed: `type` is one of `langgraph_rq.shared.errors.ErrorType`, `message` is for people."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

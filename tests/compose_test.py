@@ -258,7 +258,17 @@ def check_drain(stack: Stack) -> None:
 
 
 def check_doctor(stack: Stack) -> None:
-    command = ("exec", "-T", "gateway", "python", "-m", "producer", "doctor", "--prometheus", "http://prometheus:9090")
+    command = (
+        "exec",
+        "-T",
+        "gateway",
+        "python",
+        "-m",
+        "langgraph_rq.producer",
+        "doctor",
+        "--prometheus",
+        "http://prometheus:9090",
+    )
     urls = ("--gateway", "https://gateway:8080", "--dashboard", "http://dashboard:9181")
     report = stack.compose(*command, *urls, "--json", capture=True, check=False)  # warnings are an exit code too
     checks = [json.loads(line) for line in report.splitlines()]

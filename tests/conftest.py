@@ -1,12 +1,13 @@
 """One real Redis for the whole test run; every test starts on an empty one and leaves no key without an owner."""
 
+import sys
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
-from shared.embedded_redis import EmbeddedRedis
+from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from tests.installation import disturbed_model, installation, support_desk  # noqa: F401 - fixtures
 
 
@@ -34,3 +35,11 @@ async def aredis(redis_url: str) -> AsyncIterator[AsyncRedis]:
     """Raw replies, as the product's own clients get them."""
     async with AsyncRedis.from_url(redis_url) as client:
         yield client
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_import_root() -> Iterator[None]:
+    """The checkout's folders are on the import path too: nothing may be imported from there under a second name."""
+    yield
+    bare = [name for name in sys.modules if name.partition(".")[0] in {"shared", "producer", "worker"}]
+    assert not bare, f"imported besides langgraph_rq: {bare}"

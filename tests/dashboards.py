@@ -9,7 +9,7 @@ from redis import Redis
 from rq.serializers import DefaultSerializer
 from rq_dashboard import web
 
-from producer.dashboard_app import make_app
+from langgraph_rq.producer.dashboard.app import make_app
 
 
 @contextmanager

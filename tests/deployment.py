@@ -4,7 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from shared.embedded_redis import EmbeddedRedis
+from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 
 ROOT = Path(__file__).parent.parent
 

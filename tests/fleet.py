@@ -7,18 +7,18 @@ from typing import Any
 
 from langgraph.graph import END, START, StateGraph
 
-from shared.circuit_breaker import BreakerLimits
-from shared.pricing import Pricing
-from shared.redis_clients import open_async
-from shared.task_queue import QueueTimes
-from shared.tasks import Priority, TaskLimits
-from shared.token_budget import BudgetLimits
-from worker.checkpoints import Checkpointer
-from worker.graph_worker import GraphWorker
-from worker.graphs import LoadedGraph
-from worker.guards import Guards
-from worker.run import RunContext
-from worker.suspects import Suspects
+from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits
+from langgraph_rq.shared.budget.pricing import Pricing
+from langgraph_rq.shared.budget.token_budget import BudgetLimits
+from langgraph_rq.shared.connections.clients import open_async
+from langgraph_rq.shared.queue.task_queue import QueueTimes
+from langgraph_rq.shared.tasks import Priority, TaskLimits
+from langgraph_rq.worker.fleet.graph_worker import GraphWorker
+from langgraph_rq.worker.fleet.isolation import Suspects
+from langgraph_rq.worker.graphs.graphs import LoadedGraph
+from langgraph_rq.worker.guards.guards import Guards
+from langgraph_rq.worker.state.checkpoints import Checkpointer
+from langgraph_rq.worker.task.run import RunContext
 
 PRICING = Pricing()
 QUEUES = [priority.queue("agent_tasks") for priority in Priority]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import httpx
 
-from producer.gateway.app import create_app
-from shared.settings import GatewaySettings
+from langgraph_rq.producer.gateway.app import create_app
+from langgraph_rq.shared.settings import GatewaySettings
 from tests.installation import START_TIMEOUT_S, clean_environment
 from tests.waiting import until_sync
 
@@ -37,7 +37,7 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class GatewayProcess:
-    """`python -m producer serve` as a process."""
+    """`langgraph-producer serve` as a process."""
 
     process: "subprocess.Popen[bytes]"
     url: str
@@ -61,7 +61,7 @@ def start_gateway(folder: Path, environment: Mapping[str, str], port: int | None
     log = folder / f"gateway-{port}.log"
     with log.open("ab") as said:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "producer", "serve", "--port", str(port)],
+            [sys.executable, "-P", "-m", "langgraph_rq.producer", "serve", "--port", str(port)],
             cwd=folder,
             env=clean_environment({"LGRQ_GATEWAY_WITHOUT_KEYS": "true", "LGRQ_GATEWAY_RATE": "none", **environment}),
             stdout=said,

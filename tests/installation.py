@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from shared.embedded_redis import EmbeddedRedis
+from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
+from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 from tests.waiting import until_sync
-from worker.offline_llm import OfflineLLM
 
 ROOT = Path(__file__).parents[1]
 SMALL_PROJECT = ROOT / "tests/projects/small/langgraph.json"
@@ -28,7 +28,7 @@ _FOREIGN = ("LGRQ_", "OPENAI_", "REDIS_URL", "OTEL_")
 
 @dataclass(frozen=True)
 class WorkerProcess:
-    """`python -m worker` as a process, with what it logged."""
+    """`langgraph-worker` as a process, with what it logged."""
 
     process: "subprocess.Popen[bytes]"
     log: Path
@@ -57,11 +57,11 @@ class WorkerProcess:
 
 @contextmanager
 def start_worker(folder: Path, environment: Mapping[str, str], *arguments: str) -> Iterator[WorkerProcess]:
-    """Run `python -m worker ARGUMENTS` in `folder` until the end of the block."""
+    """Run `langgraph-worker ARGUMENTS` in `folder` until the end of the block."""
     log = folder / "worker.log"
     with log.open("wb") as said:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "worker", *arguments],
+            [sys.executable, "-P", "-m", "langgraph_rq.worker", *arguments],
             cwd=folder,
             env=clean_environment(environment),
             stdout=said,

@@ -8,9 +8,9 @@ import openai
 from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START, StateGraph
 
-from producer import Client
-from shared.errors import RedisUnavailableError
-from shared.token_budget import BudgetLimits, TokenBudget
+from langgraph_rq import Client
+from langgraph_rq.shared.budget.token_budget import BudgetLimits, TokenBudget
+from langgraph_rq.shared.errors import RedisUnavailableError
 from tests.fleet import one_node_graph, worker
 
 OUTPUT_TOKENS = 100

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from redis import Redis
 
-from shared.embedded_redis import EmbeddedRedis, _free_port, find_redis
+from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis, _free_port, find_redis
 from tests.deployment import ROOT
 from tests.waiting import until_sync
 

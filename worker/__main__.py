@@ -1,4 +1,4 @@
-"""`python -m worker`, which is also the `langgraph-worker` command."""
+"""`langgraph-worker`, which is also the `langgraph-worker` command."""
 
 import gc
 import sys
@@ -9,9 +9,17 @@ import click
 from rich.console import Console
 from rich.table import Column, Table
 
-from shared.errors import LanggraphRqError
-from shared.settings import ALL, QueueSettings, RedisSettings, WorkerSettings, effective, load, refuse_unknown_names
-from worker.processes import run_processes
+from langgraph_rq.shared.errors import LanggraphRqError
+from langgraph_rq.shared.settings import (
+    ALL,
+    QueueSettings,
+    RedisSettings,
+    WorkerSettings,
+    effective,
+    load,
+    refuse_unknown_names,
+)
+from langgraph_rq.worker.fleet.processes import run_processes
 
 EXIT_CODES = """
 \b
@@ -47,9 +55,9 @@ def main(
 
     \b
     Examples:
-      python -m worker
-      python -m worker --processes 2 --concurrency 200
-      python -m worker --config examples/support_desk/langgraph.json --burst
+      langgraph-worker
+      langgraph-worker --processes 2 --concurrency 200
+      langgraph-worker --config examples/support_desk/langgraph.json --burst
 
     SIGTERM and SIGINT let what runs end, and hand the rest back; a second one hands everything back at once.
     """  # noqa: D301 - \b is the character that tells click to keep the lines
@@ -67,7 +75,7 @@ def main(
     # Importing the libraries takes seconds: whatever is wrong above is said at once, and processes share the import.
     # What it makes stays, and looking through it for garbage again and again would be a fifth of the start.
     gc.disable()
-    from worker.boot import boot  # noqa: PLC0415
+    from langgraph_rq.worker.boot import boot  # noqa: PLC0415
 
     gc.freeze()
     gc.enable()

@@ -17,18 +17,18 @@ import uvloop
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from shared.errors import LanggraphRqError, RedisUnavailableError, SettingsError
-from shared.logs import configure, get_logger
-from shared.redis_clients import open_async
-from shared.settings import RedactionSettings, RedisSettings, WorkerSettings, load, mask_url
-from worker.context import open_context
-from worker.graph_worker import GraphWorker
-from worker.health import serve_health
-from worker.node_threads import THREAD as NODE_THREAD
-from worker.node_threads import NodeThreads
-from worker.nursery import Nursery
-from worker.suspects import Suspects, run_suspect
-from worker.telemetry import telemetry
+from langgraph_rq.shared.connections.clients import open_async
+from langgraph_rq.shared.errors import LanggraphRqError, RedisUnavailableError, SettingsError
+from langgraph_rq.shared.settings import RedactionSettings, RedisSettings, WorkerSettings, load, mask_url
+from langgraph_rq.shared.telemetry.logs import configure, get_logger
+from langgraph_rq.worker.context import open_context
+from langgraph_rq.worker.fleet.fork_server import Nursery
+from langgraph_rq.worker.fleet.graph_worker import GraphWorker
+from langgraph_rq.worker.fleet.isolation import Suspects, run_suspect
+from langgraph_rq.worker.fleet.node_threads import THREAD as NODE_THREAD
+from langgraph_rq.worker.fleet.node_threads import NodeThreads
+from langgraph_rq.worker.telemetry.health import serve_health
+from langgraph_rq.worker.telemetry.process import telemetry
 
 _STUCK = 1
 """Exit code of a worker that ended by itself, so that whatever started it starts another."""

@@ -5,11 +5,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from shared.audit import Audit
-from shared.logs import get_logger
-from shared.pricing import Pricing
-from shared.redis_clients import open_async
-from shared.settings import (
+from langgraph_rq.shared.budget.pricing import Pricing
+from langgraph_rq.shared.connections.clients import open_async
+from langgraph_rq.shared.settings import (
     BreakerSettings,
     BudgetSettings,
     CallSettings,
@@ -22,13 +20,15 @@ from shared.settings import (
     WorkerSettings,
     load,
 )
-from worker.checkpoints import Checkpointer
-from worker.graphs import load_graphs
-from worker.guards import Guards
-from worker.langgraph_json import read_langgraph_json
-from worker.redacted import Redaction
-from worker.run import RunContext
-from worker.store import open_store
+from langgraph_rq.shared.telemetry.audit import Audit
+from langgraph_rq.shared.telemetry.logs import get_logger
+from langgraph_rq.worker.graphs.graphs import load_graphs
+from langgraph_rq.worker.graphs.langgraph_json import read_langgraph_json
+from langgraph_rq.worker.guards.guards import Guards
+from langgraph_rq.worker.state.checkpoints import Checkpointer
+from langgraph_rq.worker.state.store import open_store
+from langgraph_rq.worker.task.redacted import Redaction
+from langgraph_rq.worker.task.run import RunContext
 
 BUILT_IN = Path(__file__).with_name("langgraph.json")
 """Serves the assistant where there is no langgraph.json."""

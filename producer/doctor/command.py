@@ -1,4 +1,4 @@
-"""`python -m producer doctor`: run the checklist and print it."""
+"""`langgraph-producer doctor`: run the checklist and print it."""
 
 import json
 import os
@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from producer.doctor import cost, infrastructure, monitoring, resilience, security
-from producer.doctor.finding import Check, Finding, Level, failed
-from producer.doctor.system import PRIVATE_CA, System, Urls
-from shared.redis_clients import open_sync
-from shared.settings import RedisSettings, load
+from langgraph_rq.producer.doctor import cost, infrastructure, monitoring, resilience, security
+from langgraph_rq.producer.doctor.finding import Check, Finding, Level, failed
+from langgraph_rq.producer.doctor.system import PRIVATE_CA, System, Urls
+from langgraph_rq.shared.connections.clients import open_sync
+from langgraph_rq.shared.settings import RedisSettings, load
 
 CHECKLIST: dict[str, dict[str, Check]] = {
     "infrastructure": infrastructure.CHECKS,
@@ -56,7 +56,7 @@ def doctor(
 
     \b
     Example:
-      python -m producer doctor --gateway https://localhost:8080 --prometheus http://localhost:9090
+      langgraph-producer doctor --gateway https://localhost:8080 --prometheus http://localhost:9090
     """  # noqa: D301 - \b is the character that tells click to keep the lines
     redis = load(RedisSettings)
     url = redis.redis_url.get_secret_value()

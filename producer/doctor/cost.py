@@ -1,8 +1,8 @@
 """Cost: can a bug or a user spend more than was meant?"""
 
-from producer.doctor.finding import Check, Finding, failed, passed, warned
-from producer.doctor.system import System
-from shared.settings import AssistantSettings, TaskSettings, load
+from langgraph_rq.producer.doctor.finding import Check, Finding, failed, passed, warned
+from langgraph_rq.producer.doctor.system import System
+from langgraph_rq.shared.settings import AssistantSettings, TaskSettings, load
 
 
 def there_is_a_daily_budget(system: System) -> Finding:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
-from producer.doctor.system import System
+from langgraph_rq.producer.doctor.system import System
 
 
 class Level(IntEnum):

@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from producer.doctor.finding import Check, Finding, failed, passed, warned
-from producer.doctor.system import System
-from shared.redis_clients import leaves_host_in_plain
-from shared.settings import ALL, QueueSettings, load
+from langgraph_rq.producer.doctor.finding import Check, Finding, failed, passed, warned
+from langgraph_rq.producer.doctor.system import System
+from langgraph_rq.shared.connections.clients import leaves_host_in_plain
+from langgraph_rq.shared.settings import ALL, QueueSettings, load
 
 _HEADROOM_PERCENT = 70
 _HTTP = ("OPENAI_BASE_URL", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")

@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 
-from producer.doctor.finding import Check, Finding, failed, passed, warned
-from producer.doctor.system import System
-from shared import tracing
-from shared.settings import WorkerSettings, load
+from langgraph_rq.producer.doctor.finding import Check, Finding, failed, passed, warned
+from langgraph_rq.producer.doctor.system import System
+from langgraph_rq.shared.settings import WorkerSettings, load
+from langgraph_rq.shared.telemetry import tracing
 
-_LOG_A_LINE = "from shared import logs; logs.configure(); logs.get_logger('doctor').info('log.checked')"
+_LOG_A_LINE = (
+    "from langgraph_rq.shared.telemetry import logs; logs.configure(); logs.get_logger('doctor').info('log.checked')"
+)
 _TELL_PROMETHEUS = "give --prometheus URL, so that it is asked"
 
 

@@ -3,12 +3,12 @@
 import time
 from typing import Any
 
-from producer.doctor.finding import Check, Finding, failed, passed, warned
-from producer.doctor.system import System
-from shared import lua
-from shared.circuit_breaker import INDEX_KEY, State, read_call
-from shared.settings import AssistantSettings, BreakerSettings, CallSettings, load
-from shared.task_queue import WORKERS
+from langgraph_rq.producer.doctor.finding import Check, Finding, failed, passed, warned
+from langgraph_rq.producer.doctor.system import System
+from langgraph_rq.shared.breaker.circuit_breaker import INDEX_KEY, State, read_call
+from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.queue.task_queue import WORKERS
+from langgraph_rq.shared.settings import AssistantSettings, BreakerSettings, CallSettings, load
 
 _TELL_GATEWAY = "give --gateway URL, so that it is asked"
 
@@ -34,9 +34,9 @@ def breakers_are_closed(system: System) -> Finding:
     limits = load(BreakerSettings).limits(load(CallSettings).timeout_s)
     names: Any = system.client.zrange(INDEX_KEY, 0, -1)
     calls = [read_call(name.decode(), limits) for name in names]
-    open_ones = [one.name for one in lua.run_many_sync(system.client, calls) if one.state is not State.CLOSED]
+    open_ones = [one.name for one in scripts.run_many_sync(system.client, calls) if one.state is not State.CLOSED]
     if open_ones:
-        return warned(f"not closed: {', '.join(open_ones)}", "python -m producer breaker says why")
+        return warned(f"not closed: {', '.join(open_ones)}", "langgraph-producer breaker says why")
     return passed(f"on for every guarded model; {len(calls)} known, all closed")
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from redis.exceptions import AuthenticationError, RedisError
 
-from producer.audit_cli import read_log
-from producer.doctor.finding import Check, Finding, failed, passed, warned
-from producer.doctor.system import System
-from shared.audit import HEADS, verify
-from shared.redis_clients import open_sync
-from shared.settings import RedactionSettings, TaskSettings, load
+from langgraph_rq.producer.cli.audit import read_log
+from langgraph_rq.producer.doctor.finding import Check, Finding, failed, passed, warned
+from langgraph_rq.producer.doctor.system import System
+from langgraph_rq.shared.connections.clients import open_sync
+from langgraph_rq.shared.settings import RedactionSettings, TaskSettings, load
+from langgraph_rq.shared.telemetry.audit import HEADS, verify
 
 _SKEW_WARN_S = 1.0
 _OLDEST_REDIS = (7, 4)
@@ -45,7 +45,7 @@ def audit_log_is_intact(system: System) -> Finding:
     faults = list(verify(read_log(system.client), known, key, keep_days=telemetry.audit_days, now_ms=now_ms))
     if faults:
         return failed(
-            f"the audit log was changed: {len(faults)} faults", "python -m producer audit --verify names them"
+            f"the audit log was changed: {len(faults)} faults", "langgraph-producer audit --verify names them"
         )
     return passed(f"the chains of {len(known)} writers verify")
 
@@ -91,14 +91,14 @@ def dashboard_is_protected(system: System) -> Finding:
         return warned("not checked", "give --dashboard URL, so that it is asked")
     status, _ = system.get(f"{system.urls.dashboard}/")
     if status != 401:
-        return failed(f"the dashboard answered {status} without a password", "start it by python -m producer dashboard")
+        return failed(f"the dashboard answered {status} without a password", "start it by langgraph-producer dashboard")
     return passed("the dashboard asks for a password")
 
 
 def gateway_asks_for_keys(system: System) -> Finding:
     """An API key says which tenant is asking."""
     if system.gateway.without_keys:
-        return failed("the gateway lets everybody in", "give it LGRQ_GATEWAY_KEYS_FILE; python -m producer new-key")
+        return failed("the gateway lets everybody in", "give it LGRQ_GATEWAY_KEYS_FILE; langgraph-producer new-key")
     if system.urls.gateway is None:
         return warned("not checked", "give --gateway URL, so that it is asked")
     status, _ = system.get(f"{system.urls.gateway}/usage")

@@ -12,7 +12,7 @@ from urllib.request import Request, urlopen
 
 from redis import Redis
 
-from shared import settings
+from langgraph_rq.shared import settings
 
 PRIVATE_CA = Path("/run/secrets/ca.crt")
 _TIMEOUT_S = 5.0

@@ -1,4 +1,4 @@
-"""The HTTP API: submit, look up, stream, cancel, resume. `python -m producer serve` runs it; the extra is `api`.
+"""The HTTP API: submit, look up, stream, cancel, resume. `langgraph-producer serve` runs it; the extra is `api`.
 
 app.py       the application: what it holds, and in which order a request goes through it
 access.py    who is asking: API keys and tenants            problems.py  every error, as RFC 9457 has it

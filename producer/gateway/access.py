@@ -5,10 +5,10 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from producer.api_keys import Keyring
-from producer.gateway.problems import ProblemError
-from shared.audit import actor
-from shared.tasks import DEFAULT_TENANT
+from langgraph_rq.producer.gateway.api_keys import Keyring
+from langgraph_rq.producer.gateway.problems import ProblemError
+from langgraph_rq.shared.tasks import DEFAULT_TENANT
+from langgraph_rq.shared.telemetry.audit import actor
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Where a gateway without keys listens, and the names to which it answers."""

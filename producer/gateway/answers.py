@@ -1,11 +1,11 @@
-"""What the gateway answers with, for OpenAPI. A result is passed on as it stands: `shared.tasks.TaskResult`."""
+"""What the gateway answers with, for OpenAPI. A result is passed on as it stands: `TaskResult`."""
 
 from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, Field
 
-from shared.tasks import State
+from langgraph_rq.shared.tasks import State
 
 _ID = "7541897b-8dcb-4539-ad83-7db3f43609a3"
 

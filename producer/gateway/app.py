@@ -11,16 +11,19 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from producer.api_keys import Keyring
-from producer.async_client import AsyncClient
-from producer.gateway import classic, health, overview, page, problems, stream, tasks
-from producer.gateway.access import LOOPBACK, Access, is_open
-from producer.gateway.body_limit import BodyLimit
-from producer.gateway.limits import Limits, parse_rate
-from producer.gateway.model_ping import ModelPing
-from producer.gateway.state import Gateway
-from shared.errors import SettingsError
-from shared.settings import (
+from langgraph_rq.producer.client.async_client import AsyncClient
+from langgraph_rq.producer.gateway import problems
+from langgraph_rq.producer.gateway.access import LOOPBACK, Access, is_open
+from langgraph_rq.producer.gateway.api_keys import Keyring
+from langgraph_rq.producer.gateway.body_limit import BodyLimit
+from langgraph_rq.producer.gateway.console import overview, page
+from langgraph_rq.producer.gateway.limits import Limits, parse_rate
+from langgraph_rq.producer.gateway.probes import health
+from langgraph_rq.producer.gateway.probes.model_ping import ModelPing
+from langgraph_rq.producer.gateway.state import Gateway
+from langgraph_rq.producer.gateway.tasks import classic, routes, stream
+from langgraph_rq.shared.errors import SettingsError
+from langgraph_rq.shared.settings import (
     BreakerSettings,
     BudgetSettings,
     CallSettings,
@@ -77,7 +80,7 @@ def create_app(settings: GatewaySettings, redis_url: str | None = None) -> FastA
         redoc_url=None,
     )
     problems.install(app)
-    for part in (tasks, stream, classic, overview, health, page):
+    for part in (routes, stream, classic, overview, health, page):
         app.include_router(part.router)
     _document(app, has_keys=keyring is not None)
     return app
@@ -88,7 +91,7 @@ def _keyring(settings: GatewaySettings) -> Keyring | None:
         return Keyring.parse(settings.keys.get_secret_value())
     if not settings.without_keys:
         raise SettingsError(
-            "LGRQ_GATEWAY_KEYS_FILE: expected a file of API keys (`python -m producer new-key TENANT` makes one), "
+            "LGRQ_GATEWAY_KEYS_FILE: expected a file of API keys (`langgraph-producer new-key TENANT` makes one), "
             "got none; LGRQ_GATEWAY_WITHOUT_KEYS=true serves this machine only, without keys"
         )
     if settings.host not in LOOPBACK:

@@ -3,7 +3,7 @@
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from producer.gateway.problems import ProblemError
+from langgraph_rq.producer.gateway.problems import ProblemError
 
 
 class BodyLimit:

@@ -13,9 +13,9 @@ from limits.aio.storage import RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from redis.asyncio import Redis
 
-from producer.gateway.problems import ProblemError
-from shared.errors import SettingsError
-from shared.task_queue import OPEN
+from langgraph_rq.producer.gateway.problems import ProblemError
+from langgraph_rq.shared.errors import SettingsError
+from langgraph_rq.shared.queue.task_queue import OPEN
 
 _PREFIX = "agent:rate"
 _QUEUE_RETRY_S = 5

@@ -14,7 +14,8 @@ from pydantic import BaseModel, Field
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
-from shared.errors import (
+from langgraph_rq.shared.connections.clients import is_outage
+from langgraph_rq.shared.errors import (
     InvalidTaskError,
     LanggraphRqError,
     NotInterruptedError,
@@ -24,10 +25,9 @@ from shared.errors import (
     UnknownGraphError,
     UnknownTaskError,
 )
-from shared.logs import get_logger
-from shared.redis_clients import is_outage
-from shared.safe_json import kind
-from shared.tasks import Task, explain
+from langgraph_rq.shared.strict_json import kind
+from langgraph_rq.shared.tasks import Task, explain
+from langgraph_rq.shared.telemetry.logs import get_logger
 
 MEDIA_TYPE = "application/problem+json"
 PREFIX = "urn:langgraph-rq:problem:"

@@ -8,9 +8,9 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from producer.gateway.app import create_app
-from shared.logs import configure
-from shared.settings import GatewaySettings, RedactionSettings, load
+from langgraph_rq.producer.gateway.app import create_app
+from langgraph_rq.shared.settings import GatewaySettings, RedactionSettings, load
+from langgraph_rq.shared.telemetry.logs import configure
 
 
 class GatewayServer(uvicorn.Server):

@@ -5,12 +5,12 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from producer.async_client import AsyncClient
-from producer.gateway.limits import Limits
-from producer.gateway.model_ping import ModelPing
-from shared.circuit_breaker import BreakerLimits
-from shared.settings import GatewaySettings
-from shared.token_budget import BudgetLimits
+from langgraph_rq.producer.client.async_client import AsyncClient
+from langgraph_rq.producer.gateway.limits import Limits
+from langgraph_rq.producer.gateway.probes.model_ping import ModelPing
+from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits
+from langgraph_rq.shared.budget.token_budget import BudgetLimits
+from langgraph_rq.shared.settings import GatewaySettings
 
 
 @dataclass(frozen=True, slots=True)

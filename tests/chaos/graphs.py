@@ -10,10 +10,10 @@ import openai
 from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START, StateGraph
 
+from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
+from langgraph_rq.worker.guards.guards import current_task
 from tests.chaos.history import record
 from tests.chaos.instrument import install, reach
-from worker.guarded_model import guarded_chat_model
-from worker.guards import current_task
 
 NODES = ("one", "two", "three", "four")
 SINGLE = ("one",)

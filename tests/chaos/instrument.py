@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from shared import lua
-from shared.task_queue import Claim, Finished, Lease, Ownership, Reaped, Swept
-from shared.token_budget import Refusal
+from langgraph_rq.shared.budget.token_budget import Refusal
+from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.queue.task_queue import Claim, Finished, Lease, Ownership, Reaped, Swept
+from langgraph_rq.worker.guards.admission import Answer, Settled
 from tests.chaos.history import record
-from worker.admission import Answer, Settled
 
 _STRUCK = re.compile(r"(die|stop)-(.+)-\d+$")
 _SIGNALS = {"die": signal.SIGKILL, "stop": signal.SIGSTOP}
@@ -41,63 +41,68 @@ def reach(point: str) -> None:
 
 def install(mutations: Source) -> None:
     """Let all scripts of this process pass here, changed by `mutations`; the first call counts."""
-    if lua.run.__module__ == __name__:
+    if scripts.run.__module__ == __name__:
         return
-    run, run_many, run_sync = lua.run, lua.run_many, lua.run_sync
+    run, run_many, run_sync = scripts.run, scripts.run_many, scripts.run_sync
 
-    async def run_seen(redis: Any, call: lua.Call[Any]) -> Any:
+    async def run_seen(redis: Any, call: scripts.Call[Any]) -> Any:
         asked_at = _before([call])
         reply = await run(redis, _mutated(call, mutations))
         _after([call], [reply], asked_at)
         return reply
 
-    async def run_many_seen(redis: Any, calls: Sequence[lua.Call[Any]], *replicas: Any) -> list[Any]:
+    async def run_many_seen(redis: Any, calls: Sequence[scripts.Call[Any]], *replicas: Any) -> list[Any]:
         asked_at = _before(calls)
         replies = await run_many(redis, [_mutated(call, mutations) for call in calls], *replicas)
         _after(calls, replies, asked_at)
         return replies
 
-    def run_sync_seen(redis: Any, call: lua.Call[Any]) -> Any:
+    def run_sync_seen(redis: Any, call: scripts.Call[Any]) -> Any:
         asked_at = _before([call])
         reply = run_sync(redis, _mutated(call, mutations))
         _after([call], [reply], asked_at)
         return reply
 
-    lua.run, lua.run_many, lua.run_sync = run_seen, run_many_seen, run_sync_seen
+    scripts.run, scripts.run_many, scripts.run_sync = run_seen, run_many_seen, run_sync_seen
 
 
-def _mutated(call: lua.Call[Any], mutations: Source) -> lua.Call[Any]:
+def _mutated(call: scripts.Call[Any], mutations: Source) -> scripts.Call[Any]:
     if call.script.name not in mutations:
         return call
     original, replacement = mutations[call.script.name]
     if original not in call.script.source:
         raise AssertionError(f"{call.script.name} has no {original!r} to take out")
-    script = lua.make_script(call.script.name, call.script.source.replace(original, replacement))
-    return lua.Call(script, call.keys, call.args, call.decode)
+    script = scripts.make_script(call.script.name, call.script.source.replace(original, replacement))
+    return scripts.Call(script, call.keys, call.args, call.decode)
 
 
-def _before(calls: Iterable[lua.Call[Any]]) -> float:
+def _point(call: scripts.Call[Any]) -> str:
+    """Name a script by its folder and itself, in characters that task ids may have: `queue_claim`."""
+    return "_".join(call.script.name.split("/")[-2:])
+
+
+def _before(calls: Iterable[scripts.Call[Any]]) -> float:
     for call in calls:
-        reach(f"before-{call.script.name}")
+        reach(f"before-{_point(call)}")
     return time.monotonic()
 
 
-def _after(calls: Sequence[lua.Call[Any]], replies: Sequence[Any], asked_at: float) -> None:
+def _after(calls: Sequence[scripts.Call[Any]], replies: Sequence[Any], asked_at: float) -> None:
     for call, reply in zip(calls, replies, strict=True):
         tell = _TELL.get(call.script.name)
         if tell:
             tell(call, reply, asked_at)
-        reach(f"after-{call.script.name}")
+        reach(f"after-{_point(call)}")
 
 
-def _claimed(call: lua.Call[Any], reply: Any, _asked_at: float) -> None:
+def _claimed(call: scripts.Call[Any], reply: Any, _asked_at: float) -> None:
     if isinstance(reply, Claim):
         for task in reply.tasks:
             _in_hand[task.id] = task.epoch
             record("claimed", task.id, task.epoch)
 
 
-def _finished(call: lua.Call[Any], reply: Any, _asked_at: float) -> None:
+def _finished(call: scripts.Call[Any], reply: Any, _asked_at: float) -> None:
     task, epoch = str(call.args[0]), int(call.args[1])
     if reply is Finished.WRITTEN:
         record("wrote", task, epoch, detail=str(call.args[3]))
@@ -105,26 +110,26 @@ def _finished(call: lua.Call[Any], reply: Any, _asked_at: float) -> None:
         record("fenced", task, epoch, detail="finish")
 
 
-def _released(call: lua.Call[Any], reply: Any, _asked_at: float) -> None:
+def _released(call: scripts.Call[Any], reply: Any, _asked_at: float) -> None:
     record("released" if reply is True else "fenced", str(call.args[0]), int(call.args[1]), detail="release")
 
 
-def _renewed(_call: lua.Call[Any], reply: Lease | None, _asked_at: float) -> None:
+def _renewed(_call: scripts.Call[Any], reply: Lease | None, _asked_at: float) -> None:
     if reply is None:
         record("fenced", detail="renew")
 
 
-def _reaped(_call: lua.Call[Any], reply: Reaped, _asked_at: float) -> None:
+def _reaped(_call: scripts.Call[Any], reply: Reaped, _asked_at: float) -> None:
     for task in reply.reaped:
         record("reaped", task)
 
 
-def _swept(_call: lua.Call[Any], reply: Swept, _asked_at: float) -> None:
+def _swept(_call: scripts.Call[Any], reply: Swept, _asked_at: float) -> None:
     for task in reply.again:
         record("swept", task)
 
 
-def _admitted(call: lua.Call[Any], reply: Any, asked_at: float) -> None:
+def _admitted(call: scripts.Call[Any], reply: Any, asked_at: float) -> None:
     if not isinstance(reply, Answer) or not call.keys[0].startswith("agent:task:"):
         return
     task, epoch = call.keys[0].removeprefix("agent:task:"), int(call.args[2])
@@ -134,7 +139,7 @@ def _admitted(call: lua.Call[Any], reply: Any, asked_at: float) -> None:
         record("admitted", task, epoch, at=asked_at, detail=reply.allowed.verdict.value)
 
 
-def _settled(_call: lua.Call[Any], reply: Any, asked_at: float) -> None:
+def _settled(_call: scripts.Call[Any], reply: Any, asked_at: float) -> None:
     """Write down when the breaker opened, at the latest, and when it closed, at the earliest."""
     if isinstance(reply, Settled) and reply.transition.changed:
         if reply.transition.after == "open":
@@ -143,13 +148,13 @@ def _settled(_call: lua.Call[Any], reply: Any, asked_at: float) -> None:
             record("closed", at=asked_at)
 
 
-_TELL: Mapping[str, Callable[[lua.Call[Any], Any, float], None]] = {
-    "task_queue_claim": _claimed,
-    "task_queue_finish": _finished,
-    "task_queue_release": _released,
-    "task_queue_renew": _renewed,
-    "task_queue_reap": _reaped,
-    "task_queue_sweep": _swept,
-    "admit": _admitted,
-    "settle": _settled,
+_TELL: Mapping[str, Callable[[scripts.Call[Any], Any, float], None]] = {
+    "shared/queue/claim": _claimed,
+    "shared/queue/finish": _finished,
+    "shared/queue/release": _released,
+    "shared/queue/renew": _renewed,
+    "shared/queue/reap": _reaped,
+    "shared/queue/sweep": _swept,
+    "worker/guards/admit": _admitted,
+    "worker/guards/settle": _settled,
 }

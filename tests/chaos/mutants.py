@@ -12,11 +12,11 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from shared import lua
+from langgraph_rq.shared.connections import scripts
+from langgraph_rq.worker.fleet.graph_worker import GraphWorker
+from langgraph_rq.worker.fleet.lease import LeaseKeeper
+from langgraph_rq.worker.task.commits import Commits
 from tests.chaos.history import record
-from worker.commits import Commits
-from worker.graph_worker import GraphWorker
-from worker.lease import LeaseKeeper
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,11 @@ def _go_on() -> None:
 
 
 def _commit_once() -> None:
-    async def once(self: Commits, call: lua.Call[Any]) -> Any:
+    async def once(self: Commits, call: scripts.Call[Any]) -> Any:
         line = copy(self._line)
         line._connection = None  # of its own: several commit at a time
         try:
-            return await lua.run(line, call)
+            return await scripts.run(line, call)
         except RedisError:
             record("gave up")
             raise
@@ -80,17 +80,17 @@ MUTANTS: Mapping[str, Mutant] = {
     "clock an hour ahead": Mutant(patch=_use_own_clock),
     "finish without a fence": Mutant(
         {
-            "task_queue_finish": (
+            "shared/queue/finish": (
                 "if task[2] ~= epoch or task[3] ~= worker then\n  return 0\nend\nif task[1] ~= 'running' then",
                 "if false then\n  return 0\nend\nif false then",
             )
         }
     ),
-    "a claim forgets the owner": Mutant({"task_queue_claim": ("redis.call('SADD', own_key, id)", "")}),
-    "former owners go on": Mutant({"admit": ("if ownership ~= 1 then", "if false then")}, _go_on),
+    "a claim forgets the owner": Mutant({"shared/queue/claim": ("redis.call('SADD', own_key, id)", "")}),
+    "former owners go on": Mutant({"worker/guards/admit": ("if ownership ~= 1 then", "if false then")}, _go_on),
     "reaping right after an outage": Mutant(patch=_reap_at_once),
     "unknown tasks are not given back": Mutant(patch=_never_give_back),
     "a result is committed once only": Mutant(patch=_commit_once),
     "calls after the lease": Mutant(patch=_hold_for_ever),
-    "a cancel is not seen": Mutant({"admit": ("return task[4] and 2 or 1", "return 1")}),
+    "a cancel is not seen": Mutant({"worker/guards/admit": ("return task[4] and 2 or 1", "return 1")}),
 }

@@ -9,9 +9,9 @@ from signal import SIGCONT, SIGSTOP
 
 import pytest
 
-from shared import task_queue
-from shared.lua import make_script
-from shared.task_queue import composed_script
+from langgraph_rq.shared.connections.scripts import make_script
+from langgraph_rq.shared.queue import task_queue
+from langgraph_rq.shared.queue.task_queue import composed_script
 from tests.chaos.checker import Blackout
 from tests.chaos.run import CHAIN, SMALL, UNTOUCHED, Run, ids
 from tests.chaos.scenarios_redis import proxy
@@ -40,7 +40,7 @@ def mutated(stage):
 def test_queue_that_lets_a_former_owner_write_a_result_is_caught(mutated):
     run = mutated("finish without a fence")
     run.start(1, 1)
-    run.submit(["stop-before-task_queue_finish-1"], graph="single")
+    run.submit(["stop-before-queue_finish-1"], graph="single")
     run.wait_until(lambda: run.events("struck"))
     run.start(1, 1)
     run.wait_until_ended()
@@ -124,7 +124,7 @@ def test_claims_that_are_lost_and_never_given_back_are_caught(mutated):
 def test_result_that_is_committed_only_once_is_caught(mutated):
     run = mutated("a result is committed once only")
     (worker,) = run.start(1, 1, LGRQ_CHECKPOINTS="false")
-    run.submit(["stop-before-task_queue_finish-1"], graph="single")
+    run.submit(["stop-before-queue_finish-1"], graph="single")
     run.wait_until(lambda: run.events("struck"))
     run.stage.redis.kill()
     worker.send(SIGCONT)

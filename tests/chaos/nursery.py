@@ -1,4 +1,4 @@
-"""Start worker processes as `python -m worker --processes` does: forked from a parent that has imported everything.
+"""Start worker processes as `langgraph-worker --processes` does: forked from a parent that has imported everything.
 
 `python -m tests.chaos.nursery` reads one JSON object per line from its standard input, {"log", "environment",
 "arguments", "mutant"}, forks a worker and answers with its process id. The workers end when it ends.
@@ -11,12 +11,12 @@ import sys
 import threading
 from typing import Any
 
-import worker.boot  # noqa: F401 - imported before the fork
-from shared.logs import get_logger
+import langgraph_rq.worker.boot  # noqa: F401 - imported before the fork
+from langgraph_rq.shared.telemetry.logs import get_logger
+from langgraph_rq.worker.__main__ import main as run_worker
 from tests.chaos import graphs  # noqa: F401 - imported before the fork
 from tests.chaos.instrument import install
 from tests.chaos.mutants import MUTANTS
-from worker.__main__ import main as run_worker
 
 
 def main() -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from producer import Client
-from shared.errors import QueueFullError, RedisUnavailableError
-from shared.task_queue import OPEN
+from langgraph_rq import Client
+from langgraph_rq.shared.errors import QueueFullError, RedisUnavailableError
+from langgraph_rq.shared.queue.task_queue import OPEN
 from tests.chaos.checker import Rules, Verdict, Violation, check
 from tests.chaos.graphs import NODES
 from tests.chaos.history import Event, pid_of, read_events, record

@@ -13,21 +13,21 @@ from tests.chaos.run import CHAIN, Replacer, Run, ids
 from tests.chaos.stage import WorkerProcess, wait
 
 LIFE = (
-    "after-task_queue_claim",  # before it nobody knows what the process will own
+    "after-queue_claim",  # before it nobody knows what the process will own
     *(f"{when}-{node}" for node in ("one", "three", "four") for when in ("before", "after")),
-    *(f"{when}-{script}" for script in ("admit", "settle") for when in ("before", "after")),
-    *(f"{when}-checkpoints_{script}" for script in ("put", "put_writes", "expire") for when in ("before", "after")),
-    "before-task_queue_finish",
-    "after-task_queue_finish",
+    *(f"{when}-{script}" for script in ("guards_admit", "guards_settle") for when in ("before", "after")),
+    *(f"{when}-state_{script}" for script in ("put", "put_writes", "expire") for when in ("before", "after")),
+    "before-queue_finish",
+    "after-queue_finish",
 )
 """The points of a task's life."""
-LEASE = tuple(f"{when}-task_queue_{verb}" for verb in ("renew", "reap", "sweep") for when in ("before", "after"))
+LEASE = tuple(f"{when}-queue_{verb}" for verb in ("renew", "reap", "sweep") for when in ("before", "after"))
 _FLAKY = {"graph": "flaky", "max_attempts": 3}
-RELEASE = tuple(f"{when}-task_queue_release" for when in ("before", "after"))
-FEW = {"after-task_queue_claim", "after-three", "after-settle", "before-checkpoints_put", "before-task_queue_finish"}
-FEW |= {"after-task_queue_finish", "after-task_queue_renew", "after-task_queue_release"}
+RELEASE = tuple(f"{when}-queue_release" for when in ("before", "after"))
+FEW = {"after-queue_claim", "after-three", "after-guards_settle", "before-state_put", "before-queue_finish"}
+FEW |= {"after-queue_finish", "after-queue_renew", "after-queue_release"}
 """The points of a small run."""
-FREE = {"after-task_queue_finish", "before-checkpoints_expire", "after-checkpoints_expire", "before-task_queue_finish"}
+FREE = {"after-queue_finish", "before-state_expire", "after-state_expire", "before-queue_finish"}
 """Points behind the last checkpoint: from there on nothing is paid again."""
 
 
@@ -45,7 +45,7 @@ def stop_workers(run: Run) -> Verdict:
     """C2: SIGSTOP for two leases, then SIGCONT; one worker is stopped just before it writes a result."""
     run.reaper()  # all three may stop, two of them by themselves: then nobody else would take their tasks away
     workers = run.start(3, 50)
-    stopping = ids("stop-before-task_queue_finish", 2)
+    stopping = ids("stop-before-queue_finish", 2)
     run.submit([*stopping, *ids("c2", run.count(500, 40))], graph="chain")
     wait(lambda: any(_is_stopped(worker) for worker in workers), run.size.patience_s, "a worker stops at a point")
     victim = next((worker for worker in workers if not _is_stopped(worker)), workers[0])

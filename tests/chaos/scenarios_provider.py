@@ -5,10 +5,10 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from shared.lua import run_sync
-from shared.redis_clients import open_sync
-from shared.token_budget import BudgetLimits
-from shared.token_budget_usage import usage_call
+from langgraph_rq.shared.budget.token_budget import BudgetLimits
+from langgraph_rq.shared.budget.usage import usage_call
+from langgraph_rq.shared.connections.clients import open_sync
+from langgraph_rq.shared.connections.scripts import run_sync
 from tests.chaos.checker import Verdict, Violation
 from tests.chaos.run import CHAIN, UNTOUCHED, Run, ids
 from tests.chaos.scenarios_crashes import with_violations
@@ -69,7 +69,7 @@ def kill_while_paying(run: Run) -> Verdict:
         "LGRQ_CALL_TIMEOUT_S": str(_CALL_TIMEOUT_S),
     }
     workers = run.start(4, 20, **environment)
-    run.submit([*ids("die-after-admit", 2), *ids("c13", number)], graph="chain")
+    run.submit([*ids("die-after-guards_admit", 2), *ids("c13", number)], graph="chain")
     for turn in run.until_ended(run.seconds(5.0, 3.0)):
         if turn >= run.count(12, 3):
             continue

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from redis import Redis
 
-from shared.lua import Script
-from shared.task_queue import composed_script
+from langgraph_rq.shared.connections.scripts import Script, load_script
+from langgraph_rq.shared.queue.task_queue import composed_script
+from langgraph_rq.worker.guards import admission
 from tests.chaos.checker import Blackout, Verdict
 from tests.chaos.graphs import FLAKY, NODES, SINGLE
 from tests.chaos.history import record
 from tests.chaos.proxy import RedisProxy
 from tests.chaos.run import CHAIN, UNTOUCHED, Run, ids
-from worker import admission, checkpoints
 
 
 def restart_redis(run: Run) -> Verdict:
@@ -57,7 +57,7 @@ def scripts() -> dict[str, Script]:
     """Name the scripts whose answers are lost, in order: a lost renewal keeps a worker from reaping for a while."""
     found = {verb: composed_script(verb) for verb in ("reap", "sweep", "submit", "claim", "finish", "release")}
     found |= {"admit": admission._ADMIT, "settle": admission._SETTLE}
-    found |= {verb: checkpoints._script(verb) for verb in ("put", "put_writes", "expire")}
+    found |= {verb: load_script(f"worker/state/{verb}") for verb in ("put", "put_writes", "expire")}
     return found | {"renew": composed_script("renew")}
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from redis import Redis
 
-from producer import Client
-from shared.task_queue import queue_key, task_hash
+from langgraph_rq import Client
+from langgraph_rq.shared.queue.task_queue import queue_key, task_hash
 from tests.chaos.checker import Verdict, Violation
 from tests.chaos.history import record
 from tests.chaos.run import UNTOUCHED, Run, ids

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from rich.console import Console
 from rich.table import Table
 
-from producer import Client
+from langgraph_rq import Client
 from tests.chaos.run import Run, Size, submit_batch
 from tests.chaos.stage import Stage, WorkerProcess, open_stage
 

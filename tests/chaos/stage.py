@@ -16,12 +16,12 @@ from typing import Any, Self
 import psutil
 from redis import Redis
 
-from shared.embedded_redis import EmbeddedRedis
-from shared.task_queue import DELAYED, OPEN, RQ_QUEUES, events_key, result_key, task_hash
+from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
+from langgraph_rq.shared.queue.task_queue import DELAYED, OPEN, RQ_QUEUES, events_key, result_key, task_hash
+from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 from tests.chaos import history
 from tests.chaos.history import FinalTask, History, PaidCall, read_events
 from tests.installation import clean_environment
-from worker.offline_llm import OfflineLLM
 
 ROOT = Path(__file__).parents[2]
 CONFIG = Path(__file__).with_name("langgraph.json")

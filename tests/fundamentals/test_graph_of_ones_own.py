@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from producer import Client, State
+from langgraph_rq import Client, State
 from tests.installation import clean_environment
 
 
@@ -20,7 +20,17 @@ def test_a_graph_of_ones_own_is_served_under_the_name_in_its_langgraph_json(supp
 
 def test_the_same_from_a_shell(support_desk):
     ticket = '{"customer": "Ada", "problem": "I need an invoice"}'
-    command = [sys.executable, "-m", "producer", "submit", "--graph", "support desk", "--input", ticket, "--wait"]
+    command = [
+        sys.executable,
+        "-m",
+        "langgraph_rq.producer",
+        "submit",
+        "--graph",
+        "support desk",
+        "--input",
+        ticket,
+        "--wait",
+    ]
     environment = clean_environment(support_desk.environment)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

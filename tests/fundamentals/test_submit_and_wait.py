@@ -5,7 +5,7 @@ import json
 import pytest
 from redis import Redis
 
-from producer import Client, InvalidTaskError, State
+from langgraph_rq import Client, InvalidTaskError, State
 
 
 @pytest.fixture

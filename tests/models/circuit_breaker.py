@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from hashlib import sha1
 from math import floor
 
-from shared.circuit_breaker import (
+from langgraph_rq.shared.breaker.circuit_breaker import (
     Admission,
     BreakerLimits,
     BreakerStatus,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from redis import Redis
 
-from shared.circuit_breaker import (
+from langgraph_rq.shared.breaker.circuit_breaker import (
     Admission,
     BreakerLimits,
     Outcome,
@@ -19,7 +19,7 @@ from shared.circuit_breaker import (
     report_call,
     reset_call,
 )
-from shared.lua import Call, Script, run_sync
+from langgraph_rq.shared.connections.scripts import Call, Script, run_sync
 from tests.models.circuit_breaker import BreakerModel
 
 LIMITS = st.builds(

@@ -7,13 +7,13 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from redis import Redis
 
-from shared import lua
+from langgraph_rq.shared.connections import scripts
 
 
 def assert_caught(
     redis_url: str,
-    machine: Callable[[Redis, Mapping[str, lua.Script]], RuleBasedStateMachine],
-    script: lua.Script,
+    machine: Callable[[Redis, Mapping[str, scripts.Script]], RuleBasedStateMachine],
+    script: scripts.Script,
     original: str,
     replacement: str,
     *,
@@ -22,7 +22,7 @@ def assert_caught(
 ) -> None:
     """Fail unless `machine` goes red with `replacement` in the script's one place that says `original`."""
     assert script.source.count(original) == 1
-    mutant = lua.make_script(script.name, script.source.replace(original, replacement))
+    mutant = scripts.make_script(script.name, script.source.replace(original, replacement))
     with Redis.from_url(redis_url) as client, pytest.raises(AssertionError):
         run_state_machine_as_test(
             lambda: machine(client, {script.name: mutant}),

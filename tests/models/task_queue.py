@@ -7,8 +7,8 @@ worker goes away empty-handed while a task could run.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from shared.task_queue import Finished, Submitted
-from shared.tasks import State
+from langgraph_rq.shared.queue.task_queue import Finished, Submitted
+from langgraph_rq.shared.tasks import State
 
 LEASE_MS = 8_000
 

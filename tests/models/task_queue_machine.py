@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from redis import Redis
 
-from shared.lua import Call, Script, run_sync
-from shared.task_queue import (
+from langgraph_rq.shared.connections.scripts import Call, Script, run_sync
+from langgraph_rq.shared.queue.task_queue import (
     Claimed,
     Finished,
     QueueTimes,
@@ -22,7 +22,7 @@ from shared.task_queue import (
     submit_call,
     sweep_call,
 )
-from shared.tasks import State, Task, TaskLimits
+from langgraph_rq.shared.tasks import State, Task, TaskLimits
 from tests.models.task_queue import LEASE_MS, QueueModel
 
 GRAPHS = {"assistant": "{}"}

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import Literal
 
-from shared.token_budget import (
+from langgraph_rq.shared.budget.token_budget import (
     Alert,
     Amount,
     BudgetLimits,

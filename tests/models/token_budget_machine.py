@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from redis import Redis
 
-from shared.lua import Call, Script, run_sync
-from shared.token_budget import (
+from langgraph_rq.shared.budget.token_budget import (
     ALERTS,
     RESERVATIONS,
     Alert,
@@ -22,6 +21,7 @@ from shared.token_budget import (
     settle_call,
     usage_call,
 )
+from langgraph_rq.shared.connections.scripts import Call, Script, run_sync
 from tests.models.token_budget import DAY_MS, BudgetModel
 
 LIMITS = st.builds(

@@ -7,7 +7,7 @@ from base64 import b64encode
 import pytest
 from redis import Redis
 
-from producer import Client
+from langgraph_rq import Client
 from tests import fleet
 from tests.dashboards import dashboard_app
 

@@ -6,9 +6,9 @@ import pytest
 from click.testing import CliRunner
 from redis import Redis
 
-from producer.cli import main
-from producer.doctor.command import CHECKLIST
-from shared.embedded_redis import EmbeddedRedis
+from langgraph_rq.producer.cli.main import main
+from langgraph_rq.producer.doctor.command import CHECKLIST
+from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from tests.deployment import make_secrets, role_url
 
 GOOD = {

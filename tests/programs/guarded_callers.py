@@ -21,14 +21,14 @@ import openai
 from langchain_core.language_models import BaseChatModel
 from langchain_openai import ChatOpenAI
 
-from shared.circuit_breaker import BreakerLimits
-from shared.pricing import Pricing
-from shared.redis_clients import open_async
-from shared.token_budget import BudgetLimits
-from worker.guarded_model import guarded_chat_model
-from worker.guards import Guards, TaskGuard, current_task
-from worker.model_call import CallLimits
-from worker.refusals import BudgetExceeded, ProviderUnavailableError
+from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits
+from langgraph_rq.shared.budget.pricing import Pricing
+from langgraph_rq.shared.budget.token_budget import BudgetLimits
+from langgraph_rq.shared.connections.clients import open_async
+from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
+from langgraph_rq.worker.guards.guards import Guards, TaskGuard, current_task
+from langgraph_rq.worker.guards.model_call import CallLimits
+from langgraph_rq.worker.guards.refusals import BudgetExceeded, ProviderUnavailableError
 
 BREAKER = BreakerLimits(window_s=0, open_s=0.2, max_open_s=0.2)
 NAME = "openai/gpt-4o-mini"

@@ -13,8 +13,8 @@ from typing import Any
 
 from redis import Redis
 
-from shared.lua import Call, run_sync
-from shared.token_budget import Amount, BudgetLimits, Payer, Refusal, reserve_call, settle_call
+from langgraph_rq.shared.budget.token_budget import Amount, BudgetLimits, Payer, Refusal, reserve_call, settle_call
+from langgraph_rq.shared.connections.scripts import Call, run_sync
 
 USERS = ("ann", "bob")
 TTL_MS = 200

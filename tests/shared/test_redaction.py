@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shared.redaction import SEGMENT_CHARS, Redactor
+from langgraph_rq.shared.redaction import SEGMENT_CHARS, Redactor
 
 REDACTOR = Redactor()
 PEM = (

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 from pydantic import SecretStr
 
-from shared.errors import SettingsError
-from shared.settings import (
+from langgraph_rq.shared.errors import SettingsError
+from langgraph_rq.shared.settings import (
     ALL,
     AssistantSettings,
     BudgetSettings,
@@ -24,9 +24,10 @@ from shared.settings import (
     mask_url,
     refuse_unknown_names,
 )
-from worker.__main__ import main
+from langgraph_rq.worker.__main__ import main
+from tests.installation import ROOT
 
-EXAMPLE = Path(__file__).parents[2] / ".env.example"
+EXAMPLE = ROOT / ".env.example"
 EVERY_NAME = {name: kind for kind in ALL for name in kind.names()}
 
 

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from shared.errors import InvalidTaskError
-from shared.tasks import FUNCTION, SCHEMA, Priority, State, Task, TaskLimits, task_key
+from langgraph_rq.shared.errors import InvalidTaskError
+from langgraph_rq.shared.tasks import FUNCTION, SCHEMA, Priority, State, Task, TaskLimits, task_key
 
 LIMITS = TaskLimits()
 

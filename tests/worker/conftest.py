@@ -2,8 +2,8 @@
 
 import pytest
 
+from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 from tests.model_calls import chat_models
-from worker.offline_llm import OfflineLLM
 
 
 @pytest.fixture(scope="module")

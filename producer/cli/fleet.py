@@ -1,0 +1,63 @@
+"""The command that shows the fleet: its workers and its queues."""
+
+from dataclasses import asdict
+
+import click
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from langgraph_rq.producer.cli import output
+from langgraph_rq.producer.cli.connection import connected_redis
+from langgraph_rq.shared.queue.fleet import Fleet, read_fleet
+
+_EXIT_CODES = """
+\b
+Exit codes:
+  0  done
+  3  Redis cannot be reached
+  5  no worker is alive
+"""
+_COLOURS = {"busy": "cyan", "idle": "green"}
+
+
+@click.command(epilog=_EXIT_CODES)
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
+@click.pass_context
+def workers(ctx: click.Context, *, as_json: bool) -> None:
+    """Show the live workers and the queues. Unlike `rq info` this changes nothing, and reads no job.
+
+    \b
+    Examples:
+      langgraph-producer workers
+      langgraph-producer workers --json | jq .pending
+    """  # noqa: D301 - \b is the character that tells click to keep the lines
+    with connected_redis() as redis:
+        fleet = read_fleet(redis)
+    output.write(asdict(fleet) if as_json else _show(fleet))
+    if not fleet.workers:
+        ctx.exit(5)
+
+
+def _show(fleet: Fleet) -> RenderableType:
+    workers = Table("worker", "state", "queues", box=None, header_style="bold")
+    for column in ("in flight", "succeeded", "failed", "lease s"):
+        workers.add_column(column, justify="right")
+    for one in fleet.workers:
+        workers.add_row(
+            one.name,
+            Text(one.state, style=_COLOURS.get(one.state, "yellow")),
+            ", ".join(one.queues),
+            str(one.in_flight),
+            str(one.succeeded),
+            str(one.failed),
+            f"{one.lease_left_s:.1f}",
+        )
+    queues = Table("queue", box=None, header_style="bold")
+    queues.add_column("runnable", justify="right")
+    for queue, runnable in fleet.runnable.items():
+        queues.add_row(queue, str(runnable))
+    totals = f"{fleet.pending} pending, {fleet.delayed} delayed, {fleet.in_flight} in flight"
+    turns = Text("A queue lists one task per user as runnable; the others wait for their user's turn.", style="dim")
+    shown = workers if fleet.workers else Text("no worker is alive", style="red")
+    return Group(shown, Text(), queues, Text(), Text(totals, style="bold"), turns)

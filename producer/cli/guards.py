@@ -1,0 +1,105 @@
+"""The commands that show the guards of the fleet: its circuit breakers, and what its budget was spent on.
+
+Reading changes nothing in Redis; `breaker --reset` writes, and needs a Redis user that may.
+"""
+
+from datetime import date, datetime
+from difflib import get_close_matches
+from typing import Any
+
+import click
+from redis import Redis
+
+from langgraph_rq.producer.cli import output
+from langgraph_rq.producer.cli.connection import connected_redis
+from langgraph_rq.producer.cli.guards_output import breaker_json, breaker_table, usage_json, usage_table
+from langgraph_rq.shared.breaker.circuit_breaker import INDEX_KEY, read_call, reset_call
+from langgraph_rq.shared.budget.token_budget import Payer, usage_call
+from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.errors import InvalidTaskError, UnknownBreakerError
+from langgraph_rq.shared.settings import BreakerSettings, BudgetSettings, CallSettings, load
+
+KEPT_DAYS = 7
+"""So long the budget keeps a day after its end."""
+
+_EXIT_CODES = """
+\b
+Exit codes:
+  0  done
+  2  the input is wrong
+  3  Redis cannot be reached
+  4  no such breaker
+"""
+_json_option = click.option("--json", "as_json", is_flag=True, help="Write one JSON object per line.")
+
+
+@click.command(epilog=_EXIT_CODES)
+@click.option("--reset", "name", metavar="NAME", help="Close this breaker by hand; calls in flight have no vote.")
+@_json_option
+def breaker(name: str | None, *, as_json: bool) -> None:
+    """Show the circuit breakers that were used in the last 24 hours.
+
+    \b
+    Examples:
+      langgraph-producer breaker
+      langgraph-producer breaker --json | jq 'select(.state != "closed")'
+      langgraph-producer breaker --reset openai/gpt-4o
+    """  # noqa: D301 - \b is the character that tells click to keep the lines
+    limits = load(BreakerSettings).limits(load(CallSettings).timeout_s)
+    with connected_redis() as redis:
+        names: Any = redis.zrange(INDEX_KEY, 0, -1)
+        calls = [read_call(one.decode(), limits) for one in sorted(names)]
+        breakers = [found for call in calls if (found := scripts.run_sync(redis, call))]
+        if name:
+            _require(name, [one.name for one in breakers])
+            transition = scripts.run_sync(redis, reset_call(name))
+            changed = {"name": name, "before": transition.before, "after": transition.after}
+            output.write(changed if as_json else f"{name}: {transition.before} -> {transition.after}")
+        elif as_json:
+            for one in breakers:
+                output.write(breaker_json(one))
+        else:
+            output.write(
+                breaker_table(breakers, _now_ms(redis)) if breakers else "no breaker was used in the last 24 hours"
+            )
+
+
+@click.command(epilog=_EXIT_CODES.replace("  4  no such breaker\n", ""))
+@click.option("--user", "user_id", metavar="USER", help="Of this user; without it, of the whole fleet.")
+@click.option("--day", type=click.DateTime(["%Y-%m-%d"]), help="One of the last 7 days (default: today).")
+@_json_option
+def usage(user_id: str | None, day: datetime | None, *, as_json: bool) -> None:
+    """Show tokens and money that were used on a day, with their limits and the alerts that were raised.
+
+    \b
+    Examples:
+      langgraph-producer usage
+      langgraph-producer usage --user ann --day 2026-11-21
+      langgraph-producer usage --json | jq .tokens.remaining
+
+    Limits are this machine's settings (LGRQ_BUDGET_*), which should be those of the workers.
+    """  # noqa: D301
+    limits = load(BudgetSettings).limits()
+    payer = Payer(user_id=user_id) if user_id else None
+    with connected_redis() as redis:
+        today = scripts.run_sync(redis, usage_call(limits, None, payer))
+        shown = scripts.run_sync(redis, usage_call(limits, _kept(day.date(), today.day), payer)) if day else today
+    output.write(usage_json(shown, user_id) if as_json else usage_table(shown, user_id))
+
+
+def _require(name: str, known: list[str]) -> None:
+    if name not in known:
+        close = get_close_matches(name, known, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else f"; known: {', '.join(known) or 'none'}"
+        raise UnknownBreakerError(f"--reset: no breaker {name!r} was used in the last 24 hours{hint}")
+
+
+def _kept(day: date, today: date) -> date:
+    if not 0 <= (today - day).days <= KEPT_DAYS:
+        raise InvalidTaskError(f"--day: expected today ({today}) or one of the {KEPT_DAYS} days before, got: {day}")
+    return day
+
+
+def _now_ms(redis: Redis) -> int:
+    now: Any = redis.time()
+    return int(now[0]) * 1000 + int(now[1]) // 1000

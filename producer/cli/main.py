@@ -1,0 +1,214 @@
+"""The command line of the producer: results on stdout, everything else on stderr, `--json` for machines."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any, TextIO
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from langgraph_rq.producer.cli import output
+from langgraph_rq.producer.cli.audit import audit
+from langgraph_rq.producer.cli.dev import dev
+from langgraph_rq.producer.cli.fleet import workers
+from langgraph_rq.producer.cli.guards import breaker, usage
+from langgraph_rq.producer.cli.tasks import cancel, events, new_key, resume, serve
+from langgraph_rq.producer.client.client import Client
+from langgraph_rq.producer.dashboard.launcher import dashboard
+from langgraph_rq.producer.doctor.command import doctor
+from langgraph_rq.shared.errors import (
+    InvalidTaskError,
+    LanggraphRqError,
+    RedisUnavailableError,
+    UnknownBreakerError,
+    UnknownTaskError,
+    WaitTimeoutError,
+)
+from langgraph_rq.shared.settings import refuse_unknown_names
+from langgraph_rq.shared.tasks import Priority, State, Task, TaskResult
+
+EXIT_CODES = """
+\b
+Exit codes:
+  0  done
+  1  the task (or one of them) did not succeed
+  2  the input is wrong; nothing was queued
+  3  Redis cannot be reached
+  4  no such task
+  5  it has not ended (in time)
+"""
+
+_EXIT_OF = {RedisUnavailableError: 3, UnknownTaskError: 4, UnknownBreakerError: 4, WaitTimeoutError: 5}
+_errors = Console(stderr=True, highlight=False)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Write one JSON object per line.")
+
+
+class _Group(click.Group):
+    """Turns our errors into one line and a documented exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            refuse_unknown_names()
+            return super().invoke(ctx)
+        except LanggraphRqError as error:
+            _errors.print(f"error: {error}", style="red", soft_wrap=True, markup=False)
+            ctx.exit(next((code for kind, code in _EXIT_OF.items() if isinstance(error, kind)), 2))
+
+
+@click.group(cls=_Group, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="langgraph-rq")
+def main() -> None:
+    """Submit tasks to a fleet of graph workers and read their results.
+
+    \b
+    Examples:
+      langgraph-producer submit "What is a lease?" --wait
+      langgraph-producer submit --graph triage --input '{"ticket": 7}' --user ann
+      langgraph-producer submit --file tasks.jsonl --wait --json > results.jsonl
+      langgraph-producer wait 7541897b-8dcb-4539-ad83-7db3f43609a3 --timeout 60
+
+    Redis is found by REDIS_URL.
+    """  # noqa: D301 - \b is the character that tells click to keep the lines
+
+
+main.add_command(audit)
+main.add_command(breaker)
+main.add_command(usage)
+for command in (workers, events, cancel, resume, serve, new_key, dashboard, doctor, dev):
+    main.add_command(command)
+
+
+@main.command(epilog=EXIT_CODES)
+@click.argument("query", required=False)
+@click.option("--input", "input_json", metavar="JSON", help='The graph\'s input, instead of QUERY: {"query": QUERY}.')
+@click.option("--file", type=click.File("r"), help="Tasks as JSON lines, one object each; - is stdin.")
+@click.option("--graph", help="The graph to run (default: assistant).")
+@click.option("--id", "task_id", help="Your own id; the same task again under it runs once.")
+@click.option("--user", "user_id", help="For whom: limits and fairness are per user.")
+@click.option("--thread", "thread_id", help="The conversation that this continues.")
+@click.option("--priority", type=click.Choice([p.value for p in Priority]), help="(default: default)")
+@click.option("--deadline", "deadline_s", type=float, metavar="SECONDS", help="End it after this time (default: 300).")
+@click.option("--wait", is_flag=True, help="Wait for the results and write them.")
+@click.option(
+    "--timeout", "timeout_s", type=float, metavar="SECONDS", help="With --wait: stop waiting after this time."
+)
+@json_option
+def submit(
+    query: str | None,
+    input_json: str | None,
+    file: TextIO | None,
+    *,
+    wait: bool,
+    timeout_s: float | None,
+    as_json: bool,
+    **fields: Any,
+) -> None:
+    """Put one task on the queue, or many with --file."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    with Client() as client:
+        if file:
+            if query or input_json or given:
+                raise click.UsageError("--file holds whole tasks: give their fields in the file")
+            tasks = _read_lines(client, file)
+        else:
+            tasks = [client.parse({"input": _input(query, input_json), **given})]
+        receipts = list(_progress(client.submit_each(tasks), len(tasks), "queued"))
+        if wait:
+            _write_results(client, [receipt.task_id for receipt in receipts], timeout_s, as_json=as_json)
+        else:
+            for receipt in receipts:
+                output.write(asdict(receipt) if as_json else receipt.task_id)
+
+
+@main.command(epilog=EXIT_CODES)
+@click.argument("task_id")
+@json_option
+def status(task_id: str, *, as_json: bool) -> None:
+    """Say where a task is."""
+    with Client() as client:
+        found = client.status(task_id)
+        output.write(asdict(found) if as_json else output.status(found))
+
+
+@main.command(epilog=EXIT_CODES)
+@click.argument("task_id")
+@json_option
+def result(task_id: str, *, as_json: bool) -> None:
+    """Write a task's result, without waiting for it."""
+    with Client() as client:
+        found = client.result(task_id)
+        if found is None:
+            state = client.status(task_id).state
+            if state.is_terminal:
+                raise UnknownTaskError(f"task {task_id} ended as {state}; its result was kept for its TTL only")
+            raise WaitTimeoutError(f"task {task_id} is {state}: it has no result yet; `wait` waits for it")
+        _write_result(found, as_json=as_json)
+        sys.exit(_exit_code([found]))
+
+
+@main.command(epilog=EXIT_CODES)
+@click.argument("task_ids", nargs=-1, required=True)
+@click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Stop waiting after this time.")
+@json_option
+def wait(task_ids: tuple[str, ...], *, timeout_s: float | None, as_json: bool) -> None:
+    """Wait until tasks have ended and write their results as they come."""
+    with Client() as client:
+        _write_results(client, task_ids, timeout_s, as_json=as_json)
+
+
+def _input(query: str | None, input_json: str | None) -> Any:
+    if (query is None) == (input_json is None):
+        raise click.UsageError('give either QUERY or --input JSON, for example: submit "What is a lease?"')
+    if input_json is None:
+        return {"query": query}
+    try:
+        return json.loads(input_json)
+    except ValueError as error:
+        raise InvalidTaskError(f"--input: expected JSON, got: {error}") from None
+
+
+def _read_lines(client: Client, file: Iterable[str]) -> list[Task]:
+    tasks = []
+    for number, line in enumerate(file, start=1):
+        if line.strip():
+            try:
+                tasks.append(client.parse(line))
+            except InvalidTaskError as error:
+                raise InvalidTaskError(f"line {number}: {error}") from None
+    if not tasks:
+        raise InvalidTaskError("--file: expected tasks as JSON lines, got an empty file")
+    return tasks
+
+
+def _write_results(client: Client, task_ids: Sequence[str], timeout_s: float | None, *, as_json: bool) -> None:
+    results = []
+    for one in _progress(client.wait_each(task_ids, timeout_s), len(task_ids), "ended"):
+        results.append(one)
+        if as_json or len(task_ids) == 1:
+            _write_result(one, as_json=as_json)
+    if not as_json and len(task_ids) > 1:
+        output.write(output.results(results))
+    sys.exit(_exit_code(results))
+
+
+def _write_result(one: TaskResult, *, as_json: bool) -> None:
+    output.write(one.model_dump(mode="json", by_alias=True) if as_json else output.result(one))
+
+
+def _exit_code(results: Iterable[TaskResult]) -> int:
+    return int(any(one.status not in {State.SUCCESS, State.INTERRUPTED} for one in results))
+
+
+def _progress(items: Iterator[Any], total: int, what: str) -> Iterator[Any]:
+    """Pass items on, with a progress bar on a terminal when there are many."""
+    if total == 1 or not _errors.is_terminal:
+        yield from items
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=_errors) as progress:
+        yield from progress.track(items, total=total, description=what)

@@ -1,0 +1,136 @@
+"""The commands that follow, stop and answer tasks, and the one that serves them over HTTP."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from importlib.util import find_spec
+from typing import Any
+
+import click
+
+from langgraph_rq.producer.cli import output
+from langgraph_rq.producer.client.client import Client
+from langgraph_rq.producer.client.resume import MISSING
+from langgraph_rq.producer.gateway.api_keys import make_key
+from langgraph_rq.shared.errors import InvalidTaskError, SettingsError
+from langgraph_rq.shared.queue.events import BEGINNING, is_place
+from langgraph_rq.shared.settings import GatewaySettings, load
+
+_EXIT_CODES = """
+\b
+Exit codes:
+  0  done
+  2  the input is wrong
+  3  Redis cannot be reached
+  4  no such task
+"""
+_json_option = click.option("--json", "as_json", is_flag=True, help="Write one JSON object per line.")
+
+
+@click.command(epilog=_EXIT_CODES)
+@click.argument("task_id")
+@click.option("--after", default=BEGINNING, metavar="ID", help="Go on after the event of this id.")
+@_json_option
+def events(task_id: str, *, after: str, as_json: bool) -> None:
+    """Follow what happens to a task until it has ended.
+
+    \b
+    Examples:
+      langgraph-producer events 7541897b-8dcb-4539-ad83-7db3f43609a3
+      langgraph-producer events --json TASK_ID | jq -r 'select(.type == "messages").data.message.content'
+    """  # noqa: D301 - \b is the character that tells click to keep the lines
+    if not is_place(after):
+        raise InvalidTaskError(f"--after: expected the id of an event, got: {after}")
+    with Client() as client:
+        for event in client.events(task_id, after):
+            if as_json:
+                click.echo(f'{{"id":"{event.id}","type":"{event.type}","data":{event.text}}}')
+            else:
+                click.echo(f"{event.id}  {event.type:<8}  {event.text}")
+
+
+@click.command(epilog=_EXIT_CODES)
+@click.argument("task_id")
+@_json_option
+def cancel(task_id: str, *, as_json: bool) -> None:
+    """Stop a task: from now on no model call of it starts. Writes the state in which it is now."""
+    with Client() as client:
+        state = client.cancel(task_id)
+        output.write({"task_id": task_id, "state": state} if as_json else state.value)
+
+
+@click.command(epilog=_EXIT_CODES)
+@click.argument("task_id")
+@click.argument("value", required=False)
+@click.option("--answer", "answers", multiple=True, metavar="ID=VALUE", help="To one of several open questions.")
+@_json_option
+def resume(task_id: str, value: str | None, *, answers: Iterable[str], as_json: bool) -> None:
+    """Answer what a task was interrupted for; writes the id of the task that goes on with its thread.
+
+    VALUE is JSON, or a text where it is none. The same answer again is the same task.
+
+    \b
+    Examples:
+      langgraph-producer resume TASK_ID yes
+      langgraph-producer resume TASK_ID '{"approved": true}'
+      langgraph-producer resume TASK_ID --answer 9f2c4be1d0a7431f8e5b6a7c8d9e0f11=yes
+    """  # noqa: D301
+    by_id = dict(_split(answer) for answer in answers) or None
+    with Client() as client:
+        receipt = client.resume(task_id, MISSING if value is None else _read(value), answers=by_id)
+        output.write(asdict(receipt) if as_json else receipt.task_id)
+
+
+@click.command(epilog="\b\nExit codes:\n  0  asked to end\n  2  a setting is wrong")
+@click.option("--host", help="Address to listen on (default: 127.0.0.1).")
+@click.option("--port", type=int, help="Port to listen on (default: 8080).")
+@click.option("--without-keys", is_flag=True, default=None, help="Let everybody on this machine in.")
+def serve(*, host: str | None, port: int | None, without_keys: bool | None) -> None:
+    """Serve the HTTP API, and a page for people at /.
+
+    \b
+    Examples:
+      langgraph-producer serve --without-keys
+      LGRQ_GATEWAY_KEYS_FILE=keys.txt langgraph-producer serve --host 0.0.0.0
+
+    SIGTERM and SIGINT let requests end; event streams are closed, so that their clients go on elsewhere.
+    """  # noqa: D301
+    if not (find_spec("fastapi") and find_spec("uvicorn") and find_spec("limits")):
+        raise SettingsError("serve: expected the extra `api`: pip install 'langgraph-rq[api]'")
+    settings = load(GatewaySettings, host=host, port=port, without_keys=without_keys)
+    # Only this command needs them; all others stay quick.
+    from langgraph_rq.producer.gateway.serve import serve as serve_gateway  # noqa: PLC0415
+
+    serve_gateway(settings)
+
+
+@click.command("new-key", epilog="\b\nExit codes:\n  0  done\n  2  the input is wrong")
+@click.argument("tenant")
+@_json_option
+def new_key(tenant: str, *, as_json: bool) -> None:
+    """Make an API key for TENANT: the key itself, which is shown once, and the line to keep of it.
+
+    \b
+    Example:
+      langgraph-producer new-key acme
+    """  # noqa: D301
+    key, line = make_key(tenant)
+    if as_json:
+        output.write({"key": key, "line": line})
+    else:
+        click.echo(f"key, for {tenant} only:                 {key}")
+        click.echo(f"line for LGRQ_GATEWAY_KEYS_FILE: {line}")
+
+
+def _split(answer: str) -> tuple[str, Any]:
+    id_, separator, value = answer.partition("=")
+    if not separator:
+        raise InvalidTaskError(f"--answer: expected ID=VALUE, got: {answer}")
+    return id_, _read(value)
+
+
+def _read(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value

@@ -1,0 +1,102 @@
+"""What both clients ask Redis for, and how they read its answers. Nothing here waits for anything."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from langgraph_rq.shared.errors import QueueFullError, TaskConflictError, UnknownGraphError, UnknownTaskError
+from langgraph_rq.shared.queue.task_queue import Submission, Submitted
+from langgraph_rq.shared.tasks import State, Task
+from langgraph_rq.shared.telemetry.logs import get_logger
+
+STATUS_FIELDS = ("state", "queue", "epoch", "created", "started", "deadline", "owner")
+"""Of a task's hash, for `read_status`."""
+
+JOB_FIELDS = ("origin", "created_at")
+"""Of RQ's job, for `read_job_status`."""
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A task that is on the queue; `created` is False when it was known already under its id."""
+
+    task_id: str
+    state: State
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStatus:
+    """Where a task is. `attempts` counts the workers that started it."""
+
+    task_id: str
+    state: State
+    queue: str
+    attempts: int
+    submitted_at: datetime
+    started_at: datetime | None
+    deadline_at: datetime | None
+    worker: str | None
+
+
+def read_receipt(task: Task, submission: Submission | Exception) -> Receipt:
+    """Read the answer of `submit`, or raise what it means."""
+    if isinstance(submission, Exception):
+        raise submission
+    match submission.outcome:
+        case Submitted.CREATED | Submitted.EXISTS:
+            created = submission.outcome is Submitted.CREATED
+            _log.info("task.submitted", task_id=task.key, graph=task.graph, state=submission.detail, created=created)
+            return Receipt(task.task_id, State(submission.detail), created)
+        case Submitted.CONFLICT:
+            raise TaskConflictError(
+                f"task_id {task.task_id}: another task with this id is {submission.detail}; choose another id, "
+                "or send the same task to get its answer"
+            )
+        case Submitted.UNKNOWN_GRAPH:
+            raise UnknownGraphError(f"graph: no live worker serves {task.graph!r}, known: {submission.detail}")
+        case Submitted.FULL:
+            raise QueueFullError(f"Redis is {submission.detail} % full: try again when tasks have ended")
+
+
+def read_status(task_id: str, fields: Sequence[bytes | None]) -> TaskStatus | None:
+    """Read STATUS_FIELDS; None: no task of ours."""
+    if fields[0] is None:
+        return None
+    state, queue, epoch, created, started, deadline, owner = (value.decode() if value else "" for value in fields)
+    return TaskStatus(
+        task_id,
+        State(state),
+        queue,
+        int(epoch),
+        _instant(created),
+        _instant(started) if started else None,
+        _instant(deadline) if deadline else None,
+        owner or None,
+    )
+
+
+def read_job_status(task_id: str, fields: Sequence[bytes | None]) -> TaskStatus | None:
+    """Read JOB_FIELDS of a job that stock RQ enqueued and no worker has seen yet; None: there is none."""
+    queue, created = fields
+    if queue is None or created is None:
+        return None
+    return TaskStatus(
+        task_id, State.PENDING, queue.decode(), 0, datetime.fromisoformat(created.decode()), None, None, None
+    )
+
+
+def unknown_task(task_id: str) -> UnknownTaskError:
+    """Say that no task is known under this id."""
+    return UnknownTaskError(f"no task {task_id!r}: ids are kept for the idempotency window after the end")
+
+
+def forgotten_result(task_id: str, state: State) -> UnknownTaskError:
+    """Say that a task has ended so long ago that its result is gone."""
+    return UnknownTaskError(f"task {task_id!r} ended as {state}; its result was kept for its time to live only")
+
+
+def _instant(ms: str) -> datetime:
+    return datetime.fromtimestamp(int(ms) / 1000, UTC)

@@ -1,0 +1,74 @@
+"""Answer what a task was interrupted for: the task that goes on with its thread, made from the one that asked.
+
+Its id is derived from the interrupts' ids. So the same answer given twice is one task, another answer to the same
+question is a conflict, and no lock is needed for either.
+"""
+
+import json
+from collections.abc import Mapping
+from enum import Enum
+from hashlib import sha256
+from typing import Any
+
+from langgraph_rq.shared.errors import InvalidTaskError, NotInterruptedError, UnknownTaskError
+from langgraph_rq.shared.strict_json import read_json
+from langgraph_rq.shared.tasks import State, Task, TaskLimits, TaskResult
+
+INTERRUPT = "__interrupt__"
+"""Where LangGraph puts the pending interrupts of a graph's output: a list of {id, value}."""
+
+
+class Missing(Enum):
+    """No value given, where None is one."""
+
+    MISSING = 0
+
+
+MISSING = Missing.MISSING
+
+
+def resume_document(
+    job_data: bytes | None, result: TaskResult | None, answers: Mapping[str, Any] | None, value: Any, limits: TaskLimits
+) -> dict[str, Any]:
+    """Make the task that answers the interrupted one.
+
+    Args:
+        job_data: The interrupted task as it stands in RQ's job.
+        result: Its result.
+        answers: Interrupt id -> value, for some or all of the pending ones.
+        value: Instead, the answer to the only one.
+        limits: The wire contract's.
+
+    Raises:
+        UnknownTaskError: the task, or its result, is not kept any more.
+        NotInterruptedError: it ended in another way.
+        InvalidTaskError: no answer, or one to a question that was not asked.
+    """
+    if job_data is None or result is None:
+        raise UnknownTaskError("only an interrupted task can be resumed, as long as it is kept: 7 days by default")
+    if result.status is not State.INTERRUPTED:  # then its own words are kept
+        raise NotInterruptedError(f"task {result.task_id} ended as {result.status}: only an interrupted one is resumed")
+    asked = Task.parse(read_json(job_data)[2][0], limits)
+    pending = sorted(interrupt["id"] for interrupt in result.result[INTERRUPT])
+    if (answers is None) == (value is MISSING):
+        raise InvalidTaskError("expected either value, the answer to the one open question, or answers by interrupt id")
+    if answers is None:
+        answers = {_only(pending): value}
+    unknown = [id_ for id_ in answers if id_ not in pending]
+    if unknown or not answers:
+        got = ", ".join(unknown) or "nothing"
+        raise InvalidTaskError(f"answers: expected answers to {', '.join(pending)}, got: {got}")
+    kept = asked.model_dump(exclude={"schema_version", "task_id", "input", "resume", "traceparent", "submitted_at"})
+    earlier = asked.resume.origin if asked.resume else None
+    return {
+        **kept,
+        "task_id": f"resume-{sha256(json.dumps(pending).encode()).hexdigest()[:32]}",
+        "input": {},
+        "resume": {"answers": dict(answers), "origin": None if asked.thread_id else earlier or asked.task_id},
+    }
+
+
+def _only(pending: list[str]) -> str:
+    if len(pending) > 1:
+        raise InvalidTaskError(f"value: expected answers by interrupt id, since there are {len(pending)}: {pending}")
+    return pending[0]

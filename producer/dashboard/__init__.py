@@ -1,0 +1,1 @@
+"""rq-dashboard as it can be left running: read-only, with a password. Begin with launcher.py."""

@@ -1,0 +1,100 @@
+"""rq-dashboard as it can be left running: it only looks, asks for a password, and unpickles nothing.
+
+The stock dashboard listens on all addresses without a password, unpickles the fields of whatever job it shows, which
+runs any code that a writer to Redis put there, and has buttons that change the queues behind our scripts' back. Here
+JSON is the only serializer in the process, nothing but reading is answered, and Redis is asked through a client of our
+own, so that TLS and Sentinel work and no page shows a URL with a password.
+"""
+
+from collections.abc import Callable
+from hmac import compare_digest
+from typing import Any
+
+from flask import Flask, Response, request
+from redis import Redis
+from redis.exceptions import RedisError, ResponseError
+from rq import serializers
+from rq.exceptions import DeserializationError
+from rq_dashboard import web  # type: ignore[import-untyped]
+
+_CHANGES_ON_GET = "rq_dashboard.requeue_all"
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+_NO_BUTTONS = (
+    b"<style>#requeue-all-btn, #requeue-job-btn, [data-role=requeue-job-btn] { display: none !important }</style>"
+)
+"""What would be refused is not offered."""
+
+
+def make_app(client: Redis, shown_url: str, password: str) -> Flask:
+    """Make the web application; `shown_url` is what its pages say about Redis."""
+    _never_unpickle()
+    web.config.serializer = _Json
+    web.from_url = lambda _url, **_options: (None, client)
+    app = Flask("rq_dashboard")
+    app.config.update(RQ_DASHBOARD_REDIS_URL=(shown_url,), RQ_DASHBOARD_DISABLE_DELETE=True, DEPRECATED_OPTIONS=[])
+    app.before_request(_ask_for(password))
+    app.before_request(_refuse_changes)
+    app.after_request(_harden)
+    app.register_error_handler(RedisError, _redis_failed)
+    app.register_error_handler(DeserializationError, _not_json)
+    app.register_blueprint(web.blueprint)
+    web.setup_rq_connection(app)
+    return app
+
+
+class _Json:
+    dumps = staticmethod(serializers.JSONSerializer.dumps)
+
+    @staticmethod
+    def loads(data: bytes) -> Any:
+        """Read JSON; whatever else somebody put there is shown as nothing, so that it hides no other job."""
+        try:
+            return serializers.JSONSerializer.loads(data)
+        except ValueError:
+            return None
+
+
+def _never_unpickle() -> None:
+    """Take pickle out of this process: many places in RQ fall back to it when no serializer is given."""
+    serializers.DefaultSerializer.loads = _Json.loads
+    serializers.DefaultSerializer.dumps = _Json.dumps
+
+
+def _ask_for(password: str) -> Callable[[], Response | None]:
+    def ask() -> Response | None:
+        given = request.authorization
+        if given and given.username == "admin" and compare_digest((given.password or "").encode(), password.encode()):
+            return None
+        return Response("password needed\n", 401, {"WWW-Authenticate": 'Basic realm="langgraph-rq"'})
+
+    return ask
+
+
+def _refuse_changes() -> Response | None:
+    if request.method in {"GET", "HEAD"} and request.endpoint != _CHANGES_ON_GET:
+        return None
+    return Response("this dashboard only looks: use `langgraph-producer`\n", 405, {"Allow": "GET, HEAD"})
+
+
+def _harden(response: Response) -> Response:
+    response.headers.update(_HEADERS)
+    if response.mimetype == "text/html" and not response.is_streamed:
+        response.set_data(response.get_data().replace(b"</head>", _NO_BUTTONS + b"</head>"))
+    return response
+
+
+def _redis_failed(error: Any) -> Response:
+    reason = "Redis refused to answer" if isinstance(error, ResponseError) else "Redis is away"
+    return Response(f"{reason}: {error}\n", 503, {"Retry-After": "5"}, mimetype="text/plain")
+
+
+def _not_json(_error: Any) -> Response:
+    return Response("this job's data is not JSON: it is not shown\n", 422, mimetype="text/plain")

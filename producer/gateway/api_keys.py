@@ -1,0 +1,65 @@
+"""API keys and what is kept of them.
+
+A key is a long random string, so a plain SHA-256 of it is as good as a slow hash: there is nothing to guess. Kept are
+lines `tenant:sha256`, usually in the file that LGRQ_GATEWAY_KEYS_FILE names; a tenant may have several keys, so that
+one can be replaced while the other still works.
+"""
+
+import re
+import secrets
+from collections.abc import Sequence
+from hashlib import sha256
+from hmac import compare_digest
+
+from langgraph_rq.shared.errors import SettingsError
+
+_LINE = re.compile(r"([a-z0-9]{1,32}):([0-9a-f]{64})")
+
+
+def make_key(tenant: str) -> tuple[str, str]:
+    """Make a key; answers it and the line that is kept of it. Raises SettingsError for what cannot be a tenant."""
+    key = f"lgrq_{secrets.token_urlsafe(32)}"
+    line = f"{tenant}:{_digest(key)}"
+    if not _LINE.fullmatch(line):
+        raise SettingsError(f"tenant: expected lower-case letters and digits, at most 32, got: {tenant}")
+    return key, line
+
+
+class Keyring:
+    """The keys that are let in, as (tenant, digest)."""
+
+    def __init__(self, keys: Sequence[tuple[str, str]]) -> None:
+        self._keys = tuple(keys)
+
+    @classmethod
+    def parse(cls, text: str) -> "Keyring":
+        """Read the lines; empty ones and those that begin with # are passed over.
+
+        Raises:
+            SettingsError: naming the line, not showing it.
+        """
+        keys = []
+        for number, line in enumerate(text.splitlines(), start=1):
+            if line.strip() and not line.startswith("#"):
+                found = _LINE.fullmatch(line.strip())
+                if not found:
+                    raise SettingsError(
+                        f"LGRQ_GATEWAY_KEYS, line {number}: expected tenant:sha256, as `langgraph-producer new-key` "
+                        "writes it"
+                    )
+                keys.append((found[1], found[2]))
+        if not keys:
+            raise SettingsError("LGRQ_GATEWAY_KEYS: expected at least one key, got none")
+        return cls(keys)
+
+    def tenant_of(self, key: str) -> str | None:
+        """Say whose key it is; takes the same time whichever it is."""
+        digest, tenant = _digest(key), None
+        for owner, kept in self._keys:
+            if compare_digest(digest, kept):
+                tenant = owner
+        return tenant
+
+
+def _digest(key: str) -> str:
+    return sha256(key.encode()).hexdigest()

@@ -1,0 +1,52 @@
+"""What the fleet has spent today, and how busy it is."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import JSONResponse
+
+from langgraph_rq.producer.gateway.answers import BreakerAnswer, MeterAnswer, UsageAnswer
+from langgraph_rq.producer.gateway.probes.health import breakers, live_workers
+from langgraph_rq.producer.gateway.problems import documented
+from langgraph_rq.producer.gateway.state import Caller, FromCaller
+from langgraph_rq.shared.budget.token_budget import Meter, Payer, usage_call
+from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.queue.task_queue import OPEN, queue_key
+from langgraph_rq.shared.tasks import Name
+
+router = APIRouter(tags=["overview"])
+
+
+@router.get("/usage", response_model=UsageAnswer, responses=documented(401, 422, 503))
+async def usage(
+    caller: FromCaller, user_id: Annotated[Name | None, Query(description="Only what this user has spent.")] = None
+) -> Response:
+    """Say what was spent today, of which limits, and how busy the fleet is."""
+    gateway = caller.gateway
+    payer = Payer(caller.tenant, user_id) if user_id else None
+    spent = await scripts.run(caller.client.redis, usage_call(gateway.budget, payer=payer))
+    open_tasks, queued = await _depth(caller)
+    answer = UsageAnswer(
+        resets_at=datetime.fromtimestamp(spent.resets_at_ms / 1000, UTC),
+        tokens=_meter(spent.tokens),
+        cost_nano_usd=_meter(spent.cost),
+        open_tasks=open_tasks,
+        queued_tasks=queued,
+        workers=await live_workers(gateway),
+        breakers=[BreakerAnswer(name=one.name, state=one.state.value) for one in await breakers(gateway)],
+    )
+    return JSONResponse(answer.model_dump(mode="json"))
+
+
+async def _depth(caller: Caller) -> tuple[int, int]:
+    pipeline = caller.client.redis.pipeline(transaction=False)
+    pipeline.zcard(OPEN)
+    for queue in caller.gateway.queues:
+        pipeline.llen(queue_key(queue))
+    open_tasks, *queued = await pipeline.execute()
+    return open_tasks, sum(queued)
+
+
+def _meter(meter: Meter) -> MeterAnswer:
+    return MeterAnswer(used=meter.used, held=meter.held, limit=meter.limit)

@@ -1,0 +1,37 @@
+"""The page for people at `/`: three files, served as they are."""
+
+from importlib.resources import files
+
+from fastapi import APIRouter, Response
+
+from langgraph_rq.producer.gateway.problems import ProblemError
+
+_TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+_FILES = {
+    entry.name: (entry.read_bytes(), _TYPES[entry.name.rpartition(".")[2]])
+    for entry in files("langgraph_rq").joinpath("producer/gateway/console/page").iterdir()
+    if entry.name.rpartition(".")[2] in _TYPES
+}
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/")
+async def index() -> Response:
+    """Show the page."""
+    return await part("index.html")
+
+
+@router.get("/page/{name}")
+async def part(name: str) -> Response:
+    """Send a file of the page."""
+    if name not in _FILES:
+        raise ProblemError(404, "not_found", "there is no such file")
+    content, kind = _FILES[name]
+    return Response(content, media_type=kind, headers=_HEADERS)

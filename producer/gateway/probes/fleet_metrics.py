@@ -1,0 +1,120 @@
+"""The fleet as Prometheus sees it: gauges read from Redis at each scrape, with commands that change nothing.
+
+The gateway serves them at /metrics. They say how much waits and who works even when no worker is left to say it.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from langgraph_rq.shared.breaker.circuit_breaker import INDEX_KEY, BreakerLimits, BreakerStatus, State, read_call
+from langgraph_rq.shared.budget.token_budget import BudgetLimits, usage_call
+from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.queue.task_queue import DELAYED, OPEN, WORKERS, queue_key, task_hash
+from langgraph_rq.shared.telemetry.metrics import FLEET, LONGEST, build_gauge
+
+_STATES = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2}
+Sample = tuple[str, tuple[str, ...], float]
+"""Name, values of the labels, value."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetMetrics:
+    """Reads the gauges of one installation.
+
+    Args:
+        redis: A client with raw replies.
+        queues: The RQ queues whose depth is told.
+        breaker, budget: The limits that the workers have.
+    """
+
+    redis: Redis
+    queues: Sequence[str]
+    breaker: BreakerLimits
+    budget: BudgetLimits
+
+    async def page(self) -> tuple[str, bytes]:
+        """Answer a scrape: content type and body. While Redis is away it says just that."""
+        from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415 - in the extra api
+        from prometheus_client.exposition import CONTENT_TYPE_LATEST  # noqa: PLC0415
+
+        try:
+            samples = [("agent_redis_up", (), 1.0), *await self.read()]
+        except (RedisError, OSError):
+            samples = [("agent_redis_up", (), 0.0)]
+        registry = CollectorRegistry()
+        gauges = {
+            metric.name: build_gauge(metric, registry) for metric in FLEET if any(metric.name == s[0] for s in samples)
+        }
+        for name, labels, value in samples:
+            (gauges[name].labels(*labels) if labels else gauges[name]).set(value)
+        return CONTENT_TYPE_LATEST, generate_latest(registry)
+
+    async def read(self) -> list[Sample]:
+        """Read all gauges in three round trips. Raises redis.RedisError."""
+        pipeline = self.redis.pipeline(transaction=False)
+        pipeline.time()
+        pipeline.info("memory")
+        pipeline.zcard(OPEN)
+        pipeline.zcard(DELAYED)
+        pipeline.zrange(WORKERS, 0, -1, withscores=True)
+        pipeline.zrange(INDEX_KEY, 0, LONGEST - 1)
+        for queue in self.queues:
+            pipeline.llen(queue_key(queue))
+            pipeline.lindex(queue_key(queue), 0)
+        now, memory, opened, delayed, workers, breakers, *queued = await pipeline.execute()
+        now_ms = now[0] * 1000 + now[1] / 1000
+        alive = [worker.decode() for worker, lease_end_ms in workers if lease_end_ms >= now_ms]
+        heads = [head.decode() for head in queued[1::2] if head]
+        created, running = await self._look_closer(heads, [worker.decode() for worker, _ in workers])
+        oldest_s = max((now_ms - int(ms) for ms in created if ms), default=0.0) / 1000
+        calls: list[scripts.Call[Any]] = [read_call(name.decode(), self.breaker) for name in breakers]
+        usage, *states = await scripts.run_many(self.redis, [usage_call(self.budget), *calls])
+        return [
+            *(("agent_queue_depth", (queue,), depth) for queue, depth in zip(self.queues, queued[::2], strict=True)),
+            ("agent_tasks_open", (), opened),
+            ("agent_tasks_delayed", (), delayed),
+            ("agent_tasks_running", (), running),
+            ("agent_oldest_task_age_seconds", (), max(0.0, oldest_s)),
+            ("agent_workers", (), len(alive)),
+            *_breakers(states),
+            *_budget(usage),
+            *_memory(memory),
+        ]
+
+    async def _look_closer(self, heads: Sequence[str], workers: Sequence[str]) -> tuple[list[bytes | None], int]:
+        """Read when the first task of each queue was submitted, and how many tasks workers own."""
+        pipeline = self.redis.pipeline(transaction=False)
+        for task_id in heads:
+            pipeline.hget(task_hash(task_id), "created")
+        for worker in workers:
+            pipeline.scard(f"agent:own:{worker}")
+        replies = await pipeline.execute() if heads or workers else []
+        return replies[: len(heads)], sum(replies[len(heads) :])
+
+
+def _breakers(states: Sequence[BreakerStatus | Exception | None]) -> Iterator[Sample]:
+    for found in states:
+        if isinstance(found, BreakerStatus):
+            is_over = found.state is State.OPEN and found.open_ends_at < time.time() * 1000
+            state = State.HALF_OPEN if is_over else found.state
+            yield "agent_circuit_breaker_state", (found.name,), _STATES[state]
+
+
+def _budget(usage: Any) -> Iterator[Sample]:
+    yield "agent_token_usage_daily", (), usage.tokens.used + usage.tokens.held
+    yield "agent_cost_usage_daily_usd", (), (usage.cost.used + usage.cost.held) / 1e9
+    if usage.tokens.limit is not None:
+        yield "agent_token_limit_daily", (), usage.tokens.limit
+    if usage.cost.limit is not None:
+        yield "agent_cost_limit_daily_usd", (), usage.cost.limit / 1e9
+
+
+def _memory(memory: Mapping[str, Any]) -> Iterator[Sample]:
+    yield "agent_redis_memory_bytes", (), memory["used_memory"]
+    if memory["maxmemory"]:
+        yield "agent_redis_memory_limit_bytes", (), memory["maxmemory"]

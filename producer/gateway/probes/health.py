@@ -1,0 +1,77 @@
+"""Whether this process lives, whether tasks can be expected to run, and its metrics."""
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import generate_latest
+from redis.exceptions import RedisError
+
+from langgraph_rq.producer.gateway.answers import HealthAnswer, PartAnswer, ReadyAnswer
+from langgraph_rq.producer.gateway.probes.fleet_metrics import FleetMetrics
+from langgraph_rq.producer.gateway.state import FromGateway, Gateway
+from langgraph_rq.shared.breaker.circuit_breaker import INDEX_KEY, BreakerStatus, State, read_call
+from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.queue.task_queue import WORKERS
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/health", response_model=HealthAnswer)
+async def health() -> Response:
+    """Say that the process answers; it touches nothing else."""
+    return JSONResponse({"status": "ok"})
+
+
+@router.get(
+    "/ready",
+    response_model=ReadyAnswer,
+    responses={503: {"model": ReadyAnswer, "description": "At least one part is not ready"}},
+)
+async def ready(gateway: FromGateway) -> Response:
+    """Say whether Redis answers, a worker lives, and some model can be called."""
+    parts = await _parts(gateway)
+    is_ready = all(part.ready for part in parts.values())
+    answer = ReadyAnswer(ready=is_ready, parts=parts)
+    return JSONResponse(answer.model_dump(), 200 if is_ready else 503)
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(gateway: FromGateway) -> Response:
+    """Show the fleet's gauges and this process's metrics to Prometheus."""
+    fleet = FleetMetrics(gateway.client.redis, gateway.queues, gateway.breaker, gateway.budget)
+    content_type, body = await fleet.page()
+    return Response(body + generate_latest(), media_type=content_type)
+
+
+async def live_workers(gateway: Gateway) -> int:
+    """Count the workers whose lease holds, by the server's clock."""
+    seconds, _ = await gateway.client.redis.time()
+    return int(await gateway.client.redis.zcount(WORKERS, seconds * 1000, "+inf"))
+
+
+async def breakers(gateway: Gateway) -> list[BreakerStatus]:
+    """Read all breakers that were used in the last 24 hours."""
+    names: list[Any] = await gateway.client.redis.zrange(INDEX_KEY, 0, -1)
+    calls = [read_call(name.decode(), gateway.breaker) for name in sorted(names)]
+    found = await scripts.run_many(gateway.client.redis, calls) if calls else []
+    return [one for one in found if isinstance(one, BreakerStatus)]
+
+
+async def _parts(gateway: Gateway) -> dict[str, PartAnswer]:
+    try:
+        workers, found = await asyncio.gather(live_workers(gateway), breakers(gateway))
+    except (RedisError, OSError):
+        return {"redis": PartAnswer(ready=False, detail="Redis does not answer")}
+    is_open = [one.name for one in found if one.state is State.OPEN]
+    parts = {
+        "redis": PartAnswer(ready=True, detail="Redis answers"),
+        "workers": PartAnswer(ready=workers > 0, detail=f"{workers} live workers"),
+        "breakers": PartAnswer(
+            ready=not found or len(is_open) < len(found), detail=f"{len(is_open)} of {len(found)} open"
+        ),
+    }
+    if gateway.settings.ping_model:
+        parts["model"] = await gateway.ping.ask()
+    return parts

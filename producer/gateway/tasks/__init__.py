@@ -1,0 +1,1 @@
+"""The routes of tasks: submit, look up, wait, stream, cancel, resume. Begin with routes.py."""

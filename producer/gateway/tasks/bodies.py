@@ -1,0 +1,139 @@
+"""What the gateway accepts: strict JSON without control characters, and no field that nobody reads."""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+from fastapi import Path, Request, Response
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+
+from langgraph_rq.producer.client.lookup import unknown_task
+from langgraph_rq.producer.gateway.problems import ProblemError, invalid
+from langgraph_rq.shared.strict_json import kind, read_json
+from langgraph_rq.shared.tasks import DEFAULT_GRAPH, Name, Priority, StreamMode, TaskId, ThreadId
+
+_DEPTH = 101
+"""Deeper than any setting allows an input to be; what is deeper is refused before it is looked at."""
+
+_UNCLEAN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+"""Control characters but tab, line feed and carriage return; halves of surrogate pairs; what is no character."""
+
+_TASK_ID = TypeAdapter(TaskId)
+
+
+class Body(BaseModel):
+    """The base of all bodies: unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class SubmitBody(Body):
+    """A task: what `POST /tasks` takes."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"input": {"query": "What is a lease?"}, "user_id": "ann", "stream": ["messages"]}]
+        }
+    )
+
+    input: dict[str, Any] = Field(description="The graph's input.")
+    graph: Name = Field(DEFAULT_GRAPH, description="Which of the workers' graphs is to run.")
+    task_id: TaskId | None = Field(None, description="Your own id: the same task again under it runs once.")
+    user_id: Name | None = Field(None, description="For whom: limits and fairness are per user.")
+    thread_id: ThreadId | None = Field(None, description="The conversation that this continues.")
+    priority: Priority = Priority.DEFAULT
+    deadline_s: float = Field(300.0, gt=0, description="End it after this time, counted from now.")
+    max_attempts: int = Field(1, ge=1, description="How often a failing graph is run at most.")
+    metadata: dict[str, Any] = Field(default_factory=dict, description="Passed on to the run; not interpreted.")
+    stream: list[StreamMode] = Field(default_factory=list, description="What its events tell besides its states.")
+
+
+class QueryBody(Body):
+    """A question for the assistant: what `POST /query` takes."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"query": "What is a lease?", "user_id": "ann"}]})
+
+    query: Annotated[str, StringConstraints(min_length=1)]
+    user_id: Name | None = None
+    thread_id: ThreadId | None = None
+
+
+class ResumeBody(Body):
+    """The answer to what a task was interrupted for: `value` where one question is open, else `answers` by id."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"value": "yes"}, {"answers": {"9f2c4be1d0a7431f8e5b6a7c8d9e0f11": "yes"}}]}
+    )
+
+    value: Any = None
+    answers: dict[str, Any] | None = Field(None, min_length=1)
+
+
+class StrictRequest(Request):
+    """A request whose JSON holds nothing that could harm what reads it later."""
+
+    async def json(self) -> Any:
+        """Parse and check the body. Raises ProblemError 422."""
+        try:
+            value = read_json(await self.body())
+        except ValueError as error:
+            raise invalid([("body", f"body: expected JSON, got: {error}")]) from None
+        problems = list(_unclean(value))
+        if problems:
+            raise invalid(problems)
+        return value
+
+
+class StrictRoute(APIRoute):
+    """A route that reads its body as `StrictRequest` does."""
+
+    def get_route_handler(self) -> Callable[[Request], Any]:
+        """Wrap FastAPI's own handler."""
+        handle = super().get_route_handler()
+
+        async def strictly(request: Request) -> Response:
+            response: Response = await handle(StrictRequest(request.scope, request.receive))
+            return response
+
+        return strictly
+
+
+def _unclean(value: Any) -> Iterator[tuple[str, str]]:
+    """Name every field that holds characters no text has, or that is nested too deeply."""
+    parts: list[tuple[Any, str, int]] = [(value, "", 0)]
+    while parts:
+        part, path, level = parts.pop()
+        if isinstance(part, str):
+            found = _UNCLEAN.search(part)
+            if found:
+                name = path or "body"
+                yield name, f"{name}: expected text without control characters, got: U+{ord(found[0]):04X}"
+        elif level > _DEPTH:
+            name = path[:60]
+            yield name, f"{name}: expected at most {_DEPTH} levels of nesting, got more"
+        elif isinstance(part, dict):
+            for name, item in part.items():
+                where = f"{path}.{name}".removeprefix(".") if not _UNCLEAN.search(name) else f"{path}.?"
+                parts += [(name, where, level), (item, where, level + 1)]
+        elif isinstance(part, list):
+            parts += [(item, f"{path}[{i}]", level + 1) for i, item in enumerate(part)]
+
+
+async def known_form(
+    task_id: Annotated[
+        str, Path(description="As the receipt names it.", examples=["7541897b-8dcb-4539-ad83-7db3f43609a3"])
+    ],
+) -> str:
+    """Let through what can be a task's id; anything else is unknown, not malformed: it tells as little."""
+    try:
+        return _TASK_ID.validate_python(task_id)
+    except ValidationError:
+        raise unknown_task(task_id[:60]) from None
+
+
+def refuse_both(task_id: str | None, idempotency_key: str | None) -> None:
+    """Refuse a request that is identified twice."""
+    if task_id is not None and idempotency_key is not None:
+        message = f"task_id: expected either an Idempotency-Key or a task_id of your own, got both: {kind(task_id)}"
+        raise ProblemError(422, "invalid_request", message, errors=[("task_id", message)])

@@ -1,0 +1,78 @@
+"""A task's events as server-sent events (the HTML standard's `text/event-stream`).
+
+An event's `id` is its place in the task's stream in Redis, which every gateway process reads: a client that comes back
+with `Last-Event-ID`, here or elsewhere, misses nothing and sees nothing twice.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Response
+from fastapi.responses import StreamingResponse
+
+from langgraph_rq.producer.gateway.problems import documented
+from langgraph_rq.producer.gateway.state import Caller, FromCaller
+from langgraph_rq.producer.gateway.tasks.bodies import StrictRoute
+from langgraph_rq.producer.gateway.tasks.routes import TaskPath
+from langgraph_rq.shared.errors import LanggraphRqError
+from langgraph_rq.shared.queue.events import BEGINNING, Event
+
+_RETRY_MS = 1_000
+_HEARTBEAT = b": \n"
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+"""No proxy keeps or gathers what is meant to be seen at once."""
+
+LastEventId = Annotated[
+    str | None,
+    Header(alias="Last-Event-ID", description="Go on after this event.", pattern=r"^[0-9]{1,19}-[0-9]{1,19}$"),
+]
+
+router = APIRouter(route_class=StrictRoute, tags=["tasks"])
+
+
+@router.get(
+    "/tasks/{task_id}/events",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "Events until the task has ended: state, node, values, updates, custom, messages, end",
+            "content": {
+                "text/event-stream": {
+                    "schema": {"type": "string"},
+                    "example": 'id: 1795354754673-0\nevent: state\ndata: {"state":"running","attempt":1}\n\n',
+                }
+            },
+        },
+        204: {"description": "The end was seen: do not come back"},
+        **documented(401, 404, 422, 503),
+    },
+)
+async def events(
+    task_id: TaskPath,
+    caller: FromCaller,
+    after: LastEventId = None,
+) -> Response:
+    """Follow a task: what happened so far, then what happens, up to its end with the result."""
+    following = await caller.client.follow(task_id, after or BEGINNING, caller.gateway.settings.heartbeat_s)
+    if following is None:
+        return Response(status_code=204)
+    return StreamingResponse(_write(task_id, caller, following), media_type="text/event-stream", headers=_HEADERS)
+
+
+async def _write(task_id: str, caller: Caller, following: AsyncIterator[Event | None]) -> AsyncIterator[bytes]:
+    yield b"retry: %d\n" % _RETRY_MS
+    # What fails from here on only ends the stream: the client comes back, and is told then.
+    with suppress(LanggraphRqError):
+        async for event in following:
+            yield await _encode(task_id, caller, event)
+
+
+async def _encode(task_id: str, caller: Caller, event: Event | None) -> bytes:
+    if event is None:
+        return _HEARTBEAT
+    text = event.text
+    if event.is_last:
+        document = await caller.client.result_json(task_id)
+        text = f'{text[:-1]},"result":{document.decode() if document else "null"}}}'
+    return f"id: {event.id}\nevent: {event.type}\ndata: {text}\n\n".encode()

@@ -1,0 +1,123 @@
+"""Redis clients as this library needs them: bounded pools that wait, explicit timeouts, no blind retries.
+
+redis-py repeats a command after a lost reply by default. For a command that is not idempotent this does the work
+twice, so retrying is left to the callers, who know.
+
+A URL is redis-py's (`redis://`, `rediss://`, `unix://`) or one that `sentinel.py` reads. `rediss://` checks the
+server's certificate; the option `ssl_ca_certs` names the file of a private CA.
+"""
+
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from redis import BlockingConnectionPool, Redis
+from redis import asyncio as aio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.connection import parse_url
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, ResponseError, TryAgainError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.maint_notifications import MaintNotificationsConfig
+from redis.retry import Retry
+
+from langgraph_rq.shared.connections import sentinel
+
+CONNECT_TIMEOUT_S = 5.0
+
+OUTAGES = (
+    RedisConnectionError,
+    RedisTimeoutError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    MasterDownError,
+    TryAgainError,
+)
+"""What Redis being away, full or replaced looks like: never a task's failure. BusyLoadingError is one too."""
+
+_OUTAGE_CODES = ("OOM", "LOADING", "READONLY", "MASTERDOWN", "BUSY", "TRYAGAIN", "UNBLOCKED", "NOREPLICAS", "MISCONF")
+"""Of answers for which redis-py has no class, or that come through a script; MISCONF: the disk below it is full."""
+
+_SENTINEL_TIMEOUTS = {
+    "socket_timeout": sentinel.SENTINEL_TIMEOUT_S,
+    "socket_connect_timeout": sentinel.SENTINEL_TIMEOUT_S,
+}
+
+
+def open_async(url: str, *, connections: int = 64, timeout_s: float | None = 5.0) -> aio.Redis:
+    """Open a client on a pool of its own; `timeout_s` None is for commands that block on purpose."""
+    retry = AsyncRetry(NoBackoff(), 0)
+    options = {**_pool_options(connections, timeout_s), "retry": retry}
+    if is_sentinel(url):
+        return aio.Redis.from_pool(sentinel.async_pool(url, {**_SENTINEL_TIMEOUTS, "retry": retry}, options))
+    return aio.Redis.from_pool(aio.BlockingConnectionPool.from_url(url, **options))
+
+
+def open_sync(url: str, *, connections: int = 16, timeout_s: float | None = 5.0) -> Redis:
+    """Open a synchronous client, as `open_async` does."""
+    retry = Retry(NoBackoff(), 0)
+    options = {**_pool_options(connections, timeout_s), "retry": retry}
+    if is_sentinel(url):
+        return Redis.from_pool(sentinel.sync_pool(url, {**_SENTINEL_TIMEOUTS, "retry": retry}, options))
+    return Redis.from_pool(BlockingConnectionPool.from_url(url, **options))
+
+
+def _pool_options(connections: int, timeout_s: float | None) -> dict[str, Any]:
+    return {
+        # With them on, which is redis-py's default over TCP, its pools hand out connections that the server has closed:
+        # after an outage each would fail once more.
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+        "max_connections": connections,
+        "timeout": timeout_s,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+    }
+
+
+def is_sentinel(url: str) -> bool:
+    """Say whether the URL names sentinels instead of a Redis."""
+    return url.partition("://")[0] in sentinel.SCHEMES
+
+
+def check_url(url: str) -> None:
+    """Refuse what no client can be made from.
+
+    Raises:
+        ValueError: with the forms that are understood; the message does not hold the URL, which may have a password.
+    """
+    try:
+        sentinel.SentinelUrl.parse(url) if is_sentinel(url) else parse_url(url)
+    except ValueError:
+        raise ValueError(
+            "expected redis://host:port/db, rediss://host:port/db, unix:///path?db=0 "
+            "or redis+sentinel://host:port,host:port/service/db"
+        ) from None
+
+
+def leaves_host_in_plain(url: str) -> bool:
+    """Say whether what is sent to this Redis can be read or changed on the way: no TLS, or TLS that checks nothing."""
+    parts = urlsplit(url)
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    if parts.scheme == "unix" or all(_is_local(host) for host in hosts):
+        return False
+    options = dict(parse_qsl(parts.query))
+    checks_nothing = options.get("ssl_cert_reqs") == "none" or options.get("ssl_check_hostname", "").lower() in _NO
+    return not parts.scheme.startswith("rediss") or checks_nothing
+
+
+_NO = {"0", "f", "false", "n", "no"}
+"""What redis-py takes for no."""
+
+
+def _is_local(host: str) -> bool:
+    name = urlsplit(f"//{host}").hostname or "localhost"
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
+
+
+def is_outage(error: BaseException) -> bool:
+    """Tell Redis being away, restarting, full or read-only from a command that is simply wrong."""
+    return isinstance(error, OUTAGES) or (isinstance(error, ResponseError) and str(error).startswith(_OUTAGE_CODES))

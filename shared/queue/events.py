@@ -1,0 +1,99 @@
+"""What happens to a task while it happens: the stream `agent:events:<id>`, from its first claim until after its end.
+
+An entry has two fields, `type` and `data`, a JSON object. Every event of a run names the `attempt` that it belongs to:
+after a crash the node that was cut off runs again, and its events come again under the next attempt.
+
+    type      data                                                written
+    state     {state, attempt}                                    always
+    node      {attempt, node, phase: start | end, error?}         when the task asks for any stream mode
+    values    {attempt, data}: the whole state after each step    when the task asks for it, as LangGraph's stream modes
+    updates   {attempt, data}: {node: what it returned}
+    custom    {attempt, data}: what a node gave to its stream writer
+    messages  {attempt, node, message}: a message or a piece of one, under the message's id
+    end       {state}: nothing follows                            always
+
+An entry's id is its place for good: whoever goes on after the last id that they saw misses nothing and sees nothing
+twice, also through another process. The stream is bounded: of a task with more events the oldest are forgotten.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pydantic_core import from_json
+
+from langgraph_rq.shared.connections.held import Argument
+from langgraph_rq.shared.connections.scripts import Call, load_script
+from langgraph_rq.shared.queue.task_queue import events_key, task_hash
+
+BEGINNING = "0-0"
+"""The place before every event."""
+
+FORGOTTEN_END = f"{2**63 - 1}-0"
+"""The place of a task's end when its events are forgotten: after every event."""
+
+LONGEST_STREAM = 10_000
+"""About how many events are kept of one task."""
+
+_ID = re.compile(r"\d{1,20}-\d{1,20}")
+
+
+class EventType(StrEnum):
+    """What an event is about; the table above says what its data hold."""
+
+    STATE = "state"
+    NODE = "node"
+    VALUES = "values"
+    UPDATES = "updates"
+    CUSTOM = "custom"
+    MESSAGES = "messages"
+    END = "end"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event: `id` is its place, `text` its data as JSON."""
+
+    id: str
+    type: str
+    text: str
+
+    @property
+    def data(self) -> Any:
+        """The data as an object."""
+        return from_json(self.text)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing follows."""
+        return self.type == EventType.END
+
+
+def order(place: str) -> tuple[int, int]:
+    """Make places comparable."""
+    ms, _, sequence = place.partition("-")
+    return int(ms), int(sequence or 0)
+
+
+def is_place(text: str) -> bool:
+    """Whether `text` can be an event's id."""
+    return bool(_ID.fullmatch(text))
+
+
+def read_event(entry: tuple[bytes, Mapping[bytes, bytes]]) -> Event:
+    """Read one entry of the stream, as redis-py answers it."""
+    place, fields = entry
+    return Event(place.decode(), fields[b"type"].decode(), fields[b"data"].decode())
+
+
+def append_call(task_id: str, epoch: int, worker: str, written: int, events: Sequence[tuple[str, bytes]]) -> Call[int]:
+    """Add events after the `written` first ones of this attempt; answers how many are written now, -1: fenced off."""
+    pairs: list[Argument] = [part for event in events for part in event]
+    return Call(
+        load_script("shared/queue/append_events"),
+        [task_hash(task_id), events_key(task_id)],
+        [epoch, worker, written, LONGEST_STREAM, *pairs],
+        int,
+    )

@@ -1,0 +1,76 @@
+#!lua flags=allow-oom
+-- Write a task's one terminal result, if the caller still owns it. With memory full running tasks must still end.
+--
+-- KEYS[1] agent:task:<id>        hash    the task's state
+-- KEYS[2] agent:result:<id>      string  the result document
+-- KEYS[3] agent:events:<id>      stream  what `wait` blocks on
+-- KEYS[4] agent:own:<worker>     set     ids that this worker owns
+-- KEYS[5] agent:open             zset    id -> deadline (ms)
+-- KEYS[6] rq:job:<id>            hash    RQ's job
+-- KEYS[7] rq:wip:<queue>         zset    RQ's registry of running jobs
+-- KEYS[8] rq:finished:<queue>, rq:failed:<queue> or rq:canceled:<queue>   zset   id -> when to forget it (s)
+-- KEYS[9] rq:results:<id>        stream  RQ's results; written for failures, so that its tools show the reason
+-- KEYS[10] rq:worker:<worker>    hash    RQ's worker
+-- ARGV[1] id
+-- ARGV[2] epoch
+-- ARGV[3] worker
+-- ARGV[4] terminal state
+-- ARGV[5] result document (JSON)
+-- ARGV[6] result TTL (ms)
+-- ARGV[7] events TTL (ms)
+-- ARGV[8] forget the task after (ms): the idempotency window
+-- ARGV[9] RQ's status: finished | failed | canceled
+-- ARGV[10] RQ's failure text (base64 of zlib), empty for none
+-- ARGV[11] now as RQ writes it, for its tools only
+-- ARGV[12] run time (s), for RQ's worker statistics
+-- ARGV[13] now (ms) in tests, else empty
+-- Returns 1 written | 2 already written by this very attempt (its reply was lost) | 0 fenced off
+local task_key, result_key, events_key, own_key, open_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local job_key, wip_key, registry_key, rq_results_key, rq_worker_key = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local id, epoch, worker, state, result = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local result_ms, events_ms, window_ms = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local rq_status, rq_failure, now_iso, run_s = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
+local now_ms = clock(ARGV[13])
+
+local task = redis.call('HMGET', task_key, 'state', 'epoch', 'owner', 'user', 'thread')
+if task[2] ~= epoch or task[3] ~= worker then
+  return 0
+end
+if task[1] ~= 'running' then
+  return task[1] == state and 2 or 0
+end
+
+redis.call('HSET', task_key, 'state', state, 'place', 'done')
+redis.call('PEXPIRE', task_key, window_ms)
+redis.call('SET', result_key, result, 'PX', result_ms)
+redis.call('SREM', own_key, id)
+redis.call('ZREM', open_key, id)
+redis.call('XADD', events_key, '*', 'type', 'end', 'data', '{"state":"' .. state .. '"}')
+redis.call('PEXPIRE', events_key, events_ms)
+stopped_running(task[4])
+leave_thread(id, task[5])
+
+-- From here on only RQ's tools are told; a key of theirs that somebody broke must not undo what was decided above.
+redis.pcall('ZREM', wip_key, id .. ':' .. epoch)
+redis.pcall('ZREMRANGEBYSCORE', registry_key, '-inf', math.floor(now_ms / 1000))
+redis.pcall('ZADD', registry_key, math.floor((now_ms + result_ms) / 1000), id)
+redis.pcall('PEXPIRE', registry_key, result_ms + 1000)
+if redis.call('EXISTS', job_key) == 1 then
+  redis.pcall('HSET', job_key, 'status', rq_status, 'ended_at', now_iso)
+  if state == 'success' then -- nobody needs its input any more, which may be long
+    redis.pcall('HSET', job_key, 'data', '["langgraph_rq.run_task",null,[],{}]')
+  end
+  redis.call('PEXPIRE', job_key, result_ms)
+end
+if rq_failure ~= '' then
+  redis.pcall('XADD', rq_results_key, 'MAXLEN', 10, '*', 'type', 2, 'exc_string', rq_failure, 'worker_name', worker)
+  redis.call('PEXPIRE', rq_results_key, result_ms)
+end
+if redis.call('EXISTS', rq_worker_key) == 1 then
+  redis.pcall('HINCRBY', rq_worker_key, rq_status == 'finished' and 'successful_job_count' or 'failed_job_count', 1)
+  redis.pcall('HINCRBYFLOAT', rq_worker_key, 'total_working_time', run_s)
+  if redis.call('SCARD', own_key) == 0 then
+    redis.pcall('HSET', rq_worker_key, 'state', 'idle')
+  end
+end
+return 1

@@ -1,0 +1,69 @@
+-- Put one task on its queue, once. The same id again answers with the task that is there already.
+--
+-- KEYS[1] agent:task:<id>      hash    the task's state
+-- KEYS[2] rq:job:<id>          hash    RQ's job, read by its tools; `data` carries the task
+-- KEYS[3] rq:queues            set     RQ's list of queues
+-- KEYS[4] agent:open           zset    id -> deadline (ms); every task that is not terminal
+-- KEYS[5] agent:graphs         zset    graph -> until when a live worker serves it (ms)
+-- KEYS[6] agent:workers        zset    worker -> lease end (ms)
+-- ARGV[1] id
+-- ARGV[2] queue name
+-- ARGV[3] job data: ["langgraph_rq.run_task", null, [task], {}] as JSON
+-- ARGV[4] digest of the body: tells the same task from another one under its id
+-- ARGV[5] graph
+-- ARGV[6] deadline (ms from now)
+-- ARGV[7] forget after the deadline (ms): the idempotency window
+-- ARGV[8] description for RQ's tools; never holds input
+-- ARGV[9] user, by whom tasks take turns
+-- ARGV[10] thread whose tasks run one at a time, empty for none
+-- ARGV[11] now as RQ writes it, for its tools only
+-- ARGV[12] refuse above this share of maxmemory (percent)
+-- ARGV[13] now (ms) in tests, else empty
+-- Returns {outcome, state or detail}:
+--   created, pending | exists, <state> | conflict, <state> | full, <percent used> | unknown_graph, <graphs, comma separated>
+local task_key, job_key, queues_key, open_key, graphs_key, workers_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local id, queue, data, digest, graph = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local deadline_ms, window_ms, description = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
+local user, thread, now_iso, memory_mark = ARGV[9], ARGV[10], ARGV[11], tonumber(ARGV[12])
+local now_ms = clock(ARGV[13])
+
+local known = redis.call('HMGET', task_key, 'digest', 'state')
+if known[2] then
+  return {known[1] == digest and 'exists' or 'conflict', known[2]}
+end
+
+-- A task that runs must still be able to write its checkpoints, so the door closes before the memory is full.
+local info = redis.call('INFO', 'memory')
+local max_memory = tonumber(info:match('maxmemory:(%d+)'))
+if max_memory > 0 then
+  local percent = tonumber(info:match('used_memory:(%d+)')) * 100 / max_memory
+  if percent > memory_mark then
+    return {'full', whole(percent)}
+  end
+end
+
+-- With no worker alive nobody knows the graphs: the task waits.
+if (tonumber(redis.call('ZSCORE', graphs_key, graph)) or 0) <= now_ms
+    and redis.call('ZCOUNT', workers_key, '(' .. whole(now_ms), '+inf') > 0 then
+  return {'unknown_graph', table.concat(redis.call('ZRANGEBYSCORE', graphs_key, now_ms, '+inf'), ', ')}
+end
+
+local forget_ms = whole(now_ms + deadline_ms + window_ms)
+redis.call('HSET', task_key, 'state', 'pending', 'epoch', 0, 'queue', queue, 'created', whole(now_ms),
+  'deadline', whole(now_ms + deadline_ms), 'digest', digest, 'user', user)
+redis.call('PEXPIREAT', task_key, forget_ms)
+redis.call('HSET', job_key, 'data', data, 'origin', queue, 'status', 'queued', 'description', description,
+  'created_at', now_iso, 'enqueued_at', now_iso, 'timeout', math.ceil(deadline_ms / 1000))
+redis.call('PEXPIREAT', job_key, forget_ms)
+redis.call('ZADD', open_key, whole(now_ms + deadline_ms), id)
+redis.call('SADD', queues_key, 'rq:queue:' .. queue)
+if thread ~= '' then
+  redis.call('HSET', task_key, 'thread', thread)
+  if redis.call('RPUSH', 'agent:thread:' .. thread, id) > 1 then
+    redis.call('HSET', task_key, 'place', 'parked')
+    redis.call('HSET', job_key, 'status', 'deferred')
+    return {'created', 'pending'}
+  end
+end
+enqueue(id, queue, user)
+return {'created', 'pending'}

@@ -1,0 +1,101 @@
+"""`producer audit`: who did what, whether the log is whole, and a copy for those who keep it longer."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from langgraph_rq import Client
+from langgraph_rq.producer.cli.main import main
+from langgraph_rq.producer.gateway.api_keys import make_key
+from langgraph_rq.shared.telemetry.audit import STREAM, actor
+from tests.gateways import gateway
+
+KEY = "a key of the tests"
+
+
+@pytest.fixture
+def audited(redis_url, monkeypatch):
+    """A client that was used by two people."""
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    monkeypatch.setenv("LGRQ_AUDIT_KEY", KEY)
+    with Client(redis_url) as client:
+        token = actor.set("ann's key")
+        client.submit({"query": "the canary"}, task_id="t1")
+        actor.reset(token)
+        client.cancel("t1")
+        client.result("t1")
+        yield client
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(main, ["audit", *arguments], catch_exceptions=False)
+
+
+def entries(*arguments: str) -> list[dict]:
+    return [json.loads(line) for line in run("--json", *arguments).stdout.splitlines()]
+
+
+def test_log_says_who_did_what_and_not_what_was_asked(audited):
+    found = entries()
+    assert [(entry["action"], entry["task"]) for entry in found] == [
+        ("submitted", "t1"),
+        ("cancelled", "t1"),
+        ("read", "t1"),
+    ]
+    assert found[0]["actor"] == "ann's key"
+    assert found[0]["details"].keys() == {"graph", "input_sha256"}
+    assert found[1]["details"] == {"state": "cancelled"}
+    assert "canary" not in run().stdout
+    assert "ann's key" in run().stdout
+
+
+def test_entries_of_one_task_or_the_last_ones_can_be_chosen(audited):
+    audited.submit({"query": "x"}, task_id="t2")
+    assert [entry["task"] for entry in entries("--task", "t2")] == ["t2"]
+    assert [entry["action"] for entry in entries("--last", "2")] == ["read", "submitted"]
+
+
+def test_whole_log_is_verified_with_exit_code_0(audited):
+    done = run("--verify")
+    assert (done.exit_code, done.stdout) == (0, "3 entries of 1 writers: every chain is whole\n")
+
+
+def test_removed_entry_is_verified_with_exit_code_1(audited, redis_client):
+    redis_client.xdel(STREAM, redis_client.xrange(STREAM)[1][0])
+    done = run("--verify")
+    assert done.exit_code == 1
+    assert "entries were removed or moved" in done.stdout
+    assert json.loads(run("--verify", "--json").stdout)["faults"][0]["seq"] == 3
+
+
+def test_verifying_needs_the_key(audited, monkeypatch):
+    monkeypatch.delenv("LGRQ_AUDIT_KEY")
+    assert run("--verify").exit_code == 2
+
+
+def test_all_entries_are_exported_as_they_stand(audited, tmp_path, monkeypatch):
+    monkeypatch.setattr("langgraph_rq.producer.cli.audit._PAGE", 2)
+    assert run("--export", str(tmp_path / "audit.jsonl")).exit_code == 0
+    lines = (tmp_path / "audit.jsonl").read_text().splitlines()
+    assert [json.loads(line)["seq"] for line in lines] == ["1", "2", "3"]
+    assert all(len(json.loads(line)["digest"]) == 64 for line in lines)
+
+
+def test_without_a_key_there_is_no_log(redis_url, redis_client):
+    with Client(redis_url) as client:
+        client.submit({"query": "x"})
+    assert not redis_client.exists(STREAM)
+
+
+async def test_gateway_writes_down_whose_key_it_was(redis_url, monkeypatch):
+    monkeypatch.setenv("LGRQ_AUDIT_KEY", KEY)
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    key, line = make_key("acme")
+    async with gateway(redis_url, keys=line) as http:
+        sent = await http.post("/tasks", json={"input": {}, "task_id": "t1"}, headers={"X-API-Key": key})
+        assert sent.status_code == 202
+        await http.delete("/tasks/t1", headers={"X-API-Key": key})
+        await http.get("/tasks/t1/result", headers={"X-API-Key": key})
+    told = [(entry["action"], entry["actor"], entry["task"]) for entry in entries()]
+    assert told == [(action, "API key of acme", "acme--t1") for action in ("submitted", "cancelled", "read")]

@@ -1,0 +1,88 @@
+"""The commands that follow, stop and answer tasks."""
+
+import asyncio
+import json
+from typing import TypedDict
+
+import pytest
+from click.testing import CliRunner
+from langgraph.types import interrupt
+
+from langgraph_rq import Client
+from langgraph_rq.producer.cli.main import main
+from tests.fleet import one_node_graph, worker
+
+
+class Number(TypedDict):
+    n: int
+
+
+async def ask(_state):
+    return {"n": interrupt("how many?")}
+
+
+@pytest.fixture
+def run(redis_url, monkeypatch):
+    monkeypatch.setenv("REDIS_URL", redis_url)
+
+    def run(*arguments: str):
+        return CliRunner().invoke(main, arguments)
+
+    return run
+
+
+@pytest.fixture
+def client(redis_url):
+    with Client(redis_url) as client:
+        yield client
+
+
+async def test_interrupted_task_is_resumed_and_followed(redis_url, client, run):
+    async with worker(redis_url, {"g": one_node_graph(ask, Number)}, checkpoints=True):
+        asked = client.submit({"n": 1}, graph="g", stream=["updates"]).task_id
+        result = await asyncio.to_thread(client.wait, asked, 20)
+        (question,) = result.result["__interrupt__"]
+        resumed = run("resume", asked, "--answer", f"{question['id']}=7", "--json")
+        receipt = json.loads(resumed.stdout)
+        await asyncio.to_thread(client.wait, receipt["task_id"], 20)
+    assert run("resume", asked, "7").stdout.strip() == receipt["task_id"]
+    assert run("resume", asked, "8").exit_code == 2
+    events = [json.loads(line) for line in run("events", receipt["task_id"], "--json").stdout.splitlines()]
+    assert [event["type"] for event in events] == ["state", "node", "updates", "node", "end"]
+    assert events[2]["data"] == {"attempt": 1, "data": {"node": {"n": 7}}}
+    rest = run("events", receipt["task_id"], "--after", events[3]["id"])
+    assert rest.stdout.split()[1:] == ["end", '{"state":"success"}']
+
+
+def test_task_is_cancelled(client, run):
+    task_id = client.submit({}).task_id
+    assert run("cancel", task_id).stdout.strip() == "cancelled"
+    assert json.loads(run("cancel", task_id, "--json").stdout) == {"task_id": task_id, "state": "cancelled"}
+
+
+@pytest.mark.parametrize("arguments", [("cancel", "nobody"), ("resume", "nobody", "1"), ("events", "nobody")])
+def test_unknown_task_is_exit_code_4(run, arguments):
+    assert run(*arguments).exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("events", "t", "--after", "yesterday"), "--after: expected the id of an event"),
+        (("resume", "t", "--answer", "yes"), "--answer: expected ID=VALUE"),
+        (("new-key", "Acme Corp"), "tenant: expected lower-case letters"),
+        (("serve",), "LGRQ_GATEWAY_KEYS_FILE: expected a file of API keys"),
+        (("serve", "--without-keys", "--host", "0.0.0.0"), "LGRQ_GATEWAY_HOST: expected"),
+    ],
+)
+def test_wrong_input_is_exit_code_2_and_one_line(run, arguments, words):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert words in result.output
+    assert "Traceback" not in result.output
+
+
+def test_new_key_shows_the_key_and_the_line_to_keep(run):
+    made = json.loads(run("new-key", "acme", "--json").stdout)
+    assert made["line"].startswith("acme:")
+    assert made["key"] not in made["line"]

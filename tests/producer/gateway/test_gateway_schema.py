@@ -1,0 +1,67 @@
+"""The running gateway against its own OpenAPI document: no server error, no answer that is not documented."""
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from langgraph_rq.producer.gateway.app import create_app
+from langgraph_rq.shared.settings import GatewaySettings
+from tests.gateways import start_gateway
+
+EXAMPLES = 15
+"""Per operation: what a loaded machine does in about a second."""
+
+OPERATIONS = [
+    f"{method.upper()} {path}"
+    for path, item in create_app(GatewaySettings(without_keys=True)).openapi()["paths"].items()
+    for method in item
+]
+
+
+@pytest.fixture(scope="module")
+def openapi(installation, tmp_path_factory):
+    with start_gateway(tmp_path_factory.mktemp("gateway"), installation.environment) as gateway:
+        gateway.wait_until_ready()
+        yield schemathesis.openapi.from_url(f"{gateway.url}/openapi.json")
+        gateway.process.terminate()
+        assert gateway.process.wait(30) == 0
+
+
+@pytest.mark.parametrize("label", OPERATIONS)
+def test_every_answer_is_documented(openapi, label):
+    (operation,) = [found.ok() for found in openapi.get_all_operations() if found.ok().label == label]
+
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+        database=None,
+    )
+    @given(case=operation.as_strategy())
+    def ask(case):
+        if label == "POST /query":
+            case.query = {"wait": 0.02}
+        # OpenAPI cannot say that texts inside of an input hold no control characters.
+        case.call_and_validate(timeout=20, excluded_checks=[positive_data_acceptance])
+
+    ask()
+
+
+def test_operations_are_those_of_the_documented_api():
+    assert set(OPERATIONS) == {
+        "POST /tasks",
+        "GET /tasks",
+        "GET /tasks/{task_id}",
+        "DELETE /tasks/{task_id}",
+        "GET /tasks/{task_id}/result",
+        "GET /tasks/{task_id}/events",
+        "POST /tasks/{task_id}/resume",
+        "POST /query",
+        "GET /status/{request_id}",
+        "GET /usage",
+        "GET /health",
+        "GET /ready",
+        "GET /metrics",
+    }

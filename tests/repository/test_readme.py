@@ -1,0 +1,94 @@
+"""README.md says the truth: what it shows is run, and what it lists is what there is."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from langgraph_rq.producer.cli.main import EXIT_CODES
+from langgraph_rq.shared.dev.embedded_redis import find_redis
+from langgraph_rq.shared.errors import ErrorType
+from langgraph_rq.shared.tasks import State, Task, TaskResult
+from tests.installation import ROOT, Installation, clean_environment
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)( \w+)?\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+TIMEOUT_S = 60
+OURS_TO_SET = {"schema", "tenant", "resume", "traceparent", "submitted_at"}
+
+
+def run_blocks(installation: Installation, name: str = "") -> str:
+    """Run the shell and Python blocks of this name in their order; answers what they printed."""
+    tools = os.pathsep.join([str(Path(sys.executable).parent), str(find_redis().server.parent), os.environ["PATH"]])
+    environment = clean_environment({**installation.environment, "PATH": tools})
+    printed = ""
+    for language, of, code in BLOCKS:
+        if of.strip() == name and language in {"sh", "python"}:
+            command = ["bash", "-euo", "pipefail", "-c"] if language == "sh" else [sys.executable, "-c"]
+            done = subprocess.run(
+                [*command, code], env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            )
+            assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+            printed += done.stdout
+    return printed
+
+
+def table(first_header: str) -> set[str]:
+    """Take the code words out of the first column of the table with this header."""
+    rows = README.partition(f"| {first_header} |")[2].partition("\n\n")[0].splitlines()[2:]
+    return {word for row in rows for word in re.findall(r"`([\w.]+)`", row.split("|")[1])}
+
+
+def test_shown_commands_and_programs_run(installation):
+    printed = run_blocks(installation)
+    documents = [json.loads(line) for line in printed.splitlines() if line.startswith('{"schema')]
+    assert [(one["task_id"], one["status"]) for one in documents] == [("ticket-42", "success"), ("log-1", "success")]
+    assert "LGRQ_LEASE_S" in printed
+
+
+def test_shown_project_of_ones_own_runs(support_desk):
+    assert "Choose 'Forgot password'" in run_blocks(support_desk, "support_desk")
+
+
+def test_shown_result_has_exactly_the_fields_of_a_result():
+    (shown,) = (json.loads(code) for language, _, code in BLOCKS if language == "json")
+    assert TaskResult.model_validate(shown).model_dump(mode="json", by_alias=True).keys() == shown.keys()
+    assert shown["metadata"].keys() == TaskResult.model_fields["metadata"].annotation.model_fields.keys()
+
+
+def test_table_of_fields_is_complete():
+    names = {info.alias or name for name, info in Task.model_fields.items()}
+    assert table("Field") == names - OURS_TO_SET
+
+
+def test_table_of_states_is_complete():
+    assert table("`status`") == set(State)
+
+
+def test_table_of_error_types_is_complete():
+    assert table("`error.type`") == set(ErrorType)
+
+
+def test_table_of_exit_codes_is_complete():
+    rows = README.partition("| Exit code |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| (\d) \|", rows, re.MULTILINE) == re.findall(r"^  (\d)  ", EXIT_CODES, re.MULTILINE)
+
+
+def test_reading_map_names_seven_files():
+    files = re.findall(r"^\d\. `([\w/.]+)`: ", README.partition("## Reading map")[2], re.MULTILINE)
+    assert len(files) == 7
+    assert [file for file in files if not (ROOT / file).is_file()] == []
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)", README))))
+def test_linked_file_exists(target):
+    assert (ROOT / target).exists()
+
+
+def test_shown_make_targets_exist():
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"`?make ([a-z]+)`", README)) | {"demo", "test"} <= set(targets)

@@ -1,0 +1,179 @@
+"""The shipped users: each role's main path leaves nothing in ACL LOG, and what a role must not do is refused."""
+
+import os
+import subprocess
+import sys
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from redis.exceptions import NoPermissionError, ResponseError
+
+from langgraph_rq import Client
+from langgraph_rq.producer.dashboard.app import make_app
+from langgraph_rq.shared.connections.clients import open_sync
+from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
+from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
+from tests.deployment import make_secrets, role_url
+from tests.gateways import gateway
+
+ROLES = ("admin", "producer", "worker", "dashboard")
+FORBIDDEN = [
+    ("FLUSHALL",),
+    ("FLUSHDB",),
+    ("CONFIG", "GET", "requirepass"),
+    ("CONFIG", "SET", "maxmemory-policy", "allkeys-lru"),
+    ("KEYS", "*"),
+    ("MONITOR",),
+    ("SCRIPT", "FLUSH"),
+    ("ACL", "LIST"),
+    ("ACL", "SETUSER", "default", "on"),
+    ("SHUTDOWN",),
+    ("REPLICAOF", "NO", "ONE"),
+    ("CLIENT", "KILL", "TYPE", "normal"),
+    ("FUNCTION", "FLUSH"),
+    ("EVAL", "return 1", "0"),
+    ("HSET", "agent:budget:20000:global", "used_tokens", "0"),
+    ("DEL", "agent:budget:reservations"),
+    ("HSET", "agent:breaker:openai/gpt-4o", "state", "closed"),
+    ("DEL", "agent:breakers"),
+    ("ZADD", "agent:workers", "9999999999999", "intruder"),
+    ("ZADD", "agent:graphs", "9999999999999", "intruder"),
+    ("HSET", "rq:worker:one", "state", "idle"),
+    ("PUBLISH", "rq:pubsub:one", "{}"),
+    ("GET", "checkpoint:thread:one"),
+    ("SET", "anything:else", "1"),
+]
+
+
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory) -> Path:
+    return make_secrets(tmp_path_factory.mktemp("secrets"))
+
+
+@pytest.fixture(scope="module")
+def urls(secrets) -> Iterator[dict[str, str]]:
+    with EmbeddedRedis(aclfile=str(secrets / "users.acl")) as server:
+        yield {role: role_url(server, role, secrets) for role in ROLES}
+
+
+@pytest.fixture
+def admin(urls) -> Iterator[Redis]:
+    with Redis.from_url(urls["admin"], decode_responses=True) as client:
+        client.acl_log_reset()
+        yield client
+
+
+def refusals(admin: Redis) -> list[tuple[str, str]]:
+    return [(entry["username"], entry["object"]) for entry in admin.acl_log()]
+
+
+def test_tasks_run_and_are_looked_up_with_nothing_refused(urls, admin, tmp_path):
+    with OfflineLLM() as model, Client(urls["producer"]) as client:
+        receipts = client.submit_many([{"input": {"query": f"What is {n}?"}, "thread_id": "one"} for n in range(3)])
+        late = client.submit({"query": "never mind"}, user_id="ann")
+        client.cancel(late.task_id)
+        environment = {
+            **os.environ,
+            "REDIS_URL": urls["worker"],
+            "OPENAI_BASE_URL": model.url,
+            "OPENAI_API_KEY": "offline",
+            "LGRQ_AUDIT_KEY": "a-key-of-32-characters-and-more-",
+        }
+        command = [sys.executable, "-m", "langgraph_rq.worker", "--burst"]
+        done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=60)
+        assert refusals(admin) == [], done.stderr
+        assert done.returncode == 0, done.stderr
+        results = list(client.wait_each([receipt.task_id for receipt in receipts], 10))
+    assert refusals(admin) == []
+    assert [result.status for result in results] == ["success"] * 3
+
+
+async def test_gateway_answers_every_question_with_nothing_refused(urls, admin):
+    async with gateway(urls["producer"], rate="1000/minute") as http:
+        task = (await http.post("/tasks", json={"input": {"query": "hello"}, "user_id": "ann"})).json()
+        for path in ["", "/result?wait=0.2"]:
+            assert (await http.get(f"/tasks/{task['task_id']}{path}")).status_code < 300
+        for path in ["/health", "/ready", "/metrics", "/usage", "/tasks", f"/status/{task['task_id']}"]:
+            assert (await http.get(path)).status_code in {200, 503}, path
+        assert (await http.delete(f"/tasks/{task['task_id']}")).status_code < 300
+    assert refusals(admin) == []
+
+
+def test_dashboard_shows_every_page_with_nothing_refused(urls, admin):
+    with Client(urls["producer"]) as client:
+        task = client.submit({"query": "hello"})
+    with open_sync(urls["dashboard"]) as redis:
+        browser = make_app(redis, "redis", "word").test_client()
+        browser.environ_base["HTTP_AUTHORIZATION"] = "Basic " + b64encode(b"admin:word").decode()
+        for path in [
+            "/",
+            "/0/view/workers",
+            "/0/data/queues.json",
+            "/0/data/workers.json",
+            "/0/view/jobs/agent_tasks/queued/8/asc/1",
+            "/0/data/jobs/agent_tasks/queued/8/asc/1.json",
+            f"/0/view/job/{task.task_id}",
+            f"/0/data/job/{task.task_id}.json",
+        ]:
+            assert browser.get(path).status_code == 200, path
+    assert refusals(admin) == []
+
+
+def allowed(url: str, commands) -> list[str]:
+    """The commands that were not refused."""
+    with open_sync(url, connections=1) as client:
+        found = []
+        for command in commands:
+            try:
+                client.execute_command(*command)
+            except NoPermissionError:
+                continue
+            except ResponseError as error:
+                found.append(f"{' '.join(command)}: {error}")
+            else:
+                found.append(" ".join(command))
+    return found
+
+
+@pytest.mark.parametrize("role", ["producer", "dashboard"])
+def test_what_only_workers_and_operators_may_do_is_refused(urls, role):
+    assert allowed(urls[role], FORBIDDEN) == []
+
+
+def test_workers_may_not_administer_redis(urls):
+    assert allowed(urls["worker"], FORBIDDEN[:14]) == []
+
+
+def test_dashboard_may_not_write_nor_run_scripts_nor_read_results(urls):
+    commands = [
+        ("HSET", "rq:job:one", "status", "failed"),
+        ("DEL", "rq:job:one"),
+        ("EVALSHA", "0" * 40, "0"),
+        ("GET", "agent:result:one"),
+        ("PUBLISH", "agent:anything", ""),
+    ]
+    assert allowed(urls["dashboard"], commands) == []
+
+
+@pytest.mark.parametrize("login", ["", "default:@", "default:guess@"])
+def test_nobody_is_anonymous(urls, login):
+    path = urls["admin"].partition("@")[2].partition("?")[0]
+    with (
+        open_sync(f"unix://{login}{path}") as client,
+        pytest.raises(Exception, match=r"HELLO must be called|Authentication required|invalid username-password"),
+    ):
+        client.ping()
+
+
+def test_nothing_acknowledged_is_gone_after_a_restart_with_these_users(secrets):
+    with EmbeddedRedis(aclfile=str(secrets / "users.acl"), appendfsync="always") as server:
+        with Client(role_url(server, "producer", secrets)) as client:
+            tasks = client.submit_many([{"input": {"query": f"What is {n}?"}} for n in range(3)])
+        server.kill()
+        server.start()
+        with Client(role_url(server, "producer", secrets)) as client:
+            states = [client.status(task.task_id).state for task in tasks]
+    assert states == ["pending"] * 3

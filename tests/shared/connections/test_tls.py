@@ -1,0 +1,79 @@
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from langgraph_rq import Client
+from langgraph_rq.shared.connections.clients import open_async, open_sync
+from langgraph_rq.shared.connections.held import Line
+from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis, _free_port
+from tests import fleet
+from tests.deployment import make_secrets
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    return make_secrets(tmp_path_factory.mktemp("secrets"))
+
+
+def tls_redis(certificates, port, bind="127.0.0.1"):
+    files = {"cert": "redis.crt", "key": "redis.key", "ca-cert": "ca.crt"}
+    options = {f"tls-{name}-file": str(certificates / file) for name, file in files.items()}
+    return EmbeddedRedis(bind=bind, **{"tls-port": str(port), "tls-auth-clients": "no", **options})
+
+
+@pytest.fixture(scope="module")
+def tls_port(certificates) -> Iterator[int]:
+    port = _free_port()
+    with tls_redis(certificates, port):
+        yield port
+
+
+@pytest.fixture
+def tls_url(certificates, tls_port) -> str:
+    return f"rediss://127.0.0.1:{tls_port}/0?ssl_ca_certs={certificates / 'ca.crt'}"
+
+
+async def test_a_task_runs_over_tls_with_a_private_ca(tls_url):
+    graph = fleet.one_node_graph(lambda state: {"said": state["query"]})
+    with Client(tls_url) as client:
+        async with fleet.worker(tls_url, {"assistant": graph}, checkpoints=True):
+            receipt = client.submit({"query": "hello"})
+            result = await asyncio.to_thread(client.wait, receipt.task_id, 20)
+    assert result.status == "success"
+
+
+async def test_a_round_trip_of_many_commands_is_one_read_for_the_server(tls_url):
+    async with open_async(tls_url) as client, client.client() as asking:
+        line = Line(client)
+        await line.exchange([("PING",)])
+        before = (await asking.info("stats"))["total_reads_processed"]
+        await line.exchange([("PING",)] * 16)
+        after = (await asking.info("stats"))["total_reads_processed"]
+    assert after - before == len(("the round trip", "these statistics"))
+
+
+async def test_a_server_that_an_unknown_ca_signed_is_refused(tls_port):
+    url = f"rediss://127.0.0.1:{tls_port}/0"
+    with open_sync(url) as client, pytest.raises(RedisConnectionError, match="certificate verify failed"):
+        client.ping()
+    async with open_async(url) as client:
+        with pytest.raises(RedisConnectionError, match="certificate verify failed"):
+            await client.ping()
+
+
+def test_a_certificate_for_another_name_is_refused(certificates, tls_port):
+    # 127.0.0.2 is this very host, but no name in the certificate
+    url = f"rediss://127.0.0.2:{tls_port}/0?ssl_ca_certs={certificates / 'ca.crt'}"
+    with (
+        tls_redis(certificates, tls_port, bind="127.0.0.2"),
+        open_sync(url) as client,
+        pytest.raises(RedisConnectionError, match="certificate is not valid for"),
+    ):
+        client.ping()
+
+
+def test_a_client_without_tls_gets_nowhere(tls_port):
+    with open_sync(f"redis://127.0.0.1:{tls_port}/0") as client, pytest.raises(RedisConnectionError):
+        client.ping()

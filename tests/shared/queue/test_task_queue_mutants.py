@@ -1,0 +1,41 @@
+"""A queue with one rule taken out is caught: the comparison with the model can fail."""
+
+import pytest
+
+from langgraph_rq.shared.queue.task_queue import composed_script
+from tests.models.mutants import assert_caught
+from tests.models.task_queue_machine import QueueMachine
+
+MUTANTS = {
+    "a task is submitted again under its id": ("submit", "if known[2] then", "if false then"),
+    "another body is taken for the same task": ("submit", "known[1] == digest and 'exists' or 'conflict'", "'exists'"),
+    "tasks of a thread run side by side": ("submit", "if thread ~= '' then", "if false then"),
+    "a worker claims without a lease": ("claim", "if not lease_end or lease_end <= now_ms then", "if false then"),
+    "the epoch does not grow": ("claim", "(tonumber(epoch) or 0) + 1", "tonumber(epoch)"),
+    "a user has no cap": ("claim", "and cap > 0\n", "and false\n"),
+    "a capped user is forgotten": ("claim", "redis.call('SADD', 'agent:capped:' .. user, queue)", ""),
+    "a user's next task is not called": ("claim", "and taken(queue, user)", "and taken(queue, user) and false"),
+    "an older attempt may finish": ("finish", "if task[2] ~= epoch or task[3] ~= worker then", "if false then"),
+    "a result is written twice": ("finish", "if task[1] ~= 'running' then", "if false then"),
+    "a lost reply is taken for a fence": ("finish", "task[1] == state and 2 or 0", "0"),
+    "a finished task keeps its thread": ("finish", "leave_thread(id, task[5])", ""),
+    "a finished task stays in flight": ("finish", "stopped_running(task[4])", ""),
+    "an older attempt may release": ("release", "or task[2] ~= epoch or task[3] ~= worker", ""),
+    "failures are not counted": ("release", "if failures > 0 then", "if false then"),
+    "a released task keeps its owner's mark": ("release", "redis.call('SREM', own_key, id)", ""),
+    "a crash is not charged": ("reap", "redis.call('HINCRBY', task_key, 'crashes', 1)", ""),
+    "reaped tasks are dropped": ("reap", "      put_back(id, task[3], task[5])\n", ""),
+    "delayed tasks are dropped": ("reap", "    put_back(id, task[2], task[3])\n", ""),
+    "a live worker is reaped": ("reap", "workers_key, '-inf', now,", "workers_key, '-inf', '+inf',"),
+    "a dead worker's lease can be renewed": ("renew", "if not joining and", "if false and"),
+    "a running task is ended from outside": ("cancel", "if before ~= 'pending' then", "if before == 'success' then"),
+    "the cancel flag is not kept": ("cancel", "redis.call('HSET', task_key, 'cancel', 1)", ""),
+    "a cancelled task keeps its thread": ("cancel", "events_ms)\nleave_thread(id, thread)", "events_ms)"),
+    "a cancelled task stays open": ("cancel", "redis.call('ZREM', open_key, id)", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_queue_with_one_rule_taken_out_is_caught(redis_url, mutant):
+    verb, original, replacement = MUTANTS[mutant]
+    assert_caught(redis_url, QueueMachine, composed_script(verb), original, replacement, examples=500, steps=50)

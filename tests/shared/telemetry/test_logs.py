@@ -1,0 +1,354 @@
+"""Log lines: JSON, bound by context, masked, without content, and impossible to forge."""
+
+import ast
+import io
+import json
+import logging
+import os
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import structlog
+
+from langgraph_rq.shared.errors import RedisUnavailableError
+from langgraph_rq.shared.redaction import Redactor
+from langgraph_rq.shared.telemetry import logs
+from tests.waiting import until_sync
+
+ROOT = Path(__file__).parents[3]
+EVENT = re.compile(r"[a-z_]+\.[a-z_]+")
+
+
+class Lines(io.StringIO):
+    def objects(self) -> list[dict]:
+        return [json.loads(line) for line in self.getvalue().splitlines()]
+
+
+class Terminal(Lines):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def restored():
+    """Leave logging as other tests want it."""
+    root, level, handlers = logging.getLogger(), logging.getLogger().level, logging.getLogger().handlers
+    yield
+    logs.bind(**dict.fromkeys(logs.bound()))
+    root.handlers = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+    logs.reset()
+
+
+@pytest.fixture
+def lines(restored) -> Lines:
+    out = Lines()
+    logs.configure("info", stream=out)
+    return out
+
+
+log = logs.get_logger("tests.logs")
+
+
+def log_raised(error: Exception) -> None:
+    def fail() -> None:
+        raise error
+
+    try:
+        fail()
+    except type(error):
+        log.exception("commit.failed")
+
+
+def test_event_is_one_json_object_with_what_is_bound(lines):
+    logs.bind(task_id="t1", graph="g", attempt=2)
+    log.info("node.completed", duration_ms=3, error=None)
+    (line,) = lines.objects()
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "event": "node.completed",
+        "level": "info",
+        "logger": "tests.logs",
+        "duration_ms": 3,
+        "task_id": "t1",
+        "graph": "g",
+        "attempt": 2,
+    }
+
+
+def test_lines_of_the_standard_library_and_of_rq_look_the_same(lines):
+    logs.bind(task_id="t1")
+    logging.getLogger("rq.worker").warning("Worker %s died", "w1")
+    (line,) = lines.objects()
+    assert (line["event"], line["logger"], line["task_id"]) == ("Worker w1 died", "rq.worker", "t1")
+
+
+def test_level_is_respected_and_libraries_that_log_each_request_are_quiet(lines):
+    log.debug("node.started")
+    logging.getLogger("httpx").info("GET /")
+    logging.getLogger("rq.worker").debug("detail")
+    assert lines.getvalue() == ""
+
+
+@pytest.mark.parametrize("evil", ['x"}\n{"event": "task.completed"}', "a\r\nb", "a\u2028b", "a\x85b", "\x1b[2Jgone"])
+@pytest.mark.parametrize("kind", [Lines, Terminal])
+def test_line_cannot_be_forged(restored, kind, evil):
+    out = kind()
+    logs.configure(stream=out)
+    log.info("job.dropped", job_id=evil)
+    logging.getLogger("rq.worker").warning("%s", evil)
+    written = re.sub(r"\x1b\[\d*m", "", out.getvalue())  # the terminal's own colours
+    assert len(written.splitlines()) == 2
+    assert "\x1b" not in written
+
+
+@pytest.mark.parametrize("job_id", ["plain", "a\u2028b", "half of a pair \ud800"])
+def test_instant_is_iso_8601_in_utc_however_the_line_is_written(lines, job_id):
+    before = datetime.now(UTC)
+    log.warning("job.dropped", job_id=job_id)
+    (line,) = lines.objects()
+    assert before <= datetime.fromisoformat(line["timestamp"]) <= datetime.now(UTC)
+    assert line["timestamp"].endswith("Z")
+
+
+def test_personal_data_and_secrets_are_masked_but_ids_of_ours_are_not(lines):
+    logs.bind(user_id="ann@example.com", task_id="4111111111111111")
+    log.warning(
+        "claim.failed", error="redis://:pw123456@host gave sk-abcdEFGH1234567890abcd", hosts=["bob@example.com"]
+    )
+    (line,) = lines.objects()
+    assert (line["user_id"], line["task_id"]) == ("[email]", "4111111111111111")
+    assert line["error"] == "redis://:[secret]@host gave [secret]"
+    assert line["hosts"] == ["[email]"]
+
+
+def test_own_patterns_are_masked_too(restored):
+    out = Lines()
+    logs.configure(redactor=Redactor({"case": r"CASE-\d+"}), stream=out)
+    log.info("task.started", note="for CASE-123")
+    assert out.objects()[0]["note"] == "for [case]"
+
+
+def test_exception_is_logged_without_what_it_says_and_without_variables(lines):
+    def node(secret_prompt):
+        raise ValueError(f"cannot handle {secret_prompt}")
+
+    try:
+        node("the canary")
+    except ValueError:
+        log.exception("commit.failed")
+        logging.getLogger("some.library").exception("failed")
+    assert "canary" not in lines.getvalue()
+    for line in lines.objects():
+        assert line["exception"]["type"] == "ValueError"
+        assert line["exception"]["frames"][-1].endswith("in node")
+
+
+def test_exception_of_operations_keeps_its_message(lines):
+    log_raised(RedisUnavailableError("cannot reach Redis at redis://***@host"))
+    assert lines.objects()[0]["exception"]["message"] == "cannot reach Redis at redis://***@host"
+
+
+def test_terminal_shows_a_readable_line_and_no_variables(restored):
+    out = Terminal()
+    logs.configure(stream=out)
+    log_raised(ValueError("the canary"))
+    assert "commit.failed" in out.getvalue()
+    assert "canary" not in out.getvalue()
+
+
+def test_asyncios_complaints_do_not_quote_an_exception(lines):
+    logging.getLogger("asyncio").error(
+        "Task exception was never retrieved\nfuture: <Task exception=ValueError('canary')>"
+    )
+    assert lines.objects()[0]["event"] == "Task exception was never retrieved"
+
+
+def test_joined_lines_come_soon_in_their_order_and_at_once_with_a_warning(lines):
+    with logs.joined():
+        log.info("task.started")
+        until_sync(lines.objects, 5)
+        log.info("node.completed")
+        logging.getLogger("rq.worker").info("Worker w1 is here")
+        log.info("task.completed")
+        log.warning("task.fenced")
+        told = [line["event"] for line in lines.objects()]
+        log.info("task.claimed")
+    assert told == ["task.started", "node.completed", "Worker w1 is here", "task.completed", "task.fenced"]
+    assert lines.objects()[-1]["event"] == "task.claimed"
+    log.info("worker.stopped")
+    assert lines.objects()[-1]["event"] == "worker.stopped"
+
+
+def test_each_line_is_written_at_once_at_level_debug(restored):
+    out = Lines()
+    logs.configure("debug", stream=out)
+    with logs.joined():
+        log.info("task.started")
+        assert [line["event"] for line in out.objects()] == ["task.started"]
+
+
+def test_programs_that_use_structlog_themselves_write_the_same_lines(lines):
+    logs.bind(task_id="t1")
+    with logs.joined():
+        log.info("task.started")
+        structlog.get_logger().warning("lookup.done", address="ann@example.com")
+        first, second = lines.objects()
+    assert first["event"] == "task.started"
+    assert (second["event"], second["level"], second["task_id"]) == ("lookup.done", "warning", "t1")
+    assert second["address"] == "[email]"
+
+
+def test_fork_repeats_no_line_that_was_held_and_writes_its_own_at_once(restored, tmp_path):
+    path = tmp_path / "log"
+    with path.open("w") as out:
+        logs.configure(stream=out)
+        with logs.joined():
+            log.info("task.started")
+            child = os.fork()
+            if child == 0:
+                log.info("worker.started")
+                os._exit(0)
+            os.waitpid(child, 0)
+    told = [json.loads(line)["event"] for line in path.read_text().splitlines()]
+    assert sorted(told) == ["task.started", "worker.started"]
+
+
+class Unreadable:
+    def __str__(self) -> str:
+        raise ValueError("the canary")
+
+
+@pytest.mark.parametrize("kind", [Lines, Terminal])
+def test_value_that_cannot_be_read_costs_nothing_but_its_line(restored, kind):
+    out = kind()
+    logs.configure(stream=out)
+    with logs.joined():
+        log.info("task.started", note=Unreadable())
+        log.info("task.completed")
+    first, second = out.getvalue().splitlines()
+    assert "task.started" in first
+    assert "ValueError" in first
+    assert "task.completed" in second
+
+
+class TellsWhileWritten:
+    """A value whose reading logs through the standard library, as a finalizer may at any time."""
+
+    def __str__(self) -> str:
+        logging.getLogger("some.library").warning("read")
+        return "a value"
+
+
+def test_writer_never_waits_for_a_thread_that_waits_for_it(lines):
+    def tell() -> None:
+        for _ in range(200):
+            log.warning("job.dropped", note=TellsWhileWritten())
+
+    def tell_the_standard_library() -> None:
+        for _ in range(200):
+            logging.getLogger("rq.worker").warning("hello")
+
+    threads = [Thread(target=run, daemon=True) for run in (tell, tell_the_standard_library)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+    assert len(lines.objects()) == 600
+
+
+class Pieces(Lines):
+    """A stream that remembers how it was written to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.pieces.append(text)
+        return super().write(text)
+
+
+def test_joined_lines_are_written_whole_and_in_pieces_that_a_pipe_takes_at_once(restored):
+    out = Pieces()
+    logs.configure(stream=out)
+    with logs.joined():
+        for number in range(100):
+            log.info("task.started", number=number)
+    assert [line["number"] for line in out.objects()] == list(range(100))
+    assert 1 < len(out.pieces) < 100
+    assert all(piece.endswith("\n") and len(piece) <= 4096 for piece in out.pieces)
+
+
+def test_stream_that_takes_nothing_fails_nobody(lines):
+    lines.close()
+    log.warning("task.fenced")
+
+
+def test_listeners_hear_events_whatever_the_level(lines):
+    heard = []
+    logs.bind(task_id="t1")
+    with logs.listening({"node.started": lambda told: heard.append((told["task_id"], told["node"]))}):
+        log.debug("node.started", node="a")
+    log.debug("node.started", node="b")
+    assert heard == [("t1", "a")]
+    assert lines.getvalue() == ""
+
+
+def test_listeners_hear_events_before_a_flush_ends_and_one_that_fails_keeps_no_line_back(lines):
+    heard = []
+
+    def hear(told) -> None:
+        heard.append(told["no such field"])
+
+    with logs.joined(), logs.listening({"node.started": hear, "node.completed": heard.append}):
+        log.info("node.started")
+        log.info("node.completed")
+        logs.flush()
+        assert len(heard) == 1
+        assert [(line["event"], line.get("broken")) for line in lines.objects()] == [
+            ("node.started", "KeyError"),
+            ("node.completed", None),
+        ]
+
+
+def test_program_that_configures_nothing_gets_events_in_its_own_logging(restored, caplog):
+    with caplog.at_level(logging.INFO, "tests.logs"):
+        log.info("task.submitted", task_id="t1", note="a\nb")
+    assert caplog.messages == [r"task.submitted task_id=t1 note=a\nb"]
+
+
+def events_in_source() -> set[str]:
+    """The first argument of every call of a logger, and the tables of names that such calls use."""
+    found = set()
+    for path in (path for folder in ("producer", "worker", "shared") for path in (ROOT / folder).rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and _is_log_call(node):
+                found |= {one.value for one in ast.walk(node.args[0]) if isinstance(one, ast.Constant)}
+            if isinstance(node, ast.Assign) and any(getattr(t, "id", "") in {"_EVENTS", "event"} for t in node.targets):
+                found |= {one.value for one in ast.walk(node.value) if isinstance(one, ast.Constant)}
+    return {event for event in found if isinstance(event, str) and EVENT.fullmatch(event)}
+
+
+def _is_log_call(node: ast.Call) -> bool:
+    methods = {"debug", "info", "warning", "error", "exception"}
+    is_method = isinstance(node.func, ast.Attribute) and node.func.attr in methods
+    if is_method and isinstance(node.func.value, ast.Name):
+        return node.func.value.id == "_log" and bool(node.args)
+    return isinstance(node.func, ast.Name) and node.func.id == "tell" and bool(node.args)
+
+
+def events_in_docs() -> set[str]:
+    text = (ROOT / "docs/observability.md").read_text()
+    table = text.partition("## Log events")[2].partition("\n## ")[0]
+    return set(re.findall(r"^\| `([a-z_]+\.[a-z_]+)`", table, re.MULTILINE))
+
+
+def test_every_event_is_in_the_documentation_and_no_other():
+    assert events_in_source() == events_in_docs()

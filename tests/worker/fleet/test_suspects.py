@@ -1,0 +1,118 @@
+"""A task that ends its process is found, and its neighbours are not taken for it."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+
+from langgraph_rq import Client, State
+from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
+from langgraph_rq.shared.errors import ErrorType
+from langgraph_rq.shared.queue.task_queue import QueueTimes, claim_call, renew_call, submit_call
+from langgraph_rq.shared.settings import RedisSettings, WorkerSettings, load
+from langgraph_rq.shared.tasks import Task, TaskLimits
+from langgraph_rq.worker.fleet.fork_server import Nursery
+from langgraph_rq.worker.fleet.isolation import Suspects, run_suspect
+from langgraph_rq.worker.task.result import Ended
+from tests.fleet import one_node_graph, worker
+from tests.installation import ROOT, start_worker
+from tests.waiting import until
+
+CONFIG = str(ROOT / "tests/projects/killers/langgraph.json")
+
+
+def start_suspects(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Suspects:
+    for name, value in {"REDIS_URL": redis_url, "OPENAI_API_KEY": "unused"}.items():
+        monkeypatch.setenv(name, value)
+    settings = load(WorkerSettings).model_copy(update={"config": Path(CONFIG), "checkpoints": False})
+    return Suspects(Nursery.start(run_suspect), settings, load(RedisSettings), 1_000_000)
+
+
+@pytest.fixture
+def order(redis_url, monkeypatch):
+    suspects = start_suspects(redis_url, monkeypatch)
+    yield suspects
+    suspects.nursery.close()
+
+
+async def test_suspect_outlives_the_signals_that_end_its_worker(redis_url, order):
+    async with AsyncRedis.from_url(redis_url) as redis, asyncio.timeout(100):
+        await scripts.run(redis, renew_call("w1", 60_000, {"killer": "{}"}, join=True))
+        task = Task.parse({"input": {"seconds": 1}, "graph": "killer", "deadline_s": 90}, TaskLimits())
+        await scripts.run(redis, submit_call(task, "agent_tasks", QueueTimes()))
+        (claimed,) = (await scripts.run(redis, claim_call("w1", 1, ["agent_tasks"], QueueTimes()))).tasks
+        running = asyncio.create_task(order.run(claimed, "w1"))
+        while not running.done():
+            nursery = psutil.Process(order.nursery.pid)
+            for process in (nursery, *nursery.children(recursive=True)):
+                process.send_signal(signal.SIGTERM)
+                process.send_signal(signal.SIGINT)
+            await asyncio.wait([running], timeout=0.2)
+        ended = running.result()
+    assert isinstance(ended, Ended), ended
+    assert ended.state is State.SUCCESS
+
+
+async def test_suspect_masks_own_patterns_in_its_log_lines(redis_url, capfd, monkeypatch):
+    monkeypatch.setenv("LGRQ_REDACTION_PATTERNS", '{"case": "CASE-[0-9]{6}"}')
+    suspects = start_suspects(redis_url, monkeypatch)
+    async with AsyncRedis.from_url(redis_url) as redis, asyncio.timeout(60):
+        await scripts.run(redis, renew_call("w1", 60_000, {"killer": "{}"}, join=True))
+        task = Task.parse({"input": {}, "graph": "killer", "user_id": "CASE-123456"}, TaskLimits())
+        await scripts.run(redis, submit_call(task, "agent_tasks", QueueTimes()))
+        (claimed,) = (await scripts.run(redis, claim_call("w1", 1, ["agent_tasks"], QueueTimes()))).tasks
+        ended = await suspects.run(claimed, "w1")
+    suspects.nursery.close()
+    assert isinstance(ended, Ended), ended
+    told = capfd.readouterr().err
+    assert '"user_id":"[case]"' in told
+    assert "CASE-123456" not in told
+
+
+def processes_of(suspects: Suspects) -> list[psutil.Process]:
+    return psutil.Process(suspects.nursery.pid).children(recursive=True)
+
+
+async def test_suspect_that_redis_left_comes_back_with_redis_and_leaves_no_process_behind(tmp_path, monkeypatch):
+    with EmbeddedRedis(tmp_path / "redis") as redis, Client(redis.url) as client, Redis.from_url(redis.url) as raw:
+        task_id = client.submit({"folder": str(tmp_path)}, graph="held", deadline_s=60).task_id
+        raw.hset(f"agent:task:{task_id}", "crashes", 2)
+        suspects = start_suspects(redis.url, monkeypatch)
+        try:
+            async with worker(redis.url, {"held": one_node_graph(lambda _state: None)}, suspects=suspects):
+                await until((tmp_path / "started").exists, 30)
+                redis.kill()
+                (tmp_path / "goes_on").touch()
+                await until(lambda: not processes_of(suspects), 30)
+                redis.start()
+                result = await asyncio.to_thread(client.wait, task_id, 30)
+                assert (result.status, result.result["done"], result.metadata.attempts) == (State.SUCCESS, True, 2)
+                await until(lambda: not processes_of(suspects))
+        finally:
+            suspects.nursery.close()
+
+
+def test_task_that_ends_its_process_is_poisoned_and_its_neighbours_succeed(tmp_path):
+    with EmbeddedRedis() as redis:
+        environment = {"REDIS_URL": redis.url, "LGRQ_LEASE_S": "1"}
+        with (
+            start_worker(tmp_path, environment, "--config", CONFIG, "--processes", "2") as worker,
+            Client(redis.url) as client,
+        ):
+            worker.wait_until_ready(2)
+            innocents = client.submit_many(
+                [{"input": {"seconds": 1.0}, "graph": "killer", "deadline_s": 120} for _ in range(20)]
+            )
+            killer = client.submit({"kills": True}, graph="killer", deadline_s=120)
+            result = client.wait(killer.task_id, 100)
+            others = list(client.wait_each([one.task_id for one in innocents], 100))
+        assert (result.status, result.error.type) == (State.ERROR, ErrorType.POISONED)
+        assert "in node 'strike': killed by SIGKILL" in result.error.message
+        assert [one.status for one in others] == [State.SUCCESS] * 20
+        with Redis.from_url(redis.url) as raw:
+            assert int(raw.hget(f"agent:task:{killer.task_id}", "crashes")) == 2

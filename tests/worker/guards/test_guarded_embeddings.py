@@ -1,0 +1,127 @@
+"""Embeddings behind the guards, against a real HTTP server."""
+
+import asyncio
+
+import pytest
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_openai import OpenAIEmbeddings
+from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
+
+from langgraph_rq import Client
+from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, CircuitBreaker
+from langgraph_rq.shared.budget.token_budget import BudgetLimits, Payer, TokenBudget
+from langgraph_rq.shared.tasks import State
+from langgraph_rq.worker.guards.bounds import text_bound
+from langgraph_rq.worker.guards.guarded_embeddings import guarded_embeddings
+from langgraph_rq.worker.guards.guards import Guards, TaskGuard, current_task
+from langgraph_rq.worker.guards.model_call import CallLimits
+from langgraph_rq.worker.guards.refusals import BudgetExceeded, ProviderUnavailableError
+from tests.fleet import PRICING, one_node_graph, worker
+
+MODEL = "text-embedding-3-small"
+
+
+@pytest.fixture
+async def guards(aredis, redis_url):
+    guards = Guards(aredis, redis_url, BreakerLimits(), BudgetLimits(), PRICING)
+    yield guards
+    await guards.aclose()
+
+
+@pytest.fixture
+async def plain(server):
+    with DefaultHttpxClient() as http:
+        async with DefaultAsyncHttpxClient() as ahttp:
+            yield OpenAIEmbeddings(
+                model=MODEL,
+                base_url=server.url,
+                api_key="offline",
+                check_embedding_ctx_length=False,
+                http_client=http,
+                http_async_client=ahttp,
+            )
+
+
+async def used(guards, aredis, payer=None):
+    return await TokenBudget(aredis, guards.budget).usage(payer=payer)
+
+
+async def test_vectors_are_those_of_the_embeddings_and_their_tokens_are_booked(plain, llm, guards, aredis):
+    expected = await plain.aembed_documents(["roses", "cats"])
+    llm.clear()
+    guarded = guarded_embeddings(plain, guards=guards)
+    assert await guarded.aembed_documents(["roses", "cats"]) == expected
+    assert await asyncio.to_thread(guarded.embed_documents, ["roses", "cats"]) == expected
+    assert guarded.embed_query("roses") == await guarded.aembed_query("roses") == expected[0]
+    usage = await used(guards, aredis)
+    billed = llm.stats()["input_tokens"][MODEL]
+    assert (usage.tokens.used, usage.tokens.held) == (billed, 0)
+    (model,) = usage.models
+    assert (model.model, model.input_tokens, model.calls, model.estimated_calls) == (MODEL, billed, 4, 0)
+    assert usage.cost.used == model.cost_nano_usd == billed * 20
+
+
+async def test_embeddings_that_do_not_say_what_they_used_are_booked_in_full(guards, aredis):
+    guarded = guarded_embeddings(DeterministicFakeEmbedding(size=3), guards=guards)
+    assert len(await guarded.aembed_documents(["roses", "cats"])) == 2
+    usage = await used(guards, aredis)
+    assert usage.tokens.used == text_bound(["roses", "cats"])
+    assert usage.models[0].estimated_calls == 1
+
+
+async def test_many_texts_are_split_into_calls_that_fit_into_one_request(plain, llm, guards):
+    texts = [f"{n:04} {'x' * 2_995}" for n in range(10)]
+    vectors = await guarded_embeddings(plain, guards=guards).aembed_documents(texts)
+    assert len(vectors) == 10
+    assert len({tuple(vector) for vector in vectors}) == 10
+    assert len(llm.calls()) == 4
+
+
+async def test_text_that_is_too_large_for_a_request_is_refused_without_a_call(plain, llm, guards):
+    with pytest.raises(BudgetExceeded, match="request too large"):
+        await guarded_embeddings(plain, guards=guards).aembed_query("x" * 10_000)
+    assert llm.calls() == []
+
+
+async def test_failed_call_is_tried_again_and_not_by_the_sdk(plain, llm, guards):
+    llm.set_faults([{"fault": "500", "times": 2}])
+    await guarded_embeddings(plain, guards=guards).aembed_query("roses")
+    assert len(llm.calls()) == 3
+
+
+@pytest.mark.parametrize("is_sync", [False, True])
+async def test_embeddings_that_keep_failing_open_their_breaker(is_sync, plain, llm, guards, aredis):
+    llm.set_faults([{"fault": "503"}])
+    guarded = guarded_embeddings(plain, guards=guards, limits=CallLimits(attempts=BreakerLimits().failure_threshold))
+    with pytest.raises(ProviderUnavailableError):
+        await (asyncio.to_thread(guarded.embed_query, "x") if is_sync else guarded.aembed_query("x"))
+    (status,) = await CircuitBreaker(aredis, guards.breaker).states()
+    assert (status.name, status.state) == (f"openai/{MODEL}", "open")
+
+
+async def test_outside_of_a_worker_they_say_what_is_missing(plain):
+    with pytest.raises(RuntimeError, match=r"give guards=Guards"):
+        await guarded_embeddings(plain).aembed_query("roses")
+
+
+async def test_model_of_a_run_is_the_one_that_answered_not_the_one_that_embedded(plain, llm, guards):
+    task = TaskGuard(guards, model="gpt-4o")
+    current_task.set(task)
+    await guarded_embeddings(plain).aembed_query("roses")
+    assert (task.model, task.input_tokens) == ("gpt-4o", llm.stats()["input_tokens"][MODEL])
+
+
+async def test_task_of_a_worker_pays_for_its_guarded_embeddings(plain, llm, redis_url, aredis):
+    guarded = guarded_embeddings(plain)
+
+    async def node(_state: dict) -> dict:
+        return {"size": len(await guarded.aembed_query("roses"))}
+
+    async with worker(redis_url, {"g": one_node_graph(node)}):
+        with Client(redis_url) as client:
+            task_id = client.submit({}, graph="g", user_id="ann").task_id
+            result = await asyncio.to_thread(client.wait, task_id, 20)
+    assert (result.status, result.result) == (State.SUCCESS, {"size": 1536})
+    assert result.metadata.input_tokens == llm.stats()["input_tokens"][MODEL]
+    usage = await TokenBudget(aredis, BudgetLimits()).usage(payer=Payer(user_id="ann"))
+    assert usage.tokens.used == result.metadata.input_tokens

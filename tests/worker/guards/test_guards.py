@@ -1,0 +1,222 @@
+"""The guards themselves: what they hold, hand back and book when callers are cancelled and when Redis is away."""
+
+import asyncio
+import time
+
+import pytest
+from redis.asyncio import Redis as AsyncRedis
+
+from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, CircuitBreaker, Outcome
+from langgraph_rq.shared.budget.token_budget import BudgetLimits, Payer
+from langgraph_rq.shared.connections.clients import open_async
+from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
+from langgraph_rq.shared.errors import ErrorType
+from langgraph_rq.shared.tasks import State
+from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
+from langgraph_rq.worker.guards.guards import Guards, TaskGuard, Used
+from langgraph_rq.worker.guards.refusals import BudgetExceeded, GuardUnavailable, ProviderUnavailableError, TaskGone
+from tests.fleet import PRICING
+from tests.model_calls import billed, books, run_node
+from tests.waiting import until
+
+MODEL = "gpt-4o-mini"
+BREAKER = f"openai/{MODEL}"
+TOKENS = (100, 50)
+BREAKER_LIMITS = BreakerLimits(open_s=0.001, max_open_s=0.001)
+
+
+@pytest.fixture
+async def client(redis_url):
+    async with open_async(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+async def guards(client, redis_url):
+    guards = Guards(client, redis_url, BREAKER_LIMITS, BudgetLimits(), PRICING)
+    yield guards
+    await guards.aclose()
+
+
+def admit(guards, task=None):
+    return guards.admit(task or TaskGuard(guards), BREAKER, MODEL, TOKENS, 60)
+
+
+async def probes_in_flight(aredis):
+    return (await CircuitBreaker(aredis, BREAKER_LIMITS).states())[0].probes_in_flight
+
+
+async def open_breaker(aredis):
+    """Open it for a millisecond: the next call is a probe."""
+    await CircuitBreaker(aredis, BREAKER_LIMITS).report(BREAKER, "t", 0, Outcome.QUOTA)
+    await asyncio.sleep(0.01)
+
+
+async def test_admitted_call_is_held_and_settled(guards, aredis):
+    task = TaskGuard(guards)
+    admitted = await admit(guards, task)
+    assert await books(aredis) == (0, 150)
+    await guards.settle(task, admitted, Outcome.OK, Used(70, 30))
+    assert await books(aredis) == (100, 0)
+    assert (task.input_tokens, task.output_tokens) == (70, 30)
+    assert task.cost_nano_usd > 0
+
+
+async def test_calls_outside_of_tasks_never_share_a_reservation(guards, aredis):
+    for _ in range(50):
+        task = TaskGuard(guards)
+        await guards.settle(task, await admit(guards, task), Outcome.OK, Used(1, 1))
+    assert await books(aredis) == (100, 0)
+    for _ in range(3):  # each TaskGuard may lie where the one before lay
+        await admit(guards)
+    assert await books(aredis) == (100, 450)
+
+
+async def test_admission_cancelled_at_any_moment_leaves_nothing_held_and_no_probe_behind(guards, aredis):
+    await open_breaker(aredis)
+    started = asyncio.get_running_loop().time()
+    await guards.settle(TaskGuard(guards), await admit(guards), Outcome.CANCEL, Used(0, 0))
+    round_trip_s = asyncio.get_running_loop().time() - started
+    for part in range(20):
+        asking = asyncio.create_task(admit(guards))
+        await asyncio.sleep(round_trip_s * part / 20)
+        asking.cancel()
+        [answer] = await asyncio.gather(asking, return_exceptions=True)
+        if not isinstance(answer, BaseException):
+            await guards.settle(TaskGuard(guards), answer, Outcome.CANCEL, Used(0, 0))
+
+        async def nothing_left():
+            return (await books(aredis), await probes_in_flight(aredis)) == ((0, 0), 0)
+
+        await until(nothing_left)
+
+
+async def test_settling_that_is_cancelled_is_done_all_the_same(guards, aredis):
+    for turns in range(4):
+        task = TaskGuard(guards)
+        settling = asyncio.create_task(guards.settle(task, await admit(guards, task), Outcome.OK, Used(1, 1)))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        was_begun = turns > 0
+        settling.cancel()
+        await asyncio.gather(settling, return_exceptions=True)
+        if was_begun:
+            expected = 2 * turns
+
+            async def is_settled(expected=expected):
+                return (await books(aredis))[0] == expected
+
+            await until(is_settled)
+
+
+async def test_probe_without_a_budget_lets_the_next_one_probe(guards, client, redis_url, aredis):
+    poor = Guards(client, redis_url, BREAKER_LIMITS, BudgetLimits(daily_tokens=10), PRICING)
+    await open_breaker(aredis)
+    with pytest.raises(BudgetExceeded):
+        await admit(poor)
+
+    async def is_free():
+        return await probes_in_flight(aredis) == 0
+
+    await until(is_free)
+    await admit(guards)
+    with pytest.raises(ProviderUnavailableError):
+        await admit(guards)
+
+
+async def test_call_refused_by_the_breaker_is_not_booked(guards, aredis):
+    await CircuitBreaker(aredis, BreakerLimits()).report(BREAKER, "t", 0, Outcome.QUOTA)
+    with pytest.raises(ProviderUnavailableError) as refused:
+        await admit(guards)
+    assert 0 < refused.value.retry_after_s <= 33
+    assert await aredis.keys("agent:budget:*") == []
+
+
+async def test_run_that_is_over_starts_no_call(guards, aredis):
+    task = TaskGuard(guards)
+    await guards.close_task(task)
+    with pytest.raises(TaskGone):
+        await admit(guards, task)
+    assert await books(aredis) == (0, 0)
+
+
+async def test_worker_without_its_lease_starts_no_call(guards, aredis):
+    guards.is_held = lambda: False
+    with pytest.raises(GuardUnavailable, match="lease"):
+        await admit(guards)
+    assert await aredis.keys("*") == []
+
+
+async def test_users_pay_for_themselves(guards, aredis):
+    guards.budget = BudgetLimits(user_daily_tokens=200)
+    ann, bob = (TaskGuard(guards, payer=Payer(user_id=name)) for name in ("ann", "bob"))
+    await admit(guards, ann)
+    with pytest.raises(BudgetExceeded, match="user's daily token budget"):
+        await admit(guards, ann)
+    await admit(guards, bob)
+
+
+async def test_callers_of_any_loop_and_thread_share_the_books(guards, aredis):
+    async def call():
+        task = TaskGuard(guards)
+        admitted = await guards.run_here(admit(guards, task))
+        await guards.run_here(guards.settle(task, admitted, Outcome.OK, Used(1, 1)))
+
+    await call()
+    await asyncio.to_thread(lambda: asyncio.run(call()))
+    await asyncio.to_thread(lambda: guards.run_sync(call()))
+    guards.run_sync(call())
+    assert await books(aredis) == (8, 0)
+
+
+@pytest.fixture
+def own_redis():
+    with EmbeddedRedis() as server:
+        yield server
+
+
+async def test_call_that_ends_while_redis_is_away_is_settled_when_it_is_back(own_redis):
+    async with open_async(own_redis.url) as redis:
+        guards = Guards(redis, own_redis.url, BreakerLimits(), BudgetLimits(), PRICING)
+        task = TaskGuard(guards)
+        admitted = await admit(guards, task)
+        await redis.config_set("appendfsync", "always")
+        own_redis.kill()
+        await guards.settle(task, admitted, Outcome.OK, Used(1, 1))
+        own_redis.start()
+        async with AsyncRedis.from_url(own_redis.url) as other:
+
+            async def is_settled():
+                return await books(other) == (2, 0)
+
+            await until(is_settled)
+        await guards.aclose()
+
+
+@pytest.mark.parametrize(("is_guarded", "is_sync"), [(True, False), (False, False), (False, True)])
+@pytest.mark.parametrize("comes_back_in_time", [True, False])
+async def test_no_call_starts_while_redis_is_away(comes_back_in_time, is_sync, is_guarded, own_redis, llm, chat):
+    model = guarded_chat_model(chat()) if is_guarded else chat()
+    deadline_s = 60 if comes_back_in_time else 1.5
+
+    async def node(_state):
+        own_redis.kill()
+        calling = asyncio.create_task(asyncio.to_thread(model.invoke, "hi") if is_sync else model.ainvoke("hi"))
+        await asyncio.sleep(0.2)
+        assert llm.calls() == []
+        if comes_back_in_time:
+            own_redis.start()
+        else:
+            asyncio.get_running_loop().call_later(deadline_s, own_redis.start)
+        return {"text": (await calling).text}
+
+    started = time.monotonic()
+    result = await run_node(own_redis.url, node, deadline_s=deadline_s)
+    if comes_back_in_time:
+        assert result.status is State.SUCCESS, result.error
+        async with AsyncRedis.from_url(own_redis.url) as other:
+            assert await books(other) == (billed(llm), 0)
+    else:
+        assert (result.status, result.error.type) == (State.TIMEOUT, ErrorType.TIMEOUT)
+        assert time.monotonic() - started >= deadline_s
+        assert llm.calls() == []

@@ -1,0 +1,245 @@
+"""A task that asks a person, and the task that goes on with the answer: exactly once, whatever dies between."""
+
+import asyncio
+from typing import Annotated, TypedDict
+
+import pytest
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import interrupt
+
+from langgraph_rq import Client, InvalidTaskError, NotInterruptedError, TaskConflictError, UnknownTaskError
+from langgraph_rq.producer.client.resume import INTERRUPT
+from langgraph_rq.shared.errors import ErrorType
+from langgraph_rq.shared.queue.task_queue import task_hash
+from langgraph_rq.shared.tasks import State
+from tests.fleet import worker
+from tests.waiting import until
+
+
+class Order(TypedDict):
+    said: Annotated[list, lambda old, new: old + new]
+
+
+def graph(*nodes):
+    """A graph whose nodes run side by side."""
+    builder = StateGraph(Order)
+    for node in nodes:
+        builder.add_node(node.__name__, node)
+        builder.add_edge(START, node.__name__)
+        builder.add_edge(node.__name__, END)
+    return builder.compile()
+
+
+async def ask_once(_state):
+    return {"said": [interrupt("how many?")]}
+
+
+async def ask_twice(_state):
+    return {"said": [interrupt("how many?"), interrupt("how many?")]}
+
+
+async def ask_size(_state):
+    return {"said": [("size", interrupt("which size?"))]}
+
+
+async def ask_colour(_state):
+    return {"said": [("colour", interrupt("which colour?"))]}
+
+
+@pytest.fixture
+def client(redis_url):
+    with Client(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def serving(redis_url):
+    def serve(*nodes, **options):
+        return worker(redis_url, {"g": graph(*nodes)}, checkpoints=True, **options)
+
+    return serve
+
+
+async def ended(client, task_id, timeout_s=15):
+    return await asyncio.to_thread(client.wait, task_id, timeout_s)
+
+
+def open_questions(result) -> dict:
+    return {question["value"]: question["id"] for question in result.result[INTERRUPT]}
+
+
+@pytest.mark.parametrize("thread_id", [None, "th"])
+async def test_answer_goes_on_with_the_thread(client, serving, thread_id):
+    async with serving(ask_once):
+        asked = client.submit({"said": []}, graph="g", thread_id=thread_id).task_id
+        assert (await ended(client, asked)).status is State.INTERRUPTED
+        result = await ended(client, client.resume(asked, 3).task_id)
+    assert (result.status, result.result) == (State.SUCCESS, {"said": [3]})
+
+
+async def test_same_answer_again_is_the_same_task_and_another_one_a_conflict(client, serving):
+    async with serving(ask_once):
+        asked = client.submit({"said": []}, graph="g").task_id
+        await ended(client, asked)
+        first = client.resume(asked, 3)
+        await ended(client, first.task_id)
+        again = client.resume(asked, 3)
+        assert (again.task_id, again.created) == (first.task_id, False)
+        with pytest.raises(TaskConflictError):
+            client.resume(asked, 4)
+
+
+async def test_node_that_asks_twice_gets_each_answer_where_it_asked(client, serving):
+    async with serving(ask_twice):
+        asked = client.submit({"said": []}, graph="g").task_id
+        await ended(client, asked)
+        second = client.resume(asked, 1).task_id
+        assert (await ended(client, second)).status is State.INTERRUPTED
+        assert client.resume(asked, 1).task_id == second
+        result = await ended(client, client.resume(second, 2).task_id)
+    assert result.result == {"said": [1, 2]}
+
+
+async def test_worker_killed_between_the_second_question_and_the_end_does_not_answer_it_with_the_first_answer(
+    redis_client, client, serving
+):
+    async with serving(ask_twice):
+        asked = client.submit({"said": []}, graph="g").task_id
+        await ended(client, asked)
+        second = client.resume(asked, 1).task_id
+        question = open_questions(await ended(client, second))
+        # As after a kill -9 just before the end was written: the task is queued again, with its second attempt to come.
+        redis_client.delete(f"agent:result:{second}", f"agent:events:{second}")
+        redis_client.hset(task_hash(second), mapping={"state": "pending", "place": "queue"})
+        redis_client.persist(f"rq:job:{second}")
+        redis_client.rpush("rq:queue:agent_tasks", second)
+        again = await ended(client, second)
+        assert (again.status, open_questions(again)) == (State.INTERRUPTED, question)
+        assert again.metadata.attempts == 2
+        result = await ended(client, client.resume(second, 2).task_id)
+    assert result.result == {"said": [1, 2]}
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+async def test_task_handed_back_while_it_uses_the_answer_does_not_answer_the_next_question_with_it(
+    redis_url, client, is_nested
+):
+    runs = []
+
+    async def ask(_state):
+        answer = interrupt("first?")
+        runs.append(answer)
+        if len(runs) == 1:
+            await asyncio.Event().wait()
+        return {"said": [answer, interrupt("second?")]}
+
+    asking = graph(ask)
+    if is_nested:
+        asking = StateGraph(Order).add_node("inner", asking).add_edge(START, "inner").add_edge("inner", END).compile()
+    async with worker(redis_url, {"g": asking}, checkpoints=True, drain_s=0):
+        asked = client.submit({"said": []}, graph="g").task_id
+        await ended(client, asked)
+        resumed = client.resume(asked, "one").task_id
+        await until(lambda: runs)
+    assert client.status(resumed).state is State.PENDING
+    async with worker(redis_url, {"g": asking}, checkpoints=True):
+        again = await ended(client, resumed)
+        assert list(open_questions(again)) == ["second?"]
+        result = await ended(client, client.resume(resumed, "two").task_id)
+    assert (result.result, again.metadata.attempts) == ({"said": ["one", "two"]}, 2)
+
+
+async def test_failing_answer_that_is_tried_again_is_not_taken_for_the_next_one(client, serving):
+    runs = []
+
+    async def ask(_state):
+        answer = interrupt("first?")
+        runs.append(answer)
+        if len(runs) == 1:
+            raise ConnectionError
+        return {"said": [answer, interrupt("second?")]}
+
+    async with serving(ask):
+        asked = client.submit({"said": []}, graph="g", max_attempts=2).task_id
+        await ended(client, asked)
+        resumed = client.resume(asked, "one").task_id
+        assert list(open_questions(await ended(client, resumed))) == ["second?"]
+        result = await ended(client, client.resume(resumed, "two").task_id)
+    assert result.result == {"said": ["one", "two"]}
+
+
+async def test_several_open_questions_are_answered_by_their_ids(client, serving):
+    async with serving(ask_size, ask_colour):
+        asked = client.submit({"said": []}, graph="g").task_id
+        ids = open_questions(await ended(client, asked))
+        with pytest.raises(InvalidTaskError, match="answers by interrupt id"):
+            client.resume(asked, "L")
+        answers = {ids["which size?"]: "L", ids["which colour?"]: "red"}
+        result = await ended(client, client.resume(asked, answers=answers).task_id)
+    assert sorted(result.result["said"]) == [["colour", "red"], ["size", "L"]]
+
+
+async def test_answer_to_one_of_two_questions_leaves_the_other_open(client, serving):
+    async with serving(ask_size, ask_colour):
+        asked = client.submit({"said": []}, graph="g").task_id
+        ids = open_questions(await ended(client, asked))
+        half = client.resume(asked, answers={ids["which size?"]: "L"}).task_id
+        assert list(open_questions(await ended(client, half))) == ["which colour?"]
+        result = await ended(client, client.resume(half, "red").task_id)
+    assert sorted(result.result["said"]) == [["colour", "red"], ["size", "L"]]
+
+
+async def test_answer_that_comes_when_another_question_is_open_runs_nothing_and_shows_that_one(client, serving):
+    async with serving(ask_once):
+        first = client.submit({"said": []}, graph="g", thread_id="th").task_id
+        await ended(client, first)
+        second = client.submit({"said": ["again"]}, graph="g", thread_id="th").task_id
+        newer = open_questions(await ended(client, second))
+        late = await ended(client, client.resume(first, 3).task_id)
+    assert (late.status, open_questions(late)) == (State.INTERRUPTED, newer)
+
+
+async def test_answer_that_comes_when_nothing_is_asked_any_more_is_rejected(client, serving):
+    async def ask_the_first_time(state):
+        return {"said": [1 if "done" in state["said"] else interrupt("how many?")]}
+
+    async with serving(ask_the_first_time):
+        first = client.submit({"said": []}, graph="g", thread_id="th").task_id
+        await ended(client, first)
+        await ended(client, client.submit({"said": ["done"]}, graph="g", thread_id="th").task_id)
+        late = await ended(client, client.resume(first, 3).task_id)
+    assert (late.status, late.error.type) == (State.ERROR, ErrorType.REJECTED)
+
+
+async def test_only_what_was_asked_can_be_answered(client, serving):
+    async with serving(ask_once):
+        asked = client.submit({"said": []}, graph="g").task_id
+        await ended(client, asked)
+        with pytest.raises(InvalidTaskError, match="got: nope"):
+            client.resume(asked, answers={"nope": 1})
+        with pytest.raises(InvalidTaskError, match="either value"):
+            client.resume(asked)
+        answered = client.resume(asked, 1).task_id
+        await ended(client, answered)
+        with pytest.raises(NotInterruptedError, match="ended as success"):
+            client.resume(answered, 1)
+        with pytest.raises(UnknownTaskError):
+            client.resume("nobody", 1)
+
+
+async def test_question_is_kept_as_long_as_it_can_be_answered(client, serving, redis_client):
+    async with serving(ask_once):
+        asked = client.submit({"said": []}, graph="g").task_id
+        await ended(client, asked)
+    week_s = 7 * 86_400
+    for key in (f"agent:result:{asked}", f"rq:job:{asked}", f"agent:task:{asked}"):
+        assert week_s - 60 < redis_client.ttl(key) <= week_s
+
+
+async def test_answered_thread_of_a_task_without_one_leaves_nothing_for_long(client, serving, redis_client):
+    async with serving(ask_once):
+        asked = client.submit({"said": []}, graph="g").task_id
+        await ended(client, asked)
+        await ended(client, client.resume(asked, 1).task_id)
+        keys = redis_client.keys("checkpoint*TASK--*")
+        await until(lambda: keys and all(0 < redis_client.ttl(key) <= 60 for key in keys if redis_client.exists(key)))

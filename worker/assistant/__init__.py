@@ -1,0 +1,1 @@
+"""The built-in graph, which answers questions with a model chosen by their complexity. Begin with graph.py."""

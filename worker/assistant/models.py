@@ -1,0 +1,65 @@
+"""The assistant's models: one guarded client per model, shared by all tasks of the process."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+from langchain_core.language_models import BaseChatModel
+from langchain_openai import ChatOpenAI
+from openai import DefaultAsyncHttpxClient
+
+from langgraph_rq.shared.settings import AssistantSettings, CallSettings, ModelSettings, load
+from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
+from langgraph_rq.worker.guards.model_call import CallLimits
+
+
+@dataclass(frozen=True, slots=True)
+class AssistantModels:
+    """Guarded models, by the names that the settings give them.
+
+    Args:
+        retried: Tried several times, with another model behind each.
+        tried_once: Tried once, with none behind.
+    """
+
+    retried: Mapping[str, BaseChatModel]
+    tried_once: Mapping[str, BaseChatModel]
+
+
+@asynccontextmanager
+async def open_models(settings: AssistantSettings) -> AsyncIterator[AssistantModels]:
+    """Make the models from the environment, with an HTTP client of the running loop.
+
+    The library's own default is one client for the whole process, which fails once the loop that first used it is
+    closed.
+    """
+    provider, limits = load(ModelSettings), CallLimits(**load(CallSettings).model_dump())
+    names = (
+        settings.simple_model,
+        settings.medium_model,
+        settings.complex_model,
+        settings.fallback_model,
+        settings.classifier_model,
+    )
+    async with DefaultAsyncHttpxClient() as http:
+        models = {
+            name: ChatOpenAI(
+                model=name,
+                api_key=provider.openai_api_key,
+                base_url=provider.openai_base_url,
+                max_completion_tokens=settings.max_output_tokens,
+                http_async_client=http,
+            )
+            for name in dict.fromkeys(names)
+        }
+        yield guard_models(models, settings.fallback_model, limits)
+
+
+def guard_models(models: Mapping[str, BaseChatModel], fallback: str, limits: CallLimits) -> AssistantModels:
+    """Guard the models; behind each stands the fallback model, behind that one any other, if there is one."""
+    behind = {name: [models[other] for other in (fallback, *models) if other != name][:1] for name in models}
+    once = replace(limits, attempts=1)
+    return AssistantModels(
+        retried={name: guarded_chat_model(model, behind[name], limits=limits) for name, model in models.items()},
+        tried_once={name: guarded_chat_model(model, limits=once) for name, model in models.items()},
+    )

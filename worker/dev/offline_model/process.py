@@ -1,0 +1,234 @@
+"""An OpenAI-compatible model server that needs no network: for the demo, tests, benchmarks and chaos.
+
+`OfflineLLM` runs it as a process of its own that ends with the process that started it. `answers.py` decides what it
+says, `faults.py` how it fails, `calls.py` records each call, and `server.py` has the routes. Importing this module
+loads none of them.
+
+Run it in the foreground with `langgraph-producer dev model`; it prints its URL.
+"""
+
+import argparse
+import json
+import math
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from http.client import HTTPConnection
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+_STOP_TIMEOUT_S = 10.0
+_ADMIN_TIMEOUT_S = 30.0
+_ANNOUNCEMENT = "OPENAI_BASE_URL="
+
+_EXAMPLES = """\
+examples:
+  langgraph-producer dev model --port 8010 --latency 0.2     each answer after 0.2 s
+  langgraph-producer dev model --log calls.jsonl             keep a record of every call
+  curl -H 'x-fault: 429; retry_after=2' ...                  one call with a fault
+  curl -d '[{"fault": "500", "times": 3}]' 127.0.0.1:8010/admin/faults
+  curl '127.0.0.1:8010/admin/calls?since=0'                  the calls so far
+
+exit codes: 0 ended by SIGTERM or SIGINT, 2 wrong usage, 3 the address is taken or the log cannot be written
+"""
+
+
+class OfflineLLMError(RuntimeError):
+    """The server did not start, or refused what its admin side was asked; the message says why."""
+
+
+class OfflineAdmin:
+    """The admin side of a running server.
+
+    Args:
+        url: The server's URL, with or without the trailing /v1.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._address = urlsplit(url).netloc
+
+    def calls(self, since: int = 0) -> list[dict[str, Any]]:
+        """List the calls after number `since`, as `CallRecord`s; raises when some no longer fit into memory."""
+        found = self._ask("GET", f"/admin/calls?since={since}")
+        if found["dropped"]:
+            raise OfflineLLMError(
+                f"{found['dropped']} calls no longer in memory: clear() more often, or read the log file"
+            )
+        return list(found["calls"])
+
+    def stats(self) -> dict[str, Any]:
+        """Count `calls`, `in_flight`, `max_in_flight`, and `input_tokens` and `output_tokens` billed, by model."""
+        return dict(self._ask("GET", "/admin/stats"))
+
+    def faults(self) -> list[dict[str, Any]]:
+        """List the fault rules in force, each with its `hits`."""
+        return list(self._ask("GET", "/admin/faults"))
+
+    def set_faults(self, rules: Iterable[Mapping[str, Any]]) -> None:
+        """Put rules with the fields of `FaultRule` in force instead of the former ones."""
+        self._ask("POST", "/admin/faults", [dict(rule) for rule in rules])
+
+    def set_latency(self, latency_s: float) -> None:
+        """Set the seconds before each answer."""
+        self._ask("POST", "/admin/latency", {"latency_s": latency_s})
+
+    def clear(self) -> None:
+        """Forget calls, counters and fault rules; the latency stays."""
+        self._ask("DELETE", "/admin/calls")
+        self._ask("DELETE", "/admin/faults")
+
+    def _ask(self, method: str, path: str, value: Any = None) -> Any:
+        connection = HTTPConnection(self._address, timeout=_ADMIN_TIMEOUT_S)
+        try:
+            connection.request(method, path, None if value is None else json.dumps(value))
+            response = connection.getresponse()
+            answer = json.loads(response.read())
+        finally:
+            connection.close()
+        if response.status != 200:
+            raise OfflineLLMError(answer["error"]["message"])
+        return answer
+
+
+class OfflineLLM:
+    """The server as a process of its own on a free port of 127.0.0.1; a context manager.
+
+    `start` after `kill` brings it back at the same URL, with an empty memory.
+
+    Args:
+        latency_s: Seconds before each answer.
+        log: A file that gets every call as JSON lines. None: memory only.
+        keep_prompts: Keep each call's prompt in the log, not only its SHA-256.
+    """
+
+    def __init__(self, *, latency_s: float = 0.0, log: Path | None = None, keep_prompts: bool = False) -> None:
+        self._options = ["--latency", str(latency_s)]
+        if log:
+            self._options += ["--log", str(log)]
+        if keep_prompts:
+            self._options.append("--keep-prompts")
+        self._process: subprocess.Popen[str] | None = None
+        self._port = 0
+        self.url = ""
+        """The URL for OPENAI_BASE_URL, ending in /v1; empty until it has started."""
+
+    @property
+    def admin(self) -> OfflineAdmin:
+        """Its admin side."""
+        return OfflineAdmin(self.url)
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running server."""
+        assert self._process
+        return self._process.pid
+
+    def start(self) -> Self:
+        """Start it and return when it listens."""
+        self._process = subprocess.Popen(  # noqa: S603
+            # -P: a folder named worker in the current directory is not ours.
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "langgraph_rq.worker.dev.offline_model",
+                f"--port={self._port}",
+                "--with-parent",
+                *self._options,
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert self._process.stdout
+        announcement = self._process.stdout.readline().strip()
+        if not announcement:
+            self.stop()
+            raise OfflineLLMError("the offline model server ended at once: see its error above")
+        self.url = announcement.removeprefix(_ANNOUNCEMENT)
+        self._port = urlsplit(self.url).port or 0
+        return self
+
+    def kill(self) -> None:
+        """Kill it with SIGKILL, as a crash would."""
+        if self._process:
+            self._process.kill()
+        self.stop()
+
+    def stop(self) -> None:
+        """End it; calls in flight get a few seconds, hanging ones are dropped."""
+        if self._process is None:
+            return
+        try:
+            self._process.communicate(timeout=_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
+        self._process = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the server in the foreground until it is interrupted."""
+    options = _parser().parse_args(argv)
+    # Imported here so that importing OfflineLLM stays cheap.
+    from langgraph_rq.worker.dev.offline_model.calls import CallLog  # noqa: PLC0415
+    from langgraph_rq.worker.dev.offline_model.server import OfflineModel, serve  # noqa: PLC0415
+
+    try:
+        calls = CallLog(options.log, keep_prompts=options.keep_prompts)
+        listener = socket.create_server((options.host, options.port))
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 3
+
+    def announce() -> None:
+        host, port = listener.getsockname()[:2]
+        print(f"{_ANNOUNCEMENT}http://{host}:{port}/v1", flush=True)  # noqa: T201
+
+    # uvicorn ends gracefully, then raises the signal again for whoever handled it before.
+    signal.signal(signal.SIGTERM, _exit)
+    signal.signal(signal.SIGINT, _exit)
+    serve(OfflineModel(calls, options.latency), listener, announce, with_parent=options.with_parent)
+    return 0
+
+
+def _exit(_signal: int, _frame: FrameType | None) -> None:
+    sys.exit(0)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"expected seconds, 0 or more, got: {text}")
+    return seconds
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="langgraph-producer dev model",
+        description="Run an OpenAI-compatible model server that needs no network; its URL is printed.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=0, help="port to listen on (default: a free one)")
+    parser.add_argument(
+        "--latency", type=_seconds, default=0.0, metavar="S", help="seconds before each answer (default: 0)"
+    )
+    parser.add_argument("--log", type=Path, metavar="FILE", help="append every call to FILE as JSON lines")
+    parser.add_argument("--keep-prompts", action="store_true", help="record prompts, not only their SHA-256")
+    parser.add_argument("--with-parent", action="store_true", help=argparse.SUPPRESS)
+    return parser

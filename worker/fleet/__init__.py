@@ -1,0 +1,1 @@
+"""A worker process among others: claim, lease, drain, isolate. Begin with graph_worker.py."""

@@ -1,0 +1,155 @@
+"""The worker's lease: kept by a thread of its own, so that a busy event loop does not lose its tasks.
+
+The thread renews on its own connection, tells the loop what Redis says this worker owns, and brings back the tasks of
+dead workers. It stops renewing when the loop has not ticked for `STUCK_S`: a stuck worker must lose its tasks.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from redis.exceptions import RedisError
+
+from langgraph_rq.shared.budget.token_budget import BudgetLimits, expire_call
+from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.connections.clients import open_sync
+from langgraph_rq.shared.queue.task_queue import Lease, QueueTimes, Reaped, leave_call, reap_call, renew_call
+from langgraph_rq.shared.telemetry.logs import get_logger
+from langgraph_rq.worker.fleet.sweeper import sweep
+from langgraph_rq.worker.guards.guards import tell_alerts
+
+STUCK_S = 30.0
+_EXPIRED_AT_ONCE = 100
+MARGIN_S = 1.0
+"""No model call starts this shortly before the lease may end (self-fencing)."""
+
+_log = get_logger(__name__)
+
+
+class LeaseKeeper:
+    """Keeps one worker's lease from `start` to `stop`.
+
+    Args:
+        url: Redis, where the thread opens a connection of its own.
+        worker: The worker's name.
+        times: How long the lease lasts (it is renewed four times in that time) and things are kept.
+        graphs: What the worker serves: graph -> JSON schema of its input.
+        loop: The loop that runs the tasks; both callbacks are called in it.
+        on_renewed: Gets what Redis says this worker owns, and when (monotonic) it was asked.
+        on_lost: Called once when another worker has reaped this one.
+        budget: Reservations of dead callers are charged under these limits.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        worker: str,
+        times: QueueTimes,
+        graphs: Mapping[str, str],
+        loop: asyncio.AbstractEventLoop,
+        on_renewed: Callable[[Lease, float], None],
+        on_lost: Callable[[], None],
+        budget: BudgetLimits,
+    ) -> None:
+        self.worker = worker
+        self._redis = open_sync(url, connections=1, timeout_s=max(1.0, times.lease_ms / 4000))
+        self._times = times
+        self._lease_s = times.lease_ms / 1000
+        self._graphs = graphs
+        self._loop = loop
+        self._on_renewed = on_renewed
+        self._on_lost = on_lost
+        self._budget = budget
+        self._stopping = threading.Event()
+        self._renewed_at = self._unbroken_since = self._ticked_at = time.monotonic()
+        self._thread = threading.Thread(target=self._keep, name=f"lease of {worker}", daemon=True)
+
+    def start(self) -> None:
+        """Join the fleet, then renew in the background. Raises what Redis raises when it cannot be reached."""
+        asked_at = time.monotonic()
+        scripts.run_sync(self._redis, self._renewal(join=True))
+        self._renewed_at = self._unbroken_since = self._ticked_at = asked_at
+        self._thread.start()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the lease surely still holds, whatever Redis may say: then a model call may start."""
+        return time.monotonic() - self._renewed_at < self._lease_s - MARGIN_S
+
+    def stop(self) -> int:
+        """Stop renewing and leave; answers how many tasks Redis still holds for this worker."""
+        self._stopping.set()
+        self._thread.join(timeout=self._lease_s)
+        try:
+            return scripts.run_sync(self._redis, leave_call(self.worker))
+        except (RedisError, OSError) as error:
+            _log.warning("worker.left_without_word", worker=self.worker, error=str(error))
+            return 0
+        finally:
+            self._redis.close()
+
+    def _renewal(self, *, join: bool) -> scripts.Call[Lease | None]:
+        return renew_call(self.worker, self._times.lease_ms, self._graphs, join=join)
+
+    def _keep(self) -> None:
+        wait_s = self._lease_s / 4
+        while not self._stopping.wait(wait_s) and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._tick)
+            if time.monotonic() - self._ticked_at > STUCK_S:
+                _log.error("worker.stuck", worker=self.worker, seconds=round(time.monotonic() - self._ticked_at))
+                continue
+            try:
+                if not self._renew():
+                    self._loop.call_soon_threadsafe(self._on_lost)
+                    return
+                wait_s = self._reap_and_say_when()
+            except (RedisError, OSError) as error:
+                self._unbroken_since = time.monotonic()
+                wait_s = min(0.5, self._lease_s / 8)
+                _log.warning("lease.not_renewed", worker=self.worker, error=str(error))
+            except Exception:  # what somebody wrote into Redis must not end the lease of every worker that reads it
+                _log.exception("worker.broken", worker=self.worker)
+                wait_s = self._lease_s / 4
+
+    def _tick(self) -> None:
+        self._ticked_at = time.monotonic()
+
+    def _renew(self) -> bool:
+        asked_at = time.monotonic()
+        lease = scripts.run_sync(self._redis, self._renewal(join=False))
+        if lease is None:
+            return False
+        if asked_at - self._renewed_at > self._lease_s:
+            self._unbroken_since = asked_at
+        self._renewed_at = asked_at
+        self._loop.call_soon_threadsafe(self._on_renewed, lease, asked_at)
+        return True
+
+    def _reap_and_say_when(self) -> float:
+        """Reap only after renewals without a gap for a full lease: after an outage everybody needs that time first."""
+        wait_s = self._lease_s / 4
+        if time.monotonic() - self._unbroken_since < self._lease_s:
+            return wait_s
+        # A million overdue tasks take minutes; the lease, and with it the whole fleet, must not wait for that.
+        renew_at = time.monotonic() + wait_s
+        reaped = scripts.run_sync(self._redis, reap_call(worker=self.worker))
+        while reaped.reaped or reaped.promoted:
+            _log_reaped(reaped)
+            if time.monotonic() > renew_at:
+                return 0.0
+            reaped = scripts.run_sync(self._redis, reap_call(worker=self.worker))
+        while (expired := scripts.run_sync(self._redis, expire_call(_EXPIRED_AT_ONCE, self._budget))).charged:
+            _log.warning("budget.expired", reservations=len(expired.charged))
+            tell_alerts(expired.alerts)
+            if time.monotonic() > renew_at:
+                return 0.0
+        while sweep(self._redis, self._times):
+            if time.monotonic() > renew_at:
+                return 0.0
+        return wait_s if reaped.next_due_ms is None else min(wait_s, reaped.next_due_ms / 1000)
+
+
+def _log_reaped(reaped: Reaped) -> None:
+    for task_id in reaped.reaped:
+        _log.warning("task.reaped", task_id=task_id)

@@ -1,0 +1,50 @@
+"""The threads of sync nodes, and how many of them are stuck in a task that has ended without them."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+from typing import ParamSpec, TypeVar
+
+from langgraph_rq.worker.guards.guards import TaskGuard, current_task
+
+THREAD = "node"
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class NodeThreads(ThreadPoolExecutor):
+    """A pool with a thread for each task in flight: asyncio's default has six of them on two cores.
+
+    A thread cannot be stopped. When a task is cancelled or reaches its deadline inside a sync node, the node goes on
+    and keeps its thread; its model calls are refused and what it returns is dropped.
+    """
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads, thread_name_prefix=THREAD)
+        self._running: dict[int, TaskGuard] = {}
+        self._lock = Lock()
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
+        """Run `fn` in a thread, remembering whose it is."""
+        task = current_task.get()
+        future = super().submit(fn, *args, **kwargs)
+        if task is not None:
+            with self._lock:
+                self._running[id(future)] = task
+            future.add_done_callback(lambda done: self._forget(id(done)))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002 - asyncio passes it
+        """Take no more nodes, and wait for none, though asyncio asks for that at its end: one may block for ever."""
+        super().shutdown(wait=False, cancel_futures=cancel_futures)
+
+    @property
+    def abandoned(self) -> int:
+        """Threads that work for a task that has ended."""
+        with self._lock:
+            return sum(task.is_over for task in self._running.values())
+
+    def _forget(self, key: int) -> None:
+        with self._lock:
+            self._running.pop(key, None)

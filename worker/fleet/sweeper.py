@@ -1,0 +1,39 @@
+"""The sweeper: a safety net below the queue.
+
+It queues again what an RQ tool or a restored backup took out of its place, and ends what waited past its deadline, so
+that whoever waits for it hears of it.
+"""
+
+from collections.abc import Iterable
+
+from redis import Redis
+
+from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.queue.ending import ask, early_end
+from langgraph_rq.shared.queue.task_queue import QueueTimes, cancel_call, sweep_call
+from langgraph_rq.shared.tasks import State
+from langgraph_rq.shared.telemetry.logs import get_logger
+
+_log = get_logger(__name__)
+
+
+def sweep(redis: Redis, times: QueueTimes) -> bool:
+    """Look through the next batch of open tasks, and end those that are overdue; says whether more may be overdue."""
+    swept = scripts.run_sync(redis, sweep_call())
+    for task_id in swept.again:
+        _log.warning("task.swept", task_id=task_id, reason="it was not where its hash said")
+    _end(redis, swept.removed, State.CANCELLED, times)
+    return _end(redis, swept.overdue, State.TIMEOUT, times) > 0
+
+
+def _end(redis: Redis, task_ids: Iterable[str], state: State, times: QueueTimes) -> int:
+    """End tasks that nobody runs; answers how many did."""
+    ended = 0
+    for task_id in task_ids:
+        pipeline = redis.pipeline(transaction=False)
+        ask(pipeline, task_id)
+        result = early_end(task_id, state, pipeline.execute())
+        if result and scripts.run_sync(redis, cancel_call(task_id, state, result, times)) is state:
+            _log.warning("task.completed", task_id=task_id, state=state, reason="it ended while it waited")
+            ended += 1
+    return ended

@@ -1,0 +1,218 @@
+"""The graphs that a worker serves: named by langgraph.json, imported and compiled once at boot.
+
+A graph may be a compiled graph, a `StateGraph`, or a factory of either: a function, sync or async or a context
+manager, that takes nothing or a config. A factory is called once, at boot, in the worker's event loop. Every graph gets
+the worker's checkpointer and store in place of its own, as LangGraph's server does.
+
+Sync nodes run in the event loop's default executor, which the worker sizes to its concurrency.
+"""
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from traceback import extract_tb
+from types import ModuleType
+from typing import Any
+from zlib import crc32
+
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.graph import StateGraph
+from langgraph.pregel import Pregel
+from langgraph.store.base import BaseStore
+
+from langgraph_rq.worker.graphs.input_schema import input_schema
+from langgraph_rq.worker.graphs.langgraph_json import GraphLoadError, LanggraphJson, add_to_import_path, package_root
+
+__all__ = ["GraphLoadError", "Graphs", "LoadedGraph", "load_graphs"]
+
+AnyGraph = Pregel[Any, Any, Any, Any]
+
+_UNNAMED = "LangGraph"
+"""What LangGraph calls a graph that was given no name."""
+
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedGraph:
+    """A graph that is ready to run."""
+
+    name: str
+    graph: AnyGraph
+    input_schema: Mapping[str, Any]
+    """JSON schema of the input, for the producer's door; empty where the graph's types have none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Graphs:
+    """All graphs of this worker by name, and what its operator should be told about them."""
+
+    by_name: Mapping[str, LoadedGraph]
+    warnings: tuple[str, ...]
+
+
+@asynccontextmanager
+async def load_graphs(
+    config: LanggraphJson, *, checkpointer: BaseCheckpointSaver[Any] | None, store: BaseStore | None = None
+) -> AsyncIterator[Graphs]:
+    """Import and compile every graph of `config`; on leaving, factories that are context managers are closed.
+
+    Args:
+        config: from `read_langgraph_json`; its environment and import paths are put to use here.
+        checkpointer: goes into every graph; None runs them without checkpoints.
+        store: goes into every graph; None leaves a graph its own.
+
+    Raises:
+        GraphLoadError: one line that names the graph, where it was looked for and what was wrong.
+    """
+    config.apply()
+    warnings = list(config.warnings)
+    by_name = {}
+    async with AsyncExitStack() as stack:
+        for name, spec in config.graphs.items():
+            where = f"graph {name!r} ({spec})"
+            made = await _make(load_attribute(config, spec, where), where, stack)
+            graph = _put_in(made, name, where, checkpointer, store)
+            schema, problem = _schema(graph)
+            warnings += [f"{where}: its input cannot be checked at the door: {problem}"] if problem else []
+            by_name[name] = LoadedGraph(name, graph, schema)
+        yield Graphs(by_name, tuple(warnings))
+
+
+def load_attribute(config: LanggraphJson, spec: str, where: str) -> Any:
+    """Import what `spec` names: "./file.py:attribute", relative to the file, or "package.module:attribute".
+
+    Raises:
+        GraphLoadError: beginning with `where`.
+    """
+    source, _, attribute = spec.rpartition(":")
+    is_file = "/" in source or source.endswith(".py")
+    try:
+        module = _import_file(config.folder, source) if is_file else importlib.import_module(source)
+    except GraphLoadError as error:
+        raise GraphLoadError(f"{where}: {error}") from None
+    except (Exception, SystemExit) as error:
+        raise GraphLoadError(f"{where}: could not be imported: {_one_line(error)}") from error
+    if not hasattr(module, attribute):
+        raise GraphLoadError(f"{where}: {source} has no {attribute!r}{_suggestion(module, attribute)}")
+    return getattr(module, attribute)
+
+
+def _import_file(folder: Path, source: str) -> ModuleType:
+    file = (folder / source).resolve()
+    if not file.is_file():
+        raise GraphLoadError(f"there is no file {file}")
+    if file.suffix != ".py":
+        raise GraphLoadError(f"expected a Python file, got: {file.name}")
+    return _import_from_package(file) if (file.parent / "__init__.py").is_file() else _import_alone(folder, file)
+
+
+def _import_from_package(file: Path) -> ModuleType:
+    """Import a package's module under its full name, so that relative imports work and no module is loaded twice."""
+    root = package_root(file.parent)
+    add_to_import_path(root)
+    name = ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+    module = importlib.import_module(name)
+    if module.__file__ is None or not file.samefile(module.__file__):
+        raise GraphLoadError(f"its module {name!r} is hidden by another one of this name: {module.__file__}")
+    return module
+
+
+def _import_alone(folder: Path, file: Path) -> ModuleType:
+    """Import a file that is in no package, under a name that is the same in every worker.
+
+    Checkpoints name the module of a dataclass in the state, and another worker must find it.
+    """
+    name = f"graph_{file.stem}_{crc32(os.path.relpath(file, folder).encode()):08x}"
+    known = sys.modules.get(name)
+    if known and known.__file__ == str(file):
+        return known
+    spec = spec_from_file_location(name, file)
+    assert spec
+    assert spec.loader
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+async def _make(attribute: Any, where: str, stack: AsyncExitStack) -> Any:
+    """Get from what langgraph.json names to a graph: call a factory, await it, enter it."""
+    required = _required_parameters(attribute)
+    if required is None:
+        return attribute
+    if len(required) > 1:
+        raise GraphLoadError(f"{where}: expected a factory to take nothing or a config, got: ({', '.join(required)})")
+    try:
+        made = attribute(*({"configurable": {}} for _ in required))
+        if inspect.isawaitable(made):
+            made = await made
+        if isinstance(made, AbstractAsyncContextManager):
+            made = await stack.enter_async_context(made)
+        elif isinstance(made, AbstractContextManager):
+            made = stack.enter_context(made)
+    except Exception as error:
+        raise GraphLoadError(f"{where}: its factory failed: {_one_line(error)}") from error
+    return made
+
+
+def _required_parameters(attribute: Any) -> list[str] | None:
+    """Name the parameters without a default; None for what cannot be called."""
+    try:
+        parameters = inspect.signature(attribute).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    return [one.name for one in parameters if one.default is one.empty and one.kind not in _VARIADIC]
+
+
+def _put_in(
+    made: Any, name: str, where: str, checkpointer: BaseCheckpointSaver[Any] | None, store: BaseStore | None
+) -> AnyGraph:
+    if isinstance(made, StateGraph):
+        try:
+            made = made.compile()
+        except Exception as error:
+            raise GraphLoadError(f"{where}: could not be compiled: {_one_line(error)}") from error
+    if not isinstance(made, Pregel):
+        raise GraphLoadError(
+            f"{where}: expected a compiled graph, a StateGraph or a factory of either, got: {type(made).__name__}"
+        )
+    update: dict[str, Any] = {"checkpointer": checkpointer}
+    if store is not None:
+        update["store"] = store
+    if made.name == _UNNAMED:
+        update["name"] = name
+    return made.copy(update)
+
+
+def _schema(graph: AnyGraph) -> tuple[Mapping[str, Any], str | None]:
+    try:
+        return input_schema(graph), None
+    except Exception as error:
+        return {}, _one_line(error)
+
+
+def _suggestion(module: ModuleType, attribute: str) -> str:
+    names = [name for name in vars(module) if not name.startswith("_")]
+    graphs = [name for name in names if isinstance(vars(module)[name], Pregel | StateGraph)]
+    close = get_close_matches(attribute, names, n=1) or graphs
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+def _one_line(error: BaseException) -> str:
+    """Say what was raised and in which line of whose file."""
+    frames = [frame for frame in extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames[1:] else ""
+    text = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {text}{'' if isinstance(error, SyntaxError) else place}"

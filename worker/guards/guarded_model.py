@@ -1,0 +1,275 @@
+"""`guarded_chat_model`: any LangChain chat model, with breaker, budget, retries and fallback models around each call.
+
+It is an instance of a subclass of the model's own class, so tools, structured output and everything else that the model
+can do work as before. It always sets an output limit, so that the budget cannot be overshot by it.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing, contextmanager
+from functools import cache, partial
+from typing import Any, TypeVar, cast
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult, LLMResult
+from pydantic import PrivateAttr
+
+from langgraph_rq.shared.breaker.circuit_breaker import Outcome
+from langgraph_rq.worker.guards.guards import Guards, TaskGuard, current_task
+from langgraph_rq.worker.guards.inner_model import InnerModel
+from langgraph_rq.worker.guards.model_call import Called, CallLimits, Target, call_models, settle_failure
+from langgraph_rq.worker.guards.model_usage import StreamMeter, read_usage
+from langgraph_rq.worker.guards.refusals import Refusal
+
+GUARDED = "langgraph_rq_guarded"
+"""In a model's metadata: its calls are guarded already."""
+
+M = TypeVar("M", bound=BaseChatModel)
+_END: Any = object()
+
+
+def guarded_chat_model(
+    model: M, fallbacks: Sequence[BaseChatModel] = (), *, limits: CallLimits | None = None, guards: Guards | None = None
+) -> M:
+    """Guard a chat model: `model` is called first, then `fallbacks` in turn, when it cannot be used.
+
+    Args:
+        model: Any chat model. Its own retries are switched off; ours know the breaker and the deadline.
+        fallbacks: Models of the same class: tools and schemas are encoded once, as the class does it.
+        limits: Attempts, timeout, longest wait.
+        guards: Only outside of a worker, where there is no task to find them by.
+
+    Returns:
+        A model of the same class, for `invoke`, `ainvoke`, `stream`, `astream`, `batch`, tools, structured output.
+        Its calls raise `ProviderUnavailableError` when no model can be used, and a `Refusal`, which
+        ends the run, when the budget is spent.
+
+    Raises:
+        TypeError: a fallback is of another class.
+    """
+    for fallback in fallbacks:
+        if not isinstance(fallback, type(model)):
+            raise TypeError(f"expected fallbacks to be {type(model).__name__} too, got: {type(fallback).__name__}")
+    # Constructed from its fields as they are: clients are shared, and nothing is validated twice.
+    fields = {**model.__dict__, "metadata": {**(model.metadata or {}), GUARDED: True}}
+    guarded: Any = _guarded_class(type(model)).model_construct(model.model_fields_set, **fields)
+    guarded._inner = (
+        InnerModel.of(model, is_fallback=False),
+        *(InnerModel.of(fallback, is_fallback=True) for fallback in fallbacks),
+    )
+    guarded._limits = limits or CallLimits()
+    guarded._guards = guards
+    return guarded  # type: ignore[no-any-return]
+
+
+class _CarriedRefusal(Exception):  # noqa: N818 - only the way of a refusal through LangChain
+    """A refusal on its way through `BaseChatModel`, which takes a BaseException that a call raised for a result."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(str(refusal))
+        self.refusal = refusal
+
+
+class _GuardedMixin(BaseChatModel):
+    """The methods by which LangChain calls a model, each guarded; the rest is the model's own class."""
+
+    # LangChain calls these methods of a model; they are how it is extended, in spite of their names.
+    # ruff: noqa: SLF001
+    _inner: tuple[InnerModel, ...] = PrivateAttr(default=())
+    _limits: CallLimits = PrivateAttr(default_factory=CallLimits)
+    _guards: Guards | None = PrivateAttr(default=None)
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """Say no: what is loaded elsewhere would be a model without its guards."""
+        return False
+
+    async def agenerate(self, *args: Any, **kwargs: Any) -> LLMResult:
+        """Call the model for many prompts, as LangChain does; see `_CarriedRefusal`."""
+        with _delivered():
+            return await super().agenerate(*args, **kwargs)
+
+    def generate(self, *args: Any, **kwargs: Any) -> LLMResult:
+        """Call the model for many prompts, as LangChain does; see `_CarriedRefusal`."""
+        with _delivered():
+            return super().generate(*args, **kwargs)
+
+    async def astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[AIMessageChunk]:
+        """Stream the model's answer, as LangChain does; see `_CarriedRefusal`."""
+        with _delivered():
+            async with aclosing(cast(Any, super().astream(*args, **kwargs))) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    def stream(self, *args: Any, **kwargs: Any) -> Iterator[AIMessageChunk]:
+        """Stream the model's answer, as LangChain does; see `_CarriedRefusal`."""
+        with _delivered(), closing(cast(Any, super().stream(*args, **kwargs))) as chunks:
+            yield from chunks
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        guards, task = self._who()
+
+        def step(inner: InnerModel) -> Any:
+            return partial(inner.model._agenerate, messages, stop, run_manager, **inner.limited(kwargs))
+
+        targets = self._targets(messages, kwargs, step)
+        with _carried():
+            return await guards.run_here(_generate_with(guards, task, targets, self._limits))
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        guards, task = self._who()
+
+        def step(inner: InnerModel) -> Any:
+            call = partial(inner.model._generate, messages, stop, run_manager, **inner.limited(kwargs))
+            return partial(asyncio.to_thread, call)
+
+        targets = self._targets(messages, kwargs, step)
+        with _carried():
+            return guards.run_sync(_generate_with(guards, task, targets, self._limits))
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        guards, task = self._who()
+
+        def step(inner: InnerModel) -> Any:
+            call = partial(inner.model._astream, messages, stop, run_manager, **inner.limited(kwargs))
+            return partial(_begin, call)
+
+        targets = self._targets(messages, kwargs, step)
+        with _carried():
+            called = await guards.run_here(call_models(guards, task, targets, self._limits))
+        chunk, rest = called.value
+        meter = StreamMeter()
+        try:
+            while chunk is not _END:
+                meter.count(chunk)
+                yield chunk
+                chunk = await guards.run_here(_next(rest))  # in the loop that opened the connection
+        except BaseException as error:
+            await guards.run_here(_close(rest))
+            await guards.run_here(settle_failure(guards, task, called.admitted, error))
+            raise
+        await guards.run_here(guards.settle(task, called.admitted, Outcome.OK, meter.used))
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        guards, task = self._who()
+
+        def step(inner: InnerModel) -> Any:
+            call = partial(inner.model._stream, messages, stop, run_manager, **inner.limited(kwargs))
+            return partial(asyncio.to_thread, _begin_sync, call)
+
+        targets = self._targets(messages, kwargs, step)
+        with _carried():
+            called = guards.run_sync(call_models(guards, task, targets, self._limits))
+        chunk, rest = called.value
+        meter = StreamMeter()
+        try:
+            while chunk is not _END:
+                meter.count(chunk)
+                yield chunk
+                chunk = next(rest, _END)
+        except BaseException as error:
+            rest.close()
+            guards.run_sync(settle_failure(guards, task, called.admitted, error))
+            raise
+        guards.run_sync(guards.settle(task, called.admitted, Outcome.OK, meter.used))
+
+    def _who(self) -> tuple[Guards, TaskGuard]:
+        task = current_task.get()
+        guards = self._guards or (task.guards if task else None)
+        if guards is None:
+            raise RuntimeError("a guarded model is called outside of a worker's task: give it guards=Guards(...)")
+        return guards, task or TaskGuard(guards)
+
+    def _targets(
+        self, messages: Sequence[BaseMessage], kwargs: Mapping[str, Any], step: Callable[[InnerModel], Any]
+    ) -> list[Target[Any]]:
+        return [
+            Target(f"{inner.provider}/{name}", name, inner.bounds(messages, kwargs), step(inner))
+            for inner in self._inner
+            for name in [inner.called(kwargs)]
+        ]
+
+
+async def _generate_with(
+    guards: Guards, task: TaskGuard, targets: Sequence[Target[ChatResult]], limits: CallLimits
+) -> ChatResult:
+    called: Called[ChatResult] = await call_models(guards, task, targets, limits)
+    await guards.settle(task, called.admitted, Outcome.OK, read_usage(called.value))
+    return called.value
+
+
+@contextmanager
+def _carried() -> Iterator[None]:
+    try:
+        yield
+    except Refusal as refusal:
+        raise _CarriedRefusal(refusal) from refusal
+
+
+@contextmanager
+def _delivered() -> Iterator[None]:
+    try:
+        yield
+    except _CarriedRefusal as carried:
+        raise carried.refusal from carried.refusal.__cause__
+
+
+@cache
+def _guarded_class(kind: type[BaseChatModel]) -> type[BaseChatModel]:
+    # LangChain asks a model's class whether it can stream: a guard must not say yes for a model that cannot.
+    missing = {name: getattr(BaseChatModel, name) for name in _STREAMS if _lacks(kind, name)}
+    return type(f"Guarded{kind.__name__}", (_GuardedMixin, kind), {"__module__": __name__, **missing})
+
+
+_STREAMS = ("_stream", "_astream")
+
+
+def _lacks(kind: type[BaseChatModel], name: str) -> bool:
+    return getattr(kind, name) is getattr(BaseChatModel, name)
+
+
+async def _begin(
+    call: Callable[[], AsyncIterator[ChatGenerationChunk]],
+) -> tuple[Any, AsyncIterator[ChatGenerationChunk]]:
+    """Open a stream and wait for its first chunk: until then it can be tried again, or elsewhere."""
+    chunks = call()
+    return await anext(chunks, _END), chunks
+
+
+def _begin_sync(call: Callable[[], Iterator[ChatGenerationChunk]]) -> tuple[Any, Iterator[ChatGenerationChunk]]:
+    chunks = call()
+    return next(chunks, _END), chunks
+
+
+async def _next(chunks: AsyncIterator[ChatGenerationChunk]) -> Any:
+    return await anext(chunks, _END)
+
+
+async def _close(chunks: Any) -> None:
+    await chunks.aclose()

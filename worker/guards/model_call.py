@@ -1,0 +1,176 @@
+"""One guarded call, from the outside in: next model, retry, admission, the call with its timeout, report and settle.
+
+    call_models ── model after model, when one is refused or keeps failing
+      └ call_model ── tenacity: exponential with jitter, or as the provider's Retry-After says, within the deadline
+          └ _attempt ── admit, call, and settle a failure; a good call is settled by whoever knows when it has ended
+
+The pattern is "Retry", "Circuit Breaker" and "Fallback" of the Azure architecture guide, in this order.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
+
+from langgraph_rq.shared.telemetry.logs import get_logger
+from langgraph_rq.worker.guards.guards import Admitted, Guards, TaskGuard, Used
+from langgraph_rq.worker.guards.provider_errors import read_failure, status_of
+from langgraph_rq.worker.guards.refusals import ProviderUnavailableError
+
+T = TypeVar("T")
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CallLimits:
+    """How long and how often a call is tried.
+
+    Args:
+        attempts: Per model, the first included.
+        timeout_s: Of one attempt.
+        longest_wait_s: Who would have to wait longer for a model goes to the next one.
+    """
+
+    attempts: int = 3
+    timeout_s: float = 60.0
+    longest_wait_s: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target(Generic[T]):
+    """A model that can be called: its breaker, its name for the price, the most it can use, and the call itself."""
+
+    breaker: str
+    model: str
+    tokens: tuple[int, int]
+    step: Callable[[], Awaitable[T]]
+
+
+@dataclass(frozen=True, slots=True)
+class Called(Generic[T]):
+    """A call that succeeded, or a stream that began; the caller settles it."""
+
+    admitted: Admitted
+    value: T
+
+
+async def call_models(guards: Guards, task: TaskGuard, targets: Sequence[Target[T]], limits: CallLimits) -> Called[T]:
+    """Call the first of `targets` that can be called and answers.
+
+    Raises:
+        Refusal: the run is over.
+        ProviderUnavailableError: none could be called, or all that were called failed.
+        Exception: the model refused the request itself (a 400, a wrong key); another model would not help.
+    """
+    refused: list[ProviderUnavailableError] = []
+    for number, target in enumerate(targets):
+        try:
+            called = await call_model(guards, task, target, limits)
+        except ProviderUnavailableError as error:
+            refused.append(error)
+            if number + 1 < len(targets):
+                _log.warning("model.fell_back", model=target.model, to=targets[number + 1].model)
+        else:
+            task.model = target.model
+            task.fallback_used |= number > 0
+            return called
+    raise ProviderUnavailableError(
+        "; ".join(str(error) for error in refused),
+        retry_after_s=min(error.retry_after_s for error in refused),
+        was_called=any(error.was_called for error in refused),
+    ) from refused[-1]
+
+
+async def call_model(guards: Guards, task: TaskGuard, target: Target[T], limits: CallLimits) -> Called[T]:
+    """Call `target`, and again while that may help.
+
+    Raises: as `call_models`.
+    """
+    try:
+        return await _attempt(guards, task, target, limits)
+    except ProviderUnavailableError as error:
+        failed = [error]
+
+    async def attempt() -> Called[T]:
+        # Most calls succeed at once and pay nothing for the retrying: it hears of the first failure when there is one.
+        if failed:
+            raise failed.pop()
+        return await _attempt(guards, task, target, limits)
+
+    return await _retrying(task, target.model, limits)(attempt)
+
+
+def _retrying(task: TaskGuard, model: str, limits: CallLimits) -> AsyncRetrying:
+    backoff = wait_exponential(multiplier=0.2, max=limits.longest_wait_s) + wait_random(0, 0.2)
+
+    def wait_s(state: RetryCallState) -> float:
+        error = _unavailable(state)
+        return error.retry_after_s or backoff(state)
+
+    def is_worth_it(error: BaseException) -> bool:
+        if not isinstance(error, ProviderUnavailableError) or error.retry_after_s > limits.longest_wait_s:
+            return False
+        if error.timed_out:  # it may be paid for, and somebody has waited for long: another model, or none
+            return False
+        return task.deadline_at is None or time.monotonic() + error.retry_after_s < task.deadline_at
+
+    def tell(state: RetryCallState) -> None:
+        wait_s = round(state.upcoming_sleep, 3)
+        _log.info("model.retried", model=model, attempt=state.attempt_number, wait_s=wait_s)
+
+    return AsyncRetrying(
+        stop=stop_after_attempt(limits.attempts),
+        wait=wait_s,
+        retry=retry_if_exception(is_worth_it),
+        before_sleep=tell,
+        reraise=True,
+    )
+
+
+def _unavailable(state: RetryCallState) -> ProviderUnavailableError:
+    error = state.outcome and state.outcome.exception()
+    assert isinstance(error, ProviderUnavailableError)
+    return error
+
+
+async def _attempt(guards: Guards, task: TaskGuard, target: Target[T], limits: CallLimits) -> Called[T]:
+    admitted = await guards.admit(task, target.breaker, target.model, target.tokens, limits.timeout_s)
+    limit = asyncio.timeout(limits.timeout_s)
+    try:
+        async with limit:
+            return Called(admitted, await target.step())
+    except BaseException as error:
+        await settle_failure(guards, task, admitted, error)
+        failure = read_failure(error)
+        if failure.is_unavailable:
+            message = f"{target.breaker}: {describe(error)}"
+            raise ProviderUnavailableError(
+                message,
+                retry_after_s=failure.retry_after_s,
+                was_called=True,
+                timed_out=limit.expired(),
+            ) from error
+        raise
+
+
+async def settle_failure(guards: Guards, task: TaskGuard, admitted: Admitted, error: BaseException) -> None:
+    """Report and book a call that failed or was cancelled."""
+    failure = read_failure(error)
+    used = None if failure.may_be_billed else Used(0, 0)
+    await guards.settle(task, admitted, failure.outcome, used, failure.retry_after_s)
+
+
+def describe(error: BaseException) -> str:
+    """Say what failed without the provider's own words, which may quote the question or the key."""
+    status = status_of(error)
+    return type(error).__name__ + (f" (HTTP {status})" if status else "")

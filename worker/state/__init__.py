@@ -1,0 +1,1 @@
+"""What outlives a task: checkpoints and the store. Begin with checkpoints.py."""

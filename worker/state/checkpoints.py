@@ -1,0 +1,216 @@
+"""Where a task's steps are kept, so that another worker continues after the last one: LangGraph's checkpoints in Redis.
+
+`Checkpointer` is langgraph-checkpoint-redis' `AsyncRedisSaver`, and what it writes the library reads and lists. Three
+things differ. A write is one Lua script: one round trip and a third of the CPU, and nothing is ever left without a
+time to live, also not by a worker that is killed between two commands. A Redis that is away is waited for, because
+a checkpoint that is not written makes a paid node run again. And every checkpoint carries the id of the task that
+wrote it, which the library drops.
+
+Keys, all with the thread's time to live from their last write on:
+    checkpoint:<thread>:<namespace>:<id>       JSON    a checkpoint
+    checkpoint_latest:<thread>:<namespace>     string  key of the newest one
+    checkpoint_write:<thread>:<namespace>:<id>:<node's task>:<place>
+                                               JSON    what a node wrote before its step was complete
+    write_keys_zset:<thread>:<namespace>:<id>  zset    keys of a checkpoint's writes
+    agent:checkpoints:<thread>                 zset    all of the thread's checkpoints, for `expire_thread`
+The namespace of the graph itself is written `__empty__`; subgraphs have their own. The search indexes `checkpoint` and
+`checkpoint_write` are no keys and stay.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import orjson
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import WRITES_IDX_MAP, ChannelVersions, Checkpoint, CheckpointMetadata, CheckpointTuple
+from langgraph.checkpoint.redis.aio import AsyncRedisSaver
+from langgraph.checkpoint.redis.key_registry import CheckpointKeyRegistry
+from langgraph.checkpoint.redis.util import to_storage_safe_id, to_storage_safe_str
+from redis.asyncio import Redis as AsyncRedis
+from redis.exceptions import RedisError
+from redisvl.exceptions import RedisVLError
+
+from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.connections.batching import RoundTrips
+from langgraph_rq.shared.connections.clients import is_outage
+from langgraph_rq.shared.connections.held import Argument
+from langgraph_rq.shared.errors import LanggraphRqError
+from langgraph_rq.worker.state.search_indexes import create_indexes
+
+TASK_ID = "task_id"
+"""The key in a run's `configurable` and in a checkpoint's metadata that holds the id of the task that runs."""
+
+THREAD_TTL_S = 7 * 24 * 3600.0
+TASK_TTL_S = 60.0
+"""How long the checkpoints of a thread, and those of a task without a thread after its end, are kept."""
+
+PATIENCE_S = 600.0
+"""How long a checkpoint waits for a Redis that is away before the node's work is given up."""
+
+_FIRST_DELAY_S = 0.05
+_LONGEST_DELAY_S = 2.0
+
+T = TypeVar("T")
+
+
+class CheckpointOutageError(LanggraphRqError):
+    """Redis was away for too long: nothing that the task or its graph did, unlike an outage that a node runs into."""
+
+
+class Checkpointer(AsyncRedisSaver):
+    """The library's saver with a time to live on every key, patience with Redis, and the task's id in the metadata.
+
+    Args:
+        redis: a client of the running loop, on a pool whose callers wait for a connection.
+        ttl_s: how long a thread is kept after its last write.
+        is_fenced: says that this worker has lost its lease, so that nothing must be written or waited for any more.
+    """
+
+    def __init__(
+        self,
+        redis: AsyncRedis,
+        *,
+        ttl_s: float = THREAD_TTL_S,
+        patience_s: float = PATIENCE_S,
+        is_fenced: Callable[[], bool] = lambda: False,
+    ) -> None:
+        super().__init__(redis_client=redis)
+        self._trips = RoundTrips(redis)
+        self._ttl_ms = round(ttl_s * 1000)
+        self._patience_s = patience_s
+        self._is_fenced = is_fenced
+
+    async def asetup(self) -> None:
+        """Create the search indexes, which is harmless when they exist and when other workers boot at the same time.
+
+        Raises:
+            SearchModuleError: this Redis has no JSON and search modules.
+        """
+        await create_indexes(super().asetup)
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """Read the newest checkpoint of a thread, or the one that `config` names; waits for Redis."""
+        return await self._patiently(lambda: super(Checkpointer, self).aget_tuple(config))
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+        stream_mode: str = "values",
+    ) -> RunnableConfig:
+        """Write a checkpoint; waits for Redis. A write that is cancelled happened wholly or not at all."""
+        del new_versions, stream_mode  # values stand in the checkpoint itself
+        configurable = config["configurable"]
+        thread, namespace = configurable["thread_id"], configurable["checkpoint_ns"]
+        call = self._put(configurable, checkpoint, metadata)
+        await self._patiently(lambda: self._trips.run(call))
+        return {"configurable": {"thread_id": thread, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}
+
+    async def aput_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """Write what a node wrote before its step is complete; waits for Redis."""
+        if writes:
+            call = self._put_writes(config["configurable"], writes, task_id, task_path)
+            await self._patiently(lambda: self._trips.run(call))
+
+    async def expire_thread(self, thread_id: str, ttl_s: float = TASK_TTL_S) -> int:
+        """Let everything kept of a thread expire `ttl_s` from now; 0 deletes it. One round trip, no search.
+
+        Returns:
+            The number of checkpoints found.
+        """
+        call = scripts.Call(
+            scripts.load_script("worker/state/expire"), [_index_key(thread_id)], [thread_id, round(ttl_s * 1000)], int
+        )
+        return await self._patiently(lambda: self._trips.run(call))
+
+    def _put(
+        self, configurable: dict[str, Any], checkpoint: Checkpoint, metadata: CheckpointMetadata
+    ) -> scripts.Call[int]:
+        thread, namespace = configurable["thread_id"], configurable["checkpoint_ns"]
+        stamped: Any = {**metadata, **({TASK_ID: configurable[TASK_ID]} if TASK_ID in configurable else {})}
+        parent = configurable.get("checkpoint_id")
+        run_id = configurable.get("run_id", metadata.get("run_id"))
+        document = {
+            **_place(thread, namespace, checkpoint["id"]),
+            "run_id": str(run_id) if run_id else "",
+            "parent_checkpoint_id": parent if parent and parent != checkpoint["id"] else "",
+            "checkpoint_ts": time.time() * 1000,
+            "checkpoint": self._dump_checkpoint(checkpoint),
+            "metadata": self._dump_metadata(stamped),
+            "has_writes": False,
+            "source": metadata.get("source", ""),
+            "step": metadata.get("step", 0),
+        }
+        keys = [
+            self._make_redis_checkpoint_key(thread, namespace, checkpoint["id"]),
+            self._make_redis_checkpoint_latest_key(thread, namespace),
+            _index_key(thread),
+        ]
+        member = f"{to_storage_safe_str(namespace)}:{checkpoint['id']}"
+        return scripts.Call(
+            scripts.load_script("worker/state/put"), keys, [orjson.dumps(document), member, self._ttl_ms], int
+        )
+
+    def _put_writes(
+        self, configurable: dict[str, Any], writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
+    ) -> scripts.Call[int]:
+        place = (configurable["thread_id"], configurable.get("checkpoint_ns", ""), configurable["checkpoint_id"])
+        args: list[Argument] = [self._ttl_ms]
+        for position, (channel, value) in enumerate(writes):
+            kind, blob = self.serde.dumps_typed(value)
+            idx = WRITES_IDX_MAP.get(channel, position)
+            document = {
+                **_place(*place),
+                "task_id": task_id,
+                "task_path": task_path,
+                "idx": idx,
+                "channel": channel,
+                "type": kind,
+                "blob": self._encode_blob(blob),
+            }
+            args += [self._make_redis_checkpoint_writes_key(*place, task_id, idx), orjson.dumps(document)]
+        keys = [self._make_redis_checkpoint_key(*place), CheckpointKeyRegistry.make_write_keys_zset_key(*place)]
+        return scripts.Call(scripts.load_script("worker/state/put_writes"), keys, args, int)
+
+    async def _patiently(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Run `step`, again and again while Redis is away; each step may be repeated without harm.
+
+        Raises:
+            CheckpointOutageError: the patience is over, or this worker has lost its lease.
+        """
+        gives_up_at = time.monotonic() + self._patience_s
+        delay_s = _FIRST_DELAY_S
+        while True:
+            try:
+                return await step()
+            except (RedisError, RedisVLError, OSError) as error:
+                if not _is_outage(error):
+                    raise
+                if self._is_fenced() or time.monotonic() + delay_s > gives_up_at:
+                    raise CheckpointOutageError(f"checkpoints could not be reached in Redis: {error}") from error
+            await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads callers, guards nothing
+            delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
+
+
+def _is_outage(error: BaseException) -> bool:
+    """Look through the search library's wrapping too, which hides a cut connection."""
+    return is_outage(error) or (isinstance(error, RedisVLError) and is_outage(error.__cause__ or error))
+
+
+def _place(thread: str, namespace: str, checkpoint_id: str) -> dict[str, str]:
+    return {
+        "thread_id": to_storage_safe_id(thread),
+        "checkpoint_ns": to_storage_safe_str(namespace),
+        "checkpoint_id": to_storage_safe_id(checkpoint_id),
+    }
+
+
+def _index_key(thread: str) -> str:
+    return f"agent:checkpoints:{thread}"

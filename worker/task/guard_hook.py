@@ -1,0 +1,185 @@
+"""Guards graphs that know nothing of us: LangChain tells this handler of every model call in a run, and may be stopped.
+
+It tells of every node too, and the handler hands that on: a second one would cost each task a hundredth of its CPU.
+
+LangChain's configure hook puts the handler into every run of the task's context, also where a node gives callbacks of
+its own. It holds the most that the call can use before it starts, and books what it used at its end. What cannot be
+seen from here: the SDK's own retries, and a model without an output limit may write more than was held.
+
+What guards a call is async, for sync calls too: LangChain runs it in a loop of its own then, and swallows what is an
+Exception. So a refusal that must get through there is a BaseException.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import LLMResult
+from langchain_core.tracers.context import register_configure_hook
+
+from langgraph_rq.shared.breaker.circuit_breaker import Outcome
+from langgraph_rq.shared.telemetry.logs import get_logger
+from langgraph_rq.worker.guards.bounds import input_bound, output_limit, text_bound
+from langgraph_rq.worker.guards.guarded_model import GUARDED
+from langgraph_rq.worker.guards.guards import TaskGuard
+from langgraph_rq.worker.guards.model_call import CallLimits, settle_failure
+from langgraph_rq.worker.guards.model_usage import read_usage
+from langgraph_rq.worker.guards.refusals import ProviderRefused, ProviderUnavailableError, TaskGone
+from langgraph_rq.worker.task.node_watch import NodeWatch
+
+_DEFAULT = CallLimits()
+_log = get_logger(__name__)
+
+guard_hook: ContextVar["GuardHandler | None"] = ContextVar("guard_hook", default=None)
+register_configure_hook(guard_hook, inheritable=True)
+
+
+class GuardHandler(BaseCallbackHandler):
+    """Admits and settles the model calls of one run of a task, and lets `nodes` hear of its nodes."""
+
+    raise_error = True
+    run_inline = True
+    """In the node's own context, so that what is bound there is in the node's log lines. LangChain asks inline handlers
+    first: of a call that is refused here, a graph's own handlers that are not inline hear nothing."""
+    ignore_chain = False
+    ignore_agent = True
+    ignore_retriever = True
+    ignore_custom_event = True
+
+    def __init__(self, task: TaskGuard, nodes: NodeWatch | None = None) -> None:
+        self._task = task
+        self._nodes = nodes
+        self._guards = task.guards
+        self._home = asyncio.get_running_loop()
+        self.ignore_chain = nodes is None
+
+    def on_chain_start(
+        self,
+        serialized: dict[str, Any] | None,  # noqa: ARG002 - LangChain's signature
+        inputs: Any,  # noqa: ARG002
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Hand on that a graph, a node or another runnable begins."""
+        if self._nodes:
+            try:  # what goes wrong while a node is told about must not end its task: `raise_error` is for refusals
+                self._nodes.began(run_id, parent_run_id, tags, str(kwargs.get("name")))
+            except Exception:
+                _log.exception("node.not_told")
+
+    def on_chain_end(self, outputs: Any, *, run_id: UUID, **_kwargs: Any) -> None:
+        """Hand on that it has ended."""
+        if self._nodes:
+            try:
+                self._nodes.ended(outputs, run_id)
+            except Exception:
+                _log.exception("node.not_told")
+
+    def on_chain_error(self, error: BaseException, *, run_id: UUID, **_kwargs: Any) -> None:
+        """Hand on that it has failed."""
+        if self._nodes:
+            try:
+                self._nodes.failed(error, run_id)
+            except Exception:
+                _log.exception("node.not_told")
+
+    async def on_chat_model_start(
+        self,
+        serialized: dict[str, Any],
+        messages: list[list[BaseMessage]],
+        *,
+        run_id: UUID,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Ask whether the call may start."""
+        if not (metadata or {}).get(GUARDED):
+            parameters = kwargs.get("invocation_params") or {}
+            bound = sum(input_bound(batch, parameters) for batch in messages)
+            await self._admit(run_id, serialized, metadata or {}, parameters, bound)
+
+    async def on_llm_start(
+        self,
+        serialized: dict[str, Any],
+        prompts: list[str],
+        *,
+        run_id: UUID,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Ask whether the call of a model without a chat interface may start."""
+        await self._admit(
+            run_id, serialized, metadata or {}, kwargs.get("invocation_params") or {}, text_bound(prompts)
+        )
+
+    async def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_kwargs: Any) -> None:
+        """Book what the call used."""
+        admitted = self._task.open.pop(run_id, None)
+        if admitted:
+            self._task.model = admitted.model
+            settling = self._guards.settle(self._task, admitted, Outcome.OK, read_usage(response))
+            await self._guards.run_here(settling)
+
+    async def on_llm_error(self, error: BaseException, *, run_id: UUID, **_kwargs: Any) -> None:
+        """Book what a failed call may have used, and let it count for the breaker."""
+        self._task.call_errors.append(error)
+        admitted = self._task.open.pop(run_id, None)
+        if admitted:
+            await self._guards.run_here(settle_failure(self._guards, self._task, admitted, error))
+
+    async def _admit(
+        self,
+        run_id: UUID,
+        serialized: Mapping[str, Any] | None,
+        metadata: Mapping[str, Any],
+        parameters: Mapping[str, Any],
+        bound: int,
+    ) -> None:
+        model = _model_name(serialized, metadata, parameters)
+        breaker = f"{metadata.get('ls_provider') or 'model'}/{model}"
+        output = _output_bound(parameters, metadata) or self._rest_of_the_request(bound)
+        timeout_s = parameters.get("timeout")
+        try:
+            admission = self._guards.admit(
+                self._task,
+                breaker,
+                model,
+                (bound, output),
+                timeout_s if isinstance(timeout_s, int | float) else _DEFAULT.timeout_s,
+            )
+            admitted = await self._guards.run_here(admission)
+        except ProviderUnavailableError as error:
+            if asyncio.get_running_loop() is self._home:
+                raise
+            raise ProviderRefused(str(error), error.retry_after_s) from None
+        self._task.open[run_id] = admitted
+        if self._task.is_over:  # since we asked; nobody else settles what is opened now
+            await self._guards.run_here(self._guards.close_task(self._task))
+            raise TaskGone("the run has ended")
+
+    def _rest_of_the_request(self, bound: int) -> int:
+        """What a model without an output limit may write: what one request may use, less what it reads."""
+        return max(1, (self._guards.budget.request_tokens or bound + _UNLIMITED) - bound)
+
+
+_UNLIMITED = 4_096
+"""Held for the output of a model without a limit where requests have none either."""
+
+
+def _model_name(
+    serialized: Mapping[str, Any] | None, metadata: Mapping[str, Any], parameters: Mapping[str, Any]
+) -> str:
+    named = metadata.get("ls_model_name") or parameters.get("model") or parameters.get("model_name")
+    return str(named or (serialized or {}).get("name") or "unknown")
+
+
+def _output_bound(parameters: Mapping[str, Any], metadata: Mapping[str, Any]) -> int | None:
+    limit = output_limit(parameters) or metadata.get("ls_max_tokens")
+    return limit * (parameters.get("n") or 1) if isinstance(limit, int) else None

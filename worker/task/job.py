@@ -1,0 +1,89 @@
+"""Read what was claimed: a task that our producer wrote, or a job that stock RQ enqueued. Nothing else is run.
+
+RQ imports whatever a job names, calls its callbacks and posts to its webhooks. Here one function name is known, and a
+job that asks for more is rejected with the reason.
+"""
+
+import zlib
+from typing import Any
+
+from langgraph_rq.shared.errors import InvalidTaskError
+from langgraph_rq.shared.queue.task_queue import Claimed, Origin
+from langgraph_rq.shared.strict_json import kind, read_json
+from langgraph_rq.shared.tasks import FUNCTION, FUNCTIONS, SCHEMA, Task, TaskLimits
+
+_INFLATED_BYTES = 1_000_000
+_PICKLE = b"\x80"
+_ZLIB = b"\x78"
+
+
+class RejectedJobError(Exception):
+    """What was found on the queue is not a task of ours; the message is the reason."""
+
+
+class NewerSchemaError(Exception):
+    """A newer producer wrote this task; a newer worker will run it."""
+
+
+def read_job(claimed: Claimed, base_queue: str, limits: TaskLimits) -> Task:
+    """Read the task out of a claimed job.
+
+    Raises:
+        RejectedJobError: it is not ours, names another function, or breaks the contract.
+        NewerSchemaError: its schema is newer than ours.
+    """
+    if claimed.origin is Origin.MALFORMED:
+        raise RejectedJobError("expected rq:job to be a hash, got another type")
+    if claimed.origin is Origin.TOO_LONG:
+        raise RejectedJobError("the job's data is longer than the limit")
+    if claimed.acting_fields:
+        fields = ", ".join(claimed.acting_fields)
+        raise RejectedJobError(f"callbacks, dependencies, retries and webhooks are not run here, got: {fields}")
+    document = _arguments(_inflate(claimed.data))
+    if isinstance(document.get("schema"), int) and document["schema"] > SCHEMA:
+        raise NewerSchemaError
+    if claimed.origin is Origin.ENQUEUED:
+        document = {"task_id": claimed.id, **document}
+    try:
+        task = Task.parse(document, limits)
+    except InvalidTaskError as error:
+        raise RejectedJobError(str(error)) from None
+    if task.key != claimed.id:
+        raise RejectedJobError(f"expected the job id to be the task id {task.key}, got: {claimed.id}")
+    if "priority" in task.model_fields_set and task.priority.queue(base_queue) != claimed.queue:
+        raise RejectedJobError(f"expected priority {task.priority} on its own queue, got: {claimed.queue}")
+    return task
+
+
+def _inflate(data: bytes) -> bytes:
+    """Undo RQ's compression, which is optional, without letting a few bytes become gigabytes."""
+    if not data.startswith(_ZLIB):
+        return data
+    inflater = zlib.decompressobj()
+    try:
+        inflated = inflater.decompress(data, _INFLATED_BYTES)
+    except zlib.error as error:
+        raise RejectedJobError(f"the job's data cannot be decompressed: {error}") from None
+    if inflater.unconsumed_tail:
+        raise RejectedJobError(f"the job's data inflates to more than {_INFLATED_BYTES:,} bytes")
+    return inflated
+
+
+def _arguments(data: bytes) -> dict[str, Any]:
+    """Take the one argument out of RQ's [function, instance, args, kwargs]."""
+    if data.startswith(_PICKLE):
+        raise RejectedJobError("expected JSON, got a pickle: enqueue with serializer=rq.serializers.JSONSerializer")
+    try:
+        job = read_json(data)
+    except ValueError as error:
+        raise RejectedJobError(f"expected JSON, got: {error}") from None
+    if not isinstance(job, list) or len(job) != 4:
+        raise RejectedJobError(f"expected [function, instance, args, kwargs], got: {kind(job)}")
+    function, instance, args, kwargs = job
+    if function not in FUNCTIONS or instance is not None:
+        raise RejectedJobError(f"expected the function {FUNCTION}, got: {kind(function)}")
+    if not isinstance(args, list) or len(args) != 1 or kwargs:
+        raise RejectedJobError(f"expected one argument, the task, got: {kind(args)} and {kind(kwargs)}")
+    if not isinstance(args[0], dict):
+        raise RejectedJobError(f"expected the task to be a JSON object, got: {kind(args[0])}")
+    return args[0]

@@ -1,0 +1,103 @@
+"""Tell about each node of any graph: LangChain reports every run to our handler, and nodes are those with a step.
+
+It only counts and times: what a node read and wrote is never looked at, but for how many values it wrote.
+"""
+
+import logging
+import time
+from collections.abc import Sequence, Sized
+from typing import Any, Self
+from uuid import UUID
+
+from langgraph.errors import GraphBubbleUp
+
+from langgraph_rq.shared.telemetry.logs import bind, get_logger
+from langgraph_rq.shared.telemetry.spans import Span
+from langgraph_rq.worker.task.attempt import Attempt, current_attempt
+
+_STEP = "graph:step:"
+
+_Step = tuple[str | None, Span | None, float]
+"""What has begun: a node, or the graph itself (None); its span; when, by the monotonic clock."""
+_NOTHING: _Step = (None, None, 0.0)
+
+_log = get_logger(__name__)
+
+
+class NodeWatch:
+    """Tells about the nodes of one attempt. `began`, `ended` and `failed` take what LangChain tells a handler."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+        self._tells_starts = _log.is_heard("node.started", logging.DEBUG)
+        self._open: dict[UUID, _Step] = {}
+        self._below: dict[UUID, _Step] = {}
+        """Runs between a node and the nodes of its own graph -> the step that they belong to."""
+
+    @classmethod
+    def of_attempt(cls) -> Self | None:
+        """Watch the nodes of the attempt that runs in this context; None: there is none, or nobody would hear of it."""
+        attempt = current_attempt.get()
+        is_heard = attempt and (attempt.span or _log.is_heard("node.failed", logging.WARNING))
+        return cls(attempt) if attempt and is_heard else None
+
+    def began(self, run_id: UUID, parent_run_id: UUID | None, tags: Sequence[str] | None, name: str) -> None:
+        """A graph or a node begins; other runnables are passed over."""
+        # By the run's id: LangGraph may run a node in the very context in which the one before ran.
+        around = self._open.get(parent_run_id) or self._below.get(parent_run_id) if parent_run_id else None
+        if parent_run_id is None and self._attempt.graph_span is None:
+            self._open[run_id] = None, self._begin_graph(), 0.0
+            return
+        for tag in tags or ():
+            if tag.startswith(_STEP):
+                span = None
+                _, above, _ = around or _NOTHING
+                if above:
+                    span = self._attempt.begin_span(f"node {name}", above.trace, above.id)
+                if span:
+                    bind(node=name, span_id=span.id)
+                else:
+                    bind(node=name)
+                self._open[run_id] = name, span, time.monotonic()
+                if self._tells_starts:
+                    _log.debug("node.started", node=name)
+                return
+        if around:
+            self._below[run_id] = around
+
+    def ended(self, outputs: Any, run_id: UUID) -> None:
+        """A node has ended."""
+        node, ms = self._end(run_id, None)
+        if node:
+            writes = len(outputs) if isinstance(outputs, Sized) and not isinstance(outputs, str) else 1
+            _log.info("node.completed", node=node, duration_ms=ms, writes=writes)
+
+    def failed(self, error: BaseException, run_id: UUID) -> None:
+        """A node has failed, was cancelled, or asks a person and ends here for now."""
+        is_question = isinstance(error, GraphBubbleUp)
+        node, ms = self._end(run_id, None if is_question else type(error).__name__)
+        if node and is_question:
+            _log.info("node.interrupted", node=node, duration_ms=ms)
+        elif node:
+            _log.warning("node.failed", node=node, duration_ms=ms, error=type(error).__name__)
+
+    def _begin_graph(self) -> Span | None:
+        attempt, task, own = self._attempt, self._attempt.task, self._attempt.span
+        if own is None or task is None:
+            return None
+        span = attempt.graph_span = attempt.begin_span(f"invoke_agent {task.graph}", own.trace, own.span)
+        if span:
+            span.attributes = {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": task.graph}
+            if task.thread_id:
+                span.attributes["gen_ai.conversation.id"] = task.thread_id
+            bind(span_id=span.id)
+        return span
+
+    def _end(self, run_id: UUID, error: str | None) -> tuple[str | None, int]:
+        """End what began; answers the name of the node, None if it is none, and how long it ran (ms)."""
+        node, span, began_at = self._open.pop(run_id, _NOTHING)
+        if span:
+            span.end_ns, span.error = time.time_ns(), error
+        if node is None:
+            self._below.pop(run_id, None)
+        return node, round((time.monotonic() - began_at) * 1000)

@@ -1,0 +1,216 @@
+"""Write down how a task ended: the result document, its metadata and its one error."""
+
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from langgraph.types import default_retry_on  # type: ignore[attr-defined] # RetryPolicy's own default
+from pydantic_core import PydanticSerializationError, to_json
+
+from langgraph_rq.shared.connections.clients import is_outage
+from langgraph_rq.shared.errors import ErrorType
+from langgraph_rq.shared.queue.task_queue import Claimed
+from langgraph_rq.shared.strict_json import read_json
+from langgraph_rq.shared.tasks import SCHEMA, ResultMetadata, State, Task
+from langgraph_rq.worker.guards.guards import TaskGuard, current_task
+from langgraph_rq.worker.guards.provider_errors import read_failure
+from langgraph_rq.worker.guards.refusals import (
+    GuardUnavailable,
+    ProviderRefused,
+    ProviderUnavailableError,
+    Refusal,
+    TaskCancelled,
+    TaskGone,
+    ToolError,
+)
+from langgraph_rq.worker.state.checkpoints import CheckpointOutageError
+
+ERROR_BYTES = 8_000
+"""Longest error message of a result."""
+
+_OUTAGE_WAIT_S = 1.0
+_SHORTEST_WAIT_S = 0.5
+_CLOSE_S = 0.1
+"""So near to its deadline a task has reached it."""
+
+INTERRUPT = "__interrupt__"
+TASK_METADATA = "task_metadata"
+"""A graph may put a dict under this key of its output: it becomes part of the result's metadata."""
+TASK_ERROR = "task_error"
+"""A graph may put {type, message} under this key: the task ends as `error`, and keeps its output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The task has ended: what `finish` writes. `failure` is what RQ's tools show."""
+
+    state: State
+    document: bytes
+    failure: str
+    run_s: float
+    error_type: str | None
+    spent_thread: str | None
+    """The thread of a task that had none of its own: its checkpoints are not needed any more."""
+
+
+@dataclass(slots=True)
+class Result:
+    """How a graph's run ended, before it is written down.
+
+    Two states are no end: pending, the task goes back to the queue and may run again after `retry_after_s`; running,
+    another worker owns it.
+    """
+
+    state: State
+    output: Any = None
+    error: tuple[ErrorType, str] | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    retry_after_s: float | None = None
+    is_worth_retrying: bool = False
+    """Whether the graph may do better when it is tried again, if its task allows more attempts."""
+
+
+def read_output(output: Any) -> Result:
+    """Read a graph's output, with the two keys by which a graph can say more than its answer."""
+    if not isinstance(output, dict):
+        return Result(State.SUCCESS, output)
+    if INTERRUPT in output:
+        return Result(State.INTERRUPTED, output)
+    metadata, error = output.pop(TASK_METADATA, None) or {}, output.pop(TASK_ERROR, None)
+    unknown = metadata.keys() - ResultMetadata.model_fields.keys()
+    if unknown:
+        message = f"{TASK_METADATA}: unknown keys {', '.join(sorted(unknown))}"
+        return Result(State.ERROR, output, (ErrorType.GRAPH_ERROR, message))
+    if error:
+        kind = ErrorType(error["type"])
+        is_passing = kind in {ErrorType.PROVIDER_UNAVAILABLE, ErrorType.TOOL_ERROR}
+        return Result(State.ERROR, output, (kind, str(error["message"])), metadata, is_worth_retrying=is_passing)
+    return Result(State.SUCCESS, output, metadata=metadata)
+
+
+def read_error(error: BaseException, deadline_at: float) -> Result:
+    """Say how a run ended that raised `error`, with `deadline_at` (monotonic) ahead of it."""
+    message = str(error) or type(error).__name__
+    left_s = deadline_at - time.monotonic()
+    if isinstance(error, TaskGone):
+        return Result(State.RUNNING)
+    if isinstance(error, TaskCancelled):
+        return Result(State.CANCELLED)
+    if isinstance(error, CheckpointOutageError) or is_outage(error):
+        return Result(State.PENDING, error=(ErrorType.GUARD_UNAVAILABLE, message), retry_after_s=_OUTAGE_WAIT_S)
+    if isinstance(error, GuardUnavailable) and left_s <= _CLOSE_S:
+        return Result(State.TIMEOUT, error=(ErrorType.TIMEOUT, f"the deadline passed while {message}"))
+    if isinstance(error, ProviderRefused | ProviderUnavailableError):
+        wait_s = wait_for_provider_s(error, deadline_at)
+        if wait_s is not None:
+            return Result(State.PENDING, error=(ErrorType.PROVIDER_UNAVAILABLE, message), retry_after_s=wait_s)
+        return Result(
+            State.ERROR,
+            error=(ErrorType.PROVIDER_UNAVAILABLE, message),
+            retry_after_s=error.retry_after_s or None,
+            is_worth_retrying=True,
+        )
+    if isinstance(error, Refusal):
+        return Result(State.ERROR, error=(error.error_type, message), retry_after_s=error.retry_after_s)
+    if isinstance(error, ToolError):
+        return Result(
+            State.ERROR,
+            error=(ErrorType.TOOL_ERROR, message),
+            retry_after_s=error.retry_after_s,
+            is_worth_retrying=True,
+        )
+    is_provider = _is_of_a_model_call(error) and read_failure(error).is_unavailable
+    kind = ErrorType.PROVIDER_UNAVAILABLE if is_provider else ErrorType.GRAPH_ERROR
+    # LangGraph's own rule, that of its RetryPolicy: a TypeError, say, would only come again.
+    is_passing = is_provider or (isinstance(error, Exception) and default_retry_on(error))
+    return Result(State.ERROR, error=(kind, f"{type(error).__name__}: {error}"), is_worth_retrying=is_passing)
+
+
+def _is_of_a_model_call(error: BaseException) -> bool:
+    """Say whether a model call of this run raised it: a timeout or broken JSON of other code is the graph's own."""
+    task = current_task.get()
+    return task is not None and any(error is raised for raised in task.call_errors)
+
+
+def wait_for_provider_s(error: BaseException, deadline_at: float) -> float | None:
+    """Say how long the task waits in the queue for a model that may not be called now; None: it does not.
+
+    It waits when no provider was called, so that nothing was paid for, and its deadline (monotonic) allows.
+    """
+    if not isinstance(error, ProviderRefused | ProviderUnavailableError) or getattr(error, "was_called", False):
+        return None
+    wait_s = max(error.retry_after_s or 0.0, _SHORTEST_WAIT_S)
+    return wait_s if wait_s < deadline_at - time.monotonic() else None
+
+
+def usage_of(guard: TaskGuard) -> dict[str, Any]:
+    """What the model calls of this run used."""
+    return {
+        "model": guard.model,
+        "input_tokens": guard.input_tokens,
+        "output_tokens": guard.output_tokens,
+        "cost_usd": guard.cost_nano_usd / 1e9,
+        "fallback_used": guard.fallback_used,
+    }
+
+
+def write_result(
+    claimed: Claimed, task: Task | None, result: Result, worker: str, result_bytes: int, started: float
+) -> Ended:
+    """Write the result document. Instants are the server's clock, advanced by our monotonic one."""
+    run_s = time.monotonic() - started
+    ended_at_ms = claimed.claimed_at_ms + round(run_s * 1000)
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "task_id": task.task_id if task else claimed.id,
+        "status": result.state,
+        "result": result.output,
+        "error": _error(result.error, result.retry_after_s),
+        "metadata": {
+            **result.metadata,
+            "graph": task.graph if task else "",
+            "attempts": claimed.epoch,
+            "queued_ms": claimed.started_at_ms - claimed.created_at_ms,
+            "run_ms": ended_at_ms - claimed.started_at_ms,
+            "worker": worker,
+        },
+        "submitted_at": _iso(claimed.created_at_ms),
+        "started_at": _iso(claimed.started_at_ms),
+        "ended_at": _iso(ended_at_ms),
+    }
+    encoded = _encode(document)
+    problem = encoded if isinstance(encoded, tuple) else None
+    if not problem and len(encoded) > result_bytes:
+        limit = f"expected a result of at most {result_bytes:,} bytes, got: {len(encoded):,}"
+        problem = (ErrorType.RESULT_TOO_LARGE, limit)
+    if problem:
+        document |= {"status": State.ERROR, "result": None, "error": _error(problem)}
+        encoded = to_json(document)
+    error = document["error"]
+    failure = f"{error['type']}: {error['message']}" if error else ""
+    assert isinstance(encoded, bytes)
+    spent = task.thread_key if task and task.thread_id is None and result.state is not State.INTERRUPTED else None
+    return Ended(document["status"], encoded, failure, run_s, error and error["type"], spent)
+
+
+def _encode(document: dict[str, Any]) -> bytes | tuple[ErrorType, str]:
+    """Encode as JSON, messages as LangGraph Server does: their pydantic fields."""
+    try:
+        encoded = to_json(document)
+        if b"NaN" in encoded or b"Infinity" in encoded:
+            read_json(encoded)  # JSON knows neither; inside a string they are only words
+    except (PydanticSerializationError, ValueError) as error:
+        return ErrorType.RESULT_NOT_JSON, f"the graph's output cannot be written as JSON: {error}"
+    return encoded
+
+
+def _error(error: tuple[ErrorType, str] | None, retry_after_s: float | None = None) -> dict[str, Any] | None:
+    if error is None:
+        return None
+    message = error[1].encode(errors="replace")[:ERROR_BYTES].decode(errors="ignore")
+    return {"type": error[0], "message": message, "retry_after_s": retry_after_s}
+
+
+def _iso(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,64 @@
+"""Run a graph and tell what happens in it, as its task asked for. The output is what `graph.ainvoke` answers."""
+
+from collections.abc import Collection
+from typing import Any, Literal
+
+from langchain_core.messages import BaseMessage
+from langchain_core.runnables import RunnableConfig
+from langgraph.pregel import Pregel
+from langgraph.types import StreamMode as LanggraphMode
+
+from langgraph_rq.shared.queue.events import EventType
+from langgraph_rq.shared.tasks import StreamMode
+from langgraph_rq.worker.task.events import TaskEvents
+
+_INTERRUPT = "__interrupt__"
+_NEEDED: tuple[LanggraphMode, ...] = ("updates", "values", "tasks")
+"""What the output and the nodes' starts and ends are read from, whatever else the task asked for."""
+
+
+async def stream_graph(
+    graph: Pregel[Any, Any, Any, Any],
+    start: Any,
+    config: RunnableConfig,
+    durability: Literal["sync"] | None,
+    modes: Collection[StreamMode],
+    events: TaskEvents,
+) -> Any:
+    """Run `graph` to its end, adding to `events`; answers its output, interrupts included, as `ainvoke` does."""
+    output: Any = None
+    interrupts: list[Any] = []
+    chosen: list[LanggraphMode] = [mode.value for mode in modes if mode.value not in _NEEDED]
+    part: Any
+    async for mode, part in graph.astream(start, config, stream_mode=[*_NEEDED, *chosen], durability=durability):
+        if mode == "tasks":
+            _add_node(events, part)
+        elif mode == "messages":
+            _add_message(events, *part)
+        elif mode in modes:
+            events.add(EventType(mode), data=part)
+        if mode == "values":
+            output = part
+        elif mode == "updates" and _INTERRUPT in part:
+            interrupts.extend(part[_INTERRUPT])
+    if interrupts:
+        return {**(output if isinstance(output, dict) else {}), _INTERRUPT: interrupts}
+    return output
+
+
+def _add_node(events: TaskEvents, part: dict[str, Any]) -> None:
+    """Tell that a node starts or has ended; what it read and returned is the `updates` mode's business."""
+    if "input" in part:
+        events.add(EventType.NODE, node=part["name"], phase="start")
+        return
+    error = part.get("error")
+    why = {"error": f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else str(error)}
+    events.add(EventType.NODE, node=part["name"], phase="end", **(why if error else {}))
+
+
+def _add_message(events: TaskEvents, message: BaseMessage, metadata: dict[str, Any]) -> None:
+    """Tell of a message, or of a piece of one, without its many empty fields."""
+    shown = {
+        name: value for name, value in message.model_dump(mode="python").items() if value not in (None, "", [], {})
+    }
+    events.add(EventType.MESSAGES, node=metadata.get("langgraph_node"), message=shown)

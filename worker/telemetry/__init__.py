@@ -1,0 +1,1 @@
+"""What a worker process exposes: metrics, health, spans, alerts. Begin with process.py."""

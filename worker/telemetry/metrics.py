@@ -1,0 +1,117 @@
+"""Count what a worker process does, by listening to its own log events: a count and a line cannot disagree."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from itertools import product
+from typing import Any
+
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from langgraph_rq.shared.telemetry import logs
+from langgraph_rq.shared.telemetry.log_writing import Listener
+from langgraph_rq.shared.telemetry.metrics import WORKER, Bounded, build_gauge
+from langgraph_rq.worker.telemetry.counts import Counts
+from langgraph_rq.worker.telemetry.metrics_server import Answer
+
+Fields = Mapping[str, Any]
+
+_COUNTED = {
+    "task.released": "agent_released_total",
+    "task.reaped": "agent_reaped_total",
+    "task.fenced": "agent_fenced_total",
+    "task.swept": "agent_swept_total",
+}
+_OUTAGES = ("claim.failed", "commit.delayed", "lease.not_renewed", "queue.not_watched", "spans.delayed")
+_BREAKER = {"breaker.opened": "open", "breaker.half_opened": "half_open", "breaker.closed": "closed"}
+
+
+class WorkerMetrics:
+    """The metrics of one process, in a registry of its own.
+
+    Args:
+        in_flight: Answers how many tasks run now.
+    """
+
+    def __init__(self, in_flight: Callable[[], int]) -> None:
+        self.registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        bounds = {label: Bounded() for metric in WORKER for label in metric.labels}
+        self._counts: dict[str, Counts] = {}
+        for metric in WORKER:
+            if metric.kind == "gauge":
+                build_gauge(metric, self.registry).set_function(in_flight)
+            else:
+                self._counts[metric.name] = Counts(metric, bounds)
+                self.registry.register(self._counts[metric.name])
+        for scope, unit in product(("global", "user", "task"), ("tokens", "cost", "hour_cost")):
+            # An alert looks for the step from 0 to 1.
+            self._counts["agent_budget_alerts_total"].add((scope, unit), 0)
+
+    def listen(self) -> AbstractContextManager[None]:
+        """Count while the block runs."""
+        counts: dict[str, Listener] = {
+            "task.started": self._started,
+            "task.completed": self._ended,
+            "task.failed": self._ended,
+            "node.completed": self._node,
+            "node.failed": self._node,
+            "model.called": self._called,
+            "model.retried": lambda fields: self._add("agent_retries_total", fields["model"]),
+            "model.fell_back": lambda fields: self._add("agent_fallbacks_total", fields["model"]),
+            "budget.refused": lambda fields: self._add("agent_budget_refusals_total", fields["scope"]),
+            "budget.alerted": self._alerted,
+            "alert.posted": lambda fields: self._add("agent_alert_posts_total", fields["outcome"]),
+        }
+        for event, name in _COUNTED.items():
+            counts[event] = lambda _fields, name=name: self._add(name)  # type: ignore[misc]
+        for event in _OUTAGES:
+            counts[event] = lambda _fields, event=event: self._add("agent_redis_errors_total", event)  # type: ignore[misc]
+        for event, state in _BREAKER.items():
+            counts[event] = lambda fields, state=state: self._turned(fields, state)  # type: ignore[misc]
+        return logs.listening(counts)
+
+    def page(self) -> Answer:
+        """Answer a scrape with all that has happened so far."""
+        logs.flush()
+        return 200, CONTENT_TYPE_LATEST, generate_latest(self.registry)
+
+    def _add(self, name: str, *labels: object) -> None:
+        self._counts[name].add(labels)
+
+    def _started(self, fields: Fields) -> None:
+        if fields["attempt"] == 1:
+            self._counts["agent_queue_wait_seconds"].observe(max(0, fields["queued_ms"]) / 1000)
+
+    def _ended(self, fields: Fields) -> None:
+        graph = fields.get("graph") or "unknown"
+        self._add("agent_requests_total", graph, fields["state"])
+        if "total_ms" in fields:
+            self._counts["agent_latency_seconds"].observe(max(0, fields["total_ms"]) / 1000, (graph,))
+        if fields.get("error"):
+            self._add("agent_errors_total", fields["error"])
+
+    def _node(self, fields: Fields) -> None:
+        labels = (fields.get("graph", "unknown"), fields["node"])
+        self._counts["agent_node_seconds"].observe(fields["duration_ms"] / 1000, labels)
+
+    def _called(self, fields: Fields) -> None:
+        counts, model = self._counts, fields["model"]
+        counts["agent_model_calls_total"].add((model, fields["outcome"]))
+        counts["agent_model_call_seconds"].observe(fields["duration_ms"] / 1000, (model,))
+        counts["agent_tokens_total"].add((model, "input"), fields["input_tokens"])
+        counts["agent_tokens_total"].add((model, "output"), fields["output_tokens"])
+        counts["agent_cost_usd_total"].add((model,), fields["cost_nano_usd"] / 1e9)
+
+    def _turned(self, fields: Fields, state: str) -> None:
+        self._add("agent_breaker_transitions_total", fields["breaker"], state)
+
+    def _alerted(self, fields: Fields) -> None:
+        self._add("agent_budget_alerts_total", fields["scope"], fields["unit"])

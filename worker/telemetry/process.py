@@ -1,0 +1,61 @@
+"""What a worker process shows of itself while it runs: log lines, metrics on a port, spans, alerts to people."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from langgraph_rq.shared.errors import SettingsError
+from langgraph_rq.shared.settings import BudgetSettings, TelemetrySettings, load
+from langgraph_rq.shared.telemetry import logs, otlp, tracing
+from langgraph_rq.worker.fleet.graph_worker import GraphWorker
+from langgraph_rq.worker.telemetry.alerts import AlertWatch
+from langgraph_rq.worker.telemetry.metrics import WorkerMetrics
+from langgraph_rq.worker.telemetry.metrics_server import MetricsServer
+from langgraph_rq.worker.telemetry.span_export import SpanExport
+from langgraph_rq.worker.telemetry.webhook import Webhook
+
+
+@contextmanager
+def telemetry(worker: GraphWorker, redis_url: str) -> Iterator[MetricsServer | None]:
+    """Show it while the block runs, and send what is left at its end.
+
+    Yields:
+        The server, for further routes; None without a port.
+
+    Raises:
+        SettingsError: the port is taken, the webhook's address is not allowed, or a setting of the export is wrong.
+    """
+    settings = load(TelemetrySettings)
+    with ExitStack() as stack:
+        stack.enter_context(logs.joined())
+        if tracing.is_asked_for():
+            if not otlp.is_installed():
+                raise SettingsError(
+                    "OTEL_EXPORTER_OTLP_ENDPOINT: expected opentelemetry-proto to be installed, got: no such package. "
+                    "Install langgraph-rq[otel], or set OTEL_SDK_DISABLED=true"
+                )
+            export = SpanExport(redis_url, worker.name)
+            export.start()
+            stack.callback(export.stop)
+        alerts = AlertWatch(redis_url, worker.name, _webhook(settings), load(BudgetSettings).utc_offset_s)
+        alerts.start()
+        stack.callback(alerts.stop)
+        server = None
+        if settings.metrics_port is not None:
+            metrics = WorkerMetrics(lambda: worker.in_flight)
+            stack.enter_context(metrics.listen())
+            server = MetricsServer(settings.metrics_host, settings.metrics_port)
+            server.routes["/metrics"] = metrics.page
+            server.start()
+            stack.callback(server.stop)
+        yield server
+
+
+def _webhook(settings: TelemetrySettings) -> Webhook | None:
+    if settings.alert_webhook_url is None:
+        return None
+    key = settings.alert_webhook_key
+    return Webhook(
+        settings.alert_webhook_url.get_secret_value(),
+        settings.alert_webhook_hosts,
+        key.get_secret_value() if key else None,
+    )
