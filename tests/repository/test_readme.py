@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from langgraph_rq.producer.cli.main import EXIT_CODES
 from langgraph_rq.shared.dev.embedded_redis import find_redis
 from langgraph_rq.shared.errors import ErrorType
@@ -82,13 +80,3 @@ def test_reading_map_names_seven_files():
     files = re.findall(r"^\d\. `([\w/.]+)`: ", README.partition("## Reading map")[2], re.MULTILINE)
     assert len(files) == 7
     assert [file for file in files if not (ROOT / file).is_file()] == []
-
-
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)", README))))
-def test_linked_file_exists(target):
-    assert (ROOT / target).exists()
-
-
-def test_shown_make_targets_exist():
-    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert set(re.findall(r"`?make ([a-z]+)`", README)) | {"demo", "test"} <= set(targets)
