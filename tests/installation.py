@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,14 +55,23 @@ class WorkerProcess:
         return self.process.wait(timeout_s)
 
 
+_WORKER = (sys.executable, "-P", "-m", "langgraph_rq.worker")
+
+
 @contextmanager
-def start_worker(folder: Path, environment: Mapping[str, str], *arguments: str) -> Iterator[WorkerProcess]:
-    """Run `langgraph-worker ARGUMENTS` in `folder` until the end of the block."""
+def start_worker(
+    folder: Path,
+    environment: Mapping[str, str],
+    *arguments: str,
+    command: Sequence[str | Path] = _WORKER,
+    cwd: Path | None = None,
+) -> Iterator[WorkerProcess]:
+    """Run `langgraph-worker ARGUMENTS` until the end of the block, in `cwd` or `folder`, with its log in `folder`."""
     log = folder / "worker.log"
     with log.open("wb") as said:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "langgraph_rq.worker", *arguments],
-            cwd=folder,
+            [*command, *arguments],
+            cwd=cwd or folder,
             env=clean_environment(environment),
             stdout=said,
             stderr=said,
