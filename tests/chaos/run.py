@@ -14,10 +14,10 @@ from redis.exceptions import RedisError
 from langgraph_rq import Client
 from langgraph_rq.shared.errors import QueueFullError, RedisUnavailableError
 from langgraph_rq.shared.queue.task_queue import OPEN
-from tests.chaos.checker import Rules, Verdict, Violation, check
-from tests.chaos.graphs import NODES
-from tests.chaos.history import Event, pid_of, read_events, record
-from tests.chaos.stage import Stage, WorkerProcess, wait
+from tests.chaos.checking.checker import Rules, Verdict, Violation, check
+from tests.chaos.checking.history import Event, pid_of, read_events, record
+from tests.chaos.testbed.graphs import NODES
+from tests.chaos.testbed.stage import Stage, WorkerProcess, wait
 
 _POLL_S = 0.1
 _SUBMIT_BATCH = 5

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from langgraph_rq import Client
 from tests.chaos.run import Run, Size, submit_batch
-from tests.chaos.stage import Stage, WorkerProcess, open_stage
+from tests.chaos.testbed.stage import Stage, WorkerProcess, open_stage
 
 _PER_S = 50
 _BATCH = 10

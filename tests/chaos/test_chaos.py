@@ -3,8 +3,8 @@
 import pytest
 
 from tests.chaos.run import SMALL, Run
-from tests.chaos.stage import open_stage
-from tests.chaos.table import SCENARIOS
+from tests.chaos.scenarios.table import SCENARIOS
+from tests.chaos.testbed.stage import open_stage
 
 SMALL_TABLE = ("C1", "C2", "C3", "C5", "C7", "C9", "C14", "C15", "C17")
 

@@ -17,7 +17,7 @@ from langgraph_rq.shared.budget.token_budget import Refusal
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.task_queue import Claim, Finished, Lease, Ownership, Reaped, Swept
 from langgraph_rq.worker.guards.admission import Answer, Settled
-from tests.chaos.history import record
+from tests.chaos.checking.history import record
 
 _STRUCK = re.compile(r"(die|stop)-(.+)-\d+$")
 _SIGNALS = {"die": signal.SIGKILL, "stop": signal.SIGSTOP}

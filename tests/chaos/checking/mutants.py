@@ -16,7 +16,7 @@ from langgraph_rq.shared.connections import scripts
 from langgraph_rq.worker.fleet.graph_worker import GraphWorker
 from langgraph_rq.worker.fleet.lease import LeaseKeeper
 from langgraph_rq.worker.task.commits import Commits
-from tests.chaos.history import record
+from tests.chaos.checking.history import record
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,11 @@ from redis import Redis
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.shared.queue.task_queue import DELAYED, OPEN, RQ_QUEUES, events_key, result_key, task_hash
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
-from tests.chaos import history
-from tests.chaos.history import FinalTask, History, PaidCall, read_events
+from tests.chaos.checking import history
+from tests.chaos.checking.history import FinalTask, History, PaidCall, read_events
 from tests.installation import clean_environment
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONFIG = Path(__file__).with_name("langgraph.json")
 POLL_S = 0.02
 _READY_S = 90.0
@@ -64,12 +64,12 @@ class WorkerProcess:
 
 
 class Stage:
-    """Redis, model server and nursery, for as many scenarios as come; each begins with `reset`."""
+    """Redis, model server and fork server for any number of scenarios; each begins with `reset`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._runs = 0
-        self._nursery: subprocess.Popen[str] | None = None
+        self._fork_server: subprocess.Popen[str] | None = None
         self.redis = EmbeddedRedis()
         self.model = OfflineLLM(keep_prompts=True)
         self.workers: list[WorkerProcess] = []
@@ -78,23 +78,23 @@ class Stage:
         self.redis.start()
         self.model.start()
         environment = {"OPENAI_BASE_URL": self.model.url, "OPENAI_API_KEY": "offline", "PYTHONPATH": str(ROOT)}
-        self._nursery = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.nursery"],
+        self._fork_server = subprocess.Popen(
+            [sys.executable, "-m", "tests.chaos.testbed.fork_server"],
             cwd=self._folder,
             env=clean_environment(environment),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        assert self._nursery.stdout
-        self._nursery.stdout.readline()  # it has imported everything
+        assert self._fork_server.stdout
+        self._fork_server.stdout.readline()  # it has imported everything
         return self
 
     def __exit__(self, *_error: object) -> None:
         self._end_workers()
         os.environ.pop(history.FOLDER, None)
-        if self._nursery:
-            self._nursery.communicate()
+        if self._fork_server:
+            self._fork_server.communicate()
         self.model.stop()
         self.redis.stop()
 
@@ -131,9 +131,9 @@ class Stage:
         arguments: Sequence[str] = (),
     ) -> WorkerProcess:
         """Fork a worker; it is not ready yet when this returns."""
-        assert self._nursery
-        assert self._nursery.stdin
-        assert self._nursery.stdout
+        assert self._fork_server
+        assert self._fork_server.stdin
+        assert self._fork_server.stdout
         log = self.run_folder / f"worker-{len(self.workers)}.log"
         log.touch()
         order = {
@@ -149,9 +149,9 @@ class Stage:
             "arguments": ["--config", str(CONFIG), "--concurrency", str(concurrency), *arguments],
             "mutant": mutant,
         }
-        self._nursery.stdin.write(json.dumps(order) + "\n")
-        self._nursery.stdin.flush()
-        worker = WorkerProcess(int(self._nursery.stdout.readline()), log)
+        self._fork_server.stdin.write(json.dumps(order) + "\n")
+        self._fork_server.stdin.flush()
+        worker = WorkerProcess(int(self._fork_server.stdout.readline()), log)
         self.workers.append(worker)
         return worker
 

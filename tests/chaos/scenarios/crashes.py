@@ -7,10 +7,10 @@ from signal import SIGCONT, SIGSTOP, SIGTERM
 
 import psutil
 
-from tests.chaos.checker import Verdict, Violation
-from tests.chaos.graphs import FLAKY, NODES
+from tests.chaos.checking.checker import Verdict, Violation
 from tests.chaos.run import CHAIN, Replacer, Run, ids
-from tests.chaos.stage import WorkerProcess, wait
+from tests.chaos.testbed.graphs import FLAKY, NODES
+from tests.chaos.testbed.stage import WorkerProcess, wait
 
 LIFE = (
     "after-queue_claim",  # before it nobody knows what the process will own

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.chaos.checker import Blackout, Rules, check, restarts_s
-from tests.chaos.history import Event, FinalTask, History, PaidCall, read_events, record
+from tests.chaos.checking.checker import Blackout, Rules, check, restarts_s
+from tests.chaos.checking.history import Event, FinalTask, History, PaidCall, read_events, record
 
 NODES = ("one", "two", "three")
 RULES = Rules(steps=[NODES])

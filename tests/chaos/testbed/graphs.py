@@ -12,8 +12,8 @@ from langgraph.graph import END, START, StateGraph
 
 from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
 from langgraph_rq.worker.guards.guards import current_task
-from tests.chaos.history import record
-from tests.chaos.instrument import install, reach
+from tests.chaos.checking.history import record
+from tests.chaos.testbed.instrument import install, reach
 
 NODES = ("one", "two", "three", "four")
 SINGLE = ("one",)

@@ -11,11 +11,11 @@ from redis import Redis
 from langgraph_rq.shared.connections.scripts import Script, load_script
 from langgraph_rq.shared.queue.task_queue import composed_script
 from langgraph_rq.worker.guards import admission
-from tests.chaos.checker import Blackout, Verdict
-from tests.chaos.graphs import FLAKY, NODES, SINGLE
-from tests.chaos.history import record
-from tests.chaos.proxy import RedisProxy
+from tests.chaos.checking.checker import Blackout, Verdict
+from tests.chaos.checking.history import record
 from tests.chaos.run import CHAIN, UNTOUCHED, Run, ids
+from tests.chaos.testbed.graphs import FLAKY, NODES, SINGLE
+from tests.chaos.testbed.proxy import RedisProxy
 
 
 def restart_redis(run: Run) -> Verdict:

@@ -2,12 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
-from tests.chaos import scenarios_crashes as crashes
-from tests.chaos import scenarios_provider as provider
-from tests.chaos import scenarios_redis as redis
-from tests.chaos import scenarios_tasks as tasks
-from tests.chaos.checker import Verdict
+from tests.chaos.checking.checker import Verdict
 from tests.chaos.run import Run
+from tests.chaos.scenarios import crashes, provider, redis, tasks
 
 SCENARIOS: Mapping[str, Callable[[Run], Verdict]] = {
     "C1": crashes.kill_random_workers,

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from tests.chaos.history import Event, FinalTask, History
+from tests.chaos.checking.history import Event, FinalTask, History
 
 TERMINAL = {"success", "error", "timeout", "cancelled", "interrupted"}
 

@@ -12,11 +12,11 @@ import pytest
 from langgraph_rq.shared.connections.scripts import make_script
 from langgraph_rq.shared.queue import task_queue
 from langgraph_rq.shared.queue.task_queue import composed_script
-from tests.chaos.checker import Blackout
+from tests.chaos.checking.checker import Blackout
 from tests.chaos.run import CHAIN, SMALL, UNTOUCHED, Run, ids
-from tests.chaos.scenarios_redis import proxy
-from tests.chaos.stage import open_stage
-from tests.chaos.table import SCENARIOS
+from tests.chaos.scenarios.redis import proxy
+from tests.chaos.scenarios.table import SCENARIOS
+from tests.chaos.testbed.stage import open_stage
 
 SMALLER = replace(SMALL, patience_s=8.0)
 """What a mutant leaves stuck is not waited for much longer."""

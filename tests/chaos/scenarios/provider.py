@@ -9,9 +9,9 @@ from langgraph_rq.shared.budget.token_budget import BudgetLimits
 from langgraph_rq.shared.budget.usage import usage_call
 from langgraph_rq.shared.connections.clients import open_sync
 from langgraph_rq.shared.connections.scripts import run_sync
-from tests.chaos.checker import Verdict, Violation
+from tests.chaos.checking.checker import Verdict, Violation
 from tests.chaos.run import CHAIN, UNTOUCHED, Run, ids
-from tests.chaos.scenarios_crashes import with_violations
+from tests.chaos.scenarios.crashes import with_violations
 
 _THRESHOLD = 5
 _SLOTS = 20

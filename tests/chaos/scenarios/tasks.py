@@ -11,10 +11,10 @@ from redis import Redis
 
 from langgraph_rq import Client
 from langgraph_rq.shared.queue.task_queue import queue_key, task_hash
-from tests.chaos.checker import Verdict, Violation
-from tests.chaos.history import record
+from tests.chaos.checking.checker import Verdict, Violation
+from tests.chaos.checking.history import record
 from tests.chaos.run import UNTOUCHED, Run, ids
-from tests.chaos.scenarios_crashes import with_violations
+from tests.chaos.scenarios.crashes import with_violations
 
 _SKEWED = "clock an hour ahead"
 

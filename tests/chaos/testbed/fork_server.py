@@ -1,7 +1,7 @@
-"""Start worker processes as `langgraph-worker --processes` does: forked from a parent that has imported everything.
+"""A fork server of worker processes, which imports everything once, as `langgraph-worker --processes` does.
 
-`python -m tests.chaos.nursery` reads one JSON object per line from its standard input, {"log", "environment",
-"arguments", "mutant"}, forks a worker and answers with its process id. The workers end when it ends.
+`python -m tests.chaos.testbed.fork_server` reads one JSON object per line from standard input, {"log", "environment",
+"arguments", "mutant"}, forks a worker and prints its process id. The workers end when it ends.
 """
 
 import json
@@ -14,14 +14,14 @@ from typing import Any
 import langgraph_rq.worker.boot  # noqa: F401 - imported before the fork
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.__main__ import main as run_worker
-from tests.chaos import graphs  # noqa: F401 - imported before the fork
-from tests.chaos.instrument import install
-from tests.chaos.mutants import MUTANTS
+from tests.chaos.checking.mutants import MUTANTS
+from tests.chaos.testbed import graphs  # noqa: F401 - imported before the fork
+from tests.chaos.testbed.instrument import install
 
 
 def main() -> None:
     """Fork a worker for each line."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries the dead
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are reaped by the kernel
     alive_read, alive_write = os.pipe()
     _answer("ready")
     for line in sys.stdin:
