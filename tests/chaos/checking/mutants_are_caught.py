@@ -114,7 +114,7 @@ def test_claims_that_are_lost_and_never_given_back_are_caught(mutated):
     with proxy(run) as between:
         run.start(1, 10, redis_url=between.url)
         between.lose_replies(composed_script("claim").sha, 1)
-        run.submit(ids("t", 4), graph="chain")
+        run.submit(ids("t", 10), graph="chain", pause_s=0.5)  # in two batches: the first claim gets its reply
         run.wait_until(lambda: between.dropped)
         between.lose_replies("", 0)
         run.wait_until_ended()
