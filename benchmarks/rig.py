@@ -17,7 +17,7 @@ from benchmarks.usage import family
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 
 ROOT = Path(__file__).parents[1]
-LANGGRAPH_JSON = ROOT / "benchmarks/graphs/langgraph.json"
+LANGGRAPH_JSON = ROOT / "benchmarks/systems/graphs/langgraph.json"
 
 _FOREIGN = ("LGRQ_", "LANGSMITH_", "LANGCHAIN_", "OPENAI_", "OTEL_", "REDIS_URL")
 """What the caller's shell may set, and what would change a measurement or leave the machine."""

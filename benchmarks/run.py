@@ -16,20 +16,19 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import (
+from benchmarks.measured import Measured, Measurement
+from benchmarks.measurements import (
     concurrency,
     gateway,
     guards,
     latency,
     queue_memory,
-    report,
-    show,
     startup,
     submitting,
     telemetry,
     throughput,
 )
-from benchmarks.measured import Measured, Measurement
+from benchmarks.reports import report, tables
 from benchmarks.rig import ROOT, BenchmarkError, Rig
 from langgraph_rq.shared.errors import LanggraphRqError
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
@@ -91,10 +90,10 @@ def main(*, quick: bool, full: bool, only: tuple[str, ...], file: Path | None, r
     console = Console()
     console.width = max(console.width, WIDTH)
     for one in found.values():
-        console.print(show.measured(one))
+        console.print(tables.measured(one))
     goals = [goal for one in found.values() for goal in one.goals]
     if goals:
-        console.print(show.goals(goals))
+        console.print(tables.goals(goals))
     if found:
         folder = results or RESULTS / f"{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}"
         report.write(folder, found, quick=quick)

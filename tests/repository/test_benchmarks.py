@@ -9,11 +9,11 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks import peers
-from benchmarks.cpu_split import cpu_split
 from benchmarks.measured import Goal, middle_ratio, percentile
+from benchmarks.measurements.cpu_split import cpu_split
+from benchmarks.measurements.rounds import Rounds, Sample
 from benchmarks.rig import ROOT, BenchmarkError, Rig
-from benchmarks.rounds import Rounds, Sample
+from benchmarks.systems import peers
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from tests.waiting import until_sync
 
 TASKS = 200
 COUNTED = 100
-WORKLOAD = str(ROOT / "benchmarks/graphs/langgraph.json")
+WORKLOAD = str(ROOT / "benchmarks/systems/graphs/langgraph.json")
 NAMES = {"submit w", "attempt", "claim", "invoke_agent w", "node classify", "node answer", "node finish"}
 NAMES |= {"chat gpt-4o-mini", "finish"}
 CANARY = "canary-5f1e"

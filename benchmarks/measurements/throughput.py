@@ -6,12 +6,12 @@ from contextlib import ExitStack
 
 import psutil
 
-from benchmarks.contenders import Contender, floor, worker
-from benchmarks.cpu_split import cpu_split
 from benchmarks.measured import Cell, Goal, Measured, Measurement
-from benchmarks.peers import KEPT_LOOP, PRELOADED, PeerMissingError, arq, stock_rq
+from benchmarks.measurements.cpu_split import cpu_split
+from benchmarks.measurements.rounds import Entry, Rounds, Sample
 from benchmarks.rig import Rig
-from benchmarks.rounds import Entry, Rounds, Sample
+from benchmarks.systems.contenders import Contender, floor, worker
+from benchmarks.systems.peers import KEPT_LOOP, PRELOADED, PeerMissingError, arq, stock_rq
 from benchmarks.usage import PeakRss, cpu_s
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 

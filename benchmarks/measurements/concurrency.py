@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import psutil
 
-from benchmarks.contenders import Contender, floor, worker
 from benchmarks.measured import Cell, Measured, Measurement
+from benchmarks.measurements.rounds import Entry
+from benchmarks.measurements.throughput import sample
 from benchmarks.rig import Rig
-from benchmarks.rounds import Entry
-from benchmarks.throughput import sample
+from benchmarks.systems.contenders import Contender, floor, worker
 
 _CONCURRENCIES = (1, 10, 30, 100, 300)
 _QUICK = (1, 30)

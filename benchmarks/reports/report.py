@@ -10,9 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import concurrency, plot
 from benchmarks.measured import Cell, Goal, Measured
-from benchmarks.show import cell, goal_cells
+from benchmarks.measurements import concurrency
+from benchmarks.reports import plot
+from benchmarks.reports.tables import cell, goal_cells
 
 _LIBRARIES = ("langgraph", "langchain-openai", "langgraph-checkpoint-redis", "openai", "rq", "redis", "uvloop")
 _PLOT = "concurrency.png"

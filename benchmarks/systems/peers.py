@@ -12,12 +12,12 @@ import psutil
 from redis import Redis
 from rq import Queue
 
-from benchmarks.contenders import Programs, all_finish, expect, registered, work
 from benchmarks.rig import ROOT, Rig, client
+from benchmarks.systems.contenders import Programs, all_finish, expect, registered, work
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 
-_JOB = "benchmarks.graphs.rq_job"
-_ARQ = ROOT / "benchmarks/arq/requirements.txt"
+_JOB = "benchmarks.systems.graphs.rq_job"
+_ARQ = ROOT / "benchmarks/systems/arq/requirements.txt"
 _ARQ_VENV = ROOT / ".data/bench-arq"
 _GRAPH_LIBRARIES = ("langgraph", "langchain-core", "langchain-openai", "openai", "httpx", "pydantic")
 _INSTALL_S = 180
@@ -76,8 +76,8 @@ def arq(rig: Rig, server: EmbeddedRedis, workers: int) -> Iterator[Programs]:
             process = rig.process(name, "-m", module, environment=environment, talks=True, python=python)
             return stack.enter_context(process)
 
-        running = [start(f"arq-{n}", "benchmarks.arq.worker") for n in range(workers)]
-        producer = start("arq-producer", "benchmarks.arq.producer")
+        running = [start(f"arq-{n}", "benchmarks.systems.arq.worker") for n in range(workers)]
+        producer = start("arq-producer", "benchmarks.systems.arq.producer")
         for process in (*running, producer):
             expect("arq", process, "ready")
         yield Programs("arq", running, [producer])

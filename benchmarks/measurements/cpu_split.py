@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from benchmarks.measured import Cell, Measured
-from benchmarks.rounds import Rounds
+from benchmarks.measurements.rounds import Rounds
 
 _NOTE = """\
 Differences of medians: graph: bare w0; model client: bare w - bare w0, two calls; queue: worker w0 - bare w0; guards:

@@ -3,9 +3,9 @@
 import time
 from statistics import median
 
-from benchmarks.contenders import worker
 from benchmarks.measured import Goal, Measured, Measurement, middle_ratio
 from benchmarks.rig import Rig, client
+from benchmarks.systems.contenders import worker
 from benchmarks.usage import cpu_s
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 

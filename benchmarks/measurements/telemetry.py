@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from statistics import median
 
-from benchmarks.contenders import worker
 from benchmarks.measured import Cell, Goal, Measured, Measurement, middle_ratio
 from benchmarks.rig import Rig
+from benchmarks.systems.contenders import worker
 from benchmarks.usage import cpu_s
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 
@@ -78,7 +78,7 @@ def _measure_pair(
 @contextmanager
 def _collector(rig: Rig) -> Iterator[dict[str, str]]:
     """Start a collector; answers the settings of a worker that tells everything."""
-    with rig.process("collector", "-m", "benchmarks.collector", talks=True) as process:
+    with rig.process("collector", "-m", "benchmarks.measurements.collector", talks=True) as process:
         port = process.stdout.readline().strip()
         with socket.create_server(("127.0.0.1", 0)) as server:
             metrics_port = server.getsockname()[1]

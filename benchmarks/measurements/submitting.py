@@ -9,14 +9,14 @@ from redis import Redis
 from rq import Queue
 from rq.queue import EnqueueData
 
-from benchmarks.contenders import work
 from benchmarks.measured import Cell, Measured, Measurement, middle_ratio
 from benchmarks.rig import Rig
+from benchmarks.systems.contenders import work
 from benchmarks.usage import cpu_s
 from langgraph_rq.producer.client.client import Client
 
 _ROUNDS = 5
-_JOB = "benchmarks.graphs.rq_job.run"
+_JOB = "benchmarks.systems.graphs.rq_job.run"
 
 
 def measure(rig: Rig) -> Measured:

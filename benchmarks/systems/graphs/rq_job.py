@@ -6,7 +6,7 @@ from typing import Any
 
 import uvloop
 
-from benchmarks.graphs.workloads import Work, w, w0
+from benchmarks.systems.graphs.workloads import Work, w, w0
 
 _GRAPHS = {"w": w.compile(), "w0": w0.compile()}
 

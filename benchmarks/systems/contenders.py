@@ -1,7 +1,7 @@
 """The systems that run the workload, each behind the same two verbs: `prepare` what is not measured, then run it.
 
 A contender is started once and stays: rounds of one alternate with rounds of the others, on the same machine. Here are
-this project's worker and the bare graph; `benchmarks.peers` has the others.
+this project's worker and the bare graph; `benchmarks.systems.peers` has the others.
 """
 
 import json
@@ -67,7 +67,7 @@ class Programs:
 def floor(rig: Rig, processes: int = 1, checkpoints: EmbeddedRedis | None = None) -> Iterator[Programs]:
     """Start `processes` bare graphs, with checkpoints in a Redis or without any."""
     environment = {"FLOOR_CHECKPOINTS": checkpoints.url} if checkpoints else {}
-    arguments = ["-m", "benchmarks.floor"]
+    arguments = ["-m", "benchmarks.systems.floor"]
     with ExitStack() as stack:
         programs = [
             stack.enter_context(rig.process(f"floor-{n}", *arguments, environment=environment, talks=True))

@@ -1,4 +1,4 @@
-"""Puts tasks on arq's queue, order by order as `benchmarks.floor` does, and says when all have ended well."""
+"""Puts tasks on arq's queue, order by order as `benchmarks.systems.floor` does, and says when all have ended well."""
 
 import asyncio
 import json

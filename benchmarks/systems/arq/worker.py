@@ -8,7 +8,7 @@ import uvloop
 from arq.connections import RedisSettings
 from arq.worker import Worker
 
-from benchmarks.graphs.workloads import Work, w, w0
+from benchmarks.systems.graphs.workloads import Work, w, w0
 
 _GRAPHS = {"w": w.compile(), "w0": w0.compile()}
 

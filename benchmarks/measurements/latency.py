@@ -6,9 +6,9 @@ from typing import Any
 
 from redis import Redis
 
-from benchmarks.contenders import Worker, work, worker
 from benchmarks.measured import Cell, Goal, Measured, Measurement, percentile
 from benchmarks.rig import Rig, client
+from benchmarks.systems.contenders import Worker, work, worker
 from langgraph_rq.shared.queue.task_queue import events_key
 
 _PAUSE_S = 0.01

@@ -2,9 +2,9 @@
 
 from redis import Redis
 
-from benchmarks.contenders import work
 from benchmarks.measured import Cell, Goal, Measured, Measurement
 from benchmarks.rig import Rig, client
+from benchmarks.systems.contenders import work
 from langgraph_rq.producer.client.client import Client
 from langgraph_rq.shared.queue.task_queue import job_hash, task_hash
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from functools import partial
 from statistics import median
 
-from benchmarks.contenders import work, worker
 from benchmarks.measured import Goal, Measured, Measurement, percentile
 from benchmarks.rig import BenchmarkError, Rig
+from benchmarks.systems.contenders import work, worker
 from benchmarks.usage import PeakRss, cpu_s
 from langgraph_rq.producer.client.client import Client
 from langgraph_rq.shared.settings import QueueSettings

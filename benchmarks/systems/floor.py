@@ -1,4 +1,4 @@
-"""The floor: the bare graph in one process, no queue. A program that `benchmarks.contenders.floor` starts.
+"""The floor: the bare graph in one process, no queue. A program that `benchmarks.systems.contenders.floor` starts.
 
 It reads orders from standard input, one JSON object a line, {"workload": "w", "inputs": [...], "concurrency": 100}, and
 writes a line when an order is done. Event loop and garbage collection are the worker's, so that a ratio
@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import uvloop
 
-from benchmarks.graphs.workloads import Work, noop, w, w0
+from benchmarks.systems.graphs.workloads import Work, noop, w, w0
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.worker.boot import spare_garbage_collection
 from langgraph_rq.worker.state.checkpoints import Checkpointer

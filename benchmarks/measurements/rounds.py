@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks.contenders import Contender
 from benchmarks.measured import middle_ratio
+from benchmarks.systems.contenders import Contender
 
 
 @dataclass(frozen=True, slots=True)

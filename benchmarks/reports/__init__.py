@@ -1,0 +1,1 @@
+"""Figures as tables on a terminal, as files, and as a plot."""

@@ -1,0 +1,1 @@
+"""The graphs that every system runs."""
