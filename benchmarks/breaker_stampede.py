@@ -1,7 +1,7 @@
 """Sixteen processes against a provider that dies: our breaker, pybreaker and purgatory, all sharing one Redis.
 
-Three situations, each a row of calls that reached the provider: an outage, a burst of failures at the same moment, and
-the end of the open time. Then the price: microseconds for each admission and report against a PING in the same run.
+Three situations, each measured in calls that reached the provider: an outage, a burst of simultaneous failures, and the
+end of the open time. Then the cost: microseconds for each admission and report against a PING in the same run.
 """
 
 import argparse
@@ -98,7 +98,7 @@ class PyBreaker:
 
 
 class Purgatory:
-    """purgatory with its Redis unit of work, which is asynchronous only, on a kept event loop."""
+    """purgatory with its Redis unit of work, which is asynchronous only, on one event loop."""
 
     def __init__(self, url: str, open_s: int) -> None:
         purgatory = import_module("purgatory")
@@ -122,7 +122,7 @@ LIBRARIES: dict[str, type[Breaker]] = {"langgraph-rq": Ours, "pybreaker": PyBrea
 
 @dataclass(frozen=True)
 class Stampede:
-    """What one library let through to the provider."""
+    """The calls that one library let through to the provider."""
 
     library: str
     version: str
@@ -173,7 +173,7 @@ def call_once_together(library: str, url: str, barrier: Barrier, open_s: int, ca
 
 
 def slow_call(redis: Redis, call_s: float) -> None:
-    """Stand for a call to the provider."""
+    """Make a call that takes `call_s`."""
     redis.incr("reached")
     time.sleep(call_s)
     if redis.exists("down"):
@@ -274,7 +274,7 @@ async def cost(transport: str, url: str, calls: int = 1000, batches: int = 7) ->
 
 
 def installed(library: str) -> bool:
-    """Say whether a library can be compared with."""
+    """Return whether a library is installed."""
     try:
         version(library)
     except PackageNotFoundError:
@@ -307,7 +307,7 @@ def tables(stampedes: list[Stampede], costs: list[Cost]) -> Iterator[Table]:
             f"{row.library} {row.version}", str(row.failed_calls), burst, through, f"{row.healthy_call_us:.0f}"
         )
     yield table
-    table = Table(title="Price of our breaker (async), microseconds")
+    table = Table(title="Cost of our breaker (async), microseconds")
     for column in ("transport", "PING", "allow", "report", "pair", "allow / PING"):
         table.add_column(column, justify="left" if column == "transport" else "right")
     for price in costs:

@@ -1,4 +1,4 @@
-"""What a measurement is, and what it answers: tables, and the goals that its figures are held against."""
+"""The types of a measurement and its result: tables of figures, and goals with limits."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The answer: rows of column -> cell, all with the same columns. Columns of numbers carry their unit."""
+    """A result: rows of column -> cell, all with the same columns. Columns of numbers carry their unit."""
 
     title: str
     rows: Sequence[Mapping[str, Cell]]
@@ -43,7 +43,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One entry of the list in `benchmarks.run`; modules that make one need nothing else."""
+    """One entry of the list in `benchmarks.run`."""
 
     name: str
     about: str
@@ -51,11 +51,11 @@ class Measurement:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Answer the smallest value that `percent` of the values do not exceed (nearest rank)."""
+    """Return the smallest value that `percent` of the values do not exceed (nearest rank)."""
     ranked = sorted(values)
     return ranked[max(0, ceil(len(ranked) * percent / 100) - 1)]
 
 
 def middle_ratio(values: Sequence[float], floors: Sequence[float]) -> float:
-    """Answer the median of the ratios round by round: rounds that follow each other saw the same machine."""
+    """Return the median of the ratios round by round: the machine's speed changes between rounds."""
     return median(value / floor for value, floor in zip(values, floors, strict=False))

@@ -1,4 +1,4 @@
-"""What measurements stand on: private Redis servers, the offline model server, processes that end with the run."""
+"""The servers and processes of a run: private Redis servers, the offline model server, and programs."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 LANGGRAPH_JSON = ROOT / "benchmarks/systems/graphs/langgraph.json"
 
 _FOREIGN = ("LGRQ_", "LANGSMITH_", "LANGCHAIN_", "OPENAI_", "OTEL_", "REDIS_URL")
-"""What the caller's shell may set, and what would change a measurement or leave the machine."""
+"""Prefixes of variables that the caller may have set and that would change a measurement or call out."""
 _END_S = 15.0
 _START_S = 120.0
 _POLL_S = 0.01
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class BenchmarkError(RuntimeError):
-    """A system that is measured did not do its work; the message says which, and how its log ends."""
+    """A measured system failed; the message names it and quotes the end of its log."""
 
 
 class Rig:
@@ -39,8 +39,8 @@ class Rig:
     Args:
         folder: Logs and working directory of the processes; without an .env of the caller's.
         model_url: The offline model server.
-        quick: Whether fewer tasks and rounds are to do.
-        full: Whether the queue is really filled with as many tasks as its goal speaks of.
+        quick: Whether to run fewer tasks and rounds.
+        full: Whether to queue as many tasks as the goal names.
         progress: Shows where the run is.
     """
 
@@ -52,7 +52,7 @@ class Rig:
         self._progress = progress
 
     def count(self, full: T, quick: T) -> T:
-        """Choose how many, or which, by whether this is a quick run."""
+        """Return `quick` in a quick run, else `full`."""
         return quick if self.quick else full
 
     @contextmanager
@@ -70,7 +70,7 @@ class Rig:
         talks: bool = False,
         python: Path | None = None,
     ) -> Iterator[psutil.Popen]:
-        """Run `python arguments` on this checkout; its output goes to a file; one that `talks` is piped."""
+        """Run `python arguments` on this checkout with its output in a file, or in a pipe if it `talks`."""
         own = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
         own |= {"PYTHONPATH": str(ROOT), "OPENAI_BASE_URL": self._model_url, "OPENAI_API_KEY": "offline"}
         with (self._folder / f"{name}.log").open("w") as log:

@@ -107,7 +107,7 @@ def main(*, quick: bool, full: bool, only: tuple[str, ...], file: Path | None, r
 
 
 def _measure(measurements: Iterable[Measurement], *, quick: bool, full: bool) -> tuple[dict[str, Measured], list[str]]:
-    """Measure one after another; one that fails leaves the others their turn. Answers what was found, and errors."""
+    """Measure one after another, going on after a failure; return the results and the errors."""
     stderr = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     found, errors = {}, []

@@ -1,4 +1,4 @@
-"""What a system's processes use: CPU time, and the most memory at once."""
+"""CPU time and peak memory of a system's processes."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ def cpu_s(processes: Sequence[psutil.Process]) -> float:
 
 
 class PeakRss:
-    """Samples the resident memory of processes and descendants while the block runs; `bytes` is the most seen."""
+    """Sample the resident memory of processes and descendants while the block runs; `bytes` is the peak."""
 
     def __init__(self, processes: Sequence[psutil.Process]) -> None:
         self.bytes = 0

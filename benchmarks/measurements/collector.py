@@ -1,4 +1,4 @@
-"""A collector that takes every span and keeps none: prints its port, then answers until its stdin ends."""
+"""An OTLP collector that discards every span: it prints its port and serves until its standard input ends."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""Tasks per second and memory of one process against how many tasks it may have in flight."""
+"""Tasks per second and memory of one process against the limit of tasks in flight."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ Workload w, one process each, one round. The worker: guards and checkpoints on. 
 
 
 def measure(rig: Rig) -> Measured:
-    """Run w with more and more tasks in flight, in turns with the bare graph."""
+    """Run w with rising concurrency, alternating with the bare graph."""
     rows: list[dict[str, Cell]] = []
     concurrencies = rig.count(_CONCURRENCIES, _QUICK)
     with rig.redis() as server, floor(rig) as bare:

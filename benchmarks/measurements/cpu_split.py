@@ -1,4 +1,4 @@
-"""Where a task's CPU goes, from the differences between systems that took turns in one run."""
+"""The CPU of a task by part, from the differences between systems that alternate in one run."""
 
 from collections.abc import Mapping
 

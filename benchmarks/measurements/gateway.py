@@ -1,4 +1,4 @@
-"""One gateway process with thousands of open event streams: how soon a client sees a result that was written."""
+"""One gateway process with thousands of open event streams: the delay until a client sees a result."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ client that keeps all streams open, the worker and Redis share the machine."""
 
 
 def measure(rig: Rig) -> Measured:
-    """Open the streams, post tasks at a steady rate, and note when each end is seen."""
+    """Open the streams, post tasks at a steady rate, and record when each end is seen."""
     streams, tasks = rig.count(2_000, 500), rig.count(2_000, 500)
     _allow_files(streams + _SPARE_FILES)
     port = _free_port()
@@ -66,7 +66,7 @@ def measure(rig: Rig) -> Measured:
 async def _load(
     port: int, waiting: list[str], tasks: int, gateway_cpu_s: Callable[[], float]
 ) -> tuple[list[float], float]:
-    """Keep a stream open per waiting task; post and follow `tasks` more; answers ms each, and CPU ms per task."""
+    """Keep a stream open per waiting task; post and follow `tasks` more; return ms each, and CPU ms per task."""
     opening = asyncio.Semaphore(_OPENED_AT_ONCE)
     kept = await asyncio.gather(*(_open(port, task_id, opening) for task_id in waiting))
     before_s, started = gateway_cpu_s(), time.monotonic()

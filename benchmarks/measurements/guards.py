@@ -1,7 +1,7 @@
-"""What the guards add to a model call: the round trip that admits it against a PING, and CPU time.
+"""The cost that the guards add to a model call: the round trip of admission against a PING, and CPU time.
 
-Everything takes turns in one loop: a PING, an admission, a settlement on one client; then pairs of calls, guarded and
-not, of one ChatOpenAI. The model answers at once, so that only work is measured.
+The calls alternate in one loop: a PING, an admission, a settlement on one client; then pairs of calls, guarded and
+not, of one ChatOpenAI. The model answers at once, so that only CPU work is measured.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ _OWNER = "benchmark"
 
 
 def measure(rig: Rig) -> Measured:
-    """Let them take turns."""
+    """Measure round trips and CPU."""
     turns, pairs = rig.count(3_000, 500), rig.count(1_000, 250)
     with (
         rig.redis() as server,

@@ -1,4 +1,4 @@
-"""What a queued task takes in Redis."""
+"""The memory of a queued task in Redis."""
 
 from redis import Redis
 
@@ -14,7 +14,7 @@ _USERS = 1_000
 
 
 def measure(rig: Rig) -> Measured:
-    """Fill an empty Redis with tasks that nobody takes."""
+    """Fill an empty Redis with tasks, without a worker."""
     tasks = _MILLION if rig.full else rig.count(100_000, 4_000)
     with rig.redis() as server, client(server) as redis, Client(server.url) as producer:
         used = {0: _used_bytes(redis)}

@@ -1,4 +1,4 @@
-"""One system on one workload, and what its rounds came to."""
+"""One system on one workload, and the figures of its rounds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,13 +53,13 @@ class Rounds:
     samples: Sequence[Sample]
 
     def all(self, figure: str) -> list[float]:
-        """List a figure, round by round."""
+        """Return a figure of every round."""
         return [getattr(sample, figure) for sample in self.samples]
 
     def middle(self, figure: str) -> float:
-        """Answer a figure's median."""
+        """Return a figure's median."""
         return median(self.all(figure))
 
     def times(self, other: "Rounds", figure: str) -> float:
-        """Divide by another entry's figure."""
+        """Return the ratio to another entry's figure."""
         return middle_ratio(self.all(figure), other.all(figure))

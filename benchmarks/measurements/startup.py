@@ -1,4 +1,4 @@
-"""How soon a worker is ready, and what it costs while there is nothing to do."""
+"""The time until a worker is ready, and its CPU while idle."""
 
 import time
 from statistics import median
@@ -16,7 +16,7 @@ Idle: CPU and commands of one worker that waits for tasks."""
 
 
 def measure(rig: Rig) -> Measured:
-    """Start workers, in turns with a Python that only imports the libraries; then let one be idle."""
+    """Start workers, alternating with a Python that only imports the libraries; then measure an idle one."""
     rounds = rig.count(3, 1)
     imports_s, ready_s = [], []
     with rig.redis() as server:

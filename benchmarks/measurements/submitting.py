@@ -1,4 +1,4 @@
-"""How fast tasks are put on the queue, against stock RQ's own calls in the same run."""
+"""Tasks submitted per second, against stock RQ's own calls in the same run."""
 
 import time
 from collections.abc import Callable
@@ -20,7 +20,7 @@ _JOB = "benchmarks.systems.graphs.rq_job.run"
 
 
 def measure(rig: Rig) -> Measured:
-    """Let the four calls take turns."""
+    """Measure the four calls in alternation."""
     many, single = rig.count(2_000, 500), rig.count(500, 200)
     with rig.redis() as server, Client(server.url) as ours, Redis.from_url(server.url) as redis:
         stock = Queue("stock", connection=redis)

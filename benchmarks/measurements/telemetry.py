@@ -1,4 +1,4 @@
-"""What it costs to see everything: logs, metrics, traces and the audit log, against a worker that says nothing."""
+"""The cost of telemetry: logs, metrics, traces and the audit log, against a worker without them."""
 
 import socket
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ seconds, and of two equal workers that ran one after the other one used up to 15
 
 
 def measure(rig: Rig) -> Measured:
-    """Let a talking and a silent worker run side by side, with checkpoints and without."""
+    """Run workers with and without telemetry side by side, with checkpoints and without."""
     rows: list[dict[str, Cell]] = []
     goals: list[Goal] = []
     with rig.redis() as server, _collector(rig) as on:
@@ -54,7 +54,7 @@ def measure(rig: Rig) -> Measured:
 def _measure_pair(
     rig: Rig, server: EmbeddedRedis, environments: Mapping[str, Mapping[str, str]], *, checkpoints: bool
 ) -> dict[str, float]:
-    """Start a worker for each, and answer the CPU time per task (ms) that each used while all ran."""
+    """Start a worker for each and return the CPU time per task (ms) that each used while all ran."""
     # Of two equal workers one used up to 6 % more over 1,000 tasks, up to 2 % over 3,000.
     tasks, warm_up = rig.count(3_000, 150), rig.count(200, 100)
 
@@ -77,7 +77,7 @@ def _measure_pair(
 
 @contextmanager
 def _collector(rig: Rig) -> Iterator[dict[str, str]]:
-    """Start a collector; answers the settings of a worker that tells everything."""
+    """Start a collector; yield the settings of a worker with all telemetry."""
     with rig.process("collector", "-m", "benchmarks.measurements.collector", talks=True) as process:
         port = process.stdout.readline().strip()
         with socket.create_server(("127.0.0.1", 0)) as server:

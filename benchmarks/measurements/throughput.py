@@ -1,4 +1,4 @@
-"""How many tasks a second, at what cost in CPU and memory, against the bare graph and its peers in the same run."""
+"""Tasks per second, CPU and memory, against the bare graph and other task queues in the same run."""
 
 import time
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 _BARE, _OURS, _RQ = "bare graph", "worker", "rq worker-pool -n 8"
 _ROUNDS = 3
 _SETTLE_S = 0.2
-"""What a system does just after the last result, such as forgetting checkpoints, is a cost of the tasks."""
+"""Work just after the last result, such as expiring checkpoints, counts as a cost of the tasks."""
 _WARM_UP = 100
 
 _NOTE = """\
@@ -31,7 +31,7 @@ preloaded, one event loop kept."""
 
 
 def measure(rig: Rig) -> Measured:
-    """Let all systems take turns on one Redis and one model server."""
+    """Run all systems in alternation on one Redis and one model server."""
     with ExitStack() as stack:
         server = stack.enter_context(rig.redis())
         entries, missing = _line_up(rig, stack, server)
@@ -50,7 +50,7 @@ def measure(rig: Rig) -> Measured:
 
 
 def _line_up(rig: Rig, stack: ExitStack, server: EmbeddedRedis) -> tuple[dict[str, Entry], list[str]]:
-    """Start everything; answers the entries in the order of their turns, and which peers are missing."""
+    """Start all systems; return the entries in the order in which they run, and the missing peers."""
     enter, n = stack.enter_context, rig.count
     bare, bare_saved, bare_two = enter(floor(rig)), enter(floor(rig, checkpoints=server)), enter(floor(rig, 2))
     ours, ours_saved = enter(worker(rig, server, "plain", checkpoints=False)), enter(worker(rig, server, "saved"))

@@ -1,4 +1,4 @@
-"""What stays of a run, in one folder: report.md for people, figures.json for programs, and the plot."""
+"""The files of a run: report.md for people, figures.json for programs, and the plot."""
 
 import json
 import os
@@ -20,7 +20,7 @@ _PLOT = "concurrency.png"
 
 
 def write(folder: Path, found: Mapping[str, Measured], *, quick: bool) -> None:
-    """Write all files; the folder is made where it is missing."""
+    """Write all files; create the folder if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     figures = document(found, quick=quick)
     (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -24,7 +24,7 @@ def measured(one: Measured) -> RenderableType:
 
 
 def goals(many: Iterable[Goal]) -> RenderableType:
-    """Lay out what was to be reached, and what was."""
+    """Lay out the goals and whether they were met."""
     table = _table("Goals")
     for column in ("goal", "measured", "limit", "", "beside"):
         table.add_column(column, justify="right" if column in {"measured", "limit"} else "left")
@@ -37,13 +37,13 @@ def goals(many: Iterable[Goal]) -> RenderableType:
 
 
 def goal_cells(goal: Goal) -> tuple[str, str, str, str, str]:
-    """Write a goal as text: what, value, limit, verdict, and what is beside it."""
+    """Format a goal: what, value, limit, verdict, and the figure beside it."""
     limit = f"{'<=' if goal.is_upper else '>='} {cell(goal.limit)} {goal.unit}"
     return goal.what, f"{cell(goal.value)} {goal.unit}", limit, "met" if goal.is_met else "missed", goal.beside
 
 
 def cell(value: Cell) -> str:
-    """Write a figure with three digits that count."""
+    """Format a figure with three significant digits."""
     if value is None:
         return "-"
     if isinstance(value, str):

@@ -1,7 +1,7 @@
-"""The systems that run the workload, each behind the same two verbs: `prepare` what is not measured, then run it.
+"""The systems that run the workload, behind one interface: `prepare`, which is not measured, returns the measured run.
 
-A contender is started once and stays: rounds of one alternate with rounds of the others, on the same machine. Here are
-this project's worker and the bare graph; `benchmarks.systems.peers` has the others.
+A contender is started once for all rounds, which alternate with rounds of the others. Here are this project's worker
+and the bare graph; `benchmarks.systems.peers` has the others.
 """
 
 import json
@@ -24,7 +24,7 @@ CONCURRENCY = 100
 
 _ENDED = "finished", "failed"
 _TOKENS = 10**12
-"""A daily budget that is booked as any other but never spent."""
+"""A daily budget that is booked like any other but never exhausted."""
 
 
 class Contender(Protocol):
@@ -32,10 +32,10 @@ class Contender(Protocol):
 
     @property
     def processes(self) -> Sequence[psutil.Process]:
-        """Those whose CPU and memory count, descendants included."""
+        """The processes whose CPU and memory count, descendants included."""
 
     def prepare(self, workload: str, tasks: int) -> Callable[[], None]:
-        """Answer what starts `tasks` runs of the graph and returns when all have ended well."""
+        """Return a function that runs the graph `tasks` times and returns when all have succeeded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Programs:
     concurrency: int = CONCURRENCY
 
     def prepare(self, workload: str, tasks: int) -> Callable[[], None]:
-        """Write the orders: the tasks are shared out between the programs."""
+        """Prepare the orders; the tasks are divided among the programs."""
         inputs, talkers = [work(number) for number in range(tasks)], len(self.talkers)
         order = {"workload": workload, "concurrency": self.concurrency}
         orders = [json.dumps({**order, "inputs": inputs[n::talkers]}) for n in range(talkers)]
@@ -79,7 +79,7 @@ def floor(rig: Rig, processes: int = 1, checkpoints: EmbeddedRedis | None = None
 
 
 def expect(name: str, process: psutil.Popen, word: str) -> None:
-    """Read the line that a program says next; raises BenchmarkError if it is not `word`."""
+    """Read a program's next line; raise BenchmarkError if it is not `word`."""
     if (said := process.stdout.readline().strip()) != word:
         raise BenchmarkError(f"{name}: expected {word}, got: {said or 'its end'}")
 

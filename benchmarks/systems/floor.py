@@ -2,7 +2,7 @@
 
 It reads orders from standard input, one JSON object a line, {"workload": "w", "inputs": [...], "concurrency": 100}, and
 writes a line when an order is done. Event loop and garbage collection are the worker's, so that a ratio
-compares what is built around the graph.
+compares only what is built around the graph.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from langgraph_rq.worker.state.checkpoints import Checkpointer
 
 
 async def serve(redis_url: str | None) -> None:
-    """Obey orders until standard input ends; with a Redis, keep the same checkpoints there as a worker does."""
+    """Carry out orders until standard input ends; with a Redis, keep the same checkpoints there as a worker does."""
     async with AsyncExitStack() as stack:
         checkpointer = None
         if redis_url:

@@ -1,4 +1,4 @@
-"""Other task queues that run the same graphs against the same model server, set up as well as we know."""
+"""Other task queues that run the same graphs against the same model server, tuned as well as we can."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ _INSTALL_S = 180
 
 
 class PeerMissingError(RuntimeError):
-    """A peer cannot be installed here; it is left out, and the message says so."""
+    """A peer cannot be installed here and is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class StockRq:
     processes: Sequence[psutil.Popen]
 
     def prepare(self, workload: str, tasks: int) -> Callable[[], None]:
-        """Describe the jobs; enqueueing them is measured."""
+        """Prepare the jobs; enqueueing them is measured."""
         jobs = [
             Queue.prepare_data(f"{_JOB}.run", args=(workload, work(number)), result_ttl=3600) for number in range(tasks)
         ]
@@ -84,7 +84,7 @@ def arq(rig: Rig, server: EmbeddedRedis, workers: int) -> Iterator[Programs]:
 
 
 def _install_arq() -> Path:
-    """Make arq's environment, once, with the graph's libraries as they are here; answers its Python."""
+    """Create arq's environment, once, with the versions of the graph's libraries here; return its Python."""
     python = _ARQ_VENV / "bin/python"
     uv = [sys.executable, "-m", "uv"]
     same = [f"{library}=={version(library)}" for library in _GRAPH_LIBRARIES]

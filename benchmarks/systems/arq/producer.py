@@ -1,4 +1,4 @@
-"""Puts tasks on arq's queue, order by order as `benchmarks.systems.floor` does, and says when all have ended well."""
+"""A producer of arq: it reads orders as `benchmarks.systems.floor` does, and prints a line when all jobs have ended."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ _AT_ONCE = 100
 
 
 async def serve() -> None:
-    """Obey orders until standard input ends."""
+    """Carry out orders until standard input ends."""
     redis = await create_pool(RedisSettings.from_dsn(os.environ["REDIS_URL"]))
     print("ready", flush=True)
     while order := await asyncio.to_thread(sys.stdin.readline):
@@ -30,7 +30,7 @@ async def _obey(redis: ArqRedis, order: dict[str, Any]) -> str:
     for start in range(0, len(inputs), _AT_ONCE):
         batch = (redis.enqueue_job("run", order["workload"], work) for work in inputs[start : start + _AT_ONCE])
         jobs += await asyncio.gather(*batch)
-    while await redis.zcard(default_queue_name):  # noqa: ASYNC110 - arq tells nobody when a job has ended
+    while await redis.zcard(default_queue_name):  # noqa: ASYNC110 - arq has no event for the end of a job
         await asyncio.sleep(_POLL_S)
     results = [await job.result_info() for job in jobs if job]
     failed = [result for result in results if not (result and result.success)]

@@ -1,4 +1,4 @@
-"""An arq worker that runs the workloads, set up as well as we know: uvloop, one shared model client, 100 at a time."""
+"""An arq worker that runs the workloads, tuned as well as we can: uvloop, one shared model client, 100 at a time."""
 
 import asyncio
 import os
@@ -18,11 +18,11 @@ async def run(_context: dict[str, Any], workload: str, graph_input: Work) -> Any
     return await _GRAPHS[workload].ainvoke(graph_input)
 
 
-async def _say_ready(_context: dict[str, Any]) -> None:
+async def _print_ready(_context: dict[str, Any]) -> None:
     print("ready", flush=True)
 
 
 if __name__ == "__main__":
     asyncio.set_event_loop(uvloop.new_event_loop())
     redis = RedisSettings.from_dsn(os.environ["REDIS_URL"])
-    Worker([run], redis_settings=redis, max_jobs=100, keep_result=3600, on_startup=_say_ready).run()
+    Worker([run], redis_settings=redis, max_jobs=100, keep_result=3600, on_startup=_print_ready).run()

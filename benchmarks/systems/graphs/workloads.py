@@ -1,4 +1,4 @@
-"""What every system runs: three nodes, two of which ask a model (w); the same without calls (w0); one empty (noop)."""
+"""The graphs: three nodes, two of which call a model (w); the same without calls (w0); one empty node (noop)."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -14,7 +14,7 @@ OUTPUT_TOKENS = 200
 
 
 class Work(TypedDict):
-    """What the nodes share.
+    """The state of all three graphs.
 
     Key          Writer     Reader
     question     caller     classify, answer
@@ -65,7 +65,7 @@ async def _ask_model(prompt: str) -> str:
     return str((await _model.ainvoke(prompt)).text)
 
 
-async def _ask_nobody(prompt: str) -> str:
+async def _echo(prompt: str) -> str:
     return prompt
 
 
@@ -74,5 +74,5 @@ async def _nothing(_state: Work) -> dict[str, Any]:
 
 
 w = build(_ask_model)
-w0 = build(_ask_nobody)
+w0 = build(_echo)
 noop = StateGraph(Work).add_node("nothing", _nothing).add_edge(START, "nothing").add_edge("nothing", END)
