@@ -1,9 +1,9 @@
-# One image for every part: worker, gateway, dashboard and command line. It runs as a user without rights, and needs no
-# writable file but /tmp. Your graphs: FROM this image, COPY them to /app with their langgraph.json.
+# One image for worker, gateway, dashboard and command line. It runs as an unprivileged user and writes only to /tmp.
+# For your own graphs: FROM this image, COPY them to /app with their langgraph.json.
 FROM python:3.12-slim AS build
 RUN python -m venv /opt/venv && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check uv
 WORKDIR /src
-# The libraries first: they change less often than our own files.
+# Libraries first: they change less often than our own files, so that their layer is cached.
 COPY pyproject.toml requirements.lock ./
 RUN /opt/venv/bin/uv pip install --no-cache --python /opt/venv/bin/python --constraints requirements.lock \
       --requirements pyproject.toml --extra worker --extra api --extra otel --extra dashboard

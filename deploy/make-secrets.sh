@@ -1,7 +1,7 @@
 #!/bin/sh
-# Create what the services must know and nobody else: passwords, the URLs of Redis that hold them, Redis' file of
-# users, a private CA and the certificates that it signs. What is there already is kept: delete a file and run this
-# again to renew it, then restart the services that mount it.
+# Create the secrets of the services: passwords, Redis URLs that contain them, the ACL file of Redis, a private CA and
+# the certificates that it signs. Existing files are kept: to renew one, delete it, run this again and restart the
+# services that mount it.
 #
 # usage: deploy/make-secrets.sh [DIRECTORY]        default: secrets
 #   TLS_HOSTS="redis.example.org gateway.example.org"   further host names in the certificates
@@ -14,7 +14,7 @@ secrets=${1:-secrets}
 hosts="redis gateway dashboard localhost ${TLS_HOSTS:-}"
 command -v openssl >/dev/null || { echo "error: expected openssl on PATH, got: none; install it" >&2; exit 2; }
 
-# The containers' users are not ours and compose mounts files as they are: the directory keeps others out.
+# Compose mounts files with their modes and containers run as other users: so the directory's mode protects the files.
 mkdir -p "$secrets"
 chmod 700 "$secrets"
 cd "$secrets"
@@ -42,7 +42,7 @@ have ca.crt && have ca.key || {
 certificate redis
 certificate gateway
 
-# Redis' users: the rules are in deploy/redis/users.acl; here the passwords are put in, as SHA-256.
+# The users of Redis: deploy/redis/users.acl with the SHA-256 of each password.
 grep -v -e '^#' -e '^$' "$here/redis/users.acl" >users.acl.new
 for role in admin producer worker dashboard; do
   password "redis_${role}_password"
