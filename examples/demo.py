@@ -1,7 +1,8 @@
 """Twenty questions, end to end: a private Redis, a model, one worker process, and a client that waits for the answers.
 
 Run it with `make demo`, or with `python -m examples.demo`. With OPENAI_API_KEY or OPENAI_BASE_URL set it asks the real
-API, else a model server on this machine. It ends what it started, whatever happens, and leaves no file behind.
+API, else a model server on this machine. It ends every process that it started, also when interrupted, and leaves no
+file.
 
 Exit codes: 0 all questions were answered, 1 some were not, 2 something did not start, 130 interrupted.
 """
@@ -60,25 +61,25 @@ _END_TIMEOUT_S = 10.0
 _LAST_LINES = 5
 _PIPED_WIDTH = 100
 _FIGURES_WIDTH = 59
-"""What the columns beside the question take."""
+"""Width of the columns beside the question."""
 
-# `read` returns when our end of its pipe closes, which the kernel sees to even after kill -9.
+# `read` returns when our end of its pipe closes, which the kernel does even after kill -9.
 _END_WITH_PARENT = 'exec 3<&0; (read -r _ <&3; kill "$$") >/dev/null 2>&1 & exec "$@" </dev/null 3<&-'
 
 _NEXT = """\
 Try next, each in a terminal of its own:
   .venv/bin/langgraph-producer dev redis        a Redis that keeps its data in .data/
-  .venv/bin/langgraph-producer dev model           prints OPENAI_BASE_URL=...; or set OPENAI_API_KEY
+  .venv/bin/langgraph-producer dev model        prints OPENAI_BASE_URL=...; or set OPENAI_API_KEY
   OPENAI_BASE_URL=... OPENAI_API_KEY=offline .venv/bin/langgraph-worker
   .venv/bin/langgraph-producer submit "What is a lease?" --wait"""
 
 
 class WorkerError(Exception):
-    """The worker ended before its time; the message is what it said last."""
+    """The worker ended early; the message quotes the end of its log."""
 
 
 def main() -> int:
-    """Run the demo; answers the exit code."""
+    """Run the demo and return the exit code."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
@@ -115,7 +116,7 @@ def ask_all(console: Console) -> int:
 
 
 def choose_model(started: ExitStack, console: Console) -> Mapping[str, str]:
-    """Say which model API is used; answers what the worker needs to find the one that was started for it, if any."""
+    """Print which model API is used; return the worker's settings for the offline server if that was started."""
     given = load(ModelSettings)
     if given.openai_api_key or given.openai_base_url:
         console.print(f"Model: the real API at {given.openai_base_url or 'OpenAI'}; this costs a few cents.")
@@ -139,7 +140,7 @@ def run_worker(environment: Mapping[str, str]) -> Iterator[None]:
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # Ctrl-C is ours to pass on
+        start_new_session=True,  # Ctrl-C reaches this process only
     )
     assert process.stderr
     said: deque[str] = deque(maxlen=_LAST_LINES)
@@ -150,7 +151,7 @@ def run_worker(environment: Mapping[str, str]) -> Iterator[None]:
                 break
         else:
             _fail(process.wait(), said)
-        # Somebody has to read on: a full pipe would stop the worker.
+        # Keep reading: a full pipe would block the worker.
         Thread(target=said.extend, args=(process.stderr,), daemon=True).start()
         yield
     finally:

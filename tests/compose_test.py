@@ -1,7 +1,7 @@
-"""`make compose-test`: the whole system in containers; a worker is killed, Redis goes away, all workers are stopped.
+"""`make compose-test`: run the system in containers; kill a worker, stop Redis, drain all workers.
 
-Needs a Docker engine, docker-compose and openssl; Python's own library is enough. Everything it makes has a name and
-a directory of its own, and is gone at the end, also when it fails.
+Needs a Docker engine, docker-compose, openssl and Python, without packages. Containers, volumes and files have names
+of their own and are removed at the end, also after a failure.
 """
 
 import base64
@@ -25,12 +25,12 @@ TASKS = 200
 WORKERS = 3
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     print(f"compose-test: {text}", flush=True)  # noqa: T201
 
 
 def until(what: str, condition: Callable[[], object], timeout_s: float = 90.0) -> object:
-    """Wait for a true answer; connections that fail while services start count as not yet."""
+    """Wait until `condition` is true; connections that fail while services start are retried."""
     give_up_at = time.monotonic() + timeout_s
     last: object = None
     while time.monotonic() < give_up_at:
@@ -42,7 +42,7 @@ def until(what: str, condition: Callable[[], object], timeout_s: float = 90.0) -
             if last:
                 return last
         time.sleep(0.5)
-    raise AssertionError(f"waited {timeout_s:.0f} s in vain for {what}; last: {last}")
+    raise AssertionError(f"waited {timeout_s:.0f} s for {what}; last: {last}")
 
 
 def free_port() -> int:
@@ -52,7 +52,7 @@ def free_port() -> int:
 
 
 class Stack:
-    """The compose project, and how to talk to it."""
+    """The compose project and clients of its services."""
 
     def __init__(self, secrets: Path) -> None:
         self.secrets = secrets
@@ -125,7 +125,7 @@ def running() -> Iterator[Stack]:
         finally:
             stack.compose("down", "--volumes", "--remove-orphans", "--timeout", "10")
     assert not left_over(), f"expected `down` to leave nothing, got: {left_over()}"
-    say("down left nothing")
+    log("down left nothing")
 
 
 def submit_and_kill(stack: Stack) -> None:
@@ -136,11 +136,11 @@ def submit_and_kill(stack: Stack) -> None:
         assert {status for status, _ in answers} == {202}, answers[:3]
         ids = [answer["task_id"] for _, answer in answers]
         assert len(set(ids)) == TASKS
-        say(f"{TASKS} tasks accepted over HTTPS")
+        log(f"{TASKS} tasks accepted over HTTPS")
 
         victim = docker("ps", "--quiet", "--filter", f"name={PROJECT}.worker.2")[0]
         docker("kill", "--signal", "KILL", victim)
-        say(f"killed worker container {victim}")
+        log(f"killed worker container {victim}")
         results = [
             document
             for _, document in threads.map(lambda id_: stack.gateway("GET", f"/tasks/{id_}/result?wait=60"), ids)
@@ -150,7 +150,7 @@ def submit_and_kill(stack: Stack) -> None:
     ][:3]
     again = sum(result["metadata"]["attempts"] > 1 for result in results)
     assert again, "expected the kill to hit running tasks, got: none that ran twice"
-    say(f"all {TASKS} succeeded; {again} of them went on elsewhere after the kill")
+    log(f"all {TASKS} succeeded; {again} of them went on elsewhere after the kill")
 
 
 def workers_ready(stack: Stack) -> int:
@@ -169,7 +169,7 @@ def check_dashboard(stack: Stack) -> None:
     assert status == 200
     finished = sum(queue["finished_job_registry_count"] for queue in json.loads(page)["queues"])
     assert finished == TASKS, finished
-    say("the dashboard answers with its password only, and shows the finished jobs")
+    log("the dashboard answers with its password only, and shows the finished jobs")
 
 
 def check_prometheus(stack: Stack) -> None:
@@ -181,7 +181,7 @@ def check_prometheus(stack: Stack) -> None:
     until("all of Prometheus' targets", lambda: targets() == expected, 120)
     rules = json.loads(stack.plain("PROMETHEUS", "/api/v1/rules")[1])["data"]["groups"]
     assert rules
-    say(f"Prometheus: {', '.join(targets())}; {sum(len(group['rules']) for group in rules)} rules loaded")
+    log(f"Prometheus: {', '.join(targets())}; {sum(len(group['rules']) for group in rules)} rules loaded")
 
 
 def check_acl_log(stack: Stack) -> None:
@@ -191,7 +191,7 @@ def check_acl_log(stack: Stack) -> None:
     )
     log = stack.compose("exec", "-T", "redis", "sh", "-c", script, capture=True).strip()
     assert not log, f"expected an empty ACL LOG, got:\n{log}"
-    say("ACL LOG is empty")
+    log("ACL LOG is empty")
 
 
 def workers() -> list[str]:
@@ -199,7 +199,7 @@ def workers() -> list[str]:
 
 
 def probe(worker: str, path: str) -> tuple[int, str]:
-    """What a worker answers on its own port, which is published nowhere: so it is asked from within."""
+    """Request a path of a worker's own port from inside its container, because the port is not published."""
     script = (
         "import http.client as h; c = h.HTTPConnection('127.0.0.1', 9100, timeout=10); "
         f"c.request('GET', '{path}'); a = c.getresponse(); print(a.status, a.read().decode())"
@@ -223,7 +223,7 @@ def succeeded(stack: Stack, ids: list[str]) -> list[dict]:
 
 
 def check_outage(stack: Stack) -> None:
-    """Redis away for longer than a lease, with tasks in flight: no worker ends, no task is lost."""
+    """Stop Redis for longer than a lease with tasks in flight: no worker ends, no task is lost."""
     healthy = ("ps", "--quiet", "--filter", f"name={PROJECT}.worker", "--filter", "health=healthy")
     until("healthy workers", lambda: len(docker(*healthy)) == WORKERS)
     ours = workers()
@@ -240,7 +240,7 @@ def check_outage(stack: Stack) -> None:
     took_s = time.monotonic() - back_at
     succeeded(stack, ids)
     assert docker(*life) == before
-    say(f"Redis was away: workers went on, ready again within {took_s:.1f} s; {len(ids)} tasks in flight succeeded")
+    log(f"Redis was away: workers went on, ready again within {took_s:.1f} s; {len(ids)} tasks in flight succeeded")
 
 
 def check_drain(stack: Stack) -> None:
@@ -254,7 +254,7 @@ def check_drain(stack: Stack) -> None:
     stack.compose("start", "worker")
     attempts = {result["metadata"]["attempts"] for result in succeeded(stack, ids)}
     assert attempts == {1}, attempts
-    say(f"workers drained within {took_s:.1f} s and ended with 0; no task was run twice")
+    log(f"workers drained within {took_s:.1f} s and ended with 0; no task was run twice")
 
 
 def check_doctor(stack: Stack) -> None:
@@ -275,7 +275,7 @@ def check_doctor(stack: Stack) -> None:
     assert checks
     assert not [check for check in checks if check["level"] == "fail"], report
     warnings = [check["check"] for check in checks if check["level"] == "warn"]
-    say(f"doctor: {len(checks)} checks, no fail; warnings: {', '.join(warnings) or 'none'}")
+    log(f"doctor: {len(checks)} checks, no fail; warnings: {', '.join(warnings) or 'none'}")
 
 
 def main() -> int:
@@ -290,7 +290,7 @@ def main() -> int:
         check_doctor(stack)
         check_drain(stack)
         check_acl_log(stack)
-    say(f"passed in {time.monotonic() - began:.0f} s")
+    log(f"passed in {time.monotonic() - began:.0f} s")
     return 0
 
 

@@ -32,14 +32,14 @@ def redis_client(redis_url: str) -> Iterator[Redis]:
 
 @pytest.fixture
 async def aredis(redis_url: str) -> AsyncIterator[AsyncRedis]:
-    """Raw replies, as the product's own clients get them."""
+    """A client that does not decode replies, like the product's own clients."""
     async with AsyncRedis.from_url(redis_url) as client:
         yield client
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_import_root() -> Iterator[None]:
-    """The checkout's folders are on the import path too: nothing may be imported from there under a second name."""
+    """Check at the end that no module was imported by its folder's name, which the import path of a checkout allows."""
     yield
     bare = [name for name in sys.modules if name.partition(".")[0] in {"shared", "producer", "worker"}]
-    assert not bare, f"imported besides langgraph_rq: {bare}"
+    assert not bare, f"expected imports from langgraph_rq only, got: {bare}"

@@ -1,4 +1,4 @@
-"""Our dashboard for a test, which takes back what it changes in RQ for the whole process."""
+"""The dashboard's app for a test, which restores what the app patches in RQ."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The secrets of a deployment, made by the program that makes them for real."""
+"""The secrets of a deployment, made by deploy/make-secrets.sh."""
 
 import os
 import subprocess
@@ -10,13 +10,13 @@ ROOT = Path(__file__).parent.parent
 
 
 def make_secrets(directory: Path, **environment: str) -> Path:
-    """Create passwords, users and certificates in `directory` and answer it."""
+    """Create passwords, users and certificates in `directory`; return it."""
     command = [ROOT / "deploy/make-secrets.sh", directory]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, **environment})
     return directory
 
 
 def role_url(server: EmbeddedRedis, role: str, secrets: Path) -> str:
-    """The URL of one of the shipped users on a server that was given `secrets / "users.acl"`."""
+    """Return the URL of a shipped Redis user on a server that runs with `secrets / "users.acl"`."""
     password = (secrets / f"redis_{role}_password").read_text().strip()
     return server.url.replace("unix://", f"unix://{role}:{password}@")

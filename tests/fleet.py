@@ -1,4 +1,4 @@
-"""A worker inside the test's own event loop, so that a test can look at what it does."""
+"""A worker inside the test's own event loop, so that a test can inspect it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping

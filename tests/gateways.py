@@ -18,7 +18,7 @@ from tests.waiting import until_sync
 
 @asynccontextmanager
 async def gateway(redis_url: str, **settings) -> AsyncIterator[httpx.AsyncClient]:
-    """Answer requests of the client that the block gets; without keys unless it gives some."""
+    """Serve the client that the block gets; API keys are required only if `settings` has some."""
     settings = {"without_keys": "keys" not in settings, "rate": None, **settings}
     app = create_app(GatewaySettings(**settings), redis_url)
     transport = httpx.ASGITransport(app)

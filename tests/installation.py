@@ -1,4 +1,4 @@
-"""What a user has: a Redis, a model API and worker processes. One of each serves all tests that only submit tasks."""
+"""An installation: Redis, a model API and worker processes, shared by all tests that only submit tasks."""
 
 import json
 import os
@@ -21,14 +21,14 @@ ROOT = Path(__file__).parents[1]
 SMALL_PROJECT = ROOT / "tests/projects/small/langgraph.json"
 SUPPORT_DESK = ROOT / "examples/support_desk/langgraph.json"
 START_TIMEOUT_S = 60.0
-"""Importing the libraries takes seconds of CPU time, and a busy machine has few to spare."""
+"""Importing the libraries takes seconds of CPU time, longer on a busy machine."""
 
 _FOREIGN = ("LGRQ_", "OPENAI_", "REDIS_URL", "OTEL_")
 
 
 @dataclass(frozen=True)
 class WorkerProcess:
-    """`langgraph-worker` as a process, with what it logged."""
+    """`langgraph-worker` as a process, with its log."""
 
     process: "subprocess.Popen[bytes]"
     log: Path
@@ -50,7 +50,7 @@ class WorkerProcess:
             assert len(self.events("worker.started")) == processes, self.said()
 
     def end(self, signal_number: int = SIGTERM, timeout_s: float = START_TIMEOUT_S) -> int:
-        """Ask it to end; answers its exit code."""
+        """Send a signal and return the exit code."""
         self.process.send_signal(signal_number)
         return self.process.wait(timeout_s)
 
@@ -84,13 +84,13 @@ def start_worker(
 
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a process that is to see no other settings than these."""
+    """Return the environment of this process without any of its settings, plus these."""
     return {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)} | dict(environment)
 
 
 @dataclass(frozen=True)
 class Installation:
-    """A running installation: `environment` is what its producers and workers are given."""
+    """A running installation; `environment` configures its producers and workers."""
 
     environment: Mapping[str, str]
     model: OfflineLLM
@@ -118,14 +118,14 @@ def _install(folder: Path, config: Path) -> Iterator[Installation]:
 
 @pytest.fixture(scope="session")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """Serves the assistant and the graphs of tests/projects/small; what earlier tests left there stays."""
+    """Serve the assistant and the graphs of tests/projects/small; tasks of earlier tests are kept."""
     with _install(tmp_path_factory.mktemp("small"), SMALL_PROJECT) as one:
         yield one
 
 
 @pytest.fixture
 def disturbed_model(installation: Installation) -> Iterator[OfflineLLM]:
-    """The installation's model API, for a test that makes it slow or fail: it is itself again after the test."""
+    """The installation's model API, for a test that makes it slow or fail; it is reset after the test."""
     yield installation.model
     installation.model.admin.clear()
     installation.model.admin.set_latency(0.0)
@@ -133,6 +133,6 @@ def disturbed_model(installation: Installation) -> Iterator[OfflineLLM]:
 
 @pytest.fixture(scope="session")
 def support_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """Serves the graph of examples/support_desk."""
+    """Serve the graph of examples/support_desk."""
     with _install(tmp_path_factory.mktemp("desk"), SUPPORT_DESK) as one:
         yield one

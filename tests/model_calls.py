@@ -1,4 +1,4 @@
-"""What tests of model calls stand on: ChatOpenAI on the offline server, a task that runs one node, and the books."""
+"""Fixtures of model calls: ChatOpenAI on the offline server, a task that runs one node, and the tokens booked."""
 
 import asyncio
 from contextlib import asynccontextmanager
@@ -23,7 +23,7 @@ class Said(TypedDict):
 
 @asynccontextmanager
 async def chat_models(url: str):
-    """Answer a function that makes ChatOpenAIs on two HTTP clients, as making one takes a third of a second."""
+    """Yield a factory of ChatOpenAIs that share two HTTP clients, because making a client takes a third of a second."""
     # The server speaks no TLS, so that no certificates need to be read.
     with openai.DefaultHttpxClient(verify=False) as http:
         async with openai.DefaultAsyncHttpxClient(verify=False) as http_async:
@@ -37,12 +37,12 @@ async def chat_models(url: str):
 
 
 async def run_node(redis_url: str, node, **options: Any):
-    """Run a task whose graph has one node; answers its result."""
+    """Run a task whose graph has one node and return its result."""
     return await run_graph(redis_url, one_node_graph(node, Said), **options)
 
 
 async def run_graph(redis_url: str, graph, *, deadline_s: float = 60, task: dict | None = None, **options: Any):
-    """Run a task through a worker; answers its result."""
+    """Run a task through a worker and return its result."""
     async with worker(redis_url, {"g": graph}, **options):
         with Client(redis_url) as client:
             receipt = client.submit(task or {"text": "hello"}, graph="g", user_id="ann", deadline_s=deadline_s)
@@ -62,7 +62,7 @@ def two_nodes_at_once(first, second) -> Any:
 
 
 async def books(aredis) -> tuple[int, int]:
-    """Read the tokens that the fleet has used, and holds."""
+    """Return the tokens that the fleet has used and holds."""
     tokens = (await TokenBudget(aredis, BudgetLimits()).usage()).tokens
     return tokens.used, tokens.held
 

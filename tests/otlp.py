@@ -1,4 +1,4 @@
-"""An OTLP receiver: takes spans over HTTP as a collector does, and puts their trees together."""
+"""An OTLP receiver over HTTP that groups spans by trace."""
 
 import gzip
 import threading
@@ -14,7 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 @dataclass(frozen=True)
 class Received:
-    """One span, as the receiver understood it."""
+    """One span, decoded."""
 
     trace: str
     span: str
@@ -29,7 +29,7 @@ class Received:
 
 
 class Receiver:
-    """Keeps what it gets; answers the statuses in `answers` first, then 200."""
+    """Store requests; respond with the statuses in `answers` first, then with 200."""
 
     def __init__(self) -> None:
         self.spans: dict[tuple[str, str], Received] = {}

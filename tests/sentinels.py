@@ -1,4 +1,4 @@
-"""A primary, replicas and three sentinels that watch them, as small as they come."""
+"""A Redis primary, replicas and three sentinels that watch them."""
 
 import subprocess
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def port_of(server: EmbeddedRedis) -> int:
 
 @contextmanager
 def replicated(replicas: int) -> Iterator[list[EmbeddedRedis]]:
-    """A primary and its replicas, which have everything."""
+    """Start a primary and its replicas, and wait until they are in sync."""
     at_once = {"repl-diskless-sync-delay": "0", "repl-ping-replica-period": "1"}
     with ExitStack() as stack:
         servers = [stack.enter_context(EmbeddedRedis(tcp=True, **at_once)) for _ in range(1 + replicas)]
@@ -49,7 +49,7 @@ class Watched:
 
 @contextmanager
 def watched(directory: Path, replicas: int = 2) -> Iterator[Watched]:
-    """Three sentinels with the shipped configuration, but faster."""
+    """Start three sentinels with the shipped configuration and shorter timeouts."""
     with ExitStack() as stack:
         primary = stack.enter_context(replicated(replicas))[0]
         shipped = (ROOT / "deploy/redis/sentinel.conf").read_text()

@@ -1,4 +1,4 @@
-"""Wait for a condition instead of sleeping for a guess."""
+"""Wait for a condition instead of sleeping for a fixed time."""
 
 import asyncio
 import inspect
@@ -10,7 +10,7 @@ _POLL_S = 0.01
 
 
 async def until(condition: Callable[[], Any], timeout_s: float = 10.0) -> Any:
-    """Answer the first true value of `condition`, which may be async; fail when there is none in time."""
+    """Return the first true value of `condition`, which may be async; fail after `timeout_s`."""
     give_up_at = time.monotonic() + timeout_s
     while True:
         value = condition()
@@ -18,7 +18,7 @@ async def until(condition: Callable[[], Any], timeout_s: float = 10.0) -> Any:
             value = await value
         if value:
             return value
-        assert time.monotonic() < give_up_at, f"waited {timeout_s} s in vain for {inspect.getsource(condition).strip()}"
+        assert time.monotonic() < give_up_at, f"waited {timeout_s} s for {inspect.getsource(condition).strip()}"
         await asyncio.sleep(_POLL_S)
 
 

@@ -1,4 +1,4 @@
-"""Run the table of faults, full size, and report: `make chaos`, or `python -m tests.chaos --help`."""
+"""Run the table of faults at full size and report: `make chaos`, or `python -m tests.chaos --help`."""
 
 import argparse
 import json
@@ -24,7 +24,7 @@ _EVERYWHERE = ("submitted", "ended", "lost", "duplicated", "false reaps", "paid 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the scenarios that were asked for; 1 when anything was violated or a fault had no effect."""
+    """Run the chosen scenarios; return 1 if a promise was broken or a fault had no effect."""
     options = _parser().parse_args(argv)
     console = Console(stderr=True)
     size = Size(share=options.scale, lease_s=options.lease, is_full=not options.brief)
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _mutants_are_caught() -> bool:
-    """Check that the checker detects each rule that is taken out."""
+    """Check that the checker detects each disabled rule."""
     checks = Path(__file__).parent / "checking/mutants_are_caught.py"
     # A process of its own: pytest rewrites the asserts of modules that it loads itself, and ours are loaded already.
     return subprocess.run([sys.executable, "-m", "pytest", "-q", str(checks)], check=False).returncode == 0
@@ -61,7 +61,7 @@ def _run(stage: Stage, name: str, size: Size, console: Console) -> Mapping[str, 
             violations = [f"{one.kind} {one.task} {one.detail}".strip() for one in verdict.violations]
     took_s = time.monotonic() - began
     console.print(f"{name:>4} {'violated' if violations else 'holds'} after {took_s:.0f} s: {title(name)}")
-    console.print(f"     {_shown_by(verdict.figures)}", style="dim")
+    console.print(f"     {_own_figures(verdict.figures)}", style="dim")
     for violation in violations[:_SHOWN_VIOLATIONS]:
         console.print(f"     {violation}", style="red")
     return {
@@ -88,8 +88,8 @@ def _table(reports: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def _shown_by(figures: Mapping[str, float]) -> str:
-    """Name what a fault did, by the figures that are this scenario's own."""
+def _own_figures(figures: Mapping[str, float]) -> str:
+    """Format the figures that only this scenario has; they show the effect of its fault."""
     others = [key for key in figures if key not in _EVERYWHERE and not key.startswith("restart ") and figures[key]]
     return ", ".join(f"{key} {figures[key]:,g}" for key in others)
 
@@ -97,7 +97,7 @@ def _shown_by(figures: Mapping[str, float]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tests.chaos",
-        description="Break an installation on purpose and check that no promise is broken.",
+        description="Inject faults into an installation and check that no promise is broken.",
         epilog="example: python -m tests.chaos --only C1 C3 --scale 0.1",
     )
     parser.add_argument("--only", nargs="+", choices=SCENARIOS, metavar="C", help=f"some of {', '.join(SCENARIOS)}")
@@ -106,7 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--lease", type=float, default=8.0, metavar="S", help="the workers' lease (default: %(default)s)"
     )
-    parser.add_argument("--mutants", action="store_true", help="then take out each rule and check that it is missed")
+    parser.add_argument(
+        "--mutants", action="store_true", help="then disable each rule and check that the checker notices"
+    )
     parser.add_argument("--report", type=Path, default=_REPORT, help="where to write figures (default: %(default)s)")
     return parser
 

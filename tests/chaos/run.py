@@ -1,4 +1,4 @@
-"""One scenario's run: its workers, its producers, and what must be shown of it at the end."""
+"""One run of a scenario: its workers, its producers and the proof that its fault took effect."""
 
 import random
 import threading
@@ -24,7 +24,7 @@ _SUBMIT_BATCH = 5
 _DEADLINE_S = 3600.0
 CHAIN = Rules(steps=[NODES])
 UNTOUCHED = Rules(steps=[NODES], crashes=False, repaid_per_crash=0)
-"""Nobody died, so nothing may move and nothing may be paid again."""
+"""No worker died: no task may move and no call may be paid again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +52,13 @@ SMALL = Size(share=0.03, lease_s=2.0, node_s=0.05, patience_s=90.0, is_full=Fals
 
 @dataclass(slots=True)
 class Run:
-    """A scenario on a stage; `mutant` names the rule that is taken out of its workers."""
+    """A scenario on a stage; `mutant` names the rule that is disabled in its workers."""
 
     stage: Stage
     size: Size
     mutant: str = ""
     proofs: dict[str, float] = field(default_factory=dict)
-    """What shows that the fault took effect: each must be above 0."""
+    """Counts that prove that the fault took effect: each must be above 0."""
     figures: dict[str, float] = field(default_factory=dict)
     submitted: list[str] = field(default_factory=list)
     dice: random.Random = field(default_factory=lambda: random.Random(4))
@@ -115,11 +115,11 @@ class Run:
         )
 
     def reaper(self) -> WorkerProcess:
-        """Start a worker that serves no queue of this run: it lives, and reaps those that die."""
-        return self.start(1, 1, "--queues", "nobodys")[0]
+        """Start a worker that serves no queue of this run: it only reaps workers that die."""
+        return self.start(1, 1, "--queues", "unused")[0]
 
     def submit(self, ids: Sequence[str], redis_url: str | None = None, pause_s: float = 0.0, **fields: Any) -> None:
-        """Submit a task for each id, a few at a time, and write down what came of each."""
+        """Submit a task for each id, a few at a time, and record the outcome of each."""
         with Client(redis_url or self.stage.redis.url) as client:
             self.submitted += ids
             for start in range(0, len(ids), _SUBMIT_BATCH):
@@ -137,7 +137,7 @@ class Run:
             thread.join()
 
     def has_ended(self) -> bool:
-        """Say whether nothing is open; a Redis that is away says nothing."""
+        """Return whether no task is open; False while Redis is down."""
         with suppress(RedisError), self.stage.client() as client:
             open_now = client.zcard(OPEN)
             self.tell(f"{len(self.submitted):,} submitted, {open_now:,} open")
@@ -162,7 +162,7 @@ class Run:
 
     def wait_until(self, condition: Callable[[], object]) -> None:
         """Wait for a condition, as long as the size allows."""
-        wait(condition, self.size.patience_s, "the run gets there")
+        wait(condition, self.size.patience_s, "the condition holds")
 
     def open_now(self) -> int:
         """Count the tasks that are open."""
@@ -170,7 +170,7 @@ class Run:
             return int(client.zcard(OPEN))
 
     def is_busy(self, pid: int) -> bool:
-        """Say whether this worker has begun to make model calls."""
+        """Return whether this worker has begun to make model calls."""
         return any(pid_of(call["prompt"].split()[3]) == pid for call in self.stage.model.admin.calls())
 
     def events(self, kind: str) -> list[Event]:
@@ -198,7 +198,7 @@ class Run:
 
 
 def submit_batch(client: Client, ids: Sequence[str], **fields: Any) -> None:
-    """Submit a few tasks and write down what came of each."""
+    """Submit a few tasks and record the outcome of each."""
     documents = [client.parse({"task_id": id_, "input": {}, "deadline_s": _DEADLINE_S, **fields}) for id_ in ids]
     for id_ in ids:
         record("invoked", id_)
@@ -216,12 +216,12 @@ def submit_batch(client: Client, ids: Sequence[str], **fields: Any) -> None:
 
 
 def ids(prefix: str, number: int) -> list[str]:
-    """Name so many tasks."""
+    """Return `number` task ids."""
     return [f"{prefix}-{i}" for i in range(number)]
 
 
 class Replacer:
-    """Starts another worker for each that has died, as a supervisor does; `start` starts one without waiting."""
+    """Start another worker for each that has died, as a supervisor does; `start` starts one without waiting."""
 
     def __init__(self, workers: Iterable[WorkerProcess], start: Callable[[], WorkerProcess]) -> None:
         self.workers = list(workers)

@@ -1,4 +1,4 @@
-"""C16: half an hour of load with kills, Redis restarts and provider failures; nothing may grow: `make soak`."""
+"""C16: half an hour of load with kills, Redis restarts and provider failures; memory and keys must not grow."""
 
 import argparse
 import statistics
@@ -37,7 +37,7 @@ _FORGET = {
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What must not grow: memory of the workers that live on, and what Redis holds."""
+    """Quantities that must not grow: memory of the workers that are never killed, and the contents of Redis."""
 
     minute: float
     rss_mb: float
@@ -48,7 +48,7 @@ class Sample:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the soak; 1 when something grew, or was left at the end."""
+    """Run the soak; return 1 if something grew or was left at the end."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0, help="how long (default: %(default)g)")
     options = parser.parse_args(argv)
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def grown(samples: Sequence[Sample]) -> list[str]:
-    """Name what grew: its median in the last quarter against that in the second one."""
+    """Name what grew, by its median in the last quarter against that in the second one."""
     quarter = len(samples) // 4
     before, after = samples[quarter : 2 * quarter], samples[-quarter:]
     found = []
@@ -106,7 +106,7 @@ def _soak(stage: Stage, seconds: float, console: Console) -> tuple[list[Sample],
 
 
 class _Faults:
-    """Does the next fault each time it is called."""
+    """Inject the next fault at each call."""
 
     def __init__(self, *steps: Callable[[], None]) -> None:
         self.done = 0

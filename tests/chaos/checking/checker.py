@@ -1,10 +1,10 @@
-"""Judge a history: a pure function from what happened to what was violated, in the shape of Jepsen's total-queue.
+"""Judge a history: a pure function from recorded events to violations, modelled on Jepsen's total-queue checker.
 
     lost         a submit was answered, and the task has no end
     stuck        the task is known, or something of it is left in Redis, and it has no end
     duplicated   more than one end of a task was written
-    unexpected   a task that nobody submitted, or an end that is not the one expected
-    garbled      the graph's own words are not those of each node, once, in order
+    unexpected   a task that was never submitted, or an end that is not the one expected
+    garbled      the graph's output does not list each node once, in order
     repaid       a model call was paid again, and it was not the one node in flight at a crash
     false reap   a crash was charged although no fault had hit the owner
     late call    a model call began after a cancel was accepted, after the lease of its worker had ended, or, but for
@@ -37,7 +37,7 @@ class Rules:
     """What a scenario expects.
 
     Args:
-        steps: What a graph's own words may be when it has run to its end.
+        steps: Lists of nodes that a finished graph may output.
         states: Terminal states that are in order.
         poisoned: Tasks that must end as poisoned, and no others.
         repaid_per_crash: Nodes that may be paid again each time a task moves.
@@ -68,7 +68,7 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was violated, and the figures of the run."""
+    """The violations and figures of a run."""
 
     violations: tuple[Violation, ...]
     figures: Mapping[str, float] = field(default_factory=dict)
@@ -96,7 +96,7 @@ def check(history: History, rules: Rules) -> Verdict:
 
 
 def _ends(history: History, by_kind: Mapping[str, list[Event]], rules: Rules) -> Iterator[Violation]:
-    """Every answered submit has one end, the expected one; nothing else has any."""
+    """Check that every answered submit has one end, the expected one, and that no other task has any."""
     final = history.final or {}
     invoked = {event.task for event in by_kind["invoked"]}
     answered = {event.task for event in by_kind["ok"]}
@@ -105,7 +105,7 @@ def _ends(history: History, by_kind: Mapping[str, list[Event]], rules: Rules) ->
         yield Violation("lost", task, "it is not known any more")
     for task, last in final.items():
         if task not in invoked:
-            yield Violation("unexpected", task, "nobody submitted it")
+            yield Violation("unexpected", task, "it was never submitted")
         if last.state not in TERMINAL:
             yield Violation("stuck", task, f"it is {last.state}")
             continue
@@ -116,7 +116,7 @@ def _ends(history: History, by_kind: Mapping[str, list[Event]], rules: Rules) ->
         yield from _expected(task, last, rules)
     for event in by_kind["start"]:
         if event.task not in invoked:
-            yield Violation("unexpected", event.task, "it ran, and nobody submitted it")
+            yield Violation("unexpected", event.task, "it ran and was never submitted")
     for key, number in (history.left or {}).items():
         yield Violation("stuck", "", f"{number} left in {key}")
 
@@ -154,7 +154,7 @@ def _payments(history: History, by_kind: Mapping[str, list[Event]], rules: Rules
 
 
 def _reaps(history: History, by_kind: Mapping[str, list[Event]], rules: Rules) -> Iterator[Violation]:
-    """A crash may be charged only where a fault hit the owner, or where nobody lived to say who owned the task."""
+    """A crash may be charged only where a fault hit the owner, or where the owner is unknown."""
     struck = {event.pid for event in by_kind["struck"]}
     owners = {(event.task, event.epoch): event.pid for event in by_kind["claimed"]}
     for task, last in (history.final or {}).items():
@@ -181,7 +181,7 @@ def _late_calls(history: History, by_kind: Mapping[str, list[Event]], rules: Rul
 
 
 def restarts_s(events: Sequence[Event]) -> list[float]:
-    """Say for each task that a struck process had in flight how long it took until it ran elsewhere, sorted."""
+    """Return, sorted, how long each task in flight of a struck process took until it ran elsewhere."""
     ended = {event.task: event.at for event in events if event.kind == "wrote"}
     claims: dict[str, list[Event]] = defaultdict(list)
     starts: dict[tuple[str, int], float] = {}
@@ -201,7 +201,7 @@ def restarts_s(events: Sequence[Event]) -> list[float]:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Answer the value below which `share` of the sorted `values` are; 0 when there are none."""
+    """Return the value below which `share` of the sorted `values` are; 0 when there are none."""
     return values[min(len(values) - 1, int(share * len(values)))] if values else 0.0
 
 

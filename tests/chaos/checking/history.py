@@ -1,16 +1,16 @@
-"""What happened in a run, as append-only files: one JSON line per event, written through to the kernel at once.
+"""The history of a run, as append-only files: one JSON line per event, written through to the kernel at once.
 
 Every process has a file of its own in the run's folder, so that what it wrote before a kill -9 is all there. Instants
 are the machine's monotonic clock in seconds, which all processes share.
 
 Kinds of events, and who writes them:
-    invoked, ok, unknown, refused   a producer: submitting began, was answered, its answer was lost, was no
+    invoked, ok, unknown, refused   a producer: submitting began, was answered, got no answer, was refused
     cancelled                       a producer: a cancel was accepted; `detail` is the task's state then
     claimed, wrote, released        a worker: it owns the task, ended it, gave it back
     fenced                          a worker: a change of state was refused; `detail` says which
     reaped, swept                   a worker: it took the task from a dead worker, found it out of its place
     admitted                        a worker: a model call may start, as `detail` says; `at` is when it began to ask
-    opened, closed                  a worker: its report opened the breaker, and it knows; it began to close it
+    opened, closed                  a worker: its report opened the breaker; it began to close it
     start, end                      a node; `detail` is its name
     struck                          the runner: the fault `detail` hit the process `pid`
 """
@@ -41,7 +41,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class PaidCall:
-    """A call in the model server's own log, with what its prompt says about who made it."""
+    """A call in the model server's log; its prompt names the task, node, attempt and worker."""
 
     task: str
     node: str
@@ -58,7 +58,7 @@ class PaidCall:
 
 @dataclass(frozen=True, slots=True)
 class FinalTask:
-    """A task as Redis has it at the end. `ends` counts its terminal results, `steps` are its graph's own words."""
+    """A task in Redis at the end. `ends` counts its terminal results, `steps` are the nodes that its graph lists."""
 
     state: str
     epoch: int = 1
@@ -70,7 +70,7 @@ class FinalTask:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """All that the checker looks at."""
+    """The input of the checker."""
 
     events: tuple[Event, ...]
     calls: tuple[PaidCall, ...] = ()

@@ -1,4 +1,4 @@
-"""The product with one rule taken out: the checker must notice each of them.
+"""The product with one rule disabled: the checker must detect each of them.
 
 A mutant changes the source of scripts as they are run, or patches a function of the worker, in the worker process only.
 """
@@ -21,7 +21,7 @@ from tests.chaos.checking.history import record
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """What is taken out: pieces of scripts, or whatever `patch` patches."""
+    """The disabled rule: pieces of scripts, or what `patch` patches."""
 
     scripts: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     patch: Callable[[], None] | None = None

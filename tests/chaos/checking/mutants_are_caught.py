@@ -1,4 +1,4 @@
-"""With one rule of the product taken out the checker of the chaos runs turns red: it can see what the rule is for.
+"""With one rule of the product disabled, the checker of the chaos runs reports the violation that the rule prevents.
 
 Half a minute on a quiet machine, so not a part of `make test`: `python -m tests.chaos --mutants` runs it.
 """
@@ -19,7 +19,7 @@ from tests.chaos.scenarios.table import SCENARIOS
 from tests.chaos.testbed.stage import open_stage
 
 SMALLER = replace(SMALL, patience_s=8.0)
-"""What a mutant leaves stuck is not waited for much longer."""
+"""A mutant may leave tasks stuck: do not wait long for them."""
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +52,9 @@ def test_queue_that_lets_a_former_owner_write_a_result_is_caught(mutated):
 def test_submit_without_idempotency_is_caught(mutated, monkeypatch):
     run = mutated("")
     script = task_queue.composed_script("submit")
-    deaf = make_script(script.name, script.source.replace("if known[2] then", "if false then"))
+    mutant = make_script(script.name, script.source.replace("if known[2] then", "if false then"))
     verbs = task_queue.composed_script
-    monkeypatch.setattr(task_queue, "composed_script", lambda verb: deaf if verb == "submit" else verbs(verb))
+    monkeypatch.setattr(task_queue, "composed_script", lambda verb: mutant if verb == "submit" else verbs(verb))
     run.start(1, 10)
     for _ in range(2):
         run.submit(ids("t", 4), graph="single")

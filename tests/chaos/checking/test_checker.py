@@ -1,4 +1,4 @@
-"""The checker of the chaos runs, on histories made by hand: a sound one is passed, and each broken promise is named."""
+"""The checker of the chaos runs, on histories made by hand: a sound one passes, and each broken promise is named."""
 
 from dataclasses import replace
 
@@ -97,12 +97,12 @@ def test_second_result_is_a_duplicate(history):
     assert _kinds(history) == {"duplicated"}
 
 
-def test_task_that_nobody_submitted_is_unexpected():
+def test_task_that_was_never_submitted_is_unexpected():
     assert _kinds(replace(SOUND, final={"t": DONE, "ghost": DONE})) == {"unexpected"}
     assert _kinds(replace(SOUND, events=_events(Event("start", "ghost", 1, at=5)))) == {"unexpected"}
 
 
-def test_end_that_the_scenario_does_not_know_is_unexpected():
+def test_end_that_the_scenario_does_not_allow_is_unexpected():
     failed = FinalTask("error", error="graph_error")
     assert _kinds(replace(SOUND, final={"t": failed})) == {"unexpected"}
 

@@ -1,4 +1,4 @@
-"""C1, C2, C7, C8, C9: worker processes are killed, stopped, ended, and end themselves."""
+"""C1, C2, C7, C8, C9: worker processes are killed, stopped and drained, and kill themselves."""
 
 import time
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from tests.chaos.testbed.graphs import FLAKY, NODES
 from tests.chaos.testbed.stage import WorkerProcess, wait
 
 LIFE = (
-    "after-queue_claim",  # before it nobody knows what the process will own
+    "after-queue_claim",  # before it, it is not known which tasks the process will own
     *(f"{when}-{node}" for node in ("one", "three", "four") for when in ("before", "after")),
     *(f"{when}-{script}" for script in ("guards_admit", "guards_settle") for when in ("before", "after")),
     *(f"{when}-state_{script}" for script in ("put", "put_writes", "expire") for when in ("before", "after")),
@@ -43,7 +43,7 @@ def kill_random_workers(run: Run) -> Verdict:
 
 def stop_workers(run: Run) -> Verdict:
     """C2: SIGSTOP for two leases, then SIGCONT; one worker is stopped just before it writes a result."""
-    run.reaper()  # all three may stop, two of them by themselves: then nobody else would take their tasks away
+    run.reaper()  # all three may stop, two of them by themselves: then another worker must reap their tasks
     workers = run.start(3, 50)
     stopping = ids("stop-before-queue_finish", 2)
     run.submit([*stopping, *ids("c2", run.count(500, 40))], graph="chain")
@@ -58,7 +58,7 @@ def stop_workers(run: Run) -> Verdict:
         worker.send(SIGCONT)
     wake = _Waker(workers, 2 * run.size.lease_s)
     run.wait_until_ended(wake)
-    # The third may have ended everything by now: those who slept need the time to ask, and to hear no.
+    # The third may have ended everything by now: the stopped workers need time to send their writes and to be refused.
     run.wait_until(lambda: wake() or _are_fenced(run, stopped))
     run.proofs["fenced"] = 0
     run.figures["exits"] = sum(not worker.is_alive for worker in workers)
@@ -73,13 +73,13 @@ def _is_stopped(worker: WorkerProcess) -> bool:
 
 
 def _are_fenced(run: Run, pids: set[int]) -> bool:
-    """Say whether Redis refused something to each, and a late result to one."""
+    """Return whether Redis refused a write of each process, and a late result of one."""
     fenced = run.events("fenced")
     return pids <= {event.pid for event in fenced} and any(event.detail == "finish" for event in fenced)
 
 
 class _Waker:
-    """Wakes up, when called, whoever has been stopped at a point for so long."""
+    """Wake up, when called, each worker that has been stopped for `after_s`."""
 
     def __init__(self, workers: Iterable[WorkerProcess], after_s: float) -> None:
         self._workers = workers
@@ -109,13 +109,13 @@ def kill_at_each_point(run: Run) -> Verdict:
     free = {f"die-{point}-1" for point in FREE}
     return with_violations(
         verdict,
-        [Violation("no effect", task, "nobody died there") for task in sorted(missed)]
+        [Violation("no effect", task, "no process died there") for task in sorted(missed)]
         + [Violation("repaid", task, "after its last checkpoint") for task in sorted(moved & free)],
     )
 
 
 def drain_workers(run: Run) -> Verdict:
-    """C8: every worker in turn is asked to end, and replaced."""
+    """C8: every worker in turn is drained with SIGTERM and replaced."""
     workers = run.start(3, 50)
     with run.submitting(ids("c8", run.count(1_000, 60)), pause_s=0.05, graph="chain"):
         for i, worker in enumerate(workers):
@@ -141,7 +141,7 @@ def poison(run: Run) -> Verdict:
 
 
 def with_violations(verdict: Verdict, more: Iterable[Violation]) -> Verdict:
-    """Add what only the scenario itself can see."""
+    """Add violations that only the scenario can detect."""
     return Verdict((*verdict.violations, *more), verdict.figures)
 
 

@@ -1,4 +1,4 @@
-"""C3, C4, C5, C6, C10: Redis dies, freezes, loses its answers, is out of reach, and is full."""
+"""C3, C4, C5, C6, C10: Redis is killed, freezes, loses replies, is unreachable, and is full."""
 
 import time
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def restart_redis(run: Run) -> Verdict:
 
 
 def freeze_redis(run: Run) -> Verdict:
-    """C4: Redis answers nobody for 5 s."""
+    """C4: Redis does not answer for 5 s."""
     workers = run.start(3, 50)
     run.submit(ids("c4", run.count(500, 60)), graph="chain")
     with run.stage.client() as client:
@@ -54,7 +54,7 @@ _BY_THE_LEASE = {"reap", "sweep", "renew"}
 
 
 def scripts() -> dict[str, Script]:
-    """Name the scripts whose answers are lost, in order: a lost renewal keeps a worker from reaping for a while."""
+    """Return the scripts whose replies are lost, in order: a lost renewal keeps a worker from reaping for a while."""
     found = {verb: composed_script(verb) for verb in ("reap", "sweep", "submit", "claim", "finish", "release")}
     found |= {"admit": admission._ADMIT, "settle": admission._SETTLE}
     found |= {verb: load_script(f"worker/state/{verb}") for verb in ("put", "put_writes", "expire")}
@@ -106,7 +106,7 @@ def cut_off_a_worker(run: Run) -> Verdict:
 
 
 def fill_memory(run: Run) -> Verdict:
-    """C10: tasks are submitted until Redis refuses them at its memory mark; nobody takes them out meanwhile."""
+    """C10: tasks are submitted until Redis refuses them at its memory limit; no worker takes them meanwhile."""
     run.start(2, 20, "--queues", "agent_tasks")
     run.submit(ids("c10", run.count(200, 30)), graph="chain")
     payload = {"text": "x" * 20_000}

@@ -1,4 +1,4 @@
-"""The table of faults: which scenario shows what."""
+"""The table of faults: a function per scenario."""
 
 from collections.abc import Callable, Mapping
 
@@ -27,5 +27,5 @@ SCENARIOS: Mapping[str, Callable[[Run], Verdict]] = {
 
 
 def title(name: str) -> str:
-    """Say in a line what a scenario does."""
+    """Return a scenario's description, one line."""
     return str(SCENARIOS[name].__doc__).partition(": ")[2].partition("\n")[0]

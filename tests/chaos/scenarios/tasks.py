@@ -25,7 +25,7 @@ def skew_a_clock(run: Run) -> Verdict:
     run.submit(ids("c11", run.count(200, 60)), graph="chain")
     run.wait_until(lambda: run.is_busy(skewed.pid))
     run.kill(skewed)
-    run.wait_until_ended()  # a task that crashes twice is run apart, which is another story
+    run.wait_until_ended()  # a task that crashes twice is isolated, which C9 covers
     run.start(1, 30, mutant=_SKEWED)
     run.submit(ids("c11-more", run.count(200, 60)), graph="chain")
     time.sleep(3 * run.size.node_s)
@@ -67,7 +67,7 @@ def cancel_at_random_times(run: Run) -> Verdict:
 
 
 def put_garbage_on_the_queue(run: Run) -> Verdict:
-    """C17: ids and hashes that no producer of ours wrote stand between good tasks."""
+    """C17: ids and hashes that no producer of ours wrote are queued between good tasks."""
     workers = run.start(2, 50)
     number = run.count(5_000, 300)
     with Redis.from_url(run.stage.redis.url) as client:
@@ -102,7 +102,7 @@ _GARBAGE: Sequence[Any] = (
 
 
 def _push_garbage(client: Redis, number: int, run: Run, prefix: str = "garbage") -> list[str]:
-    """Push ids; answers those that have a job which must be rejected."""
+    """Push ids; return those whose job must be rejected."""
     known = []
     pipeline = client.pipeline(transaction=False)
     for i in range(number):

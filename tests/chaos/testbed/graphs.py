@@ -18,7 +18,7 @@ from tests.chaos.testbed.instrument import install, reach
 NODES = ("one", "two", "three", "four")
 SINGLE = ("one",)
 FLAKY = ("one", "two")
-"""What the graphs chain, single and flaky say when they have run to their end; slow says the same as chain."""
+"""Nodes that the graphs chain, single and flaky list when they have finished; slow lists those of chain."""
 OUTPUT_TOKENS = 64
 
 
@@ -31,7 +31,7 @@ _LONG_S = 60.0
 
 
 class FailedOnPurposeError(Exception):
-    """A graph that is worth another attempt."""
+    """A failure that another attempt repairs."""
 
 
 MODEL = guarded_chat_model(
@@ -48,7 +48,7 @@ MODEL = guarded_chat_model(
 
 def _node(name: str) -> Any:
     async def run(_state: Steps) -> Steps:
-        install({})  # a suspect's own process has not been looked into yet
+        install({})  # the process of an isolated task is not instrumented yet
         task = current_task.get()
         assert task
         assert task.task_id

@@ -1,8 +1,8 @@
-"""Look into a worker process from outside of the product: every script it runs passes here, before and after.
+"""Instrument a worker process: record every script that it runs, before and after.
 
-What the worker did is written to the history. At a point of a task's life the process can be struck: a task with the id
-`die-<point>-<n>` kills the process that owns it when it gets there on its first attempt, `stop-<point>-<n>` stops it.
-A point is `before-<script>` or `after-<script>`: about to be sent, or answered with nobody having seen the answer.
+Calls are written to the history. Task ids inject faults: `die-<point>-<n>` kills the process that owns the task when
+its first attempt reaches the point, `stop-<point>-<n>` stops it. A point is `before-<script>` (not sent yet) or
+`after-<script>` (Redis has answered, the worker has not read the reply).
 Nodes have the points `before-<node>` and `after-<node>`.
 """
 
@@ -30,7 +30,7 @@ _in_hand: dict[str, int] = {}
 
 
 def reach(point: str) -> None:
-    """Strike this process if a task that it owns says so."""
+    """Kill or stop this process if the id of a task that it owns names this point."""
     for task, epoch in tuple(_in_hand.items()):
         match = _STRUCK.match(task)
         if match and match[2] == point and epoch == 1:
@@ -40,7 +40,7 @@ def reach(point: str) -> None:
 
 
 def install(mutations: Source) -> None:
-    """Let all scripts of this process pass here, changed by `mutations`; the first call counts."""
+    """Record all scripts of this process, changed by `mutations`; only the first call has an effect."""
     if scripts.run.__module__ == __name__:
         return
     run, run_many, run_sync = scripts.run, scripts.run_many, scripts.run_sync
@@ -77,7 +77,7 @@ def _mutated(call: scripts.Call[Any], mutations: Source) -> scripts.Call[Any]:
 
 
 def _point(call: scripts.Call[Any]) -> str:
-    """Name a script by its folder and itself, in characters that task ids may have: `queue_claim`."""
+    """Name a script by its folder and file, in characters that task ids may have: `queue_claim`."""
     return "_".join(call.script.name.split("/")[-2:])
 
 
@@ -89,9 +89,9 @@ def _before(calls: Iterable[scripts.Call[Any]]) -> float:
 
 def _after(calls: Sequence[scripts.Call[Any]], replies: Sequence[Any], asked_at: float) -> None:
     for call, reply in zip(calls, replies, strict=True):
-        tell = _TELL.get(call.script.name)
-        if tell:
-            tell(call, reply, asked_at)
+        recorder = _RECORDERS.get(call.script.name)
+        if recorder:
+            recorder(call, reply, asked_at)
         reach(f"after-{_point(call)}")
 
 
@@ -140,7 +140,7 @@ def _admitted(call: scripts.Call[Any], reply: Any, asked_at: float) -> None:
 
 
 def _settled(_call: scripts.Call[Any], reply: Any, asked_at: float) -> None:
-    """Write down when the breaker opened, at the latest, and when it closed, at the earliest."""
+    """Record the latest time at which the breaker opened and the earliest at which it closed."""
     if isinstance(reply, Settled) and reply.transition.changed:
         if reply.transition.after == "open":
             record("opened")
@@ -148,7 +148,7 @@ def _settled(_call: scripts.Call[Any], reply: Any, asked_at: float) -> None:
             record("closed", at=asked_at)
 
 
-_TELL: Mapping[str, Callable[[scripts.Call[Any], Any, float], None]] = {
+_RECORDERS: Mapping[str, Callable[[scripts.Call[Any], Any, float], None]] = {
     "shared/queue/claim": _claimed,
     "shared/queue/finish": _finished,
     "shared/queue/release": _released,

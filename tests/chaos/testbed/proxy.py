@@ -1,4 +1,4 @@
-"""A proxy in front of Redis that loses replies, or cuts its clients off, on command."""
+"""A proxy in front of Redis that loses replies or cuts its clients off on command."""
 
 import asyncio
 import random
@@ -11,7 +11,7 @@ _CHUNK_BYTES = 1 << 16
 
 
 class RedisProxy:
-    """Passes everything on between its own unix socket and that of Redis, in a thread of its own.
+    """Forward between its own unix socket and that of Redis, in a thread of its own.
 
     Args:
         socket: Where clients connect to.
@@ -35,18 +35,17 @@ class RedisProxy:
     def lose_replies(self, sha: str, every: int) -> None:
         """Lose the reply of one in so many round trips with the script `sha` in it; 0 for none.
 
-        Which one, the dice say: of a claim that gets a task and those that then find nothing, every third may for ever
-        be the first.
+        The choice is random: a fixed step could always hit the same claim of a repeating sequence.
         """
         self._target, self._every, self._passing = sha.encode(), every, 1
 
     def cut(self) -> None:
-        """Pass nothing on any more, in either direction; connections stay open, as behind a dead switch."""
+        """Stop forwarding in both directions; connections stay open, as behind a dead switch."""
         assert self._is_open
         self._loop.call_soon_threadsafe(self._is_open.clear)
 
     def heal(self) -> None:
-        """Pass on again, what has waited too."""
+        """Resume forwarding, buffered data first."""
         assert self._is_open
         self._loop.call_soon_threadsafe(self._is_open.set)
 

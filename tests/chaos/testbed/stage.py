@@ -1,4 +1,4 @@
-"""What a chaos run stands on: a Redis, a model server, a parent to fork workers from, and the folder of its history."""
+"""The testbed of chaos runs: Redis, a model server, a fork server of workers, and the folder of the history."""
 
 import json
 import os
@@ -32,7 +32,7 @@ _CLIENT_PATIENCE_S = 60.0
 
 
 class StageError(RuntimeError):
-    """A part of the stage did not do what it was told; the message says which, and how its log ends."""
+    """A part of the stage failed; the message names it and quotes the end of its log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +48,17 @@ class WorkerProcess:
         return psutil.pid_exists(self.pid)
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """Read what it logged under this event's name."""
+        """Read its log events of this name."""
         lines = (line for line in self.log.read_text().splitlines() if f'"{name}"' in line)
         return [event for event in map(json.loads, lines) if event["event"] == name]
 
     def send(self, number: int) -> None:
-        """Send a signal; one that has ended gets none."""
+        """Send a signal; do nothing if the process has ended."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
     def strike(self, number: int, fault: str) -> None:
-        """Send a signal that is a fault, and write it down first."""
+        """Record a fault, then send its signal."""
         history.record("struck", pid=self.pid, detail=fault)
         self.send(number)
 
@@ -210,7 +210,7 @@ def _read_final(client: Redis, tasks: list[str]) -> dict[str, FinalTask]:
 
 
 def _read_left(client: Redis) -> dict[str, int]:
-    """Count what must be gone when nothing runs and nothing waits."""
+    """Count the keys that must be empty when no task runs or waits."""
     found = {
         OPEN: client.zcard(OPEN),
         DELAYED: client.zcard(DELAYED),
@@ -224,11 +224,11 @@ def _read_left(client: Redis) -> dict[str, int]:
 
 
 def wait(condition: Callable[[], Any], timeout_s: float, what: str) -> None:
-    """Wait until `condition`; raises StageError saying what was waited for."""
+    """Wait until `condition`; raise StageError naming it after `timeout_s`."""
     give_up_at = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > give_up_at:
-            raise StageError(f"waited {timeout_s:.0f} s in vain until {what}")
+            raise StageError(f"waited {timeout_s:.0f} s until {what}")
         time.sleep(POLL_S)
 
 
