@@ -1,16 +1,16 @@
 # Every target sets up what it needs in .venv; nothing is installed outside this folder.
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo test lint bench clean
+.PHONY: help install lock demo test test-all lint bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
 
 help: ## List the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-install: .venv/.installed ## Set up .venv with everything, and a private Redis
+install: .venv/.installed ## Set up .venv with all dependencies and a private Redis
 
-# Without bytecode the first start compiles the libraries for seconds; every one, where PYTHONDONTWRITEBYTECODE is set.
+# Bytecode is compiled here: otherwise the first start, or with PYTHONDONTWRITEBYTECODE every start, takes seconds more.
 .venv/.installed: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "langgraph-rq needs Python >= 3.11, but $(PYTHON) is $$($(PYTHON) --version 2>&1): run 'make $(MAKECMDGOALS) PYTHON=/path/to/python3.11'"; exit 2; }
@@ -29,8 +29,13 @@ lock: ## Renew requirements.lock from pyproject.toml
 demo: install ## Answer 20 questions end to end on a private Redis, offline unless OPENAI_API_KEY is set
 	@$(BIN)/python -m examples.demo
 
-test: install ## Run the tests, in two processes
-	@$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
+PYTEST = $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
+
+test: install ## Run the tests but those marked slow, in two processes (under 5 minutes)
+	@$(PYTEST) -m "not slow"
+
+test-all: install ## Run all tests, in two processes
+	@$(PYTEST)
 
 lint: install ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .
@@ -41,11 +46,11 @@ lint: install ## Check style, types and the direction of imports
 bench: install ## Measure speed and memory against the bare graph, stock RQ and arq (about 9 minutes)
 	@$(BIN)/python -m benchmarks.run
 
-clean: ## Remove .venv and everything that was built
+clean: ## Remove .venv, caches and built files
 	@rm -rf .venv .data build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache benchmarks/results
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The system in containers. WORKERS=n scales; PROFILES="demo dashboards tracing" adds to it, DEMO=1 is PROFILES=demo.
+# The system in containers. WORKERS=n scales, PROFILES="demo dashboards tracing" adds services, DEMO=1 is PROFILES=demo.
 .PHONY: secrets up down logs dashboard compose-test config-docs
 WORKERS ?= 1
 PROFILES ?= $(if $(DEMO),demo)
@@ -58,13 +63,13 @@ endif
 secrets: ## Create passwords, Redis users, API key and certificates in secrets/
 	@deploy/make-secrets.sh secrets
 
-up: secrets ## Start everything in containers (WORKERS=5, DEMO=1 for the offline model)
+up: secrets ## Start the system in containers (WORKERS=5, DEMO=1 for the offline model)
 	@$(COMPOSE) $(PROFILES:%=--profile %) up --build --detach --scale worker=$(WORKERS)
 	@echo "gateway    https://localhost:8080   (curl --cacert secrets/ca.crt -H \"Authorization: Bearer \$$(cat secrets/gateway_api_key)\")"
 	@echo "dashboard  http://localhost:9181    (admin, secrets/dashboard_password)"
 	@echo "metrics    http://localhost:9090"
 
-down: ## Stop the containers; the data stay (add them with: docker volume rm)
+down: ## Stop the containers and keep their data (delete it with: docker volume rm)
 	@$(COMPOSE) $(ALL_PROFILES) down --remove-orphans
 
 logs: ## Follow the logs of the containers
@@ -73,15 +78,15 @@ logs: ## Follow the logs of the containers
 dashboard: install ## Show queues, jobs and workers on http://127.0.0.1:9181
 	@$(BIN)/langgraph-producer dashboard
 
-compose-test: ## Start it all in containers, kill a worker, check that nothing is lost (needs Docker)
-	@$(PYTHON) tests/compose_test.py
+compose-test: ## Run the system in containers, kill a worker, stop Redis: no task may be lost (needs Docker)
+	@$(PYTHON) -m tests.compose_test
 
 config-docs: install ## Write docs/configuration.md from the settings classes
 	@$(BIN)/python -m langgraph_rq.shared.dev.settings_page > docs/configuration.md
 
 .PHONY: chaos soak
-chaos: install ## Break an installation on purpose and check every promise (CHAOS="--only C1 C3 --scale 0.1 --brief")
+chaos: install ## Inject faults into an installation and check every promise (CHAOS="--only C1 C3 --scale 0.1 --brief")
 	@$(BIN)/python -m tests.chaos $(CHAOS)
 
-soak: install ## Half an hour of load with kills and outages: nothing may grow (SOAK="--minutes 5")
+soak: install ## Load for half an hour with kills and outages: memory and keys must not grow (SOAK="--minutes 5")
 	@$(BIN)/python -m tests.chaos.soak $(SOAK)

@@ -6,6 +6,8 @@ from tests.chaos.run import SMALL, Run
 from tests.chaos.scenarios.table import SCENARIOS
 from tests.chaos.testbed.stage import open_stage
 
+pytestmark = pytest.mark.slow
+
 SMALL_TABLE = ("C1", "C2", "C3", "C5", "C7", "C9", "C14", "C15", "C17")
 
 

@@ -50,7 +50,10 @@ print(langgraph_rq.Client("redis://127.0.0.1:1/0").parse({"input": {}}).graph)
 """
 
 
-@pytest.fixture(scope="module", params=["checkout", "sdist", "repository_zip"])
+SLOW = [pytest.param(form, marks=pytest.mark.slow) for form in ("sdist", "repository_zip")]
+
+
+@pytest.fixture(scope="module", params=["checkout", *SLOW])
 def installed(request, tmp_path_factory) -> Environment:
     """The package, installed by pip from each form in which its sources are handed on."""
     source = ROOT if request.param == "checkout" else request.getfixturevalue(request.param)

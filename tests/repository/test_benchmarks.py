@@ -22,6 +22,7 @@ def rig(tmp_path):
     return Rig(tmp_path, "http://127.0.0.1:9", silent, quick=True, full=False)
 
 
+@pytest.mark.slow
 def test_quick_run_measures_and_writes_figures_and_a_report(tmp_path):
     wanted = ["--quick", "--only", "submitting", "--only", "queue-memory", "--results", str(tmp_path)]
     command = [sys.executable, "-m", "benchmarks.run", *wanted]

@@ -152,6 +152,7 @@ async def test_many_streams_share_few_connections(redis_url, redis_client):
     assert [result.task_id for result in results] == ids
 
 
+@pytest.mark.slow
 async def test_killed_gateway_and_killed_worker_cost_no_event_and_repeat_none(tmp_path):
     with EmbeddedRedis(tcp=True) as redis:
         environment = {"REDIS_URL": redis.url, "LGRQ_LEASE_S": "2"}

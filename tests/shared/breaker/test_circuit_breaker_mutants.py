@@ -6,6 +6,8 @@ from langgraph_rq.shared.connections import scripts
 from tests.models.circuit_breaker_machine import BreakerMachine
 from tests.models.mutants import assert_caught
 
+pytestmark = pytest.mark.slow
+
 MUTANTS = {
     "a report of an older generation votes": ("report", "if admitted_under == generation then", "if true then"),
     "a dead prober keeps its slot": ("allow", "redis.call('ZREMRANGEBYSCORE', probes_key, '-inf', now_ms)", ""),

@@ -6,6 +6,8 @@ from langgraph_rq.shared.budget import token_budget
 from tests.models.mutants import assert_caught
 from tests.models.token_budget_machine import BudgetMachine
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = {script.name: script for script in (token_budget.RESERVE, token_budget.SETTLE, token_budget.EXPIRE)}
 
 MUTANTS = {

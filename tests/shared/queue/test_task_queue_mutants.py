@@ -6,6 +6,8 @@ from langgraph_rq.shared.queue.task_queue import composed_script
 from tests.models.mutants import assert_caught
 from tests.models.task_queue_machine import QueueMachine
 
+pytestmark = pytest.mark.slow
+
 MUTANTS = {
     "a task is submitted again under its id": ("submit", "if known[2] then", "if false then"),
     "another body is taken for the same task": ("submit", "known[1] == digest and 'exists' or 'conflict'", "'exists'"),

@@ -79,6 +79,7 @@ async def test_empty_installation_has_gauges_too(fleet):
     )
 
 
+@pytest.mark.slow
 async def test_a_thousand_scrapes_of_the_gateway_change_no_key(redis_url, busy, aredis):
     async def digests() -> dict[bytes, tuple[bytes, int]]:
         keys = [key async for key in aredis.scan_iter(count=1000)]

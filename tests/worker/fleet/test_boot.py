@@ -74,6 +74,7 @@ def test_burst_worker_ends_when_the_queues_are_empty(environment, own_client, tm
     assert all(own_client.result(task_id).status is State.SUCCESS for task_id in ids)
 
 
+@pytest.mark.slow
 def test_worker_most_of_whose_threads_are_stuck_ends_for_another_to_be_started(environment, own_client, tmp_path):
     def leave_a_node_blocked(number):
         task_id = own_client.submit({}, graph="block").task_id
@@ -92,6 +93,7 @@ def test_worker_most_of_whose_threads_are_stuck_ends_for_another_to_be_started(e
     assert worker.events("worker.stopped")
 
 
+@pytest.mark.slow
 def test_process_that_was_killed_is_replaced_and_all_end_together(environment, tmp_path):
     with start_worker(tmp_path, environment, *SMALL, "--processes", "2") as worker:
         worker.wait_until_ready(processes=2)
@@ -178,6 +180,7 @@ def test_node_that_ends_the_process_fails_its_own_task_only(installation, client
     assert installation.worker.process.poll() is None
 
 
+@pytest.mark.slow
 def test_one_process_keeps_hundreds_of_slow_calls_in_flight(disturbed_model, client, record_property):
     disturbed_model.admin.set_latency(MODEL_LATENCY_S)
     began = time.monotonic()

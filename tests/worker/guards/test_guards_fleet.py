@@ -21,6 +21,8 @@ from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 from tests.programs.guarded_callers import BREAKER, NAME, budget_of
 from tests.waiting import until_sync
 
+pytestmark = pytest.mark.slow
+
 CALLERS = 16
 SPENDERS = 8
 CALLS = int(os.environ.get("GUARDS_CHAOS_CALLS", "12"))
