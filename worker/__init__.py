@@ -1,1 +1,17 @@
-"""Run LangGraph graphs from the queue."""
+"""Run LangGraph graphs from the queue. Begin with boot.py, then fleet/graph_worker.py and task/run.py.
+
+From the top, each imports only those below it:
+
+__main__.py  the command langgraph-worker
+boot.py      what a worker process does from its start to its end
+telemetry/   what a worker process exposes: metrics, health, spans, alerts
+fleet/       one worker among others: claim, lease, run, drain, isolate
+context.py   opens what all tasks of a process share
+assistant/   the built-in graph
+task/        the life of one task
+state/       checkpoints and the store
+graphs/      from langgraph.json to graphs that are ready to run
+guards/      which model call may start, and what it cost
+
+dev/ holds the offline model server of the demo, the tests and the benchmarks.
+"""
