@@ -18,7 +18,8 @@ from langgraph_rq.worker.fleet.isolation import Suspects
 from langgraph_rq.worker.graphs.graphs import LoadedGraph
 from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.state.checkpoints import Checkpointer
-from langgraph_rq.worker.task.run import RunContext
+from langgraph_rq.worker.task.events import EventWriter
+from langgraph_rq.worker.task.run_context import RunContext
 
 PRICING = Pricing()
 QUEUES = [priority.queue("agent_tasks") for priority in Priority]
@@ -57,7 +58,7 @@ async def worker(
         guards = Guards(client, redis_url, breaker or BreakerLimits(), budget or BudgetLimits(), PRICING)
         shared = RunContext(
             redis=client,
-            worker="",
+            events=EventWriter(client),
             graphs=loaded,
             base_queue="agent_tasks",
             times=times,

@@ -1,9 +1,11 @@
 """Open what the tasks of one process share: connections, graphs, checkpoints, store and guards."""
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+
+from langchain_core.callbacks import BaseCallbackHandler
 
 from langgraph_rq.shared.budget.pricing import Pricing
 from langgraph_rq.shared.connections.clients import open_async
@@ -27,8 +29,9 @@ from langgraph_rq.worker.graphs.langgraph_json import read_langgraph_json
 from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.state.checkpoints import Checkpointer
 from langgraph_rq.worker.state.store import open_store
+from langgraph_rq.worker.task.events import EventWriter
 from langgraph_rq.worker.task.redacted import Redaction
-from langgraph_rq.worker.task.run import RunContext
+from langgraph_rq.worker.task.run_context import RunContext
 
 BUILT_IN = Path(__file__).with_name("langgraph.json")
 """Serves the assistant where there is no langgraph.json."""
@@ -38,9 +41,19 @@ _log = get_logger(__name__)
 
 @asynccontextmanager
 async def open_context(
-    settings: WorkerSettings, redis: RedisSettings, *, is_fenced: Callable[[], bool] = lambda: False
+    settings: WorkerSettings,
+    redis: RedisSettings,
+    *,
+    is_fenced: Callable[[], bool] = lambda: False,
+    callbacks: Sequence[BaseCallbackHandler] = (),
 ) -> AsyncIterator[RunContext]:
-    """Load the graphs and connect them; `is_fenced` says whether another worker owns our tasks by now.
+    """Load the graphs and connect them.
+
+    Args:
+        settings: Which graphs, and whether they have checkpoints.
+        redis: Where tasks and checkpoints are kept.
+        is_fenced: Whether another worker has taken over this one's tasks, so that no checkpoint may be written.
+        callbacks: LangChain handlers of every run.
 
     Raises:
         LanggraphRqError: a graph does not load, a setting is wrong, or Redis cannot be reached.
@@ -68,7 +81,7 @@ async def open_context(
         stack.push_async_callback(guards.aclose)
         yield RunContext(
             redis=client,
-            worker="",
+            events=EventWriter(client),
             graphs=graphs.by_name,
             base_queue=queue.queue,
             times=queue.times(tasks.input_bytes),
@@ -76,6 +89,7 @@ async def open_context(
             guards=guards,
             checkpointer=checkpointer,
             result_bytes=tasks.result_bytes,
+            callbacks=callbacks,
             audit=Audit(telemetry.audit_key.get_secret_value(), telemetry.audit_days) if telemetry.audit_key else None,
             redaction=Redaction.of(load(RedactionSettings)),
         )

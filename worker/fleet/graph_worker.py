@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -45,10 +45,11 @@ from langgraph_rq.worker.fleet.isolation import SUSPECT_CRASHES, Suspects
 from langgraph_rq.worker.fleet.lease import LeaseKeeper
 from langgraph_rq.worker.fleet.node_threads import NodeThreads
 from langgraph_rq.worker.state.checkpoints import CheckpointOutageError
-from langgraph_rq.worker.task.attempt import Attempt, begin_attempt
+from langgraph_rq.worker.task.attempt import Attempt
 from langgraph_rq.worker.task.commits import Commits
 from langgraph_rq.worker.task.result import Ended, Result, write_result
-from langgraph_rq.worker.task.run import Released, RunContext, run_task
+from langgraph_rq.worker.task.run import Released, run_task
+from langgraph_rq.worker.task.run_context import RunContext
 
 _CLAIM_BATCH = 16
 """Tasks taken at once: few enough that idle processes beside this one get their share."""
@@ -65,11 +66,10 @@ _log = get_logger(__name__)
 
 @dataclass(slots=True)
 class _Running:
-    claimed: Claimed
+    attempt: Attempt
     claimed_at: float
     task: "asyncio.Task[None]"
     is_committing: bool = False
-    is_cancelled: bool = False
 
 
 class GraphWorker(BaseWorker):
@@ -78,7 +78,7 @@ class GraphWorker(BaseWorker):
     Args:
         queues: RQ queues, the most urgent first.
         redis_url: Redis; connections of its own are opened for blocking, for the lease, and for RQ's registers.
-        context: What the tasks share; its `worker` is set by this class.
+        context: What the tasks share.
         concurrency: Tasks in flight.
         drain_s: How long a worker that was asked to end waits for what runs, before it hands it back.
         checkpoint_ttl_s: How long the checkpoints of a task without thread outlive it.
@@ -108,7 +108,7 @@ class GraphWorker(BaseWorker):
             worker_ttl=self._lease_ms // 100,
         )
         self._redis_url = redis_url
-        self._context = replace(context, worker=self.name)
+        self._context = context
         self._concurrency = concurrency
         self._drain_s = drain_s
         self._checkpoint_ttl_s = checkpoint_ttl_s
@@ -285,20 +285,21 @@ class GraphWorker(BaseWorker):
 
     def _start(self, claimed: Claimed) -> None:
         key = (claimed.id, claimed.epoch)
-        task = asyncio.create_task(self._run_one(claimed))
-        self._running[key] = _Running(claimed, time.monotonic(), task)
+        attempt = Attempt.of(claimed, self.name, self._context)
+        task = asyncio.create_task(self._run_one(attempt))
+        self._running[key] = _Running(attempt, time.monotonic(), task)
         task.add_done_callback(lambda _task: self._forget(key))
 
     def _forget(self, key: tuple[str, int]) -> None:
         self._running.pop(key, None)
         self._changed.set()
 
-    async def _run_one(self, claimed: Claimed) -> None:
-        context = self._context
-        attempt = begin_attempt(claimed, self.name, context.audit, is_traced=context.is_traced)
+    async def _run_one(self, attempt: Attempt) -> None:
+        claimed = attempt.claimed
+        attempt.enter()
         running = self._running[claimed.id, claimed.epoch]
         try:
-            outcome = await self._run_apart_or_here(claimed, running)
+            outcome = await self._run_apart_or_here(attempt)
         except asyncio.CancelledError:
             outcome = Released(0, "the worker ends") if self._stopping else None
         except RedisError as error:
@@ -316,19 +317,17 @@ class GraphWorker(BaseWorker):
         else:
             await self._finish(claimed, outcome, attempt)
 
-    async def _run_apart_or_here(self, claimed: Claimed, running: _Running) -> Ended | Released | None:
-        def is_cancelled() -> bool:
-            return running.is_cancelled
-
+    async def _run_apart_or_here(self, attempt: Attempt) -> Ended | Released | None:
+        claimed = attempt.claimed
         try:
             if self._suspects is None or claimed.crashes < SUSPECT_CRASHES or claimed.is_cancelled:
-                return await run_task(claimed, self._context, is_cancelled)
+                return await run_task(attempt)
             _log.warning("task.isolated", crashes=claimed.crashes)
-            return await self._suspects.run(claimed, self.name)
+            return await self._suspects.run(claimed, attempt.worker)
         except asyncio.CancelledError:
-            if not running.is_cancelled:
+            if not attempt.is_cancelled:
                 raise
-            return await run_task(replace(claimed, is_cancelled=True), self._context)
+            return await run_task(attempt)
 
     async def _release(self, claimed: Claimed, released: Released, attempt: Attempt) -> None:
         self._send_records(attempt, None)
@@ -360,7 +359,7 @@ class GraphWorker(BaseWorker):
             self._commits.send(attempt.fenced_call())
             _log.warning("task.fenced", state=ended.state)
             return
-        attempt.tell(ended)
+        attempt.log_end(ended)
         if ended.spent_thread and self._context.checkpointer:
             try:
                 await self._context.checkpointer.expire_thread(ended.spent_thread, self._checkpoint_ttl_s)
@@ -396,7 +395,7 @@ class GraphWorker(BaseWorker):
 
     def _reconcile(self, lease: Lease, asked_at: float) -> None:
         """Compare what Redis says we own with what we run; a reply that was lost left one without the other."""
-        here = {running.claimed.id for running in self._running.values()}
+        here = {running.attempt.claimed.id for running in self._running.values()}
         unknown = lease.own - here
         for task_id in unknown & self._unknown:
             asyncio.get_running_loop().create_task(self._give_back(task_id))
@@ -404,18 +403,18 @@ class GraphWorker(BaseWorker):
         if self._context.audit:
             self._commits.send(*self._context.audit.overdue())
         for running in self._running.values():
-            gone = running.claimed.id not in lease.own and running.claimed_at < asked_at
+            gone = running.attempt.claimed.id not in lease.own and running.claimed_at < asked_at
             if gone and not running.is_committing:
-                _log.warning("task.lost", task_id=running.claimed.id)
+                _log.warning("task.lost", task_id=running.attempt.claimed.id)
                 running.task.cancel()
-            elif running.claimed.id in lease.cancelled:
+            elif running.attempt.claimed.id in lease.cancelled:
                 self._cancel(running)
         self._end_when_threads_are_stuck()
 
     def _cancel(self, running: _Running) -> None:
         """Stop a task whose user cancelled it: async calls are cancelled, a sync node is left alone with its thread."""
-        if not (running.is_committing or running.is_cancelled):
-            running.is_cancelled = True
+        if not (running.is_committing or running.attempt.is_cancelled):
+            running.attempt.is_cancelled = True
             running.task.cancel()
 
     def _end_when_threads_are_stuck(self) -> None:
@@ -428,7 +427,7 @@ class GraphWorker(BaseWorker):
     async def _give_back(self, task_id: str) -> None:
         """Release a task that a claim gave us without our hearing of it."""
         async with self._claiming:  # after a claim whose reply was only late we do know it
-            if any(running.claimed.id == task_id for running in self._running.values()):
+            if any(running.attempt.claimed.id == task_id for running in self._running.values()):
                 return
             with suppress(RedisError):  # it is found again at the next renewals
                 fields: Any = await self._context.redis.hmget(task_hash(task_id), "epoch", "queue")
@@ -452,7 +451,6 @@ class GraphWorker(BaseWorker):
         with suppress(RedisError):
             self.register_death()  # type: ignore[no-untyped-call]
         self.name = _new_name()
-        self._context = replace(self._context, worker=self.name)
         await _end([self._listening])
         self._listen()
         try:
@@ -472,14 +470,14 @@ class GraphWorker(BaseWorker):
             self.stop()
         elif command == "stop-job" and task_id:
             for running in self._running.values():
-                if running.claimed.id == task_id:
+                if running.attempt.claimed.id == task_id:
                     asyncio.get_running_loop().create_task(self._flag_and_cancel(running))
         else:
             _log.warning("command.ignored", command=command[:64])
 
     async def _flag_and_cancel(self, running: _Running) -> None:
         """Cancel for good: RQ's stop command leaves no trace in Redis, and this worker may die before the task ends."""
-        call = cancel_call(running.claimed.id, State.CANCELLED, b"", self._context.times)
+        call = cancel_call(running.attempt.claimed.id, State.CANCELLED, b"", self._context.times)
         with suppress(RedisError):
             if await scripts.run(self._context.redis, call) is not State.RUNNING:
                 return

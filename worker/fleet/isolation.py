@@ -25,7 +25,7 @@ from langgraph_rq.shared.settings import RedactionSettings, RedisSettings, Worke
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import configure, get_logger
 from langgraph_rq.worker.fleet.fork_server import DIED, Nursery
-from langgraph_rq.worker.task.attempt import begin_attempt
+from langgraph_rq.worker.task.attempt import Attempt
 from langgraph_rq.worker.task.result import Ended, Result, write_result
 from langgraph_rq.worker.task.run import Released, run_task
 
@@ -160,14 +160,14 @@ def run_suspect(connection: Connection) -> None:
 async def _run(sender: Connection, order: _Order) -> None:
     from langgraph_rq.worker.context import open_context  # noqa: PLC0415 - it imports the graphs' libraries, as the parent has
 
-    async with open_context(order.settings, order.redis) as context:
+    teller = _NodeTeller(sender)
+    async with open_context(order.settings, order.redis, callbacks=(teller,)) as context:
         sender.send(("node", None))
-        teller = _NodeTeller(sender)
-        told = replace(context, worker=order.worker, callbacks=(teller,))
-        attempt = begin_attempt(order.claimed, order.worker, is_traced=context.is_traced)
+        attempt = Attempt.of(order.claimed, order.worker, context)
+        attempt.enter()
         outcome: Ended | Released | None
         try:
-            outcome = await run_task(order.claimed, told)
+            outcome = await run_task(attempt)
         except RedisError as error:
             outcome = Released(_NOT_STARTED_MS, f"Redis is away: {error}")
         with suppress(Exception):  # whatever cannot be told, the task must end

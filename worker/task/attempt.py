@@ -1,60 +1,87 @@
-"""What is told about one attempt at a task: its log lines, its spans, its entry in the audit log.
+"""One attempt at a task: its identity, what it has used, and what is recorded about it (log lines, spans, audit).
 
-The worker begins an attempt when it has claimed a task, says what the task is once it is read, and at the end takes the
-records to be written with the commit. Everything in between is found by `current_attempt`, which threads and tasks that
-LangGraph starts inherit.
+The worker makes an attempt of each task that it claims. `enter` makes it the scope of the run: code that runs on the
+task's behalf finds it by `current_task`, which the threads and tasks that LangGraph starts inherit. At its end the
+records are sent with the commit.
 """
 
 import time
 from collections.abc import Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
+from langgraph_rq.shared.budget.token_budget import Payer
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.task_queue import Claimed
 from langgraph_rq.shared.tasks import State, Task
 from langgraph_rq.shared.telemetry import tracing
-from langgraph_rq.shared.telemetry.audit import Action, Audit
+from langgraph_rq.shared.telemetry.audit import Action
 from langgraph_rq.shared.telemetry.logs import bind, bound, get_logger, listen
 from langgraph_rq.shared.telemetry.otlp import SCOPE
 from langgraph_rq.shared.telemetry.spans import Kind, Span, SpanId, Value, new_span_id
-from langgraph_rq.worker.guards.guards import current_task
+from langgraph_rq.worker.guards.guards import TaskGuard, current_task
 from langgraph_rq.worker.task.result import Ended
+from langgraph_rq.worker.task.run_context import RunContext
 
 _log = get_logger(__name__)
 
-LONGEST_ATTEMPT = 1_000
+MOST_SPANS = 1_000
 """Spans below one attempt: a graph that loops must not fill Redis with them."""
 
-_GOOD = {State.SUCCESS, State.INTERRUPTED, State.CANCELLED}
+_EXPECTED = {State.SUCCESS, State.INTERRUPTED, State.CANCELLED}
+"""States that are no failure: they are logged at info, and their spans have no error."""
 
 
-@dataclass(slots=True)
-class Attempt:
-    """One attempt, from claim to commit."""
+@dataclass(slots=True, kw_only=True)
+class Attempt(TaskGuard):
+    """The scope of one run, from claim to commit.
+
+    The guards read their part of it (`TaskGuard`): the owner, the payer, the deadline, the tokens used.
+    """
 
     claimed: Claimed
-    worker: str
-    audit: Audit | None
-    is_traced: bool
+    context: RunContext
+    is_cancelled: bool = False
+    """Whether the task's user has cancelled it; then the run ends as cancelled when its asyncio task is cancelled."""
     task: Task | None = None
+    """The claimed task; None until it is read."""
     read_ns: int = 0
     parent: SpanId | None = None
     """The span below which the task was submitted."""
     span: SpanId | None = None
-    """Its own place in the trace; None: there are no spans."""
+    """The attempt's own place in the trace; None: it has no spans."""
     graph_span: Span | None = None
     spans: list[Span] = field(default_factory=list)
-    """Below its own, in the order in which they began, so that parents come first."""
+    """Spans below its own, in the order in which they began, so that parents come first."""
     has_cut_spans: bool = False
 
+    @classmethod
+    def of(cls, claimed: Claimed, worker: str, context: RunContext) -> Self:
+        """Make the attempt of `worker` at a claimed task."""
+        return cls(
+            guards=context.guards,
+            task_id=claimed.id,
+            epoch=claimed.epoch,
+            worker=worker,
+            claimed=claimed,
+            context=context,
+            is_cancelled=claimed.is_cancelled,
+        )
+
+    def enter(self) -> None:
+        """Become the scope of this context. Call it once, first thing in the asyncio task that runs the attempt."""
+        claimed = self.claimed
+        current_task.set(self)
+        bind(task_id=claimed.id, attempt=claimed.epoch, worker=self.worker)
+        _log.debug("task.claimed", queue=claimed.queue, crashes=claimed.crashes, input_bytes=len(claimed.data))
+
     def read(self, task: Task) -> None:
-        """Say what the claimed task is: from here on log lines name its graph, thread and user."""
+        """Add the task itself: from here on log lines name its graph, thread and user."""
         self.task, self.read_ns = task, self.read_ns or time.time_ns()
+        self.payer = Payer(task.tenant, task.user_id, task.task_id)
         about: dict[str, Any] = {"graph": task.graph, "thread_id": task.thread_id, "user_id": task.user_id}
         self.parent = SpanId.parse(task.traceparent) if task.traceparent else None
-        if self.is_traced:
+        if self.context.is_traced:
             own = (self.parent or tracing.new_trace(self.claimed.id)).attempt(self.claimed.id, self.claimed.epoch)
             self.span = own if own.is_sampled else None
             about["trace_id"], about["span_id"] = own.trace, own.span
@@ -63,9 +90,16 @@ class Attempt:
         bind(**about)
         _log.info("task.started", queued_ms=self._queued_ms, attempt=self.claimed.epoch)
 
+    def start_graph(self, deadline_at: float) -> None:
+        """Let model calls start until `deadline_at` (monotonic), counting on from what earlier attempts used."""
+        used = self.claimed.used
+        self.deadline_at = deadline_at
+        self.input_tokens, self.output_tokens = used.input_tokens, used.output_tokens
+        self.cost_nano_usd = used.cost_nano_usd
+
     def begin_span(self, name: str, trace: str, parent: str) -> Span | None:
         """Begin a span below another; None: there are too many, and nothing below it is kept either."""
-        if len(self.spans) >= LONGEST_ATTEMPT:
+        if len(self.spans) >= MOST_SPANS:
             self.has_cut_spans = True
             return None
         span = Span(name, trace, new_span_id(), parent)
@@ -73,7 +107,11 @@ class Attempt:
         return span
 
     def spans_call(self, ended: Ended | None) -> scripts.Call[bool] | None:
-        """End it, and answer what is to be written just before the commit; None for `ended`: it is given back."""
+        """End all spans and return the call that writes them, to be sent before the commit.
+
+        Args:
+            ended: How the task ended; None when it goes back to the queue.
+        """
         if self.span is None:
             bind(node=None)
             return None
@@ -83,36 +121,39 @@ class Attempt:
         return tracing.send_call(spans, (self.claimed.id, self.claimed.epoch, self.worker))
 
     def audit_call(self, ended: Ended | None) -> scripts.Call[None] | None:
-        """What is to be written just before the commit: a worker that dies right after it must not take it along."""
-        if self.audit is None or ended is None:
+        """Return the call that writes the audit entry of this end.
+
+        It is sent before the commit: a worker that dies right after the commit must not take the entry along.
+        """
+        if self.context.audit is None or ended is None:
             return None
-        used = current_task.get()
-        return self.audit.entry_call(
+        return self.context.audit.entry_call(
             Action.ENDED,
             self.claimed.id,
             actor=self.worker,
             outcome=ended.state,
             error=ended.error_type,
             attempts=self.claimed.epoch,
-            model=used and used.model,
-            input_tokens=used.input_tokens if used else 0,
-            output_tokens=used.output_tokens if used else 0,
-            cost_nano_usd=used.cost_nano_usd if used else 0,
+            model=self.model,
+            input_tokens=self.input_tokens,
+            output_tokens=self.output_tokens,
+            cost_nano_usd=self.cost_nano_usd,
         )
 
     def fenced_call(self) -> scripts.Call[None] | None:
-        """What is to be written when that end was refused."""
-        if self.audit is None:
+        """Return the call that writes the audit entry of a refused commit."""
+        if self.context.audit is None:
             return None
-        return self.audit.entry_call(Action.FENCED, self.claimed.id, actor=self.worker, attempts=self.claimed.epoch)
+        details = {"actor": self.worker, "attempts": self.claimed.epoch}
+        return self.context.audit.entry_call(Action.FENCED, self.claimed.id, **details)
 
-    def tell(self, ended: Ended) -> None:
-        """Say how it ended, once that is written."""
+    def log_end(self, ended: Ended) -> None:
+        """Log how the task ended, once that is committed."""
         run_ms = round(ended.run_s * 1000)
-        tell = _log.info if ended.state in _GOOD else _log.warning
-        event = "task.completed" if ended.state in _GOOD else "task.failed"
-        tell(
-            event,
+        is_expected = ended.state in _EXPECTED
+        log = _log.info if is_expected else _log.warning
+        log(
+            "task.completed" if is_expected else "task.failed",
             graph=self.task.graph if self.task else None,
             state=ended.state,
             error=ended.error_type,
@@ -129,7 +170,7 @@ class Attempt:
     def _end_spans(self, own: SpanId, ended: Ended | None) -> list[Span]:
         """End what is open, and put the attempt's own spans around the rest: parents first."""
         for span in self.spans:
-            if not span.end_ns:  # it was cancelled, and nobody told
+            if not span.end_ns:  # LangChain reports no end of a cancelled run
                 span.end("cancelled")
         claimed, submit = self.claimed, self.parent.span if self.parent else None
         claimed_ns, now_ns = claimed.claimed_at_ms * 1_000_000, time.time_ns()
@@ -153,7 +194,7 @@ class Attempt:
         spans.append(Span("claim", trace, new_span_id(), here, Kind.INTERNAL, claimed_ns, self.read_ns))
         spans += self.spans
         if ended:
-            attempt.error = None if ended.state in _GOOD else ended.error_type
+            attempt.error = None if ended.state in _EXPECTED else ended.error_type
             ran_ns = self.graph_span.end_ns if self.graph_span else now_ns
             state: dict[str, Value] = {"langgraph_rq.state": ended.state.value}
             spans.append(Span("finish", trace, new_span_id(), here, Kind.INTERNAL, ran_ns, now_ns, state))
@@ -162,32 +203,12 @@ class Attempt:
         return spans
 
 
-current_attempt: ContextVar[Attempt | None] = ContextVar("current_attempt", default=None)
-
-
-def begin_attempt(claimed: Claimed, worker: str, audit: Audit | None = None, *, is_traced: bool = False) -> Attempt:
-    """Begin to tell about a task that was claimed just now; once, in the asyncio task that runs it."""
-    attempt = Attempt(claimed, worker, audit, is_traced)
-    current_attempt.set(attempt)
-    bind(task_id=claimed.id, attempt=claimed.epoch, worker=worker)
-    _log.debug("task.claimed", queue=claimed.queue, crashes=claimed.crashes, input_bytes=len(claimed.data))
-    return attempt
-
-
-def tell_task(task: Task) -> None:
-    """Say what the task is that was claimed in this context."""
-    attempt = current_attempt.get()
-    if attempt:
-        attempt.read(task)
-
-
 def _add_model_span(called: Mapping[str, Any]) -> None:
-    attempt = current_attempt.get()
-    own = attempt.span if attempt else None
-    if attempt is None or own is None:
+    attempt = current_task.get()
+    if not isinstance(attempt, Attempt) or attempt.span is None:
         return
-    # What log lines name is where we are: each node runs in a context of its own.
-    span = attempt.begin_span(f"chat {called['model']}", own.trace, bound()["span_id"])
+    # The bound span is that of the node that calls: each node runs in a context of its own.
+    span = attempt.begin_span(f"chat {called['model']}", attempt.span.trace, bound()["span_id"])
     if span is None:
         return
     span.kind = Kind.CLIENT

@@ -1,13 +1,13 @@
-"""Guards graphs that know nothing of us: LangChain tells this handler of every model call in a run, and may be stopped.
-
-It tells of every node too, and the handler hands that on: a second one would cost each task a hundredth of its CPU.
+"""Guard graphs that know nothing of this project: a LangChain handler that admits and settles every model call.
 
 LangChain's configure hook puts the handler into every run of the task's context, also where a node gives callbacks of
-its own. It holds the most that the call can use before it starts, and books what it used at its end. What cannot be
-seen from here: the SDK's own retries, and a model without an output limit may write more than was held.
+its own. Before a call it reserves the most that the call can use; after it, it settles what the call used. Out of its
+sight are the SDK's own retries, and a model without an output limit may write more than was reserved.
 
-What guards a call is async, for sync calls too: LangChain runs it in a loop of its own then, and swallows what is an
-Exception. So a refusal that must get through there is a BaseException.
+The handler passes node starts and ends on to `NodeWatch`: a second handler would cost a hundredth of each task's CPU.
+
+The guards are async. For a sync call LangChain runs an async handler in another event loop and swallows any Exception,
+so a refusal that must end a sync call is a BaseException.
 """
 
 import asyncio
@@ -29,22 +29,29 @@ from langgraph_rq.worker.guards.guards import TaskGuard
 from langgraph_rq.worker.guards.model_call import CallLimits, settle_failure
 from langgraph_rq.worker.guards.model_usage import read_usage
 from langgraph_rq.worker.guards.refusals import ProviderRefused, ProviderUnavailableError, TaskGone
+from langgraph_rq.worker.task.attempt import Attempt
 from langgraph_rq.worker.task.node_watch import NodeWatch
 
 _DEFAULT = CallLimits()
 _log = get_logger(__name__)
 
-guard_hook: ContextVar["GuardHandler | None"] = ContextVar("guard_hook", default=None)
-register_configure_hook(guard_hook, inheritable=True)
+# LangChain's interface takes a context variable that holds the handler itself, so `current_task` cannot serve.
+_handler: ContextVar["GuardHandler | None"] = ContextVar("guard_handler", default=None)
+register_configure_hook(_handler, inheritable=True)
+
+
+def install_handler(attempt: Attempt) -> None:
+    """Let LangChain call our handler in every run that begins in this context."""
+    _handler.set(GuardHandler(attempt, NodeWatch.of(attempt)))
 
 
 class GuardHandler(BaseCallbackHandler):
-    """Admits and settles the model calls of one run of a task, and lets `nodes` hear of its nodes."""
+    """Admits and settles the model calls of one attempt, and passes what happens to its nodes on to `nodes`."""
 
     raise_error = True
     run_inline = True
-    """In the node's own context, so that what is bound there is in the node's log lines. LangChain asks inline handlers
-    first: of a call that is refused here, a graph's own handlers that are not inline hear nothing."""
+    """In the node's own context, so that what is bound there is in the node's log lines. LangChain calls inline
+    handlers first: a call that is refused here never reaches those of the graph's own handlers that are not inline."""
     ignore_chain = False
     ignore_agent = True
     ignore_retriever = True
@@ -67,28 +74,28 @@ class GuardHandler(BaseCallbackHandler):
         tags: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Hand on that a graph, a node or another runnable begins."""
+        """Pass on the start of a graph, a node or another runnable."""
         if self._nodes:
-            try:  # what goes wrong while a node is told about must not end its task: `raise_error` is for refusals
+            try:  # a fault in the records of a node must not end its task: `raise_error` is for refusals
                 self._nodes.began(run_id, parent_run_id, tags, str(kwargs.get("name")))
             except Exception:
-                _log.exception("node.not_told")
+                _log.exception("node.not_recorded")
 
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **_kwargs: Any) -> None:
-        """Hand on that it has ended."""
+        """Pass on its end."""
         if self._nodes:
             try:
                 self._nodes.ended(outputs, run_id)
             except Exception:
-                _log.exception("node.not_told")
+                _log.exception("node.not_recorded")
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **_kwargs: Any) -> None:
-        """Hand on that it has failed."""
+        """Pass on its failure."""
         if self._nodes:
             try:
                 self._nodes.failed(error, run_id)
             except Exception:
-                _log.exception("node.not_told")
+                _log.exception("node.not_recorded")
 
     async def on_chat_model_start(
         self,
@@ -99,7 +106,7 @@ class GuardHandler(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Ask whether the call may start."""
+        """Admit the call, or raise."""
         if not (metadata or {}).get(GUARDED):
             parameters = kwargs.get("invocation_params") or {}
             bound = sum(input_bound(batch, parameters) for batch in messages)
@@ -114,13 +121,13 @@ class GuardHandler(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Ask whether the call of a model without a chat interface may start."""
+        """Admit the call of a model without a chat interface, or raise."""
         await self._admit(
             run_id, serialized, metadata or {}, kwargs.get("invocation_params") or {}, text_bound(prompts)
         )
 
     async def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_kwargs: Any) -> None:
-        """Book what the call used."""
+        """Settle what the call used."""
         admitted = self._task.open.pop(run_id, None)
         if admitted:
             self._task.model = admitted.model
@@ -128,7 +135,7 @@ class GuardHandler(BaseCallbackHandler):
             await self._guards.run_here(settling)
 
     async def on_llm_error(self, error: BaseException, *, run_id: UUID, **_kwargs: Any) -> None:
-        """Book what a failed call may have used, and let it count for the breaker."""
+        """Settle what a failed call may have used, and report the failure to the breaker."""
         self._task.call_errors.append(error)
         admitted = self._task.open.pop(run_id, None)
         if admitted:
@@ -160,17 +167,17 @@ class GuardHandler(BaseCallbackHandler):
                 raise
             raise ProviderRefused(str(error), error.retry_after_s) from None
         self._task.open[run_id] = admitted
-        if self._task.is_over:  # since we asked; nobody else settles what is opened now
+        if self._task.is_over:  # it ended during the round trip: nothing else would settle this call
             await self._guards.run_here(self._guards.close_task(self._task))
             raise TaskGone("the run has ended")
 
     def _rest_of_the_request(self, bound: int) -> int:
-        """What a model without an output limit may write: what one request may use, less what it reads."""
+        """Bound the output of a model without a limit: the tokens of one request less those that it reads."""
         return max(1, (self._guards.budget.request_tokens or bound + _UNLIMITED) - bound)
 
 
 _UNLIMITED = 4_096
-"""Held for the output of a model without a limit where requests have none either."""
+"""Reserved for the output of a model without a limit where requests have no limit either (tokens)."""
 
 
 def _model_name(

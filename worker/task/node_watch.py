@@ -1,6 +1,6 @@
-"""Tell about each node of any graph: LangChain reports every run to our handler, and nodes are those with a step.
+"""Log and trace each node of any graph. LangChain reports every run to our handler; nodes are the runs with a step.
 
-It only counts and times: what a node read and wrote is never looked at, but for how many values it wrote.
+Nodes are counted and timed. Of what a node read and wrote, only the number of values written is looked at.
 """
 
 import logging
@@ -13,36 +13,35 @@ from langgraph.errors import GraphBubbleUp
 
 from langgraph_rq.shared.telemetry.logs import bind, get_logger
 from langgraph_rq.shared.telemetry.spans import Span
-from langgraph_rq.worker.task.attempt import Attempt, current_attempt
+from langgraph_rq.worker.task.attempt import Attempt
 
 _STEP = "graph:step:"
 
 _Step = tuple[str | None, Span | None, float]
-"""What has begun: a node, or the graph itself (None); its span; when, by the monotonic clock."""
+"""A run that has begun: the node, or None for the graph itself; its span; the start on the monotonic clock."""
 _NOTHING: _Step = (None, None, 0.0)
 
 _log = get_logger(__name__)
 
 
 class NodeWatch:
-    """Tells about the nodes of one attempt. `began`, `ended` and `failed` take what LangChain tells a handler."""
+    """Records the nodes of one attempt. `began`, `ended` and `failed` take the arguments of LangChain's handlers."""
 
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
-        self._tells_starts = _log.is_heard("node.started", logging.DEBUG)
+        self._logs_starts = _log.is_heard("node.started", logging.DEBUG)
         self._open: dict[UUID, _Step] = {}
         self._below: dict[UUID, _Step] = {}
         """Runs between a node and the nodes of its own graph -> the step that they belong to."""
 
     @classmethod
-    def of_attempt(cls) -> Self | None:
-        """Watch the nodes of the attempt that runs in this context; None: there is none, or nobody would hear of it."""
-        attempt = current_attempt.get()
-        is_heard = attempt and (attempt.span or _log.is_heard("node.failed", logging.WARNING))
-        return cls(attempt) if attempt and is_heard else None
+    def of(cls, attempt: Attempt) -> Self | None:
+        """Watch the nodes of an attempt; None: it has no spans, and no log level or listener asks for its nodes."""
+        is_asked_for = attempt.span or _log.is_heard("node.failed", logging.WARNING)
+        return cls(attempt) if is_asked_for else None
 
     def began(self, run_id: UUID, parent_run_id: UUID | None, tags: Sequence[str] | None, name: str) -> None:
-        """A graph or a node begins; other runnables are passed over."""
+        """Begin a graph or a node; other runnables are passed over."""
         # By the run's id: LangGraph may run a node in the very context in which the one before ran.
         around = self._open.get(parent_run_id) or self._below.get(parent_run_id) if parent_run_id else None
         if parent_run_id is None and self._attempt.graph_span is None:
@@ -59,21 +58,21 @@ class NodeWatch:
                 else:
                     bind(node=name)
                 self._open[run_id] = name, span, time.monotonic()
-                if self._tells_starts:
+                if self._logs_starts:
                     _log.debug("node.started", node=name)
                 return
         if around:
             self._below[run_id] = around
 
     def ended(self, outputs: Any, run_id: UUID) -> None:
-        """A node has ended."""
+        """End a node."""
         node, ms = self._end(run_id, None)
         if node:
             writes = len(outputs) if isinstance(outputs, Sized) and not isinstance(outputs, str) else 1
             _log.info("node.completed", node=node, duration_ms=ms, writes=writes)
 
     def failed(self, error: BaseException, run_id: UUID) -> None:
-        """A node has failed, was cancelled, or asks a person and ends here for now."""
+        """End a node that has failed, was cancelled, or interrupts the graph with a question."""
         is_question = isinstance(error, GraphBubbleUp)
         node, ms = self._end(run_id, None if is_question else type(error).__name__)
         if node and is_question:
@@ -94,7 +93,7 @@ class NodeWatch:
         return span
 
     def _end(self, run_id: UUID, error: str | None) -> tuple[str | None, int]:
-        """End what began; answers the name of the node, None if it is none, and how long it ran (ms)."""
+        """End a run; returns the name of its node (None: it is no node) and how long it ran (ms)."""
         node, span, began_at = self._open.pop(run_id, _NOTHING)
         if span:
             span.end_ns, span.error = time.time_ns(), error

@@ -412,4 +412,4 @@ async def test_node_that_cannot_be_told_about_ends_as_it_would(node, status, red
     result = await run_node(redis_url, node)
     assert result.status == status
     assert "cannot be told" not in str(result.error)
-    assert "node.not_told" in caplog.text
+    assert "node.not_recorded" in caplog.text

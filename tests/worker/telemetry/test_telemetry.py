@@ -467,7 +467,7 @@ async def test_spans_of_one_attempt_are_bounded(redis_url, client, redis_client,
     async def count(state):
         return {"answer": f"{state.get('answer', '')}."}
 
-    monkeypatch.setattr("langgraph_rq.worker.task.attempt.LONGEST_ATTEMPT", 10)
+    monkeypatch.setattr("langgraph_rq.worker.task.attempt.MOST_SPANS", 10)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     builder = StateGraph(Asked).add_node("node", count).add_edge(START, "node")
     builder.add_conditional_edges("node", lambda state: "node" if len(state["answer"]) < 20 else END)

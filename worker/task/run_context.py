@@ -1,0 +1,40 @@
+"""What all tasks of one worker process share. `worker.context.open_context` builds it once; it does not change."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from langchain_core.callbacks import BaseCallbackHandler
+from redis.asyncio import Redis
+
+from langgraph_rq.shared.queue.task_queue import QueueTimes
+from langgraph_rq.shared.tasks import TaskLimits
+from langgraph_rq.shared.telemetry import tracing
+from langgraph_rq.shared.telemetry.audit import Audit
+from langgraph_rq.worker.graphs.graphs import LoadedGraph
+from langgraph_rq.worker.guards.guards import Guards
+from langgraph_rq.worker.state.checkpoints import Checkpointer
+from langgraph_rq.worker.task.events import EventWriter
+from langgraph_rq.worker.task.redacted import Redaction
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """Connections, graphs, guards, limits and writers."""
+
+    redis: Redis
+    events: EventWriter
+    graphs: Mapping[str, LoadedGraph]
+    base_queue: str
+    times: QueueTimes
+    limits: TaskLimits
+    guards: Guards
+    checkpointer: Checkpointer | None = None
+    """Where the graphs' checkpoints live; None for none."""
+    result_bytes: int = 1_000_000
+    """Longest result document."""
+    callbacks: Sequence[BaseCallbackHandler] = ()
+    """LangChain handlers of every run."""
+    audit: Audit | None = None
+    is_traced: bool = field(default_factory=tracing.is_on)
+    """Whether attempts have spans."""
+    redaction: Redaction | None = None
