@@ -14,7 +14,7 @@ from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.shared.queue.task_queue import QueueTimes
 from langgraph_rq.shared.tasks import Priority, TaskLimits
 from langgraph_rq.worker.fleet.graph_worker import GraphWorker
-from langgraph_rq.worker.fleet.isolation import Suspects
+from langgraph_rq.worker.fleet.isolation import Isolation
 from langgraph_rq.worker.graphs.graphs import LoadedGraph
 from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.state.checkpoints import Checkpointer
@@ -42,7 +42,7 @@ async def worker(
     burst: bool = False,
     breaker: BreakerLimits | None = None,
     budget: BudgetLimits | None = None,
-    suspects: Suspects | None = None,
+    isolation: Isolation | None = None,
     **context: Any,
 ) -> AsyncIterator[GraphWorker]:
     """Run a worker with `graphs` while the block runs; it is drained at the end."""
@@ -68,7 +68,7 @@ async def worker(
             **context,
         )
         graph_worker = GraphWorker(
-            QUEUES, redis_url, shared, concurrency=concurrency, drain_s=drain_s, suspects=suspects
+            QUEUES, redis_url, shared, concurrency=concurrency, drain_s=drain_s, isolation=isolation
         )
         running = asyncio.create_task(graph_worker.run(burst=burst))
         try:

@@ -22,9 +22,9 @@ from langgraph_rq.shared.errors import LanggraphRqError, RedisUnavailableError, 
 from langgraph_rq.shared.settings import RedactionSettings, RedisSettings, WorkerSettings, load, mask_url
 from langgraph_rq.shared.telemetry.logs import configure, get_logger
 from langgraph_rq.worker.context import open_context
-from langgraph_rq.worker.fleet.fork_server import Nursery
+from langgraph_rq.worker.fleet.fork_server import ForkServer
 from langgraph_rq.worker.fleet.graph_worker import GraphWorker
-from langgraph_rq.worker.fleet.isolation import Suspects, run_suspect
+from langgraph_rq.worker.fleet.isolation import Isolation, run_isolated
 from langgraph_rq.worker.fleet.node_threads import THREAD as NODE_THREAD
 from langgraph_rq.worker.fleet.node_threads import NodeThreads
 from langgraph_rq.worker.telemetry.health import serve_health
@@ -47,9 +47,9 @@ def boot(worker: WorkerSettings, redis: RedisSettings, queues: Sequence[str], *,
         configure(worker.log_level, redactor=load(RedactionSettings).redactor())
         # LangChain's, about the handlers of a graph that it did not get to ask because we refused the call.
         warnings.filterwarnings("ignore", "coroutine 'ahandle_event' was never awaited", RuntimeWarning)
-        nursery = Nursery.start(run_suspect)
+        fork_server = ForkServer.start(run_isolated)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            code = _run_to_the_end(runner.get_loop(), partial(serve, worker, redis, queues, nursery, burst=burst))
+            code = _run_to_the_end(runner.get_loop(), partial(serve, worker, redis, queues, fork_server, burst=burst))
     except LanggraphRqError as error:
         click.echo(f"error: {error}", err=True)
         return 3 if isinstance(error, RedisUnavailableError) else 2
@@ -58,7 +58,7 @@ def boot(worker: WorkerSettings, redis: RedisSettings, queues: Sequence[str], *,
 
 
 async def serve(
-    settings: WorkerSettings, redis: RedisSettings, queues: Sequence[str], nursery: Nursery, *, burst: bool
+    settings: WorkerSettings, redis: RedisSettings, queues: Sequence[str], fork_server: ForkServer, *, burst: bool
 ) -> int:
     """Check Redis, load the graphs, register, and work until asked to end; answers the exit code."""
     url = redis.redis_url.get_secret_value()
@@ -74,7 +74,7 @@ async def serve(
             concurrency=settings.worker_concurrency,
             drain_s=settings.drain_s,
             checkpoint_ttl_s=settings.checkpoint_ttl_s,
-            suspects=Suspects(nursery, settings, redis, context.result_bytes),
+            isolation=Isolation(fork_server, settings, redis, context.result_bytes),
             node_threads=nodes,
         )
         for number in (signal.SIGTERM, signal.SIGINT):

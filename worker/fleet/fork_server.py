@@ -1,10 +1,11 @@
-"""A process from which a worker forks others, itself forked before the worker had threads, a loop or connections.
+"""A fork server: a process that forks children for a worker, and was forked before the worker had threads or a loop.
 
-A fork of it has the libraries imported and costs milliseconds, where a new Python would import for seconds. Each child
-talks to the worker over a socket pair of its own, and ends when the worker does.
+A child has the libraries imported and starts in milliseconds, where a new Python would import for seconds. Each child
+has a socket pair to the worker, and ends with the worker. A watcher between server and child waits for the child, and
+sends its exit code.
 
-    worker ──fork at boot──► nursery ──fork──► minder ──fork──► child
-       └───────────── socket pair ──────────────────┴──────────────┘
+    worker ──fork at boot──► fork server ──fork──► watcher ──fork──► child
+       └───────────────── socket pair ────────────────┴────────────────┘
 """
 
 import os
@@ -18,14 +19,14 @@ from multiprocessing.connection import Connection
 from typing import Self
 
 DIED = "died"
-"""The last message on a connection: how the child ended, as an exit code, negative for a signal."""
+"""The last message on a connection, with the child's exit code, negative for a signal."""
 
 _LIBRARIES = ("langgraph_rq.worker.context", "langchain_openai")
-"""Imported when the first child is asked for."""
+"""Imported before the first child is forked."""
 
 
-class Nursery:
-    """Forks children for one worker process."""
+class ForkServer:
+    """The worker's end: starts the server and asks it for children."""
 
     def __init__(self, control: socket.socket, pid: int) -> None:
         self.pid = pid
@@ -34,23 +35,27 @@ class Nursery:
 
     @classmethod
     def start(cls, run: Callable[[Connection], None]) -> Self:
-        """Fork the nursery, whose children will `run` with their end of the connection. Call it before any thread."""
+        """Fork the server. Call it before any thread is started.
+
+        Args:
+            run: What each child does, with its end of the connection.
+        """
         ours, theirs = socket.socketpair()
         pid = os.fork()
         if pid == 0:
             try:
                 ours.close()
-                _tend(theirs, run)
+                _serve(theirs, run)
             finally:
                 os._exit(0)
         theirs.close()
         return cls(ours, pid)
 
     def fork(self) -> Connection:
-        """Fork a child; answers our end of its connection. Closed, it ends the child.
+        """Fork a child; returns the worker's end of its connection. Closing it ends the child.
 
         Raises:
-            OSError: the nursery is gone, or no more sockets can be opened.
+            OSError: the server is gone, or no more sockets can be opened.
         """
         ours, its = socket.socketpair()
         with its, self._lock:
@@ -62,16 +67,16 @@ class Nursery:
         return Connection(ours.detach())
 
     def close(self) -> None:
-        """End the nursery."""
+        """End the server."""
         self._control.close()
 
 
-def _tend(control: socket.socket, run: Callable[[Connection], None]) -> None:
-    """Fork a child for each connection that comes, until the worker is gone."""
+def _serve(control: socket.socket, run: Callable[[Connection], None]) -> None:
+    """Fork a child for each connection that is received, until the worker is gone."""
     os.setpgrp()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _ignore)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for minders
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # watchers are not waited for
     has_libraries = False
     while True:
         asked, fds, _flags, _address = socket.recv_fds(control, 1, 1)
@@ -82,16 +87,16 @@ def _tend(control: socket.socket, run: Callable[[Connection], None]) -> None:
                 with suppress(ImportError):
                     import_module(library)
             has_libraries = True
-        with suppress(OSError):  # no more processes: the connection is closed, which the worker hears
+        with suppress(OSError):  # no more processes: the worker sees its connection closed
             if os.fork() == 0:
                 control.close()
-                _mind(Connection(fds[0]), run)
+                _watch(Connection(fds[0]), run)
                 os._exit(0)
         os.close(fds[0])
 
 
-def _mind(connection: Connection, run: Callable[[Connection], None]) -> None:
-    """Fork the child and tell how it ended, which only its parent can know."""
+def _watch(connection: Connection, run: Callable[[Connection], None]) -> None:
+    """Fork the child, wait for its end and send its exit code, which only the parent of a process gets."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child = os.fork()
     if child == 0:
@@ -101,11 +106,11 @@ def _mind(connection: Connection, run: Callable[[Connection], None]) -> None:
             run(connection)
             code = 0
         finally:
-            os._exit(code)  # whatever thread is left behind
+            os._exit(code)  # also past threads that it leaves behind
     _pid, status = os.waitpid(child, 0)
     with suppress(OSError):
         connection.send((DIED, os.waitstatus_to_exitcode(status)))
 
 
 def _ignore(_signal: int, _frame: object) -> None:
-    """Do nothing; unlike SIG_IGN this is not inherited by the programs that a node starts."""
+    """Ignore a signal; unlike SIG_IGN, this is not inherited by the programs that a node starts."""

@@ -1,8 +1,8 @@
-"""Run a suspect, a task beside which workers have died twice, in a process of its own.
+"""Run a task in its own child process after two workers crashed while running it.
 
-A crash makes suspects of all that ran beside it. Apart from them it shows whose fault it was: a task that ends its own
-process too is `poisoned`, every other one ends as it would have ended anyway. The processes are forked from the
-worker's nursery; nothing of the worker's own memory gets into them.
+A crash does not show which of the tasks in flight caused it. Alone, a task that causes one crashes its own process and
+ends as `poisoned`; every other task ends as usual. The processes come from the worker's fork server, so they share
+none of the worker's memory.
 """
 
 import asyncio
@@ -24,27 +24,31 @@ from langgraph_rq.shared.queue.task_queue import Claimed
 from langgraph_rq.shared.settings import RedactionSettings, RedisSettings, WorkerSettings, load
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import configure, get_logger
-from langgraph_rq.worker.fleet.fork_server import DIED, Nursery
+from langgraph_rq.worker.fleet.fork_server import DIED, ForkServer
 from langgraph_rq.worker.task.attempt import Attempt
 from langgraph_rq.worker.task.result import Ended, Result, write_result
 from langgraph_rq.worker.task.run import Released, run_task
 
-SUSPECT_CRASHES = 2
-"""Workers that died under a task before it is run apart."""
+ISOLATED_AFTER_CRASHES = 2
+"""A task runs isolated after so many workers crashed while running it."""
 
-_AT_ONCE = 4
+_MOST_CHILDREN = 4
+"""Isolated tasks of one worker at a time; the others wait."""
 _START_S = 60.0
-_LATE_S = 5.0
-"""After its deadline a suspect that has not ended by itself gets so long."""
-_NOT_STARTED_MS = 1_000
-_LISTEN_S = 0.2
+"""Longest time from the fork to the first step: the first child waits for the libraries to be imported."""
+_GRACE_S = 5.0
+"""A child that still runs so long after its deadline is ended."""
+_RETRY_MS = 1_000
+"""A task whose process could not be started, or that lost Redis, returns to the queue for this time."""
+_POLL_S = 0.2
+"""The thread that reads a child's messages checks this often whether they are still wanted."""
 
 _log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """What the process is to run, and with what."""
+    """The first message to a child: what to run, and with which settings."""
 
     claimed: Claimed
     worker: str
@@ -52,46 +56,55 @@ class _Order:
     redis: RedisSettings
 
 
-class Suspects:
-    """Runs suspects for one worker process, a few at once."""
+class Isolation:
+    """Runs tasks in child processes, a few at a time.
 
-    def __init__(self, nursery: Nursery, settings: WorkerSettings, redis: RedisSettings, result_bytes: int) -> None:
-        self.nursery = nursery
+    Args:
+        fork_server: Forks the processes.
+        settings: Of the worker; each child loads the graphs by them.
+        redis: Where each child connects.
+        result_bytes: Longest result document.
+    """
+
+    def __init__(
+        self, fork_server: ForkServer, settings: WorkerSettings, redis: RedisSettings, result_bytes: int
+    ) -> None:
+        self.fork_server = fork_server
         self._settings = settings
         self._redis = redis
         self._result_bytes = result_bytes
-        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._slots = asyncio.Semaphore(_MOST_CHILDREN)
 
     async def run(self, claimed: Claimed, worker: str) -> Ended | Released | None:
-        """Run the suspect and answer as `run_task` does. Cancelled, it ends the process."""
+        """Run a task in a child process; returns what `run_task` returns. Cancelling it ends the process."""
         waiting_since = time.monotonic()
-        async with self._turns:
+        async with self._slots:
             waited_ms = round((time.monotonic() - waiting_since) * 1000)
             claimed = replace(claimed, claimed_at_ms=claimed.claimed_at_ms + waited_ms)
             try:
-                connection = self.nursery.fork()
+                connection = self.fork_server.fork()
                 connection.send(_Order(claimed, worker, self._settings, self._redis))
-            except OSError as error:  # too many processes or files: not the task's fault
-                return Released(_NOT_STARTED_MS, f"its process could not be started: {error}")
-            is_over = threading.Event()
-            listening = asyncio.get_running_loop().run_in_executor(
-                None, self._listen, connection, is_over, claimed, worker
+            except OSError as error:  # too many processes or files: no fault of the task
+                return Released(_RETRY_MS, f"its process could not be started: {error}")
+            is_cancelled = threading.Event()
+            reading = asyncio.get_running_loop().run_in_executor(
+                None, self._read, connection, is_cancelled, claimed, worker
             )
             try:
-                return await asyncio.shield(listening)
+                return await asyncio.shield(reading)
             finally:
-                is_over.set()  # the thread closes the connection, which ends the process
+                is_cancelled.set()  # the thread closes the connection, which ends the process
 
-    def _listen(
-        self, connection: Connection, is_over: threading.Event, claimed: Claimed, worker: str
+    def _read(
+        self, connection: Connection, is_cancelled: threading.Event, claimed: Claimed, worker: str
     ) -> Ended | Released | None:
-        """Wait for the process' answer or its death; says which node it was in."""
+        """Read the child's messages until its outcome, its death or its deadline. Runs in a thread."""
         started = time.monotonic()
-        give_up_at = started + _START_S + (claimed.deadline_at_ms - claimed.claimed_at_ms) / 1000 + _LATE_S
+        give_up_at = started + _START_S + (claimed.deadline_at_ms - claimed.claimed_at_ms) / 1000 + _GRACE_S
         has_begun, node, exit_code = False, None, 0
         with connection, suppress(EOFError, OSError):
-            while not is_over.is_set() and time.monotonic() < give_up_at:
-                if not connection.poll(_LISTEN_S):
+            while not is_cancelled.is_set() and time.monotonic() < give_up_at:
+                if not connection.poll(_POLL_S):
                     continue
                 kind, value = connection.recv()
                 if kind == "ended":
@@ -100,13 +113,13 @@ class Suspects:
                     exit_code = value
                     break
                 has_begun, node = True, value
-        if is_over.is_set():  # nobody waits for it any more
+        if is_cancelled.is_set():
             return None
         if time.monotonic() >= give_up_at:
             late = Result(State.TIMEOUT, error=(ErrorType.TIMEOUT, "the deadline passed in a process of its own"))
             return write_result(claimed, None, late, worker, self._result_bytes, started)
         if not has_begun:
-            return Released(_NOT_STARTED_MS, f"its process could not be started: {_death(exit_code)}")
+            return Released(_RETRY_MS, f"its process could not be started: {_death(exit_code)}")
         where = f"in node {node!r}" if node else "before its first node"
         message = f"the task ended {claimed.crashes + 1} processes, the last one its own, {where}: "
         _log.error("task.poisoned", task_id=claimed.id, node=node, exit_code=exit_code)
@@ -118,8 +131,8 @@ def _death(exit_code: int) -> str:
     return f"killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
 
 
-class _NodeTeller(BaseCallbackHandler):
-    """Tells the worker which node starts, so that it can name the one that ended the process."""
+class _ChildMessages(BaseCallbackHandler):
+    """A child's messages to the worker: each node that starts, so that a crash can be attributed to it; the outcome."""
 
     run_inline = True
 
@@ -134,8 +147,12 @@ class _NodeTeller(BaseCallbackHandler):
         if node:
             self._send("node", node)
 
+    def begin(self) -> None:
+        """Send that the graphs are loaded: from here on a crash is the task's."""
+        self._send("node", None)
+
     def end(self, outcome: Ended | Released | None) -> None:
-        """Send how the task ended; whatever thread a sync node left behind is not heard any more."""
+        """Send the outcome. It is the last message, also where a thread of a sync node still runs."""
         self._send("ended", outcome)
 
     def _send(self, kind: str, value: Any) -> None:
@@ -145,11 +162,11 @@ class _NodeTeller(BaseCallbackHandler):
                 self._sender.send((kind, value))
 
 
-def run_suspect(connection: Connection) -> None:
-    """Do in the process of its own what the worker does with any task.
+def run_isolated(connection: Connection) -> None:
+    """Run one task in a child process, as a worker would: what the fork server's children do.
 
-    Ctrl-C, and systemd when it stops a service, signal all processes of a worker. The worker drains, so this one, which
-    ignores both, goes on until the worker is gone: its end would be taken for the task's fault.
+    Ctrl-C, and systemd when it stops a service, signal all processes of a worker. The worker then drains, so a child
+    ignores both signals and continues until the worker is gone; its death would be counted as the task's fault.
     """
     order: _Order = connection.recv()
     threading.Thread(target=_end_with_worker, args=(connection,), daemon=True).start()
@@ -160,24 +177,24 @@ def run_suspect(connection: Connection) -> None:
 async def _run(sender: Connection, order: _Order) -> None:
     from langgraph_rq.worker.context import open_context  # noqa: PLC0415 - it imports the graphs' libraries, as the parent has
 
-    teller = _NodeTeller(sender)
-    async with open_context(order.settings, order.redis, callbacks=(teller,)) as context:
-        sender.send(("node", None))
+    messages = _ChildMessages(sender)
+    async with open_context(order.settings, order.redis, callbacks=(messages,)) as context:
+        messages.begin()
         attempt = Attempt.of(order.claimed, order.worker, context)
         attempt.enter()
         outcome: Ended | Released | None
         try:
             outcome = await run_task(attempt)
         except RedisError as error:
-            outcome = Released(_NOT_STARTED_MS, f"Redis is away: {error}")
-        with suppress(Exception):  # whatever cannot be told, the task must end
+            outcome = Released(_RETRY_MS, f"Redis is away: {error}")
+        with suppress(Exception):  # a record that cannot be written must not keep the task from ending
             if spans := attempt.spans_call(outcome if isinstance(outcome, Ended) else None):
                 await scripts.run(context.redis, spans)
-        teller.end(outcome)
+        messages.end(outcome)
 
 
 def _end_with_worker(connection: Connection) -> None:
-    """Wait for the worker's end of the connection to close, which the kernel sees to even after kill -9."""
+    """End this process when the worker's end of the connection closes, which the kernel does even after kill -9."""
     with suppress(EOFError, OSError):
         connection.recv()
     os._exit(1)

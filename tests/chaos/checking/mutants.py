@@ -13,6 +13,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from langgraph_rq.shared.connections import scripts
+from langgraph_rq.worker.fleet.claiming import Claimer
 from langgraph_rq.worker.fleet.graph_worker import GraphWorker
 from langgraph_rq.worker.fleet.lease import LeaseKeeper
 from langgraph_rq.worker.task.commits import Commits
@@ -38,15 +39,15 @@ def _reap_at_once() -> None:
 
 
 def _never_give_back() -> None:
-    async def nothing(_self: GraphWorker, _task_id: str) -> None:
+    async def nothing(_self: Claimer, _worker: str, _task_id: str) -> None:
         pass
 
-    GraphWorker._give_back = nothing
+    Claimer.give_back = nothing
 
 
 def _go_on() -> None:
     """Let a worker that was reaped keep its tasks and start calls."""
-    GraphWorker._give_up = lambda _self: None
+    GraphWorker._stand_down = lambda _self: None
     _hold_for_ever()
 
 

@@ -37,7 +37,7 @@ async def test_every_open_task_is_counted_once(redis_url, client):
     async with worker(redis_url, {"wait": one_node_graph(wait, Empty)}, concurrency=2) as graph_worker:
         for i in range(5):
             client.submit({"n": i}, graph="wait", user_id="ann")
-        await until(lambda: len(graph_worker._running) == 2)
+        await until(lambda: graph_worker.in_flight == 2)
         before = {key: client._redis.dump(key) for key in client._redis.keys("agent:task:*")}
         shown = await run(redis_url, "--json")
         table = await run(redis_url)

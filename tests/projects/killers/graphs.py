@@ -1,4 +1,4 @@
-"""Graphs of suspects: one that may end its process, and one that needs Redis."""
+"""Graphs for isolated tasks: one that may end its process, and one that needs Redis."""
 
 import asyncio
 import os

@@ -505,13 +505,13 @@ async def test_suspended_worker_does_not_spin_while_tasks_wait(redis_url, client
 async def test_task_claimed_just_as_the_worker_is_told_to_end_at_once_is_handed_back(redis_url, client, redis_client):
     async with worker(redis_url, {"g": PLUS_ONE}, drain_s=0) as graph_worker:
         await until(lambda: redis_client.info("clients")["blocked_clients"] == 3)
-        start = graph_worker._start
+        start = graph_worker._running.start
 
-        def start_and_stop(claimed):
-            start(claimed)
+        def start_and_stop(claimed, name):
+            start(claimed, name)
             graph_worker.stop()
 
-        graph_worker._start = start_and_stop
+        graph_worker._running.start = start_and_stop
         task_id = client.submit({"n": 1}, graph="g").task_id
         await until(lambda: redis_client.zcard("agent:workers") == 0)
     assert client.status(task_id).state in {State.PENDING, State.SUCCESS}

@@ -124,9 +124,10 @@ async def test_fault_of_the_worker_itself_ends_the_task_and_not_the_worker(redis
     graph, _runs = failing()
     async with worker(redis_url, {"flaky": graph}) as graph_worker:
         assert (await ended(client)).status is State.SUCCESS
-        good, graph_worker._context = graph_worker._context, replace(graph_worker._context, graphs=Broken())
+        running = graph_worker._running
+        good, running._context = running._context, replace(running._context, graphs=Broken())
         result = await ended(client)
-        graph_worker._context = good
+        running._context = good
         assert (await ended(client)).status is State.SUCCESS
     assert (result.status, result.error.type) == (State.ERROR, ErrorType.GRAPH_ERROR)
     assert "the worker failed: RuntimeError('a bug')" in result.error.message

@@ -16,8 +16,8 @@ from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.task_queue import QueueTimes, claim_call, renew_call, submit_call
 from langgraph_rq.shared.settings import RedisSettings, WorkerSettings, load
 from langgraph_rq.shared.tasks import Task, TaskLimits
-from langgraph_rq.worker.fleet.fork_server import Nursery
-from langgraph_rq.worker.fleet.isolation import Suspects, run_suspect
+from langgraph_rq.worker.fleet.fork_server import ForkServer
+from langgraph_rq.worker.fleet.isolation import Isolation, run_isolated
 from langgraph_rq.worker.task.result import Ended
 from tests.fleet import one_node_graph, worker
 from tests.installation import ROOT, start_worker
@@ -26,30 +26,30 @@ from tests.waiting import until
 CONFIG = str(ROOT / "tests/projects/killers/langgraph.json")
 
 
-def start_suspects(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Suspects:
+def start_isolation(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Isolation:
     for name, value in {"REDIS_URL": redis_url, "OPENAI_API_KEY": "unused"}.items():
         monkeypatch.setenv(name, value)
     settings = load(WorkerSettings).model_copy(update={"config": Path(CONFIG), "checkpoints": False})
-    return Suspects(Nursery.start(run_suspect), settings, load(RedisSettings), 1_000_000)
+    return Isolation(ForkServer.start(run_isolated), settings, load(RedisSettings), 1_000_000)
 
 
 @pytest.fixture
-def order(redis_url, monkeypatch):
-    suspects = start_suspects(redis_url, monkeypatch)
-    yield suspects
-    suspects.nursery.close()
+def isolated(redis_url, monkeypatch):
+    isolation = start_isolation(redis_url, monkeypatch)
+    yield isolation
+    isolation.fork_server.close()
 
 
-async def test_suspect_outlives_the_signals_that_end_its_worker(redis_url, order):
+async def test_isolated_task_outlives_the_signals_that_end_its_worker(redis_url, isolated):
     async with AsyncRedis.from_url(redis_url) as redis, asyncio.timeout(100):
         await scripts.run(redis, renew_call("w1", 60_000, {"killer": "{}"}, join=True))
         task = Task.parse({"input": {"seconds": 1}, "graph": "killer", "deadline_s": 90}, TaskLimits())
         await scripts.run(redis, submit_call(task, "agent_tasks", QueueTimes()))
         (claimed,) = (await scripts.run(redis, claim_call("w1", 1, ["agent_tasks"], QueueTimes()))).tasks
-        running = asyncio.create_task(order.run(claimed, "w1"))
+        running = asyncio.create_task(isolated.run(claimed, "w1"))
         while not running.done():
-            nursery = psutil.Process(order.nursery.pid)
-            for process in (nursery, *nursery.children(recursive=True)):
+            server = psutil.Process(isolated.fork_server.pid)
+            for process in (server, *server.children(recursive=True)):
                 process.send_signal(signal.SIGTERM)
                 process.send_signal(signal.SIGINT)
             await asyncio.wait([running], timeout=0.2)
@@ -58,43 +58,43 @@ async def test_suspect_outlives_the_signals_that_end_its_worker(redis_url, order
     assert ended.state is State.SUCCESS
 
 
-async def test_suspect_masks_own_patterns_in_its_log_lines(redis_url, capfd, monkeypatch):
+async def test_isolated_task_masks_own_patterns_in_its_log_lines(redis_url, capfd, monkeypatch):
     monkeypatch.setenv("LGRQ_REDACTION_PATTERNS", '{"case": "CASE-[0-9]{6}"}')
-    suspects = start_suspects(redis_url, monkeypatch)
+    isolation = start_isolation(redis_url, monkeypatch)
     async with AsyncRedis.from_url(redis_url) as redis, asyncio.timeout(60):
         await scripts.run(redis, renew_call("w1", 60_000, {"killer": "{}"}, join=True))
         task = Task.parse({"input": {}, "graph": "killer", "user_id": "CASE-123456"}, TaskLimits())
         await scripts.run(redis, submit_call(task, "agent_tasks", QueueTimes()))
         (claimed,) = (await scripts.run(redis, claim_call("w1", 1, ["agent_tasks"], QueueTimes()))).tasks
-        ended = await suspects.run(claimed, "w1")
-    suspects.nursery.close()
+        ended = await isolation.run(claimed, "w1")
+    isolation.fork_server.close()
     assert isinstance(ended, Ended), ended
     told = capfd.readouterr().err
     assert '"user_id":"[case]"' in told
     assert "CASE-123456" not in told
 
 
-def processes_of(suspects: Suspects) -> list[psutil.Process]:
-    return psutil.Process(suspects.nursery.pid).children(recursive=True)
+def processes_of(isolation: Isolation) -> list[psutil.Process]:
+    return psutil.Process(isolation.fork_server.pid).children(recursive=True)
 
 
-async def test_suspect_that_redis_left_comes_back_with_redis_and_leaves_no_process_behind(tmp_path, monkeypatch):
+async def test_isolated_task_that_redis_left_comes_back_with_redis_and_leaves_no_process_behind(tmp_path, monkeypatch):
     with EmbeddedRedis(tmp_path / "redis") as redis, Client(redis.url) as client, Redis.from_url(redis.url) as raw:
         task_id = client.submit({"folder": str(tmp_path)}, graph="held", deadline_s=60).task_id
         raw.hset(f"agent:task:{task_id}", "crashes", 2)
-        suspects = start_suspects(redis.url, monkeypatch)
+        isolation = start_isolation(redis.url, monkeypatch)
         try:
-            async with worker(redis.url, {"held": one_node_graph(lambda _state: None)}, suspects=suspects):
+            async with worker(redis.url, {"held": one_node_graph(lambda _state: None)}, isolation=isolation):
                 await until((tmp_path / "started").exists, 30)
                 redis.kill()
                 (tmp_path / "goes_on").touch()
-                await until(lambda: not processes_of(suspects), 30)
+                await until(lambda: not processes_of(isolation), 30)
                 redis.start()
                 result = await asyncio.to_thread(client.wait, task_id, 30)
                 assert (result.status, result.result["done"], result.metadata.attempts) == (State.SUCCESS, True, 2)
-                await until(lambda: not processes_of(suspects))
+                await until(lambda: not processes_of(isolation))
         finally:
-            suspects.nursery.close()
+            isolation.fork_server.close()
 
 
 def test_task_that_ends_its_process_is_poisoned_and_its_neighbours_succeed(tmp_path):

@@ -1,0 +1,123 @@
+"""Claim tasks, and find out when there may be some to claim."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.connections.held import Line
+from langgraph_rq.shared.queue.task_queue import Claim, QueueTimes, claim_call, queue_key, release_call, task_hash
+from langgraph_rq.shared.telemetry.logs import get_logger
+from langgraph_rq.worker.fleet.running import RunningTasks
+
+BLOCK_S = 5
+"""Longest wait of one command that blocks on an empty queue."""
+OUTAGE_WAIT_S = 0.25
+_SUSPENDED_WAIT_S = 1.0
+_BATCH = 16
+"""Tasks claimed at once: few enough that idle processes beside this one get their share."""
+
+_log = get_logger(__name__)
+
+
+class Claimer:
+    """Claims tasks from one worker's queues and starts them.
+
+    Args:
+        redis: Claims, on a connection that it keeps.
+        blocking: Blocks on the queues, with a connection for each.
+        queues: Names of the queues, the most urgent first.
+        times: How long leases last and things are kept.
+        running: Where claimed tasks are started.
+        on_work: Called when there may be something to claim.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        blocking: Redis,
+        queues: Sequence[str],
+        times: QueueTimes,
+        running: RunningTasks,
+        on_work: Callable[[], None],
+    ) -> None:
+        self._redis = redis
+        self._claims = Line(redis)
+        self._blocking = blocking
+        self._queues = queues
+        self._times = times
+        self._running = running
+        self._on_work = on_work
+        self._claiming = asyncio.Lock()
+        self._is_idle = asyncio.Event()
+        self.may_find_work = True
+        """Whether a claim may find something; set by `watch`, by timers and by whatever else wakes the worker."""
+
+    async def claim(self, worker: str, free: int) -> Claim | None:
+        """Claim as `worker`, and start, as many tasks as are `free` slots, or a batch; None: Redis is away.
+
+        After a claim that may have left tasks behind, `may_find_work` stays true.
+        """
+        n = min(free, _BATCH)
+        async with self._claiming:
+            try:
+                claim = await scripts.run(self._claims, claim_call(worker, n, list(self._queues), self._times))
+            except RedisError as error:
+                _log.warning("claim.failed", worker=worker, error=str(error))
+                self.may_find_work = False
+                self.look_again_in(OUTAGE_WAIT_S)
+                return None
+            for claimed in claim.tasks:
+                self._running.start(claimed, worker)
+        for task_id in claim.dropped:
+            _log.warning("job.dropped", job_id=task_id, reason="no pending task stands behind this id")
+        self.may_find_work = bool(claim.dropped) or len(claim.tasks) == n
+        if not self.may_find_work:
+            if claim.is_suspended or not claim.has_lease:
+                self.look_again_in(_SUSPENDED_WAIT_S)
+            else:
+                self._is_idle.set()
+        return claim
+
+    def look_again_in(self, seconds: float) -> None:
+        """Claim again after this time, whatever `watch` finds."""
+        asyncio.get_running_loop().call_later(seconds, self._look_again)
+
+    async def watch(self, queue: str) -> None:
+        """Wake the worker when there may be work, by blocking on a queue without taking anything from it; never ends.
+
+        Moving the head of a list to its own head blocks while the list is empty and changes nothing else: no task is
+        ever on its way to a worker that might die, and jobs of stock RQ wake the worker too.
+        """
+        key = queue_key(queue)
+        while True:
+            await self._is_idle.wait()
+            try:
+                head = await self._blocking.blmove(key, key, BLOCK_S, "LEFT", "LEFT")
+            except RedisError as error:
+                _log.warning("queue.not_watched", queue=key, error=str(error))
+                await asyncio.sleep(OUTAGE_WAIT_S)
+                head = b"perhaps"
+            if head is not None:
+                self._is_idle.clear()
+                self._look_again()
+
+    async def give_back(self, worker: str, task_id: str) -> None:
+        """Release a task that `worker` owns in Redis, but does not run: the reply of its claim was lost."""
+        async with self._claiming:  # after a claim whose reply was only late the task runs here
+            if task_id in self._running.ids:
+                return
+            with suppress(RedisError):  # it is found again at the next renewals
+                fields: Any = await self._redis.hmget(task_hash(task_id), "epoch", "queue")
+                if None not in fields:
+                    epoch, queue = int(fields[0]), fields[1].decode()
+                    await scripts.run(self._redis, release_call(task_id, epoch, queue, worker))
+                    _log.warning("task.released", task_id=task_id, reason="the reply of its claim was lost", delay_ms=0)
+
+    def _look_again(self) -> None:
+        self.may_find_work = True
+        self._on_work()

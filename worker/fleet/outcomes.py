@@ -1,0 +1,95 @@
+"""Write the outcome of an attempt to Redis: the end of its task, or its release, with the records about it."""
+
+from redis.exceptions import RedisError
+
+from langgraph_rq.shared.queue.task_queue import Finished, finish_call, release_call
+from langgraph_rq.shared.telemetry.logs import get_logger
+from langgraph_rq.worker.state.checkpoints import CheckpointOutageError
+from langgraph_rq.worker.task.attempt import Attempt
+from langgraph_rq.worker.task.commits import Commits
+from langgraph_rq.worker.task.result import Ended
+from langgraph_rq.worker.task.run import Released
+from langgraph_rq.worker.task.run_context import RunContext
+
+_LAST_RECORDS_S = 2.0
+"""How long a worker that ends waits until its last records are written."""
+
+_log = get_logger(__name__)
+
+
+class OutcomeWriter:
+    """Writes the outcomes of one process' attempts.
+
+    Args:
+        context: What the tasks share.
+        checkpoint_ttl_s: How long the checkpoints of a task without thread outlive it.
+    """
+
+    def __init__(self, context: RunContext, checkpoint_ttl_s: float) -> None:
+        self._context = context
+        self._checkpoint_ttl_s = checkpoint_ttl_s
+        self._commits = Commits(context.redis)
+
+    async def write(self, attempt: Attempt, outcome: Ended | Released) -> None:
+        """Commit the outcome, however long Redis is away. A task that another worker owns by now is left alone."""
+        if isinstance(outcome, Released):
+            await self._release(attempt, outcome)
+        else:
+            await self._finish(attempt, outcome)
+
+    def repeat_audit_entries(self) -> None:
+        """Send the audit entries again that Redis should have taken by now."""
+        if self._context.audit:
+            self._commits.send(*self._context.audit.overdue())
+
+    async def close(self) -> None:
+        """Write the records that are left, for a short time."""
+        if self._context.audit:
+            self._commits.send(*self._context.audit.unacknowledged(is_last=True))
+        await self._commits.settle(_LAST_RECORDS_S)
+
+    async def _release(self, attempt: Attempt, released: Released) -> None:
+        self._send_records(attempt, None)
+        claimed = attempt.claimed
+        call = release_call(
+            claimed.id, claimed.epoch, claimed.queue, attempt.worker, released.delay_ms, failed=released.failed
+        )
+        if await self._commits.commit(call):
+            # The message of a failed graph may quote a prompt.
+            reason = "the graph failed" if released.failed else released.reason
+            _log.info("task.released", reason=reason, delay_ms=released.delay_ms)
+
+    async def _finish(self, attempt: Attempt, ended: Ended) -> None:
+        self._send_records(attempt, ended)
+        call = finish_call(
+            attempt.claimed,
+            attempt.worker,
+            ended.state,
+            ended.document,
+            self._context.times,
+            failure=ended.failure,
+            run_s=ended.run_s,
+        )
+        try:
+            finished = await self._commits.commit(call)
+        except Exception:
+            self._commits.send(attempt.fenced_call())
+            raise
+        if finished is Finished.FENCED:
+            self._commits.send(attempt.fenced_call())
+            _log.warning("task.fenced", state=ended.state)
+            return
+        attempt.log_end(ended)
+        if ended.spent_thread and self._context.checkpointer:
+            try:
+                await self._context.checkpointer.expire_thread(ended.spent_thread, self._checkpoint_ttl_s)
+            except (RedisError, CheckpointOutageError) as error:  # they keep the longer TTL that they were written with
+                _log.warning("checkpoints.not_expired", error=str(error))
+
+    def _send_records(self, attempt: Attempt, ended: Ended | None) -> None:
+        """Send spans and audit entry in the round trip of the commit; None for `ended`: the task is released."""
+        for record in (attempt.spans_call, attempt.audit_call):
+            try:
+                self._commits.send(record(ended))
+            except Exception as error:  # a record that cannot be made must not keep its task from ending
+                _log.warning("record.refused", error=type(error).__name__)

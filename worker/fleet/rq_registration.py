@@ -1,0 +1,66 @@
+"""A worker as RQ's tools see it: rq-dashboard and `rq info` list it under its name, with its queues and its state."""
+
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from uuid import uuid4
+
+from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+from redis.exceptions import RedisError
+from rq.serializers import JSONSerializer
+from rq.worker import BaseWorker
+
+from langgraph_rq.shared.connections.clients import open_sync
+
+
+class RegisteredWorker(BaseWorker):
+    """A worker's entry in RQ's registers, on a connection of its own.
+
+    Args:
+        queues: RQ queues, the most urgent first.
+        redis_url: Redis.
+        lease_ms: How long the worker's lease lasts; its entry outlives it tenfold.
+    """
+
+    def __init__(self, queues: Sequence[str], redis_url: str, lease_ms: int) -> None:
+        super().__init__(
+            list(queues),
+            name=_new_name(),
+            connection=open_sync(redis_url, connections=2),
+            serializer=JSONSerializer,
+            worker_ttl=lease_ms // 100,
+        )
+        self._is_shown_suspended = False
+
+    def register(self) -> None:
+        """Appear in RQ's registers. Raises what Redis raises when it cannot be reached."""
+        self.register_birth()  # type: ignore[no-untyped-call]
+        self.set_state("idle")
+        self._is_shown_suspended = False
+
+    def deregister(self) -> None:
+        """Disappear from RQ's registers; while Redis is away, the entry is left to expire."""
+        with suppress(RedisError):
+            self.register_death()  # type: ignore[no-untyped-call]
+
+    def take_new_name(self) -> None:
+        """Go on under a new name, so that nothing that stands in Redis for the old one is taken for this worker's."""
+        self.deregister()
+        self.name = _new_name()
+
+    async def show_suspension(self, redis: AsyncRedis, *, is_suspended: bool) -> None:
+        """Show whether `rq suspend` holds this worker back; a round trip at each change only."""
+        if is_suspended != self._is_shown_suspended:
+            with suppress(RedisError):
+                await redis.hset(self.key, "state", "suspended" if is_suspended else "idle")
+                self._is_shown_suspended = is_suspended
+
+    def _set_connection(self, connection: Redis) -> Redis:
+        """Keep our timeouts; RQ would wait for seven minutes on a dead connection."""
+        return connection
+
+
+def _new_name() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
