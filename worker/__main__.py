@@ -1,4 +1,4 @@
-"""`langgraph-worker`, which is also the `langgraph-worker` command."""
+"""The command `langgraph-worker`, also as `python -m langgraph_rq.worker`."""
 
 import gc
 import sys
@@ -24,8 +24,8 @@ from langgraph_rq.worker.fleet.processes import run_processes
 EXIT_CODES = """
 \b
 Exit codes:
-  0  asked to end, or nothing left with --burst
-  1  too many of its threads are stuck in nodes of ended tasks: start it again
+  0  stopped by a signal, or no task left with --burst
+  1  too many threads are stuck in nodes of ended tasks: start it again
   2  a setting or a graph is wrong, or Redis would lose tasks
   3  Redis cannot be reached
 """
@@ -36,10 +36,10 @@ Exit codes:
 @click.option("--queues", metavar="NAMES", help="RQ queues, comma separated, most urgent first.")
 @click.option("--concurrency", type=int, help="Tasks in flight per process (default: 100).")
 @click.option("--processes", type=int, help="Worker processes, one per core (default: 1).")
-@click.option("--burst", is_flag=True, help="End when the queues are empty.")
+@click.option("--burst", is_flag=True, help="Exit when the queues are empty.")
 @click.option("--unsafe-redis", is_flag=True, default=None, help="Accept a Redis that may lose tasks.")
 @click.option("--insecure-redis", is_flag=True, default=None, help="Accept plain redis:// to another host.")
-@click.option("--settings", "show_settings", is_flag=True, help="Print the effective settings and end.")
+@click.option("--settings", "show_settings", is_flag=True, help="Print the effective settings and exit.")
 def main(
     *,
     config: Path | None,
@@ -59,7 +59,7 @@ def main(
       langgraph-worker --processes 2 --concurrency 200
       langgraph-worker --config examples/support_desk/langgraph.json --burst
 
-    SIGTERM and SIGINT let what runs end, and hand the rest back; a second one hands everything back at once.
+    SIGTERM and SIGINT drain: running tasks may end, the rest return to the queue. A second signal returns all at once.
     """  # noqa: D301 - \b is the character that tells click to keep the lines
     try:
         refuse_unknown_names()
@@ -72,8 +72,8 @@ def main(
     except LanggraphRqError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
-    # Importing the libraries takes seconds: whatever is wrong above is said at once, and processes share the import.
-    # What it makes stays, and looking through it for garbage again and again would be a fifth of the start.
+    # The libraries take seconds to import: errors above are reported before that, and the processes share the import.
+    # Modules live as long as the process; collecting garbage among them would take a fifth of the start.
     gc.disable()
     from langgraph_rq.worker.boot import boot  # noqa: PLC0415
 

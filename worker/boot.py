@@ -1,4 +1,4 @@
-"""What a worker process does from its start to its end, in order."""
+"""A worker process from its start to its end: check Redis, open the context, serve, exit."""
 
 import asyncio
 import gc
@@ -31,36 +31,37 @@ from langgraph_rq.worker.telemetry.health import serve_health
 from langgraph_rq.worker.telemetry.process import telemetry
 
 _STUCK = 1
-"""Exit code of a worker that ended by itself, so that whatever started it starts another."""
+"""Exit code of a worker that stopped because of stuck threads; its supervisor should restart it."""
 
 _LEAVE_S = 1.0
-"""An idle thread ends at once when its pool is shut down; one that takes longer is in a node."""
+"""An idle thread ends at once when its pool is shut down; a thread that takes longer is blocked in a node."""
 
-_YOUNG_OBJECTS = 20_000
+_GC_THRESHOLD = 20_000
+"""New objects between two collections of the youngest generation; Python's own default is 700."""
 
 _log = get_logger(__name__)
 
 
 def boot(worker: WorkerSettings, redis: RedisSettings, queues: Sequence[str], *, burst: bool) -> int:
-    """Serve in this process until asked to end; answers the exit code."""
+    """Serve in this process until stopped; returns the exit code."""
     try:
         configure(worker.log_level, redactor=load(RedactionSettings).redactor())
-        # LangChain's, about the handlers of a graph that it did not get to ask because we refused the call.
+        # When a guard refuses a call, LangChain leaves the coroutines of the graph's other handlers unawaited.
         warnings.filterwarnings("ignore", "coroutine 'ahandle_event' was never awaited", RuntimeWarning)
         fork_server = ForkServer.start(run_isolated)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            code = _run_to_the_end(runner.get_loop(), partial(serve, worker, redis, queues, fork_server, burst=burst))
+            code = _run_until_done(runner.get_loop(), partial(serve, worker, redis, queues, fork_server, burst=burst))
     except LanggraphRqError as error:
         click.echo(f"error: {error}", err=True)
         return 3 if isinstance(error, RedisUnavailableError) else 2
-    _leave_abandoned_threads(code)
+    _exit_past_stuck_threads(code)
     return code
 
 
 async def serve(
     settings: WorkerSettings, redis: RedisSettings, queues: Sequence[str], fork_server: ForkServer, *, burst: bool
 ) -> int:
-    """Check Redis, load the graphs, register, and work until asked to end; answers the exit code."""
+    """Check Redis, load the graphs, and work until stopped; returns the exit code."""
     url = redis.redis_url.get_secret_value()
     nodes = NodeThreads(settings.worker_concurrency)
     asyncio.get_running_loop().set_default_executor(nodes)
@@ -79,39 +80,39 @@ async def serve(
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, worker.stop)
-        spare_garbage_collection()
+        tune_garbage_collection()
         with telemetry(worker, url) as server, serve_health(server, worker, url):
             await worker.run(burst=burst)
     nodes.shutdown(wait=False, cancel_futures=True)
     return _STUCK if worker.has_stuck_threads else 0
 
 
-def spare_garbage_collection() -> None:
-    """Look for garbage where some may be, and not after every hundredth step of a graph.
+def tune_garbage_collection() -> None:
+    """Exempt imported modules from garbage collection, and collect new objects less often.
 
-    What was imported lives as long as the process; looking through it again and again would take a third of the CPU of
-    a task without model calls. And hardly any of what tasks leave is garbage, which takes a tenth of the CPU of a task
-    with model calls to find out with Python's own threshold of 700. The longest pause is half as long with this one,
-    and of tasks that fail with a megabyte each, one worker keeps 60 MB more.
+    Modules live as long as the process; scanning them takes a third of the CPU of a task without model calls. Tasks
+    leave few reference cycles; with Python's threshold of 700, scanning for them takes a tenth of the CPU of a task
+    with model calls. With this threshold the longest pause is half as long, and a worker whose tasks each fail with a
+    megabyte of state keeps 60 MB more.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_YOUNG_OBJECTS)
+    gc.set_threshold(_GC_THRESHOLD)
 
 
 async def _check(redis: Redis, url: str, *, accept_unsafe: bool) -> None:
-    """Refuse a Redis that cannot be reached, or that forgets tasks: one that evicts keys or keeps no append-only file.
+    """Refuse a Redis that would lose tasks, because it evicts keys or keeps no append-only file, and Redis Cluster.
 
     Raises:
         RedisUnavailableError: it does not answer.
-        SettingsError: it would lose tasks; the message says what to change.
+        SettingsError: it cannot be used; the message says what to change.
     """
     try:
         info = await redis.info("everything")
     except RedisError as error:
         raise RedisUnavailableError(f"cannot reach Redis at {mask_url(url)}: {error}") from error
     if info.get("redis_mode") == "cluster":
-        raise SettingsError("Redis Cluster cannot be used: our scripts touch keys without a common hash tag")
+        raise SettingsError("expected a single Redis primary, got: Redis Cluster, whose keys need a common hash tag")
     problems = []
     if info.get("maxmemory_policy") != "noeviction":
         problems.append(f"maxmemory-policy: expected noeviction, got: {info.get('maxmemory_policy')}")
@@ -126,8 +127,8 @@ async def _check(redis: Redis, url: str, *, accept_unsafe: bool) -> None:
         _log.warning("redis.unsafe", problem=problem)
 
 
-def _run_to_the_end(loop: asyncio.AbstractEventLoop, serving: partial[Coroutine[Any, Any, int]]) -> int:
-    """Run the loop to its end, also past a node that calls sys.exit(): its task fails, its neighbours go on."""
+def _run_until_done(loop: asyncio.AbstractEventLoop, serving: partial[Coroutine[Any, Any, int]]) -> int:
+    """Run the loop to its end. A node that calls sys.exit() fails its own task; the loop continues."""
     served = loop.create_task(serving())
     while not served.done():
         try:
@@ -139,8 +140,8 @@ def _run_to_the_end(loop: asyncio.AbstractEventLoop, serving: partial[Coroutine[
     return served.result()
 
 
-def _leave_abandoned_threads(code: int) -> None:
-    """End now where a sync node still blocks its thread: Python would wait for it for ever."""
+def _exit_past_stuck_threads(code: int) -> None:
+    """Exit at once when a sync node still blocks its thread: at exit, Python would wait for it without limit."""
     until = time.monotonic() + _LEAVE_S
     nodes = [thread for thread in threading.enumerate() if thread.name.startswith(NODE_THREAD)]
     for thread in nodes:

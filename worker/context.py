@@ -1,4 +1,4 @@
-"""Open what the tasks of one process share: connections, graphs, checkpoints, store and guards."""
+"""Open what all tasks of one process share: connections, graphs, checkpoints, store and guards."""
 
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -34,7 +34,7 @@ from langgraph_rq.worker.task.redacted import Redaction
 from langgraph_rq.worker.task.run_context import RunContext
 
 BUILT_IN = Path(__file__).with_name("langgraph.json")
-"""Serves the assistant where there is no langgraph.json."""
+"""The configuration that serves the assistant, used where there is no langgraph.json."""
 
 _log = get_logger(__name__)
 
@@ -101,7 +101,7 @@ def _config(settings: WorkerSettings) -> Path:
 
 
 def _export_key(provider: ModelSettings) -> None:
-    """Let graphs that make their own ChatOpenAI find a key that came from a file."""
+    """Export the key and the base URL, which may come from a file, for graphs that make their own ChatOpenAI."""
     if provider.openai_api_key:
         os.environ.setdefault("OPENAI_API_KEY", provider.openai_api_key.get_secret_value())
     if provider.openai_base_url:

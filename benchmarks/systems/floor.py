@@ -18,7 +18,7 @@ import uvloop
 
 from benchmarks.systems.graphs.workloads import Work, noop, w, w0
 from langgraph_rq.shared.connections.clients import open_async
-from langgraph_rq.worker.boot import spare_garbage_collection
+from langgraph_rq.worker.boot import tune_garbage_collection
 from langgraph_rq.worker.state.checkpoints import Checkpointer
 
 
@@ -31,7 +31,7 @@ async def serve(redis_url: str | None) -> None:
             await checkpointer.asetup()
         workloads = {"w": w, "w0": w0, "noop": noop}
         graphs = {name: workload.compile(checkpointer=checkpointer) for name, workload in workloads.items()}
-        spare_garbage_collection()
+        tune_garbage_collection()
         print("ready", flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
             order = json.loads(line)

@@ -55,7 +55,7 @@ class Claimer:
         self._claiming = asyncio.Lock()
         self._is_idle = asyncio.Event()
         self.may_find_work = True
-        """Whether a claim may find something; set by `watch`, by timers and by whatever else wakes the worker."""
+        """Whether a claim may find something; set by `watch`, by timers, and in a burst run."""
 
     async def claim(self, worker: str, free: int) -> Claim | None:
         """Claim as `worker`, and start, as many tasks as are `free` slots, or a batch; None: Redis is away.
@@ -84,7 +84,7 @@ class Claimer:
         return claim
 
     def look_again_in(self, seconds: float) -> None:
-        """Claim again after this time, whatever `watch` finds."""
+        """Claim again after this time, also without a sign from `watch`."""
         asyncio.get_running_loop().call_later(seconds, self._look_again)
 
     async def watch(self, queue: str) -> None:

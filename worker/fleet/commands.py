@@ -1,6 +1,6 @@
-"""Listen to what a worker is told over pub/sub: RQ's commands, and our own from `cancel`.
+"""Commands to a worker over pub/sub: RQ's own, and those that `cancel` publishes.
 
-A message is only the fast path. Whatever matters stands in Redis too and is read at the next renewal of the lease.
+A message is only the fast path: a cancellation is stored in Redis too, and read at the next renewal of the lease.
 """
 
 import asyncio
@@ -14,11 +14,11 @@ _OUTAGE_WAIT_S = 0.25
 
 
 async def listen(redis: Redis, channels: Sequence[str], obey: Callable[[str, str | None], None]) -> None:
-    """Call `obey(command, job id)` for each message, for ever; garbage is the empty command.
+    """Call `obey(command, job id)` for each message until cancelled; a malformed message is the empty command.
 
     Args:
         redis: A client with a connection to spare.
-        channels: The worker's; they change with its name.
+        channels: The worker's channels; they change with its name.
         obey: Must not raise.
     """
     while True:

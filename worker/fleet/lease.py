@@ -1,7 +1,7 @@
-"""The worker's lease: kept by a thread of its own, so that a busy event loop does not lose its tasks.
+"""The worker's lease, renewed by a thread of its own, so that a busy event loop does not lose its tasks.
 
-The thread renews on its own connection, tells the loop what Redis says this worker owns, and brings back the tasks of
-dead workers. It stops renewing when the loop has not ticked for `STUCK_S`: a stuck worker must lose its tasks.
+The thread has its own connection. It passes the tasks that Redis lists as this worker's to the loop, reaps dead
+workers, and stops renewing when the loop has not run for `STUCK_S`: a stuck worker must lose its tasks.
 """
 
 import asyncio
@@ -20,7 +20,8 @@ from langgraph_rq.worker.fleet.sweeper import sweep
 from langgraph_rq.worker.guards.guards import tell_alerts
 
 STUCK_S = 30.0
-_EXPIRED_AT_ONCE = 100
+_EXPIRY_BATCH = 100
+"""Reservations expired by one script."""
 MARGIN_S = 1.0
 """No model call starts this shortly before the lease may end (self-fencing)."""
 
@@ -33,12 +34,12 @@ class LeaseKeeper:
     Args:
         url: Redis, where the thread opens a connection of its own.
         worker: The worker's name.
-        times: How long the lease lasts (it is renewed four times in that time) and things are kept.
-        graphs: What the worker serves: graph -> JSON schema of its input.
+        times: How long the lease lasts, which is renewed four times in that time, and how long ended tasks are kept.
+        graphs: The graphs that the worker serves -> the JSON schema of their input.
         loop: The loop that runs the tasks; both callbacks are called in it.
-        on_renewed: Gets what Redis says this worker owns, and when (monotonic) it was asked.
+        on_renewed: Called with the reply to each renewal and the time at which it was sent (monotonic).
         on_lost: Called once when another worker has reaped this one.
-        budget: Reservations of dead callers are charged under these limits.
+        budget: Limits under which reservations of dead callers are charged.
     """
 
     def __init__(
@@ -74,17 +75,17 @@ class LeaseKeeper:
 
     @property
     def is_held(self) -> bool:
-        """Whether the lease surely still holds, whatever Redis may say: then a model call may start."""
+        """Whether the lease surely holds by this worker's own clock, so that a model call may start."""
         return time.monotonic() - self._renewed_at < self._lease_s - MARGIN_S
 
     def stop(self) -> int:
-        """Stop renewing and leave; answers how many tasks Redis still holds for this worker."""
+        """Stop renewing and leave; returns how many tasks Redis still holds for this worker."""
         self._stopping.set()
         self._thread.join(timeout=self._lease_s)
         try:
             return scripts.run_sync(self._redis, leave_call(self.worker))
         except (RedisError, OSError) as error:
-            _log.warning("worker.left_without_word", worker=self.worker, error=str(error))
+            _log.warning("worker.leave_failed", worker=self.worker, error=str(error))
             return 0
         finally:
             self._redis.close()
@@ -103,12 +104,12 @@ class LeaseKeeper:
                 if not self._renew():
                     self._loop.call_soon_threadsafe(self._on_lost)
                     return
-                wait_s = self._reap_and_say_when()
+                wait_s = self._reap()
             except (RedisError, OSError) as error:
                 self._unbroken_since = time.monotonic()
                 wait_s = min(0.5, self._lease_s / 8)
                 _log.warning("lease.not_renewed", worker=self.worker, error=str(error))
-            except Exception:  # what somebody wrote into Redis must not end the lease of every worker that reads it
+            except Exception:  # malformed data in Redis must not end the lease of every worker that reads it
                 _log.exception("worker.broken", worker=self.worker)
                 wait_s = self._lease_s / 4
 
@@ -126,12 +127,15 @@ class LeaseKeeper:
         self._loop.call_soon_threadsafe(self._on_renewed, lease, asked_at)
         return True
 
-    def _reap_and_say_when(self) -> float:
-        """Reap only after renewals without a gap for a full lease: after an outage everybody needs that time first."""
+    def _reap(self) -> float:
+        """Reap dead workers, expired reservations and lost tasks; returns the seconds to wait before the next renewal.
+
+        Only after a full lease without a gap in the renewals: after an outage, live workers need that time to renew.
+        """
         wait_s = self._lease_s / 4
         if time.monotonic() - self._unbroken_since < self._lease_s:
             return wait_s
-        # A million overdue tasks take minutes; the lease, and with it the whole fleet, must not wait for that.
+        # A million overdue tasks take minutes: each batch ends in time for the next renewal.
         renew_at = time.monotonic() + wait_s
         reaped = scripts.run_sync(self._redis, reap_call(worker=self.worker))
         while reaped.reaped or reaped.promoted:
@@ -139,7 +143,7 @@ class LeaseKeeper:
             if time.monotonic() > renew_at:
                 return 0.0
             reaped = scripts.run_sync(self._redis, reap_call(worker=self.worker))
-        while (expired := scripts.run_sync(self._redis, expire_call(_EXPIRED_AT_ONCE, self._budget))).charged:
+        while (expired := scripts.run_sync(self._redis, expire_call(_EXPIRY_BATCH, self._budget))).charged:
             _log.warning("budget.expired", reservations=len(expired.charged))
             tell_alerts(expired.alerts)
             if time.monotonic() > renew_at:

@@ -1,4 +1,4 @@
-"""The threads of sync nodes, and how many of them are stuck in a task that has ended without them."""
+"""The threads of sync nodes, with a count of those that are stuck in a task that has ended."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 class NodeThreads(ThreadPoolExecutor):
-    """A pool with a thread for each task in flight: asyncio's default has six of them on two cores.
+    """A pool with a thread for each task in flight; asyncio's default pool has six on two cores.
 
-    A thread cannot be stopped. When a task is cancelled or reaches its deadline inside a sync node, the node goes on
-    and keeps its thread; its model calls are refused and what it returns is dropped.
+    A thread cannot be stopped. When a task is cancelled or reaches its deadline inside a sync node, the node continues
+    and keeps its thread; its model calls are refused and its return value is dropped.
     """
 
     def __init__(self, threads: int) -> None:
@@ -26,7 +26,7 @@ class NodeThreads(ThreadPoolExecutor):
         self._lock = Lock()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
-        """Run `fn` in a thread, remembering whose it is."""
+        """Run `fn` in a thread on behalf of the task that calls."""
         task = current_task.get()
         future = super().submit(fn, *args, **kwargs)
         if task is not None:
@@ -36,12 +36,12 @@ class NodeThreads(ThreadPoolExecutor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002 - asyncio passes it
-        """Take no more nodes, and wait for none, though asyncio asks for that at its end: one may block for ever."""
+        """Accept no more nodes and wait for none, although asyncio asks to wait: a node may block without limit."""
         super().shutdown(wait=False, cancel_futures=cancel_futures)
 
     @property
     def abandoned(self) -> int:
-        """Threads that work for a task that has ended."""
+        """How many threads still run a node of a task that has ended."""
         with self._lock:
             return sum(task.is_over for task in self._running.values())
 

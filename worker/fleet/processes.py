@@ -1,7 +1,7 @@
-"""Several worker processes on one host: start them, start those again that were killed, end them together.
+"""Several worker processes on one host: start them, restart those that crash, stop them together.
 
 The parent imports the libraries once and forks before there is any thread, loop or connection; each child loads its
-own graphs. A child whose parent is gone drains and ends.
+own graphs. A child whose parent is gone drains and exits.
 """
 
 import os
@@ -15,13 +15,13 @@ from contextlib import contextmanager, suppress
 import click
 
 _BAD_SETTINGS, _NO_REDIS = 2, 3
-"""Exit codes of a start that failed. The first starts are not repeated; a Redis that is away later on is waited for."""
+"""Exit codes of a failed start. Without Redis, first starts are not repeated; later ones are, until it is back."""
 _RESTART_WAIT_S = 1.0
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 def run_processes(n: int, run: Callable[[], int]) -> int:
-    """Run `run` in `n` processes until they end; answers the exit code. With one, in this process itself."""
+    """Run `run` in `n` processes until they exit; returns the exit code. With `n` = 1 it runs in this process."""
     if n == 1:
         return run()
     return _Supervisor(n, run).supervise()
@@ -48,7 +48,7 @@ class _Supervisor:
                 pid, status = os.waitpid(-1, 0)
             except InterruptedError:
                 continue
-            if pid not in self._children:  # as process 1 of a container we inherit what our children leave behind
+            if pid not in self._children:  # process 1 of a container inherits orphans
                 continue
             self._children.discard(pid)
             code = os.waitstatus_to_exitcode(status)
@@ -63,7 +63,7 @@ class _Supervisor:
         return worst
 
     def _start(self) -> None:
-        with _held_signals():
+        with _blocked_signals():
             if self._stopping:
                 return
             pid = os.fork()
@@ -74,7 +74,7 @@ class _Supervisor:
                 signal.signal(number, signal.SIG_DFL)
         code = 1
         try:
-            os.setpgrp()  # Ctrl-C reaches the parent only, which passes it on once
+            os.setpgrp()  # Ctrl-C reaches the parent only, which forwards it once
             os.close(self._alive_write)
             threading.Thread(target=_end_with_parent, args=(self._alive_read,), daemon=True).start()
             code = self._run()
@@ -91,8 +91,8 @@ class _Supervisor:
 
 
 @contextmanager
-def _held_signals() -> Iterator[None]:
-    """Fork within: a signal would else miss the child that is just being made, or run the parent's handler in it."""
+def _blocked_signals() -> Iterator[None]:
+    """Block signals around a fork: one could miss the new child, or run the parent's handler in it."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
         yield
@@ -101,6 +101,6 @@ def _held_signals() -> Iterator[None]:
 
 
 def _end_with_parent(alive: int) -> None:
-    """Wait for the parent's end of the pipe to close, which the kernel sees to even after kill -9."""
+    """Drain when the parent's end of the pipe closes, which the kernel does even after kill -9."""
     os.read(alive, 1)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -58,7 +58,7 @@ class RegisteredWorker(BaseWorker):
                 self._is_shown_suspended = is_suspended
 
     def _set_connection(self, connection: Redis) -> Redis:
-        """Keep our timeouts; RQ would wait for seven minutes on a dead connection."""
+        """Keep the connection's timeouts; RQ would wait for seven minutes on a dead one."""
         return connection
 
 

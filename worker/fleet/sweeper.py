@@ -1,7 +1,7 @@
-"""The sweeper: a safety net below the queue.
+"""The sweeper, a safety net below the queue.
 
-It queues again what an RQ tool or a restored backup took out of its place, and ends what waited past its deadline, so
-that whoever waits for it hears of it.
+It requeues tasks that an RQ tool or a restored backup displaced, and ends tasks that waited past their deadline, so
+that their clients get a result.
 """
 
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ _log = get_logger(__name__)
 
 
 def sweep(redis: Redis, times: QueueTimes) -> bool:
-    """Look through the next batch of open tasks, and end those that are overdue; says whether more may be overdue."""
+    """Sweep the next batch of open tasks; returns whether more may be overdue."""
     swept = scripts.run_sync(redis, sweep_call())
     for task_id in swept.again:
         _log.warning("task.swept", task_id=task_id, reason="it was not where its hash said")
@@ -27,7 +27,7 @@ def sweep(redis: Redis, times: QueueTimes) -> bool:
 
 
 def _end(redis: Redis, task_ids: Iterable[str], state: State, times: QueueTimes) -> int:
-    """End tasks that nobody runs; answers how many did."""
+    """End tasks that no worker runs; returns how many were ended."""
     ended = 0
     for task_id in task_ids:
         pipeline = redis.pipeline(transaction=False)

@@ -41,7 +41,7 @@ register_configure_hook(_handler, inheritable=True)
 
 
 def install_handler(attempt: Attempt) -> None:
-    """Let LangChain call our handler in every run that begins in this context."""
+    """Let LangChain call the handler in every run that begins in this context."""
     _handler.set(GuardHandler(attempt, NodeWatch.of(attempt)))
 
 

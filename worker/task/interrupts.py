@@ -1,8 +1,8 @@
-"""Go on after an interrupt: which answers are still asked for, decided by what the thread's checkpoint says.
+"""Resume after an interrupt: choose the answers that are still pending, by the thread's checkpoint.
 
-A resume task may run twice (its worker was killed, or handed it back) or too late (the thread went on without it).
-LangGraph takes an answer that it has kept already, given again under the id of the node's first question, for the
-answer to the node's second one. So nothing runs before the answers have been compared with what is asked and kept now.
+A resume task may run twice (its worker was killed, or released it) or too late (another task continued the thread).
+When a stored answer is given again under the id of the node's first question, LangGraph takes it as the answer to the
+node's second question. So the answers are compared with the pending questions and the stored answers before a run.
 """
 
 from collections.abc import Collection
@@ -16,14 +16,18 @@ from langgraph_rq.shared.tasks import Resume, State
 from langgraph_rq.worker.task.result import INTERRUPT, Result
 
 _RESUME = "__resume__"
-"""The channel in which LangGraph keeps the answers that a node has got."""
+"""The channel in which LangGraph stores a node's answers."""
 
 
 def resume_first(state: StateSnapshot, resume: Resume) -> "Command[str] | Result":
-    """Say how a resume task begins, `state` being the newest of its thread, which another task left.
+    """Choose the input of a resume task's first attempt.
+
+    Args:
+        state: The newest of the thread, left by another task.
+        resume: The answers.
 
     Returns:
-        A command with the answers; or the task's end: `interrupted` when another question is open by now, an error
+        A command with the answers; or the task's end: `interrupted` when another question is pending by now, an error
         when none is.
     """
     pending = {interrupt.id: interrupt for interrupt in state.interrupts}
@@ -32,12 +36,12 @@ def resume_first(state: StateSnapshot, resume: Resume) -> "Command[str] | Result
     if pending:
         return Result(State.INTERRUPTED, {INTERRUPT: list(pending.values())})
     return Result(
-        State.ERROR, error=(ErrorType.REJECTED, "the thread has gone on: this question is not asked any more")
+        State.ERROR, error=(ErrorType.REJECTED, "the thread has gone on: this question is not pending any more")
     )
 
 
 def resume_again(state: StateSnapshot, resume: Resume, kept: Collection[str]) -> "Command[str] | Result | None":
-    """Say how a resume task goes on whose earlier attempt was cut off.
+    """Choose the input of a resume task whose earlier attempt was cut off.
 
     Args:
         state: As `resume_first`, with its subgraphs.
@@ -45,8 +49,8 @@ def resume_again(state: StateSnapshot, resume: Resume, kept: Collection[str]) ->
         kept: From `kept_answers`.
 
     Returns:
-        A command with the answers that were not taken yet; None to go on with those that were; or, when the earlier
-        attempt had come to another question, the task's end.
+        A command with the answers that are not stored yet; None to continue with those that are; or the task's end,
+        when the earlier attempt reached another question.
     """
     pending = {interrupt.id: interrupt for interrupt in state.interrupts}
     asked = {id_: answer for id_, answer in resume.answers.items() if id_ in pending}
@@ -59,9 +63,9 @@ def resume_again(state: StateSnapshot, resume: Resume, kept: Collection[str]) ->
 
 
 async def kept_answers(checkpointer: BaseCheckpointSaver[str], state: StateSnapshot, namespace: str = "") -> set[str]:
-    """Name the nodes' first questions whose answers are kept, in the graph and its subgraphs.
+    """Return the ids of the nodes' first questions whose answers are stored, in the graph and its subgraphs.
 
-    An id is LangGraph's hash of the node's namespace; those of later questions are other ones, and never mistaken.
+    An id is LangGraph's hash of the node's namespace; later questions of a node have other ids.
     """
     found: set[str] = set()
     saved = await checkpointer.aget_tuple(state.config)

@@ -1,7 +1,7 @@
-"""Read what was claimed: a task that our producer wrote, or a job that stock RQ enqueued. Nothing else is run.
+"""Read a claimed job: a task of the producer, or a job that stock RQ enqueued. Anything else is rejected.
 
-RQ imports whatever a job names, calls its callbacks and posts to its webhooks. Here one function name is known, and a
-job that asks for more is rejected with the reason.
+RQ imports any function that a job names, calls its callbacks and posts to its webhooks. This worker runs one function,
+and rejects a job that asks for more, with the reason.
 """
 
 import zlib
@@ -18,19 +18,19 @@ _ZLIB = b"\x78"
 
 
 class RejectedJobError(Exception):
-    """What was found on the queue is not a task of ours; the message is the reason."""
+    """The job is no valid task; the message is the reason."""
 
 
 class NewerSchemaError(Exception):
-    """A newer producer wrote this task; a newer worker will run it."""
+    """The task has a newer schema, which a newer worker can run."""
 
 
 def read_job(claimed: Claimed, base_queue: str, limits: TaskLimits) -> Task:
     """Read the task out of a claimed job.
 
     Raises:
-        RejectedJobError: it is not ours, names another function, or breaks the contract.
-        NewerSchemaError: its schema is newer than ours.
+        RejectedJobError: it is no task, names another function, or breaks the contract.
+        NewerSchemaError: its schema is newer than this worker's.
     """
     if claimed.origin is Origin.MALFORMED:
         raise RejectedJobError("expected rq:job to be a hash, got another type")
@@ -56,7 +56,7 @@ def read_job(claimed: Claimed, base_queue: str, limits: TaskLimits) -> Task:
 
 
 def _inflate(data: bytes) -> bytes:
-    """Undo RQ's compression, which is optional, without letting a few bytes become gigabytes."""
+    """Undo RQ's optional compression, with a limit on the output."""
     if not data.startswith(_ZLIB):
         return data
     inflater = zlib.decompressobj()
@@ -70,7 +70,7 @@ def _inflate(data: bytes) -> bytes:
 
 
 def _arguments(data: bytes) -> dict[str, Any]:
-    """Take the one argument out of RQ's [function, instance, args, kwargs]."""
+    """Return the one argument of RQ's [function, instance, args, kwargs]."""
     if data.startswith(_PICKLE):
         raise RejectedJobError("expected JSON, got a pickle: enqueue with serializer=rq.serializers.JSONSerializer")
     try:

@@ -1,4 +1,4 @@
-"""Log and trace each node of any graph. LangChain reports every run to our handler; nodes are the runs with a step.
+"""Log and trace each node of any graph. LangChain reports every run to the handler; nodes are the runs with a step.
 
 Nodes are counted and timed. Of what a node read and wrote, only the number of values written is looked at.
 """

@@ -1,8 +1,7 @@
-"""Keep personal data and secrets out of what is delivered: results, and the events that stream them.
+"""Redact personal data and secrets in results and in the events that stream them.
 
-`mask` replaces what is found; `refuse` ends the task with `result_refused` instead of delivering such a result, and
-masks its events, since nobody can take back a token. Tokens are held back as
-long as they may be part of something longer.
+`mask` replaces each match. `refuse` ends the task with `result_refused` instead of delivering such a result, and masks
+its events, because a token that was streamed cannot be withdrawn. Tokens are delayed while they may be part of a match.
 """
 
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from langgraph_rq.worker.task.result import Result
 
 @dataclass(frozen=True, slots=True)
 class Redaction:
-    """What to do with what is found."""
+    """The patterns, and whether a match is refused or masked."""
 
     redactor: Redactor
     refuses: bool = False
@@ -40,7 +39,7 @@ class Redaction:
         try:
             output, found = self.redactor.redact_json(to_jsonable_python(result.output))
         except (PydanticSerializationError, ValueError):
-            return result  # it cannot be delivered anyway, and is told so where it is written down
+            return result  # it cannot be encoded either, which ends the task as `result_not_json`
         if found and self.refuses:
             message = f"{found} values of the result look like personal data or secrets, so it is not delivered"
             return replace(result, state=State.ERROR, output=None, error=(ErrorType.RESULT_REFUSED, message))
@@ -53,7 +52,7 @@ class Redaction:
 
 
 class RedactedEvents(TaskEvents):
-    """Events with masked values; the pieces of a message are masked as the whole message would be."""
+    """Events with masked values; the chunks of a message are masked as the whole message would be."""
 
     def __init__(self, writer: EventWriter, claimed: Claimed, worker: str, redactor: Redactor) -> None:
         super().__init__(writer, claimed, worker)
@@ -61,7 +60,7 @@ class RedactedEvents(TaskEvents):
         self._streams: dict[str, tuple[RedactedStream, dict[str, Any]]] = {}
 
     def add(self, kind: EventType, **data: Any) -> None:
-        """Add an event, masked; a piece of a message may come later, or with the next one."""
+        """Add an event, masked; a chunk of a message may be delayed, or merged into the next."""
         if kind is EventType.MESSAGES and isinstance(data.get("message"), Mapping):
             self._add_piece(data)
             return
@@ -71,7 +70,7 @@ class RedactedEvents(TaskEvents):
         super().add(kind, **self._redactor.redact_json(plain)[0])
 
     async def flush(self) -> None:
-        """Write everything, also what was held back."""
+        """Write all events, also delayed ones."""
         self._end_streams()
         await super().flush()
 

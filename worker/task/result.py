@@ -1,4 +1,4 @@
-"""Write down how a task ended: the result document, its metadata and its one error."""
+"""The result of a task: read from the graph's output or its error, and encoded as the result document."""
 
 import time
 from dataclasses import dataclass, field
@@ -32,18 +32,18 @@ ERROR_BYTES = 8_000
 _OUTAGE_WAIT_S = 1.0
 _SHORTEST_WAIT_S = 0.5
 _CLOSE_S = 0.1
-"""So near to its deadline a task has reached it."""
+"""A task so near to its deadline counts as having reached it."""
 
 INTERRUPT = "__interrupt__"
 TASK_METADATA = "task_metadata"
-"""A graph may put a dict under this key of its output: it becomes part of the result's metadata."""
+"""A key of a graph's output whose dict becomes part of the result's metadata."""
 TASK_ERROR = "task_error"
-"""A graph may put {type, message} under this key: the task ends as `error`, and keeps its output."""
+"""A key of a graph's output with {type, message}: the task ends as `error`, and keeps its output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The task has ended: what `finish` writes. `failure` is what RQ's tools show."""
+    """The end of a task, as `finish` writes it. `failure` is the text that RQ's tools show."""
 
     state: State
     document: bytes
@@ -51,15 +51,14 @@ class Ended:
     run_s: float
     error_type: str | None
     spent_thread: str | None
-    """The thread of a task that had none of its own: its checkpoints are not needed any more."""
+    """The private thread of a task without `thread_id`: its checkpoints are not needed any more."""
 
 
 @dataclass(slots=True)
 class Result:
-    """How a graph's run ended, before it is written down.
+    """How a graph's run ended, before it is encoded.
 
-    Two states are no end: pending, the task goes back to the queue and may run again after `retry_after_s`; running,
-    another worker owns it.
+    Two states are no end: pending, the task returns to the queue for `retry_after_s`; running, another worker owns it.
     """
 
     state: State
@@ -68,11 +67,11 @@ class Result:
     metadata: dict[str, Any] = field(default_factory=dict)
     retry_after_s: float | None = None
     is_worth_retrying: bool = False
-    """Whether the graph may do better when it is tried again, if its task allows more attempts."""
+    """Whether another attempt may succeed, if the task allows one."""
 
 
 def read_output(output: Any) -> Result:
-    """Read a graph's output, with the two keys by which a graph can say more than its answer."""
+    """Read a graph's output, with its two optional keys for metadata and an error."""
     if not isinstance(output, dict):
         return Result(State.SUCCESS, output)
     if INTERRUPT in output:
@@ -90,7 +89,7 @@ def read_output(output: Any) -> Result:
 
 
 def read_error(error: BaseException, deadline_at: float) -> Result:
-    """Say how a run ended that raised `error`, with `deadline_at` (monotonic) ahead of it."""
+    """Read the end of a run from the exception that it raised; `deadline_at` is monotonic."""
     message = str(error) or type(error).__name__
     left_s = deadline_at - time.monotonic()
     if isinstance(error, TaskGone):
@@ -122,21 +121,21 @@ def read_error(error: BaseException, deadline_at: float) -> Result:
         )
     is_provider = _is_of_a_model_call(error) and read_failure(error).is_unavailable
     kind = ErrorType.PROVIDER_UNAVAILABLE if is_provider else ErrorType.GRAPH_ERROR
-    # LangGraph's own rule, that of its RetryPolicy: a TypeError, say, would only come again.
+    # The rule of LangGraph's RetryPolicy: a TypeError, say, would be raised again.
     is_passing = is_provider or (isinstance(error, Exception) and default_retry_on(error))
     return Result(State.ERROR, error=(kind, f"{type(error).__name__}: {error}"), is_worth_retrying=is_passing)
 
 
 def _is_of_a_model_call(error: BaseException) -> bool:
-    """Say whether a model call of this run raised it: a timeout or broken JSON of other code is the graph's own."""
+    """Whether a model call of this run raised it, as opposed to the graph's own code."""
     task = current_task.get()
     return task is not None and any(error is raised for raised in task.call_errors)
 
 
 def wait_for_provider_s(error: BaseException, deadline_at: float) -> float | None:
-    """Say how long the task waits in the queue for a model that may not be called now; None: it does not.
+    """Return how long the task waits in the queue for a model that may not be called now; None: it does not wait.
 
-    It waits when no provider was called, so that nothing was paid for, and its deadline (monotonic) allows.
+    It waits if no provider was called, so that nothing was paid for, and if its deadline (monotonic) allows.
     """
     if not isinstance(error, ProviderRefused | ProviderUnavailableError) or getattr(error, "was_called", False):
         return None
@@ -145,7 +144,7 @@ def wait_for_provider_s(error: BaseException, deadline_at: float) -> float | Non
 
 
 def usage_of(guard: TaskGuard) -> dict[str, Any]:
-    """What the model calls of this run used."""
+    """The usage of the model calls of this run, as metadata of the result."""
     return {
         "model": guard.model,
         "input_tokens": guard.input_tokens,
@@ -158,7 +157,7 @@ def usage_of(guard: TaskGuard) -> dict[str, Any]:
 def write_result(
     claimed: Claimed, task: Task | None, result: Result, worker: str, result_bytes: int, started: float
 ) -> Ended:
-    """Write the result document. Instants are the server's clock, advanced by our monotonic one."""
+    """Write the result document. Instants are the server's clock, advanced by this worker's monotonic one."""
     run_s = time.monotonic() - started
     ended_at_ms = claimed.claimed_at_ms + round(run_s * 1000)
     document: dict[str, Any] = {

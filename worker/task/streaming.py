@@ -1,4 +1,4 @@
-"""Run a graph and tell what happens in it, as its task asked for. The output is what `graph.ainvoke` answers."""
+"""Run a graph and add the events that its task asked for. The output is that of `graph.ainvoke`."""
 
 from collections.abc import Collection
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from langgraph_rq.worker.task.events import TaskEvents
 
 _INTERRUPT = "__interrupt__"
 _NEEDED: tuple[LanggraphMode, ...] = ("updates", "values", "tasks")
-"""What the output and the nodes' starts and ends are read from, whatever else the task asked for."""
+"""Modes from which the output and the events of nodes are read, also where the task did not ask for them."""
 
 
 async def stream_graph(
@@ -25,7 +25,7 @@ async def stream_graph(
     modes: Collection[StreamMode],
     events: TaskEvents,
 ) -> Any:
-    """Run `graph` to its end, adding to `events`; answers its output, interrupts included, as `ainvoke` does."""
+    """Run `graph` to its end, adding to `events`; returns its output, interrupts included, as `ainvoke` does."""
     output: Any = None
     interrupts: list[Any] = []
     chosen: list[LanggraphMode] = [mode.value for mode in modes if mode.value not in _NEEDED]
@@ -47,7 +47,7 @@ async def stream_graph(
 
 
 def _add_node(events: TaskEvents, part: dict[str, Any]) -> None:
-    """Tell that a node starts or has ended; what it read and returned is the `updates` mode's business."""
+    """Add the start or the end of a node; its return value is in the `updates` mode."""
     if "input" in part:
         events.add(EventType.NODE, node=part["name"], phase="start")
         return
@@ -57,7 +57,7 @@ def _add_node(events: TaskEvents, part: dict[str, Any]) -> None:
 
 
 def _add_message(events: TaskEvents, message: BaseMessage, metadata: dict[str, Any]) -> None:
-    """Tell of a message, or of a piece of one, without its many empty fields."""
+    """Add a message or a chunk of one, without its many empty fields."""
     shown = {
         name: value for name, value in message.model_dump(mode="python").items() if value not in (None, "", [], {})
     }

@@ -1,7 +1,7 @@
-"""Keep a thread usable after a task on it was cancelled, timed out or failed in the middle of a tool call.
+"""Repair a thread whose last task was cancelled, timed out or failed in the middle of a tool call.
 
-Such a thread ends with a model's request for tools that nobody will answer, and every provider refuses the next message
-after that. So the next task first says, on behalf of the tools, that they were not run.
+Such a thread ends with tool calls that have no answer, and every provider refuses a message after those. So the next
+task first adds an answer to each: that the tool was not run.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ NOT_RUN = "This tool call was cancelled before it had a result."
 
 
 def unanswered(messages: Sequence[Any]) -> list[ToolMessage]:
-    """Answer the tool calls at the end of `messages` that have no answer; none where there are no such calls."""
+    """Make an answer to each unanswered tool call at the end of `messages`."""
     answered = set()
     for message in reversed(messages):
         if isinstance(message, ToolMessage):
@@ -30,11 +30,11 @@ def unanswered(messages: Sequence[Any]) -> list[ToolMessage]:
 
 
 def continue_thread(values: dict[str, Any], task_input: dict[str, Any]) -> dict[str, Any]:
-    """Put the missing answers before a task's own messages.
+    """Add the missing answers in front of a task's own messages.
 
     Args:
         values: The thread's state, by channel.
-        task_input: What the task starts with; one without `messages` is left as it is.
+        task_input: The task's input; one without `messages` is returned unchanged.
     """
     messages = values.get("messages")
     if "messages" not in task_input or not isinstance(messages, list):

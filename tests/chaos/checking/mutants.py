@@ -29,13 +29,13 @@ class Mutant:
 
 
 def _reap_at_once() -> None:
-    reap = LeaseKeeper._reap_and_say_when
+    reap = LeaseKeeper._reap
 
     def hasty(self: LeaseKeeper) -> float:
         self._unbroken_since = -math.inf
         return reap(self)
 
-    LeaseKeeper._reap_and_say_when = hasty
+    LeaseKeeper._reap = hasty
 
 
 def _never_give_back() -> None:
