@@ -1,8 +1,8 @@
-"""Tell many waiters of one process what happens to their tasks, over a few connections to Redis.
+"""The event streams of many tasks, followed by many coroutines of one process over a few connections to Redis.
 
 Each waiter reads its own stream, as fast as its client takes it, and then waits. Waiters share readers: a reader is one
 connection that blocks on the streams of its waiters at once (XREAD). To add a stream to a reader that blocks
-already, its wake-up stream is written to. So 2,000 open event streams cost eight connections, and nobody polls.
+already, its wake-up stream is written to. So 2,000 open event streams cost eight connections and no polling.
 
 Key:
     agent:wake:<reader>    stream  one entry; a minute
@@ -10,8 +10,7 @@ Key:
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 from zlib import crc32
@@ -28,22 +27,25 @@ READERS = 8
 BLOCK_S = 5.0
 
 _GATHER_S = 0.004
-"""Between two reads: whoever was told just now comes back within this time, and need not wake the reader."""
+"""Between two reads: a waiter that was woken just now waits again within this time, without waking the reader."""
 _WAKE_TTL_S = 60
-_OUTAGE_WAIT_S = 0.25
-_PAGE = 200
+OUTAGE_WAIT_S = 0.25
+PAGE = 200
+"""Events of one stream that are read at once."""
 
 
 class _Waiter:
-    __slots__ = ("after", "told")
+    """A place in one stream; `notified` is shared by the waiters of one wait."""
 
-    def __init__(self, after: str) -> None:
+    __slots__ = ("after", "notified")
+
+    def __init__(self, after: str, notified: "asyncio.Future[bool]") -> None:
         self.after = order(after)
-        self.told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.notified = notified
 
-    def tell(self) -> None:
-        if not self.told.done():
-            self.told.set_result(True)
+    def notify(self) -> None:
+        if not self.notified.done():
+            self.notified.set_result(True)
 
 
 class _Reader:
@@ -60,26 +62,21 @@ class _Reader:
         self._expire_at = 0.0
         self._reading: asyncio.Task[None] | None = None
 
-    async def quiet(self, key: str, after: str, quiet_s: float) -> AsyncGenerator[None, None]:
-        """Yield each `quiet_s` in which nothing has come after the place `after` of `key`; end when something has."""
-        waiter = _Waiter(after)
+    def add(self, key: str, waiter: _Waiter) -> None:
+        """Notify `waiter` when the stream `key` has something after its place; `watch` makes the connection look."""
         self._waiters.setdefault(key, set()).add(waiter)
-        try:
-            await self._watch(key, waiter)
-            while not waiter.told.done():
-                await asyncio.wait((waiter.told,), timeout=quiet_s)
-                if not waiter.told.done():
-                    yield None
-        finally:
-            self._waiters[key].discard(waiter)
-            if not self._waiters[key]:
-                del self._waiters[key]
 
-    def tell_all(self) -> None:
-        """Let all waiters go."""
+    def remove(self, key: str, waiter: _Waiter) -> None:
+        """Undo `add`."""
+        self._waiters[key].discard(waiter)
+        if not self._waiters[key]:
+            del self._waiters[key]
+
+    def notify_all(self) -> None:
+        """Notify all waiters."""
         for waiters in self._waiters.values():
             for waiter in waiters:
-                waiter.tell()
+                waiter.notify()
 
     async def aclose(self) -> None:
         """Stop reading."""
@@ -87,8 +84,8 @@ class _Reader:
             self._reading.cancel()
             await asyncio.wait([self._reading])
 
-    async def _watch(self, key: str, waiter: _Waiter) -> None:
-        """See to it that the reader blocks on this stream too."""
+    async def watch(self, key: str, waiter: _Waiter) -> None:
+        """Block on this stream too, from the waiter's place."""
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read())
         watched = self._watched.get(key)
@@ -117,18 +114,18 @@ class _Reader:
                 found: Any = await self._blocking.xread(streams, count=1, block=round(BLOCK_S * 1000))
             except (RedisError, OSError):
                 found = ()
-                await asyncio.sleep(_OUTAGE_WAIT_S)
+                await asyncio.sleep(OUTAGE_WAIT_S)
             self._watched, self._is_waking = {}, False
             for stream, entries in found or ():
-                self._tell(stream.decode(), entries[-1][0].decode())
+                self._notify(stream.decode(), entries[-1][0].decode())
             await asyncio.sleep(_GATHER_S)
 
-    def _tell(self, key: str, place: str) -> None:
+    def _notify(self, key: str, place: str) -> None:
         if key == self._wake_key:
             self._wake_place = place
         for waiter in self._waiters.get(key, ()):
             if waiter.after < order(place):
-                waiter.tell()
+                waiter.notify()
 
 
 class EventFeed:
@@ -144,43 +141,52 @@ class EventFeed:
         self._readers = [_Reader(redis, blocking) for _ in range(READERS)]
         self.is_ending = False
 
-    async def follow(self, key: str, after: str, quiet_s: float) -> AsyncGenerator[Event | None, None]:
-        """Yield the events of the stream `key` after the place `after`, up to the task's end, as they come.
+    async def news(self, places: Mapping[str, str], timeout_s: float, *, is_drained: bool) -> dict[str, list[Event]]:
+        """Read the events of streams after the given places, as `Transport.news` describes it."""
+        found = {} if is_drained else await self._read(places)
+        if found == {} and not self.is_ending and await self._is_notified(places, timeout_s):
+            found = await self._read(places)
+        if found is None:
+            await asyncio.sleep(OUTAGE_WAIT_S)
+        return found or {}
 
-        Yields None when nothing has happened for `quiet_s`, also while Redis is away, which is waited for. Stops before
-        the end only after `end_waits`.
-        """
-        reader = self._readers[crc32(key.encode()) % len(self._readers)]
-        while not self.is_ending:
-            events = await self._page(key, after)
-            for event in events or ():
-                after = event.id
-                yield event
-                if event.is_last:
-                    return
-            if events is None:
-                await asyncio.sleep(_OUTAGE_WAIT_S)
-                yield None
-            elif len(events) < _PAGE:
-                async with aclosing(reader.quiet(key, after, quiet_s)) as silences:
-                    async for _ in silences:
-                        yield None
-
-    async def _page(self, key: str, after: str) -> list[Event] | None:
-        """Read some events; None: Redis is away."""
+    async def _is_notified(self, places: Mapping[str, str], timeout_s: float) -> bool:
+        """Wait until a stream has something new, or `end_waits`; False after the time."""
+        notified: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        waits = [
+            (self._readers[crc32(key.encode()) % READERS], key, _Waiter(after, notified))
+            for key, after in places.items()
+        ]
+        for reader, key, waiter in waits:
+            reader.add(key, waiter)
         try:
-            entries: Any = await self._redis.xrange(key, min=f"({after}", count=_PAGE)
+            for reader, key, waiter in waits:
+                await reader.watch(key, waiter)
+            await asyncio.wait((notified,), timeout=timeout_s)
+        finally:
+            for reader, key, waiter in waits:
+                reader.remove(key, waiter)
+        return notified.done()
+
+    async def _read(self, places: Mapping[str, str]) -> dict[str, list[Event]] | None:
+        """Read a page of each stream; None: Redis is away."""
+        streams: Any = dict(places)
+        try:
+            found: Any = await self._redis.xread(streams, count=PAGE)
         except (RedisError, OSError) as error:
             if is_outage(error) or isinstance(error, OSError):
                 return None
             raise
-        return [read_event(entry) for entry in entries]
+        return {stream.decode(): [read_event(entry) for entry in entries] for stream, entries in found or ()}
+
+    def _reader_of(self, key: str) -> _Reader:
+        return self._readers[crc32(key.encode()) % READERS]
 
     def end_waits(self) -> None:
-        """Let nobody wait any longer."""
+        """End all waits, now and from now on."""
         self.is_ending = True
         for reader in self._readers:
-            reader.tell_all()
+            reader.notify_all()
 
     async def aclose(self) -> None:
         """Stop all readers."""

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from langgraph_rq import Client
 from langgraph_rq.producer.cli.main import main
+from langgraph_rq.shared.connections.clients import open_sync
 from tests.fleet import one_node_graph, worker
 from tests.waiting import until
 
@@ -38,10 +39,12 @@ async def test_every_open_task_is_counted_once(redis_url, client):
         for i in range(5):
             client.submit({"n": i}, graph="wait", user_id="ann")
         await until(lambda: graph_worker.in_flight == 2)
-        before = {key: client._redis.dump(key) for key in client._redis.keys("agent:task:*")}
+        redis = open_sync(redis_url)
+        before = {key: redis.dump(key) for key in redis.keys("agent:task:*")}
         shown = await run(redis_url, "--json")
         table = await run(redis_url)
-        assert {key: client._redis.dump(key) for key in client._redis.keys("agent:task:*")} == before
+        assert {key: redis.dump(key) for key in redis.keys("agent:task:*")} == before
+        redis.close()
         goes_on.set()
     fleet = json.loads(shown.output)
     (one,) = fleet["workers"]

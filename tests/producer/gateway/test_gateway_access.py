@@ -2,7 +2,6 @@
 
 import pytest
 
-from langgraph_rq import Client
 from langgraph_rq.producer.gateway.api_keys import Keyring, make_key
 from langgraph_rq.producer.gateway.app import create_app
 from langgraph_rq.shared.errors import SettingsError
@@ -93,14 +92,13 @@ async def test_same_id_and_idempotency_key_of_two_tenants_are_two_tasks(http):
         assert (response.status_code, response.json()["created"]) == (202, True)
 
 
-async def test_same_thread_and_user_of_two_tenants_are_two(http, redis_url):
+async def test_same_thread_and_user_of_two_tenants_are_two(http, redis_client):
     for key in (ACME, OTHER):
         await submit(http, key, task_id="t1", thread_id="th", user_id="ann")
-    with Client(redis_url) as client:
-        data = [client._redis.hget(f"rq:job:{tenant}--t1", "data") for tenant in ("acme", "other")]
-        threads = [client._redis.hget(f"agent:task:{tenant}--t1", "thread") for tenant in ("acme", "other")]
+    data = [redis_client.hget(f"rq:job:{tenant}--t1", "data") for tenant in ("acme", "other")]
+    threads = [redis_client.hget(f"agent:task:{tenant}--t1", "thread") for tenant in ("acme", "other")]
     assert data[0] != data[1]
-    assert threads == [b"acme--th", b"other--th"]
+    assert threads == ["acme--th", "other--th"]
 
 
 async def test_tasks_list_shows_ones_own(http):

@@ -1,0 +1,380 @@
+"""Everything that a client does, written once: coroutines over a transport that blocks or suspends.
+
+`AsyncClient` is this core over a transport that suspends; `Client` runs each of these coroutines over one that blocks.
+"""
+
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from copy import copy
+from functools import partial
+from typing import Any, Self, TypeVar
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from langgraph_rq.producer.client.events import PAGE
+from langgraph_rq.producer.client.lookup import (
+    JOB_FIELDS,
+    STATUS_FIELDS,
+    Receipt,
+    TaskStatus,
+    forgotten_result,
+    read_job_status,
+    read_receipt,
+    read_status,
+    unknown_task,
+)
+from langgraph_rq.producer.client.records import Records
+from langgraph_rq.producer.client.resume import MISSING, resume_document
+from langgraph_rq.producer.client.transports import Ask, Transport
+from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.errors import InvalidTaskError, RedisUnavailableError, WaitTimeoutError
+from langgraph_rq.shared.queue import ending
+from langgraph_rq.shared.queue.events import BEGINNING, FORGOTTEN_END, Event, EventType, order, read_event
+from langgraph_rq.shared.queue.task_queue import cancel_call, events_key, job_hash, result_key, submit_call, task_hash
+from langgraph_rq.shared.settings import QueueSettings, RedisSettings, TaskSettings, load, mask_url
+from langgraph_rq.shared.tasks import DEFAULT_TENANT, State, Task, TaskResult, task_key
+from langgraph_rq.shared.telemetry.audit import Action
+
+_SUBMIT_BATCH = 200
+_WATCHED = 100
+"""Results waited for at once; the others are found when their turn comes."""
+_ATTEMPT_WAITS_S = (0.05, 0.3)
+_LOOK_AGAIN_S = 60.0
+_QUIET_TIMES = 4
+"""A waiter checks that its task still exists: after `_LOOK_AGAIN_S`, a follower after so many quiet times."""
+
+T = TypeVar("T")
+
+
+class ClientCore:
+    """The operations of both clients.
+
+    Args:
+        transport: Makes a transport of a URL, a number of connections and a timeout in seconds.
+        redis_url: None reads REDIS_URL, as every part of the system does.
+        queue, tasks: The settings that workers and producers must agree on; None reads them from the environment.
+    """
+
+    def __init__(
+        self,
+        transport: Callable[[str, int, float], Transport],
+        redis_url: str | None,
+        queue: QueueSettings | None,
+        tasks: TaskSettings | None,
+    ) -> None:
+        settings = load(RedisSettings, redis_url=redis_url)
+        url = settings.redis_url.get_secret_value()
+        self._shown_url = mask_url(url)
+        self._queue = queue or load(QueueSettings)
+        self._limits = (tasks or load(TaskSettings)).limits()
+        self._times = self._queue.times(self._limits.input_bytes)
+        self._records = Records.open()
+        self._replicas = scripts.Replicas(settings.submit_replicas, round(settings.submit_replicas_timeout_s * 1000))
+        self._tenant = DEFAULT_TENANT
+        self._transport = transport(url, settings.redis_connections, settings.redis_timeout_s)
+
+    def for_tenant(self, tenant: str) -> Self:
+        """Return a client to which only the tasks of `tenant` exist; it shares the connections of this one."""
+        view = copy(self)
+        view._tenant = tenant  # noqa: SLF001 - its own class
+        return view
+
+    def parse(self, document: Mapping[str, Any] | str | bytes) -> Task:
+        """Check a task against the contract without queueing it.
+
+        Raises:
+            InvalidTaskError: with every violation; also for a document that names another tenant than the client's.
+        """
+        if isinstance(document, Mapping):
+            document = {"tenant": self._tenant, **document}
+        task = Task.parse(document, self._limits)
+        if task.tenant == self._tenant:
+            return task
+        if isinstance(document, str | bytes) and "tenant" not in task.model_fields_set:
+            return task.model_copy(update={"tenant": self._tenant})
+        raise InvalidTaskError(f"tenant: expected {self._tenant}, the client's own, got: {task.tenant}")
+
+    async def submit(self, input: Mapping[str, Any], **fields: Any) -> Receipt:  # noqa: A002 - the contract's word
+        """Put one task on the queue. `fields` are those of `Task`: graph, task_id, user_id, thread_id, ...
+
+        The same `task_id` again answers with the task that is there; it runs once.
+
+        Raises:
+            InvalidTaskError: a field breaks the contract; nothing was queued.
+            TaskConflictError: another task is known under this id.
+            UnknownGraphError: no live worker serves the graph.
+            QueueFullError: Redis is nearly full.
+            RedisUnavailableError: Redis cannot be reached. The task may be queued; submit it again under its id.
+        """
+        return (await self.submit_many([{"input": input, **fields}]))[0]
+
+    async def submit_many(self, documents: Iterable[Mapping[str, Any]]) -> list[Receipt]:
+        """Put many tasks on the queue, in order; all are checked before the first is queued. Raises as `submit`."""
+        return [receipt async for receipt in self.submit_each([self.parse(document) for document in documents])]
+
+    async def submit_each(self, tasks: Sequence[Task]) -> AsyncGenerator[Receipt, None]:
+        """Put checked tasks on the queue, yielding each one's receipt as it is known. Raises as `submit`."""
+        for start in range(0, len(tasks), _SUBMIT_BATCH):
+            batch, records = self._records.submit(tasks[start : start + _SUBMIT_BATCH], self._queue.queue)
+            calls = [submit_call(task, task.priority.queue(self._queue.queue), self._times) for task in batch]
+            # Submitting is idempotent under the id, so a lost reply is answered by asking again.
+            answers = await self._insist(partial(self._transport.run, calls + records, self._replicas))
+            for task, submission in zip(batch, answers[: len(batch)], strict=True):
+                yield read_receipt(task, submission)
+
+    async def status(self, task_id: str) -> TaskStatus:
+        """Read where a task is. Raises UnknownTaskError, RedisUnavailableError."""
+        key = self._key(task_id)
+        (fields,) = await self._read(lambda pipeline: pipeline.hmget(task_hash(key), STATUS_FIELDS))
+        found = read_status(task_id, fields)
+        if found is None:
+            (job,) = await self._read(lambda pipeline: pipeline.hmget(job_hash(key), JOB_FIELDS))
+            found = read_job_status(task_id, job)
+        if found is None:
+            raise unknown_task(task_id)
+        return found
+
+    async def result(self, task_id: str) -> TaskResult | None:
+        """Read a task's result; None while it has none, or when its TTL is over. Raises RedisUnavailableError."""
+        document = await self.result_json(task_id)
+        return TaskResult.model_validate_json(document) if document else None
+
+    async def result_json(self, task_id: str) -> bytes | None:
+        """Read a task's result as `result` does, as the JSON document that stands in Redis."""
+        key = self._key(task_id)
+        (document,) = await self._read(lambda pipeline: pipeline.get(result_key(key)))
+        if document is None:
+            return None
+        await self._record(Action.READ, key)
+        return bytes(document)
+
+    async def wait(self, task_id: str, timeout_s: float | None = None) -> TaskResult:
+        """Wait until the task has ended. Raises WaitTimeoutError, UnknownTaskError, RedisUnavailableError."""
+        return TaskResult.model_validate_json(await self.wait_json(task_id, timeout_s))
+
+    async def wait_json(self, task_id: str, timeout_s: float | None = None) -> bytes:
+        """Wait as `wait` does, for the JSON document that stands in Redis."""
+        async with aclosing(self._ends([task_id], timeout_s)) as documents:
+            return await anext(documents)
+
+    async def wait_each(
+        self, task_ids: Iterable[str], timeout_s: float | None = None
+    ) -> AsyncGenerator[TaskResult, None]:
+        """Yield each task's result as it ends, whichever is first. Raises as `wait`."""
+        async with aclosing(self._ends(task_ids, timeout_s)) as documents:
+            async for document in documents:
+                yield TaskResult.model_validate_json(document)
+
+    async def _ends(self, task_ids: Iterable[str], timeout_s: float | None) -> AsyncGenerator[bytes, None]:
+        give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
+        pending = list(dict.fromkeys(task_ids))
+        places: dict[str, str] = {}
+        while pending or places:
+            while pending and len(places) < _WATCHED:
+                room = _WATCHED - len(places)
+                documents, seen = await self._look(pending[:room])
+                pending = pending[room:]
+                places |= seen
+                for document in documents:
+                    yield document
+            if not places:
+                continue
+            left_s = _LOOK_AGAIN_S if give_up_at is None else min(give_up_at - time.monotonic(), _LOOK_AGAIN_S)
+            if left_s <= 0 or self._transport.is_ending:
+                first = next(iter(places))
+                raise WaitTimeoutError(f"task {first} has not ended in time ({len(places)} not ended); it goes on")
+            for document in await self._await_ends(places, left_s):
+                yield document
+
+    async def _await_ends(self, places: dict[str, str], timeout_s: float) -> list[bytes]:
+        """Wait for events of tasks, and take the tasks that ended out of `places`; answers their results."""
+        ids = {events_key(self._key(task_id)): task_id for task_id in places}
+        news = await self._insist(
+            lambda: self._transport.news({key: places[id_] for key, id_ in ids.items()}, timeout_s, is_drained=True)
+        )
+        for key, events in news.items():
+            places[ids[key]] = events[-1].id
+        # When nothing has happened for a while, the events may have been forgotten before we looked.
+        again = [ids[key] for key, events in news.items() if events[-1].is_last] if news else list(places)
+        for task_id in again:
+            del places[task_id]
+        documents, seen = await self._look(again)
+        places |= seen
+        return documents
+
+    async def _look(self, task_ids: Sequence[str]) -> tuple[list[bytes], dict[str, str]]:
+        """Read the results that are there, and for the others the last event's id, after which to wait."""
+
+        def ask(pipeline: Any) -> None:
+            # The last event first: an end that is written meanwhile comes after it, and is waited for.
+            for key in map(self._key, task_ids):
+                pipeline.xrevrange(events_key(key), count=1)
+                pipeline.hget(task_hash(key), "state")
+                pipeline.exists(job_hash(key))
+                pipeline.get(result_key(key))
+
+        replies = await self._read(ask) if task_ids else []
+        documents: dict[str, bytes] = {}
+        places: dict[str, str] = {}
+        for i, task_id in enumerate(task_ids):
+            last, state, has_job, document = replies[4 * i : 4 * i + 4]
+            if document:
+                documents[self._key(task_id)] = document
+            elif not (state or has_job):
+                raise unknown_task(task_id)
+            elif state and State(state.decode()).is_terminal:
+                raise forgotten_result(task_id, State(state.decode()))
+            else:
+                places[task_id] = last[0][0].decode() if last else BEGINNING
+        await self._record(Action.READ, *documents)
+        return list(documents.values()), places
+
+    async def events(self, task_id: str, after: str = BEGINNING) -> AsyncGenerator[Event, None]:
+        """Yield what happens to a task, from its beginning or `after` the event of that id, until it has ended.
+
+        Of a task whose events are forgotten only the end is yielded. An outage that begins later than the first event
+        is waited for.
+
+        Raises:
+            UnknownTaskError: no such task is known at the start, or it is forgotten meanwhile.
+            RedisUnavailableError: Redis cannot be reached at the start.
+        """
+        following = await self.follow(task_id, after, _LOOK_AGAIN_S)
+        if following is None:
+            return
+        async with aclosing(following) as events:
+            async for event in events:
+                if event is not None:
+                    yield event
+
+    async def follow(self, task_id: str, after: str, quiet_s: float) -> AsyncGenerator[Event | None, None] | None:
+        """Begin to yield as `events` does, and None whenever nothing has happened for `quiet_s`.
+
+        Answers None instead of an iterator when `after` is the end. Raises as `events`, before it yields.
+        """
+        state, last = await self._where(task_id)
+        return None if _is_over(state, last, after) else self._follow(task_id, after, quiet_s, state, last)
+
+    async def _follow(
+        self, task_id: str, after: str, quiet_s: float, state: State, last: Event | None
+    ) -> AsyncGenerator[Event | None, None]:
+        key = events_key(self._key(task_id))
+        while not (_is_over(state, last, after) or self._transport.is_ending):
+            if state.is_terminal and last is None:
+                yield Event(FORGOTTEN_END, EventType.END, f'{{"state":"{state}"}}')
+                return
+            quiet, is_drained = 0, False
+            while quiet < _QUIET_TIMES and not self._transport.is_ending:
+                news = await self._transport.news({key: after}, quiet_s, is_drained=is_drained)
+                events = news.get(key, [])
+                is_drained = len(events) < PAGE
+                quiet = 0 if events else quiet + 1
+                for event in events or (None,):
+                    yield event
+                    after = event.id if event else after
+                    if event and event.is_last:
+                        return
+            state, last = await self._where(task_id, patiently=True)
+
+    async def cancel(self, task_id: str) -> State:
+        """Stop a task; answers the state in which it is now.
+
+        `cancelled`: it had not begun, and has ended. `running`: its worker stops it, and no model call of it starts
+        from now on. Any other state: it had ended before.
+
+        Raises:
+            UnknownTaskError: there is no such task (yet: a job of stock RQ becomes one when a worker first sees it).
+            RedisUnavailableError: Redis cannot be reached.
+        """
+        key = self._key(task_id)
+        result = ending.early_end(
+            task_id, State.CANCELLED, await self._read(lambda pipeline: ending.ask(pipeline, key))
+        )
+        if result is None:
+            raise unknown_task(task_id)
+        call = cancel_call(key, State.CANCELLED, result, self._times)
+        (state,) = await self._insist(partial(self._transport.run, [call]))
+        if isinstance(state, Exception):
+            raise state
+        if state is None:
+            raise unknown_task(task_id)
+        await self._record(Action.CANCELLED, key, state=state)
+        return State(state)
+
+    async def resume(self, task_id: str, value: Any = MISSING, *, answers: Mapping[str, Any] | None = None) -> Receipt:
+        """Answer what a task was interrupted for; the receipt is that of the task which goes on with its thread.
+
+        The same answer again is the same task.
+
+        Args:
+            task_id: The interrupted task.
+            value: The answer, where one question is open.
+            answers: Interrupt id -> answer, for some or all of the open questions.
+
+        Raises:
+            NotInterruptedError: the task did not end as interrupted.
+            TaskConflictError: another answer was given before.
+            InvalidTaskError: an answer to a question that was not asked. Further as `submit`.
+        """
+        (data,) = await self._read(lambda pipeline: pipeline.hget(job_hash(self._key(task_id)), "data"))
+        document = resume_document(data, await self.result(task_id), answers, value, self._limits)
+        return (await self.submit_many([document]))[0]
+
+    def end_waits(self) -> None:
+        """End all waits as if their time were over, and all events where they are, now and from now on."""
+        self._transport.end_waits()
+
+    async def aclose(self) -> None:
+        """End all waits and close the connections."""
+        await self._transport.close()
+
+    def _key(self, task_id: str) -> str:
+        return task_key(task_id, self._tenant)
+
+    async def _where(self, task_id: str, *, patiently: bool = False) -> tuple[State, Event | None]:
+        """Read a task's state and its last event; `patiently` waits for a Redis that is away."""
+        key = self._key(task_id)
+
+        def ask(pipeline: Any) -> None:
+            # The state first: when it is the last one, the last event is there too.
+            pipeline.hget(task_hash(key), "state")
+            pipeline.exists(job_hash(key))
+            pipeline.xrevrange(events_key(key), count=1)
+
+        while True:
+            try:
+                state, has_job, last = await self._read(ask)
+            except RedisUnavailableError:
+                if not patiently:
+                    raise
+            else:
+                break
+        if state is None and not has_job:
+            raise unknown_task(task_id)
+        return State(state.decode()) if state else State.PENDING, read_event(last[0]) if last else None
+
+    async def _record(self, action: Action, *keys: str, **details: Any) -> None:
+        """Write what was done to the audit log, if there is one."""
+        if records := self._records.of(action, *keys, **details):
+            await self._insist(partial(self._transport.run, records))
+
+    async def _read(self, ask: Ask) -> list[Any]:
+        return await self._insist(partial(self._transport.read, ask))
+
+    async def _insist(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask again after a broken connection; everything that is asked here may safely run twice."""
+        for wait_s in (*_ATTEMPT_WAITS_S, None):
+            try:
+                return await ask()
+            except (RedisConnectionError, RedisTimeoutError) as error:
+                if wait_s is None:
+                    raise RedisUnavailableError(f"cannot reach Redis at {self._shown_url}: {error}") from error
+                await self._transport.pause(wait_s)
+        raise AssertionError
+
+
+def _is_over(state: State, last: Event | None, after: str) -> bool:
+    """Whether the event `after` is the task's end."""
+    return state.is_terminal and order(after) >= order(last.id if last else FORGOTTEN_END)
