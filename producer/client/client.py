@@ -9,11 +9,12 @@ Example:
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from langgraph_rq.producer.client.core import ClientCore
 from langgraph_rq.producer.client.lookup import Receipt, TaskStatus
 from langgraph_rq.producer.client.resume import MISSING
+from langgraph_rq.producer.client.task_fields import TaskFields
 from langgraph_rq.producer.client.transports import BlockingTransport
 from langgraph_rq.shared.queue.events import BEGINNING, Event
 from langgraph_rq.shared.settings import QueueSettings, TaskSettings
@@ -47,8 +48,8 @@ class Client:
         """Check a task against the contract without queueing it; raises InvalidTaskError."""
         return self._core.parse(document)
 
-    def submit(self, input: Mapping[str, Any], **fields: Any) -> Receipt:  # noqa: A002 - the contract's word
-        """Put one task on the queue. `fields` are those of `Task`: graph, task_id, user_id, thread_id, ...
+    def submit(self, input: Mapping[str, Any], **fields: Unpack[TaskFields]) -> Receipt:  # noqa: A002 - the contract's word
+        """Put one task on the queue. `TaskFields` describes the keywords.
 
         The same `task_id` again answers with the task that is there; it runs once.
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from contextlib import aclosing
 from copy import copy
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -27,6 +27,7 @@ from langgraph_rq.producer.client.lookup import (
 )
 from langgraph_rq.producer.client.records import Records
 from langgraph_rq.producer.client.resume import MISSING, resume_document
+from langgraph_rq.producer.client.task_fields import TaskFields
 from langgraph_rq.producer.client.transports import Ask, Transport
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import InvalidTaskError, RedisUnavailableError, WaitTimeoutError
@@ -96,8 +97,8 @@ class ClientCore:
             return task.model_copy(update={"tenant": self._tenant})
         raise InvalidTaskError(f"tenant: expected {self._tenant}, the client's own, got: {task.tenant}")
 
-    async def submit(self, input: Mapping[str, Any], **fields: Any) -> Receipt:  # noqa: A002 - the contract's word
-        """Put one task on the queue. `fields` are those of `Task`: graph, task_id, user_id, thread_id, ...
+    async def submit(self, input: Mapping[str, Any], **fields: Unpack[TaskFields]) -> Receipt:  # noqa: A002 - the contract's word
+        """Put one task on the queue. `TaskFields` describes the keywords.
 
         The same `task_id` again answers with the task that is there; it runs once.
 
