@@ -1,6 +1,14 @@
-"""The words of `error.type` in a result, and the errors that a caller of this library can act on."""
+"""The values of `error.type` in a result, and the exceptions that a caller of this library can act on.
 
+Each exception carries its facts as attributes and builds its message from them, in one grammar:
+`NAME: expected WHAT, got: VALUE`, or what happened and what to do.
+"""
+
+import copyreg
+from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 
 class ErrorType(StrEnum):
@@ -34,44 +42,195 @@ class ErrorType(StrEnum):
     """No worker has the graph."""
 
 
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One field that breaks a contract."""
+
+    field: str
+    """Its path, such as `input.ticket.id`."""
+    expected: str
+    got: str
+    """The value as an error message shows it; long ones by type and size."""
+    suggestion: str | None = None
+    """The name that was probably meant."""
+
+    def __str__(self) -> str:
+        hint = f" (did you mean {self.suggestion}?)" if self.suggestion else ""
+        return f"{self.field}: expected {self.expected}, got: {self.got}{hint}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownField(Violation):
+    """A field that the contract does not have; `expected` lists those that it has."""
+
+    def __str__(self) -> str:
+        hint = f" (did you mean {self.suggestion}?)" if self.suggestion else f", known: {self.expected}"
+        return f"{self.field}: unknown field{hint}"
+
+
 class LanggraphRqError(Exception):
-    """The base of what this library raises; the message says what happened and what to do."""
+    """The root of the errors of this library."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the message and the attributes; `__init__`, which takes other arguments, is not run again."""
+        return copyreg.__newobj__, (type(self),), {**vars(self), "args": self.args}  # type: ignore[attr-defined]
 
 
-class InvalidTaskError(LanggraphRqError, ValueError):
-    """The task breaks the contract: an unknown field, a limit, a wrong type. Every violation is named."""
+class InvalidInputError(LanggraphRqError, ValueError):
+    """A value that was given cannot be used.
+
+    Attributes:
+        violations: Every field that is wrong.
+        line: The line of a file that holds it, from 1.
+    """
+
+    def __init__(self, *violations: Violation, line: int | None = None) -> None:
+        place = f"line {line}: " if line is not None else ""
+        super().__init__(place + "; ".join(map(str, violations)))
+        self.violations = violations
+        self.line = line
+
+
+class InvalidTaskError(InvalidInputError):
+    """A task breaks the contract: an unknown field, a limit, a wrong type. `violations` names each field."""
 
 
 class TaskConflictError(LanggraphRqError):
-    """Another task, with another body, is known under this id."""
+    """Another task, with another body, is known under this id.
+
+    Attributes:
+        task_id: The id.
+        state: The other task's state.
+    """
+
+    def __init__(self, task_id: str, state: str) -> None:
+        super().__init__(
+            f"task_id {task_id}: another task with this id is {state}; choose another id, "
+            "or send the same task to get its answer"
+        )
+        self.task_id = task_id
+        self.state = state
 
 
 class UnknownGraphError(LanggraphRqError):
-    """No live worker serves this graph."""
+    """No live worker serves this graph.
+
+    Attributes:
+        graph: Its name.
+        known: The graphs that live workers serve, as a comma-separated list.
+    """
+
+    def __init__(self, graph: str, known: str) -> None:
+        super().__init__(f"graph: no live worker serves {graph!r}, known: {known}")
+        self.graph = graph
+        self.known = known
 
 
 class QueueFullError(LanggraphRqError):
-    """Redis is nearly full, so that no further task is taken; try again later."""
+    """Redis is nearly full, so that no further task is accepted.
+
+    Attributes:
+        used_percent: How full it is.
+        retry_after_s: When to try again.
+    """
+
+    def __init__(self, used_percent: int, retry_after_s: float = 30) -> None:
+        super().__init__(f"Redis is {used_percent} % full: try again when tasks have ended")
+        self.used_percent = used_percent
+        self.retry_after_s = retry_after_s
 
 
 class RedisUnavailableError(LanggraphRqError, ConnectionError):
-    """Redis cannot be reached; the message has its URL without credentials."""
+    """Redis cannot be reached.
+
+    Attributes:
+        url: Of Redis, without credentials.
+        reason: The connection's own error.
+        retry_after_s: When to try again.
+    """
+
+    def __init__(self, url: str, reason: object, retry_after_s: float = 1) -> None:
+        super().__init__(f"cannot reach Redis at {url}: {reason}")
+        self.url = url
+        self.reason = str(reason)
+        self.retry_after_s = retry_after_s
 
 
 class UnknownTaskError(LanggraphRqError, LookupError):
-    """No task is known under this id (any more)."""
+    """No task is known under this id, or its result is no longer kept.
+
+    Attributes:
+        task_id: The id.
+        state: How the task ended, where only its result is gone.
+    """
+
+    def __init__(self, task_id: str, state: str | None = None) -> None:
+        super().__init__(
+            f"task {task_id!r} ended as {state}; its result was kept for its time to live only"
+            if state
+            else f"no task {task_id!r}: ids are kept for the idempotency window after the end"
+        )
+        self.task_id = task_id
+        self.state = state
 
 
 class NotInterruptedError(LanggraphRqError):
-    """The task asks for nothing, so that it cannot be resumed."""
+    """The task waits for no answer, so that it cannot be resumed.
+
+    Attributes:
+        task_id: The task.
+        state: How it ended.
+    """
+
+    def __init__(self, task_id: str, state: str) -> None:
+        super().__init__(f"task {task_id} ended as {state}: only an interrupted one is resumed")
+        self.task_id = task_id
+        self.state = state
 
 
 class UnknownBreakerError(LanggraphRqError, LookupError):
-    """No circuit breaker was used under this name lately."""
+    """No circuit breaker was used under this name in the last 24 hours.
+
+    Attributes:
+        name: The name.
+        known: Those that were used.
+        suggestion: The one that was probably meant.
+    """
+
+    def __init__(self, name: str, known: Iterable[str], suggestion: str | None = None) -> None:
+        self.name = name
+        self.known = tuple(known)
+        self.suggestion = suggestion
+        hint = f" (did you mean {suggestion}?)" if suggestion else f"; known: {', '.join(self.known) or 'none'}"
+        super().__init__(f"--reset: no breaker {name!r} was used in the last 24 hours{hint}")
 
 
 class WaitTimeoutError(LanggraphRqError, TimeoutError):
-    """The task did not end within the time that the caller was ready to wait."""
+    """The task did not end within the time that its caller could wait; it goes on.
+
+    Attributes:
+        task_id: The task, or the first of them.
+        count: How many tasks that were waited for have not ended.
+    """
+
+    def __init__(self, task_id: str, count: int = 1) -> None:
+        super().__init__(f"task {task_id} has not ended in time ({count} not ended); it goes on")
+        self.task_id = task_id
+        self.count = count
+
+
+class NotEndedError(LanggraphRqError):
+    """The task has no result yet.
+
+    Attributes:
+        task_id: The task.
+        state: Where it is.
+    """
+
+    def __init__(self, task_id: str, state: str) -> None:
+        super().__init__(f"task {task_id} is {state}: it has no result yet; `wait` waits for it")
+        self.task_id = task_id
+        self.state = state
 
 
 class SettingsError(LanggraphRqError):

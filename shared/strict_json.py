@@ -1,4 +1,4 @@
-"""JSON that comes from outside: nothing too deep, too long, not finite or not Unicode goes further."""
+"""JSON from outside: refuse what is too deep, too long, not finite or not Unicode."""
 
 import json
 import math
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
+
+from langgraph_rq.shared.errors import Violation
 
 _LARGEST_INT = 2**63 - 1
 _SHOWN = 60
@@ -20,7 +22,7 @@ def read_json(text: str | bytes) -> Any:
     return from_json(text, allow_inf_nan=False, cache_strings="keys")
 
 
-def unsafe_parts(value: Any, path: str, depth: int, size_bytes: int) -> Iterator[str]:
+def unsafe_parts(value: Any, path: str, depth: int, size_bytes: int) -> Iterator[Violation]:
     """Name everything in `value` that JSON cannot carry safely, and its depth or size when over the limit."""
     problem = _first_unsafe(value, path, depth)
     if problem:
@@ -29,26 +31,26 @@ def unsafe_parts(value: Any, path: str, depth: int, size_bytes: int) -> Iterator
     try:
         length = len(to_json(value))
     except (PydanticSerializationError, ValueError) as error:
-        yield f"{path}: expected JSON, got: {error}"
+        yield Violation(path, "JSON", str(error))
         return
     if length > size_bytes:
-        yield f"{path}: expected at most {size_bytes:,} bytes, got: {length:,}"
+        yield Violation(path, f"at most {size_bytes:,} bytes", f"{length:,}")
 
 
-def _first_unsafe(value: Any, path: str, depth: int) -> str | None:
+def _first_unsafe(value: Any, path: str, depth: int) -> Violation | None:
     open_parts: list[tuple[Any, str, int]] = [(value, path, 0)]
     while open_parts:
         part, where, level = open_parts.pop()
         if level > depth:
-            return f"{path}: expected at most {depth} levels of nesting, got more at {where[:_SHOWN]}"
+            return Violation(path, f"at most {depth} levels of nesting", f"more at {where[:_SHOWN]}")
         if isinstance(part, dict):
             open_parts += [(item, f"{where}.{name}", level + 1) for name, item in part.items()]
         elif isinstance(part, list | tuple):
             open_parts += [(item, f"{where}[{i}]", level + 1) for i, item in enumerate(part)]
         elif isinstance(part, float) and not math.isfinite(part):
-            return f"{where}: expected a finite number, got: {part}"
+            return Violation(where, "a finite number", str(part))
         elif isinstance(part, int) and abs(part) > _LARGEST_INT:
-            return f"{where}: expected an integer below 2^63, got one of {part.bit_length()} bits"
+            return Violation(where, "an integer below 2^63", f"one of {part.bit_length()} bits")
     return None
 
 

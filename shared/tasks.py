@@ -17,7 +17,7 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
-from langgraph_rq.shared.errors import ErrorType, InvalidTaskError
+from langgraph_rq.shared.errors import ErrorType, InvalidTaskError, UnknownField, Violation
 from langgraph_rq.shared.strict_json import kind, read_json, unsafe_parts
 
 SCHEMA = 1
@@ -137,22 +137,22 @@ class Task(BaseModel):
         if isinstance(document, str | bytes):
             document = _read(document)
         if not isinstance(document, Mapping):
-            raise InvalidTaskError(f"expected a task to be a JSON object, got: {kind(document)}")
-        problems = [*unsafe_parts(document.get("input"), "input", limits.depth, limits.input_bytes)]
-        problems += unsafe_parts(document.get("metadata"), "metadata", limits.depth, limits.metadata_bytes)
-        problems += unsafe_parts(document.get("resume"), "resume", limits.depth, limits.input_bytes)
+            raise InvalidTaskError(Violation("task", "a JSON object", kind(document)))
+        violations = [*unsafe_parts(document.get("input"), "input", limits.depth, limits.input_bytes)]
+        violations += unsafe_parts(document.get("metadata"), "metadata", limits.depth, limits.metadata_bytes)
+        violations += unsafe_parts(document.get("resume"), "resume", limits.depth, limits.input_bytes)
         task: Self | None = None
-        if not problems:
+        if not violations:
             try:
                 task = cls.model_validate(dict(document))
             except ValidationError as error:
-                problems += [explain(problem, cls) for problem in error.errors()]
+                violations += [explain(problem, cls) for problem in error.errors()]
         if task and task.deadline_s > limits.deadline_s:
-            problems.append(f"deadline_s: expected at most {limits.deadline_s:g}, got: {task.deadline_s:g}")
+            violations.append(Violation("deadline_s", f"at most {limits.deadline_s:g}", f"{task.deadline_s:g}"))
         if task and task.max_attempts > limits.attempts:
-            problems.append(f"max_attempts: expected at most {limits.attempts}, got: {task.max_attempts}")
-        if problems or task is None:
-            raise InvalidTaskError("invalid task: " + "; ".join(problems))
+            violations.append(Violation("max_attempts", f"at most {limits.attempts}", str(task.max_attempts)))
+        if violations or task is None:
+            raise InvalidTaskError(*violations)
         return task
 
     @field_validator("stream")
@@ -249,20 +249,20 @@ def _read(text: str | bytes) -> Any:
     try:
         return read_json(text)
     except ValueError as error:
-        raise InvalidTaskError(f"expected a task to be JSON, got: {error}") from None
+        raise InvalidTaskError(Violation("task", "JSON", str(error))) from None
 
 
-def explain(problem: ErrorDetails, model: type[BaseModel]) -> str:
-    """Say one violation in our grammar: field, what was expected, what came."""
+def explain(problem: ErrorDetails, model: type[BaseModel]) -> Violation:
+    """Translate an error of pydantic."""
     field = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         names = [info.alias or name for name, info in model.model_fields.items()]
         close = get_close_matches(field, names, n=1)
-        return f"{field}: unknown field" + (f" (did you mean {close[0]}?)" if close else f", known: {', '.join(names)}")
+        return UnknownField(field, ", ".join(names), kind(problem["input"]), close[0] if close else None)
     if problem["type"] == "missing":
-        return f"{field}: missing"
+        return Violation(field, _EXPECTED.get(field, "a value"), "nothing")
     expected = _EXPECTED.get(field) or problem["msg"].removeprefix("Input should be ").replace("Input should ", "")
-    return f"{field}: expected {expected}, got: {kind(problem['input'])}"
+    return Violation(field, expected, kind(problem["input"]))
 
 
 _EXPECTED = {

@@ -110,7 +110,7 @@ async def _check(redis: Redis, url: str, *, accept_unsafe: bool) -> None:
     try:
         info = await redis.info("everything")
     except RedisError as error:
-        raise RedisUnavailableError(f"cannot reach Redis at {mask_url(url)}: {error}") from error
+        raise RedisUnavailableError(mask_url(url), error) from error
     if info.get("redis_mode") == "cluster":
         raise SettingsError("expected a single Redis primary, got: Redis Cluster, whose keys need a common hash tag")
     problems = []

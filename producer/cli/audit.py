@@ -1,4 +1,4 @@
-"""`producer audit`: read the audit log, check its chains, or write it to a file for those who keep it longer."""
+"""`langgraph-producer audit`: show the audit log, check its chains, or export it."""
 
 import json
 import time
@@ -8,14 +8,12 @@ from typing import Any, TextIO
 
 import click
 from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 from rich.console import Console
 from rich.table import Table
 
-from langgraph_rq.shared.connections.clients import open_sync
-from langgraph_rq.shared.errors import RedisUnavailableError, SettingsError
-from langgraph_rq.shared.settings import RedisSettings, TelemetrySettings, load, mask_url
+from langgraph_rq.producer.cli.connection import connected_redis
+from langgraph_rq.shared.errors import SettingsError
+from langgraph_rq.shared.settings import TelemetrySettings, load
 from langgraph_rq.shared.telemetry.audit import HEADS, STREAM, Fault, read_entries, verify
 
 _PAGE = 1_000
@@ -38,19 +36,14 @@ def audit(*, check: bool, file: TextIO | None, task_id: str | None, last: int, a
 
     With --verify the exit code is 1 when entries were altered, inserted or removed.
     """  # noqa: D301 - \b is the character that tells click to keep the lines
-    settings = load(RedisSettings)
-    url = settings.redis_url.get_secret_value()
-    with open_sync(url, connections=2, timeout_s=settings.redis_timeout_s) as redis:
-        try:
-            if check:
-                _verify(redis, as_json=as_json)
-            elif file:
-                for entry in read_log(redis):
-                    file.write(json.dumps(entry) + "\n")
-            else:
-                _show(redis, task_id, last, as_json=as_json)
-        except (RedisConnectionError, RedisTimeoutError) as error:
-            raise RedisUnavailableError(f"cannot reach Redis at {mask_url(url)}: {error}") from error
+    with connected_redis() as redis:
+        if check:
+            _verify(redis, as_json=as_json)
+        elif file:
+            for entry in read_log(redis):
+                file.write(json.dumps(entry) + "\n")
+        else:
+            _show(redis, task_id, last, as_json=as_json)
 
 
 def read_log(redis: Redis) -> Iterator[dict[str, str]]:

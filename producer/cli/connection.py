@@ -1,4 +1,4 @@
-"""The Redis connection of a command that only looks, or changes one thing."""
+"""The Redis connection of a command that reads, or changes one thing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,19 +9,21 @@ from redis.exceptions import NoPermissionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from langgraph_rq.shared.connections.clients import open_sync
-from langgraph_rq.shared.errors import InvalidTaskError, RedisUnavailableError
+from langgraph_rq.shared.errors import InvalidInputError, RedisUnavailableError, Violation
 from langgraph_rq.shared.settings import RedisSettings, load, mask_url
 
 
 @contextmanager
 def connected_redis() -> Iterator[Redis]:
-    """Open Redis, and say in our words when it cannot be reached or does not let us."""
+    """Open Redis. Raises RedisUnavailableError, and InvalidInputError where its user lacks a permission."""
     settings = load(RedisSettings)
     url = settings.redis_url.get_secret_value()
     try:
         with open_sync(url, connections=1, timeout_s=settings.redis_timeout_s) as redis:
             yield redis
     except (RedisConnectionError, RedisTimeoutError) as error:
-        raise RedisUnavailableError(f"cannot reach Redis at {mask_url(url)}: {error}") from None
+        raise RedisUnavailableError(mask_url(url), error) from None
     except NoPermissionError as error:
-        raise InvalidTaskError(f"this Redis user may not do that, use the admin's REDIS_URL: {error}") from None
+        raise InvalidInputError(
+            Violation("REDIS_URL", "a user that may do that, use the admin's REDIS_URL", str(error))
+        ) from None

@@ -16,7 +16,7 @@ from langgraph_rq.producer.cli.guards_output import breaker_json, breaker_table,
 from langgraph_rq.shared.breaker.circuit_breaker import INDEX_KEY, read_call, reset_call
 from langgraph_rq.shared.budget.token_budget import Payer, usage_call
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.errors import InvalidTaskError, UnknownBreakerError
+from langgraph_rq.shared.errors import InvalidInputError, UnknownBreakerError, Violation
 from langgraph_rq.shared.settings import BreakerSettings, BudgetSettings, CallSettings, load
 
 KEPT_DAYS = 7
@@ -90,13 +90,12 @@ def usage(user_id: str | None, day: datetime | None, *, as_json: bool) -> None:
 def _require(name: str, known: list[str]) -> None:
     if name not in known:
         close = get_close_matches(name, known, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else f"; known: {', '.join(known) or 'none'}"
-        raise UnknownBreakerError(f"--reset: no breaker {name!r} was used in the last 24 hours{hint}")
+        raise UnknownBreakerError(name, known, close[0] if close else None)
 
 
 def _kept(day: date, today: date) -> date:
     if not 0 <= (today - day).days <= KEPT_DAYS:
-        raise InvalidTaskError(f"--day: expected today ({today}) or one of the {KEPT_DAYS} days before, got: {day}")
+        raise InvalidInputError(Violation("--day", f"today ({today}) or one of the {KEPT_DAYS} days before", str(day)))
     return day
 
 

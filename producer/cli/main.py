@@ -20,11 +20,14 @@ from langgraph_rq.producer.client.client import Client
 from langgraph_rq.producer.dashboard.launcher import dashboard
 from langgraph_rq.producer.doctor.command import doctor
 from langgraph_rq.shared.errors import (
+    InvalidInputError,
     InvalidTaskError,
     LanggraphRqError,
+    NotEndedError,
     RedisUnavailableError,
     UnknownBreakerError,
     UnknownTaskError,
+    Violation,
     WaitTimeoutError,
 )
 from langgraph_rq.shared.settings import refuse_unknown_names
@@ -41,7 +44,13 @@ Exit codes:
   5  it has not ended (in time)
 """
 
-_EXIT_OF = {RedisUnavailableError: 3, UnknownTaskError: 4, UnknownBreakerError: 4, WaitTimeoutError: 5}
+_EXIT_OF = {
+    RedisUnavailableError: 3,
+    UnknownTaskError: 4,
+    UnknownBreakerError: 4,
+    NotEndedError: 5,
+    WaitTimeoutError: 5,
+}
 _errors = Console(stderr=True, highlight=False)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Write one JSON object per line.")
@@ -145,8 +154,8 @@ def result(task_id: str, *, as_json: bool) -> None:
         if found is None:
             state = client.status(task_id).state
             if state.is_terminal:
-                raise UnknownTaskError(f"task {task_id} ended as {state}; its result was kept for its TTL only")
-            raise WaitTimeoutError(f"task {task_id} is {state}: it has no result yet; `wait` waits for it")
+                raise UnknownTaskError(task_id, state)
+            raise NotEndedError(task_id, state)
         _write_result(found, as_json=as_json)
         sys.exit(_exit_code([found]))
 
@@ -169,7 +178,7 @@ def _input(query: str | None, input_json: str | None) -> Any:
     try:
         return json.loads(input_json)
     except ValueError as error:
-        raise InvalidTaskError(f"--input: expected JSON, got: {error}") from None
+        raise InvalidInputError(Violation("--input", "JSON", str(error))) from None
 
 
 def _read_lines(client: Client, file: Iterable[str]) -> list[Task]:
@@ -179,9 +188,9 @@ def _read_lines(client: Client, file: Iterable[str]) -> list[Task]:
             try:
                 tasks.append(client.parse(line))
             except InvalidTaskError as error:
-                raise InvalidTaskError(f"line {number}: {error}") from None
+                raise InvalidTaskError(*error.violations, line=number) from None
     if not tasks:
-        raise InvalidTaskError("--file: expected tasks as JSON lines, got an empty file")
+        raise InvalidInputError(Violation("--file", "tasks as JSON lines", "an empty file"))
     return tasks
 
 

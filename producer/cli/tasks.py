@@ -12,7 +12,7 @@ from langgraph_rq.producer.cli import output
 from langgraph_rq.producer.client.client import Client
 from langgraph_rq.producer.client.resume import MISSING
 from langgraph_rq.producer.gateway.api_keys import make_key
-from langgraph_rq.shared.errors import InvalidTaskError, SettingsError
+from langgraph_rq.shared.errors import InvalidInputError, SettingsError, Violation
 from langgraph_rq.shared.queue.events import BEGINNING, is_place
 from langgraph_rq.shared.settings import GatewaySettings, load
 
@@ -40,7 +40,7 @@ def events(task_id: str, *, after: str, as_json: bool) -> None:
       langgraph-producer events --json TASK_ID | jq -r 'select(.type == "messages").data.message.content'
     """  # noqa: D301 - \b is the character that tells click to keep the lines
     if not is_place(after):
-        raise InvalidTaskError(f"--after: expected the id of an event, got: {after}")
+        raise InvalidInputError(Violation("--after", "the id of an event", after))
     with Client() as client:
         for event in client.events(task_id, after):
             if as_json:
@@ -125,7 +125,7 @@ def new_key(tenant: str, *, as_json: bool) -> None:
 def _split(answer: str) -> tuple[str, Any]:
     id_, separator, value = answer.partition("=")
     if not separator:
-        raise InvalidTaskError(f"--answer: expected ID=VALUE, got: {answer}")
+        raise InvalidInputError(Violation("--answer", "ID=VALUE", answer))
     return id_, _read(value)
 
 

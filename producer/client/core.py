@@ -19,18 +19,22 @@ from langgraph_rq.producer.client.lookup import (
     STATUS_FIELDS,
     Receipt,
     TaskStatus,
-    forgotten_result,
     read_job_status,
     read_receipt,
     read_status,
-    unknown_task,
 )
 from langgraph_rq.producer.client.records import Records
 from langgraph_rq.producer.client.resume import MISSING, resume_document
 from langgraph_rq.producer.client.task_fields import TaskFields
 from langgraph_rq.producer.client.transports import Ask, Transport
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.errors import InvalidTaskError, RedisUnavailableError, WaitTimeoutError
+from langgraph_rq.shared.errors import (
+    InvalidTaskError,
+    RedisUnavailableError,
+    UnknownTaskError,
+    Violation,
+    WaitTimeoutError,
+)
 from langgraph_rq.shared.queue import ending
 from langgraph_rq.shared.queue.events import BEGINNING, FORGOTTEN_END, Event, EventType, order, read_event
 from langgraph_rq.shared.queue.task_queue import cancel_call, events_key, job_hash, result_key, submit_call, task_hash
@@ -95,7 +99,7 @@ class ClientCore:
             return task
         if isinstance(document, str | bytes) and "tenant" not in task.model_fields_set:
             return task.model_copy(update={"tenant": self._tenant})
-        raise InvalidTaskError(f"tenant: expected {self._tenant}, the client's own, got: {task.tenant}")
+        raise InvalidTaskError(Violation("tenant", f"{self._tenant}, the client's own", task.tenant))
 
     async def submit(self, input: Mapping[str, Any], **fields: Unpack[TaskFields]) -> Receipt:  # noqa: A002 - the contract's word
         """Put one task on the queue. `TaskFields` describes the keywords.
@@ -134,7 +138,7 @@ class ClientCore:
             (job,) = await self._read(lambda pipeline: pipeline.hmget(job_hash(key), JOB_FIELDS))
             found = read_job_status(task_id, job)
         if found is None:
-            raise unknown_task(task_id)
+            raise UnknownTaskError(task_id)
         return found
 
     async def result(self, task_id: str) -> TaskResult | None:
@@ -184,8 +188,7 @@ class ClientCore:
                 continue
             left_s = _LOOK_AGAIN_S if give_up_at is None else min(give_up_at - time.monotonic(), _LOOK_AGAIN_S)
             if left_s <= 0 or self._transport.is_ending:
-                first = next(iter(places))
-                raise WaitTimeoutError(f"task {first} has not ended in time ({len(places)} not ended); it goes on")
+                raise WaitTimeoutError(next(iter(places)), len(places))
             for document in await self._await_ends(places, left_s):
                 yield document
 
@@ -224,9 +227,9 @@ class ClientCore:
             if document:
                 documents[self._key(task_id)] = document
             elif not (state or has_job):
-                raise unknown_task(task_id)
+                raise UnknownTaskError(task_id)
             elif state and State(state.decode()).is_terminal:
-                raise forgotten_result(task_id, State(state.decode()))
+                raise UnknownTaskError(task_id, State(state.decode()))
             else:
                 places[task_id] = last[0][0].decode() if last else BEGINNING
         await self._record(Action.READ, *documents)
@@ -294,13 +297,13 @@ class ClientCore:
             task_id, State.CANCELLED, await self._read(lambda pipeline: ending.ask(pipeline, key))
         )
         if result is None:
-            raise unknown_task(task_id)
+            raise UnknownTaskError(task_id)
         call = cancel_call(key, State.CANCELLED, result, self._times)
         (state,) = await self._insist(partial(self._transport.run, [call]))
         if isinstance(state, Exception):
             raise state
         if state is None:
-            raise unknown_task(task_id)
+            raise UnknownTaskError(task_id)
         await self._record(Action.CANCELLED, key, state=state)
         return State(state)
 
@@ -320,7 +323,7 @@ class ClientCore:
             InvalidTaskError: an answer to a question that was not asked. Further as `submit`.
         """
         (data,) = await self._read(lambda pipeline: pipeline.hget(job_hash(self._key(task_id)), "data"))
-        document = resume_document(data, await self.result(task_id), answers, value, self._limits)
+        document = resume_document(task_id, data, await self.result(task_id), answers, value, self._limits)
         return (await self.submit_many([document]))[0]
 
     def end_waits(self) -> None:
@@ -353,7 +356,7 @@ class ClientCore:
             else:
                 break
         if state is None and not has_job:
-            raise unknown_task(task_id)
+            raise UnknownTaskError(task_id)
         return State(state.decode()) if state else State.PENDING, read_event(last[0]) if last else None
 
     async def _record(self, action: Action, *keys: str, **details: Any) -> None:
@@ -371,7 +374,7 @@ class ClientCore:
                 return await ask()
             except (RedisConnectionError, RedisTimeoutError) as error:
                 if wait_s is None:
-                    raise RedisUnavailableError(f"cannot reach Redis at {self._shown_url}: {error}") from error
+                    raise RedisUnavailableError(self._shown_url, error) from error
                 await self._transport.pause(wait_s)
         raise AssertionError
 

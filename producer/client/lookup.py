@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from langgraph_rq.shared.errors import QueueFullError, TaskConflictError, UnknownGraphError, UnknownTaskError
+from langgraph_rq.shared.errors import QueueFullError, TaskConflictError, UnknownGraphError
 from langgraph_rq.shared.queue.task_queue import Submission, Submitted
 from langgraph_rq.shared.tasks import State, Task
 from langgraph_rq.shared.telemetry.logs import get_logger
@@ -51,14 +51,11 @@ def read_receipt(task: Task, submission: Submission | Exception) -> Receipt:
             _log.info("task.submitted", task_id=task.key, graph=task.graph, state=submission.detail, created=created)
             return Receipt(task.task_id, State(submission.detail), created)
         case Submitted.CONFLICT:
-            raise TaskConflictError(
-                f"task_id {task.task_id}: another task with this id is {submission.detail}; choose another id, "
-                "or send the same task to get its answer"
-            )
+            raise TaskConflictError(task.task_id, submission.detail)
         case Submitted.UNKNOWN_GRAPH:
-            raise UnknownGraphError(f"graph: no live worker serves {task.graph!r}, known: {submission.detail}")
+            raise UnknownGraphError(task.graph, submission.detail)
         case Submitted.FULL:
-            raise QueueFullError(f"Redis is {submission.detail} % full: try again when tasks have ended")
+            raise QueueFullError(int(submission.detail))
 
 
 def read_status(task_id: str, fields: Sequence[bytes | None]) -> TaskStatus | None:
@@ -86,16 +83,6 @@ def read_job_status(task_id: str, fields: Sequence[bytes | None]) -> TaskStatus 
     return TaskStatus(
         task_id, State.PENDING, queue.decode(), 0, datetime.fromisoformat(created.decode()), None, None, None
     )
-
-
-def unknown_task(task_id: str) -> UnknownTaskError:
-    """Say that no task is known under this id."""
-    return UnknownTaskError(f"no task {task_id!r}: ids are kept for the idempotency window after the end")
-
-
-def forgotten_result(task_id: str, state: State) -> UnknownTaskError:
-    """Say that a task has ended so long ago that its result is gone."""
-    return UnknownTaskError(f"task {task_id!r} ended as {state}; its result was kept for its time to live only")
 
 
 def _instant(ms: str) -> datetime:

@@ -10,7 +10,7 @@ from enum import Enum
 from hashlib import sha256
 from typing import Any
 
-from langgraph_rq.shared.errors import InvalidTaskError, NotInterruptedError, UnknownTaskError
+from langgraph_rq.shared.errors import InvalidTaskError, NotInterruptedError, UnknownTaskError, Violation
 from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import State, Task, TaskLimits, TaskResult
 
@@ -28,11 +28,17 @@ MISSING = Missing.MISSING
 
 
 def resume_document(
-    job_data: bytes | None, result: TaskResult | None, answers: Mapping[str, Any] | None, value: Any, limits: TaskLimits
+    task_id: str,
+    job_data: bytes | None,
+    result: TaskResult | None,
+    answers: Mapping[str, Any] | None,
+    value: Any,
+    limits: TaskLimits,
 ) -> dict[str, Any]:
     """Make the task that answers the interrupted one.
 
     Args:
+        task_id: Its id.
         job_data: The interrupted task as it stands in RQ's job.
         result: Its result.
         answers: Interrupt id -> value, for some or all of the pending ones.
@@ -45,19 +51,20 @@ def resume_document(
         InvalidTaskError: no answer, or one to a question that was not asked.
     """
     if job_data is None or result is None:
-        raise UnknownTaskError("only an interrupted task can be resumed, as long as it is kept: 7 days by default")
-    if result.status is not State.INTERRUPTED:  # then its own words are kept
-        raise NotInterruptedError(f"task {result.task_id} ended as {result.status}: only an interrupted one is resumed")
+        raise UnknownTaskError(task_id)
+    if result.status is not State.INTERRUPTED:
+        raise NotInterruptedError(task_id, result.status)
     asked = Task.parse(read_json(job_data)[2][0], limits)
     pending = sorted(interrupt["id"] for interrupt in result.result[INTERRUPT])
     if (answers is None) == (value is MISSING):
-        raise InvalidTaskError("expected either value, the answer to the one open question, or answers by interrupt id")
+        expected = "either value, the answer to the one open question, or answers by interrupt id"
+        raise InvalidTaskError(Violation("value", expected, "nothing" if answers is None else "both"))
     if answers is None:
         answers = {_only(pending): value}
     unknown = [id_ for id_ in answers if id_ not in pending]
     if unknown or not answers:
         got = ", ".join(unknown) or "nothing"
-        raise InvalidTaskError(f"answers: expected answers to {', '.join(pending)}, got: {got}")
+        raise InvalidTaskError(Violation("answers", f"answers to {', '.join(pending)}", got))
     kept = asked.model_dump(exclude={"schema_version", "task_id", "input", "resume", "traceparent", "submitted_at"})
     earlier = asked.resume.origin if asked.resume else None
     return {
@@ -70,5 +77,5 @@ def resume_document(
 
 def _only(pending: list[str]) -> str:
     if len(pending) > 1:
-        raise InvalidTaskError(f"value: expected answers by interrupt id, since there are {len(pending)}: {pending}")
+        raise InvalidTaskError(Violation("value", f"answers by interrupt id, to {', '.join(pending)}", "one value"))
     return pending[0]

@@ -1,10 +1,11 @@
-"""Every error that the gateway answers with is a problem document (RFC 9457) that says what to do.
+"""Problem documents (RFC 9457), the form of every error that the gateway answers with.
 
 `type` is a constant for programs, `detail` a sentence for people; `errors` names the fields of a refused request.
 """
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from math import ceil
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -16,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from langgraph_rq.shared.connections.clients import is_outage
 from langgraph_rq.shared.errors import (
-    InvalidTaskError,
+    InvalidInputError,
     LanggraphRqError,
     NotInterruptedError,
     QueueFullError,
@@ -24,6 +25,7 @@ from langgraph_rq.shared.errors import (
     TaskConflictError,
     UnknownGraphError,
     UnknownTaskError,
+    Violation,
 )
 from langgraph_rq.shared.strict_json import kind
 from langgraph_rq.shared.tasks import Task, explain
@@ -32,8 +34,8 @@ from langgraph_rq.shared.telemetry.logs import get_logger
 MEDIA_TYPE = "application/problem+json"
 PREFIX = "urn:langgraph-rq:problem:"
 
+_OUTAGE = "Redis cannot be reached: nothing is lost, try again"
 _OUTAGE_RETRY_S = 1
-_FULL_RETRY_S = 30
 
 _log = get_logger(__name__)
 
@@ -63,7 +65,7 @@ class ProblemError(HTTPException):
         kind: The last part of the document's `type`.
         detail: What happened, and what to do.
         headers: Of the answer.
-        errors: (field, message) of a refused request.
+        violations: The fields of a refused request.
         more: Further members of the document.
     """
 
@@ -74,12 +76,12 @@ class ProblemError(HTTPException):
         detail: str,
         *,
         headers: Mapping[str, str] | None = None,
-        errors: Sequence[tuple[str, str]] = (),
+        violations: Sequence[Violation] = (),
         more: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(status, detail, dict(headers or {}))
         self.kind = kind
-        self.errors = errors
+        self.violations = violations
         self.more = more or {}
 
     def response(self) -> JSONResponse:
@@ -91,13 +93,13 @@ class ProblemError(HTTPException):
             "detail": self.detail,
             **self.more,
         }
-        if self.errors:
-            document["errors"] = [{"field": field, "message": message} for field, message in self.errors]
+        if self.violations:
+            document["errors"] = [{"field": one.field, "message": str(one)} for one in self.violations]
         return JSONResponse(document, self.status_code, self.headers, MEDIA_TYPE)
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Say in OpenAPI that a route answers with problems of these statuses."""
+    """Declare for OpenAPI that a route answers with problems of these statuses."""
     return {
         status: {
             "description": HTTPStatus(status).phrase,
@@ -107,41 +109,44 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def invalid(errors: Sequence[tuple[str, str]]) -> ProblemError:
+def invalid(*violations: Violation) -> ProblemError:
     """Refuse a request, naming the fields."""
-    return ProblemError(422, "invalid_request", "; ".join(message for _, message in errors), errors=errors)
+    return ProblemError(422, "invalid_request", "; ".join(map(str, violations)), violations=violations)
 
 
 def problem_of(error: Exception) -> ProblemError | None:
-    """Say what one of our errors, or an outage of Redis, means over HTTP; None: it is a mistake of ours."""
-    detail = str(error)
+    """Translate an error of this library, or an outage of Redis; None: a defect of the gateway."""
     match error:
         case ProblemError():
             return error
-        case InvalidTaskError():
-            detail = detail.removeprefix("invalid task: ")
-            return invalid([(part.partition(":")[0], part) for part in detail.split("; ")])
+        case InvalidInputError():
+            return invalid(*error.violations)
         case UnknownGraphError():
-            return invalid([("graph", detail)])
+            return invalid(Violation("graph", f"one that a live worker serves ({error.known})", kind(error.graph)))
         case TaskConflictError():
-            return ProblemError(409, "task_conflict", detail)
+            return ProblemError(409, "task_conflict", str(error))
         case NotInterruptedError():
-            return ProblemError(409, "not_interrupted", detail)
+            return ProblemError(409, "not_interrupted", str(error))
         case UnknownTaskError():
-            return ProblemError(404, "unknown_task", detail)
+            return ProblemError(404, "unknown_task", str(error))
         case QueueFullError():
-            return ProblemError(503, "redis_full", detail, headers={"Retry-After": str(_FULL_RETRY_S)})
-        case RedisUnavailableError() | RedisError() if not isinstance(error, RedisError) or is_outage(error):
-            detail = "Redis cannot be reached: nothing is lost, try again"
-            return ProblemError(503, "redis_unavailable", detail, headers={"Retry-After": str(_OUTAGE_RETRY_S)})
+            return ProblemError(503, "redis_full", str(error), headers=_retry_after(error.retry_after_s))
+        case RedisUnavailableError():
+            return ProblemError(503, "redis_unavailable", _OUTAGE, headers=_retry_after(error.retry_after_s))
+        case RedisError() if is_outage(error):
+            return ProblemError(503, "redis_unavailable", _OUTAGE, headers=_retry_after(_OUTAGE_RETRY_S))
         case _:
             return None
 
 
-def _explain(problem: Any, model: type[BaseModel]) -> str:
-    """Say what is wrong with a field of the body, with a parameter, or with the body as such."""
+def _retry_after(seconds: float) -> dict[str, str]:
+    return {"Retry-After": str(ceil(seconds))}
+
+
+def _explain(problem: Any, model: type[BaseModel]) -> Violation:
+    """Describe what is wrong with a field of the body, with a parameter, or with the body as such."""
     if len(problem["loc"]) == 1:
-        return f"body: expected a JSON object with Content-Type: application/json, got: {kind(problem['input'])}"
+        return Violation("body", "a JSON object with Content-Type: application/json", kind(problem["input"]))
     inner: Any = {**problem, "loc": problem["loc"][1:]}
     return explain(inner, model)
 
@@ -167,8 +172,7 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         body = getattr(request.scope.get("route"), "body_field", None)
         model = body.field_info.annotation if body else Task
-        explained = [_explain(problem, model) for problem in error.errors()]
-        return invalid([(one.partition(":")[0], one) for one in explained]).response()
+        return invalid(*(_explain(problem, model) for problem in error.errors())).response()
 
     for base in (LanggraphRqError, RedisError, Exception):
         app.add_exception_handler(base, ours)

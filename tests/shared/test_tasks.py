@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from langgraph_rq.shared.errors import InvalidTaskError
+from langgraph_rq.shared.errors import InvalidTaskError, Violation
 from langgraph_rq.shared.tasks import FUNCTION, SCHEMA, Priority, State, Task, TaskLimits, task_key
 
 LIMITS = TaskLimits()
@@ -35,9 +35,9 @@ def test_task_is_written_as_a_job_of_rq_and_read_again():
 @pytest.mark.parametrize(
     ("document", "words"),
     [
-        ("{nope", "expected a task to be JSON"),
-        ("[1]", "expected a task to be a JSON object, got: a list of 1"),
-        ("{}", "input: missing"),
+        ("{nope", "task: expected JSON"),
+        ("[1]", "task: expected a JSON object, got: a list of 1"),
+        ("{}", "input: expected a JSON object, got: nothing"),
         ('{"input": [1]}', "input: expected a JSON object, got: a list of 1"),
         ('{"input": {}, "inptu": 1}', "inptu: unknown field (did you mean input?)"),
         (
@@ -49,13 +49,13 @@ def test_task_is_written_as_a_job_of_rq_and_read_again():
         ('{"input": {}, "deadline_s": 1e9}', "deadline_s: expected at most 86400, got: 1e+09"),
         ('{"input": {}, "max_attempts": 0}', "max_attempts: expected"),
         ('{"input": {}, "schema": 2}', "schema: expected a version up to 1, got: 2"),
-        ('{"input": {"x": NaN}}', "expected a task to be JSON"),
+        ('{"input": {"x": NaN}}', "task: expected JSON"),
         ({"input": {"x": float("inf")}}, "input.x: expected a finite number, got: inf"),
         ({"input": {"x": 10**400}}, "input.x: expected an integer below 2^63"),
         ({"input": {"x": "\ud800"}}, "input: expected JSON"),
         ({"input": {"x": "y" * 300_000}}, "input: expected at most 256,000 bytes, got: 300,008"),
         ('{"input": {"x": ' + "[" * 40 + "]" * 40 + "}}", "input: expected at most 32 levels of nesting"),
-        ('{"input": {"x": ' + "[" * 9000 + "]" * 9000 + "}}", "expected a task to be JSON"),
+        ('{"input": {"x": ' + "[" * 9000 + "]" * 9000 + "}}", "task: expected JSON"),
         ({"input": {}, "metadata": {"x": "y" * 20_000}}, "metadata: expected at most 16,000 bytes"),
     ],
     ids=lambda value: str(value)[:40],
@@ -67,6 +67,16 @@ def test_violation_is_named(document, words):
 def test_every_violation_is_named_in_one_line():
     message = refusal({"input": {}, "task_id": "a b", "priority": "urgent", "grph": "x"})
     assert all(field in message for field in ("task_id:", "priority:", "grph: unknown field (did you mean graph?)"))
+
+
+def test_violation_carries_its_field_what_was_expected_and_what_came():
+    with pytest.raises(InvalidTaskError) as refused:
+        Task.parse({"input": {}, "grph": "x", "max_attempts": 99}, TaskLimits(attempts=10))
+    (unknown,) = refused.value.violations
+    assert (unknown.field, unknown.got, unknown.suggestion) == ("grph", '"x"', "graph")
+    with pytest.raises(InvalidTaskError) as refused:
+        Task.parse({"input": {}, "max_attempts": 99}, TaskLimits(attempts=10))
+    assert refused.value.violations == (Violation("max_attempts", "at most 10", "99"),)
 
 
 def test_same_body_has_the_same_digest_whenever_it_is_submitted():

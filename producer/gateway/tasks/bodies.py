@@ -8,8 +8,8 @@ from fastapi import Path, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
-from langgraph_rq.producer.client.lookup import unknown_task
-from langgraph_rq.producer.gateway.problems import ProblemError, invalid
+from langgraph_rq.producer.gateway.problems import invalid
+from langgraph_rq.shared.errors import UnknownTaskError, Violation
 from langgraph_rq.shared.strict_json import kind, read_json
 from langgraph_rq.shared.tasks import DEFAULT_GRAPH, Name, Priority, StreamMode, TaskId, ThreadId
 
@@ -78,10 +78,10 @@ class StrictRequest(Request):
         try:
             value = read_json(await self.body())
         except ValueError as error:
-            raise invalid([("body", f"body: expected JSON, got: {error}")]) from None
-        problems = list(_unclean(value))
-        if problems:
-            raise invalid(problems)
+            raise invalid(Violation("body", "JSON", str(error))) from None
+        violations = list(_unclean(value))
+        if violations:
+            raise invalid(*violations)
         return value
 
 
@@ -99,7 +99,7 @@ class StrictRoute(APIRoute):
         return strictly
 
 
-def _unclean(value: Any) -> Iterator[tuple[str, str]]:
+def _unclean(value: Any) -> Iterator[Violation]:
     """Name every field that holds characters no text has, or that is nested too deeply."""
     parts: list[tuple[Any, str, int]] = [(value, "", 0)]
     while parts:
@@ -107,11 +107,9 @@ def _unclean(value: Any) -> Iterator[tuple[str, str]]:
         if isinstance(part, str):
             found = _UNCLEAN.search(part)
             if found:
-                name = path or "body"
-                yield name, f"{name}: expected text without control characters, got: U+{ord(found[0]):04X}"
+                yield Violation(path or "body", "text without control characters", f"U+{ord(found[0]):04X}")
         elif level > _DEPTH:
-            name = path[:60]
-            yield name, f"{name}: expected at most {_DEPTH} levels of nesting, got more"
+            yield Violation(path[:60], f"at most {_DEPTH} levels of nesting", "more")
         elif isinstance(part, dict):
             for name, item in part.items():
                 where = f"{path}.{name}".removeprefix(".") if not _UNCLEAN.search(name) else f"{path}.?"
@@ -129,11 +127,11 @@ async def known_form(
     try:
         return _TASK_ID.validate_python(task_id)
     except ValidationError:
-        raise unknown_task(task_id[:60]) from None
+        raise UnknownTaskError(task_id[:60]) from None
 
 
 def refuse_both(task_id: str | None, idempotency_key: str | None) -> None:
     """Refuse a request that is identified twice."""
     if task_id is not None and idempotency_key is not None:
-        message = f"task_id: expected either an Idempotency-Key or a task_id of your own, got both: {kind(task_id)}"
-        raise ProblemError(422, "invalid_request", message, errors=[("task_id", message)])
+        expected = "either an Idempotency-Key or a task_id of your own"
+        raise invalid(Violation("task_id", expected, f"both: {kind(task_id)}"))

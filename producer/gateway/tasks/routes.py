@@ -8,14 +8,14 @@ from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.responses import JSONResponse
 from pydantic_core import to_jsonable_python
 
-from langgraph_rq.producer.client.lookup import Receipt, TaskStatus, forgotten_result
+from langgraph_rq.producer.client.lookup import Receipt, TaskStatus
 from langgraph_rq.producer.client.resume import MISSING
 from langgraph_rq.producer.gateway.answers import ReceiptAnswer, RecentAnswer, StateAnswer, StatusAnswer
 from langgraph_rq.producer.gateway.problems import documented
 from langgraph_rq.producer.gateway.state import Caller, FromCaller
 from langgraph_rq.producer.gateway.tasks.bodies import ResumeBody, StrictRoute, SubmitBody, known_form, refuse_both
 from langgraph_rq.producer.gateway.tasks.recent import KEPT, read_recent, remember
-from langgraph_rq.shared.errors import WaitTimeoutError
+from langgraph_rq.shared.errors import UnknownTaskError, WaitTimeoutError
 from langgraph_rq.shared.tasks import State, TaskResult
 
 LONGEST_WAIT_S = 60.0
@@ -84,7 +84,7 @@ async def result(
         return Response(document, media_type="application/json")
     found = await caller.client.status(task_id)
     if found.state.is_terminal:
-        raise forgotten_result(task_id, found.state)
+        raise UnknownTaskError(task_id, found.state)
     return JSONResponse(_status(found), 202, {"Retry-After": "1"})
 
 

@@ -149,8 +149,8 @@ def test_exception_is_logged_without_what_it_says_and_without_variables(lines):
 
 
 def test_exception_of_operations_keeps_its_message(lines):
-    log_raised(RedisUnavailableError("cannot reach Redis at redis://***@host"))
-    assert lines.objects()[0]["exception"]["message"] == "cannot reach Redis at redis://***@host"
+    log_raised(RedisUnavailableError("redis://***@host", "refused"))
+    assert lines.objects()[0]["exception"]["message"] == "cannot reach Redis at redis://***@host: refused"
 
 
 def test_terminal_shows_a_readable_line_and_no_variables(restored):
