@@ -76,8 +76,8 @@ def _verify(redis: Redis, *, as_json: bool) -> None:
     now_ms = round(time.time() * 1000)
     faults = list(verify(counted(), known, key, keep_days=settings.audit_days, now_ms=now_ms))
     if as_json:
-        told = [{"writer": one.writer, "seq": one.seq, "what": one.what} for one in faults]
-        click.echo(json.dumps({"entries": seen, "writers": len(known), "faults": told}))
+        shown = [{"writer": one.writer, "seq": one.seq, "what": one.what} for one in faults]
+        click.echo(json.dumps({"entries": seen, "writers": len(known), "faults": shown}))
     else:
         click.echo(_sentence(seen, len(known), faults))
     if faults:

@@ -57,7 +57,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Write one JS
 
 
 class _Group(click.Group):
-    """Turns our errors into one line and a documented exit code."""
+    """Writes an error of this library as one line, and exits with its documented code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -98,7 +98,7 @@ for command in (workers, events, cancel, resume, serve, new_key, dashboard, doct
 @click.option("--file", type=click.File("r"), help="Tasks as JSON lines, one object each; - is stdin.")
 @click.option("--graph", help="The graph to run (default: assistant).")
 @click.option("--id", "task_id", help="Your own id; the same task again under it runs once.")
-@click.option("--user", "user_id", help="For whom: limits and fairness are per user.")
+@click.option("--user", "user_id", help="The user for whom it runs: limits and turns are per user.")
 @click.option("--thread", "thread_id", help="The conversation that this continues.")
 @click.option("--priority", type=click.Choice([p.value for p in Priority]), help="(default: default)")
 @click.option("--deadline", "deadline_s", type=float, metavar="SECONDS", help="End it after this time (default: 300).")
@@ -138,7 +138,7 @@ def submit(
 @click.argument("task_id")
 @json_option
 def status(task_id: str, *, as_json: bool) -> None:
-    """Say where a task is."""
+    """Show where a task is."""
     with Client() as client:
         found = client.status(task_id)
         output.write(asdict(found) if as_json else output.status(found))

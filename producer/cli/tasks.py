@@ -1,4 +1,4 @@
-"""The commands that follow, stop and answer tasks, and the one that serves them over HTTP."""
+"""The commands that follow, cancel and resume tasks, and those of the HTTP gateway."""
 
 import json
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ import click
 from langgraph_rq.producer.cli import output
 from langgraph_rq.producer.client.client import Client
 from langgraph_rq.producer.client.resume import MISSING
-from langgraph_rq.producer.gateway.api_keys import make_key
+from langgraph_rq.producer.gateway.admission.api_keys import make_key
 from langgraph_rq.shared.errors import InvalidInputError, SettingsError, Violation
 from langgraph_rq.shared.queue.events import BEGINNING, is_place
 from langgraph_rq.shared.settings import GatewaySettings, load
@@ -32,7 +32,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Write one J
 @click.option("--after", default=BEGINNING, metavar="ID", help="Go on after the event of this id.")
 @_json_option
 def events(task_id: str, *, after: str, as_json: bool) -> None:
-    """Follow what happens to a task until it has ended.
+    """Follow the events of a task until it has ended.
 
     \b
     Examples:
@@ -65,7 +65,7 @@ def cancel(task_id: str, *, as_json: bool) -> None:
 @click.option("--answer", "answers", multiple=True, metavar="ID=VALUE", help="To one of several open questions.")
 @_json_option
 def resume(task_id: str, value: str | None, *, answers: Iterable[str], as_json: bool) -> None:
-    """Answer what a task was interrupted for; writes the id of the task that goes on with its thread.
+    """Answer the questions of an interrupted task; writes the id of the task that continues its thread.
 
     VALUE is JSON, or a text where it is none. The same answer again is the same task.
 
@@ -84,7 +84,7 @@ def resume(task_id: str, value: str | None, *, answers: Iterable[str], as_json: 
 @click.command(epilog="\b\nExit codes:\n  0  asked to end\n  2  a setting is wrong")
 @click.option("--host", help="Address to listen on (default: 127.0.0.1).")
 @click.option("--port", type=int, help="Port to listen on (default: 8080).")
-@click.option("--without-keys", is_flag=True, default=None, help="Let everybody on this machine in.")
+@click.option("--without-keys", is_flag=True, default=None, help="Serve this machine only, without API keys.")
 def serve(*, host: str | None, port: int | None, without_keys: bool | None) -> None:
     """Serve the HTTP API, and a page for people at /.
 
@@ -99,7 +99,7 @@ def serve(*, host: str | None, port: int | None, without_keys: bool | None) -> N
         raise SettingsError("serve: expected the extra `api`: pip install 'langgraph-rq[api]'")
     settings = load(GatewaySettings, host=host, port=port, without_keys=without_keys)
     # Only this command needs them; all others stay quick.
-    from langgraph_rq.producer.gateway.serve import serve as serve_gateway  # noqa: PLC0415
+    from langgraph_rq.producer.gateway.server import serve as serve_gateway  # noqa: PLC0415
 
     serve_gateway(settings)
 

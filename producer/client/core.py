@@ -4,21 +4,20 @@
 """
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from copy import copy
-from functools import partial
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, Unpack
 
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
-
-from langgraph_rq.producer.client.events import PAGE
+from langgraph_rq.producer.client.connection import Connection
+from langgraph_rq.producer.client.event_feed import PAGE
 from langgraph_rq.producer.client.lookup import (
     JOB_FIELDS,
     STATUS_FIELDS,
     Receipt,
     TaskStatus,
+    ask_place,
+    ask_results,
     read_job_status,
     read_receipt,
     read_status,
@@ -26,7 +25,7 @@ from langgraph_rq.producer.client.lookup import (
 from langgraph_rq.producer.client.records import Records
 from langgraph_rq.producer.client.resume import MISSING, resume_document
 from langgraph_rq.producer.client.task_fields import TaskFields
-from langgraph_rq.producer.client.transports import Ask, Transport
+from langgraph_rq.producer.client.transports import Transport
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import (
     InvalidTaskError,
@@ -45,12 +44,9 @@ from langgraph_rq.shared.telemetry.audit import Action
 _SUBMIT_BATCH = 200
 _WATCHED = 100
 """Results waited for at once; the others are found when their turn comes."""
-_ATTEMPT_WAITS_S = (0.05, 0.3)
 _LOOK_AGAIN_S = 60.0
 _QUIET_TIMES = 4
 """A waiter checks that its task still exists: after `_LOOK_AGAIN_S`, a follower after so many quiet times."""
-
-T = TypeVar("T")
 
 
 class ClientCore:
@@ -71,7 +67,6 @@ class ClientCore:
     ) -> None:
         settings = load(RedisSettings, redis_url=redis_url)
         url = settings.redis_url.get_secret_value()
-        self._shown_url = mask_url(url)
         self._queue = queue or load(QueueSettings)
         self._limits = (tasks or load(TaskSettings)).limits()
         self._times = self._queue.times(self._limits.input_bytes)
@@ -79,6 +74,7 @@ class ClientCore:
         self._replicas = scripts.Replicas(settings.submit_replicas, round(settings.submit_replicas_timeout_s * 1000))
         self._tenant = DEFAULT_TENANT
         self._transport = transport(url, settings.redis_connections, settings.redis_timeout_s)
+        self._connection = Connection(self._transport, mask_url(url))
 
     def for_tenant(self, tenant: str) -> Self:
         """Return a client to which only the tasks of `tenant` exist; it shares the connections of this one."""
@@ -125,17 +121,17 @@ class ClientCore:
             batch, records = self._records.submit(tasks[start : start + _SUBMIT_BATCH], self._queue.queue)
             calls = [submit_call(task, task.priority.queue(self._queue.queue), self._times) for task in batch]
             # Submitting is idempotent under the id, so a lost reply is answered by asking again.
-            answers = await self._insist(partial(self._transport.run, calls + records, self._replicas))
+            answers = await self._connection.run(calls + records, self._replicas)
             for task, submission in zip(batch, answers[: len(batch)], strict=True):
                 yield read_receipt(task, submission)
 
     async def status(self, task_id: str) -> TaskStatus:
         """Read where a task is. Raises UnknownTaskError, RedisUnavailableError."""
         key = self._key(task_id)
-        (fields,) = await self._read(lambda pipeline: pipeline.hmget(task_hash(key), STATUS_FIELDS))
+        (fields,) = await self._connection.read(lambda pipeline: pipeline.hmget(task_hash(key), STATUS_FIELDS))
         found = read_status(task_id, fields)
         if found is None:
-            (job,) = await self._read(lambda pipeline: pipeline.hmget(job_hash(key), JOB_FIELDS))
+            (job,) = await self._connection.read(lambda pipeline: pipeline.hmget(job_hash(key), JOB_FIELDS))
             found = read_job_status(task_id, job)
         if found is None:
             raise UnknownTaskError(task_id)
@@ -149,7 +145,7 @@ class ClientCore:
     async def result_json(self, task_id: str) -> bytes | None:
         """Read a task's result as `result` does, as the JSON document that stands in Redis."""
         key = self._key(task_id)
-        (document,) = await self._read(lambda pipeline: pipeline.get(result_key(key)))
+        (document,) = await self._connection.read(lambda pipeline: pipeline.get(result_key(key)))
         if document is None:
             return None
         await self._record(Action.READ, key)
@@ -195,9 +191,7 @@ class ClientCore:
     async def _await_ends(self, places: dict[str, str], timeout_s: float) -> list[bytes]:
         """Wait for events of tasks, and take the tasks that ended out of `places`; answers their results."""
         ids = {events_key(self._key(task_id)): task_id for task_id in places}
-        news = await self._insist(
-            lambda: self._transport.news({key: places[id_] for key, id_ in ids.items()}, timeout_s, is_drained=True)
-        )
+        news = await self._transport.news({key: places[id_] for key, id_ in ids.items()}, timeout_s, is_drained=True)
         for key, events in news.items():
             places[ids[key]] = events[-1].id
         # When nothing has happened for a while, the events may have been forgotten before we looked.
@@ -210,16 +204,8 @@ class ClientCore:
 
     async def _look(self, task_ids: Sequence[str]) -> tuple[list[bytes], dict[str, str]]:
         """Read the results that are there, and for the others the last event's id, after which to wait."""
-
-        def ask(pipeline: Any) -> None:
-            # The last event first: an end that is written meanwhile comes after it, and is waited for.
-            for key in map(self._key, task_ids):
-                pipeline.xrevrange(events_key(key), count=1)
-                pipeline.hget(task_hash(key), "state")
-                pipeline.exists(job_hash(key))
-                pipeline.get(result_key(key))
-
-        replies = await self._read(ask) if task_ids else []
+        keys = [self._key(task_id) for task_id in task_ids]
+        replies = await self._connection.read(lambda pipeline: ask_results(pipeline, keys)) if keys else []
         documents: dict[str, bytes] = {}
         places: dict[str, str] = {}
         for i, task_id in enumerate(task_ids):
@@ -294,12 +280,12 @@ class ClientCore:
         """
         key = self._key(task_id)
         result = ending.early_end(
-            task_id, State.CANCELLED, await self._read(lambda pipeline: ending.ask(pipeline, key))
+            task_id, State.CANCELLED, await self._connection.read(lambda pipeline: ending.ask(pipeline, key))
         )
         if result is None:
             raise UnknownTaskError(task_id)
         call = cancel_call(key, State.CANCELLED, result, self._times)
-        (state,) = await self._insist(partial(self._transport.run, [call]))
+        (state,) = await self._connection.run([call])
         if isinstance(state, Exception):
             raise state
         if state is None:
@@ -322,7 +308,7 @@ class ClientCore:
             TaskConflictError: another answer was given before.
             InvalidTaskError: an answer to a question that was not asked. Further as `submit`.
         """
-        (data,) = await self._read(lambda pipeline: pipeline.hget(job_hash(self._key(task_id)), "data"))
+        (data,) = await self._connection.read(lambda pipeline: pipeline.hget(job_hash(self._key(task_id)), "data"))
         document = resume_document(task_id, data, await self.result(task_id), answers, value, self._limits)
         return (await self.submit_many([document]))[0]
 
@@ -340,16 +326,9 @@ class ClientCore:
     async def _where(self, task_id: str, *, patiently: bool = False) -> tuple[State, Event | None]:
         """Read a task's state and its last event; `patiently` waits for a Redis that is away."""
         key = self._key(task_id)
-
-        def ask(pipeline: Any) -> None:
-            # The state first: when it is the last one, the last event is there too.
-            pipeline.hget(task_hash(key), "state")
-            pipeline.exists(job_hash(key))
-            pipeline.xrevrange(events_key(key), count=1)
-
         while True:
             try:
-                state, has_job, last = await self._read(ask)
+                state, has_job, last = await self._connection.read(lambda pipeline: ask_place(pipeline, key))
             except RedisUnavailableError:
                 if not patiently:
                     raise
@@ -362,21 +341,7 @@ class ClientCore:
     async def _record(self, action: Action, *keys: str, **details: Any) -> None:
         """Write what was done to the audit log, if there is one."""
         if records := self._records.of(action, *keys, **details):
-            await self._insist(partial(self._transport.run, records))
-
-    async def _read(self, ask: Ask) -> list[Any]:
-        return await self._insist(partial(self._transport.read, ask))
-
-    async def _insist(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask again after a broken connection; everything that is asked here may safely run twice."""
-        for wait_s in (*_ATTEMPT_WAITS_S, None):
-            try:
-                return await ask()
-            except (RedisConnectionError, RedisTimeoutError) as error:
-                if wait_s is None:
-                    raise RedisUnavailableError(self._shown_url, error) from error
-                await self._transport.pause(wait_s)
-        raise AssertionError
+            await self._connection.run(records)
 
 
 def _is_over(state: State, last: Event | None, after: str) -> bool:

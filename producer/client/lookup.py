@@ -1,11 +1,14 @@
-"""What both clients ask Redis for, and how they read its answers. Nothing here waits for anything."""
+"""What a client reads of tasks: which commands, and what their replies mean. Nothing here waits for anything."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from redis.asyncio.client import Pipeline as AsyncPipeline
+from redis.client import Pipeline
+
 from langgraph_rq.shared.errors import QueueFullError, TaskConflictError, UnknownGraphError
-from langgraph_rq.shared.queue.task_queue import Submission, Submitted
+from langgraph_rq.shared.queue.task_queue import Submission, Submitted, events_key, job_hash, result_key, task_hash
 from langgraph_rq.shared.tasks import State, Task
 from langgraph_rq.shared.telemetry.logs import get_logger
 
@@ -39,6 +42,24 @@ class TaskStatus:
     started_at: datetime | None
     deadline_at: datetime | None
     worker: str | None
+
+
+def ask_results(pipeline: Pipeline | AsyncPipeline, keys: Iterable[str]) -> None:
+    """Ask for the last event, the state, the job and the result of each task."""
+    # The last event first: an end that is written meanwhile comes after it, and is waited for.
+    for key in keys:
+        pipeline.xrevrange(events_key(key), count=1)
+        pipeline.hget(task_hash(key), "state")
+        pipeline.exists(job_hash(key))
+        pipeline.get(result_key(key))
+
+
+def ask_place(pipeline: Pipeline | AsyncPipeline, key: str) -> None:
+    """Ask for the state, the job and the last event of a task."""
+    # The state first: when it is the last one, the last event is there too.
+    pipeline.hget(task_hash(key), "state")
+    pipeline.exists(job_hash(key))
+    pipeline.xrevrange(events_key(key), count=1)
 
 
 def read_receipt(task: Task, submission: Submission | Exception) -> Receipt:

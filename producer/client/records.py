@@ -1,4 +1,4 @@
-"""What a producer writes beside its calls, in the same round trip: spans of a submit, entries of the audit log."""
+"""Spans of a submit and entries of the audit log, written in the round trip of the call that they describe."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Records:
         return cls(Audit(key.get_secret_value(), settings.audit_days) if key else None)
 
     def submit(self, tasks: Sequence[Task], base_queue: str) -> tuple[list[Task], list[Call[Any]]]:
-        """Give each task its place in a trace; answers the tasks, and what is to be run after submitting them."""
+        """Put each task into a trace; return the tasks, and the calls to run after submitting them."""
         traced, records = self._trace(tasks, base_queue)
         if self.audit:
             for task in traced:
@@ -42,7 +42,7 @@ class Records:
         return traced, records
 
     def of(self, action: Action, *task_ids: str, **details: Any) -> list[Call[Any]]:
-        """What is to be written when something was done to tasks."""
+        """Build the calls that record an action on tasks."""
         if self.audit is None or not task_ids:
             return []
         for task_id in task_ids:

@@ -1,4 +1,4 @@
-"""Answer what a task was interrupted for: the task that goes on with its thread, made from the one that asked.
+"""The task that answers an interrupted one and continues its thread.
 
 Its id is derived from the interrupts' ids. So the same answer given twice is one task, another answer to the same
 question is a conflict, and no lock is needed for either.
@@ -15,7 +15,7 @@ from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import State, Task, TaskLimits, TaskResult
 
 INTERRUPT = "__interrupt__"
-"""Where LangGraph puts the pending interrupts of a graph's output: a list of {id, value}."""
+"""The key under which LangGraph puts the pending interrupts of a graph's output: a list of {id, value}."""
 
 
 class Missing(Enum):

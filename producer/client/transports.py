@@ -16,7 +16,7 @@ from redis.asyncio.client import Pipeline as AsyncPipeline
 from redis.client import Pipeline
 from redis.exceptions import RedisError
 
-from langgraph_rq.producer.client.events import BLOCK_S, OUTAGE_WAIT_S, PAGE, READERS, EventFeed
+from langgraph_rq.producer.client.event_feed import BLOCK_S, OUTAGE_WAIT_S, PAGE, READERS, EventFeed
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.clients import is_outage, open_async, open_sync
 from langgraph_rq.shared.connections.scripts import Call, Replicas

@@ -72,8 +72,8 @@ def doctor(
     if as_json:
         for area, name, finding in results:
             level = finding.level.name.lower()
-            told = {"area": area, "check": name, "level": level, "reason": finding.reason, "fix": finding.fix}
-            click.echo(json.dumps(told))
+            shown = {"area": area, "check": name, "level": level, "reason": finding.reason, "fix": finding.fix}
+            click.echo(json.dumps(shown))
     else:
         _show(results)
     context.exit(max(finding.level for _, _, finding in results))

@@ -27,8 +27,8 @@ def requests_are_limited(system: System) -> Finding:
     )
 
 
-def spending_is_told(system: System) -> Finding:
-    """At 50, 80, 95 and 100 % of a limit somebody should hear of it."""
+def spending_is_announced(system: System) -> Finding:
+    """50, 80, 95 and 100 % of a limit should raise an alert."""
     if system.telemetry.alert_webhook_url:
         return passed("budget alerts are posted to a webhook")
     if system.urls.prometheus and any("Budget" in rule["name"] for rule in system.rules):
@@ -53,6 +53,6 @@ def models_are_chosen_by_difficulty(_system: System) -> Finding:
 CHECKS: dict[str, Check] = {
     "daily budget": there_is_a_daily_budget,
     "request limits": requests_are_limited,
-    "budget alerts": spending_is_told,
+    "budget alerts": spending_is_announced,
     "model selection": models_are_chosen_by_difficulty,
 }

@@ -33,7 +33,7 @@ def passed(reason: str) -> Finding:
 
 
 def warned(reason: str, fix: str) -> Finding:
-    """Somebody should decide about this."""
+    """A warning: needs a decision."""
     return Finding(Level.WARN, reason, fix)
 
 

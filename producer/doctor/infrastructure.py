@@ -1,4 +1,4 @@
-"""Infrastructure: will tasks survive, and can nobody read or change them on the way?"""
+"""Infrastructure: do tasks survive, and are they protected on the way?"""
 
 from collections.abc import Mapping
 from ipaddress import ip_address
@@ -114,7 +114,7 @@ def _holds_secret(name: str, value: str) -> bool:
 
 
 def submits_are_rate_limited(system: System) -> Finding:
-    """One user in a loop must not fill the queue for everybody."""
+    """One user in a loop must not fill the queue for all."""
     if system.gateway.rate is None:
         return failed("the gateway has no rate limit", "set LGRQ_GATEWAY_RATE, for example 600/minute")
     return passed(f"at most {system.gateway.rate} tasks of one user")

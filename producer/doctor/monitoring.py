@@ -1,4 +1,4 @@
-"""Monitoring: will somebody know, and find out why?"""
+"""Monitoring: are failures noticed, and can they be explained?"""
 
 import json
 import subprocess
@@ -52,7 +52,7 @@ def metrics_are_scraped(system: System) -> Finding:
 
 
 def alerts_are_loaded(system: System) -> Finding:
-    """A rule that is not loaded wakes nobody up."""
+    """A rule that is not loaded raises no alert."""
     if system.urls.prometheus is None:
         return warned("not checked", _TELL_PROMETHEUS)
     ours = [rule["name"] for rule in system.rules if rule["type"] == "alerting" and rule["name"].startswith("Agent")]

@@ -1,4 +1,4 @@
-"""Security: who may do what, what leaves the system, and would a change be noticed?"""
+"""Security: permissions, data that leaves the system, and evidence of tampering."""
 
 import time
 from importlib.metadata import version
@@ -51,7 +51,7 @@ def audit_log_is_intact(system: System) -> Finding:
 
 
 def users_are_limited(system: System) -> Finding:
-    """One user must not spend everybody's budget."""
+    """One user must not spend the budget of all."""
     budget = system.budget
     if budget.user_daily_tokens is None and budget.user_daily_usd is None:
         return failed("a user may spend the whole day's budget", "set LGRQ_BUDGET_USER_DAILY_TOKENS")
@@ -61,19 +61,19 @@ def users_are_limited(system: System) -> Finding:
 
 
 def redis_user_has_a_role(system: System) -> Finding:
-    """Each part has a user of its own, and nobody is anonymous."""
+    """Each part has a Redis user of its own; none is anonymous."""
     who: Any = system.client.acl_whoami()
     name = who.decode() if isinstance(who, bytes) else str(who)
     if name == "default":
         return failed(
             "this connects as Redis' default user, who may do everything", "use the users of deploy/redis/users.acl"
         )
-    if _lets_anybody_in(system):
+    if _admits_without_password(system):
         return failed("Redis lets anybody in without a password", "load deploy/redis/users.acl: it turns `default` off")
     return passed(f"this connects as {name}, and nobody is let in without a password")
 
 
-def _lets_anybody_in(system: System) -> bool:
+def _admits_without_password(system: System) -> bool:
     url = system.redis.redis_url.get_secret_value()
     scheme, _, rest = url.partition("://")
     with open_sync(f"{scheme}://{rest.rpartition('@')[2]}", connections=1) as anonymous:
@@ -86,7 +86,7 @@ def _lets_anybody_in(system: System) -> bool:
 
 
 def dashboard_is_protected(system: System) -> Finding:
-    """rq-dashboard shows every job, and the stock one lets everybody requeue and delete."""
+    """rq-dashboard shows every job; the stock one also lets every visitor requeue and delete."""
     if system.urls.dashboard is None:
         return warned("not checked", "give --dashboard URL, so that it is asked")
     status, _ = system.get(f"{system.urls.dashboard}/")

@@ -20,7 +20,7 @@ _TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class Urls:
-    """Where the parts answer; None: not told, so not checked."""
+    """The addresses of the parts; None: not given, so not checked."""
 
     gateway: str | None = None
     prometheus: str | None = None
@@ -70,7 +70,7 @@ class System:
         return dict(info)
 
     def get(self, url: str) -> tuple[int, bytes]:
-        """Ask for `url`; answers status and body, also of an error. Raises OSError when nobody answers."""
+        """Ask for `url`; answers status and body, also of an error. Raises OSError when nothing answers."""
         context = ssl.create_default_context(cafile=str(self.ca) if self.ca else None)
         try:
             with urlopen(Request(url), timeout=_TIMEOUT_S, context=context) as answer:  # noqa: S310 - an operator's URL

@@ -1,4 +1,4 @@
-"""What the gateway answers with, for OpenAPI. A result is passed on as it stands: `TaskResult`."""
+"""The bodies of answers, for OpenAPI. A result is the document in Redis: `TaskResult`."""
 
 from datetime import datetime
 from typing import Any

@@ -1,4 +1,4 @@
-"""The application: what a gateway process holds, and in which order a request goes through it.
+"""The application: the parts of a gateway process, and the order in which a request passes them.
 
 A request's key is checked before anything else of it is read, then its size, then its JSON, then its fields; what is
 left is put to Redis.
@@ -13,14 +13,14 @@ from starlette.middleware import Middleware
 
 from langgraph_rq.producer.client.async_client import AsyncClient
 from langgraph_rq.producer.gateway import problems
-from langgraph_rq.producer.gateway.access import LOOPBACK, Access, is_open
-from langgraph_rq.producer.gateway.api_keys import Keyring
-from langgraph_rq.producer.gateway.body_limit import BodyLimit
+from langgraph_rq.producer.gateway.admission.access import LOOPBACK, Access, is_open
+from langgraph_rq.producer.gateway.admission.api_keys import Keyring
+from langgraph_rq.producer.gateway.admission.body_limit import BodyLimit
+from langgraph_rq.producer.gateway.admission.limits import Limits, parse_rate
 from langgraph_rq.producer.gateway.console import overview, page
-from langgraph_rq.producer.gateway.limits import Limits, parse_rate
+from langgraph_rq.producer.gateway.dependencies import Gateway
 from langgraph_rq.producer.gateway.probes import health
 from langgraph_rq.producer.gateway.probes.model_ping import ModelPing
-from langgraph_rq.producer.gateway.state import Gateway
 from langgraph_rq.producer.gateway.tasks import classic, routes, stream
 from langgraph_rq.shared.errors import SettingsError
 from langgraph_rq.shared.settings import (
@@ -35,7 +35,7 @@ from langgraph_rq.shared.settings import (
 )
 
 _ENVELOPE_BYTES = 24_000
-"""What a request's body may hold besides the input."""
+"""Room in a request's body besides the input."""
 
 _ABOUT = (
     "Submit tasks to a fleet of LangGraph workers, follow them, and read their results. "
@@ -47,7 +47,7 @@ def create_app(settings: GatewaySettings, redis_url: str | None = None) -> FastA
     """Make the application; its connections are opened when it starts and closed when it ends.
 
     Raises:
-        SettingsError: no keys and no word that none are wanted, or a setting that cannot be used.
+        SettingsError: no keys without LGRQ_GATEWAY_WITHOUT_KEYS, or a setting that cannot be used.
     """
     keyring = _keyring(settings)
     rate = parse_rate(settings.rate) if settings.rate else None
@@ -100,7 +100,7 @@ def _keyring(settings: GatewaySettings) -> Keyring | None:
 
 
 def _document(app: FastAPI, *, has_keys: bool) -> None:
-    """Add to OpenAPI what FastAPI cannot know: the problem document and the keys."""
+    """Add the problem document and the API keys to the OpenAPI document."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:

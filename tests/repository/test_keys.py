@@ -9,8 +9,8 @@ import pytest
 from redis import Redis
 
 from langgraph_rq import Client, State
-from langgraph_rq.producer.client import events as producer_events
-from langgraph_rq.producer.gateway import limits
+from langgraph_rq.producer.client import event_feed
+from langgraph_rq.producer.gateway.admission import limits
 from langgraph_rq.producer.gateway.tasks import recent
 from langgraph_rq.shared.breaker import circuit_breaker
 from langgraph_rq.shared.budget import hourly_cost, token_budget
@@ -26,7 +26,7 @@ OWNERS = (
     audit,
     tracing,
     checkpoints,
-    producer_events,
+    event_feed,
     limits,
     recent,
 )

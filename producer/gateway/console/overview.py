@@ -7,9 +7,9 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 
 from langgraph_rq.producer.gateway.answers import BreakerAnswer, MeterAnswer, UsageAnswer
+from langgraph_rq.producer.gateway.dependencies import Caller, FromCaller
 from langgraph_rq.producer.gateway.probes.health import breakers, live_workers
 from langgraph_rq.producer.gateway.problems import documented
-from langgraph_rq.producer.gateway.state import Caller, FromCaller
 from langgraph_rq.shared.budget.token_budget import Meter, Payer, usage_call
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.task_queue import OPEN, queue_key

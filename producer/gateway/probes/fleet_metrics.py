@@ -1,6 +1,6 @@
-"""The fleet as Prometheus sees it: gauges read from Redis at each scrape, with commands that change nothing.
+"""The fleet's Prometheus gauges, read from Redis at each scrape with commands that change nothing.
 
-The gateway serves them at /metrics. They say how much waits and who works even when no worker is left to say it.
+The gateway serves them at /metrics, so that queue depth and worker count are known even when no worker lives.
 """
 
 import time
@@ -28,7 +28,7 @@ class FleetMetrics:
 
     Args:
         redis: A client with raw replies.
-        queues: The RQ queues whose depth is told.
+        queues: The RQ queues whose depth is reported.
         breaker, budget: The limits that the workers have.
     """
 

@@ -1,4 +1,4 @@
-"""Whether this process lives, whether tasks can be expected to run, and its metrics."""
+"""Liveness, readiness and metrics of the gateway."""
 
 import asyncio
 from typing import Any
@@ -9,8 +9,8 @@ from prometheus_client import generate_latest
 from redis.exceptions import RedisError
 
 from langgraph_rq.producer.gateway.answers import HealthAnswer, PartAnswer, ReadyAnswer
+from langgraph_rq.producer.gateway.dependencies import FromGateway, Gateway
 from langgraph_rq.producer.gateway.probes.fleet_metrics import FleetMetrics
-from langgraph_rq.producer.gateway.state import FromGateway, Gateway
 from langgraph_rq.shared.breaker.circuit_breaker import INDEX_KEY, BreakerStatus, State, read_call
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.task_queue import WORKERS
@@ -20,7 +20,7 @@ router = APIRouter(tags=["health"])
 
 @router.get("/health", response_model=HealthAnswer)
 async def health() -> Response:
-    """Say that the process answers; it touches nothing else."""
+    """Answer without touching anything else."""
     return JSONResponse({"status": "ok"})
 
 
@@ -30,7 +30,7 @@ async def health() -> Response:
     responses={503: {"model": ReadyAnswer, "description": "At least one part is not ready"}},
 )
 async def ready(gateway: FromGateway) -> Response:
-    """Say whether Redis answers, a worker lives, and some model can be called."""
+    """Report whether Redis answers, a worker lives, and some model can be called."""
     parts = await _parts(gateway)
     is_ready = all(part.ready for part in parts.values())
     answer = ReadyAnswer(ready=is_ready, parts=parts)

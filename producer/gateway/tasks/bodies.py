@@ -1,4 +1,4 @@
-"""What the gateway accepts: strict JSON without control characters, and no field that nobody reads."""
+"""The bodies of requests: strict JSON without control characters and without unknown fields."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -38,15 +38,17 @@ class SubmitBody(Body):
     )
 
     input: dict[str, Any] = Field(description="The graph's input.")
-    graph: Name = Field(DEFAULT_GRAPH, description="Which of the workers' graphs is to run.")
+    graph: Name = Field(DEFAULT_GRAPH, description="The graph to run.")
     task_id: TaskId | None = Field(None, description="Your own id: the same task again under it runs once.")
-    user_id: Name | None = Field(None, description="For whom: limits and fairness are per user.")
+    user_id: Name | None = Field(None, description="The user for whom it runs: limits and turns are per user.")
     thread_id: ThreadId | None = Field(None, description="The conversation that this continues.")
     priority: Priority = Priority.DEFAULT
     deadline_s: float = Field(300.0, gt=0, description="End it after this time, counted from now.")
     max_attempts: int = Field(1, ge=1, description="How often a failing graph is run at most.")
     metadata: dict[str, Any] = Field(default_factory=dict, description="Passed on to the run; not interpreted.")
-    stream: list[StreamMode] = Field(default_factory=list, description="What its events tell besides its states.")
+    stream: list[StreamMode] = Field(
+        default_factory=list, description="The stream modes of its events, besides its states."
+    )
 
 
 class QueryBody(Body):
@@ -71,7 +73,7 @@ class ResumeBody(Body):
 
 
 class StrictRequest(Request):
-    """A request whose JSON holds nothing that could harm what reads it later."""
+    """A request with strict JSON: no control characters, no extreme nesting."""
 
     async def json(self) -> Any:
         """Parse and check the body. Raises ProblemError 422."""
@@ -123,7 +125,7 @@ async def known_form(
         str, Path(description="As the receipt names it.", examples=["7541897b-8dcb-4539-ad83-7db3f43609a3"])
     ],
 ) -> str:
-    """Let through what can be a task's id; anything else is unknown, not malformed: it tells as little."""
+    """Accept a possible task id. Any other is answered as unknown, not as malformed, which reveals as little."""
     try:
         return _TASK_ID.validate_python(task_id)
     except ValidationError:

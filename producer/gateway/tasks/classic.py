@@ -7,8 +7,8 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 
 from langgraph_rq.producer.gateway.answers import FoundAnswer, QueryAnswer
+from langgraph_rq.producer.gateway.dependencies import FromCaller
 from langgraph_rq.producer.gateway.problems import ProblemError, documented
-from langgraph_rq.producer.gateway.state import FromCaller
 from langgraph_rq.producer.gateway.tasks.bodies import QueryBody, StrictRoute, known_form
 from langgraph_rq.producer.gateway.tasks.routes import LONGEST_WAIT_S, IdempotencyKey, Traceparent, enqueue, keyed_id
 from langgraph_rq.shared.errors import ErrorType, UnknownTaskError, WaitTimeoutError
@@ -54,7 +54,7 @@ async def query(
 
 @router.get("/status/{request_id}", response_model=FoundAnswer, responses=documented(401, 503))
 async def status(request_id: str, caller: FromCaller) -> Response:
-    """Say whether a request is known, and the graph's values once it has ended."""
+    """Look a request up: whether it is known, and the graph's values once it has ended."""
     try:
         await caller.client.status(await known_form(request_id))
     except UnknownTaskError:

@@ -1,4 +1,4 @@
-"""The tasks that a tenant submitted here last, for people who look at the page.
+"""The newest tasks of a tenant, for the console.
 
 Key:
     agent:recent:<tenant>    list    ids, the newest first; a day after the last one

@@ -11,15 +11,15 @@ from pydantic_core import to_jsonable_python
 from langgraph_rq.producer.client.lookup import Receipt, TaskStatus
 from langgraph_rq.producer.client.resume import MISSING
 from langgraph_rq.producer.gateway.answers import ReceiptAnswer, RecentAnswer, StateAnswer, StatusAnswer
+from langgraph_rq.producer.gateway.dependencies import Caller, FromCaller
 from langgraph_rq.producer.gateway.problems import documented
-from langgraph_rq.producer.gateway.state import Caller, FromCaller
 from langgraph_rq.producer.gateway.tasks.bodies import ResumeBody, StrictRoute, SubmitBody, known_form, refuse_both
 from langgraph_rq.producer.gateway.tasks.recent import KEPT, read_recent, remember
 from langgraph_rq.shared.errors import UnknownTaskError, WaitTimeoutError
 from langgraph_rq.shared.tasks import State, TaskResult
 
 LONGEST_WAIT_S = 60.0
-"""What proxies on the way usually bear."""
+"""Proxies usually cut a longer silence off."""
 
 IdempotencyKey = Annotated[
     str | None,
@@ -43,7 +43,7 @@ router = APIRouter(route_class=StrictRoute, tags=["tasks"])
 async def submit(
     body: SubmitBody, caller: FromCaller, key: IdempotencyKey = None, traceparent: Traceparent = None
 ) -> Response:
-    """Put a task on the queue. `Location` says where to ask for it."""
+    """Put a task on the queue. `Location` is its path."""
     refuse_both(body.task_id, key)
     document = body.model_dump(exclude_none=True)
     if key is not None:
@@ -61,7 +61,7 @@ async def recent(caller: FromCaller, limit: Annotated[int, Query(ge=1, le=KEPT)]
 
 @router.get("/tasks/{task_id}", response_model=StatusAnswer, responses=documented(401, 404, 503))
 async def status(task_id: TaskPath, caller: FromCaller) -> Response:
-    """Say where a task is."""
+    """Read where a task is."""
     return JSONResponse(_status(await caller.client.status(task_id)))
 
 

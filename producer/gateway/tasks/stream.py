@@ -11,8 +11,8 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Response
 from fastapi.responses import StreamingResponse
 
+from langgraph_rq.producer.gateway.dependencies import Caller, FromCaller
 from langgraph_rq.producer.gateway.problems import documented
-from langgraph_rq.producer.gateway.state import Caller, FromCaller
 from langgraph_rq.producer.gateway.tasks.bodies import StrictRoute
 from langgraph_rq.producer.gateway.tasks.routes import TaskPath
 from langgraph_rq.shared.errors import LanggraphRqError
@@ -21,7 +21,7 @@ from langgraph_rq.shared.queue.events import BEGINNING, Event
 _RETRY_MS = 1_000
 _HEARTBEAT = b": \n"
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-"""No proxy keeps or gathers what is meant to be seen at once."""
+"""No proxy caches or buffers the stream."""
 
 LastEventId = Annotated[
     str | None,
@@ -62,7 +62,7 @@ async def events(
 
 async def _write(task_id: str, caller: Caller, following: AsyncIterator[Event | None]) -> AsyncIterator[bytes]:
     yield b"retry: %d\n" % _RETRY_MS
-    # What fails from here on only ends the stream: the client comes back, and is told then.
+    # A failure from here on only ends the stream: the client reconnects and gets the error then.
     with suppress(LanggraphRqError):
         async for event in following:
             yield await _encode(task_id, caller, event)

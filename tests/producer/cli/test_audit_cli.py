@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from langgraph_rq import Client
 from langgraph_rq.producer.cli.main import main
-from langgraph_rq.producer.gateway.api_keys import make_key
+from langgraph_rq.producer.gateway.admission.api_keys import make_key
 from langgraph_rq.shared.telemetry.audit import STREAM, actor
 from tests.gateways import gateway
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from langgraph_rq.producer.gateway.api_keys import Keyring, make_key
+from langgraph_rq.producer.gateway.admission.api_keys import Keyring, make_key
 from langgraph_rq.producer.gateway.app import create_app
 from langgraph_rq.shared.errors import SettingsError
 from langgraph_rq.shared.settings import GatewaySettings

@@ -9,7 +9,7 @@ import pytest
 from redis import Redis
 from rq.suspension import resume, suspend
 
-from langgraph_rq.producer.gateway.api_keys import make_key
+from langgraph_rq.producer.gateway.admission.api_keys import make_key
 from tests.gateways import start_gateway
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

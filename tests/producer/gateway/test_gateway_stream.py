@@ -13,7 +13,7 @@ from langgraph.config import get_stream_writer
 
 from langgraph_rq import AsyncClient
 from langgraph_rq.producer.gateway.app import create_app
-from langgraph_rq.producer.gateway.serve import GatewayServer
+from langgraph_rq.producer.gateway.server import GatewayServer
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.shared.queue.events import FORGOTTEN_END
 from langgraph_rq.shared.settings import GatewaySettings

@@ -1,4 +1,4 @@
-"""What all requests of a gateway process share, and what one request knows of its caller."""
+"""The dependencies of routes: what all requests of a process share, and the caller of one request."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from langgraph_rq.producer.client.async_client import AsyncClient
-from langgraph_rq.producer.gateway.limits import Limits
+from langgraph_rq.producer.gateway.admission.limits import Limits
 from langgraph_rq.producer.gateway.probes.model_ping import ModelPing
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits
 from langgraph_rq.shared.budget.token_budget import BudgetLimits
@@ -28,7 +28,7 @@ class Gateway:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is asking; `client` sees the tasks of this tenant only."""
+    """The caller of a request; `client` sees the tasks of this tenant only."""
 
     gateway: Gateway
     tenant: str

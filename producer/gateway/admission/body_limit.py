@@ -1,4 +1,4 @@
-"""How long a request's body may be: said by its header, or counted while it comes."""
+"""The limit on the size of a request's body: by its header, or counted while it arrives."""
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send

@@ -39,7 +39,7 @@ def serve(settings: GatewaySettings, redis_url: str | None = None) -> None:
         ssl_keyfile=settings.tls_key,
         timeout_graceful_shutdown=round(settings.drain_s),
     )
-    # uvicorn ends gracefully, then raises the signal again for whoever handled it before.
+    # uvicorn ends gracefully, then raises the signal again for the handler before its own.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit)
     GatewayServer(config).run()

@@ -1,4 +1,4 @@
-"""What keeps one user, or a long queue, from drowning the others: a rate limit per user, and back-pressure for all.
+"""A rate limit per user, and back-pressure for all while the queue is long.
 
 Keys:
     agent:rate:<user>    string  counters of the current and the last window, kept by the library `limits`; two windows

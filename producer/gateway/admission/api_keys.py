@@ -1,8 +1,8 @@
-"""API keys and what is kept of them.
+"""API keys and their digests.
 
-A key is a long random string, so a plain SHA-256 of it is as good as a slow hash: there is nothing to guess. Kept are
-lines `tenant:sha256`, usually in the file that LGRQ_GATEWAY_KEYS_FILE names; a tenant may have several keys, so that
-one can be replaced while the other still works.
+A key is a long random string, so a plain SHA-256 of it is as good as a slow hash: there is nothing to guess. Digests
+stand as lines `tenant:sha256`, usually in the file that LGRQ_GATEWAY_KEYS_FILE names; a tenant may have several keys,
+so that one can be replaced while the other still works.
 """
 
 import re
@@ -17,7 +17,7 @@ _LINE = re.compile(r"([a-z0-9]{1,32}):([0-9a-f]{64})")
 
 
 def make_key(tenant: str) -> tuple[str, str]:
-    """Make a key; answers it and the line that is kept of it. Raises SettingsError for what cannot be a tenant."""
+    """Make a key; return it and its line for the file. Raises SettingsError for an impossible tenant name."""
     key = f"lgrq_{secrets.token_urlsafe(32)}"
     line = f"{tenant}:{_digest(key)}"
     if not _LINE.fullmatch(line):
@@ -26,7 +26,7 @@ def make_key(tenant: str) -> tuple[str, str]:
 
 
 class Keyring:
-    """The keys that are let in, as (tenant, digest)."""
+    """The keys that are accepted, as (tenant, digest)."""
 
     def __init__(self, keys: Sequence[tuple[str, str]]) -> None:
         self._keys = tuple(keys)
@@ -53,7 +53,7 @@ class Keyring:
         return cls(keys)
 
     def tenant_of(self, key: str) -> str | None:
-        """Say whose key it is; takes the same time whichever it is."""
+        """Look up the tenant of a key, in the same time for every key."""
         digest, tenant = _digest(key), None
         for owner, kept in self._keys:
             if compare_digest(digest, kept):

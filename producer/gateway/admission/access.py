@@ -1,11 +1,11 @@
-"""Who is asking: an API key stands for a tenant, and to a tenant only what is its own exists."""
+"""Authentication: an API key stands for a tenant, to which only its own tasks, threads and users exist."""
 
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from langgraph_rq.producer.gateway.api_keys import Keyring
+from langgraph_rq.producer.gateway.admission.api_keys import Keyring
 from langgraph_rq.producer.gateway.problems import ProblemError
 from langgraph_rq.shared.tasks import DEFAULT_TENANT
 from langgraph_rq.shared.telemetry.audit import actor
@@ -14,14 +14,14 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Where a gateway without keys listens, and the names to which it answers."""
 
 OPEN_PATHS = frozenset({"/", "/health", "/ready", "/metrics", "/docs", "/openapi.json", "/favicon.ico"})
-"""What anybody may read: it tells nothing about any tenant."""
+"""Paths that need no key; they reveal nothing about any tenant."""
 
 
 class Access:
-    """Lets a request through with its tenant, before anything else of it is read.
+    """Middleware that admits a request with its tenant, before anything else of it is read.
 
     Args:
-        keyring: None lets everybody in as the default tenant.
+        keyring: None admits every request, as the default tenant.
     """
 
     def __init__(self, app: ASGIApp, keyring: Keyring | None) -> None:
@@ -52,7 +52,7 @@ class Access:
         await self._app(scope, receive, send)
 
     def _is_ours(self, scope: Scope) -> bool:
-        """Without keys a foreign web page must not reach us under a name of its own (DNS rebinding)."""
+        """Whether the host is a loopback name: without keys a web page could reach us by DNS rebinding."""
         return urlsplit(f"//{Headers(scope=scope).get('host', '')}").hostname in LOOPBACK
 
     def _tenant(self, scope: Scope) -> str | None:
@@ -65,5 +65,5 @@ class Access:
 
 
 def is_open(path: str) -> bool:
-    """Say whether a path needs no key."""
+    """Whether a path needs no key."""
     return path in OPEN_PATHS or path.startswith("/page/")
