@@ -25,7 +25,7 @@ class Reservation:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class Refused:
     """The amount does not fit, and nothing was held.
 
     Args:
@@ -120,12 +120,12 @@ class Expiry:
     alerts: tuple[Alert, ...]
 
 
-def read_reserved(rid: str, reply: Sequence[Any]) -> Reservation | Refusal:
+def read_reserved(rid: str, reply: Sequence[Any]) -> Reservation | Refused:
     """Read the reply of reserve.lua."""
     if text(reply[0]) == "held":
         return Reservation(rid, reply[1])
     _, scope, unit, limit, used, held, requested, resets_at_ms = reply
-    return Refusal(rid, text(scope), text(unit), limit, used, held, requested, resets_at_ms or None)
+    return Refused(rid, text(scope), text(unit), limit, used, held, requested, resets_at_ms or None)
 
 
 def read_settlement(reply: Sequence[Any]) -> Settlement:

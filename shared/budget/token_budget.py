@@ -40,7 +40,7 @@ from redis.asyncio import Redis
 from langgraph_rq.shared.budget.answers import (
     Alert,
     Expiry,
-    Refusal,
+    Refused,
     Reservation,
     Settlement,
     read_expiry,
@@ -59,7 +59,7 @@ __all__ = [
     "Meter",
     "ModelUsage",
     "Payer",
-    "Refusal",
+    "Refused",
     "Reservation",
     "Settlement",
     "TokenBudget",
@@ -91,7 +91,7 @@ SETTLE, EXPIRE = _booking_script("settle"), _booking_script("expire")
 
 def reserve_call(
     rid: str, amount: Amount, model: str, payer: Payer, limits: BudgetLimits, *, ttl_ms: int, now_ms: int | None = None
-) -> Call[Reservation | Refusal]:
+) -> Call[Reservation | Refused]:
     """Hold `amount` for the HTTP attempt `rid`, for at most `ttl_ms`, in every scope of `payer` or in none.
 
     `amount` is the most that the attempt can use: the bound of its input and its output limit, at `model`'s price.
@@ -159,7 +159,7 @@ class TokenBudget:
 
     async def reserve(
         self, rid: str, amount: Amount, model: str, payer: Payer, *, ttl_ms: int, now_ms: int | None = None
-    ) -> Reservation | Refusal:
+    ) -> Reservation | Refused:
         """Hold `amount`, or say which limit refuses; see `reserve_call`."""
         return await run(
             self._redis, reserve_call(rid, amount, model, payer, self._limits, ttl_ms=ttl_ms, now_ms=now_ms)

@@ -12,7 +12,7 @@ from langgraph_rq.shared.budget.token_budget import (
     Meter,
     ModelUsage,
     Payer,
-    Refusal,
+    Refused,
     Reservation,
     Settlement,
     Usage,
@@ -52,7 +52,7 @@ class BudgetModel:
 
     def reserve(
         self, rid: str, amount: Amount, model: str, payer: Payer, *, ttl_ms: int, now_ms: int
-    ) -> Reservation | Refusal:
+    ) -> Reservation | Refused:
         day = (now_ms + self.limits.utc_offset_s * 1000) // DAY_MS
         entry = Entry(day, model, payer if self.limits.has_task_limit else replace(payer, task_id=None), amount, now_ms)
         entry.ends_at += ttl_ms
@@ -63,10 +63,10 @@ class BudgetModel:
             self.entries[rid] = entry
         return Reservation(rid, self._fill(entry))
 
-    def _refusal(self, rid: str, entry: Entry) -> Refusal | None:
+    def _refusal(self, rid: str, entry: Entry) -> Refused | None:
         most = self.limits.request_tokens
         if most is not None and entry.reserved.tokens > most:
-            return Refusal(rid, "request", "tokens", most, 0, 0, entry.reserved.tokens, None)
+            return Refused(rid, "request", "tokens", most, 0, 0, entry.reserved.tokens, None)
         for scope, account in entry.scopes().items():
             for unit in ("tokens", "cost"):
                 limit = self.limit(scope, unit)
@@ -74,7 +74,7 @@ class BudgetModel:
                 requested = _of(entry.reserved, unit)
                 if limit is not None and used + held + requested > limit:
                     resets_at = None if scope == "task" else self.resets_at_ms(entry.day)
-                    return Refusal(rid, scope, unit, limit, used, held, requested, resets_at)
+                    return Refused(rid, scope, unit, limit, used, held, requested, resets_at)
         return None
 
     def _fill(self, entry: Entry) -> int:

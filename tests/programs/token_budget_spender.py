@@ -13,7 +13,7 @@ from typing import Any
 
 from redis import Redis
 
-from langgraph_rq.shared.budget.token_budget import Amount, BudgetLimits, Payer, Refusal, reserve_call, settle_call
+from langgraph_rq.shared.budget.token_budget import Amount, BudgetLimits, Payer, Refused, reserve_call, settle_call
 from langgraph_rq.shared.connections.scripts import Call, run_sync
 
 USERS = ("ann", "bob")
@@ -62,7 +62,7 @@ def _spend(url: str, name: str, bills: str, limits: BudgetLimits) -> None:
             reserved = Amount(random.randint(1, 400), random.randint(1, 4000))
             call = reserve_call(f"{name}:1:{sequence}", reserved, "gpt-4o", Payer(user_id=user), limits, ttl_ms=TTL_MS)
             answer = _run_once_or_twice(redis, random, call)
-            if isinstance(answer, Refusal):
+            if isinstance(answer, Refused):
                 return
             _die_sometimes(random)
             used = Amount(random.randint(1, reserved.tokens), random.randint(1, reserved.cost_nano_usd))

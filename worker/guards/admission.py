@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from langgraph_rq.shared.breaker.circuit_breaker import Admission, Transition
-from langgraph_rq.shared.budget.token_budget import RESERVE, SETTLE, Refusal, Reservation, Settlement
+from langgraph_rq.shared.budget.token_budget import RESERVE, SETTLE, Refused, Reservation, Settlement
 from langgraph_rq.shared.connections.held import Argument
 from langgraph_rq.shared.connections.scripts import Call, Script, load_script, make_script
 from langgraph_rq.shared.queue.task_queue import Ownership
@@ -22,7 +22,7 @@ class Answer:
 
     ownership: Ownership
     allowed: Admission | None = None
-    reserved: Reservation | Refusal | None = None
+    reserved: Reservation | Refused | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Settled:
 
 
 def admit_call(
-    owns: Call[Ownership] | None, allow: Call[Admission], reserve: Call[Reservation | Refusal] | None
+    owns: Call[Ownership] | None, allow: Call[Admission], reserve: Call[Reservation | Refused] | None
 ) -> Call[Answer]:
     """Ask whether a call may start, in this order; without a task there is no `owns`, without a budget no `reserve`."""
 
@@ -48,7 +48,7 @@ def admit_call(
     return Call(_ADMIT, *_slots(owns, allow, reserve), decode)
 
 
-def settle_call(report: Call[Transition], settle: Call[Settlement], use: Call[bool] | None) -> Call[Settled]:
+def report_and_settle_call(report: Call[Transition], settle: Call[Settlement], use: Call[bool] | None) -> Call[Settled]:
     """Report how a call ended, book what it used, and add that to its task if it has one."""
     return Call(
         _SETTLE, *_slots(report, settle, use), lambda reply: Settled(report.decode(reply[0]), settle.decode(reply[1]))

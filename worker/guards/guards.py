@@ -37,16 +37,16 @@ from langgraph_rq.shared.budget.token_budget import (
     Amount,
     BudgetLimits,
     Payer,
-    Refusal,
+    Refused,
     Reservation,
     reserve_call,
+    settle_call,
 )
-from langgraph_rq.shared.budget.token_budget import settle_call as book_call
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.clients import is_outage
 from langgraph_rq.shared.queue.task_queue import Ownership, Use, owns_call, use_call
 from langgraph_rq.shared.telemetry.logs import get_logger
-from langgraph_rq.worker.guards.admission import Answer, Settled, admit_call, settle_call
+from langgraph_rq.worker.guards.admission import Answer, Settled, admit_call, report_and_settle_call
 from langgraph_rq.worker.guards.loops import GuardLoops
 from langgraph_rq.worker.guards.refusals import (
     BudgetExceeded,
@@ -284,9 +284,9 @@ class Guards:
         estimated: bool = False,
     ) -> scripts.Call[Settled]:
         breaker, rid, pause_ms = admitted.breaker, admitted.rid, round(pause_s * 1000)
-        return settle_call(
+        return report_and_settle_call(
             report_call(breaker, rid, admitted.generation, outcome, self.breaker, retry_after_ms=pause_ms),
-            book_call(rid, *tokens, cost_nano_usd, self.budget, estimated=estimated),
+            settle_call(rid, *tokens, cost_nano_usd, self.budget, estimated=estimated),
             use,
         )
 
@@ -388,7 +388,7 @@ def _refusal(breaker: str, answer: Answer) -> BaseException:
         return TaskGone("another worker owns this task now")
     if answer.ownership is Ownership.CANCELLED:
         return TaskCancelled("the task was cancelled")
-    if isinstance(answer.reserved, Refusal):
+    if isinstance(answer.reserved, Refused):
         _log.warning("budget.refused", scope=answer.reserved.scope, unit=answer.reserved.unit, breaker=breaker)
         resets_at_ms = answer.reserved.resets_at_ms
         return BudgetExceeded(str(answer.reserved), resets_at_ms and max(0.0, resets_at_ms / 1000 - time.time()))

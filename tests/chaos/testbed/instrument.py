@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from langgraph_rq.shared.budget.token_budget import Refusal
+from langgraph_rq.shared.budget.token_budget import Refused
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.task_queue import Claim, Finished, Lease, Ownership, Reaped, Swept
 from langgraph_rq.worker.guards.admission import Answer, Settled
@@ -135,7 +135,7 @@ def _admitted(call: scripts.Call[Any], reply: Any, asked_at: float) -> None:
     task, epoch = call.keys[0].removeprefix("agent:task:"), int(call.args[2])
     if reply.ownership is Ownership.GONE:
         record("fenced", task, epoch, detail="admit")
-    elif reply.allowed and reply.allowed.admitted and not isinstance(reply.reserved, Refusal):
+    elif reply.allowed and reply.allowed.admitted and not isinstance(reply.reserved, Refused):
         record("admitted", task, epoch, at=asked_at, detail=reply.allowed.verdict.value)
 
 

@@ -10,7 +10,7 @@ from langgraph_rq.shared.budget.token_budget import (
     Amount,
     BudgetLimits,
     Payer,
-    Refusal,
+    Refused,
     Reservation,
     TokenBudget,
     reserve_call,
@@ -49,7 +49,7 @@ async def test_refusal_says_which_limit_what_is_used_and_when_it_resets(aredis):
     budget = TokenBudget(aredis, BudgetLimits(request_tokens=None))
     await spend(budget, "t1:1:1", 1_000_000)
     refusal = await hold(budget, "t1:1:2", 12_400)
-    assert refusal == Refusal("t1:1:2", "global", "tokens", 1_000_000, 1_000_000, 0, 12_400, NOON + 43_200_000)
+    assert refusal == Refused("t1:1:2", "global", "tokens", 1_000_000, 1_000_000, 0, 12_400, NOON + 43_200_000)
     assert refusal.remaining == 0
     assert str(refusal) == (
         "daily token budget spent: 1,000,000 of 1,000,000 used, 12,400 requested; resets at 2024-10-05T00:00Z"
@@ -110,7 +110,7 @@ async def test_refusal_that_no_new_day_lifts_comes_before_one_that_it_lifts(ared
 
 async def test_refused_reservation_holds_nothing_in_any_scope(aredis):
     budget = TokenBudget(aredis, BudgetLimits(daily_tokens=100, task_tokens=200))
-    assert isinstance(await hold(budget, "t1:1:1", 150), Refusal)
+    assert isinstance(await hold(budget, "t1:1:1", 150), Refused)
     assert await aredis.keys("*") == []
 
 
@@ -145,7 +145,7 @@ async def test_call_that_used_more_than_it_reserved_is_booked_in_full(aredis):
     assert (await budget.settle("t1:1:1", 90, 30, 14)).overshoot == Amount(20, 4)
     usage = await budget.usage(DAY)
     assert (usage.tokens.used, usage.tokens.remaining, usage.cost.used) == (120, 0, 14)
-    assert isinstance(await hold(budget, "t1:1:2", 1), Refusal)
+    assert isinstance(await hold(budget, "t1:1:2", 1), Refused)
 
 
 async def test_reservation_handed_back_leaves_no_trace_in_the_usage(aredis):
@@ -190,7 +190,7 @@ async def test_new_day_starts_with_a_full_budget_and_leaves_the_old_one_alone(ar
     budget = TokenBudget(aredis, BudgetLimits(daily_tokens=100))
     midnight = NOON + 43_200_000
     await hold(budget, "t1:1:1", 100, now_ms=midnight - 1)
-    assert isinstance(await hold(budget, "t1:1:2", 100, now_ms=midnight - 1), Refusal)
+    assert isinstance(await hold(budget, "t1:1:2", 100, now_ms=midnight - 1), Refused)
     assert isinstance(await hold(budget, "t1:1:2", 100, now_ms=midnight), Reservation)
     await budget.settle("t1:1:1", 70, 0, 0)
     old, new = await budget.usage(DAY), await budget.usage(now_ms=midnight)
