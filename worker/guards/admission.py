@@ -1,8 +1,10 @@
-"""The two questions around a model call, each one script and one round trip: may it start, and what did it use?
+"""The two scripts around a guarded call, one round trip each: admit it before it starts, settle it after it ended.
 
-The decisions stay where they are: each script runs those of the queue, the breaker and the budget, as functions.
+Each script runs the scripts of the queue, the breaker and the budget as functions, in this order. The rules stay in
+those scripts; the two here only combine their decisions, in one atomic step.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +14,14 @@ from langgraph_rq.shared.budget.token_budget import RESERVE, SETTLE, Refused, Re
 from langgraph_rq.shared.connections.held import Argument
 from langgraph_rq.shared.connections.scripts import Call, Script, load_script, make_script
 from langgraph_rq.shared.queue.task_queue import Ownership
+from langgraph_rq.worker.guards.refusals import BudgetExceeded, ProviderUnavailableError, TaskCancelled, TaskGone
 
 _SHEBANG = "#!lua flags=allow-oom\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What the three said; None: not asked any more, because the one before said no."""
+class Decision:
+    """The decisions of queue, breaker and budget; None: not taken, because an earlier one refused the call."""
 
     ownership: Ownership
     allowed: Admission | None = None
@@ -27,7 +30,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What reporting and booking a call changed."""
+    """What a settled call changed at its breaker and in the budget."""
 
     transition: Transition
     settlement: Settlement
@@ -35,23 +38,52 @@ class Settled:
 
 def admit_call(
     owns: Call[Ownership] | None, allow: Call[Admission], reserve: Call[Reservation | Refused] | None
-) -> Call[Answer]:
-    """Ask whether a call may start, in this order; without a task there is no `owns`, without a budget no `reserve`."""
+) -> Call[Decision]:
+    """Decide whether a call may start.
 
-    def decode(reply: Sequence[Any]) -> Answer:
+    Args:
+        owns: Is the task still this worker's? None: a call outside of any task.
+        allow: Does the breaker admit the call?
+        reserve: Does the budget hold the call's cost? None: a call that no budget pays for.
+    """
+
+    def decode(reply: Sequence[Any]) -> Decision:
         parts = (
             allow.decode(reply[1]) if len(reply) > 1 else None,
             reserve.decode(reply[2]) if reserve and len(reply) > 2 else None,
         )
-        return Answer(Ownership(reply[0]), *parts)
+        return Decision(Ownership(reply[0]), *parts)
 
     return Call(_ADMIT, *_slots(owns, allow, reserve), decode)
 
 
 def report_and_settle_call(report: Call[Transition], settle: Call[Settlement], use: Call[bool] | None) -> Call[Settled]:
-    """Report how a call ended, book what it used, and add that to its task if it has one."""
+    """Report a call's outcome to its breaker, settle its reservation, and add its usage to its task.
+
+    Args:
+        report: The outcome, for the breaker.
+        settle: The usage, for the budget.
+        use: The usage, for the task's record; None: a call outside of any task.
+    """
     return Call(
         _SETTLE, *_slots(report, settle, use), lambda reply: Settled(report.decode(reply[0]), settle.decode(reply[1]))
+    )
+
+
+def refusal_of(decision: Decision, breaker: str) -> BaseException:
+    """Return the exception for a call that was not admitted."""
+    if decision.ownership is Ownership.GONE:
+        return TaskGone("another worker owns this task now")
+    if decision.ownership is Ownership.CANCELLED:
+        return TaskCancelled("the task was cancelled")
+    if isinstance(decision.reserved, Refused):
+        resets_at_ms = decision.reserved.resets_at_ms
+        return BudgetExceeded(str(decision.reserved), resets_at_ms and max(0.0, resets_at_ms / 1000 - time.time()))
+    assert decision.allowed
+    wait_s, state, why = decision.allowed.wait_ms / 1000, decision.allowed.state, decision.allowed.why
+    reason = f"the circuit breaker is {state} ({why})" if why else "its rate limit is reached"
+    return ProviderUnavailableError(
+        f"{breaker} is not called: {reason}; next try in {wait_s:.1f} s", retry_after_s=wait_s
     )
 
 
@@ -68,7 +100,7 @@ def _slots(*calls: Call[Any] | None) -> tuple[list[str], list[Argument]]:
 
 
 def _function(name: str, script: Script) -> str:
-    """Make a Lua function of a script: its KEYS and ARGV become the function's arguments."""
+    """Wrap a script in a Lua function whose arguments are the script's KEYS and ARGV."""
     return f"local function {name}(KEYS, ARGV)\n{script.source.removeprefix(_SHEBANG)}\nend\n"
 
 

@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- Ask whether a call may start: is its task still ours, does the breaker let it through, does the budget hold it?
--- The first no decides, so that nothing is held for a call that does not start.
--- Runs behind `owns`, `allow` and `reserve`, functions made of task_queue_owns.lua, circuit_breaker_allow.lua and
--- token_budget_reserve.lua, and behind `next_call`, which gives each its KEYS and ARGV (calls.lua).
+-- Decide whether a call may start: does this worker own its task, does the breaker admit it, does the budget hold it?
+-- The first refusal ends the script, so that nothing is held for a call that does not start.
+-- The loader puts prelude.lua (`next_call`) and three scripts as functions before it: `owns` is shared/queue/owns.lua,
+-- `allow` is shared/breaker/allow.lua, `reserve` is shared/budget/reserve.lua. `next_call` gives each its slots.
 --
--- Returns {ownership, answer of allow, answer of reserve} up to and including the first no; a call outside of any task
--- has no key for `owns`, and is ours; a call that no budget pays for has none for `reserve`
+-- Returns {ownership, reply of allow, reply of reserve}, up to and including the first refusal. Without keys for `owns`
+-- the call belongs to no task and counts as owned; without keys for `reserve` no budget pays for it.
 local ownership = 1
 local task, claim = next_call()
 if task[1] then

@@ -1,6 +1,7 @@
-"""The most tokens that a model call can read, known before it is made.
+"""Upper bounds on the tokens of a model call, computed before it is made.
 
-No tokenizer makes more tokens than its text has UTF-8 bytes, so bytes bound tokens for any model, without its tables.
+A tokenizer never produces more tokens than its text has UTF-8 bytes, so the byte count is a bound for every model, and
+no model's vocabulary is needed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,26 +12,27 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 
 MESSAGE_TOKENS = 16
-"""What a provider adds around each message (role, separators)."""
+"""What a provider adds to each message: role and separators."""
 MEDIA_TOKENS = 3_000
-"""For an image or file that is only named by its address; the providers' own limits for one are below."""
+"""For an image or file given by its URL; the providers' own limits per image are lower."""
 CALL_TOKENS = 32
+"""What a provider adds to each call."""
 
 LIMIT_NAMES = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-"""How models call their output limit."""
+"""The names under which integrations take the output limit."""
 
-_SENT_ALONG = ("tools", "functions", "response_format", "tool_choice")
+_SCHEMAS = ("tools", "functions", "response_format", "tool_choice")
 
 
 def input_bound(messages: Sequence[BaseMessage], parameters: Mapping[str, Any]) -> int:
-    """Bound the tokens of `messages` and of what is sent along with them (tools, schemas).
+    """Bound the input tokens of a call: its messages, tools and schemas.
 
     Args:
         messages: The prompt.
         parameters: The call's other parameters, by OpenAI's names.
     """
-    along = sum(len(_json(parameters[name])) for name in _SENT_ALONG if parameters.get(name))
-    return CALL_TOKENS + along + sum(_message_bound(message) for message in messages)
+    schemas = sum(len(_json(parameters[name])) for name in _SCHEMAS if parameters.get(name))
+    return CALL_TOKENS + schemas + sum(_message_bound(message) for message in messages)
 
 
 def text_bound(texts: Sequence[str]) -> int:
@@ -39,7 +41,7 @@ def text_bound(texts: Sequence[str]) -> int:
 
 
 def output_limit(parameters: Mapping[str, Any]) -> int | None:
-    """Read the output limit of a call's parameters; None: it has none."""
+    """Return the output limit among a call's parameters; None: it has none."""
     return next((parameters[name] for name in LIMIT_NAMES if isinstance(parameters.get(name), int)), None)
 
 
@@ -68,7 +70,7 @@ def _json(value: Any) -> bytes:
 
 
 def _schema(value: Any) -> Any:
-    """Show a schema that is given as a class as the JSON that is sent for it."""
+    """Return the JSON schema that is sent for a Pydantic class."""
     if isinstance(value, type) and issubclass(value, BaseModel):
         return value.model_json_schema()
     return repr(value)

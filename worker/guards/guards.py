@@ -22,7 +22,6 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from langgraph_rq.shared.breaker.circuit_breaker import (
-    Admission,
     BreakerLimits,
     Outcome,
     Transition,
@@ -44,17 +43,11 @@ from langgraph_rq.shared.budget.token_budget import (
 )
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.clients import is_outage
-from langgraph_rq.shared.queue.task_queue import Ownership, Use, owns_call, use_call
+from langgraph_rq.shared.queue.task_queue import Use, owns_call, use_call
 from langgraph_rq.shared.telemetry.logs import get_logger
-from langgraph_rq.worker.guards.admission import Answer, Settled, admit_call, report_and_settle_call
+from langgraph_rq.worker.guards.admission import Decision, Settled, admit_call, refusal_of, report_and_settle_call
 from langgraph_rq.worker.guards.loops import GuardLoops
-from langgraph_rq.worker.guards.refusals import (
-    BudgetExceeded,
-    GuardUnavailable,
-    ProviderUnavailableError,
-    TaskCancelled,
-    TaskGone,
-)
+from langgraph_rq.worker.guards.refusals import GuardUnavailable, TaskGone
 
 _FIRST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 2.0
@@ -200,7 +193,8 @@ class Guards:
         if answer.allowed and answer.allowed.verdict is Verdict.PROBE:
             report = report_call(breaker, rid, answer.allowed.generation, Outcome.CANCEL, self.breaker)
             self._loops.later(self._report_late(breaker, report))
-        raise _refusal(breaker, answer)
+        _tell_refused(breaker, answer)
+        raise refusal_of(answer, breaker)
 
     async def settle(
         self, task: TaskGuard, admitted: Admitted, outcome: Outcome, used: Used | None, pause_s: float = 0.0
@@ -242,7 +236,8 @@ class Guards:
             self._tell(breaker, answer.allowed.transition)
             if answer.allowed.admitted:
                 return Entered(token, breaker, answer.allowed.generation, limits)
-        raise _refusal(breaker, answer)
+        _tell_refused(breaker, answer)
+        raise refusal_of(answer, breaker)
 
     async def leave(self, entered: Entered, outcome: Outcome, pause_s: float = 0.0) -> None:
         """Report how the call of a service ended."""
@@ -290,13 +285,13 @@ class Guards:
             use,
         )
 
-    async def _ask(self, task: TaskGuard, call: scripts.Call[Answer]) -> Answer:
+    async def _ask(self, task: TaskGuard, call: scripts.Call[Decision]) -> Decision:
         wait_s = _FIRST_WAIT_S
         while not task.is_over:
             problem: Exception | str = "the worker's lease may be over"
             if self.is_held():
                 answer = await self._try(call)
-                if isinstance(answer, Answer):
+                if isinstance(answer, Decision):
                     return answer
                 problem = answer
             left_s = 0.0 if task.deadline_at is None else task.deadline_at - time.monotonic()
@@ -333,7 +328,7 @@ class Guards:
         else:
             _log.warning("model_call.not_settled", breaker=admitted.breaker, reason="Redis is away; charged in full")
 
-    async def _take_back(self, admitted: Admitted, admit: scripts.Call[Answer]) -> None:
+    async def _take_back(self, admitted: Admitted, admit: scripts.Call[Decision]) -> None:
         answer = await self._insist(admit)
         if answer and answer.allowed:
             self._tell(admitted.breaker, answer.allowed.transition)
@@ -383,20 +378,6 @@ def tell_alerts(alerts: "tuple[Alert, ...]") -> None:
         )
 
 
-def _refusal(breaker: str, answer: Answer) -> BaseException:
-    if answer.ownership is Ownership.GONE:
-        return TaskGone("another worker owns this task now")
-    if answer.ownership is Ownership.CANCELLED:
-        return TaskCancelled("the task was cancelled")
-    if isinstance(answer.reserved, Refused):
-        _log.warning("budget.refused", scope=answer.reserved.scope, unit=answer.reserved.unit, breaker=breaker)
-        resets_at_ms = answer.reserved.resets_at_ms
-        return BudgetExceeded(str(answer.reserved), resets_at_ms and max(0.0, resets_at_ms / 1000 - time.time()))
-    assert answer.allowed
-    return _unavailable(breaker, answer.allowed)
-
-
-def _unavailable(breaker: str, allowed: Admission) -> ProviderUnavailableError:
-    why = f"the circuit breaker is {allowed.state} ({allowed.why})" if allowed.why else "its rate limit is reached"
-    message = f"{breaker} is not called: {why}; next try in {allowed.wait_ms / 1000:.1f} s"
-    return ProviderUnavailableError(message, retry_after_s=allowed.wait_ms / 1000)
+def _tell_refused(breaker: str, decision: Decision) -> None:
+    if isinstance(decision.reserved, Refused):
+        _log.warning("budget.refused", scope=decision.reserved.scope, unit=decision.reserved.unit, breaker=breaker)

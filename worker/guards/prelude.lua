@@ -1,6 +1,7 @@
--- Prelude of the scripts that run several verbs: hands out the slots of one verb after the other.
--- ARGV holds for each verb: how many keys it has, how many arguments, its arguments. KEYS holds their keys, in order.
--- Returns nothing: it defines `next_call` for the script that it is put before.
+-- Prelude of the scripts that run several scripts as functions: gives each function its own KEYS and ARGV.
+-- ARGV holds per function the number of its keys, the number of its arguments, and its arguments. KEYS holds the keys
+-- of all functions, in the same order.
+-- Returns nothing: it defines `next_call` for the script behind it.
 local next_key, next_argument = 1, 1
 
 local function next_call()

@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- Report how a model call ended, book what it used, and add that to its task.
--- Runs behind `report`, `settle` and `use`, functions made of circuit_breaker_report.lua, token_budget_settle.lua and
--- task_queue_use.lua, and behind `next_call`, which gives each its KEYS and ARGV (calls.lua).
+-- Report a call's outcome to its breaker, settle its reservation, and add its usage to its task.
+-- The loader puts prelude.lua (`next_call`) and three scripts as functions before it: `report` is
+-- shared/breaker/report.lua, `settle` is shared/budget/settle.lua, `use` is shared/queue/use.lua.
 --
--- Returns {answer of report, answer of settle}; a call outside of any task has no key for `use`
+-- Returns {reply of report, reply of settle}. Without keys for `use` the call belongs to no task.
 local reported = report(next_call())
 local settled = settle(next_call())
 local task, used = next_call()

@@ -16,7 +16,7 @@ from typing import Any
 from langgraph_rq.shared.budget.token_budget import Refused
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.task_queue import Claim, Finished, Lease, Ownership, Reaped, Swept
-from langgraph_rq.worker.guards.admission import Answer, Settled
+from langgraph_rq.worker.guards.admission import Decision, Settled
 from tests.chaos.checking.history import record
 
 _STRUCK = re.compile(r"(die|stop)-(.+)-\d+$")
@@ -130,7 +130,7 @@ def _swept(_call: scripts.Call[Any], reply: Swept, _asked_at: float) -> None:
 
 
 def _admitted(call: scripts.Call[Any], reply: Any, asked_at: float) -> None:
-    if not isinstance(reply, Answer) or not call.keys[0].startswith("agent:task:"):
+    if not isinstance(reply, Decision) or not call.keys[0].startswith("agent:task:"):
         return
     task, epoch = call.keys[0].removeprefix("agent:task:"), int(call.args[2])
     if reply.ownership is Ownership.GONE:
