@@ -17,7 +17,7 @@ from langgraph_rq.shared.connections.clients import open_sync
 from langgraph_rq.shared.queue.task_queue import Lease, QueueTimes, Reaped, leave_call, reap_call, renew_call
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.fleet.sweeper import sweep
-from langgraph_rq.worker.guards.guards import tell_alerts
+from langgraph_rq.worker.guards.events import emit_alerts
 
 STUCK_S = 30.0
 _EXPIRY_BATCH = 100
@@ -145,7 +145,7 @@ class LeaseKeeper:
             reaped = scripts.run_sync(self._redis, reap_call(worker=self.worker))
         while (expired := scripts.run_sync(self._redis, expire_call(_EXPIRY_BATCH, self._budget))).charged:
             _log.warning("budget.expired", reservations=len(expired.charged))
-            tell_alerts(expired.alerts)
+            emit_alerts(expired.alerts)
             if time.monotonic() > renew_at:
                 return 0.0
         while sweep(self._redis, self._times):

@@ -60,13 +60,13 @@ class GuardedEmbeddings(Embeddings):
     async def aembed_documents(self, texts: list[str]) -> Vectors:
         """Embed texts."""
         guards, task = self._who()
-        return await guards.run_here(self._all(guards, task, texts, self.inner.aembed_documents))
+        return await guards.loops.run_here(self._all(guards, task, texts, self.inner.aembed_documents))
 
     async def aembed_query(self, text: str) -> list[float]:
         """Embed the text of a question."""
         guards, task = self._who()
         step = partial(self.inner.aembed_query, text)
-        return await guards.run_here(self._call(guards, task, text_bound([text]), step))
+        return await guards.loops.run_here(self._call(guards, task, text_bound([text]), step))
 
     def embed_documents(self, texts: list[str]) -> Vectors:
         """Embed texts."""
@@ -75,13 +75,13 @@ class GuardedEmbeddings(Embeddings):
         async def in_thread(batch: list[str]) -> Vectors:
             return await asyncio.to_thread(self.inner.embed_documents, batch)
 
-        return guards.run_sync(self._all(guards, task, texts, in_thread))
+        return guards.loops.run_sync(self._all(guards, task, texts, in_thread))
 
     def embed_query(self, text: str) -> list[float]:
         """Embed the text of a question."""
         guards, task = self._who()
         step = partial(asyncio.to_thread, self.inner.embed_query, text)
-        return guards.run_sync(self._call(guards, task, text_bound([text]), step))
+        return guards.loops.run_sync(self._call(guards, task, text_bound([text]), step))
 
     async def _all(
         self, guards: Guards, task: TaskGuard, texts: Sequence[str], embed: Callable[[list[str]], Awaitable[Vectors]]

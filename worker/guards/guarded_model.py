@@ -122,7 +122,7 @@ class _GuardedMixin(BaseChatModel):
 
         targets = self._targets(messages, kwargs, step)
         with _carried():
-            return await guards.run_here(_generate_with(guards, task, targets, self._limits))
+            return await guards.loops.run_here(_generate_with(guards, task, targets, self._limits))
 
     def _generate(
         self,
@@ -139,7 +139,7 @@ class _GuardedMixin(BaseChatModel):
 
         targets = self._targets(messages, kwargs, step)
         with _carried():
-            return guards.run_sync(_generate_with(guards, task, targets, self._limits))
+            return guards.loops.run_sync(_generate_with(guards, task, targets, self._limits))
 
     async def _astream(
         self,
@@ -156,19 +156,19 @@ class _GuardedMixin(BaseChatModel):
 
         targets = self._targets(messages, kwargs, step)
         with _carried():
-            called = await guards.run_here(call_models(guards, task, targets, self._limits))
+            called = await guards.loops.run_here(call_models(guards, task, targets, self._limits))
         chunk, rest = called.value
         meter = StreamMeter()
         try:
             while chunk is not _END:
                 meter.count(chunk)
                 yield chunk
-                chunk = await guards.run_here(_next(rest))  # in the loop that opened the connection
+                chunk = await guards.loops.run_here(_next(rest))  # in the loop that opened the connection
         except BaseException as error:
-            await guards.run_here(_close(rest))
-            await guards.run_here(settle_failure(guards, task, called.admitted, error))
+            await guards.loops.run_here(_close(rest))
+            await guards.loops.run_here(settle_failure(guards, task, called.admitted, error))
             raise
-        await guards.run_here(guards.settle(task, called.admitted, Outcome.OK, meter.used))
+        await guards.loops.run_here(guards.settle(task, called.admitted, Outcome.OK, meter.used))
 
     def _stream(
         self,
@@ -185,7 +185,7 @@ class _GuardedMixin(BaseChatModel):
 
         targets = self._targets(messages, kwargs, step)
         with _carried():
-            called = guards.run_sync(call_models(guards, task, targets, self._limits))
+            called = guards.loops.run_sync(call_models(guards, task, targets, self._limits))
         chunk, rest = called.value
         meter = StreamMeter()
         try:
@@ -195,9 +195,9 @@ class _GuardedMixin(BaseChatModel):
                 chunk = next(rest, _END)
         except BaseException as error:
             rest.close()
-            guards.run_sync(settle_failure(guards, task, called.admitted, error))
+            guards.loops.run_sync(settle_failure(guards, task, called.admitted, error))
             raise
-        guards.run_sync(guards.settle(task, called.admitted, Outcome.OK, meter.used))
+        guards.loops.run_sync(guards.settle(task, called.admitted, Outcome.OK, meter.used))
 
     def _who(self) -> tuple[Guards, TaskGuard]:
         task = current_task.get()

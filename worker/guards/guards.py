@@ -1,11 +1,13 @@
-"""The guards of one worker process: before every model call it is asked whether it may start, after it what it cost.
+"""The guards of one worker process: `admit` before every model call, `settle` after it, one round trip each.
 
-`admit` asks three things in one round trip: is the task still ours, does the breaker let the call through, does the
-budget hold what it may cost. `settle` reports and books in one round trip. Both keep their word when their caller is
-cancelled in the middle: what was admitted is taken back, what is to be settled is settled, in the background. So it is
-when Redis is away at the end of a call; what is never settled is charged in full when its reservation ends.
+`admit` checks that this worker still owns the task, that the model's circuit breaker lets the call through, and that
+the budget holds the most it can cost. `settle` reports the outcome to the breaker and books the usage.
 
-Async callers of the worker's loop use this directly, everybody else through `GuardLoops`.
+If the caller is cancelled, a call that was admitted is released, and a call that has ended is settled, both in the
+background. A call that ends while Redis is away is settled in the background too. A reservation that is never settled
+is charged in full when it expires.
+
+Callers on the worker's own loop await these methods; all others go through `Guards.loops`.
 """
 
 import asyncio
@@ -14,25 +16,17 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-from langgraph_rq.shared.breaker.circuit_breaker import (
-    BreakerLimits,
-    Outcome,
-    Transition,
-    Verdict,
-    allow_call,
-    report_call,
-)
+from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome, Verdict, allow_call, report_call
 from langgraph_rq.shared.budget.pricing import Pricing
 from langgraph_rq.shared.budget.token_budget import (
     MAX_TTL_MS,
-    Alert,
     Amount,
     BudgetLimits,
     Payer,
@@ -41,27 +35,20 @@ from langgraph_rq.shared.budget.token_budget import (
     reserve_call,
     settle_call,
 )
-from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.connections.clients import is_outage
-from langgraph_rq.shared.queue.task_queue import Use, owns_call, use_call
-from langgraph_rq.shared.telemetry.logs import get_logger
+from langgraph_rq.shared.connections.scripts import Call
+from langgraph_rq.shared.queue.task_queue import Ownership, Use, owns_call, use_call
 from langgraph_rq.worker.guards.admission import Decision, Settled, admit_call, refusal_of, report_and_settle_call
-from langgraph_rq.worker.guards.loops import GuardLoops
+from langgraph_rq.worker.guards.event_loops import FIRST_WAIT_S, LONGEST_WAIT_S, EventLoops
+from langgraph_rq.worker.guards.events import emit_called, emit_refused, emit_settled, emit_transition
 from langgraph_rq.worker.guards.refusals import GuardUnavailable, TaskGone
 
-_FIRST_WAIT_S = 0.05
-_LONGEST_WAIT_S = 2.0
-_LATE_FOR_S = 120.0
 _RESERVATION_MARGIN_S = 30.0
-_REMEMBERED_ERRORS = 16
-
-T = TypeVar("T")
-_log = get_logger(__name__)
+_CALL_ERRORS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """What a call used, as its provider says; `is_estimated` when it did not."""
+    """The tokens that a call used, from its provider; `is_estimated` if the provider did not report them."""
 
     input_tokens: int
     output_tokens: int
@@ -72,7 +59,7 @@ class Used:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A call that may start; it must be settled, whatever happens."""
+    """A model call that may start; it must be settled, whatever its outcome."""
 
     rid: str
     breaker: str
@@ -82,19 +69,9 @@ class Admitted:
     at: float = field(default_factory=time.monotonic)
 
 
-@dataclass(frozen=True, slots=True)
-class Entered:
-    """A call of a service that may start; it must be left, whatever happens."""
-
-    token: str
-    breaker: str
-    generation: int
-    limits: BreakerLimits
-
-
 @dataclass(slots=True)
 class TaskGuard:
-    """What the guards know of one run of a task: who pays, until when, and what it has used so far."""
+    """One run of a task: its owner, payer and deadline, and its usage so far."""
 
     guards: "Guards"
     task_id: str | None = None
@@ -102,7 +79,7 @@ class TaskGuard:
     worker: str = ""
     payer: Payer = field(default_factory=Payer)
     deadline_at: float | None = None
-    """On the monotonic clock; without one, an outage of Redis is an error at once."""
+    """On the monotonic clock; None: an outage of Redis is an error at once."""
     input_tokens: int = 0
     output_tokens: int = 0
     cost_nano_usd: int = 0
@@ -110,18 +87,29 @@ class TaskGuard:
     """The model that answered last."""
     fallback_used: bool = False
     budget_permille: int = 0
-    """How full the tightest limit was at the last admission."""
+    """Fill level of the tightest limit at the last admission, in thousandths."""
     is_over: bool = False
     open: dict[Any, Admitted] = field(default_factory=dict)
-    """Calls of unchanged models, by LangChain's run id."""
-    call_errors: deque[BaseException] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_ERRORS))
-    """What model calls raised last: the same error of any other code is the graph's own."""
+    """Calls of unguarded models that have not ended, by LangChain's run id."""
+    call_errors: deque[BaseException] = field(default_factory=lambda: deque(maxlen=_CALL_ERRORS))
+    """The last exceptions of model calls; an exception of any other code is the graph's own."""
     _sequence: "count[int]" = field(default_factory=lambda: count(1))
 
     def next_rid(self) -> str:
-        """Name one HTTP attempt; never as one before, whose reservation would answer for it."""
+        """Return a new reservation id for one HTTP attempt; ids are never reused, because reserving is idempotent."""
         task = self.task_id or f"free-{uuid4().hex}"
         return f"{task}:{self.epoch}:{next(self._sequence)}"
+
+    def owns_call(self) -> Call[Ownership] | None:
+        """Return the check that this worker owns the task; None outside of any task."""
+        return owns_call(self.task_id, self.epoch, self.worker) if self.task_id else None
+
+    def add_usage(self, input_tokens: int, output_tokens: int, cost_nano_usd: int) -> Call[bool] | None:
+        """Add a call's usage, and return the call that adds it to the task in Redis; None outside of any task."""
+        self.input_tokens += input_tokens
+        self.output_tokens += output_tokens
+        self.cost_nano_usd += cost_nano_usd
+        return use_call(self.task_id, Use(input_tokens, output_tokens, cost_nano_usd)) if self.task_id else None
 
 
 current_task: ContextVar[TaskGuard | None] = ContextVar("current_task", default=None)
@@ -134,9 +122,9 @@ class Guards:
     Args:
         redis: The running loop's client.
         url: The same Redis, for callers outside of this loop.
-        breaker, budget: The limits; all workers should agree on them.
-        pricing: What models cost.
-        is_held: Whether the worker surely still has its lease; without it no call starts.
+        breaker, budget: The limits; all workers should use the same.
+        pricing: The models' prices.
+        is_held: Whether the worker is sure to hold its lease; without it no call starts.
     """
 
     def __init__(
@@ -152,120 +140,113 @@ class Guards:
         self.budget = budget
         self.pricing = pricing
         self.is_held = is_held
-        self._loops = GuardLoops(redis, url)
-        self.run_here = self._loops.run_here
-        self.run_sync = self._loops.run_sync
-        self.aclose = self._loops.aclose
+        self.loops = EventLoops(redis, url)
+
+    async def aclose(self) -> None:
+        """Finish the background calls and stop the loop of sync callers."""
+        await self.loops.aclose()
 
     async def admit(self, task: TaskGuard, breaker: str, model: str, tokens: tuple[int, int], ttl_s: float) -> Admitted:
-        """Ask whether a call may start; waits for Redis until the task's deadline.
+        """Admit a model call; while Redis is away, wait for it until the task's deadline.
 
         Args:
             task: The run that the call belongs to.
             breaker: The breaker's name.
-            model: As it is priced.
-            tokens: The most it can read and write.
-            ttl_s: How long the call may take.
+            model: The model's name in the price list.
+            tokens: The most input and output tokens that the call can use.
+            ttl_s: The longest time that the call can take.
 
         Raises:
-            Refusal: the run is over (budget, cancel, ownership, no Redis).
-            ProviderUnavailableError: the breaker says no; `retry_after_s` says when to ask again.
+            Refusal: the run must end (budget, cancel, ownership, no Redis).
+            ProviderUnavailableError: the breaker refused; `retry_after_s` is when to ask again.
         """
         rid = task.next_rid()
         amount = Amount(sum(tokens), self.pricing.bound_nano_usd(model, *tokens).nano_usd)
         ttl_ms = min(round((ttl_s + _RESERVATION_MARGIN_S) * 1000), MAX_TTL_MS)
         allow = allow_call(breaker, rid, self.breaker)
         reserve = reserve_call(rid, amount, model, task.payer, self.budget, ttl_ms=ttl_ms)
-        owns = owns_call(task.task_id, task.epoch, task.worker) if task.task_id else None
         try:
-            answer = await self._ask(task, admit_call(owns, allow, reserve))
+            decision = await self.decide(task, breaker, admit_call(task.owns_call(), allow, reserve))
         except asyncio.CancelledError:
-            # Whether it was admitted is unknown: asked again, with the same id, it is; the task may be gone by now.
-            self._loops.later(
-                self._take_back(Admitted(rid, breaker, model, 0, amount), admit_call(None, allow, reserve))
-            )
+            # Redis may have admitted the call or not. The same reservation id, admitted again, is the same reservation;
+            # the task is not checked again, because it may have ended.
+            admitted = Admitted(rid, breaker, model, 0, amount)
+            self.loops.run_in_background(self._release(admitted, admit_call(None, allow, reserve)))
             raise
-        if answer.allowed:
-            self._tell(breaker, answer.allowed.transition)
-        if answer.allowed and isinstance(answer.reserved, Reservation):
-            task.budget_permille = answer.reserved.fill_permille
-            return Admitted(rid, breaker, model, answer.allowed.generation, amount)
-        if answer.allowed and answer.allowed.verdict is Verdict.PROBE:
-            report = report_call(breaker, rid, answer.allowed.generation, Outcome.CANCEL, self.breaker)
-            self._loops.later(self._report_late(breaker, report))
-        _tell_refused(breaker, answer)
-        raise refusal_of(answer, breaker)
+        allowed, reserved = decision.allowed, decision.reserved
+        if allowed and isinstance(reserved, Reservation):
+            task.budget_permille = reserved.fill_permille
+            return Admitted(rid, breaker, model, allowed.generation, amount)
+        if isinstance(reserved, Refused):
+            emit_refused(breaker, reserved)
+        if allowed and allowed.verdict is Verdict.PROBE:
+            report = report_call(breaker, rid, allowed.generation, Outcome.CANCEL, self.breaker)
+            self.loops.deliver_in_background(report, partial(emit_transition, breaker))
+        raise refusal_of(decision, breaker)
 
     async def settle(
         self, task: TaskGuard, admitted: Admitted, outcome: Outcome, used: Used | None, pause_s: float = 0.0
     ) -> None:
-        """Report how a call ended and book what it used; None books all that was reserved, as an estimate."""
+        """Report a call's outcome and book its usage; None books the whole reservation, as an estimate."""
         if used is None:
             tokens, cost, is_estimated = (admitted.reserved.tokens, 0), admitted.reserved.cost_nano_usd, True
         else:
             tokens, is_estimated = (used.input_tokens, used.output_tokens), used.is_estimated
             cached = (used.cached_input_tokens, used.cache_write_tokens)
             cost = self.pricing.cost_nano_usd(admitted.model, *tokens, *cached).nano_usd
-        task.input_tokens += tokens[0]
-        task.output_tokens += tokens[1]
-        task.cost_nano_usd += cost
-        _tell_call(admitted, outcome, tokens, cost, is_estimated=is_estimated)
-        use = use_call(task.task_id, Use(*tokens, cost)) if task.task_id else None
+        emit_called(
+            admitted.breaker,
+            admitted.model,
+            outcome,
+            duration_ms=round((time.monotonic() - admitted.at) * 1000),
+            input_tokens=tokens[0],
+            output_tokens=tokens[1],
+            cost_nano_usd=cost,
+            is_estimated=is_estimated,
+        )
+        use = task.add_usage(*tokens, cost)
         call = self._settle_call(admitted, outcome, tokens, cost, use, pause_s=pause_s, estimated=is_estimated)
-        try:
-            settled = await self._try(call)
-        except asyncio.CancelledError:
-            self._loops.later(self._settle_late(admitted, call))
-            raise
-        if isinstance(settled, Exception):
-            self._loops.later(self._settle_late(admitted, call))
-        else:
-            self._tell_settled(admitted, settled)
+        await self.loops.deliver(call, partial(emit_settled, admitted.breaker))
 
-    async def enter(self, task: TaskGuard, breaker: str, limits: BreakerLimits) -> Entered:
-        """Ask whether a call of a service that is no model may start: as `admit`, without the budget.
+    async def decide(self, task: TaskGuard, breaker: str, call: Call[Decision]) -> Decision:
+        """Run an admission call; while Redis is away or the lease is in doubt, wait until the task's deadline.
 
         Raises:
-            Refusal, ProviderUnavailableError: as `admit`.
+            GuardUnavailable: the deadline came first.
+            TaskGone: the run has ended.
         """
-        token = task.next_rid()
-        owns = owns_call(task.task_id, task.epoch, task.worker) if task.task_id else None
-        # Who is cancelled here may leave a probe behind; its lease ends it.
-        answer = await self._ask(task, admit_call(owns, allow_call(breaker, token, limits), None))
-        if answer.allowed:
-            self._tell(breaker, answer.allowed.transition)
-            if answer.allowed.admitted:
-                return Entered(token, breaker, answer.allowed.generation, limits)
-        _tell_refused(breaker, answer)
-        raise refusal_of(answer, breaker)
-
-    async def leave(self, entered: Entered, outcome: Outcome, pause_s: float = 0.0) -> None:
-        """Report how the call of a service ended."""
-        pause_ms = round(pause_s * 1000)
-        report = report_call(
-            entered.breaker, entered.token, entered.generation, outcome, entered.limits, retry_after_ms=pause_ms
-        )
-        try:
-            transition = await self._try(report)
-        except asyncio.CancelledError:
-            self._loops.later(self._report_late(entered.breaker, report))
-            raise
-        if isinstance(transition, Exception):
-            self._loops.later(self._report_late(entered.breaker, report))
-        else:
-            self._tell(entered.breaker, transition)
-
-    async def _report_late(self, breaker: str, report: scripts.Call[Transition]) -> None:
-        transition = await self._insist(report)
-        if transition:
-            self._tell(breaker, transition)
+        wait_s = FIRST_WAIT_S
+        while not task.is_over:
+            problem: Exception | str = "the worker's lease may be over"
+            if self.is_held():
+                decision = await self.loops.attempt(call)
+                if isinstance(decision, Decision):
+                    if decision.allowed:
+                        emit_transition(breaker, decision.allowed.transition)
+                    return decision
+                problem = decision
+            left_s = 0.0 if task.deadline_at is None else task.deadline_at - time.monotonic()
+            if left_s <= 0:
+                raise GuardUnavailable(f"Redis could not be asked whether a call may start: {problem}")
+            await asyncio.sleep(min(wait_s, left_s))
+            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+        raise TaskGone("the run has ended")
 
     async def close_task(self, task: TaskGuard) -> None:
-        """Settle what a run left open: a call that was cancelled tells nobody how it ended, but may be billed."""
+        """Settle a run's open calls: LangChain reports no end of a cancelled call, but the provider may bill it."""
         task.is_over = True
         while task.open:
             _, admitted = task.open.popitem()
             await self.settle(task, admitted, Outcome.CANCEL, None)
+
+    async def _release(self, admitted: Admitted, admit: Call[Decision]) -> None:
+        """Admit the call once more, which returns its generation, and settle it with nothing used."""
+        decision = await self.loops.retry(admit)
+        if decision and decision.allowed:
+            emit_transition(admitted.breaker, decision.allowed.transition)
+            admitted = replace(admitted, generation=decision.allowed.generation)
+            settled = await self.loops.retry(self._settle_call(admitted, Outcome.CANCEL, (0, 0), 0))
+            emit_settled(admitted.breaker, settled)
 
     def _settle_call(
         self,
@@ -273,111 +254,14 @@ class Guards:
         outcome: Outcome,
         tokens: tuple[int, int],
         cost_nano_usd: int,
-        use: scripts.Call[bool] | None = None,
+        use: Call[bool] | None = None,
         *,
         pause_s: float = 0.0,
         estimated: bool = False,
-    ) -> scripts.Call[Settled]:
+    ) -> Call[Settled]:
         breaker, rid, pause_ms = admitted.breaker, admitted.rid, round(pause_s * 1000)
         return report_and_settle_call(
             report_call(breaker, rid, admitted.generation, outcome, self.breaker, retry_after_ms=pause_ms),
             settle_call(rid, *tokens, cost_nano_usd, self.budget, estimated=estimated),
             use,
         )
-
-    async def _ask(self, task: TaskGuard, call: scripts.Call[Decision]) -> Decision:
-        wait_s = _FIRST_WAIT_S
-        while not task.is_over:
-            problem: Exception | str = "the worker's lease may be over"
-            if self.is_held():
-                answer = await self._try(call)
-                if isinstance(answer, Decision):
-                    return answer
-                problem = answer
-            left_s = 0.0 if task.deadline_at is None else task.deadline_at - time.monotonic()
-            if left_s <= 0:
-                raise GuardUnavailable(f"Redis could not be asked whether a call may start: {problem}")
-            await asyncio.sleep(min(wait_s, left_s))
-            wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
-        raise TaskGone("the run has ended")
-
-    async def _try(self, call: scripts.Call[T]) -> T | Exception:
-        """Run the call; answer the outage instead if there is one. It may safely run twice."""
-        try:
-            return await self._loops.trips.run(call)
-        except RedisError as error:
-            if not is_outage(error):
-                raise
-            return error
-
-    async def _insist(self, call: scripts.Call[T]) -> T | None:
-        """Run the call as soon as Redis answers; None: it did not for a long time."""
-        give_up_at = time.monotonic() + _LATE_FOR_S
-        wait_s = _FIRST_WAIT_S
-        while isinstance(done := await self._try(call), Exception):
-            if time.monotonic() > give_up_at:
-                return None
-            await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
-        return done
-
-    async def _settle_late(self, admitted: Admitted, call: scripts.Call[Settled]) -> None:
-        settled = await self._insist(call)
-        if settled:
-            self._tell_settled(admitted, settled)
-        else:
-            _log.warning("model_call.not_settled", breaker=admitted.breaker, reason="Redis is away; charged in full")
-
-    async def _take_back(self, admitted: Admitted, admit: scripts.Call[Decision]) -> None:
-        answer = await self._insist(admit)
-        if answer and answer.allowed:
-            self._tell(admitted.breaker, answer.allowed.transition)
-            admitted = replace(admitted, generation=answer.allowed.generation)
-            await self._settle_late(admitted, self._settle_call(admitted, Outcome.CANCEL, (0, 0), 0))
-
-    def _tell_settled(self, admitted: Admitted, settled: Settled) -> None:
-        self._tell(admitted.breaker, settled.transition)
-        tell_alerts(settled.settlement.alerts)
-
-    def _tell(self, breaker: str, transition: Transition) -> None:
-        if transition.changed:
-            _log.warning(_EVENTS[transition.after], breaker=breaker, why=transition.why)
-
-
-_EVENTS = {"open": "breaker.opened", "half_open": "breaker.half_opened", "closed": "breaker.closed"}
-
-
-def _tell_call(
-    admitted: Admitted, outcome: Outcome, tokens: tuple[int, int], cost_nano_usd: int, *, is_estimated: bool
-) -> None:
-    """Log a call that was made; metrics and traces listen to this event."""
-    _log.info(
-        "model.called",
-        model=admitted.model,
-        provider=admitted.breaker.partition("/")[0],
-        outcome=outcome.value,
-        duration_ms=round((time.monotonic() - admitted.at) * 1000),
-        input_tokens=tokens[0],
-        output_tokens=tokens[1],
-        cost_nano_usd=cost_nano_usd,
-        estimated=is_estimated,
-    )
-
-
-def tell_alerts(alerts: "tuple[Alert, ...]") -> None:
-    """Log the alerts that one of our calls crossed; nobody else will."""
-    for alert in alerts:
-        _log.warning(
-            "budget.alerted",
-            scope=alert.scope,
-            subject=alert.subject,
-            unit=alert.unit,
-            percent=alert.percent,
-            used=alert.used,
-            limit=alert.limit,
-        )
-
-
-def _tell_refused(breaker: str, decision: Decision) -> None:
-    if isinstance(decision.reserved, Refused):
-        _log.warning("budget.refused", scope=decision.reserved.scope, unit=decision.reserved.unit, breaker=breaker)

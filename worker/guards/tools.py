@@ -1,21 +1,21 @@
-"""`guarded(name)`: a tool, an HTTP call or any other service of a graph, behind the fleet's breaker and a timeout.
+"""`guarded(name)`: puts a tool, an HTTP call or any other service behind the fleet's breaker and a timeout.
 
     @tool
     @guarded("search", timeout_s=10)
     async def search(query: str) -> str: ...
 
-Before each call one round trip asks: is the task still ours and not cancelled, does the breaker of this name let the
-call through? There is no budget: what a tool costs nobody knows. Then what an exception means:
+Before each call one round trip checks that this worker still owns the task and that the breaker `name` lets the call
+through. No budget is involved: the cost of a tool is unknown. An exception of the function is classified:
 
-- The service failed: no connection, a timeout, HTTP 408 or 5xx, an answer that is cut off or no JSON, and whatever
-  `failures` names. The breaker counts it.
-- The service wants a pause: HTTP 429. All callers wait as long as its Retry-After says; 402 opens the breaker at once.
-- The caller's mistake: any other 4xx. The service did answer; the breaker does not count it.
-- Anything else (a ValueError, an interrupt, a refusal, a model that is not available) says nothing about the service.
+- Failure of the service: no connection, a timeout, HTTP 408 or 5xx, a truncated or malformed response, and the types
+  in `failures`. The breaker counts it.
+- Rate limit: HTTP 429 pauses all callers for its Retry-After; HTTP 402 opens the breaker at once.
+- Error of the caller: any other 4xx. The service did answer, and the breaker does not count it.
+- Anything else (a ValueError, an interrupt, a refusal, an unavailable model) does not concern the service.
 
-The first two become a `ToolError`, as does a call that the breaker refuses (with `retry_after_s`): unless the graph
-handles it, the task ends as `tool_error`. The other two get through as they are. Nothing is tried again: whether that
-is safe only the graph knows.
+The first two are raised as `ToolError`, as is a call that the breaker refuses (with `retry_after_s`); unless the graph
+handles it, the task ends as `tool_error`. The other two are raised unchanged. Nothing is retried: only the graph knows
+whether that is safe.
 """
 
 import asyncio
@@ -28,7 +28,9 @@ from typing import Any, ParamSpec, TypeVar, cast
 from langchain_core.tools import BaseTool
 from langgraph.errors import GraphBubbleUp
 
-from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome
+from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome, allow_call, report_call
+from langgraph_rq.worker.guards.admission import admit_call, refusal_of
+from langgraph_rq.worker.guards.events import emit_transition
 from langgraph_rq.worker.guards.guards import Guards, TaskGuard, current_task
 from langgraph_rq.worker.guards.model_call import describe
 from langgraph_rq.worker.guards.provider_errors import Failure, read_failure
@@ -36,8 +38,8 @@ from langgraph_rq.worker.guards.refusals import ProviderUnavailableError, ToolEr
 
 TIMEOUT_S = 30.0
 _PROBE_MARGIN_S = 5.0
-_NOT_THE_SERVICE = (ToolError, ProviderUnavailableError, GraphBubbleUp)
-"""Of something that was called on the way: whatever caused it, this service did not."""
+_OTHER_CAUSES = (ToolError, ProviderUnavailableError, GraphBubbleUp)
+"""Exceptions of another guarded call or of LangGraph, raised inside the function: not the service's own."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,18 +53,18 @@ def guarded(
     failures: tuple[type[Exception], ...] = (),
     guards: Guards | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Guard a function, sync or async, that calls the service `name`; below LangChain's `@tool`, not above it.
+    """Guard a function, sync or async, that calls the service `name`. Goes below LangChain's `@tool`, not above it.
 
     Args:
-        name: Of the breaker; all functions and workers that use it share it.
-        timeout_s: Of one call. A sync function is given up after it, but its thread goes on until it returns.
-        limits: When the breaker opens; None: as the worker's settings say for models.
-        failures: Further exceptions that mean that the service failed.
-        guards: Only outside of a worker, where there is no task to find them by.
+        name: The breaker's name, shared by all functions and workers that use it.
+        timeout_s: For one call. After it a sync function is abandoned, but its thread runs on until it returns.
+        limits: When the breaker opens; None: the worker's settings for models.
+        failures: Further exception types that count as a failure of the service.
+        guards: Needed only outside of a worker; inside, the task's guards are used.
 
     Raises:
         ValueError: the name is empty or the timeout is not positive.
-        TypeError: it is put on something that is no plain function.
+        TypeError: the decorated object is not a plain function.
     """
     if not name:
         raise ValueError("expected a guarded service to have a name, got: ''")
@@ -84,7 +86,7 @@ def guarded(
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             task = service.task()
             in_thread = partial(asyncio.to_thread, function, *args, **kwargs)
-            return task.guards.run_sync(service.call(task, in_thread))
+            return task.guards.loops.run_sync(service.call(task, in_thread))
 
         return call
 
@@ -108,32 +110,56 @@ class _Service:
         return TaskGuard(self.guards)
 
     async def call(self, task: TaskGuard, function: Callable[[], Awaitable[R]]) -> R:
-        """Ask, call in the loop that it is called in, and report."""
-        limits = replace(self.limits or task.guards.breaker, probe_lease_s=self.timeout_s + _PROBE_MARGIN_S)
-        try:
-            entered = await task.guards.run_here(task.guards.enter(task, self.name, limits))
-        except ProviderUnavailableError as error:
-            raise ToolError(str(error), error.retry_after_s) from None
+        """Admit the call, run it in the caller's loop, and report its outcome."""
+        guards = task.guards
+        admitted = await guards.loops.run_here(self._admit(task))
         try:
             async with asyncio.timeout(self.timeout_s):
                 value = await function()
         except BaseException as error:
             failure = self._read(error)
-            await task.guards.run_here(task.guards.leave(entered, failure.outcome, failure.retry_after_s))
+            await guards.loops.run_here(self._report(guards, admitted, failure.outcome, failure.retry_after_s))
             if failure.is_unavailable:
                 raise ToolError(f"{self.name}: {describe(error)}", failure.retry_after_s or None) from error
             raise
-        await task.guards.run_here(task.guards.leave(entered, Outcome.OK))
+        await guards.loops.run_here(self._report(guards, admitted, Outcome.OK))
         return value
 
+    async def _admit(self, task: TaskGuard) -> "_Admitted":
+        limits = replace(self.limits or task.guards.breaker, probe_lease_s=self.timeout_s + _PROBE_MARGIN_S)
+        token = task.next_rid()
+        # Cancelled here, it may leave a probe behind, which ends with its lease.
+        admit = admit_call(task.owns_call(), allow_call(self.name, token, limits), None)
+        decision = await task.guards.decide(task, self.name, admit)
+        if decision.allowed and decision.allowed.admitted:
+            return _Admitted(token, decision.allowed.generation, limits)
+        refusal = refusal_of(decision, self.name)
+        if isinstance(refusal, ProviderUnavailableError):
+            raise ToolError(str(refusal), refusal.retry_after_s)
+        raise refusal
+
+    async def _report(self, guards: Guards, admitted: "_Admitted", outcome: Outcome, pause_s: float = 0.0) -> None:
+        token, generation, pause_ms = admitted.token, admitted.generation, round(pause_s * 1000)
+        report = report_call(self.name, token, generation, outcome, admitted.limits, retry_after_ms=pause_ms)
+        await guards.loops.deliver(report, partial(emit_transition, self.name))
+
     def _read(self, error: BaseException) -> Failure:
-        nothing = Failure(Outcome.CANCEL, is_provider=False)
-        if isinstance(error, _NOT_THE_SERVICE):
-            return nothing
+        unrelated = Failure(Outcome.CANCEL, is_provider=False)
+        if isinstance(error, _OTHER_CAUSES):
+            return unrelated
         if isinstance(error, self.failures):
             return Failure(Outcome.FAIL)
         failure = read_failure(error)
-        return failure if failure.is_provider else nothing
+        return failure if failure.is_provider else unrelated
+
+
+@dataclass(frozen=True, slots=True)
+class _Admitted:
+    """A call that may start; it must be reported, whatever its outcome."""
+
+    token: str
+    generation: int
+    limits: BreakerLimits
 
 
 def _check(function: Any) -> None:

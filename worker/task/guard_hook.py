@@ -132,14 +132,14 @@ class GuardHandler(BaseCallbackHandler):
         if admitted:
             self._task.model = admitted.model
             settling = self._guards.settle(self._task, admitted, Outcome.OK, read_usage(response))
-            await self._guards.run_here(settling)
+            await self._guards.loops.run_here(settling)
 
     async def on_llm_error(self, error: BaseException, *, run_id: UUID, **_kwargs: Any) -> None:
         """Settle what a failed call may have used, and report the failure to the breaker."""
         self._task.call_errors.append(error)
         admitted = self._task.open.pop(run_id, None)
         if admitted:
-            await self._guards.run_here(settle_failure(self._guards, self._task, admitted, error))
+            await self._guards.loops.run_here(settle_failure(self._guards, self._task, admitted, error))
 
     async def _admit(
         self,
@@ -161,14 +161,14 @@ class GuardHandler(BaseCallbackHandler):
                 (bound, output),
                 timeout_s if isinstance(timeout_s, int | float) else _DEFAULT.timeout_s,
             )
-            admitted = await self._guards.run_here(admission)
+            admitted = await self._guards.loops.run_here(admission)
         except ProviderUnavailableError as error:
             if asyncio.get_running_loop() is self._home:
                 raise
             raise ProviderRefused(str(error), error.retry_after_s) from None
         self._task.open[run_id] = admitted
         if self._task.is_over:  # it ended during the round trip: nothing else would settle this call
-            await self._guards.run_here(self._guards.close_task(self._task))
+            await self._guards.loops.run_here(self._guards.close_task(self._task))
             raise TaskGone("the run has ended")
 
     def _rest_of_the_request(self, bound: int) -> int:

@@ -37,7 +37,7 @@ async def guards(redis_server):
             # Clients made once: making one reads the machine's certificates, for a third of a second each.
             GuardedOpenAI.clients = {"http_client": http, "http_async_client": openai.DefaultAsyncHttpxClient()}
             yield guards
-            await guards.run_here(GuardedOpenAI.clients["http_async_client"].aclose())
+            await guards.loops.run_here(GuardedOpenAI.clients["http_async_client"].aclose())
         await guards.aclose()
 
 

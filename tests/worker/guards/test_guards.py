@@ -159,13 +159,13 @@ async def test_users_pay_for_themselves(guards, aredis):
 async def test_callers_of_any_loop_and_thread_share_the_books(guards, aredis):
     async def call():
         task = TaskGuard(guards)
-        admitted = await guards.run_here(admit(guards, task))
-        await guards.run_here(guards.settle(task, admitted, Outcome.OK, Used(1, 1)))
+        admitted = await guards.loops.run_here(admit(guards, task))
+        await guards.loops.run_here(guards.settle(task, admitted, Outcome.OK, Used(1, 1)))
 
     await call()
     await asyncio.to_thread(lambda: asyncio.run(call()))
-    await asyncio.to_thread(lambda: guards.run_sync(call()))
-    guards.run_sync(call())
+    await asyncio.to_thread(lambda: guards.loops.run_sync(call()))
+    guards.loops.run_sync(call())
     assert await books(aredis) == (8, 0)
 
 

@@ -1,0 +1,169 @@
+"""The event loops from which the guards call Redis: the worker's own, and one in a thread for all other callers.
+
+A Redis client and a background task belong to one loop each. A sync caller (a sync node, a sync call inside an async
+node) blocks until the second loop has answered. This cannot deadlock: that loop runs no code of a graph, only model
+calls in threads.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from langgraph_rq.shared.connections.batching import RoundTrips
+from langgraph_rq.shared.connections.clients import is_outage, open_async
+from langgraph_rq.shared.connections.scripts import Call
+from langgraph_rq.worker.guards.refusals import TaskGone
+
+FIRST_WAIT_S = 0.05
+LONGEST_WAIT_S = 2.0
+_RETRY_FOR_S = 120.0
+_SYNC_CALLS = 256
+"""Concurrent model calls of sync callers."""
+_THREADS = "node_model_call"
+"""Starts with the prefix of the sync nodes' threads: a worker that ends does not wait for those that still block."""
+_CLOSE_S = 2.0
+"""How long closing waits for background tasks."""
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Loop:
+    """What belongs to one loop: its client and its background tasks."""
+
+    redis: Redis
+    trips: RoundTrips = field(init=False)
+    background: set["asyncio.Task[object]"] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.trips = RoundTrips(self.redis)
+
+    async def finish(self) -> None:
+        if self.background:
+            await asyncio.wait(self.background, timeout=_CLOSE_S)
+
+
+class EventLoops:
+    """Runs coroutines and script calls for callers on any loop or thread.
+
+    Args:
+        redis: The running loop's client.
+        url: The same Redis, for the second loop, which starts with the first call that needs it.
+    """
+
+    def __init__(self, redis: Redis, url: str) -> None:
+        self._url = url
+        self._loops = {asyncio.get_running_loop(): _Loop(redis)}
+        self._second: asyncio.AbstractEventLoop | None = None
+        self._threads = ThreadPoolExecutor(_SYNC_CALLS, thread_name_prefix=_THREADS)
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    async def run_here(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Await `coroutine` in this loop if it has a client, else in the second loop."""
+        if asyncio.get_running_loop() in self._loops:
+            return await coroutine
+        return await asyncio.wrap_future(self._submit(coroutine))
+
+    def run_sync(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Block until the second loop has run `coroutine`; safe inside a running loop."""
+        return self._submit(coroutine).result()
+
+    def run_in_background(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        """Start `coroutine` as a task of the running loop; after `aclose` it is dropped."""
+        if self._is_closed:
+            coroutine.close()
+            return
+        loop = asyncio.get_running_loop()
+        background = self._loops[loop].background
+        task = loop.create_task(coroutine)
+        background.add(task)
+        task.add_done_callback(background.discard)
+
+    async def attempt(self, call: Call[T]) -> T | RedisError:
+        """Run the call once; an outage of Redis is returned. The call may have run before, so it must be idempotent."""
+        try:
+            return await self._loops[asyncio.get_running_loop()].trips.run(call)
+        except RedisError as error:
+            if not is_outage(error):
+                raise
+            return error
+
+    async def retry(self, call: Call[T]) -> T | None:
+        """Run the call as soon as Redis answers; None: Redis did not answer within two minutes."""
+        give_up_at = time.monotonic() + _RETRY_FOR_S
+        wait_s = FIRST_WAIT_S
+        while isinstance(reply := await self.attempt(call), RedisError):
+            if time.monotonic() > give_up_at:
+                return None
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+        return reply
+
+    async def deliver(self, call: Call[T], done: Callable[[T | None], None]) -> None:
+        """Run the call; if the caller is cancelled or Redis is away, `retry` it in the background.
+
+        Args:
+            call: Must be idempotent.
+            done: Gets the reply, or None if the call was not delivered.
+        """
+        try:
+            reply = await self.attempt(call)
+        except asyncio.CancelledError:
+            self.deliver_in_background(call, done)
+            raise
+        if isinstance(reply, RedisError):
+            self.deliver_in_background(call, done)
+        else:
+            done(reply)
+
+    def deliver_in_background(self, call: Call[T], done: Callable[[T | None], None]) -> None:
+        """Run the call as a background task; see `deliver`."""
+        self.run_in_background(self._retry(call, done))
+
+    async def _retry(self, call: Call[T], done: Callable[[T | None], None]) -> None:
+        reply = await self.retry(call)
+        done(reply)
+
+    async def aclose(self) -> None:
+        """Wait briefly for the background tasks, then stop the second loop."""
+        await self._loops[asyncio.get_running_loop()].finish()
+        self._is_closed = True
+        second, self._second = self._second, None
+        if second:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._close_second(), second))
+            del self._loops[second]
+            second.call_soon_threadsafe(second.stop)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _close_second(self) -> None:
+        loop = self._loops[asyncio.get_running_loop()]
+        await loop.finish()
+        await loop.redis.aclose()
+
+    def _submit(self, coroutine: Coroutine[Any, Any, T]) -> "Future[T]":
+        with self._lock:
+            if self._is_closed:
+                coroutine.close()
+                raise TaskGone("the worker has ended")
+            if self._second is None:
+                self._second = asyncio.new_event_loop()
+                self._second.set_default_executor(self._threads)
+                self._loops[self._second] = _Loop(open_async(self._url))
+                threading.Thread(target=_run_forever, args=(self._second,), name="guards", daemon=True).start()
+        # In the caller's context, which carries the task that the call belongs to.
+        return copy_context().run(asyncio.run_coroutine_threadsafe, coroutine, self._second)
+
+
+def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    loop.run_forever()
+    loop.close()
