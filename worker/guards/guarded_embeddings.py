@@ -1,10 +1,10 @@
 """`guarded_embeddings`: LangChain embeddings with breaker, budget and retries around each call.
 
-LangChain tells no handler of embedding calls, so those of an unchanged graph are seen by nobody: neither counted nor
-stopped. Guarded are the ones that a graph wraps, and those of the store's index (`store.index.embed`).
+LangChain has no callbacks for embedding calls, so those of an unchanged graph cannot be guarded or counted. Guarded are
+the embeddings that a graph wraps, and those of the store's index (`store.index.embed`).
 
-A call is held at a token per byte of its texts and priced as its model's input. OpenAI's embeddings say what they used;
-for others all that was held is booked, as an estimate.
+A call reserves one token per byte of its texts, priced as its model's input. OpenAI's embeddings report their usage;
+for others the whole reservation is booked, as an estimate.
 """
 
 import asyncio
@@ -17,37 +17,38 @@ from langchain_core.embeddings import Embeddings
 
 from langgraph_rq.shared.breaker.circuit_breaker import Outcome
 from langgraph_rq.worker.guards.bounds import text_bound
-from langgraph_rq.worker.guards.guards import Guards, TaskGuard, Used, current_task
+from langgraph_rq.worker.guards.guards import Guards, TaskGuard, Used, find_guards
 from langgraph_rq.worker.guards.model_call import CallLimits, Target, call_model
 
 BATCH_TOKENS = 100_000
-"""The most that one call may hold where requests have no limit; OpenAI's own is 300,000 tokens."""
+"""The most that one call reserves where requests have no limit; OpenAI's own limit is 300,000 tokens."""
 
 Vectors = list[list[float]]
 
-_told: ContextVar[list[int] | None] = ContextVar("told", default=None)
-"""Where the call that is being made puts the tokens that its provider tells."""
+_reported: ContextVar[list[int] | None] = ContextVar("reported", default=None)
+"""Collects the input tokens that the provider reports for the current call."""
 
 
 def guarded_embeddings(
     embeddings: Embeddings, *, limits: CallLimits | None = None, guards: Guards | None = None
 ) -> "GuardedEmbeddings":
-    """Guard embeddings of any kind; many texts are split so that each call fits into what one request may use.
+    """Guard embeddings of any provider; texts are batched so that each call fits the limit of one request.
 
     Args:
-        embeddings: Theirs is the work; own retries of OpenAI's are switched off, ours know breaker and deadline.
+        embeddings: The embeddings to call. Retries of OpenAI's SDK are switched off: the guards retry instead, and
+            respect the breaker and the deadline.
         limits: Attempts, timeout, longest wait.
-        guards: Only outside of a worker, where there is no task to find them by.
+        guards: Needed only outside of a worker; inside, the task's guards are used.
 
     Returns:
         Embeddings whose calls raise `ProviderUnavailableError` when the model cannot be used, and a
-        `Refusal`, which ends the run, when the budget is spent.
+        `Refusal`, which ends the task, when the budget is spent.
     """
     return GuardedEmbeddings(_metered(embeddings), limits or CallLimits(), guards)
 
 
 class GuardedEmbeddings(Embeddings):
-    """Made by `guarded_embeddings`."""
+    """The return type of `guarded_embeddings`."""
 
     def __init__(self, inner: Embeddings, limits: CallLimits, guards: Guards | None) -> None:
         self.inner = inner
@@ -59,18 +60,18 @@ class GuardedEmbeddings(Embeddings):
 
     async def aembed_documents(self, texts: list[str]) -> Vectors:
         """Embed texts."""
-        guards, task = self._who()
+        guards, task = find_guards(self._guards, "guarded embeddings are")
         return await guards.loops.run_here(self._all(guards, task, texts, self.inner.aembed_documents))
 
     async def aembed_query(self, text: str) -> list[float]:
         """Embed the text of a question."""
-        guards, task = self._who()
+        guards, task = find_guards(self._guards, "guarded embeddings are")
         step = partial(self.inner.aembed_query, text)
         return await guards.loops.run_here(self._call(guards, task, text_bound([text]), step))
 
     def embed_documents(self, texts: list[str]) -> Vectors:
         """Embed texts."""
-        guards, task = self._who()
+        guards, task = find_guards(self._guards, "guarded embeddings are")
 
         async def in_thread(batch: list[str]) -> Vectors:
             return await asyncio.to_thread(self.inner.embed_documents, batch)
@@ -79,7 +80,7 @@ class GuardedEmbeddings(Embeddings):
 
     def embed_query(self, text: str) -> list[float]:
         """Embed the text of a question."""
-        guards, task = self._who()
+        guards, task = find_guards(self._guards, "guarded embeddings are")
         step = partial(asyncio.to_thread, self.inner.embed_query, text)
         return guards.loops.run_sync(self._call(guards, task, text_bound([text]), step))
 
@@ -92,26 +93,19 @@ class GuardedEmbeddings(Embeddings):
         return vectors
 
     async def _call(self, guards: Guards, task: TaskGuard, bound: int, step: Callable[[], Awaitable[Any]]) -> Any:
-        told: list[int] = []
-        token = _told.set(told)
+        reported: list[int] = []
+        token = _reported.set(reported)
         try:
             called = await call_model(guards, task, Target(self.breaker, self.model, (bound, 0), step), self._limits)
         finally:
-            _told.reset(token)
-        used = Used(sum(told), 0) if told else None
+            _reported.reset(token)
+        used = Used(sum(reported), 0) if reported else None
         await guards.settle(task, called.admitted, Outcome.OK, used)
         return called.value
 
-    def _who(self) -> tuple[Guards, TaskGuard]:
-        task = current_task.get()
-        guards = self._guards or (task.guards if task else None)
-        if guards is None:
-            raise RuntimeError("guarded embeddings are called outside of a worker's task: give guards=Guards(...)")
-        return guards, task or TaskGuard(guards)
-
 
 def _batches(texts: Sequence[str], most_tokens: int) -> Iterator[list[str]]:
-    """Split texts so that each part's bound is at most `most_tokens`; a single text is never split."""
+    """Split texts into batches bounded by `most_tokens` each; a single longer text is a batch of its own."""
     batch: list[str] = []
     bound = text_bound(())
     for text in texts:
@@ -126,7 +120,7 @@ def _batches(texts: Sequence[str], most_tokens: int) -> Iterator[list[str]]:
 
 
 def _metered(embeddings: Embeddings) -> Embeddings:
-    """Copy OpenAI's embeddings with the SDK's retries off, and listen to what their calls used."""
+    """Copy OpenAI's embeddings with the SDK's retries off and the usage of their calls recorded."""
     clients = {name: getattr(embeddings, name, None) for name in ("client", "async_client")}
     made = {name: client for name, client in clients.items() if hasattr(client, "_client")}
     if not made or not hasattr(embeddings, "model_copy"):
@@ -138,19 +132,19 @@ class _Metered:
     """The `embeddings` resource of an OpenAI client, sync or async."""
 
     def __init__(self, resource: Any) -> None:
-        self._resource = resource._client.with_options(max_retries=0).embeddings  # noqa: SLF001 - its only way back
+        self._resource = resource._client.with_options(max_retries=0).embeddings  # noqa: SLF001 - no public attribute
 
     def create(self, **request: Any) -> Any:
-        """Make the call, and note what it used."""
+        """Make the call and record its usage."""
         reply = self._resource.create(**request)
-        return self._noted_later(reply) if asyncio.iscoroutine(reply) else _noted(reply)
+        return self._recorded_async(reply) if asyncio.iscoroutine(reply) else _recorded(reply)
 
-    async def _noted_later(self, reply: Awaitable[Any]) -> Any:
-        return _noted(await reply)
+    async def _recorded_async(self, reply: Awaitable[Any]) -> Any:
+        return _recorded(await reply)
 
 
-def _noted(reply: Any) -> Any:
-    told, usage = _told.get(), getattr(reply, "usage", None)
-    if told is not None and usage:
-        told.append(usage.prompt_tokens)
+def _recorded(reply: Any) -> Any:
+    reported, usage = _reported.get(), getattr(reply, "usage", None)
+    if reported is not None and usage:
+        reported.append(usage.prompt_tokens)
     return reply

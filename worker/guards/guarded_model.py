@@ -1,7 +1,7 @@
 """`guarded_chat_model`: any LangChain chat model, with breaker, budget, retries and fallback models around each call.
 
-It is an instance of a subclass of the model's own class, so tools, structured output and everything else that the model
-can do work as before. It always sets an output limit, so that the budget cannot be overshot by it.
+The result is an instance of a subclass of the model's own class, so tools, structured output and all other features of
+the model work as before. Each call gets an output limit, so that it cannot use more than it reserved.
 """
 
 import asyncio
@@ -17,14 +17,14 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult, LLMResult
 from pydantic import PrivateAttr
 
 from langgraph_rq.shared.breaker.circuit_breaker import Outcome
-from langgraph_rq.worker.guards.guards import Guards, TaskGuard, current_task
+from langgraph_rq.worker.guards.guards import Guards, TaskGuard, find_guards
 from langgraph_rq.worker.guards.inner_model import InnerModel
 from langgraph_rq.worker.guards.model_call import Called, CallLimits, Target, call_models, settle_failure
 from langgraph_rq.worker.guards.model_usage import StreamMeter, read_usage
 from langgraph_rq.worker.guards.refusals import Refusal
 
 GUARDED = "langgraph_rq_guarded"
-"""In a model's metadata: its calls are guarded already."""
+"""Key in a model's metadata: the callback handler skips its calls, which are guarded already."""
 
 M = TypeVar("M", bound=BaseChatModel)
 _END: Any = object()
@@ -36,15 +36,16 @@ def guarded_chat_model(
     """Guard a chat model: `model` is called first, then `fallbacks` in turn, when it cannot be used.
 
     Args:
-        model: Any chat model. Its own retries are switched off; ours know the breaker and the deadline.
-        fallbacks: Models of the same class: tools and schemas are encoded once, as the class does it.
+        model: Any chat model. Retries of its SDK are switched off: the guards retry instead, and respect the breaker
+            and the deadline.
+        fallbacks: Models of the same class, because tools and schemas are encoded once, for that class.
         limits: Attempts, timeout, longest wait.
-        guards: Only outside of a worker, where there is no task to find them by.
+        guards: Needed only outside of a worker; inside, the task's guards are used.
 
     Returns:
         A model of the same class, for `invoke`, `ainvoke`, `stream`, `astream`, `batch`, tools, structured output.
         Its calls raise `ProviderUnavailableError` when no model can be used, and a `Refusal`, which
-        ends the run, when the budget is spent.
+        ends the task, when the budget is spent.
 
     Raises:
         TypeError: a fallback is of another class.
@@ -52,7 +53,7 @@ def guarded_chat_model(
     for fallback in fallbacks:
         if not isinstance(fallback, type(model)):
             raise TypeError(f"expected fallbacks to be {type(model).__name__} too, got: {type(fallback).__name__}")
-    # Constructed from its fields as they are: clients are shared, and nothing is validated twice.
+    # Constructed without validation: the clients are shared, and the fields are valid already.
     fields = {**model.__dict__, "metadata": {**(model.metadata or {}), GUARDED: True}}
     guarded: Any = _guarded_class(type(model)).model_construct(model.model_fields_set, **fields)
     guarded._inner = (
@@ -64,8 +65,8 @@ def guarded_chat_model(
     return guarded  # type: ignore[no-any-return]
 
 
-class _CarriedRefusal(Exception):  # noqa: N818 - only the way of a refusal through LangChain
-    """A refusal on its way through `BaseChatModel`, which takes a BaseException that a call raised for a result."""
+class _CarriedRefusal(Exception):  # noqa: N818 - never leaves this module
+    """Carries a refusal through `BaseChatModel`, which mistakes a BaseException for the result of a call."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(str(refusal))
@@ -73,9 +74,9 @@ class _CarriedRefusal(Exception):  # noqa: N818 - only the way of a refusal thro
 
 
 class _GuardedMixin(BaseChatModel):
-    """The methods by which LangChain calls a model, each guarded; the rest is the model's own class."""
+    """Guards the methods through which LangChain calls a model; all others are those of the model's own class."""
 
-    # LangChain calls these methods of a model; they are how it is extended, in spite of their names.
+    # LangChain's extension points have private names.
     # ruff: noqa: SLF001
     _inner: tuple[InnerModel, ...] = PrivateAttr(default=())
     _limits: CallLimits = PrivateAttr(default_factory=CallLimits)
@@ -83,28 +84,28 @@ class _GuardedMixin(BaseChatModel):
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
-        """Say no: what is loaded elsewhere would be a model without its guards."""
+        """Return False: a deserialised copy would have no guards."""
         return False
 
     async def agenerate(self, *args: Any, **kwargs: Any) -> LLMResult:
-        """Call the model for many prompts, as LangChain does; see `_CarriedRefusal`."""
+        """Call the model for several prompts; unwrap a `_CarriedRefusal`."""
         with _delivered():
             return await super().agenerate(*args, **kwargs)
 
     def generate(self, *args: Any, **kwargs: Any) -> LLMResult:
-        """Call the model for many prompts, as LangChain does; see `_CarriedRefusal`."""
+        """Call the model for several prompts; unwrap a `_CarriedRefusal`."""
         with _delivered():
             return super().generate(*args, **kwargs)
 
     async def astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[AIMessageChunk]:
-        """Stream the model's answer, as LangChain does; see `_CarriedRefusal`."""
+        """Stream the model's answer; unwrap a `_CarriedRefusal`."""
         with _delivered():
             async with aclosing(cast(Any, super().astream(*args, **kwargs))) as chunks:
                 async for chunk in chunks:
                     yield chunk
 
     def stream(self, *args: Any, **kwargs: Any) -> Iterator[AIMessageChunk]:
-        """Stream the model's answer, as LangChain does; see `_CarriedRefusal`."""
+        """Stream the model's answer; unwrap a `_CarriedRefusal`."""
         with _delivered(), closing(cast(Any, super().stream(*args, **kwargs))) as chunks:
             yield from chunks
 
@@ -115,7 +116,7 @@ class _GuardedMixin(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        guards, task = self._who()
+        guards, task = find_guards(self._guards, "a guarded model is")
 
         def step(inner: InnerModel) -> Any:
             return partial(inner.model._agenerate, messages, stop, run_manager, **inner.limited(kwargs))
@@ -131,7 +132,7 @@ class _GuardedMixin(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        guards, task = self._who()
+        guards, task = find_guards(self._guards, "a guarded model is")
 
         def step(inner: InnerModel) -> Any:
             call = partial(inner.model._generate, messages, stop, run_manager, **inner.limited(kwargs))
@@ -148,7 +149,7 @@ class _GuardedMixin(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        guards, task = self._who()
+        guards, task = find_guards(self._guards, "a guarded model is")
 
         def step(inner: InnerModel) -> Any:
             call = partial(inner.model._astream, messages, stop, run_manager, **inner.limited(kwargs))
@@ -163,7 +164,7 @@ class _GuardedMixin(BaseChatModel):
             while chunk is not _END:
                 meter.count(chunk)
                 yield chunk
-                chunk = await guards.loops.run_here(_next(rest))  # in the loop that opened the connection
+                chunk = await guards.loops.run_here(_next(rest))  # in the loop that owns the connection
         except BaseException as error:
             await guards.loops.run_here(_close(rest))
             await guards.loops.run_here(settle_failure(guards, task, called.admitted, error))
@@ -177,7 +178,7 @@ class _GuardedMixin(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        guards, task = self._who()
+        guards, task = find_guards(self._guards, "a guarded model is")
 
         def step(inner: InnerModel) -> Any:
             call = partial(inner.model._stream, messages, stop, run_manager, **inner.limited(kwargs))
@@ -198,13 +199,6 @@ class _GuardedMixin(BaseChatModel):
             guards.loops.run_sync(settle_failure(guards, task, called.admitted, error))
             raise
         guards.loops.run_sync(guards.settle(task, called.admitted, Outcome.OK, meter.used))
-
-    def _who(self) -> tuple[Guards, TaskGuard]:
-        task = current_task.get()
-        guards = self._guards or (task.guards if task else None)
-        if guards is None:
-            raise RuntimeError("a guarded model is called outside of a worker's task: give it guards=Guards(...)")
-        return guards, task or TaskGuard(guards)
 
     def _targets(
         self, messages: Sequence[BaseMessage], kwargs: Mapping[str, Any], step: Callable[[InnerModel], Any]
@@ -242,7 +236,7 @@ def _delivered() -> Iterator[None]:
 
 @cache
 def _guarded_class(kind: type[BaseChatModel]) -> type[BaseChatModel]:
-    # LangChain asks a model's class whether it can stream: a guard must not say yes for a model that cannot.
+    # LangChain looks for these methods to know whether a model can stream: the mixin must not add missing ones.
     missing = {name: getattr(BaseChatModel, name) for name in _STREAMS if _lacks(kind, name)}
     return type(f"Guarded{kind.__name__}", (_GuardedMixin, kind), {"__module__": __name__, **missing})
 
@@ -257,7 +251,7 @@ def _lacks(kind: type[BaseChatModel], name: str) -> bool:
 async def _begin(
     call: Callable[[], AsyncIterator[ChatGenerationChunk]],
 ) -> tuple[Any, AsyncIterator[ChatGenerationChunk]]:
-    """Open a stream and wait for its first chunk: until then it can be tried again, or elsewhere."""
+    """Open a stream and wait for its first chunk: until then it can be retried, or another model called."""
     chunks = call()
     return await anext(chunks, _END), chunks
 

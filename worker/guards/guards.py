@@ -116,6 +116,19 @@ current_task: ContextVar[TaskGuard | None] = ContextVar("current_task", default=
 """The run that this context belongs to; threads and tasks that LangGraph starts inherit it."""
 
 
+def find_guards(guards: "Guards | None", caller: str) -> tuple["Guards", TaskGuard]:
+    """Return `guards`, or else those of the current task, with the run that a call belongs to.
+
+    Raises:
+        RuntimeError: there are neither; the message begins with `caller`.
+    """
+    task = current_task.get()
+    guards = guards or (task.guards if task else None)
+    if guards is None:
+        raise RuntimeError(f"{caller} called outside of a worker's task: give guards=Guards(...)")
+    return guards, task or TaskGuard(guards)
+
+
 class Guards:
     """Admits and settles the calls of one process.
 

@@ -1,4 +1,4 @@
-"""A chat model behind a guard: what it is called, what it may use, and how it is called with an output limit."""
+"""The chat model inside a guarded one: its name and provider, its token bounds, and its output limit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from langchain_core.messages import BaseMessage
 from langgraph_rq.worker.guards.bounds import LIMIT_NAMES, input_bound, output_limit
 
 OUTPUT_TOKENS = 1_024
-"""The output limit of a model that has none."""
+"""The output limit given to a model that has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class InnerModel:
-    """A model whose own retries are off: ours know the breaker and the deadline."""
+    """A model with the retries of its SDK switched off."""
 
     model: BaseChatModel
     provider: str
@@ -25,24 +25,24 @@ class InnerModel:
 
     @classmethod
     def of(cls, model: BaseChatModel, *, is_fallback: bool) -> "InnerModel":
-        """Read what there is to know about a model."""
+        """Read a model's name, provider and output limit."""
         model = _without_retries(model)
-        about = model._get_ls_params()  # noqa: SLF001 - how LangChain tells tracers
+        about = model._get_ls_params()  # noqa: SLF001 - LangChain's own source for tracers
         name = str(about.get("ls_model_name") or getattr(model, "model", "") or model._llm_type)  # noqa: SLF001
         output_tokens = about.get("ls_max_tokens") or OUTPUT_TOKENS
         return cls(model, str(about.get("ls_provider") or "model"), name, output_tokens, is_fallback)
 
     def called(self, parameters: Mapping[str, Any]) -> str:
-        """Name the model that a call with these parameters reaches."""
+        """Return the name of the model that a call with these parameters reaches."""
         return self.name if self.is_fallback else str(parameters.get("model") or self.name)
 
     def bounds(self, messages: Sequence[BaseMessage], parameters: Mapping[str, Any]) -> tuple[int, int]:
-        """Bound the tokens that a call can read and write."""
+        """Bound the input and output tokens of a call."""
         answers = parameters.get("n") or getattr(self.model, "n", None) or 1
         return input_bound(messages, parameters), (output_limit(parameters) or self.output_tokens) * answers
 
     def limited(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Set the output limit; `model`, which a call may choose, is the first model's affair."""
+        """Add the output limit; for a fallback, drop `model`, which names another model than the fallback."""
         chosen = {name: value for name, value in parameters.items() if not (self.is_fallback and name == "model")}
         if output_limit(parameters):
             return chosen

@@ -1,8 +1,8 @@
-"""One guarded call, from the outside in: next model, retry, admission, the call with its timeout, report and settle.
+"""One guarded call, from the outside in: fallback, retry, admission, the call with its timeout, settling.
 
-    call_models ── model after model, when one is refused or keeps failing
-      └ call_model ── tenacity: exponential with jitter, or as the provider's Retry-After says, within the deadline
-          └ _attempt ── admit, call, and settle a failure; a good call is settled by whoever knows when it has ended
+    call_models ── the first model, then each fallback, when one is refused or keeps failing
+      └ call_model ── retries: exponential with jitter, or after the provider's Retry-After, within the deadline
+          └ _attempt ── admit, call, settle a failure; a successful call is settled by the caller, at its end
 
 The pattern is "Retry", "Circuit Breaker" and "Fallback" of the Azure architecture guide, in this order.
 """
@@ -33,12 +33,12 @@ _log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CallLimits:
-    """How long and how often a call is tried.
+    """Limits on the attempts of a call.
 
     Args:
-        attempts: Per model, the first included.
-        timeout_s: Of one attempt.
-        longest_wait_s: Who would have to wait longer for a model goes to the next one.
+        attempts: The number per model, the first included.
+        timeout_s: For one attempt.
+        longest_wait_s: The longest pause before a retry; if the provider asks for more, the next model is called.
     """
 
     attempts: int = 3
@@ -48,7 +48,14 @@ class CallLimits:
 
 @dataclass(frozen=True, slots=True)
 class Target(Generic[T]):
-    """A model that can be called: its breaker, its name for the price, the most it can use, and the call itself."""
+    """A model to call.
+
+    Args:
+        breaker: The breaker's name.
+        model: The model's name in the price list.
+        tokens: The most input and output tokens that the call can use.
+        step: Makes the call.
+    """
 
     breaker: str
     model: str
@@ -58,19 +65,19 @@ class Target(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Called(Generic[T]):
-    """A call that succeeded, or a stream that began; the caller settles it."""
+    """A call that succeeded, or a stream that began; the caller must settle it."""
 
     admitted: Admitted
     value: T
 
 
 async def call_models(guards: Guards, task: TaskGuard, targets: Sequence[Target[T]], limits: CallLimits) -> Called[T]:
-    """Call the first of `targets` that can be called and answers.
+    """Call each of `targets` in turn until one answers.
 
     Raises:
-        Refusal: the run is over.
+        Refusal: the run must end.
         ProviderUnavailableError: none could be called, or all that were called failed.
-        Exception: the model refused the request itself (a 400, a wrong key); another model would not help.
+        Exception: the request itself was rejected (a 400, a wrong key); another model would not help.
     """
     refused: list[ProviderUnavailableError] = []
     for number, target in enumerate(targets):
@@ -92,9 +99,9 @@ async def call_models(guards: Guards, task: TaskGuard, targets: Sequence[Target[
 
 
 async def call_model(guards: Guards, task: TaskGuard, target: Target[T], limits: CallLimits) -> Called[T]:
-    """Call `target`, and again while that may help.
+    """Call `target`, and retry while that may help.
 
-    Raises: as `call_models`.
+    Raises: the same as `call_models`.
     """
     try:
         return await _attempt(guards, task, target, limits)
@@ -102,7 +109,7 @@ async def call_model(guards: Guards, task: TaskGuard, target: Target[T], limits:
         failed = [error]
 
     async def attempt() -> Called[T]:
-        # Most calls succeed at once and pay nothing for the retrying: it hears of the first failure when there is one.
+        # tenacity starts after the first failure, which is replayed to it: a call that succeeds at once costs nothing.
         if failed:
             raise failed.pop()
         return await _attempt(guards, task, target, limits)
@@ -120,11 +127,11 @@ def _retrying(task: TaskGuard, model: str, limits: CallLimits) -> AsyncRetrying:
     def is_worth_it(error: BaseException) -> bool:
         if not isinstance(error, ProviderUnavailableError) or error.retry_after_s > limits.longest_wait_s:
             return False
-        if error.timed_out:  # it may be paid for, and somebody has waited for long: another model, or none
+        if error.timed_out:  # it may have been billed and took the whole timeout: no second attempt with this model
             return False
         return task.deadline_at is None or time.monotonic() + error.retry_after_s < task.deadline_at
 
-    def tell(state: RetryCallState) -> None:
+    def log_retry(state: RetryCallState) -> None:
         wait_s = round(state.upcoming_sleep, 3)
         _log.info("model.retried", model=model, attempt=state.attempt_number, wait_s=wait_s)
 
@@ -132,7 +139,7 @@ def _retrying(task: TaskGuard, model: str, limits: CallLimits) -> AsyncRetrying:
         stop=stop_after_attempt(limits.attempts),
         wait=wait_s,
         retry=retry_if_exception(is_worth_it),
-        before_sleep=tell,
+        before_sleep=log_retry,
         reraise=True,
     )
 
@@ -164,13 +171,13 @@ async def _attempt(guards: Guards, task: TaskGuard, target: Target[T], limits: C
 
 
 async def settle_failure(guards: Guards, task: TaskGuard, admitted: Admitted, error: BaseException) -> None:
-    """Report and book a call that failed or was cancelled."""
+    """Settle a call that failed or was cancelled."""
     failure = read_failure(error)
     used = None if failure.may_be_billed else Used(0, 0)
     await guards.settle(task, admitted, failure.outcome, used, failure.retry_after_s)
 
 
 def describe(error: BaseException) -> str:
-    """Say what failed without the provider's own words, which may quote the question or the key."""
+    """Describe an error by type and HTTP status only: its message may quote the prompt or the API key."""
     status = status_of(error)
     return type(error).__name__ + (f" (HTTP {status})" if status else "")

@@ -1,4 +1,4 @@
-"""What a model call used, as LangChain's messages and results tell it."""
+"""The token usage of a model call, read from LangChain's messages and results."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +10,14 @@ from langgraph_rq.worker.guards.guards import Used
 
 
 def read_usage(result: ChatResult | LLMResult) -> Used | None:
-    """Read what a call used, wherever its integration puts it; None where the provider did not say."""
+    """Read a call's usage from either place where integrations put it; None: the provider did not report it."""
     for generation in _generations(result):
         usage = getattr(generation.message, "usage_metadata", None) if isinstance(generation, ChatGeneration) else None
         if usage:
             return _used(usage)
-    told = (result.llm_output or {}).get("token_usage") or {}
-    if "prompt_tokens" in told:
-        return Used(int(told["prompt_tokens"]), int(told.get("completion_tokens") or 0))
+    usage = (result.llm_output or {}).get("token_usage") or {}
+    if "prompt_tokens" in usage:
+        return Used(int(usage["prompt_tokens"]), int(usage.get("completion_tokens") or 0))
     return None
 
 
@@ -35,12 +35,12 @@ def _used(usage: UsageMetadata) -> Used:
 
 @dataclass(slots=True)
 class StreamMeter:
-    """Adds up what a stream says that it used; None while it said nothing."""
+    """Adds up the usage that a stream reports; None before the first report."""
 
     used: Used | None = None
 
     def count(self, chunk: ChatGenerationChunk) -> None:
-        """Take one chunk into account."""
+        """Add the usage of one chunk, if it reports any."""
         usage: UsageMetadata | None = getattr(chunk.message, "usage_metadata", None)
         if usage:
             more, before = _used(usage), self.used or Used(0, 0)

@@ -1,7 +1,7 @@
-"""What an exception of a model or of another service means: for the breaker, for retrying, and for the bill.
+"""Classification of exceptions from models and other services: breaker outcome, retry, possible charge.
 
-Works for the OpenAI SDK and those made like it (Anthropic, Mistral, ...): their errors carry the HTTP status, a code
-and the response. What carries no status never got an answer.
+Covers the OpenAI SDK and SDKs of the same design (Anthropic, Mistral, ...), whose errors carry the HTTP status, a code
+and the response. An error without a status had no response.
 """
 
 import asyncio
@@ -12,10 +12,10 @@ from typing import Any
 from langgraph_rq.shared.breaker.circuit_breaker import QUOTA_CODES, Outcome, outcome_of
 
 DEFAULT_PAUSE_S = 1.0
-"""For a 429 that does not say how long."""
+"""For a 429 without Retry-After."""
 
 _NOT_CONNECTED = ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol")
-"""httpx' names, whichever copy of it an SDK brings: the request never left."""
+"""Class names of httpx, also when an SDK bundles its own copy: the request was never sent."""
 _BROKEN = (
     "APIConnectionError",
     "APITimeoutError",
@@ -32,13 +32,13 @@ _BROKEN = (
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An exception, read.
+    """A classified exception.
 
     Args:
-        outcome: The breaker's view of it.
+        outcome: What to report to the breaker.
         retry_after_s: The pause that the provider asked for.
-        may_be_billed: Whether the provider may have worked, and charged, for nothing that we saw.
-        is_provider: Whether a provider failed at all; otherwise it is an error of the graph's own code.
+        may_be_billed: Whether the provider may charge for the call although no response arrived.
+        is_provider: Whether the provider failed; False: an error of the graph's own code.
     """
 
     outcome: Outcome
@@ -48,17 +48,17 @@ class Failure:
 
     @property
     def is_unavailable(self) -> bool:
-        """Whether the provider cannot be used now, so that a retry or another model may help."""
+        """Whether a retry or another model may help."""
         return self.is_provider and self.outcome in {Outcome.FAIL, Outcome.RATE_LIMITED, Outcome.QUOTA}
 
 
 def read_failure(error: BaseException) -> Failure:
-    """Class an exception that came out of a call."""
+    """Classify an exception that a call raised."""
     if isinstance(error, asyncio.CancelledError):
         return Failure(Outcome.CANCEL, may_be_billed=True, is_provider=False)
     response = getattr(error, "response", None)
     status = status_of(error)
-    if status >= 400:  # a 2xx here had a body that could not be read
+    if status >= 400:  # below 400 the response was good, but its body was not
         outcome = outcome_of(status, _code(error))
         pause = _retry_after_s(response) if outcome is Outcome.RATE_LIMITED else 0.0
         return Failure(outcome, pause, may_be_billed=status == 504)
@@ -73,7 +73,7 @@ def read_failure(error: BaseException) -> Failure:
 
 
 def status_of(error: BaseException) -> int:
-    """Find the HTTP status where OpenAI's SDK, httpx, requests, aiohttp or urllib keep it; 0 if there is none."""
+    """Return the HTTP status of an error of OpenAI's SDK, httpx, requests, aiohttp or urllib; 0: it has none."""
     response = getattr(error, "response", None)
     found = (getattr(place, name, None) for place in (error, response) for name in ("status_code", "status", "code"))
     return next((status for status in found if isinstance(status, int)), 0)

@@ -1,19 +1,19 @@
-"""Why a call was not allowed to start.
+"""Exceptions of calls that were refused or failed.
 
-What ends a run whatever the graph does derives from BaseException: a node's `except Exception` must not swallow a
-spent budget or a lost task and go on. A provider that is down is the graph's own business: it may catch that, and
-LangChain's `with_fallbacks` does.
+A `Refusal` ends the task and derives from BaseException, so that a node's `except Exception` cannot swallow a spent
+budget or a lost task. An unavailable provider or tool is an Exception: the graph may handle it, and LangChain's
+`with_fallbacks` does.
 """
 
 from langgraph_rq.shared.errors import ErrorType
 
 
 class Refusal(BaseException):
-    """The run is over: its task ends with `error_type` and this message.
+    """Ends the run: its task fails with `error_type` and this message.
 
     Args:
-        message: For people.
-        retry_after_s: When trying again may help; None where it will not.
+        message: The reason, for people.
+        retry_after_s: When a retry may help; None: it will not.
     """
 
     error_type = ErrorType.GUARD_UNAVAILABLE
@@ -24,25 +24,25 @@ class Refusal(BaseException):
 
 
 class BudgetExceeded(Refusal):
-    """A limit on tokens or money would be passed."""
+    """The call would exceed a limit on tokens or money."""
 
     error_type = ErrorType.BUDGET_EXCEEDED
 
 
 class GuardUnavailable(Refusal):
-    """Redis could not be asked before the deadline; no paid call was started."""
+    """Redis did not answer before the deadline; no model call was started."""
 
 
 class TaskCancelled(Refusal):
-    """Somebody cancelled the task."""
+    """The task was cancelled."""
 
 
 class TaskGone(Refusal):
-    """Another worker owns the task now; nothing of this run may be written."""
+    """Another worker owns the task now; this run must write nothing more."""
 
 
 class ProviderRefused(Refusal):
-    """`ProviderUnavailableError` on its way through a sync call, where LangChain swallows a handler's Exception."""
+    """A `ProviderUnavailableError` of a sync call's callback handler, where LangChain swallows an Exception."""
 
     error_type = ErrorType.PROVIDER_UNAVAILABLE
 
@@ -51,10 +51,10 @@ class ProviderUnavailableError(Exception):
     """No model could be called, or all that were called failed.
 
     Args:
-        message: For people.
-        retry_after_s: When a model may be called again; 0 where nobody knows.
-        was_called: Whether a provider was called at all. If not, the task can wait for one.
-        timed_out: Whether the last call took all the time that it was given.
+        message: The reason, for people.
+        retry_after_s: When a model may be called again; 0: unknown.
+        was_called: Whether a provider was called at all; if not, the task can wait for one.
+        timed_out: Whether the last call ran into its timeout.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class ProviderUnavailableError(Exception):
 
 
 class ToolError(Exception):
-    """A tool or another service failed, or is not called at the moment because it keeps failing.
+    """A tool or another service failed, or its breaker refused the call because it keeps failing.
 
     Args:
-        message: For people.
-        retry_after_s: When the service may be called again; None where nobody knows.
+        message: The reason, for people.
+        retry_after_s: When the service may be called again; None: unknown.
     """
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:

@@ -314,7 +314,7 @@ async def test_fallback_of_another_class_is_refused(guards, chat):
 
 
 async def test_call_outside_of_a_task_needs_guards(chat):
-    with pytest.raises(RuntimeError, match="give it guards=Guards"):
+    with pytest.raises(RuntimeError, match="give guards=Guards"):
         await guarded_chat_model(chat()).ainvoke(QUESTION)
 
 
