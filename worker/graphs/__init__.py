@@ -1,1 +1,1 @@
-"""From langgraph.json to graphs that are ready to run. Begin with langgraph_json.py."""
+"""Loading of a LangGraph project: langgraph.json (langgraph_json) to compiled graphs (graphs, to read first)."""

@@ -1,8 +1,8 @@
-"""The graphs that a worker serves: named by langgraph.json, imported and compiled once at boot.
+"""The graphs that a worker serves: listed in langgraph.json, imported and compiled once at boot.
 
-A graph may be a compiled graph, a `StateGraph`, or a factory of either: a function, sync or async or a context
-manager, that takes nothing or a config. A factory is called once, at boot, in the worker's event loop. Every graph gets
-the worker's checkpointer and store in place of its own, as LangGraph's server does.
+An entry may name a compiled graph, a `StateGraph`, or a factory of either: a sync or async function or context
+manager, without parameters or with one for the config. A factory is called once, at boot, in the worker's event loop.
+The worker's checkpointer and store replace a graph's own, as in LangGraph Server.
 
 Sync nodes run in the event loop's default executor, which the worker sizes to its concurrency.
 """
@@ -35,7 +35,7 @@ __all__ = ["GraphLoadError", "Graphs", "LoadedGraph", "load_graphs"]
 AnyGraph = Pregel[Any, Any, Any, Any]
 
 _UNNAMED = "LangGraph"
-"""What LangGraph calls a graph that was given no name."""
+"""LangGraph's name for a graph without a name."""
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -47,12 +47,12 @@ class LoadedGraph:
     name: str
     graph: AnyGraph
     input_schema: Mapping[str, Any]
-    """JSON schema of the input, for the producer's door; empty where the graph's types have none."""
+    """JSON schema of the input, by which producers validate it; empty if none can be derived from the graph's types."""
 
 
 @dataclass(frozen=True, slots=True)
 class Graphs:
-    """All graphs of this worker by name, and what its operator should be told about them."""
+    """All graphs of this worker by name, and warnings for its operator."""
 
     by_name: Mapping[str, LoadedGraph]
     warnings: tuple[str, ...]
@@ -62,15 +62,15 @@ class Graphs:
 async def load_graphs(
     config: LanggraphJson, *, checkpointer: BaseCheckpointSaver[Any] | None, store: BaseStore | None = None
 ) -> AsyncIterator[Graphs]:
-    """Import and compile every graph of `config`; on leaving, factories that are context managers are closed.
+    """Import and compile every graph of `config`; on exit, close the factories that are context managers.
 
     Args:
-        config: from `read_langgraph_json`; its environment and import paths are put to use here.
-        checkpointer: goes into every graph; None runs them without checkpoints.
-        store: goes into every graph; None leaves a graph its own.
+        config: From `read_langgraph_json`; its environment variables and import paths are applied here.
+        checkpointer: Replaces every graph's own; None: no checkpoints.
+        store: Replaces every graph's own; None: a graph keeps its own.
 
     Raises:
-        GraphLoadError: one line that names the graph, where it was looked for and what was wrong.
+        GraphLoadError: one line with the graph, its location and the reason.
     """
     config.apply()
     warnings = list(config.warnings)
@@ -79,7 +79,7 @@ async def load_graphs(
         for name, spec in config.graphs.items():
             where = f"graph {name!r} ({spec})"
             made = await _make(load_attribute(config, spec, where), where, stack)
-            graph = _put_in(made, name, where, checkpointer, store)
+            graph = _compile(made, name, where, checkpointer, store)
             schema, problem = _schema(graph)
             warnings += [f"{where}: its input cannot be checked at the door: {problem}"] if problem else []
             by_name[name] = LoadedGraph(name, graph, schema)
@@ -87,10 +87,10 @@ async def load_graphs(
 
 
 def load_attribute(config: LanggraphJson, spec: str, where: str) -> Any:
-    """Import what `spec` names: "./file.py:attribute", relative to the file, or "package.module:attribute".
+    """Import `spec`: "./file.py:attribute", relative to langgraph.json, or "package.module:attribute".
 
     Raises:
-        GraphLoadError: beginning with `where`.
+        GraphLoadError: the import failed; the message begins with `where`.
     """
     source, _, attribute = spec.rpartition(":")
     is_file = "/" in source or source.endswith(".py")
@@ -115,7 +115,7 @@ def _import_file(folder: Path, source: str) -> ModuleType:
 
 
 def _import_from_package(file: Path) -> ModuleType:
-    """Import a package's module under its full name, so that relative imports work and no module is loaded twice."""
+    """Import a package's module by its full name, so that relative imports work and no module is loaded twice."""
     root = package_root(file.parent)
     add_to_import_path(root)
     name = ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
@@ -126,9 +126,9 @@ def _import_from_package(file: Path) -> ModuleType:
 
 
 def _import_alone(folder: Path, file: Path) -> ModuleType:
-    """Import a file that is in no package, under a name that is the same in every worker.
+    """Import a file outside of any package, under a module name that is the same in every worker.
 
-    Checkpoints name the module of a dataclass in the state, and another worker must find it.
+    Checkpoints refer to a dataclass in the state by its module, which other workers must be able to import.
     """
     name = f"graph_{file.stem}_{crc32(os.path.relpath(file, folder).encode()):08x}"
     known = sys.modules.get(name)
@@ -148,7 +148,7 @@ def _import_alone(folder: Path, file: Path) -> ModuleType:
 
 
 async def _make(attribute: Any, where: str, stack: AsyncExitStack) -> Any:
-    """Get from what langgraph.json names to a graph: call a factory, await it, enter it."""
+    """Make the graph: call a factory, await its coroutine, enter its context manager."""
     required = _required_parameters(attribute)
     if required is None:
         return attribute
@@ -168,7 +168,7 @@ async def _make(attribute: Any, where: str, stack: AsyncExitStack) -> Any:
 
 
 def _required_parameters(attribute: Any) -> list[str] | None:
-    """Name the parameters without a default; None for what cannot be called."""
+    """Return the names of the parameters without a default; None: the attribute is not callable."""
     try:
         parameters = inspect.signature(attribute).parameters.values()
     except (TypeError, ValueError):
@@ -176,7 +176,7 @@ def _required_parameters(attribute: Any) -> list[str] | None:
     return [one.name for one in parameters if one.default is one.empty and one.kind not in _VARIADIC]
 
 
-def _put_in(
+def _compile(
     made: Any, name: str, where: str, checkpointer: BaseCheckpointSaver[Any] | None, store: BaseStore | None
 ) -> AnyGraph:
     if isinstance(made, StateGraph):
@@ -211,7 +211,7 @@ def _suggestion(module: ModuleType, attribute: str) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    """Say what was raised and in which line of whose file."""
+    """Describe an error in one line, with the file and line that raised it."""
     frames = [frame for frame in extract_tb(error.__traceback__) if "importlib" not in frame.filename]
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames[1:] else ""
     text = " ".join(str(error).split()) or "no message"

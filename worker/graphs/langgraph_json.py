@@ -1,4 +1,4 @@
-"""Read LangGraph's own `langgraph.json`, so that a project runs here as it stands.
+"""Reader of LangGraph's `langgraph.json`, so that a project runs unchanged.
 
     {
       "graphs": {"support desk": "./agents/desk.py:graph", "other": {"path": "package.module:make_graph"}},
@@ -7,9 +7,9 @@
       "store": {"index": {"embed": "openai:text-embedding-3-small", "dims": 1536, "fields": ["$"]}, "ttl": {...}}
     }
 
-Paths are relative to the file. Its folder and the local dependencies go on the import path after everything else; other
-dependencies are only checked. `env` is a file or a mapping, and never overrides what the environment says already. A
-key that has no meaning here is named in a warning, never silently ignored.
+Paths are relative to the file. Its folder and the local dependencies are appended to the import path; other
+dependencies are only checked for presence. `env` is a file or a mapping, and never overrides variables that are set
+already. An unsupported key causes a warning.
 """
 
 import json
@@ -34,37 +34,33 @@ T = TypeVar("T")
 
 
 class GraphLoadError(LanggraphRqError):
-    """A graph, or the file that names it, cannot be used; the message names both and what is wrong."""
+    """A graph or its langgraph.json cannot be used; the message names both, and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class LanggraphJson:
-    """What a langgraph.json says, with its paths resolved."""
+    """A langgraph.json, with its paths resolved."""
 
     path: Path
     graphs: Mapping[str, str]
     """Name -> "path/to/file.py:attribute" or "package.module:attribute"."""
     folders: tuple[Path, ...]
-    """What goes on the import path: the file's own folder, then the local dependencies."""
+    """Additions to the import path: the file's own folder, then the local dependencies."""
     environment: Mapping[str, str]
     store_index: Mapping[str, Any] | None = None
     """`dims`, `embed` and `fields` of the long-term memory's vector index."""
     store_ttl: Mapping[str, Any] | None = None
     """`default_ttl` (minutes) and `refresh_on_read` of the long-term memory."""
     warnings: tuple[str, ...] = field(default=())
-    """What was found and has no effect, one sentence each."""
+    """Unsupported keys and missing dependencies, one sentence each."""
 
     @property
     def folder(self) -> Path:
-        """The folder that every path in the file is relative to."""
+        """The folder of the file, to which its paths are relative."""
         return self.path.parent
 
     def apply(self) -> None:
-        """Set the environment variables that are not set yet, and put the folders behind the import path.
-
-        Raises:
-            GraphLoadError: a folder has a package with the name of one of ours, which would hide it.
-        """
+        """Set the environment variables that are not set yet, and append the folders to the import path."""
         for name, value in self.environment.items():
             os.environ.setdefault(name, value)
         for folder in self.folders:
@@ -72,10 +68,10 @@ class LanggraphJson:
 
 
 def read_langgraph_json(path: Path) -> LanggraphJson:
-    """Read the file; nothing is imported and nothing is changed.
+    """Read and validate the file, without importing anything or changing the process.
 
     Raises:
-        GraphLoadError: the file is missing or not what LangGraph's documentation describes.
+        GraphLoadError: the file is missing or does not follow LangGraph's documentation.
     """
     path = path.resolve()
     document = _read_object(path)
@@ -91,7 +87,7 @@ def read_langgraph_json(path: Path) -> LanggraphJson:
         store_index=store.get("index"),
         store_ttl=store.get("ttl"),
         warnings=(
-            *_without_effect(path, document, store),
+            *_unsupported(path, document, store),
             *env_warnings,
             *_missing(path, (str(entry) for entry in dependencies if str(entry) not in local)),
         ),
@@ -99,7 +95,7 @@ def read_langgraph_json(path: Path) -> LanggraphJson:
 
 
 def add_to_import_path(folder: Path) -> None:
-    """Put a folder behind everything on the import path, so that it can never replace an installed module."""
+    """Append a folder to the import path; last, so that it never shadows an installed module."""
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
 
@@ -146,9 +142,9 @@ def _is_local(folder: Path, dependency: str) -> bool:
 
 
 def _folders(path: Path, local: Iterable[str]) -> Iterator[Path]:
-    """Yield the file's folder and for each local dependency what makes its modules importable.
+    """Yield the import path entries: the file's folder, and those of each local dependency.
 
-    A package is found from the folder above it, and one in the src layout from `src`, as if it had been installed.
+    A package is importable from its parent folder, and a project in the src layout from `src`, as if installed.
     """
     yield path.parent
     for dependency in local:
@@ -163,13 +159,13 @@ def _folders(path: Path, local: Iterable[str]) -> Iterator[Path]:
 
 
 def package_root(folder: Path) -> Path:
-    """Find the folder that a package's absolute name starts from: the nearest one above that is no package."""
+    """Return the nearest folder above that is not a package: absolute module names begin there."""
     while (folder / "__init__.py").is_file():
         folder = folder.parent
     return folder
 
 
-def _without_effect(path: Path, document: Mapping[str, Any], store: Mapping[str, Any]) -> list[str]:
+def _unsupported(path: Path, document: Mapping[str, Any], store: Mapping[str, Any]) -> list[str]:
     keys = [key for key in document if key not in _KEYS]
     keys += [f"store.{key}" for key in store if key not in _STORE_KEYS]
     for name, spec in document["graphs"].items():
@@ -178,11 +174,11 @@ def _without_effect(path: Path, document: Mapping[str, Any], store: Mapping[str,
 
 
 def _missing(path: Path, dependencies: Iterable[str]) -> list[str]:
-    missing = [text for dependency in dependencies if (text := _lack(dependency))]
+    missing = [text for dependency in dependencies if (text := _missing_requirement(dependency))]
     return [f"{path}: dependencies that are not installed: {', '.join(missing)}"] if missing else []
 
 
-def _lack(dependency: str) -> str | None:
+def _missing_requirement(dependency: str) -> str | None:
     try:
         requirement = Requirement(dependency)
         installed = version(requirement.name)
