@@ -1,1 +1,1 @@
-"""What outlives a task: checkpoints and the store. Begin with checkpoints.py."""
+"""State that outlives a worker: checkpoints (read first), the long-term store, and the search indexes of both."""

@@ -1,20 +1,22 @@
-"""Where a task's steps are kept, so that another worker continues after the last one: LangGraph's checkpoints in Redis.
+"""LangGraph's checkpoints in Redis: after a crash another worker continues a task from its last checkpoint.
 
-`Checkpointer` is langgraph-checkpoint-redis' `AsyncRedisSaver`, and what it writes the library reads and lists. Three
-things differ. A write is one Lua script: one round trip and a third of the CPU, and nothing is ever left without a
-time to live, also not by a worker that is killed between two commands. A Redis that is away is waited for, because
-a checkpoint that is not written makes a paid node run again. And every checkpoint carries the id of the task that
-wrote it, which the library drops.
+`Checkpointer` extends langgraph-checkpoint-redis' `AsyncRedisSaver` and keeps its key format, so the library reads and
+lists what is written here. It differs in three ways:
 
-Keys, all with the thread's time to live from their last write on:
+- A write is one Lua script, which takes one round trip and a third of the CPU, and leaves no key without a TTL even if
+  the worker is killed.
+- While Redis is away a write waits, because a lost checkpoint makes a paid node run again.
+- A checkpoint's metadata holds the id of the task that wrote it, which the library drops.
+
+Keys, all with the thread's TTL, counted from their last write:
     checkpoint:<thread>:<namespace>:<id>       JSON    a checkpoint
-    checkpoint_latest:<thread>:<namespace>     string  key of the newest one
-    checkpoint_write:<thread>:<namespace>:<id>:<node's task>:<place>
-                                               JSON    what a node wrote before its step was complete
-    write_keys_zset:<thread>:<namespace>:<id>  zset    keys of a checkpoint's writes
-    agent:checkpoints:<thread>                 zset    all of the thread's checkpoints, for `expire_thread`
-The namespace of the graph itself is written `__empty__`; subgraphs have their own. The search indexes `checkpoint` and
-`checkpoint_write` are no keys and stay.
+    checkpoint_latest:<thread>:<namespace>     string  key of the newest checkpoint
+    checkpoint_write:<thread>:<namespace>:<id>:<node's task>:<index>
+                                               JSON    a node's pending write, until its step is complete
+    write_keys_zset:<thread>:<namespace>:<id>  zset    keys of a checkpoint's pending writes
+    agent:checkpoints:<thread>                 zset    the thread's checkpoints, for `expire_thread`
+The root graph's namespace is written `__empty__`; each subgraph has its own. The search indexes `checkpoint` and
+`checkpoint_write` are permanent.
 """
 
 import asyncio
@@ -41,14 +43,14 @@ from langgraph_rq.shared.errors import LanggraphRqError
 from langgraph_rq.worker.state.search_indexes import create_indexes
 
 TASK_ID = "task_id"
-"""The key in a run's `configurable` and in a checkpoint's metadata that holds the id of the task that runs."""
+"""Key of the task's id in a run's `configurable` and in a checkpoint's metadata."""
 
 THREAD_TTL_S = 7 * 24 * 3600.0
 TASK_TTL_S = 60.0
-"""How long the checkpoints of a thread, and those of a task without a thread after its end, are kept."""
+"""TTL of a thread's checkpoints after its last write, and of those of a task without a thread after its end."""
 
 PATIENCE_S = 600.0
-"""How long a checkpoint waits for a Redis that is away before the node's work is given up."""
+"""How long a write waits while Redis is away; then the node's work is lost."""
 
 _FIRST_DELAY_S = 0.05
 _LONGEST_DELAY_S = 2.0
@@ -57,16 +59,17 @@ T = TypeVar("T")
 
 
 class CheckpointOutageError(LanggraphRqError):
-    """Redis was away for too long: nothing that the task or its graph did, unlike an outage that a node runs into."""
+    """Redis was away for too long. Not caused by the task or its graph, unlike a Redis error raised by a node."""
 
 
 class Checkpointer(AsyncRedisSaver):
-    """The library's saver with a time to live on every key, patience with Redis, and the task's id in the metadata.
+    """The library's saver with a TTL on every key, retries while Redis is away, and the task's id in the metadata.
 
     Args:
-        redis: a client of the running loop, on a pool whose callers wait for a connection.
-        ttl_s: how long a thread is kept after its last write.
-        is_fenced: says that this worker has lost its lease, so that nothing must be written or waited for any more.
+        redis: A client of the running loop, on a pool whose callers wait for a connection.
+        ttl_s: How long a thread is kept after its last write.
+        patience_s: How long a call waits while Redis is away.
+        is_fenced: Whether this worker has lost its lease; then nothing is written or waited for.
     """
 
     def __init__(
@@ -84,7 +87,7 @@ class Checkpointer(AsyncRedisSaver):
         self._is_fenced = is_fenced
 
     async def asetup(self) -> None:
-        """Create the search indexes, which is harmless when they exist and when other workers boot at the same time.
+        """Create the search indexes; safe if they exist, and if other workers boot at the same time.
 
         Raises:
             SearchModuleError: this Redis has no JSON and search modules.
@@ -92,8 +95,8 @@ class Checkpointer(AsyncRedisSaver):
         await create_indexes(super().asetup)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """Read the newest checkpoint of a thread, or the one that `config` names; waits for Redis."""
-        return await self._patiently(lambda: super(Checkpointer, self).aget_tuple(config))
+        """Read a thread's newest checkpoint, or the one in `config`; waits while Redis is away."""
+        return await self._retry_outages(lambda: super(Checkpointer, self).aget_tuple(config))
 
     async def aput(
         self,
@@ -103,24 +106,24 @@ class Checkpointer(AsyncRedisSaver):
         new_versions: ChannelVersions,
         stream_mode: str = "values",
     ) -> RunnableConfig:
-        """Write a checkpoint; waits for Redis. A write that is cancelled happened wholly or not at all."""
-        del new_versions, stream_mode  # values stand in the checkpoint itself
+        """Write a checkpoint; waits while Redis is away. Atomic, also if the caller is cancelled."""
+        del new_versions, stream_mode  # the checkpoint contains its values
         configurable = config["configurable"]
         thread, namespace = configurable["thread_id"], configurable["checkpoint_ns"]
         call = self._put(configurable, checkpoint, metadata)
-        await self._patiently(lambda: self._trips.run(call))
+        await self._retry_outages(lambda: self._trips.run(call))
         return {"configurable": {"thread_id": thread, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}
 
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
-        """Write what a node wrote before its step is complete; waits for Redis."""
+        """Write a node's pending writes; waits while Redis is away."""
         if writes:
             call = self._put_writes(config["configurable"], writes, task_id, task_path)
-            await self._patiently(lambda: self._trips.run(call))
+            await self._retry_outages(lambda: self._trips.run(call))
 
     async def expire_thread(self, thread_id: str, ttl_s: float = TASK_TTL_S) -> int:
-        """Let everything kept of a thread expire `ttl_s` from now; 0 deletes it. One round trip, no search.
+        """Set the TTL of all keys of a thread to `ttl_s`; 0 deletes them. One round trip, no search.
 
         Returns:
             The number of checkpoints found.
@@ -128,7 +131,7 @@ class Checkpointer(AsyncRedisSaver):
         call = scripts.Call(
             scripts.load_script("worker/state/expire"), [_index_key(thread_id)], [thread_id, round(ttl_s * 1000)], int
         )
-        return await self._patiently(lambda: self._trips.run(call))
+        return await self._retry_outages(lambda: self._trips.run(call))
 
     def _put(
         self, configurable: dict[str, Any], checkpoint: Checkpoint, metadata: CheckpointMetadata
@@ -179,11 +182,11 @@ class Checkpointer(AsyncRedisSaver):
         keys = [self._make_redis_checkpoint_key(*place), CheckpointKeyRegistry.make_write_keys_zset_key(*place)]
         return scripts.Call(scripts.load_script("worker/state/put_writes"), keys, args, int)
 
-    async def _patiently(self, step: Callable[[], Awaitable[T]]) -> T:
-        """Run `step`, again and again while Redis is away; each step may be repeated without harm.
+    async def _retry_outages(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Run `step`, which must be idempotent, and retry it while Redis is away.
 
         Raises:
-            CheckpointOutageError: the patience is over, or this worker has lost its lease.
+            CheckpointOutageError: Redis was away for `patience_s`, or this worker has lost its lease.
         """
         gives_up_at = time.monotonic() + self._patience_s
         delay_s = _FIRST_DELAY_S
@@ -195,12 +198,12 @@ class Checkpointer(AsyncRedisSaver):
                     raise
                 if self._is_fenced() or time.monotonic() + delay_s > gives_up_at:
                     raise CheckpointOutageError(f"checkpoints could not be reached in Redis: {error}") from error
-            await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads callers, guards nothing
+            await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
             delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
 
 
 def _is_outage(error: BaseException) -> bool:
-    """Look through the search library's wrapping too, which hides a cut connection."""
+    """Recognise an outage, also when the search library has wrapped it."""
     return is_outage(error) or (isinstance(error, RedisVLError) and is_outage(error.__cause__ or error))
 
 

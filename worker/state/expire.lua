@@ -1,4 +1,4 @@
--- Let everything that was kept of a thread expire together.
+-- Set the TTL of all keys of a thread.
 --
 -- KEYS[1] agent:checkpoints:<thread>  zset  "<namespace>:<id>" -> when it expires (ms)
 -- ARGV[1] thread

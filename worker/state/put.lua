@@ -1,4 +1,4 @@
--- Write a checkpoint, make it its namespace's newest, and give all of it its time to live in the same step.
+-- Write a checkpoint, point its namespace's `latest` key to it, and set the TTL of all keys, atomically.
 --
 -- KEYS[1] checkpoint:<thread>:<namespace>:<id>   JSON    the checkpoint
 -- KEYS[2] checkpoint_latest:<thread>:<namespace> string  key of the newest checkpoint

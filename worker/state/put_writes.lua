@@ -1,9 +1,9 @@
--- Write what one node wrote before its step is complete, and give all of it its time to live in the same step.
+-- Write a node's pending writes and set their TTL, atomically.
 --
 -- KEYS[1] checkpoint:<thread>:<namespace>:<id>       JSON  the checkpoint that the writes belong to
--- KEYS[2] write_keys_zset:<thread>:<namespace>:<id>  zset  key of a write -> its place in the list
+-- KEYS[2] write_keys_zset:<thread>:<namespace>:<id>  zset  key of a write -> its index
 -- ARGV[1] time to live (ms)
--- ARGV[2..] pairs of the write's key (checkpoint_write:<thread>:<namespace>:<id>:<node's task>:<place>) and itself (JSON)
+-- ARGV[2..] pairs of the write's key (checkpoint_write:<thread>:<namespace>:<id>:<node's task>:<index>) and the write (JSON)
 -- Returns the number of writes
 local checkpoint_key, registry_key = KEYS[1], KEYS[2]
 local ttl_ms = tonumber(ARGV[1])
@@ -17,7 +17,7 @@ for i = 2, #ARGV, 2 do
   count = count + 1
 end
 redis.call('PEXPIRE', registry_key, ttl_ms)
--- Merging into a checkpoint that has expired would bring back a stump of it, without a time to live.
+-- JSON.MERGE would recreate an expired checkpoint, incomplete and without a TTL.
 if redis.call('EXISTS', checkpoint_key) == 1 then
   redis.call('JSON.MERGE', checkpoint_key, '$', '{"has_writes":true}')
 end

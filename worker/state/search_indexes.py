@@ -1,4 +1,4 @@
-"""Create the search indexes of checkpoints and store, at the boot of many workers at once."""
+"""Creation of the search indexes of checkpoints and store, safe when many workers boot at once."""
 
 from collections.abc import Awaitable, Callable
 
@@ -8,7 +8,7 @@ from langgraph_rq.shared.connections.clients import is_outage
 from langgraph_rq.shared.errors import LanggraphRqError
 
 _INDEXES = 2
-"""At most so many does one `setup` create, each of which another worker may create first."""
+"""The most indexes that one `setup` creates, each of which another worker may create first."""
 
 
 class SearchModuleError(LanggraphRqError):
@@ -16,13 +16,13 @@ class SearchModuleError(LanggraphRqError):
 
 
 async def create_indexes(setup: Callable[[], Awaitable[None]]) -> None:
-    """Run a library's `setup`, which looks whether an index exists before it creates it, and so can come too late.
+    """Run a library's `setup`, and again after a race: it checks for an index and then creates it, not atomically.
 
     Raises:
-        SearchModuleError: this Redis cannot keep checkpoints.
+        SearchModuleError: this Redis has no search module.
         redis.RedisError: this Redis does not answer.
     """
-    for _another_worker_was_faster in range(_INDEXES):
+    for _lost_race in range(_INDEXES):
         try:
             return await _setup(setup)
         except RedisSearchError as error:

@@ -1,13 +1,13 @@
-"""The graphs' long-term memory, LangGraph's `store`: langgraph-checkpoint-redis' store as langgraph.json describes it.
+"""LangGraph's long-term memory, `store`: langgraph-checkpoint-redis' store, configured by langgraph.json.
 
-The library keeps namespace and key in fields of a text search, which folds case, drops stop words, splits at
-punctuation and matches by the beginning of a word: `("users", "1")` would also find what belongs to `("users", "10")`.
-So `Store` writes both in an alphabet in which only equal names are equal, and reads them back.
+The library indexes namespace and key as full text, which folds case, drops stop words, splits at punctuation and
+matches prefixes: a search in `("users", "1")` also finds the items of `("users", "10")`. `Store` therefore encodes both
+as single words without these ambiguities, and decodes them on reading.
 
-Keys, which belong to the graphs' users and stay until a graph deletes them or langgraph.json's `store.ttl` ends them:
+Keys, which stay until a graph deletes them or `store.ttl` of langgraph.json expires them:
     store:<id>           JSON  an item
     store_vectors:<id>   JSON  an item's embedding
-The search indexes `store` and `store_vectors` are no keys and stay.
+The search indexes `store` and `store_vectors` are permanent.
 """
 
 import re
@@ -39,17 +39,17 @@ from langgraph_rq.worker.state.search_indexes import create_indexes
 
 _OPENAI = "openai:"
 _MARK = "ns"
-"""What every namespace begins with, so that a search through all of them has a beginning to look for."""
+"""Prefix of every namespace, so that a search through all of them has a prefix to match."""
 _NAMESPACES = 10_000
-"""Most namespaces that are listed."""
+"""The most namespaces that a listing returns."""
 
 
 @asynccontextmanager
 async def open_store(redis: AsyncRedis, config: LanggraphJson) -> AsyncIterator["Store"]:
-    """Open the store; without `store.index` in langgraph.json it finds items by namespace and filter only.
+    """Open the store; without `store.index` in langgraph.json, search is by namespace and filter only.
 
     Raises:
-        GraphLoadError: the index cannot be made from what langgraph.json says.
+        GraphLoadError: `store.index` is invalid.
         SearchModuleError: this Redis has no search module.
     """
     config.apply()
@@ -66,12 +66,13 @@ async def open_store(redis: AsyncRedis, config: LanggraphJson) -> AsyncIterator[
 
 
 class Store(AsyncRedisStore):
-    """The library's store, in which a namespace and a key are found exactly.
+    """The library's store with exact namespaces and keys.
 
-    The library gathers operations of all tasks and runs them in nobody's context. Here each runs in its caller's own,
-    so that the task that stores or searches pays for the embeddings.
+    The library batches the operations of all tasks and runs them outside of their contexts. Here each operation runs in
+    its caller's context, so that its embeddings are charged to the caller's task.
     """
 
+    # BaseStore's own methods call `abatch` in the caller's context; the library's put the operation on its queue.
     aget, asearch, aput, adelete = BaseStore.aget, BaseStore.asearch, BaseStore.aput, BaseStore.adelete
     alist_namespaces = BaseStore.alist_namespaces
 
@@ -81,7 +82,7 @@ class Store(AsyncRedisStore):
         self._client = redis
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
-        """Run operations, of which those on items go to the library."""
+        """Run operations: listings here, all others in the library."""
         ops = list(ops)
         items = iter(await super().abatch([_encode(op) for op in ops if not isinstance(op, ListNamespacesOp)]))
         return [
@@ -89,7 +90,7 @@ class Store(AsyncRedisStore):
         ]
 
     async def _namespaces(self, op: ListNamespacesOp) -> list[tuple[str, ...]]:
-        """List namespaces over all items; the library looks at ten of them only."""
+        """List the namespaces of all items; the library reads only ten items."""
         aggregate = ("FT.AGGREGATE", "store", "*", "LOAD", 1, "@prefix", "GROUPBY", 1, "@prefix")
         reply = await self._client.execute_command(*aggregate, "LIMIT", 0, _NAMESPACES)
         found = [_decode_namespace(prefix) for prefix in _prefixes(reply)]
@@ -99,9 +100,9 @@ class Store(AsyncRedisStore):
 
 
 class _AnyClient:
-    """Hides what kind of client it is.
+    """Hides a client's type.
 
-    The library also makes a sync index, which it never uses, and to which redisvl >= 0.28 refuses an async client.
+    The library also creates a sync index, which it never uses, and redisvl >= 0.28 refuses an async client for it.
     """
 
     def __init__(self, redis: AsyncRedis) -> None:
@@ -131,7 +132,7 @@ def _decode_item(item: Any) -> Any:
 
 
 def _encode_namespace(namespace: tuple[str, ...]) -> str:
-    """Write ("users", "Ada") as "nsuserszx41daz": each part ends with a z, so that no part is another's beginning."""
+    """Encode ("users", "Ada") as "nsuserszx41daz": each part ends with a z, so that no part is a prefix of another."""
     return _MARK + "".join(f"{_encode_name(part)}z" for part in namespace)
 
 
@@ -140,7 +141,7 @@ def _decode_namespace(text: str) -> tuple[str, ...]:
 
 
 def _encode_name(name: str) -> str:
-    """Keep digits and the letters a to w; every other byte becomes an x and two hexadecimal digits."""
+    """Encode a name: digits and the letters a to w as they are, any other byte as x and two hexadecimal digits."""
     return re.sub(rb"[^0-9a-w]", lambda match: b"x%02x" % ord(match[0]), name.encode()).decode()
 
 
@@ -149,7 +150,7 @@ def _decode_name(text: str) -> str:
 
 
 def _prefixes(reply: Any) -> list[str]:
-    """Read an aggregation: RESP3 answers with a map, RESP2 with a list that begins with a count."""
+    """Parse the reply of FT.AGGREGATE: a map in RESP3, in RESP2 a list that begins with a count."""
     if isinstance(reply, dict):
         return [row[b"extra_attributes"][b"prefix"].decode() for row in reply[b"results"]]
     return [row[1].decode() for row in reply[1:]]
@@ -172,16 +173,16 @@ async def _index(config: LanggraphJson, stack: AsyncExitStack) -> dict[str, Any]
         made = load_attribute(config, embed, f"store.index.embed ({embed})")
     else:
         made = ensure_embeddings(embed)
-    # A function may call a model or not: only whoever wrote it knows, and can guard it.
+    # A plain function may call a model or not; its author has to guard it.
     index["embed"] = guarded_embeddings(made) if isinstance(made, Embeddings) else made
     return index
 
 
 async def _openai(model: str, stack: AsyncExitStack) -> Embeddings:
-    # A second of boot time that few graphs need.
+    # Importing these takes a second of boot time, which few graphs need.
     from langchain_openai import OpenAIEmbeddings  # noqa: PLC0415
     from openai import DefaultAsyncHttpxClient  # noqa: PLC0415
 
     http = await stack.enter_async_context(DefaultAsyncHttpxClient())
-    # Counting tokens would download tables at the first use; too long a text is the provider's to refuse.
+    # Counting tokens would download tables at the first use; the provider rejects a text that is too long.
     return OpenAIEmbeddings(model=model, check_embedding_ctx_length=False, http_async_client=http)
