@@ -1,1 +1,1 @@
-"""The built-in graph, which answers questions with a model chosen by their complexity. Begin with graph.py."""
+"""The built-in graph: answers a question with a model chosen by its complexity. To read first: graph."""

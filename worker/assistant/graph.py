@@ -1,21 +1,21 @@
-"""The built-in graph: a question in, an answer out, from a model chosen by how hard the question is.
+"""The built-in graph: answers a question with a model chosen by the question's complexity.
 
     validate ──► classify ──► answer ──────────────────► finish
         │                       └─ no answer ► fallback ──►│
         └─ not a question ─────────────────────────────────┘
 
-Input is `{query}`. Output is `Answer`: when no model could answer it carries a polite text and `task_error`, by which
-the worker ends the task as an error that still has something to show.
+Input is `{query}`, output is `Answer`. If no model could answer, the output holds an apology and `task_error`, and the
+worker ends the task as an error with a result.
 
-All calls are guarded. `answer` asks the model that the complexity calls for, then another one; `fallback` asks more
-simply, once. Near the end of the budget the simple model answers everything, before the budget refuses. What happens
-when there is no answer:
+All calls are guarded. `answer` calls the model for the question's complexity, then a fallback model; `fallback` calls
+once more with a simpler prompt. Near the end of the budget the simple model answers every question, so that the budget
+does not have to refuse. Without an answer:
 
-- A refusal (budget, cancel, lost ownership, no Redis) is a BaseException: it passes through and ends the run.
-- The breakers let no model be called: the error passes through too, and the task waits its turn in the queue, while
-  its deadline allows. Nothing was paid for, and a real answer later is worth more than an apology now.
-- A model was called and failed, or waiting would pass the deadline: the simpler prompt, then the apology. Who has
-  waited for calls already is told at once.
+- A refusal (budget, cancel, lost ownership, no Redis) is a BaseException: it propagates and ends the task.
+- All breakers are open: the error propagates, and the task waits in the queue if its deadline allows. Nothing was paid
+  for, and a late answer is better than an apology.
+- A model was called and failed, or waiting would exceed the deadline: the simpler prompt, then the apology. The caller
+  has already waited for the failed calls.
 """
 
 import json
@@ -42,14 +42,14 @@ from langgraph_rq.worker.guards.refusals import ProviderUnavailableError
 from langgraph_rq.worker.task.result import wait_for_provider_s
 
 QUERY_BYTES = 8_000
-"""Longest question, in UTF-8.
+"""The longest question, in UTF-8.
 
-A request may use 10,000 tokens by default, and the guards count a token per byte of its input, as no tokenizer makes
-more. So this, our prompts and `max_output_tokens` fit together; who lowers that limit gets `budget_exceeded` instead.
+The default limit of a request is 10,000 tokens, and the guards reserve one token per byte of input. This limit, the
+prompts below and `max_output_tokens` together fit into it; with a lower limit, long questions end as `budget_exceeded`.
 """
 
 FAILURES = (ProviderUnavailableError, openai.OpenAIError, json.JSONDecodeError)
-"""No model could be used, or one refused the request itself (content filter, context length, a wrong key)."""
+"""No model could be used, or one rejected the request itself (content filter, context length, a wrong key)."""
 
 COMPLEXITIES = ("simple", "medium", "complex")
 
@@ -84,34 +84,34 @@ class Answer(TypedDict):
     """The graph's output."""
 
     answer: str | None
-    """What to show to the user; None when the input was no question."""
+    """The text for the user; None: the input was not a question."""
     degraded: bool
     """The answer is an apology."""
     task_metadata: dict[str, Any]
-    """What the guards cannot know: complexity, downgraded, fallback_used (true after the simpler prompt), and model
-    (None) where nobody answered. Tokens and costs they count themselves."""
+    """Added to the guards' own tokens, cost and model: complexity, downgraded, fallback_used (true after the simpler
+    prompt), and model (None) if no model answered."""
     task_error: Problem | None
-    """For the result's error."""
+    """Becomes the error of the task's result."""
 
 
 class Reply(TypedDict):
-    """What the models answered: a text, or why there is none."""
+    """The models' answer: a text, or the reason why there is none."""
 
     text: str | None
     failure: str | None
 
 
 class AssistantState(Answer):
-    """What the nodes share: few keys, because each key that a node writes is a document in Redis.
+    """The nodes' state. It has few keys, because each key that a node writes is a document in Redis.
 
-    Every key is written before it is read, so that a thread's earlier question leaves no trace.
+    Every key is written before it is read, so that an earlier question of the thread has no influence.
 
     Key         Writer                                  Reader
     query       caller, validate (stripped)             classify, answer, fallback
-    problem     validate                                the way to classify, finish
+    problem     validate                                edge to classify, finish
     complexity  classify                                answer, finish
     downgraded  classify                                answer, finish
-    reply       answer, fallback                        the way to fallback, finish
+    reply       answer, fallback                        edge to fallback, finish
     metadata    answer, fallback                        finish
     The keys of `Answer` are written by finish and read by the caller.
     """
@@ -129,9 +129,9 @@ class Assistant:
     """The nodes.
 
     Args:
-        settings: Which model does what.
-        models: Under the names that the settings give them.
-        downgrade_permille: So full a limit of the budget may be before the simple model answers everything.
+        settings: The models' names by task.
+        models: The models by name.
+        downgrade_permille: Fill level of the tightest budget limit from which the simple model answers everything.
     """
 
     settings: AssistantSettings
@@ -139,13 +139,13 @@ class Assistant:
     downgrade_permille: int
 
     async def validate(self, state: AssistantState) -> dict[str, Any]:
-        """Refuse what is no question."""
+        """Reject an input that is not a question."""
         query: Any = state["query"]
         query = query.strip() if isinstance(query, str) else query
         return {"query": query if isinstance(query, str) else "", "problem": _problem(query)}
 
     async def classify(self, state: AssistantState) -> dict[str, Any]:
-        """Ask the cheap model, once, how hard the question is; without a usable reply it counts as medium."""
+        """Classify the question with one call of the cheap model; without a usable label it counts as medium."""
         reply = await _ask(self.models.tried_once[self.settings.classifier_model], _CLASSIFY, state["query"])
         complexity = read_complexity(reply["text"])
         task = current_task.get()
@@ -154,17 +154,17 @@ class Assistant:
         return {"complexity": complexity, "downgraded": downgraded}
 
     async def answer(self, state: AssistantState) -> dict[str, Any]:
-        """Ask the model that the complexity and the budget call for, and another one behind it."""
+        """Call the model for the question's complexity and the budget's fill level, then its fallback."""
         name = self.settings.simple_model if state["downgraded"] else self._model_for(state["complexity"])
         return {"reply": await _ask(self.models.retried[name], _ANSWER, state["query"], may_wait=True), "metadata": {}}
 
     async def fallback(self, state: AssistantState) -> dict[str, Any]:
-        """Ask the fallback model, more simply."""
+        """Call the fallback model with a simpler prompt."""
         reply = await _ask(self.models.tried_once[self.settings.fallback_model], _FALLBACK, state["query"])
         return {"reply": reply, "metadata": {"fallback_used": True} if reply["text"] else {"model": None}}
 
     async def finish(self, state: AssistantState) -> Answer:
-        """Say what was done, and apologise when nobody answered."""
+        """Write the output: the answer or an apology, and the metadata."""
         if state["problem"]:
             return {"answer": None, "degraded": False, "task_metadata": {}, "task_error": state["problem"]}
         reply = state["reply"]
@@ -183,7 +183,7 @@ class Assistant:
 
 
 async def _ask(model: BaseChatModel, system: str, query: str, *, may_wait: bool = False) -> Reply:
-    """Ask a guarded model; with `may_wait`, what the task can wait for in the queue is raised."""
+    """Call a guarded model; with `may_wait`, raise an error for which the task can wait in the queue."""
     try:
         message = await model.ainvoke([SystemMessage(system), HumanMessage(query)])
     except FAILURES as error:
@@ -198,7 +198,7 @@ async def _ask(model: BaseChatModel, system: str, query: str, *, may_wait: bool 
 
 
 def read_complexity(text: str | None) -> Literal["simple", "medium", "complex"]:
-    """Find the one label in what the classifier said; none, or several, count as medium."""
+    """Find the one label in the classifier's text; none or several count as medium."""
     found = {word for word in re.findall(r"[a-z]+", (text or "").lower()) if word in COMPLEXITIES}
     return found.pop() if len(found) == 1 else "medium"
 
@@ -219,13 +219,13 @@ def build(assistant: Assistant) -> StateGraph[AssistantState, None, Question, An
 
 @asynccontextmanager
 async def graph() -> AsyncIterator[StateGraph[AssistantState, None, Question, Answer]]:
-    """Make the assistant from the environment; its clients live as long as the worker."""
+    """Build the assistant from the environment; its clients are closed at the worker's end."""
     settings = load(AssistantSettings)
     async with open_models(settings) as models:
         yield build(Assistant(settings, models, 10 * load(BudgetSettings).downgrade_percent))
 
 
-# Async, though they await nothing: LangGraph sends a sync function to a thread, which costs more than the decision.
+# Async although they await nothing: LangGraph runs a sync function in a thread, which costs more than the function.
 async def _after_validate(state: AssistantState) -> str:
     return "finish" if state["problem"] else "classify"
 
@@ -235,7 +235,7 @@ async def _after_answer(state: AssistantState) -> str:
 
 
 def _problem(query: Any) -> Problem | None:
-    """Say what is wrong with a question, without repeating it."""
+    """Return the reason to reject a question, without quoting it."""
     if not isinstance(query, str):
         got = kind(query)
     elif not query:

@@ -15,11 +15,11 @@ from langgraph_rq.worker.guards.model_call import CallLimits
 
 @dataclass(frozen=True, slots=True)
 class AssistantModels:
-    """Guarded models, by the names that the settings give them.
+    """Guarded models, by name.
 
     Args:
-        retried: Tried several times, with another model behind each.
-        tried_once: Tried once, with none behind.
+        retried: With retries and one fallback model each.
+        tried_once: Without retries or fallback.
     """
 
     retried: Mapping[str, BaseChatModel]
@@ -28,10 +28,9 @@ class AssistantModels:
 
 @asynccontextmanager
 async def open_models(settings: AssistantSettings) -> AsyncIterator[AssistantModels]:
-    """Make the models from the environment, with an HTTP client of the running loop.
+    """Build the models from the environment, with an HTTP client of the running loop.
 
-    The library's own default is one client for the whole process, which fails once the loop that first used it is
-    closed.
+    The library's default client is shared by the whole process and fails after the loop that first used it is closed.
     """
     provider, limits = load(ModelSettings), CallLimits(**load(CallSettings).model_dump())
     names = (
@@ -56,10 +55,10 @@ async def open_models(settings: AssistantSettings) -> AsyncIterator[AssistantMod
 
 
 def guard_models(models: Mapping[str, BaseChatModel], fallback: str, limits: CallLimits) -> AssistantModels:
-    """Guard the models; behind each stands the fallback model, behind that one any other, if there is one."""
-    behind = {name: [models[other] for other in (fallback, *models) if other != name][:1] for name in models}
+    """Guard the models: each falls back to `fallback`, and `fallback` to any other model if there is one."""
+    fallbacks = {name: [models[other] for other in (fallback, *models) if other != name][:1] for name in models}
     once = replace(limits, attempts=1)
     return AssistantModels(
-        retried={name: guarded_chat_model(model, behind[name], limits=limits) for name, model in models.items()},
+        retried={name: guarded_chat_model(model, fallbacks[name], limits=limits) for name, model in models.items()},
         tried_once={name: guarded_chat_model(model, limits=once) for name, model in models.items()},
     )
