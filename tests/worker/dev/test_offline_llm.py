@@ -17,9 +17,9 @@ import openai
 import pytest
 from pydantic import BaseModel, Field, TypeAdapter
 
-from langgraph_rq.worker.dev.offline_model.calls import CallLog
+from langgraph_rq.worker.dev.offline_model.call_log import CallLog
 from langgraph_rq.worker.dev.offline_model.process import OfflineAdmin, OfflineLLM, OfflineLLMError
-from langgraph_rq.worker.dev.offline_model.values import complexity_of, value_that_fits
+from langgraph_rq.worker.dev.offline_model.sample_values import complexity_of, value_that_fits
 
 WEATHER = {
     "type": "function",

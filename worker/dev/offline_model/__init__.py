@@ -1,1 +1,10 @@
-"""An OpenAI-compatible model server that needs no network, for demo, tests and benchmarks. Begin with process.py."""
+"""An OpenAI-compatible model server that needs no network and no key, for demo, tests and benchmarks.
+
+process         start and stop it, and control a running server (to read first)
+server          the HTTP application: model routes and admin routes
+openai_replies  the JSON and the event streams of the OpenAI API
+answers         request -> answer, a pure function
+sample_values   question and JSON schema -> a value that fits, for tool calls and structured output
+faults          errors and broken connections on demand
+call_log        the record of every call
+"""

@@ -1,11 +1,13 @@
-"""What the offline model answers: a pure function from a chat request to text, tool calls or JSON.
+"""The offline model's answers: a pure function from a chat request to text, tool calls or JSON.
 
-In this order: a tool is called when the request forces one or the user's question names one (or shares a word with
-its description); a `response_format` gets JSON that fits; after tool messages the answer quotes what the tools said;
-a prompt that says "classify" and names the three labels gets one of them; any other question gets an answer that
-quotes it.
+The first rule that applies decides:
+1. The request forces a tool, or the question names one or shares a word with its description: the tool is called.
+2. The request has a `response_format`: JSON that fits.
+3. The last messages are outputs of tools: an answer that quotes them.
+4. The prompt contains "classify" and the three labels: one of the labels.
+5. Otherwise: an answer that quotes the question.
 
-Tokens are counted by one rule: one per 4 bytes of UTF-8, rounded up. The input is the text of all messages, joined by
+A token is 4 bytes of UTF-8, rounded up. The input is the text of all messages, joined by
 newlines, plus the compact JSON of `tools` and `response_format`. Images and audio are ignored.
 """
 
@@ -18,7 +20,7 @@ from typing import Any, Self
 
 from pydantic_core import to_json
 
-from langgraph_rq.worker.dev.offline_model.values import (
+from langgraph_rq.worker.dev.offline_model.sample_values import (
     LABELS,
     Json,
     complexity_of,
@@ -29,7 +31,7 @@ from langgraph_rq.worker.dev.offline_model.values import (
 
 BYTES_PER_TOKEN = 4
 QUOTE_LIMIT = 1000
-"""Characters that an answer quotes, of the question and of what tools said."""
+"""The most characters that an answer quotes, of the question and of the tools' outputs."""
 
 _SENTENCES = {
     "simple": "In short: one fact settles it, and a real model would name it here.",
@@ -47,11 +49,11 @@ _SENTENCES = {
 _SIGNATURE = "(Answered by the offline model.)"
 
 _NO_SIGNAL = {"from", "given", "have", "returns", "that", "this", "tool", "using", "what", "when", "with"}
-"""Words of four letters and more that say nothing about what a tool is for."""
+"""Words of four or more letters that do not describe a tool's purpose."""
 
 
 class BadRequestError(ValueError):
-    """The request is not one that the API accepts; `param` names the field."""
+    """The request is invalid; `param` names the field."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -60,7 +62,7 @@ class BadRequestError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A function call; `arguments` is JSON, cut short where the token limit ended it."""
+    """A function call; `arguments` is JSON, truncated at the token limit."""
 
     name: str
     arguments: str
@@ -68,7 +70,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model says; `finish_reason` is stop, tool_calls or length."""
+    """The model's answer; `finish_reason` is stop, tool_calls or length."""
 
     text: str
     tool_calls: tuple[ToolCall, ...]
@@ -78,9 +80,9 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A checked body of /v1/chat/completions; `prompt` is the text of all messages, `limit_tokens` None for no limit.
+    """A validated body of /v1/chat/completions.
 
-    `options` is the body itself, for what only some answers look at.
+    `prompt` is the text of all messages, `limit_tokens` the output limit (None: no limit), `options` the whole body.
     """
 
     model: str
@@ -94,7 +96,7 @@ class ChatRequest:
 
     @classmethod
     def from_body(cls, body: Json) -> Self:
-        """Check a request body; raises `BadRequestError` naming the field."""
+        """Validate a request body; raises `BadRequestError`."""
         messages = body.get("messages")
         if not isinstance(messages, list) or not messages or not all(isinstance(one, dict) for one in messages):
             raise BadRequestError("expected messages to be a non-empty array of objects", "messages")
@@ -120,13 +122,13 @@ class ChatRequest:
 
     @property
     def turn(self) -> list[Json]:
-        """The messages after the user's last one: calls of tools and what they said."""
+        """The messages after the user's last one: tool calls and their outputs."""
         latest = max((i for i, one in enumerate(self.messages) if one.get("role") == "user"), default=-1)
         return list(self.messages[latest + 1 :])
 
     @property
     def tool_outputs(self) -> list[str]:
-        """What tools said since the last message from the model, empty unless the last message is a tool's."""
+        """The outputs of tools since the model's last message; empty unless the last message is a tool's."""
         outputs: list[str] = []
         for message in reversed(self.messages):
             if message.get("role") not in {"tool", "function"}:
@@ -136,7 +138,7 @@ class ChatRequest:
 
 
 def model_of(body: Json) -> str:
-    """Read the name of the model; any name is served."""
+    """Read the model's name; any name is accepted."""
     model = body.get("model")
     if not isinstance(model, str) or not model:
         raise BadRequestError(f"expected model to be a name, got: {model!r}", "model")
@@ -151,7 +153,7 @@ def _limit_of(body: Json) -> int | None:
 
 
 def _text_of(message: Json) -> str:
-    """Read a message's text, or the parts of it that are text, and the tool calls in it."""
+    """Return a message's text or text parts, and its tool calls."""
     content = message.get("content") or ""
     if not isinstance(content, str):
         content = "\n".join(part["text"] for part in content if isinstance(part.get("text"), str))
@@ -160,7 +162,7 @@ def _text_of(message: Json) -> str:
 
 
 def tokens(text: str) -> int:
-    """Count the tokens of a text: one per 4 bytes of UTF-8, rounded up."""
+    """Count the tokens of a text."""
     return _tokens_of(len(text.encode()))
 
 
@@ -181,10 +183,10 @@ def answer(request: ChatRequest) -> Answer:
 def _prose(request: ChatRequest) -> str:
     question = request.question
     if request.tool_outputs:
-        said = _quote("; ".join(request.tool_outputs))
-        return f'The tool says: {said}. That answers "{_quote(question)}". {_SIGNATURE}'
+        outputs = _quote("; ".join(request.tool_outputs))
+        return f'The tool says: {outputs}. That answers "{_quote(question)}". {_SIGNATURE}'
     if _asks_for_a_label(request.prompt):
-        # An instruction in the question itself has its question on the last line.
+        # If the question itself holds the instruction, the text to classify is on its last line.
         return complexity_of(question.rpartition("\n")[2] if _asks_for_a_label(question) else question)
     return f'You asked: "{_quote(question)}" {_SENTENCES[complexity_of(question)]} {_SIGNATURE}'
 
@@ -213,7 +215,7 @@ def _cut_text(text: str, limit_tokens: int | None) -> Answer:
 
 
 def _cut_calls(calls: Iterable[ToolCall], limit_tokens: int | None) -> Answer:
-    """Count names and arguments; at the limit arguments end in the middle, as a real model's do."""
+    """Count names and arguments; at the limit truncate the arguments, as a real model does."""
     kept: list[ToolCall] = []
     room = math.inf if limit_tokens is None else limit_tokens * BYTES_PER_TOKEN
     used = 0
@@ -240,10 +242,10 @@ def _tool_calls(request: ChatRequest) -> list[ToolCall]:
 
 
 def _chosen_tools(request: ChatRequest) -> list[Json]:
-    """Choose the tools to call: the forced one, all that the question names, or the first that is about it.
+    """Choose the tools to call: the forced one, all named in the question, or the first that shares a word with it.
 
-    `required` chooses among the tools not called since the user's last message, so that an agent that must call
-    something gets on to its next tool.
+    `required` prefers tools not called since the user's last message, so that an agent that must call a tool proceeds
+    to its next one.
     """
     tools = [_function_of(tool) for tool in request.options.get("tools") or ()]
     choice = request.options.get("tool_choice") or "auto"
@@ -255,8 +257,8 @@ def _chosen_tools(request: ChatRequest) -> list[Json]:
         called = {call["function"]["name"] for one in request.turn for call in one.get("tool_calls") or ()}
         tools = [tool for tool in tools if tool["name"] not in called] or tools
     named = [tool for tool in tools if occurs(tool["name"], request.question)]
-    about = [tool for tool in tools if _words_of(tool) & _words(request.question)]
-    chosen = named or about[:1] or (tools[:1] if choice == "required" else [])
+    related = [tool for tool in tools if _words_of(tool) & _words(request.question)]
+    chosen = named or related[:1] or (tools[:1] if choice == "required" else [])
     return chosen[:1] if request.options.get("parallel_tool_calls") is False else chosen
 
 
@@ -284,7 +286,7 @@ def _words(text: str) -> set[str]:
 
 
 def _json_value(request: ChatRequest) -> Any:
-    """Fill the schema from what the tools said, else from the question; without one, use the quoted names as keys."""
+    """Fill the schema from the tools' outputs or else the question; without a schema, the quoted names are the keys."""
     source = "\n".join(request.tool_outputs) or request.question
     schema = (request.options["response_format"].get("json_schema") or {}).get("schema")
     if schema is not None:
@@ -294,7 +296,7 @@ def _json_value(request: ChatRequest) -> Any:
 
 
 def embedding(text: str, dimensions: int) -> list[float]:
-    """Hash the words of a text into a vector of length 1; texts that share words are near each other."""
+    """Hash a text's words into a unit vector; texts that share words are close to each other."""
     vector = [0.0] * dimensions
     for word in re.findall(r"\w+", text.lower()) or [text]:
         vector[int.from_bytes(blake2b(word.encode(), digest_size=8).digest()) % dimensions] += 1.0

@@ -1,7 +1,7 @@
-"""Faults that the offline model server shows on command: error replies, broken connections, silence.
+"""Faults of the offline model server: error replies, broken connections, hanging calls.
 
-A rule says which fault, for which calls, how often. The first rule that applies to a call decides it. A request can
-bring its own rule in the header `x-fault: 429; retry_after=2`, which goes before all others.
+A rule names a fault, the calls that it applies to, and how often. The first rule that applies to a call decides. A
+request can carry its own rule in the header `x-fault: 429; retry_after=2`, which precedes all others.
 """
 
 import difflib
@@ -14,7 +14,7 @@ from typing import Any, Self
 
 @dataclass(frozen=True, slots=True)
 class ErrorReply:
-    """An error as the OpenAI API words it."""
+    """An error reply of the OpenAI API."""
 
     status: int
     type: str
@@ -47,7 +47,7 @@ ERRORS = {
     "context_length": _refusal(400, "context_length_exceeded", "This model's maximum context length was exceeded."),
     "quota": ErrorReply(429, "insufficient_quota", "insufficient_quota", "You exceeded your current quota."),
 }
-"""Faults that are error replies, by name."""
+"""Error replies, by the name of the fault."""
 
 BREAKS = {
     "latency": "answers after `latency_s`",
@@ -56,24 +56,24 @@ BREAKS = {
     "malformed": "answers 200 with a body, or a stream, that is not JSON",
     "reset": "resets the connection before any answer",
 }
-"""Faults that are not error replies: name -> what happens."""
+"""Faults that are not error replies: name -> effect."""
 
 NAMES = (*ERRORS, *BREAKS)
 
 
 @dataclass(frozen=True, slots=True)
 class FaultRule:
-    """One rule; validates itself with a ValueError that says what was expected.
+    """One rule; raises a ValueError if it is invalid.
 
     Args:
         fault: One of `NAMES`.
-        model: Only calls of this model. None: all.
-        match: Only prompts that contain this text. None: all.
-        times: How often the rule applies before it is spent. None: for ever.
-        probability: Of applying to a call that it fits, drawn from a generator seeded with `seed`.
-        seed: Of that generator.
+        model: Applies only to calls of this model. None: all.
+        match: Applies only to prompts that contain this text. None: all.
+        times: How often the rule applies. None: always.
+        probability: Of applying to a matching call.
+        seed: Of the random numbers for `probability`.
         retry_after_s: Sent as Retry-After (whole seconds, rounded up) and retry-after-ms. None: not sent.
-        latency_s: Seconds before the fault shows. None: the server's latency.
+        latency_s: Seconds before the fault takes effect. None: the server's latency.
     """
 
     fault: str
@@ -126,7 +126,7 @@ class FaultRule:
 
 
 def positive(name: str, value: Any) -> float:
-    """Check that `value` is a finite number of 0 or more; raises a ValueError that names it."""
+    """Validate that `value` is a finite number of 0 or more; raises a ValueError."""
     if not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise ValueError(f"expected {name} to be a number of 0 or more, got: {value!r}")
     return value
@@ -139,7 +139,7 @@ def _hint(name: str, known: Iterable[str]) -> str:
 
 @dataclass(slots=True)
 class _Armed:
-    """A rule in force: how often it applied, and its random numbers."""
+    """An active rule, with its hits and its random numbers."""
 
     rule: FaultRule
     draws: random.Random
@@ -158,19 +158,19 @@ class _Armed:
 
 
 class FaultPlan:
-    """The rules in force, in order."""
+    """The active rules, in order."""
 
     def __init__(self) -> None:
         self._armed: list[_Armed] = []
 
     def replace(self, rules: Iterable[FaultRule]) -> None:
-        """Put these rules in force instead of all former ones."""
+        """Replace all rules."""
         self._armed = [_Armed(rule, random.Random(rule.seed)) for rule in rules]  # noqa: S311 - repeatable, not secret
 
     def choose(self, model: str, prompt: str) -> FaultRule | None:
-        """Choose the fault of a call and count the hit, or None for a good answer."""
+        """Return the rule that applies to a call and count the hit; None: no fault."""
         return next((armed.rule for armed in self._armed if armed.applies(model, prompt)), None)
 
     def as_json(self) -> list[dict[str, Any]]:
-        """Show each rule with its `hits`."""
+        """Return each rule with its `hits`."""
         return [{**asdict(armed.rule), "hits": armed.hits} for armed in self._armed]

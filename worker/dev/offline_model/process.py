@@ -1,10 +1,8 @@
-"""An OpenAI-compatible model server that needs no network: for the demo, tests, benchmarks and chaos.
+"""Start, stop and control the offline model server.
 
-`OfflineLLM` runs it as a process of its own that ends with the process that started it. `answers.py` decides what it
-says, `faults.py` how it fails, `calls.py` records each call, and `server.py` has the routes. Importing this module
-loads none of them.
-
-Run it in the foreground with `langgraph-producer dev model`; it prints its URL.
+`OfflineLLM` runs the server in a child process that ends with its parent. `OfflineAdmin` sets faults and latency of a
+running server and reads its call log. `langgraph-producer dev model` runs it in the foreground and prints its URL.
+Importing this module loads none of the server's code.
 """
 
 import argparse
@@ -38,11 +36,11 @@ exit codes: 0 ended by SIGTERM or SIGINT, 2 wrong usage, 3 the address is taken 
 
 
 class OfflineLLMError(RuntimeError):
-    """The server did not start, or refused what its admin side was asked; the message says why."""
+    """The server did not start, or rejected an admin request; the message has the reason."""
 
 
 class OfflineAdmin:
-    """The admin side of a running server.
+    """Client of a running server's admin routes.
 
     Args:
         url: The server's URL, with or without the trailing /v1.
@@ -52,8 +50,8 @@ class OfflineAdmin:
         self._address = urlsplit(url).netloc
 
     def calls(self, since: int = 0) -> list[dict[str, Any]]:
-        """List the calls after number `since`, as `CallRecord`s; raises when some no longer fit into memory."""
-        found = self._ask("GET", f"/admin/calls?since={since}")
+        """List the calls after number `since`, as `CallRecord`s; raises if some are no longer in memory."""
+        found = self._request("GET", f"/admin/calls?since={since}")
         if found["dropped"]:
             raise OfflineLLMError(
                 f"{found['dropped']} calls no longer in memory: clear() more often, or read the log file"
@@ -61,27 +59,27 @@ class OfflineAdmin:
         return list(found["calls"])
 
     def stats(self) -> dict[str, Any]:
-        """Count `calls`, `in_flight`, `max_in_flight`, and `input_tokens` and `output_tokens` billed, by model."""
-        return dict(self._ask("GET", "/admin/stats"))
+        """Return `calls`, `in_flight`, `max_in_flight`, and by model the billed `input_tokens` and `output_tokens`."""
+        return dict(self._request("GET", "/admin/stats"))
 
     def faults(self) -> list[dict[str, Any]]:
-        """List the fault rules in force, each with its `hits`."""
-        return list(self._ask("GET", "/admin/faults"))
+        """List the active fault rules, each with its `hits`."""
+        return list(self._request("GET", "/admin/faults"))
 
     def set_faults(self, rules: Iterable[Mapping[str, Any]]) -> None:
-        """Put rules with the fields of `FaultRule` in force instead of the former ones."""
-        self._ask("POST", "/admin/faults", [dict(rule) for rule in rules])
+        """Replace all fault rules; each has the fields of `FaultRule`."""
+        self._request("POST", "/admin/faults", [dict(rule) for rule in rules])
 
     def set_latency(self, latency_s: float) -> None:
         """Set the seconds before each answer."""
-        self._ask("POST", "/admin/latency", {"latency_s": latency_s})
+        self._request("POST", "/admin/latency", {"latency_s": latency_s})
 
     def clear(self) -> None:
-        """Forget calls, counters and fault rules; the latency stays."""
-        self._ask("DELETE", "/admin/calls")
-        self._ask("DELETE", "/admin/faults")
+        """Drop calls, counters and fault rules; keep the latency."""
+        self._request("DELETE", "/admin/calls")
+        self._request("DELETE", "/admin/faults")
 
-    def _ask(self, method: str, path: str, value: Any = None) -> Any:
+    def _request(self, method: str, path: str, value: Any = None) -> Any:
         connection = HTTPConnection(self._address, timeout=_ADMIN_TIMEOUT_S)
         try:
             connection.request(method, path, None if value is None else json.dumps(value))
@@ -95,13 +93,13 @@ class OfflineAdmin:
 
 
 class OfflineLLM:
-    """The server as a process of its own on a free port of 127.0.0.1; a context manager.
+    """The server in a child process on a free port of 127.0.0.1; a context manager.
 
-    `start` after `kill` brings it back at the same URL, with an empty memory.
+    `start` after `kill` restarts it at the same URL, with an empty call log.
 
     Args:
         latency_s: Seconds before each answer.
-        log: A file that gets every call as JSON lines. None: memory only.
+        log: A file to which every call is appended as JSON lines. None: memory only.
         keep_prompts: Keep each call's prompt in the log, not only its SHA-256.
     """
 
@@ -118,7 +116,7 @@ class OfflineLLM:
 
     @property
     def admin(self) -> OfflineAdmin:
-        """Its admin side."""
+        """The client of its admin routes."""
         return OfflineAdmin(self.url)
 
     @property
@@ -128,9 +126,9 @@ class OfflineLLM:
         return self._process.pid
 
     def start(self) -> Self:
-        """Start it and return when it listens."""
+        """Start it; returns once it accepts connections."""
         self._process = subprocess.Popen(  # noqa: S603
-            # -P: a folder named worker in the current directory is not ours.
+            # -P: modules in the current directory must not shadow ours.
             [
                 sys.executable,
                 "-P",
@@ -155,13 +153,13 @@ class OfflineLLM:
         return self
 
     def kill(self) -> None:
-        """Kill it with SIGKILL, as a crash would."""
+        """Kill it with SIGKILL, to simulate a crash."""
         if self._process:
             self._process.kill()
         self.stop()
 
     def stop(self) -> None:
-        """End it; calls in flight get a few seconds, hanging ones are dropped."""
+        """Stop it; calls in flight get a few seconds, hanging ones are dropped."""
         if self._process is None:
             return
         try:
@@ -184,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the server in the foreground until it is interrupted."""
     options = _parser().parse_args(argv)
     # Imported here so that importing OfflineLLM stays cheap.
-    from langgraph_rq.worker.dev.offline_model.calls import CallLog  # noqa: PLC0415
+    from langgraph_rq.worker.dev.offline_model.call_log import CallLog  # noqa: PLC0415
     from langgraph_rq.worker.dev.offline_model.server import OfflineModel, serve  # noqa: PLC0415
 
     try:
@@ -198,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         host, port = listener.getsockname()[:2]
         print(f"{_ANNOUNCEMENT}http://{host}:{port}/v1", flush=True)  # noqa: T201
 
-    # uvicorn ends gracefully, then raises the signal again for whoever handled it before.
+    # uvicorn shuts down gracefully, then raises the signal again for the previous handler.
     signal.signal(signal.SIGTERM, _exit)
     signal.signal(signal.SIGINT, _exit)
     serve(OfflineModel(calls, options.latency), listener, announce, with_parent=options.with_parent)

@@ -1,9 +1,9 @@
-"""The offline model server itself: a raw ASGI application on uvicorn, with an admin side for tests.
+"""The HTTP application of the offline model: plain ASGI on uvicorn.
 
-Model side: POST /v1/chat/completions, POST /v1/embeddings, GET /v1/models. Every request under /v1/ is one call in the
-log. A call waits the latency first; a stream waits half of it before its first words and spreads the rest over them.
+Model routes: POST /v1/chat/completions, POST /v1/embeddings, GET /v1/models. Every request under /v1/ is one call in
+the log. A call first waits the latency; a stream waits half of it before its first words and spreads the rest.
 
-Admin side: GET, POST, DELETE /admin/faults (a JSON list of rules; POST puts it in place of the former one);
+Admin routes: GET, POST, DELETE /admin/faults (a JSON list of rules; POST replaces all);
 GET /admin/calls?since=N, DELETE /admin/calls; GET /admin/stats; POST /admin/latency {"latency_s": 0.5}.
 """
 
@@ -24,10 +24,9 @@ from pydantic_core import from_json
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from langgraph_rq.worker.dev.offline_model.answers import BadRequestError
-from langgraph_rq.worker.dev.offline_model.calls import CallLog, CallRecord
+from langgraph_rq.worker.dev.offline_model.call_log import CallLog, CallRecord
 from langgraph_rq.worker.dev.offline_model.faults import ERRORS, ErrorReply, FaultPlan, FaultRule, positive
-from langgraph_rq.worker.dev.offline_model.values import Json
-from langgraph_rq.worker.dev.offline_model.wire import (
+from langgraph_rq.worker.dev.offline_model.openai_replies import (
     Exchange,
     Reply,
     chat,
@@ -36,6 +35,7 @@ from langgraph_rq.worker.dev.offline_model.wire import (
     json_reply,
     models,
 )
+from langgraph_rq.worker.dev.offline_model.sample_values import Json
 
 _ROUTES: dict[tuple[str, str], Callable[[Json, str], Exchange]] = {
     ("POST", "/v1/chat/completions"): chat,
@@ -47,14 +47,14 @@ _LOGGED_HEADERS = {b"x-request-id", b"traceparent"}
 _LOGGED_PREFIX = b"x-task-"
 
 _KEEP_ALIVE_S = 3600
-"""Never the first to close an idle connection: a client about to reuse it would see an error nobody asked for."""
+"""Longer than any client's: if the server closed an idle connection, a client reusing it would see an error."""
 
 _DRAIN_S = 5
-"""How long calls in flight may go on after SIGTERM."""
+"""How long calls in flight may continue after SIGTERM."""
 
 
 class _Protocol(HttpToolsProtocol):
-    """Hands the connection to the application, which breaks it on command."""
+    """Passes the connection to the application, which closes or resets it for a fault."""
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -63,14 +63,14 @@ class _Protocol(HttpToolsProtocol):
 
 @dataclass(frozen=True, slots=True)
 class _Connection:
-    """One request's side of a connection."""
+    """The connection of one request."""
 
     receive: Callable[[], Any]
     send: Callable[[Any], Any]
     transport: asyncio.Transport
 
     async def body(self) -> bytes | None:
-        """Read the request's body, or None when the client leaves before it is whole."""
+        """Read the request's body; None: the client disconnected first."""
         body = b""
         while True:
             message = await self.receive()
@@ -81,12 +81,12 @@ class _Connection:
                 return body
 
     async def left(self) -> None:
-        """Wait until the client leaves."""
+        """Wait until the client disconnects."""
         while (await self.receive())["type"] != "http.disconnect":
             pass
 
     async def leaves_within(self, seconds: float) -> bool:
-        """Wait, and say whether the client left meanwhile."""
+        """Wait; return whether the client disconnected meanwhile."""
         if not seconds:
             return False
         try:
@@ -103,12 +103,12 @@ class _Connection:
         await self.send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def close(self) -> None:
-        """Close it with what was written, in the middle of a reply."""
+        """Close it in the middle of a reply, after flushing."""
         self.transport.close()
         await self.left()
 
     async def reset(self) -> None:
-        """Close it so that the client sees a reset."""
+        """Reset it."""
         linger = struct.pack("ii", 1, 0)  # on, for zero seconds: the kernel sends RST
         self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.transport.abort()
@@ -119,15 +119,15 @@ class OfflineModel:
     """The ASGI application.
 
     Args:
-        calls: Where every call is recorded.
-        latency_s: Seconds before each answer, until the admin side sets another.
+        calls: The call log.
+        latency_s: Seconds before each answer, until changed through /admin/latency.
     """
 
     def __init__(self, calls: CallLog, latency_s: float = 0.0) -> None:
         self._calls = calls
         self._faults = FaultPlan()
         self._latency_s = latency_s
-        # Ids differ between servers: LangGraph takes two messages with one id for the same message.
+        # Ids differ between servers: LangGraph treats two messages with the same id as one message.
         self._ids = (f"{boot}{n}" for boot in [secrets.token_hex(4)] for n in count(1))
         self._hanging: set[_Connection] = set()
 
@@ -145,7 +145,7 @@ class OfflineModel:
             await connection.write(reply.bursts[0], more=False)
 
     def drop_hanging(self) -> None:
-        """Break the connections of the calls that hang, so that the server can end."""
+        """Abort the connections of hanging calls, so that the server can stop."""
         for connection in self._hanging:
             connection.transport.abort()
 
@@ -181,11 +181,11 @@ class OfflineModel:
         except BadRequestError as error:
             return Exchange(_bad_request(str(error), error.param))
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-            # A field has another shape than the API's.
+            # A field does not have the API's shape.
             return Exchange(_bad_request(f"not a valid request: {type(error).__name__}: {error}"))
 
     async def _perform(self, record: CallRecord, rule: FaultRule | None, reply: Reply, connection: _Connection) -> None:
-        """Wait, then reply or break, and write into the record how it went."""
+        """Wait the latency, reply or apply the fault, and record the outcome."""
         fault = rule.fault if rule else None
         latency_s = self._latency_s if rule is None or rule.latency_s is None else rule.latency_s
         if fault == "hang":
@@ -199,7 +199,7 @@ class OfflineModel:
         if fault != "reset":
             record.billed = reply.billed
             record.output_tokens = reply.output_tokens
-        record.outcome = "left"  # unless it comes to its end
+        record.outcome = "left"  # until the reply is complete
         if await connection.leaves_within(latency_s / 2 if reply.stream else latency_s):
             return
         if fault == "reset":
@@ -262,7 +262,7 @@ class OfflineModel:
 
 
 def _headers(headers: list[tuple[bytes, bytes]]) -> tuple[dict[str, str], str]:
-    """Pick the headers to log, and the fault on command."""
+    """Return the headers to log, and the value of x-fault."""
     logged: dict[str, str] = {}
     command = ""
     for name, value in headers:
@@ -285,7 +285,7 @@ def _bad_request(message: str, param: str | None = None) -> Reply:
 
 
 class _Server(uvicorn.Server):
-    """Says its URL when it listens, and drops hanging calls when it ends."""
+    """Announces its URL at startup and drops hanging calls at shutdown."""
 
     def __init__(self, config: uvicorn.Config, model: OfflineModel, announce: Callable[[], None]) -> None:
         super().__init__(config)
@@ -304,7 +304,7 @@ class _Server(uvicorn.Server):
 def serve(
     model: OfflineModel, listener: socket.socket, announce: Callable[[], None], *, with_parent: bool = False
 ) -> None:
-    """Serve on a bound socket until SIGTERM or SIGINT; `with_parent` also ends when standard input closes."""
+    """Serve on a bound socket until SIGTERM or SIGINT; `with_parent`: or until standard input closes."""
     config = uvicorn.Config(
         model,
         http=_Protocol,

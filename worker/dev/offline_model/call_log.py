@@ -1,7 +1,7 @@
-"""The call log of the offline model server: every call it received, how it ended and what it would cost.
+"""The call log of the offline model server: every call with its outcome and billed tokens.
 
-Bounded in memory; with a file, each call is one JSON line when it is accepted and one more when it ended, written
-through to the kernel at once, so that the log survives the kill -9 of any process.
+The memory is bounded. With a file, each call is one JSON line when it starts and one when it ends, unbuffered, so that
+the log survives the kill -9 of any process.
 """
 
 import time
@@ -14,18 +14,21 @@ from typing import Any
 from pydantic_core import to_json
 
 CAPACITY = 50_000
-"""Calls kept in memory, up to about 1 kB each without prompts."""
+"""Calls kept in memory, about 1 kB each without prompts."""
 
 
 @dataclass(slots=True)
 class CallRecord:
     """One call.
 
-    Instants are in seconds, once by the wall clock and once by the machine's monotonic clock, which other processes
-    on the machine can compare with their own. `outcome` is running, then completed (a whole reply was sent, an error
-    too), cut (the server broke the connection), hung, or left (the client went before the reply was whole).
-    `billed` says whether a provider would bill the tokens: an answer was made, whether or not the client got it. A cut
-    stream is billed to the half that was sent; errors, hangs and resets are not billed.
+    Instants are in seconds, by the wall clock and by the machine's monotonic clock, which other processes on the
+    machine can compare with their own.
+
+    Args:
+        outcome: running; then completed (the whole reply was sent, also an error), cut (the server closed the
+            connection), hung, or left (the client disconnected first).
+        billed: Whether a provider would bill the tokens: an answer was generated, received or not. A cut stream is
+            billed for the half that was sent; errors, hangs and resets are not billed.
     """
 
     seq: int
@@ -51,7 +54,7 @@ class CallLog:
     """The newest calls in memory, counters over all of them, and optionally a file.
 
     Args:
-        file: Gets every call as JSON lines, appended. None: memory only.
+        file: Every call is appended to it as JSON lines. None: memory only.
         keep_prompts: Keep each call's prompt, not only its SHA-256.
         capacity: Calls kept in memory.
     """
@@ -83,7 +86,7 @@ class CallLog:
         fault: str | None,
         headers: dict[str, str],
     ) -> CallRecord:
-        """Record that a call was received."""
+        """Record the start of a call."""
         self._seq += 1
         self._calls += 1
         self._in_flight += 1
@@ -108,7 +111,7 @@ class CallLog:
         return record
 
     def end(self, record: CallRecord) -> None:
-        """Record that a call ended."""
+        """Record the end of a call."""
         self._in_flight -= 1
         record.ended_at = time.time()
         record.ended_monotonic_s = time.monotonic()
@@ -122,7 +125,7 @@ class CallLog:
             self._file.write(to_json(record) + b"\n")
 
     def since(self, seq: int) -> dict[str, Any]:
-        """List the calls after number `seq`, oldest first; `dropped` of them did not fit into memory."""
+        """List the calls after number `seq`, oldest first; `dropped` counts those no longer in memory."""
         calls = [record for record in self._records if record.seq > seq]
         return {
             "calls": calls,
@@ -131,7 +134,7 @@ class CallLog:
         }
 
     def stats(self) -> dict[str, Any]:
-        """Count calls, calls in flight now and at most, and billed tokens by model, since the last `clear`."""
+        """Return the number of calls, in flight now and at most, and billed tokens by model, since the last `clear`."""
         return {
             "calls": self._calls,
             "in_flight": self._in_flight,
@@ -141,7 +144,7 @@ class CallLog:
         }
 
     def clear(self) -> None:
-        """Forget the calls and zero the counters; sequence numbers go on, calls in flight stay counted as such."""
+        """Drop the calls and reset the counters, but not sequence numbers and calls in flight."""
         self._records.clear()
         self._cleared_seq = self._seq
         self._zero()

@@ -1,4 +1,4 @@
-"""What the offline model server puts on the wire: the JSON and the event streams of the OpenAI API."""
+"""The replies of the OpenAI API: JSON bodies and event streams."""
 
 import base64
 import math
@@ -21,16 +21,16 @@ from langgraph_rq.worker.dev.offline_model.answers import (
     tokens,
 )
 from langgraph_rq.worker.dev.offline_model.faults import ErrorReply
-from langgraph_rq.worker.dev.offline_model.values import Json
+from langgraph_rq.worker.dev.offline_model.sample_values import Json
 
 MODELS = ("gpt-4o-mini", "gpt-4o", "text-embedding-3-small", "text-embedding-3-large")
-"""The models that /v1/models lists; any other name is served as well."""
+"""The models that /v1/models lists; any other name is accepted as well."""
 
 DIMENSIONS = {"text-embedding-3-large": 3072}
 DEFAULT_DIMENSIONS = 1536
 
 _BURSTS = 5
-"""A stream is sent in at most this many writes, so that one core serves many streams at once."""
+"""The most writes per stream, so that one core can serve many streams at once."""
 
 _JSON = (b"content-type", b"application/json")
 _EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
@@ -38,7 +38,7 @@ _EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One HTTP reply: a whole body (one burst), or the bursts of a stream, and what a provider would bill for it."""
+    """One HTTP reply: a body (one burst) or the bursts of a stream, and the tokens that a provider would bill."""
 
     status: int
     bursts: tuple[bytes, ...]
@@ -49,26 +49,26 @@ class Reply:
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """The reply's headers, of its whole body even where that is cut."""
+        """The headers of the complete reply, also for one that is cut."""
         if self.stream:
             return [_EVENTS, *self.extra_headers]
         return [_JSON, (b"content-length", b"%d" % len(self.bursts[0])), *self.extra_headers]
 
     @property
     def first_half(self) -> tuple[bytes, ...]:
-        """What a client gets of it when the connection is cut."""
+        """The part that a client receives when the connection is cut."""
         if self.stream:
             return self.bursts[: len(self.bursts) // 2]
         return (self.bursts[0][: len(self.bursts[0]) // 2],)
 
     def malformed(self) -> Self:
-        """Give the same reply with a body that is not JSON."""
+        """Return the same reply with a body that is not JSON."""
         return replace(self, bursts=(b'data: {"id": "chatcmpl\n\n',) if self.stream else (b'{"id": "chatcmpl',))
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """What a request asks, for the call log and the fault rules, and the good reply to it."""
+    """A request's model and prompt, for the call log and the fault rules, and the reply without a fault."""
 
     reply: Reply
     model: str = ""
@@ -77,12 +77,12 @@ class Exchange:
 
 
 def json_reply(value: Any, status: int = 200) -> Reply:
-    """Reply with a JSON value that costs nothing."""
+    """Make a reply of a JSON value that is not billed."""
     return Reply(status, (to_json(value),))
 
 
 def error_reply(error: ErrorReply, param: str | None = None, retry_after_s: float | None = None) -> Reply:
-    """Reply with an error; Retry-After is in whole seconds, rounded up, and retry-after-ms is exact."""
+    """Make an error reply; Retry-After is in whole seconds, rounded up, and retry-after-ms is exact."""
     body = {"error": {"message": error.message, "type": error.type, "param": param, "code": error.code}}
     if retry_after_s is None:
         return json_reply(body, error.status)
@@ -94,57 +94,57 @@ def error_reply(error: ErrorReply, param: str | None = None, retry_after_s: floa
 
 
 def chat(body: Json, reply_id: str) -> Exchange:
-    """Serve /v1/chat/completions."""
+    """Answer /v1/chat/completions."""
     request = ChatRequest.from_body(body)
-    said = answer(request)
+    answered = answer(request)
     reply = Reply(
         status=200,
-        bursts=_in_bursts(list(_events(request, said, reply_id)))
+        bursts=_in_bursts(list(_events(request, answered, reply_id)))
         if request.stream
-        else (_body(request, said, reply_id),),
+        else (_body(request, answered, reply_id),),
         stream=request.stream,
-        output_tokens=said.output_tokens,
+        output_tokens=answered.output_tokens,
         billed=True,
     )
     return Exchange(reply, request.model, request.prompt, request.input_tokens)
 
 
-def _usage(request: ChatRequest, said: Answer) -> Json:
+def _usage(request: ChatRequest, answered: Answer) -> Json:
     return {
         "prompt_tokens": request.input_tokens,
-        "completion_tokens": said.output_tokens,
-        "total_tokens": request.input_tokens + said.output_tokens,
+        "completion_tokens": answered.output_tokens,
+        "total_tokens": request.input_tokens + answered.output_tokens,
     }
 
 
-def _calls(said: Answer, reply_id: str) -> list[Json]:
+def _calls(answered: Answer, reply_id: str) -> list[Json]:
     return [
         {
             "id": f"call_{reply_id}_{i}",
             "type": "function",
             "function": {"name": call.name, "arguments": call.arguments},
         }
-        for i, call in enumerate(said.tool_calls)
+        for i, call in enumerate(answered.tool_calls)
     ]
 
 
-def _body(request: ChatRequest, said: Answer, reply_id: str) -> bytes:
-    message: Json = {"role": "assistant", "content": said.text, "refusal": None}
-    if said.tool_calls:
-        message |= {"content": None, "tool_calls": _calls(said, reply_id)}
+def _body(request: ChatRequest, answered: Answer, reply_id: str) -> bytes:
+    message: Json = {"role": "assistant", "content": answered.text, "refusal": None}
+    if answered.tool_calls:
+        message |= {"content": None, "tool_calls": _calls(answered, reply_id)}
     return to_json(
         {
             "id": f"chatcmpl-{reply_id}",
             "object": "chat.completion",
             "created": int(time.time()),
             "model": request.model,
-            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": said.finish_reason}],
-            "usage": _usage(request, said),
+            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": answered.finish_reason}],
+            "usage": _usage(request, answered),
         }
     )
 
 
-def _events(request: ChatRequest, said: Answer, reply_id: str) -> Iterator[bytes]:
+def _events(request: ChatRequest, answered: Answer, reply_id: str) -> Iterator[bytes]:
     chunk = {
         "id": f"chatcmpl-{reply_id}",
         "object": "chat.completion.chunk",
@@ -152,12 +152,12 @@ def _events(request: ChatRequest, said: Answer, reply_id: str) -> Iterator[bytes
         "model": request.model,
         **({"usage": None} if request.include_usage else {}),
     }
-    for delta in _deltas(said, reply_id):
+    for delta in _deltas(answered, reply_id):
         yield _event({**chunk, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}]})
-    end = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": said.finish_reason}
+    end = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": answered.finish_reason}
     yield _event({**chunk, "choices": [end]})
     if request.include_usage:
-        yield _event({**chunk, "choices": [], "usage": _usage(request, said)})
+        yield _event({**chunk, "choices": [], "usage": _usage(request, answered)})
     yield b"data: [DONE]\n\n"
 
 
@@ -165,12 +165,12 @@ def _event(value: Json) -> bytes:
     return b"data: %b\n\n" % to_json(value)
 
 
-def _deltas(said: Answer, reply_id: str) -> Iterator[Json]:
-    """Word by word: first the role, then the text, then for each tool call its name and its arguments."""
-    yield {"role": "assistant", "content": None if said.tool_calls else "", "refusal": None}
-    for piece in _pieces(said.text):
+def _deltas(answered: Answer, reply_id: str) -> Iterator[Json]:
+    """Yield word by word the role, the text, and for each tool call its name and arguments."""
+    yield {"role": "assistant", "content": None if answered.tool_calls else "", "refusal": None}
+    for piece in _pieces(answered.text):
         yield {"content": piece}
-    for i, call in enumerate(_calls(said, reply_id)):
+    for i, call in enumerate(_calls(answered, reply_id)):
         function = call["function"]
         yield {"tool_calls": [{"index": i, **call, "function": {"name": function["name"], "arguments": ""}}]}
         for piece in _pieces(function["arguments"]):
@@ -187,7 +187,7 @@ def _in_bursts(events: list[bytes]) -> tuple[bytes, ...]:
 
 
 def embeddings(body: Json, _reply_id: str) -> Exchange:
-    """Serve /v1/embeddings: texts or token ids, as lists of floats or base64 of little-endian 32-bit floats."""
+    """Answer /v1/embeddings: texts or token ids, as lists of floats or base64 of little-endian 32-bit floats."""
     model = model_of(body)
     texts = _texts(body.get("input"))
     dimensions = body.get("dimensions") or DIMENSIONS.get(model, DEFAULT_DIMENSIONS)
@@ -209,7 +209,7 @@ def embeddings(body: Json, _reply_id: str) -> Exchange:
 
 
 def _texts(value: Any) -> list[str]:
-    """Read the input: a text, token ids, or a list of either."""
+    """Validate the input: a text, token ids, or a list of either."""
     many = value if isinstance(value, list) and not all(isinstance(one, int) for one in value) else [value]
     if not value or not all(isinstance(one, str | list) for one in many):
         raise BadRequestError("expected input to be a text, token ids, or a list of either", "input")
@@ -217,6 +217,6 @@ def _texts(value: Any) -> list[str]:
 
 
 def models(_body: Json, _reply_id: str) -> Exchange:
-    """Serve /v1/models."""
+    """Answer /v1/models."""
     data = [{"id": name, "object": "model", "created": 0, "owned_by": "offline"} for name in MODELS]
     return Exchange(json_reply({"object": "list", "data": data}))

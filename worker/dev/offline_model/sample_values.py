@@ -1,8 +1,7 @@
-"""Values drawn from the words of a question: a complexity label, or JSON that fits a schema.
+"""Sample values from the words of a question: a complexity label, or JSON that fits a schema.
 
-Everything here is a pure function of its arguments, so that a test, a demo and a benchmark see the same answers on
-every machine. Numbers of the question are used in order for numeric properties; quoted text, then capitalised names,
-for strings. `pattern` and `uniqueItems` are not looked at.
+Pure functions, so that answers are the same on every machine. Numeric properties get the question's numbers in order;
+strings get its quoted text, then its capitalised names. `pattern` and `uniqueItems` are ignored.
 """
 
 import math
@@ -18,14 +17,14 @@ _COMPLEX_WORDS = re.compile(r"\b(design|prove|derive|architect\w*|trade-?offs?|o
 _MEDIUM_WORDS = re.compile(r"\b(why|how|explain|compare|difference|summari[sz]e|pros and cons)\b", re.IGNORECASE)
 _COMPLEX_LENGTH = 40
 _MEDIUM_LENGTH = 15
-"""Words from which a question counts as complex or medium whatever it says."""
+"""More words than this make a question complex or medium, regardless of its content."""
 
 _QUOTED = re.compile(r"""["“]([^"“”]+)["”]|`([^`]+)`|(?<!\w)'([^']+)'(?!\w)""")
 _NAME = re.compile(r"(?<!^)(?<![.?!]\s)\b[A-Z]\w+(?:,? [A-Z]\w+)*")
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?|(?<=-)\d+")
 
 _WHOLE_QUESTION = {"content", "input", "message", "prompt", "q", "query", "question", "text"}
-"""String properties of these names get the whole question."""
+"""String properties with these names get the whole question."""
 
 _FORMATS = {
     "date": "2026-01-02",
@@ -40,7 +39,7 @@ _FORMATS = {
 }
 
 _MAX_DEPTH = 8
-"""Where a schema that contains itself stops: deeper only what is required is filled, with null where that fits."""
+"""Limit for recursive schemas: deeper, only required properties are filled, with null if allowed."""
 
 
 def complexity_of(question: str) -> str:
@@ -54,17 +53,17 @@ def complexity_of(question: str) -> str:
 
 
 def quoted_parts(question: str) -> list[str]:
-    """List what stands in quotes in a question, in order."""
+    """List the quoted parts of a question, in order."""
     return ["".join(groups) for groups in _QUOTED.findall(question)]
 
 
 def value_that_fits(schema: Json, question: str) -> Any:
-    """Make a value that fits a JSON schema; properties that are optional and have a default are left out."""
+    """Make a value that fits a JSON schema, without optional properties that have a default."""
     return _Filler(schema, question).fill(schema)
 
 
 def occurs(word: str, text: str) -> bool:
-    """Say whether `word` stands in `text` as a word of its own, in any case."""
+    """Return whether `text` contains `word` as a whole word, ignoring case."""
     return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
 
 
@@ -89,7 +88,7 @@ class _Filler:
         return self._fillers[_type_of(schema)](self, schema, name, depth)
 
     def _resolve(self, schema: Any) -> Json:
-        """Follow references and merge `allOf`; `true`, the schema of anything, becomes an empty one."""
+        """Follow references and merge `allOf`; the schema `true` becomes an empty one."""
         if not isinstance(schema, dict):
             return {}
         if "$ref" in schema:
@@ -120,7 +119,7 @@ class _Filler:
         return [self.fill(item, name, depth + 1) for item in items]
 
     def _items(self, schema: Json, depth: int) -> Iterator[Any]:
-        """One item, or all numbers that are left for a list of numbers, or as many as the schema asks for."""
+        """Yield one item, or all remaining numbers for a list of numbers, or as many as the schema requires."""
         item = self._resolve(schema.get("items", {}))
         wanted = len(self._numbers) if _type_of(item) in {"integer", "number"} else int(depth < _MAX_DEPTH)
         count = max(wanted, schema.get("minItems", 0))
@@ -164,7 +163,7 @@ def _type_of(schema: Json) -> str:
 
 
 def _choose(options: Sequence[Any], question: str) -> Any:
-    """Pick the question's label among labels, else the option that the question names, else the first."""
+    """Choose the question's label among labels, else the option named in the question, else the first."""
     labels = {str(option).lower(): option for option in options}
     if set(LABELS) <= set(labels):
         return labels[complexity_of(question)]
@@ -172,7 +171,7 @@ def _choose(options: Sequence[Any], question: str) -> Any:
 
 
 def _within(schema: Json, value: float, step: float) -> float:
-    """Move `value` into the schema's bounds and onto its `multipleOf`; `step` keeps clear of exclusive bounds."""
+    """Move `value` into the schema's bounds and onto its `multipleOf`; `step` is the distance to exclusive bounds."""
     low = max(schema.get("minimum", -math.inf), schema.get("exclusiveMinimum", -math.inf) + step)
     high = min(schema.get("maximum", math.inf), schema.get("exclusiveMaximum", math.inf) - step)
     if low > high:  # exclusive bounds closer than two steps
