@@ -1,0 +1,75 @@
+"""The offline model's choice of tools and of their arguments."""
+
+import json
+
+from tests.offline_model import TIME, WEATHER, after_a_tool, ask, body_of, call_tools, say
+
+
+async def test_tool_that_the_question_is_about_is_called_with_arguments_from_it(client):
+    calls = await call_tools(client, "What is the forecast in San Francisco, CA for 3 days?", [WEATHER])
+    assert calls == [("get_weather", {"place": "San Francisco, CA", "days": 3})]
+
+
+async def test_arguments_stay_inside_the_bounds_of_their_schema(client):
+    assert await call_tools(client, "Forecast in Lima for 90 days?", [WEATHER]) == [
+        ("get_weather", {"place": "Lima", "days": 7})
+    ]
+
+
+async def test_unrelated_question_calls_no_tool(client):
+    choice = await ask(client, "Who wrote Hamlet?", tools=[WEATHER])
+    assert choice.message.tool_calls is None
+    assert choice.finish_reason == "stop"
+
+
+async def test_required_calls_a_tool_for_any_question(client):
+    calls = await call_tools(client, "Hello!", [TIME, WEATHER], tool_choice="required")
+    assert calls == [("get_time", {})]
+
+
+async def test_required_goes_on_to_the_next_tool_after_the_first_has_spoken(client):
+    calls = await call_tools(client, after_a_tool("sunny"), [WEATHER, TIME], tool_choice="required")
+    assert calls == [("get_time", {})]
+
+
+async def test_forced_tool_is_called_and_no_other(client):
+    choice = {"type": "function", "function": {"name": "get_time"}}
+    calls = await call_tools(client, "What is the weather?", [WEATHER, TIME], tool_choice=choice)
+    assert [name for name, _ in calls] == ["get_time"]
+
+
+async def test_choice_none_calls_no_tool(client):
+    assert await call_tools(client, "What is the weather?", [WEATHER], tool_choice="none") == []
+
+
+async def test_all_tools_that_a_question_names_are_called(client):
+    calls = await call_tools(client, "Use get_time and get_weather.", [WEATHER, TIME])
+    assert [name for name, _ in calls] == ["get_weather", "get_time"]
+
+
+async def test_one_tool_at_a_time_without_parallel_calls(client):
+    question = "Use get_time and get_weather."
+    calls = await call_tools(client, question, [WEATHER, TIME], parallel_tool_calls=False)
+    assert [name for name, _ in calls] == ["get_weather"]
+
+
+async def test_answer_after_tools_quotes_what_they_said(client):
+    text = await say(client, after_a_tool("sunny", "12 degrees"), tools=[WEATHER])
+    assert "sunny" in text
+    assert "12 degrees" in text
+
+
+async def test_streamed_tool_call_has_the_same_arguments(client):
+    stream = await client.chat.completions.create(
+        **body_of("Forecast in Lima for 2 days?"), tools=[WEATHER], stream=True
+    )
+    calls = [call async for chunk in stream for call in chunk.choices[0].delta.tool_calls or ()]
+    assert calls[0].function.name == "get_weather"
+    arguments = "".join(call.function.arguments for call in calls)
+    assert json.loads(arguments) == {"place": "Lima", "days": 2}
+
+
+async def test_arguments_are_cut_at_the_token_limit(client):
+    choice = await ask(client, "Forecast in Lima?", tools=[WEATHER], max_tokens=5)
+    assert choice.finish_reason == "length"
+    assert choice.message.tool_calls[0].function.arguments == '{"place":'
