@@ -1,11 +1,9 @@
-"""langgraph.json as other people write it: what is loaded, what is refused, and how nodes run."""
+"""langgraph.json as other people write it: the graphs that are loaded, and those that are refused."""
 
-import asyncio
 import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -34,35 +32,6 @@ builder.add_edge(START, "greet")
 builder.add_edge("greet", END)
 graph = builder.compile()
 """
-
-
-@pytest.fixture(autouse=True)
-def untouched_process(monkeypatch):
-    """Loading changes the import path, the modules and the environment of the process: undo it after each test."""
-    modules, environment = set(sys.modules), dict(os.environ)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    yield
-    for name in set(sys.modules) - modules:
-        if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to("/tmp"):
-            del sys.modules[name]
-    for name in set(os.environ) - environment.keys():
-        del os.environ[name]
-
-
-@pytest.fixture
-def project(tmp_path):
-    """Write a project: file name -> text, and the langgraph.json."""
-
-    def write(langgraph_json, **files):
-        for name, text in files.items():
-            file = tmp_path / (name.replace("__", "/") + ".py")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text)
-        path = tmp_path / "langgraph.json"
-        path.write_text(langgraph_json if isinstance(langgraph_json, str) else json.dumps(langgraph_json))
-        return path
-
-    return write
 
 
 async def run(path, name="g", **graph_input):
@@ -299,59 +268,6 @@ def test_file_that_is_no_langgraph_json_is_refused_with_what_was_expected(text, 
 def test_missing_file_is_refused_and_names_the_option(tmp_path):
     with pytest.raises(GraphLoadError, match="--config"):
         read_langgraph_json(tmp_path / "langgraph.json")
-
-
-SYNC = """
-import threading
-from typing import TypedDict
-from langgraph.graph import END, START, StateGraph
-
-class State(TypedDict, total=False):
-    n: int
-    thread: str
-
-barrier = threading.Barrier(50)
-
-def wait_for_all(state):
-    barrier.wait(timeout=20)
-    return {"thread": threading.current_thread().name}
-
-graph = StateGraph(State).add_node("wait", wait_for_all).add_edge(START, "wait").add_edge("wait", END)
-"""
-
-
-async def test_fifty_blocking_sync_nodes_run_at_once_in_the_default_executor(project):
-    path = project({"graphs": {"g": "./agent.py:graph"}}, agent=SYNC)
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(50, thread_name_prefix="node"))
-    async with load_graphs(read_langgraph_json(path), checkpointer=None) as graphs:
-        graph = graphs.by_name["g"].graph
-        # The barrier opens only when all 50 are in it at the same time.
-        results = await asyncio.gather(*(graph.ainvoke({"n": n}) for n in range(50)))
-    assert len({result["thread"] for result in results}) == 50
-    assert all(result["thread"].startswith("node") for result in results)
-
-
-async def test_blocking_sync_node_does_not_hold_up_async_ones(project):
-    code = """
-import threading
-from typing import TypedDict
-from langgraph.graph import END, START, StateGraph
-class State(TypedDict, total=False):
-    n: int
-gate = threading.Event()
-def block(state): assert gate.wait(20); return {"n": 1}
-async def step(state): return {"n": 2}
-blocking = StateGraph(State).add_node("a", block).add_edge(START, "a")
-stepping = StateGraph(State).add_node("a", step).add_edge(START, "a")
-"""
-    path = project({"graphs": {"blocking": "./agent.py:blocking", "stepping": "./agent.py:stepping"}}, agent=code)
-    async with load_graphs(read_langgraph_json(path), checkpointer=None) as graphs:
-        blocked = asyncio.create_task(graphs.by_name["blocking"].graph.ainvoke({"n": 0}))
-        assert await graphs.by_name["stepping"].graph.ainvoke({"n": 0}) == {"n": 2}
-        assert not blocked.done()
-        module = sys.modules[graphs.by_name["blocking"].graph.builder.state_schema.__module__]
-        module.gate.set()
-        assert await blocked == {"n": 1}
 
 
 RUN_THE_EXAMPLE = """
