@@ -11,7 +11,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.connections.held import Line
+from langgraph_rq.shared.connections.kept_connection import KeptConnection
 
 _TOGETHER = 16
 """Calls in one round trip: more would save little CPU, and hold many large checkpoints in memory at once."""
@@ -25,7 +25,7 @@ class RoundTrips:
     """
 
     def __init__(self, redis: Redis) -> None:
-        self._line = Line(redis)
+        self._connection = KeptConnection(redis)
         self._waiting: list[tuple[scripts.Call[Any], asyncio.Future[Any]]] = []
         self._is_under_way = False
         self._writer: asyncio.Task[None] | None = None
@@ -41,7 +41,7 @@ class RoundTrips:
     async def _run_alone(self, call: scripts.Call[scripts.T]) -> scripts.T:
         self._is_under_way = True
         try:
-            return await scripts.run(self._line, call)
+            return await scripts.run(self._connection, call)
         finally:
             self._is_under_way = False
             if self._waiting:
@@ -61,7 +61,7 @@ class RoundTrips:
 
     async def _run_together(self, together: list[tuple[scripts.Call[Any], asyncio.Future[Any]]]) -> None:
         try:
-            replies = await scripts.run_many(self._line, [call for call, _ in together])
+            replies = await scripts.run_many(self._connection, [call for call, _ in together])
         except Exception as error:
             replies = [error] * len(together)
         for (_, answer), reply in zip(together, replies, strict=True):

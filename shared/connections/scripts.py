@@ -16,7 +16,7 @@ from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError
 
-from langgraph_rq.shared.connections.held import Argument, Command, Line
+from langgraph_rq.shared.connections.kept_connection import Argument, Command, KeptConnection
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ class ReplicasMissingError(RedisConnectionError):
     """What was written may be lost in a failover; everything that was run may safely be run again."""
 
 
-async def run(redis: AsyncRedis | Line, call: Call[T]) -> T:
+async def run(redis: AsyncRedis | KeptConnection, call: Call[T]) -> T:
     """Run `call` in one round trip; a server that forgot the script is taught it again."""
     (reply,) = await _run_all(redis, [call])
     if isinstance(reply, Exception):
@@ -97,7 +97,7 @@ def run_sync(redis: Redis, call: Call[T]) -> T:
 
 
 async def run_many(
-    redis: AsyncRedis | Line, calls: Sequence[Call[Any]], replicas: Replicas = PRIMARY_ONLY
+    redis: AsyncRedis | KeptConnection, calls: Sequence[Call[Any]], replicas: Replicas = PRIMARY_ONLY
 ) -> list[Any]:
     """Run several calls in one round trip, in order; each answers its own value or the exception it raised.
 
@@ -108,7 +108,7 @@ async def run_many(
 
 
 async def _run_all(
-    redis: AsyncRedis | Line, calls: Sequence[Call[Any]], replicas: Replicas = PRIMARY_ONLY
+    redis: AsyncRedis | KeptConnection, calls: Sequence[Call[Any]], replicas: Replicas = PRIMARY_ONLY
 ) -> list[Any]:
     replies = _replicated(await _exchange(redis, _commands(calls, replicas)), replicas)
     missed = _missed(replies)
@@ -120,14 +120,14 @@ async def _run_all(
     return _decode(calls, replies)
 
 
-async def _exchange(redis: AsyncRedis | Line, commands: Sequence[Command]) -> list[Any]:
-    if isinstance(redis, Line):
+async def _exchange(redis: AsyncRedis | KeptConnection, commands: Sequence[Command]) -> list[Any]:
+    if isinstance(redis, KeptConnection):
         return await redis.exchange(commands)
-    line = Line(redis)
+    connection = KeptConnection(redis)
     try:
-        return await line.exchange(commands)
+        return await connection.exchange(commands)
     finally:
-        await line.release()
+        await connection.release()
 
 
 def run_many_sync(redis: Redis, calls: Sequence[Call[Any]], replicas: Replicas = PRIMARY_ONLY) -> list[Any]:

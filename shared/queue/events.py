@@ -24,7 +24,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from langgraph_rq.shared.connections.held import Argument
+from langgraph_rq.shared.connections.kept_connection import Argument
 from langgraph_rq.shared.connections.scripts import Call, load_script
 from langgraph_rq.shared.queue.task_queue import events_key, task_hash
 

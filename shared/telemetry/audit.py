@@ -33,7 +33,7 @@ from uuid import uuid4
 
 from pydantic_core import to_json
 
-from langgraph_rq.shared.connections.held import Argument
+from langgraph_rq.shared.connections.kept_connection import Argument
 from langgraph_rq.shared.connections.scripts import Call, load_script
 
 STREAM = "agent:audit"

@@ -6,7 +6,7 @@ import pytest
 
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.clients import open_async
-from langgraph_rq.shared.connections.held import Line
+from langgraph_rq.shared.connections.kept_connection import KeptConnection
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from tests.installation import ROOT
 
@@ -47,12 +47,12 @@ async def test_scripts_are_taught_and_run_in_one_round_trip_lest_they_are_forgot
     # One of its own, which nobody else asks: its reads are counted.
     with EmbeddedRedis() as server:
         async with open_async(server.url) as redis, redis.client() as asking:
-            line = Line(redis)
-            await line.exchange([("PING",)])
+            connection = KeptConnection(redis)
+            await connection.exchange([("PING",)])
             before = (await asking.info("stats"))["total_reads_processed"]
-            assert await scripts.run_many(line, calls) == ["one", "two"]
+            assert await scripts.run_many(connection, calls) == ["one", "two"]
             after = (await asking.info("stats"))["total_reads_processed"]
-            await line.release()
+            await connection.release()
     assert after - before == len(("asked", "taught and asked again", "these statistics"))
 
 

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.connections.held import Line
+from langgraph_rq.shared.connections.kept_connection import KeptConnection
 from langgraph_rq.shared.queue.task_queue import Claim, QueueTimes, claim_call, queue_key, release_call, task_hash
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.fleet.running import RunningTasks
@@ -46,7 +46,7 @@ class Claimer:
         on_work: Callable[[], None],
     ) -> None:
         self._redis = redis
-        self._claims = Line(redis)
+        self._claims = KeptConnection(redis)
         self._blocking = blocking
         self._queues = queues
         self._times = times

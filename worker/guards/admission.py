@@ -11,7 +11,7 @@ from typing import Any
 
 from langgraph_rq.shared.breaker.circuit_breaker import Admission, Transition
 from langgraph_rq.shared.budget.token_budget import RESERVE, SETTLE, Refused, Reservation, Settlement
-from langgraph_rq.shared.connections.held import Argument
+from langgraph_rq.shared.connections.kept_connection import Argument
 from langgraph_rq.shared.connections.scripts import Call, Script, load_script, make_script
 from langgraph_rq.shared.queue.task_queue import Ownership
 from langgraph_rq.worker.guards.refusals import BudgetExceeded, ProviderUnavailableError, TaskCancelled, TaskGone

@@ -38,7 +38,7 @@ from redisvl.exceptions import RedisVLError
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.batching import RoundTrips
 from langgraph_rq.shared.connections.clients import is_outage
-from langgraph_rq.shared.connections.held import Argument
+from langgraph_rq.shared.connections.kept_connection import Argument
 from langgraph_rq.shared.errors import LanggraphRqError
 from langgraph_rq.worker.state.search_indexes import create_indexes
 

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.clients import is_outage
-from langgraph_rq.shared.connections.held import Line
+from langgraph_rq.shared.connections.kept_connection import KeptConnection
 from langgraph_rq.shared.telemetry.logs import get_logger
 
 _BATCH = 64
@@ -28,7 +28,7 @@ class Commits:
     """Runs queue verbs in batches until each has an answer. Every verb given to it may safely run twice."""
 
     def __init__(self, redis: Redis) -> None:
-        self._line = Line(redis)
+        self._connection = KeptConnection(redis)
         self._waiting: list[_Waiting] = []
         self._writer: asyncio.Task[None] | None = None
 
@@ -71,7 +71,7 @@ class Commits:
 
     async def _run(self, batch: list[_Waiting]) -> list[_Waiting]:
         try:
-            replies = await scripts.run_many(self._line, [call for call, _ in batch])
+            replies = await scripts.run_many(self._connection, [call for call, _ in batch])
         except Exception as error:
             if not is_outage(error):
                 _log.exception("commit.failed")

@@ -17,7 +17,7 @@ from redis.exceptions import OutOfMemoryError, RedisError
 
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.clients import is_outage
-from langgraph_rq.shared.connections.held import Line
+from langgraph_rq.shared.connections.kept_connection import KeptConnection
 from langgraph_rq.shared.queue.events import LONGEST_STREAM, EventType, append_call
 from langgraph_rq.shared.queue.task_queue import Claimed
 from langgraph_rq.shared.telemetry.logs import get_logger
@@ -90,7 +90,7 @@ class EventWriter:
     """Writes the events of all running tasks of a process, one round trip at a time."""
 
     def __init__(self, redis: Redis) -> None:
-        self._line = Line(redis)
+        self._connection = KeptConnection(redis)
         self._dirty: dict[TaskEvents, None] = {}
         self._writing: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
@@ -130,7 +130,7 @@ class EventWriter:
         """Write one batch of each; says whether Redis is away, so that the same is to be tried again."""
         calls = [events.next_call() for events in batch]
         try:
-            answers = await scripts.run_many(self._line, calls)
+            answers = await scripts.run_many(self._connection, calls)
         except (RedisError, OSError) as error:
             answers = [error] * len(calls)
         is_away = False

@@ -53,7 +53,7 @@ def _go_on() -> None:
 
 def _commit_once() -> None:
     async def once(self: Commits, call: scripts.Call[Any]) -> Any:
-        line = copy(self._line)
+        line = copy(self._connection)
         line._connection = None  # of its own: several commit at a time
         try:
             return await scripts.run(line, call)

@@ -7,10 +7,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from langgraph_rq.shared.connections import held, scripts
+from langgraph_rq.shared.connections import kept_connection, scripts
 from langgraph_rq.shared.connections.batching import RoundTrips
 from langgraph_rq.shared.connections.clients import open_async
-from langgraph_rq.shared.connections.held import Line
+from langgraph_rq.shared.connections.kept_connection import KeptConnection
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 
 PUSH = scripts.make_script("push", "redis.call('RPUSH', KEYS[1], ARGV[1]) return ARGV[1]")
@@ -117,18 +117,18 @@ async def test_answer_that_does_not_come_in_time_is_an_outage_and_belongs_to_nob
     await aredis.delete("pushed")
 
 
-async def test_second_user_of_a_line_is_refused_and_the_first_gets_its_replies(aredis):
-    line = Line(aredis)
+async def test_second_caller_of_a_kept_connection_is_refused_and_the_first_gets_its_replies(aredis):
+    connection = KeptConnection(aredis)
     first, second = await asyncio.gather(
-        line.exchange([("ECHO", "one")]), line.exchange([("ECHO", "two")]), return_exceptions=True
+        connection.exchange([("ECHO", "one")]), connection.exchange([("ECHO", "two")]), return_exceptions=True
     )
-    await line.release()
+    await connection.release()
     assert first == [b"one"]
     assert isinstance(second, RuntimeError)
 
 
 async def test_connection_that_broke_is_replaced(aredis, monkeypatch):
-    monkeypatch.setattr(held, "_KEPT_S", 60.0)
+    monkeypatch.setattr(kept_connection, "_KEPT_S", 60.0)
     trips = RoundTrips(aredis)
     await trips.run(_push("connected"))
     await aredis.client_kill_filter(_type="normal", skipme=True)
@@ -140,7 +140,7 @@ async def test_connection_that_broke_is_replaced(aredis, monkeypatch):
 
 
 async def test_connection_that_the_server_closed_in_a_pause_is_no_error(aredis, monkeypatch):
-    monkeypatch.setattr(held, "_KEPT_S", 0.0)
+    monkeypatch.setattr(kept_connection, "_KEPT_S", 0.0)
     trips = RoundTrips(aredis)
     await trips.run(_push("connected"))
     await aredis.client_kill_filter(_type="normal", skipme=True)

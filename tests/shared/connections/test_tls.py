@@ -6,7 +6,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from langgraph_rq import Client
 from langgraph_rq.shared.connections.clients import open_async, open_sync
-from langgraph_rq.shared.connections.held import Line
+from langgraph_rq.shared.connections.kept_connection import KeptConnection
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis, _free_port
 from tests import fleet
 from tests.deployment import make_secrets
@@ -46,10 +46,10 @@ async def test_a_task_runs_over_tls_with_a_private_ca(tls_url):
 
 async def test_a_round_trip_of_many_commands_is_one_read_for_the_server(tls_url):
     async with open_async(tls_url) as client, client.client() as asking:
-        line = Line(client)
-        await line.exchange([("PING",)])
+        connection = KeptConnection(client)
+        await connection.exchange([("PING",)])
         before = (await asking.info("stats"))["total_reads_processed"]
-        await line.exchange([("PING",)] * 16)
+        await connection.exchange([("PING",)] * 16)
         after = (await asking.info("stats"))["total_reads_processed"]
     assert after - before == len(("the round trip", "these statistics"))
 

@@ -1,7 +1,7 @@
-"""A connection to Redis that is kept between round trips, for the few who make most of them.
+"""A pooled connection to Redis, kept between round trips by the callers that make most of them.
 
-A round trip through redis-py's client costs the loop twice the CPU time of one through its connection: the client asks
-the pool for a connection, has it checked, packs in Python, looks for callbacks and reports to observers, each time.
+A round trip through redis-py's client costs twice the CPU time of one through a connection: for each command the
+client checks a connection out of the pool, tests it, packs in Python, looks up callbacks and notifies observers.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ from redis.exceptions import ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 _KEPT_S = 1.0
-"""After a longer silence the pool is asked for a connection; it notices when the server has closed the one it has."""
+"""After a longer pause the connection is taken from the pool again, which detects that the server has closed it."""
 
 Argument = str | int | float | bytes
 Command = tuple[Argument, ...]
 
 
-class Line:
-    """A connection to Redis for one user at a time, kept between its round trips while they follow each other closely.
+class KeptConnection:
+    """One connection of the client's pool, for one coroutine at a time; kept while round trips follow each other.
 
     A connection that breaks closes itself; nothing is sent twice.
     """
@@ -36,15 +36,16 @@ class Line:
         self._is_busy = False
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        """Send all commands at once, then read a reply for each.
+        """Send all commands at once, then read one reply for each.
 
-        An error that Redis answers is a reply, and so is that of a command that cannot be sent: it has an argument of
-        another type, or half of a surrogate pair.
+        An error reply is returned as an exception in its place, and so is the error of a command that cannot be packed:
+        an argument of another type, or half of a surrogate pair.
 
-        Raises: what breaks the connection; RuntimeError for a second user, who would get the first one's replies.
+        Raises: what breaks the connection; RuntimeError for a second concurrent caller, which would read the replies of
+            the first.
         """
         if self._is_busy:
-            raise RuntimeError("a Line is for one user at a time")
+            raise RuntimeError("expected one caller of a KeptConnection at a time, got: a second")
         self._is_busy = True
         try:
             return await self._exchange([_pack(command) for command in commands])
@@ -57,7 +58,7 @@ class Line:
         connection = self._connection or await self._take()
         try:
             async with asyncio.timeout(self._timeout_s):
-                # Joined, because with TLS each part would be a record, which the server reads one by one.
+                # Joined: with TLS each part would be a record of its own, which the server reads one by one.
                 sent = b"".join(p for p in packed if isinstance(p, bytes))
                 await connection.send_packed_command(sent, check_health=False)
                 replies = [await _read(connection) if isinstance(p, bytes) else p for p in packed]
@@ -74,11 +75,11 @@ class Line:
         return replies
 
     async def _take(self) -> AbstractConnection:
-        """Take a connection, and its timeout: one for the whole exchange.
+        """Take a connection from the pool, and take over its timeout, which then covers a whole exchange.
 
-        redis-py would wait for each step with `asyncio.wait_for`, which makes a task of it, and in Python 3.11 forgets
-        that the caller was cancelled if the step has ended meanwhile (python/cpython#86296). So it does when it
-        connects.
+        redis-py would wait for each step with `asyncio.wait_for`, which creates a task, and in Python 3.11 loses a
+        cancellation if the step has ended meanwhile (python/cpython#86296). Connecting still has that flaw, hence the
+        check of `cancelling`.
         """
         task = asyncio.current_task()
         assert task
@@ -92,7 +93,7 @@ class Line:
         return connection
 
     async def release(self) -> None:
-        """Give the connection back to the pool, which sees to it before it is used again."""
+        """Return the connection to the pool, which checks it before it is used again."""
         connection, self._connection = self._connection, None
         if connection:
             connection.socket_timeout = self._timeout_s
@@ -113,7 +114,7 @@ async def _read(connection: AbstractConnection) -> Any:
     try:
         return await connection.read_response()
     except ReadOnlyError as error:
-        # The primary has become a replica: behind its name there may be another server by now.
+        # The primary has become a replica: its name may resolve to another server by now.
         connection.mark_for_reconnect()
         return error
     except ResponseError as error:
