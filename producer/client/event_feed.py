@@ -18,6 +18,7 @@ from zlib import crc32
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from langgraph_rq.shared.backoff import Backoff
 from langgraph_rq.shared.connections.clients import is_outage
 from langgraph_rq.shared.queue.events import BEGINNING, Event, order, read_event
 
@@ -30,6 +31,7 @@ _GATHER_S = 0.004
 """Between two reads: a waiter that was woken just now waits again within this time, without waking the reader."""
 _WAKE_TTL_S = 60
 OUTAGE_WAIT_S = 0.25
+_OUTAGE = Backoff(first_s=OUTAGE_WAIT_S, longest_s=1.0)
 PAGE = 200
 """Events of one stream that are read at once."""
 
@@ -106,15 +108,18 @@ class _Reader:
             self._is_waking = False  # its read ends within BLOCK_S anyway
 
     async def _read(self) -> None:
+        failures = 0
         while self._waiters:
             self._watched = {key: min(waiter.after for waiter in waiters) for key, waiters in self._waiters.items()}
             streams: Any = {key: f"{ms}-{sequence}" for key, (ms, sequence) in self._watched.items()}
             streams[self._wake_key] = self._wake_place
             try:
                 found: Any = await self._blocking.xread(streams, count=1, block=round(BLOCK_S * 1000))
+                failures = 0
             except (RedisError, OSError):
                 found = ()
-                await asyncio.sleep(OUTAGE_WAIT_S)
+                failures += 1
+                await asyncio.sleep(_OUTAGE.pause_s(failures))
             self._watched, self._is_waking = {}, False
             for stream, entries in found or ():
                 self._notify(stream.decode(), entries[-1][0].decode())

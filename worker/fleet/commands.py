@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-_OUTAGE_WAIT_S = 0.25
+from langgraph_rq.shared.backoff import Backoff
+
+_OUTAGE = Backoff(first_s=0.25, longest_s=1.0)
 
 
 async def listen(redis: Redis, channels: Sequence[str], obey: Callable[[str, str | None], None]) -> None:
@@ -21,15 +23,18 @@ async def listen(redis: Redis, channels: Sequence[str], obey: Callable[[str, str
         channels: The worker's channels; they change with its name.
         obey: Must not raise.
     """
+    failures = 0
     while True:
         try:
             async with redis.pubsub() as channel:
                 await channel.subscribe(*channels)
                 async for message in channel.listen():
+                    failures = 0
                     if message["type"] == "message":
                         obey(*_read(message["data"]))
         except RedisError:
-            await asyncio.sleep(_OUTAGE_WAIT_S)
+            failures += 1
+            await asyncio.sleep(_OUTAGE.pause_s(failures))
 
 
 def _read(data: bytes) -> tuple[str, str | None]:

@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from langgraph_rq.shared.backoff import Backoff
 from langgraph_rq.shared.connections.batching import RoundTrips
 from langgraph_rq.shared.connections.clients import is_outage, open_async
 from langgraph_rq.shared.connections.scripts import Call
 from langgraph_rq.worker.guards.refusals import TaskGone
 
-FIRST_WAIT_S = 0.05
-LONGEST_WAIT_S = 2.0
+OUTAGE = Backoff(first_s=0.05, longest_s=2.0)
 _RETRY_FOR_S = 120.0
 _SYNC_CALLS = 256
 """Concurrent model calls of sync callers."""
@@ -100,12 +100,12 @@ class EventLoops:
     async def retry(self, call: Call[T]) -> T | None:
         """Run the call as soon as Redis answers; None: Redis did not answer within two minutes."""
         give_up_at = time.monotonic() + _RETRY_FOR_S
-        wait_s = FIRST_WAIT_S
+        failures = 0
         while isinstance(reply := await self.attempt(call), RedisError):
             if time.monotonic() > give_up_at:
                 return None
-            await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+            failures += 1
+            await asyncio.sleep(OUTAGE.pause_s(failures))
         return reply
 
     async def deliver(self, call: Call[T], done: Callable[[T | None], None]) -> None:

@@ -38,7 +38,7 @@ from langgraph_rq.shared.budget.token_budget import (
 from langgraph_rq.shared.connections.scripts import Call
 from langgraph_rq.shared.queue.task_queue import Ownership, Use, owns_call, use_call
 from langgraph_rq.worker.guards.admission import Decision, Settled, admit_call, refusal_of, report_and_settle_call
-from langgraph_rq.worker.guards.event_loops import FIRST_WAIT_S, LONGEST_WAIT_S, EventLoops
+from langgraph_rq.worker.guards.event_loops import OUTAGE, EventLoops
 from langgraph_rq.worker.guards.events import emit_called, emit_refused, emit_settled, emit_transition
 from langgraph_rq.worker.guards.refusals import GuardUnavailable, TaskGone
 
@@ -228,7 +228,7 @@ class Guards:
             GuardUnavailable: the deadline came first.
             TaskGone: the run has ended.
         """
-        wait_s = FIRST_WAIT_S
+        failures = 0
         while not task.is_over:
             problem: Exception | str = "the worker's lease may be over"
             if self.is_held():
@@ -241,8 +241,8 @@ class Guards:
             left_s = 0.0 if task.deadline_at is None else task.deadline_at - time.monotonic()
             if left_s <= 0:
                 raise GuardUnavailable(f"Redis could not be asked whether a call may start: {problem}")
-            await asyncio.sleep(min(wait_s, left_s))
-            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+            failures += 1
+            await asyncio.sleep(min(OUTAGE.pause_s(failures), left_s))
         raise TaskGone("the run has ended")
 
     async def close_task(self, task: TaskGuard) -> None:

@@ -20,7 +20,6 @@ The root graph's namespace is written `__empty__`; each subgraph has its own. Th
 """
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
@@ -35,6 +34,7 @@ from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import RedisError
 from redisvl.exceptions import RedisVLError
 
+from langgraph_rq.shared.backoff import Backoff
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.batching import RoundTrips
 from langgraph_rq.shared.connections.clients import is_outage
@@ -52,8 +52,7 @@ TASK_TTL_S = 60.0
 PATIENCE_S = 600.0
 """How long a write waits while Redis is away; then the node's work is lost."""
 
-_FIRST_DELAY_S = 0.05
-_LONGEST_DELAY_S = 2.0
+_OUTAGE = Backoff(first_s=0.05, longest_s=2.0)
 
 T = TypeVar("T")
 
@@ -189,17 +188,18 @@ class Checkpointer(AsyncRedisSaver):
             CheckpointOutageError: Redis was away for `patience_s`, or this worker has lost its lease.
         """
         gives_up_at = time.monotonic() + self._patience_s
-        delay_s = _FIRST_DELAY_S
+        failures = 0
         while True:
             try:
                 return await step()
             except (RedisError, RedisVLError, OSError) as error:
                 if not _is_outage(error):
                     raise
-                if self._is_fenced() or time.monotonic() + delay_s > gives_up_at:
+                failures += 1
+                pause_s = _OUTAGE.pause_s(failures)
+                if self._is_fenced() or time.monotonic() + pause_s > gives_up_at:
                     raise CheckpointOutageError(f"checkpoints could not be reached in Redis: {error}") from error
-            await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
-            delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
+            await asyncio.sleep(pause_s)
 
 
 def _is_outage(error: BaseException) -> bool:

@@ -1,7 +1,6 @@
 """The life of one task, top to bottom: read it, find its graph, run it, make its result."""
 
 import asyncio
-import random
 import time
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command
 from redis.asyncio import Redis
 
+from langgraph_rq.shared.backoff import Backoff
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.task_queue import GRAPHS, Claimed, Origin, adopt_call
@@ -25,8 +25,7 @@ from langgraph_rq.worker.task.result import Ended, Result, read_error, read_outp
 from langgraph_rq.worker.task.streaming import stream_graph
 from langgraph_rq.worker.task.threads import continue_thread
 
-_FIRST_BACKOFF_S = 1.0
-_LONGEST_BACKOFF_S = 60.0
+_RETRY = Backoff(first_s=1.0, longest_s=60.0, jitter=0.5)
 NOT_HERE_MS = 2_000
 """A task that this worker cannot run (newer schema, a graph it does not have) comes back after this time."""
 
@@ -84,8 +83,7 @@ def _again(claimed: Claimed, task: Task, result: Result, deadline_at: float) -> 
     """Retry a failed graph after an exponential back-off with jitter; None: no attempt is left, or no time for one."""
     if not (result.is_worth_retrying and claimed.failures + 1 < task.max_attempts):
         return None
-    wait_s = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2**claimed.failures) * random.uniform(0.5, 1.5)  # noqa: S311
-    wait_s = max(wait_s, result.retry_after_s or 0.0)
+    wait_s = max(_RETRY.pause_s(claimed.failures + 1), result.retry_after_s or 0.0)
     if time.monotonic() + wait_s >= deadline_at:
         return None
     message = result.error[1] if result.error else ""
