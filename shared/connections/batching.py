@@ -1,73 +1,223 @@
-"""Share round trips to Redis: script calls that arrive while one is under way go together in the next.
+"""Batching of script calls: those that arrive while a round trip is under way share the next one.
 
-In Python a round trip costs many times the CPU of one more command in it, and a busy loop has a hundred tasks that ask
-at the same time. A call that comes alone leaves at once: an idle loop waits for nothing.
+In Python a round trip costs many times the CPU of one more command in it, and a busy loop has a hundred tasks that call
+Redis at the same time.
 """
 
 import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from contextvars import Context
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from redis.asyncio import Redis
 
+from langgraph_rq.shared.backoff import Backoff
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.kept_connection import KeptConnection
 
-_TOGETHER = 16
-"""Calls in one round trip: more would save little CPU, and hold many large checkpoints in memory at once."""
+
+class Source(Protocol):
+    """An entry of the queue that builds its call when its turn has come, such as a buffer that still fills."""
+
+    def next_call(self) -> scripts.Call[Any] | None:
+        """Build the call; None: nothing to send any more. Called again after an outage that is retried."""
+
+    def take_reply(self, reply: Any) -> bool:
+        """Take the value or the exception that the last call returned; True queues this source again, at the end."""
 
 
-class RoundTrips:
-    """Runs the script calls of one event loop, in the order in which they were asked for.
+_OUTAGE = Backoff(first_s=0.05, longest_s=2.0)
+
+
+def _ignore(*_args: object) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Policy of a batcher whose calls must reach Redis, even if their caller has gone. Each may safely run twice.
 
     Args:
-        redis: A client of the loop.
+        is_worthwhile: Tells an outage, after which the call is repeated, from an error, which is its reply.
+        backoff: Pauses while the outage lasts.
+        on_delay: Called with the number of calls that an outage has delayed, and the error.
+        on_failure: Called with any other error that broke a whole round trip, while it is handled.
     """
 
-    def __init__(self, redis: Redis) -> None:
+    is_worthwhile: Callable[[Exception], bool]
+    backoff: Backoff = _OUTAGE
+    on_delay: Callable[[int, Exception], None] = _ignore
+    on_failure: Callable[[Exception], None] = _ignore
+
+
+class Batcher:
+    """Run the script calls of one event loop, in the order in which they were given, one round trip at a time.
+
+    Without `retry` a call that comes alone makes its round trip at once, in its caller's task, and a call whose caller
+    has gone is not sent; each caller gets the value or the error of its own call.
+
+    Args:
+        redis: A client of the loop; one of its connections is kept.
+        calls: The most in one round trip. More save little CPU, and hold as many large documents in memory at once.
+        gather_s: Time to wait for further calls before each round trip.
+        retry: Repeat calls during an outage; None: an outage is the caller's answer.
+        on_refused: Called with the error of a call from `send`, which has no caller to raise it.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        calls: int = 16,
+        gather_s: float = 0.0,
+        retry: Retry | None = None,
+        on_refused: Callable[[Exception], None] = _ignore,
+    ) -> None:
         self._connection = KeptConnection(redis)
-        self._waiting: list[tuple[scripts.Call[Any], asyncio.Future[Any]]] = []
+        self._calls = calls
+        self._gather_s = gather_s
+        self._retry = retry
+        self._on_refused = on_refused
+        self._waiting: list[Source] = []
         self._is_under_way = False
         self._writer: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
 
     async def run(self, call: scripts.Call[scripts.T]) -> scripts.T:
-        """Run `call` as `scripts.run` does; if the caller is cancelled it may have run or not."""
-        if not self._is_under_way:
-            return await self._run_alone(call)
-        answer: asyncio.Future[scripts.T] = asyncio.get_running_loop().create_future()
-        self._waiting.append((call, answer))
-        return await answer
+        """Run `call` and return its value.
 
-    async def _run_alone(self, call: scripts.Call[scripts.T]) -> scripts.T:
+        If the caller is cancelled, the call may have run or not; with `retry` it will run.
+
+        Raises:
+            redis.RedisError: An outage, unless it is retried, or an error of the call itself.
+        """
+        if self._is_under_way or self._retry:
+            answer: asyncio.Future[scripts.T] = asyncio.get_running_loop().create_future()
+            self.add((_Kept if self._retry else _Awaited)(call, answer))
+            return await answer
         self._is_under_way = True
         try:
             return await scripts.run(self._connection, call)
         finally:
             self._is_under_way = False
             if self._waiting:
-                # In a context of its own: who came first must not matter to those that joined.
-                self._is_under_way = True
-                self._writer = asyncio.get_running_loop().create_task(self._write(), context=Context())
+                self._start()
+
+    def send(self, *calls: scripts.Call[Any] | None) -> None:
+        """Run calls as `run` does, without waiting; None is skipped. The next call shares their round trip."""
+        for call in filter(None, calls):
+            self.add(_Sent(call, self._on_refused))
+
+    def add(self, source: Source) -> None:
+        """Queue a source, which must not be queued already."""
+        self._waiting.append(source)
+        if not self._is_under_way:
+            self._start()
+
+    def hurry(self) -> None:
+        """Make the next round trip without gathering further calls."""
+        self._hurry.set()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until all calls have their reply, for at most `timeout_s`."""
+        if self._writer:
+            await asyncio.wait([self._writer], timeout=timeout_s)
+
+    def _start(self) -> None:
+        self._is_under_way = True
+        # In an empty context: the calls that share a round trip belong to different tasks.
+        self._writer = asyncio.get_running_loop().create_task(self._write(), context=Context())
 
     async def _write(self) -> None:
+        failures = 0
         try:
             while self._waiting:
-                together, self._waiting = self._waiting[:_TOGETHER], self._waiting[_TOGETHER:]
-                wanted = [(call, answer) for call, answer in together if not answer.done()]
-                if wanted:
-                    await self._run_together(wanted)
+                if self._gather_s:
+                    await self._gather()
+                batch, self._waiting = self._waiting[: self._calls], self._waiting[self._calls :]
+                delayed = await self._run(batch)
+                failures = failures + 1 if delayed else 0
+                if self._retry and delayed:
+                    self._waiting = delayed + self._waiting
+                    await asyncio.sleep(self._retry.backoff.pause_s(failures))
         finally:
             self._is_under_way = False
 
-    async def _run_together(self, together: list[tuple[scripts.Call[Any], asyncio.Future[Any]]]) -> None:
+    async def _gather(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._gather_s):
+                await self._hurry.wait()
+        self._hurry.clear()
+
+    async def _run(self, batch: Sequence[Source]) -> list[Source]:
+        """Run the calls of `batch` in one round trip; return the sources whose call must be repeated."""
+        sources, calls = [], []
+        for source in batch:
+            if call := source.next_call():
+                sources.append(source)
+                calls.append(call)
+        if not calls:
+            return []
         try:
-            replies = await scripts.run_many(self._connection, [call for call, _ in together])
+            replies = await scripts.run_many(self._connection, calls)
         except Exception as error:
-            replies = [error] * len(together)
-        for (_, answer), reply in zip(together, replies, strict=True):
-            if answer.done():
-                continue
-            if isinstance(reply, Exception):
-                answer.set_exception(reply)
-            else:
-                answer.set_result(reply)
+            if self._retry and not self._retry.is_worthwhile(error):
+                self._retry.on_failure(error)
+            replies = [error] * len(calls)
+        delayed, outage = [], None
+        for source, reply in zip(sources, replies, strict=True):
+            if isinstance(reply, Exception) and self._retry and self._retry.is_worthwhile(reply):
+                delayed.append(source)
+                outage = outage or reply
+            elif source.take_reply(reply):
+                self._waiting.append(source)
+        if self._retry and outage:
+            self._retry.on_delay(len(delayed), outage)
+        return delayed
+
+
+class _Awaited:
+    """A call whose caller waits; not sent once the caller has gone."""
+
+    __slots__ = ("_answer", "_call")
+
+    def __init__(self, call: scripts.Call[Any], answer: "asyncio.Future[Any]") -> None:
+        self._call = call
+        self._answer = answer
+
+    def next_call(self) -> scripts.Call[Any] | None:
+        return None if self._answer.done() else self._call
+
+    def take_reply(self, reply: Any) -> bool:
+        if self._answer.done():
+            return False
+        if isinstance(reply, Exception):
+            self._answer.set_exception(reply)
+        else:
+            self._answer.set_result(reply)
+        return False
+
+
+class _Kept(_Awaited):
+    """A call that is sent even if its caller has gone."""
+
+    __slots__ = ()
+
+    def next_call(self) -> scripts.Call[Any]:
+        return self._call
+
+
+@dataclass(eq=False, slots=True)
+class _Sent:
+    call: scripts.Call[Any]
+    on_refused: Callable[[Exception], None]
+
+    def next_call(self) -> scripts.Call[Any]:
+        return self.call
+
+    def take_reply(self, reply: Any) -> bool:
+        if isinstance(reply, Exception):
+            self.on_refused(reply)
+        return False

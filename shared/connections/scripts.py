@@ -55,9 +55,10 @@ class Call(Generic[T]):
     decode: Callable[[Any], T]
 
     @property
-    def evalsha(self) -> tuple[Argument, ...]:
-        """The arguments of EVALSHA: sha, number of keys, keys, arguments."""
-        return (self.script.sha, len(self.keys), *self.keys, *self.args)
+    def command(self) -> Command:
+        """The command as it is sent: EVALSHA or EVALSHA_RO, sha, number of keys, keys, arguments."""
+        script, keys = self.script, self.keys
+        return (script.command, script.sha, len(keys), *keys, *self.args)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +90,10 @@ async def run(redis: AsyncRedis | KeptConnection, call: Call[T]) -> T:
 def run_sync(redis: Redis, call: Call[T]) -> T:
     """Run `call` as `run` does, from synchronous code."""
     try:
-        reply = redis.execute_command(call.script.command, *call.evalsha)
+        reply = redis.execute_command(*call.command)
     except NoScriptError:
         redis.script_load(call.script.source)
-        reply = redis.execute_command(call.script.command, *call.evalsha)
+        reply = redis.execute_command(*call.command)
     return call.decode(reply)
 
 
@@ -150,7 +151,7 @@ def _exchange_sync(redis: Redis, commands: Sequence[Command]) -> list[Any]:
 
 
 def _commands(calls: Sequence[Call[Any]], replicas: Replicas) -> list[Command]:
-    commands: list[Command] = [(call.script.command, *call.evalsha) for call in calls]
+    commands: list[Command] = [call.command for call in calls]
     if replicas.count:
         commands += [("PUBLISH", _REPLICATED, ""), ("WAIT", replicas.count, replicas.timeout_ms)]
     return commands

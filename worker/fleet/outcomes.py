@@ -6,7 +6,7 @@ from langgraph_rq.shared.queue.task_queue import Finished, finish_call, release_
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.state.checkpoints import CheckpointOutageError
 from langgraph_rq.worker.task.attempt import Attempt
-from langgraph_rq.worker.task.commits import Commits
+from langgraph_rq.worker.task.commits import commit_batcher
 from langgraph_rq.worker.task.result import Ended
 from langgraph_rq.worker.task.run import Released
 from langgraph_rq.worker.task.run_context import RunContext
@@ -28,7 +28,7 @@ class OutcomeWriter:
     def __init__(self, context: RunContext, checkpoint_ttl_s: float) -> None:
         self._context = context
         self._checkpoint_ttl_s = checkpoint_ttl_s
-        self._commits = Commits(context.redis)
+        self._commits = commit_batcher(context.redis)
 
     async def write(self, attempt: Attempt, outcome: Ended | Released) -> None:
         """Commit the outcome, however long Redis is away. A task that another worker owns by now is left alone."""
@@ -46,7 +46,7 @@ class OutcomeWriter:
         """Write the records that are left, for a short time."""
         if self._context.audit:
             self._commits.send(*self._context.audit.unacknowledged(is_last=True))
-        await self._commits.settle(_LAST_RECORDS_S)
+        await self._commits.drain(_LAST_RECORDS_S)
 
     async def _release(self, attempt: Attempt, released: Released) -> None:
         self._send_records(attempt, None)
@@ -54,7 +54,7 @@ class OutcomeWriter:
         call = release_call(
             claimed.id, claimed.epoch, claimed.queue, attempt.worker, released.delay_ms, failed=released.failed
         )
-        if await self._commits.commit(call):
+        if await self._commits.run(call):
             # The message of a failed graph may quote a prompt.
             reason = "the graph failed" if released.failed else released.reason
             _log.info("task.released", reason=reason, delay_ms=released.delay_ms)
@@ -71,7 +71,7 @@ class OutcomeWriter:
             run_s=ended.run_s,
         )
         try:
-            finished = await self._commits.commit(call)
+            finished = await self._commits.run(call)
         except Exception:
             self._commits.send(attempt.fenced_call())
             raise

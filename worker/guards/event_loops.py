@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from langgraph_rq.shared.backoff import Backoff
-from langgraph_rq.shared.connections.batching import RoundTrips
+from langgraph_rq.shared.connections.batching import Batcher
 from langgraph_rq.shared.connections.clients import is_outage, open_async
 from langgraph_rq.shared.connections.scripts import Call
 from langgraph_rq.worker.guards.refusals import TaskGone
@@ -40,11 +40,11 @@ class _Loop:
     """What belongs to one loop: its client and its background tasks."""
 
     redis: Redis
-    trips: RoundTrips = field(init=False)
+    trips: Batcher = field(init=False)
     background: set["asyncio.Task[object]"] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.trips = RoundTrips(self.redis)
+        self.trips = Batcher(self.redis)
 
     async def finish(self) -> None:
         if self.background:

@@ -36,7 +36,7 @@ from redisvl.exceptions import RedisVLError
 
 from langgraph_rq.shared.backoff import Backoff
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.connections.batching import RoundTrips
+from langgraph_rq.shared.connections.batching import Batcher
 from langgraph_rq.shared.connections.clients import is_outage
 from langgraph_rq.shared.connections.kept_connection import Argument
 from langgraph_rq.shared.errors import LanggraphRqError
@@ -80,7 +80,7 @@ class Checkpointer(AsyncRedisSaver):
         is_fenced: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(redis_client=redis)
-        self._trips = RoundTrips(redis)
+        self._trips = Batcher(redis)
         self._ttl_ms = round(ttl_s * 1000)
         self._patience_s = patience_s
         self._is_fenced = is_fenced

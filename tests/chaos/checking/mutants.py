@@ -6,17 +6,17 @@ A mutant changes the source of scripts as they are run, or patches a function of
 import math
 import time
 from collections.abc import Callable, Mapping
-from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
 from redis.exceptions import RedisError
 
 from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.connections.batching import Batcher
+from langgraph_rq.worker.fleet import outcomes
 from langgraph_rq.worker.fleet.claiming import Claimer
 from langgraph_rq.worker.fleet.graph_worker import GraphWorker
 from langgraph_rq.worker.fleet.lease import LeaseKeeper
-from langgraph_rq.worker.task.commits import Commits
 from tests.chaos.checking.history import record
 
 
@@ -52,18 +52,15 @@ def _go_on() -> None:
 
 
 def _commit_once() -> None:
-    async def once(self: Commits, call: scripts.Call[Any]) -> Any:
-        line = copy(self._connection)
-        line._connection = None  # of its own: several commit at a time
-        try:
-            return await scripts.run(line, call)
-        except RedisError:
-            record("gave up")
-            raise
-        finally:
-            await line.release()
+    class Once(Batcher):
+        async def run(self, call: scripts.Call[Any]) -> Any:
+            try:
+                return await super().run(call)
+            except RedisError:
+                record("gave up")
+                raise
 
-    Commits.commit = once
+    outcomes.commit_batcher = Once
 
 
 def _hold_for_ever() -> None:

@@ -344,7 +344,7 @@ async def test_each_transition_is_seen_by_exactly_one_concurrent_caller(aredis):
 async def test_asking_and_reporting_send_nothing_of_the_callers_clock(aredis, monkeypatch):
     def calls():
         return [
-            call.evalsha
+            call.command
             for call in (
                 allow_call("x", "a", STEADY),
                 report_call("x", "a", 0, Outcome.FAIL, STEADY),

@@ -32,7 +32,7 @@ async def test_concurrent_callers_get_what_the_model_answers_in_the_order_of_the
     async def ask_server(verb, call, *arguments):
         """Answer as `run` does; the transaction numbers the calls in the order in which the server ran them."""
         pipeline = aredis.pipeline(transaction=True)
-        order, reply = await pipeline.incr("order").execute_command("EVALSHA", *call.evalsha).execute()
+        order, reply = await pipeline.incr("order").execute_command(*call.command).execute()
         history.append((order, verb, arguments, call.decode(reply)))
         return call.decode(reply)
 
