@@ -189,6 +189,14 @@ def test_spans_that_the_collector_could_not_take_are_sent_again(redis_client, ex
     assert redis_client.xlen(tracing.SPANS) == 0
 
 
+def test_entry_without_spans_does_not_hold_up_the_others(redis_client, export):
+    redis_client.xadd(tracing.SPANS, {"other": "x"})
+    keep_one_span(redis_client)
+    with receiver() as received:
+        export(received)
+    assert redis_client.xlen(tracing.SPANS) == 0
+
+
 def test_spans_wait_in_redis_while_what_the_endpoint_answers_is_not_http(redis_client, redis_url, caplog):
     keep_one_span(redis_client)
     with socket.create_server(("127.0.0.1", 0)) as server:

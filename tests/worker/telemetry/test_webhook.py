@@ -143,7 +143,7 @@ def add_alert(redis_client, **changed: str) -> str:
 
 @pytest.fixture
 def watch(redis_url, listener, monkeypatch):
-    monkeypatch.setattr("langgraph_rq.worker.telemetry.alerts._TRY_AGAIN_MS", 20)
+    monkeypatch.setattr("langgraph_rq.worker.telemetry.alerts._RETRY_AFTER_MS", 20)
     watch = AlertWatch(redis_url, "me", listener.webhook(), 0)
     watch.start()
     yield watch
@@ -176,6 +176,23 @@ def test_alert_that_is_refused_is_not_posted_again(redis_client, listener, watch
     add_alert(redis_client)
     until_sync(lambda: listener.requests and redis_client.xpending(ALERTS, GROUP)["pending"] == 0)
     assert len(listener.requests) == 1
+
+
+@needs_openssl
+def test_entry_that_is_no_alert_is_dropped_and_the_next_one_posted(redis_client, listener, watch):
+    redis_client.xadd(ALERTS, {"scope": "global"})
+    entry_id = add_alert(redis_client)
+    until_sync(lambda: listener.requests and redis_client.xpending(ALERTS, GROUP)["pending"] == 0)
+    assert [json.loads(body)["id"] for _, _, body in listener.requests] == [entry_id]
+
+
+@needs_openssl
+def test_alerts_are_still_posted_after_redis_was_emptied(redis_client, listener, watch):
+    add_alert(redis_client)
+    until_sync(lambda: listener.requests)
+    redis_client.flushall()
+    add_alert(redis_client, percent="90")
+    until_sync(lambda: len(listener.requests) == 2)
 
 
 def spend(redis_client, hours: list[int], start_ms: int = NOON_MS) -> list:
