@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
--- Append one entry to the audit log and record it as its writer's newest; trims what is older than the log keeps.
--- Written twice after a lost reply, an entry stands there once. One that comes before its turn, such as when Redis was
--- busy for the one before, has to come again: written now, it would shut the one before out.
+-- Append one entry to the audit log and store it as its writer's head; trims entries older than the log keeps.
+-- Idempotent: repeated after a lost reply, the entry is stored once. An entry that comes before its turn, for example
+-- because Redis was busy when the one before arrived, is refused and must be sent again: stored now, it would shut out
+-- the one before.
 --
 -- KEYS[1] agent:audit        stream  the log
 -- KEYS[2] agent:audit:heads  hash    writer -> "<seq> <digest> <at>" of its newest entry

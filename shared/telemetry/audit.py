@@ -1,18 +1,18 @@
-"""The audit log: who submitted, read, cancelled or resumed which task when, and how it ended; never what was in it.
+"""The audit log: who submitted, read, cancelled or resumed which task and when, and how it ended; no task content.
 
-Each process that writes keeps a chain of its own, so that nobody waits for anybody: an entry carries its writer, its
-number, and the HMAC of itself and of the entry before. The newest number and digest of each writer are recorded beside
-the stream. So whoever has no key can neither change, insert nor remove an entry without `verify` telling it; who can
-write to Redis and cuts the newest entries of a writer must forge its head too, and has no key for that.
+Each writing process keeps its own chain, so that writers never wait for each other: an entry carries its writer, its
+number, and the HMAC of itself and of the entry before. The newest number and digest of each writer, its head, are
+stored beside the stream. Without the key an entry cannot be changed, inserted or removed undetected by `verify`;
+removing the newest entries of a writer takes a forged head, which needs the key too.
 
-On when LGRQ_AUDIT_KEY is set. Bounded by age: entries go after LGRQ_AUDIT_DAYS (90). Memory: about 450 bytes an entry.
+Enabled by LGRQ_AUDIT_KEY. Entries are removed after LGRQ_AUDIT_DAYS (90). Memory: about 450 bytes an entry.
 
 Keys:
     agent:audit        stream  writer, seq, prev, at (ms), prev_at (ms), action, task, details (JSON), digest;
                                entries older than the age are trimmed with each append
-    agent:audit:heads  hash    writer -> "<seq> <digest> <at>" of its newest entry; those older than the age go when a
-                               new writer begins
-Both are forgotten a day after the age of the newest entry.
+    agent:audit:heads  hash    writer -> "<seq> <digest> <at>" of its newest entry; those older than the age are removed
+                               when a new writer begins
+Both expire a day after their newest entry would be trimmed.
 
 Source: hash chains of RFC 5848 (signed syslog) and Schneier and Kelsey, "Secure Audit Logs" (1999).
 """
@@ -26,7 +26,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 from threading import Lock
 from typing import Any
 from uuid import uuid4
@@ -41,19 +41,20 @@ HEADS = "agent:audit:heads"
 GENESIS = ""
 _DAY_MS = 86_400_000
 _OVERDUE_S = 2.0
+"""An unacknowledged entry is sent again after this time: longer than a round trip takes."""
 _PATIENCE_S = 5.0
-"""When Redis has taken none for so long, the oldest is written without those before it, which a failover may have lost:
-the gap shows."""
+"""After so long without an acknowledgement the oldest entry may follow a gap, because a failover may have lost the
+entries before it. `verify` reports the gap."""
 _KEPT = 2_000
-"""Entries kept for sending again; of more the oldest are given up."""
+"""Unacknowledged entries that are kept; the oldest is dropped for each further one."""
 _SIGNED = ("writer", "seq", "prev", "at", "prev_at", "action", "task", "details")
 
 actor: ContextVar[str | None] = ContextVar("actor", default=None)
-"""On whose behalf the process acts now, such as the owner of an API key; None: the user who runs it."""
+"""The principal that the process acts for, such as the owner of an API key; None: the user who runs it."""
 
 
 class Action(StrEnum):
-    """What was done to a task."""
+    """An action on a task."""
 
     SUBMITTED = "submitted"
     READ = "read"
@@ -61,15 +62,26 @@ class Action(StrEnum):
     RESUMED = "resumed"
     ENDED = "ended"
     FENCED = "fenced"
-    """The end before it was refused: mostly, another worker owns the task by now."""
+    """The end recorded before it was refused, mostly because another worker owns the task by now."""
+
+
+class _Delivery(Enum):
+    """State of a writer's unacknowledged entries. Any acknowledgement leads back to FLOWING."""
+
+    FLOWING = auto()
+    """Redis acknowledges entries; all that are overdue are sent again."""
+    STALLED = auto()
+    """Overdue entries were sent again and none was acknowledged since: only the oldest is sent, as none can pass it."""
+    BROKEN = auto()
+    """Entries were dropped: as STALLED, and the oldest that is left may follow the gap."""
 
 
 class Audit:
-    """One process' chain; safe to share between threads, and a fork begins a chain of its own.
+    """The chain of one process. Thread-safe; a forked process begins its own chain.
 
     Args:
-        key: Signs; all processes and whoever verifies must have it.
-        keep_days: Entries older than this are forgotten.
+        key: Signs the entries; the same for all processes and for `verify`.
+        keep_days: Age in days at which entries are removed.
     """
 
     def __init__(self, key: str, keep_days: int = 90) -> None:
@@ -79,20 +91,19 @@ class Audit:
         self._keep_ms = keep_days * _DAY_MS
         self._lock = Lock()
         self._unacknowledged: dict[int, tuple[float, Mapping[str, str], Call[None]]] = {}
-        """By number: when it was told (monotonic), the entry, and the call that appends it."""
-        self._has_progress, self._has_given_up, self._progress_s = True, False, 0.0
+        """Number -> when it was created (monotonic), the entry, and the call that appends it."""
         self._default_actor = f"{_user()}@{socket.gethostname()}"
         self._seq, self._digest, self._at_ms = 1, GENESIS, 0
         self._begin()
 
     def entry_call(self, action: Action, task: str, **details: Any) -> Call[None]:
-        """Append an entry; `details` are words and numbers about the task, None for what there is not.
+        """Append an entry; `details` are names and numbers, without the task's content. None is left out.
 
-        Redis takes a writer's entries in their order only. One that it refused, or that came before its turn, must be
-        sent again: see `unacknowledged` and `overdue`.
+        Redis accepts the entries of a writer only in their order. An entry that was refused, or came before its turn,
+        must be sent again: see `unacknowledged` and `overdue`.
         """
-        told = {name: value for name, value in details.items() if value is not None}
-        told.setdefault("actor", actor.get() or self._default_actor)
+        given = {name: value for name, value in details.items() if value is not None}
+        given.setdefault("actor", actor.get() or self._default_actor)
         with self._lock:
             if self._pid != os.getpid():
                 self._begin()
@@ -105,52 +116,54 @@ class Audit:
                 "prev_at": str(self._at_ms),
                 "action": action.value,
                 "task": task,
-                "details": _encode(told),
+                "details": _encode(given),
             }
             entry["digest"] = sign(self._key, entry)
             seq, self._seq, self._digest, self._at_ms = self._seq, self._seq + 1, entry["digest"], now_ms
             if not self._unacknowledged:
-                self._progress_s = time.monotonic()
-            elif len(self._unacknowledged) >= _KEPT:  # refused for good, such as for want of a permission
+                self._progress_at_s = time.monotonic()
+            elif len(self._unacknowledged) >= _KEPT:  # refused for good, such as for a missing permission
                 del self._unacknowledged[next(iter(self._unacknowledged))]
-                self._has_given_up = True
+                self._delivery = _Delivery.BROKEN
             call = self._call(seq, entry)
             self._unacknowledged[seq] = time.monotonic(), entry, call
         return call
 
     def unacknowledged(self, *, is_last: bool = False) -> list[Call[None]]:
-        """List the entries that Redis has not confirmed, in order, for whoever gave up on a call to send again.
+        """List the calls that append the unacknowledged entries, in order.
 
-        The first of them, and no other, may follow a gap once waiting cannot close it: those before it were given up,
-        Redis has taken nothing for a while, or `is_last`: nobody will send them again.
+        Only the first may follow a gap, and only when waiting cannot close it: entries were dropped, nothing was
+        acknowledged for `_PATIENCE_S`, or `is_last` says that the caller will not send them again.
         """
         with self._lock:
             calls = [call for _, _, call in self._unacknowledged.values()]
-            is_late = time.monotonic() - self._progress_s >= _PATIENCE_S
-            if calls and (is_last or is_late or self._has_given_up):
+            is_late = time.monotonic() - self._progress_at_s >= _PATIENCE_S
+            if calls and (is_last or is_late or self._delivery is _Delivery.BROKEN):
                 seq, (_, entry, _) = next(iter(self._unacknowledged.items()))
                 calls[0] = self._call(seq, entry, may_follow_gap=True)
         return calls
 
     def overdue(self) -> list[Call[None]]:
-        """List the entries that Redis has not confirmed, if there are any for longer than a round trip takes.
+        """List the calls to send again, none before the oldest has waited for `_OVERDUE_S`.
 
-        All of them, but as long as Redis takes none the oldest alone: those after it cannot pass it.
+        All unacknowledged entries the first time; then, until Redis acknowledges one, only the oldest.
         """
         with self._lock:
-            oldest_s = next((told_s for told_s, _, _ in self._unacknowledged.values()), None)
-            if oldest_s is None or time.monotonic() - oldest_s < _OVERDUE_S:
+            oldest_at_s = next((created_at_s for created_at_s, _, _ in self._unacknowledged.values()), None)
+            if oldest_at_s is None or time.monotonic() - oldest_at_s < _OVERDUE_S:
                 return []
-            has_progress, self._has_progress = self._has_progress, False
+            was_flowing = self._delivery is _Delivery.FLOWING
+            if was_flowing:
+                self._delivery = _Delivery.STALLED
         calls = self.unacknowledged()
-        return calls if has_progress else calls[:1]
+        return calls if was_flowing else calls[:1]
 
     def _call(self, seq: int, entry: Mapping[str, str], *, may_follow_gap: bool = False) -> Call[None]:
         def acknowledge(reply: bytes | None) -> None:
             if reply is not None:
                 with self._lock:
                     self._unacknowledged.pop(seq, None)
-                    self._has_progress, self._has_given_up, self._progress_s = True, False, time.monotonic()
+                    self._delivery, self._progress_at_s = _Delivery.FLOWING, time.monotonic()
 
         args: list[Argument] = [self._keep_ms, *entry.values(), int(may_follow_gap)]
         return Call(load_script("shared/telemetry/append_audit"), [STREAM, HEADS], args, acknowledge)
@@ -160,7 +173,9 @@ class Audit:
         self._writer = f"{socket.gethostname()}-{self._pid}-{uuid4().hex[:8]}"
         self._seq, self._digest, self._at_ms = 1, GENESIS, 0
         self._unacknowledged.clear()
-        self._has_progress, self._has_given_up, self._progress_s = True, False, 0.0
+        self._delivery = _Delivery.FLOWING
+        self._progress_at_s = 0.0
+        """When an entry was acknowledged last, or when the oldest one began to wait (monotonic)."""
 
 
 def _encode(details: Mapping[str, Any]) -> str:
@@ -179,7 +194,7 @@ def _user() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something that cannot have come about by itself."""
+    """Evidence that entries were changed, removed or lost."""
 
     writer: str
     seq: int
@@ -200,10 +215,10 @@ def sign(key: bytes, entry: Mapping[str, str]) -> str:
 def verify(
     entries: Iterable[Mapping[str, str]], heads: Mapping[str, str], key: str, *, keep_days: int, now_ms: int
 ) -> Iterator[Fault]:
-    """Follow every writer's chain through `entries`, in the order of the stream, up to its recorded head.
+    """Check every writer's chain through `entries`, in the order of the stream, up to its head; yield the faults.
 
-    A chain may begin in the middle when what came before is older than `keep_days`. Entries that were on their way when
-    `heads` was read must not be given: read the heads first, then the entries.
+    A chain may begin in the middle if the entries before are older than `keep_days`. Read `heads` before `entries`:
+    an entry appended in between is then no fault.
     """
     last: dict[str, Mapping[str, str]] = {}
     trimmed_ms = now_ms - keep_days * _DAY_MS
