@@ -7,6 +7,7 @@ A URL is redis-py's (`redis://`, `rediss://`, `unix://`) or one that `sentinel.p
 server's certificate; the option `ssl_ca_certs` names the file of a private CA.
 """
 
+import re
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -104,6 +105,14 @@ def leaves_host_in_plain(url: str) -> bool:
     options = dict(parse_qsl(parts.query))
     checks_nothing = options.get("ssl_cert_reqs") == "none" or options.get("ssl_check_hostname", "").lower() in _NO
     return not parts.scheme.startswith("rediss") or checks_nothing
+
+
+def mask_url(url: str) -> str:
+    """Hide the credentials of a URL."""
+    scheme, separator, rest = url.partition("://")
+    credentials, at, host = rest.rpartition("@")
+    masked = f"{scheme}{separator}***@{host}" if at and credentials else url
+    return re.sub(r"(password=)[^&]*", r"\1***", masked)
 
 
 _NO = {"0", "f", "false", "n", "no"}

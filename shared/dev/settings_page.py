@@ -1,4 +1,4 @@
-"""Write docs/configuration.md from the settings classes: `python -m shared.settings_page > docs/configuration.md`.
+"""Write docs/configuration.md from the settings classes: `make config-docs`.
 
 A test compares the page with what this prints, so that it cannot fall behind.
 """
@@ -17,7 +17,7 @@ from langgraph_rq.shared.settings import ALL, Settings
 _HEAD = """\
 # Configuration
 
-<!-- Written by `make config-docs` from shared/settings.py. Change it there. -->
+<!-- Written by `make config-docs` from shared/settings/. Change it there. -->
 
 Every part reads the same variables; each needs only some of them. Sources, the first wins:
 

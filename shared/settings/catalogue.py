@@ -1,0 +1,62 @@
+"""All settings classes: the check for unknown names, and the listing of values in force."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+
+from pydantic import SecretStr
+
+from langgraph_rq.shared.connections.clients import mask_url
+from langgraph_rq.shared.errors import SettingsError
+from langgraph_rq.shared.settings.environment import FILE_SUFFIX, PREFIX, Settings, read_env_file
+from langgraph_rq.shared.settings.gateway import DashboardSettings, GatewaySettings
+from langgraph_rq.shared.settings.guards import BreakerSettings, BudgetSettings
+from langgraph_rq.shared.settings.models import AssistantSettings, CallSettings, ModelSettings
+from langgraph_rq.shared.settings.redis import RedisSettings
+from langgraph_rq.shared.settings.tasks import QueueSettings, TaskSettings
+from langgraph_rq.shared.settings.telemetry import RedactionSettings, TelemetrySettings
+from langgraph_rq.shared.settings.worker import WorkerSettings
+
+ALL: tuple[type[Settings], ...] = (
+    RedisSettings,
+    QueueSettings,
+    TaskSettings,
+    WorkerSettings,
+    ModelSettings,
+    CallSettings,
+    BreakerSettings,
+    BudgetSettings,
+    AssistantSettings,
+    TelemetrySettings,
+    RedactionSettings,
+    GatewaySettings,
+    DashboardSettings,
+)
+
+
+def refuse_unknown_names(environ: Mapping[str, str] = os.environ) -> None:
+    """Refuse `LGRQ_` names that no class declares, in the environment and in `.env`, with a suggestion.
+
+    Raises:
+        SettingsError: naming each.
+    """
+    known = {name for settings in ALL for name in settings.names()}
+    given = [*environ, *read_env_file()]
+    problems = [
+        f"{name}: unknown setting" + (f" (did you mean {close[0]}?)" if close else "")
+        for name in dict.fromkeys(given)
+        if name.upper().startswith(PREFIX) and name.upper().removesuffix(FILE_SUFFIX.upper()) not in known
+        for close in [get_close_matches(name.upper(), known, n=1)]
+    ]
+    if problems:
+        raise SettingsError("; ".join(problems))
+
+
+def effective(settings: Iterable[Settings]) -> Iterator[tuple[str, str, str]]:
+    """Yield (variable, value, description) for people, with secrets masked."""
+    for one in settings:
+        for variable, field in one.names().items():
+            value = getattr(one, field)
+            if isinstance(value, SecretStr):
+                value = mask_url(value.get_secret_value()) if field.endswith("_url") else "***"
+            yield variable, "" if value is None else str(value), type(one).model_fields[field].description or ""

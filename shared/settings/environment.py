@@ -1,0 +1,113 @@
+"""Reading settings from the environment: the base class, the sources of values, and the errors of wrong ones.
+
+Sources, the first wins: environment; `NAME_FILE`, a file that holds the value; `.env` in the working directory;
+`/run/secrets/<name in lower case>`. An empty value counts as not set; `none` removes a limit.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from dotenv import dotenv_values
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableError
+
+from langgraph_rq.shared.errors import SettingsError
+
+PREFIX = "LGRQ_"
+FILE_SUFFIX = "_file"
+ENV_FILE = Path(".env")
+SECRETS = Path("/run/secrets")
+
+
+def read_env_file() -> dict[str, str | None]:
+    """Read `.env` of the working directory; empty if there is none."""
+    return dotenv_values(ENV_FILE) if ENV_FILE.is_file() else {}
+
+
+class _FileSource(EnvSettingsSource):
+    """Values from the files that `<NAME>_FILE` names, as container platforms mount secrets."""
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        in_env_file = {name.lower(): path for name, path in read_env_file().items()}
+        given = {**in_env_file, **super()._load_env_vars()}
+        names = [name.lower() for name in cast("type[Settings]", self.settings_cls).names()]
+        return {name: _read_secret(name, Path(path)) for name in names if (path := given.get(name + FILE_SUFFIX))}
+
+
+def _read_secret(name: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise SettingsError(f"{name.upper()}_FILE: expected a readable file, got: {path} ({reason})") from None
+
+
+class Settings(BaseSettings):
+    """The base of every settings class: where values come from."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=ENV_FILE,
+        env_ignore_empty=True,
+        env_parse_none_str="none",
+        secrets_dir=SECRETS if SECRETS.is_dir() else None,
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Add the files named by `<NAME>_FILE` behind the environment itself."""
+        return init_settings, env_settings, _FileSource(settings_cls), dotenv_settings, file_secret_settings
+
+    @classmethod
+    def names(cls) -> dict[str, str]:
+        """Map each environment variable of this class to its field."""
+        prefix = cls.model_config.get("env_prefix", "")
+        fields = cls.model_fields.items()
+        return {str(info.validation_alias or f"{prefix}{name}").upper(): name for name, info in fields}
+
+    @classmethod
+    def variable(cls, field: str) -> str:
+        """Return the environment variable of a field."""
+        return next(variable for variable, name in cls.names().items() if name == field)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load(settings: type[S], **overrides: Any) -> S:
+    """Read one settings class; `overrides` (from a command line) win when not None.
+
+    Raises:
+        SettingsError: naming each variable with what was expected and what came.
+    """
+    try:
+        return settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        raise SettingsError("; ".join(_explain(problem, settings) for problem in error.errors())) from None
+    except UnreadableError as error:
+        variables = [name for name, field in settings.names().items() if f'"{field}"' in str(error)]
+        raise SettingsError(f"{', '.join(variables)}: expected JSON") from None
+
+
+def _explain(problem: ErrorDetails, settings: type[Settings]) -> str:
+    place = str(problem["loc"][0])
+    variable, field = next(
+        (pair for pair in settings.names().items() if place.upper() in {pair[0], pair[1].upper()}), (place, place)
+    )
+    info = settings.model_fields.get(field)
+    value = "***" if info and "SecretStr" in str(info.annotation) else problem["input"]
+    expected = problem["msg"].replace("Input should be", "expected").removeprefix("Value error, ")
+    return f"{variable}: {expected}, got: {value}"

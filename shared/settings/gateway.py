@@ -1,0 +1,43 @@
+"""Settings of the HTTP gateway and of the dashboard."""
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from langgraph_rq.shared.errors import SettingsError
+from langgraph_rq.shared.settings.environment import Settings
+
+
+class GatewaySettings(Settings):
+    """The HTTP gateway."""
+
+    model_config = SettingsConfigDict(env_prefix="LGRQ_GATEWAY_")
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8080, ge=0, le=65_535, description="port to listen on; 0: a free one")
+    keys: SecretStr | None = Field(None, description="API keys, a line tenant:sha256 each; usually from a file")
+    without_keys: bool = Field(default=False, description="let everybody on this machine in, as the default tenant")
+    rate: str | None = Field("600/minute", description="tasks of one user; none: no limit")
+    open_tasks: int = Field(100_000, ge=1, description="take no further task while so many have not ended")
+    heartbeat_s: float = Field(15.0, gt=0, description="a silent event stream shows this often that it lives")
+    drain_s: float = Field(10.0, ge=0, description="a gateway that is asked to end waits so long for its requests")
+    ping_model: bool = Field(default=False, description="readiness asks the model API, at most every 30 s")
+    tls_cert: Path | None = Field(None, description="certificate chain as PEM; with the key: HTTPS only")
+    tls_key: Path | None = Field(None, description="its private key as PEM")
+
+    @model_validator(mode="after")
+    def _refuse_half_a_certificate(self) -> "GatewaySettings":
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise SettingsError("LGRQ_GATEWAY_TLS_CERT and LGRQ_GATEWAY_TLS_KEY: expected both or none, got: one")
+        return self
+
+
+class DashboardSettings(Settings):
+    """The dashboard of queues, jobs and workers."""
+
+    model_config = SettingsConfigDict(env_prefix="LGRQ_DASHBOARD_")
+
+    host: str = Field("127.0.0.1", description="the address to listen on")
+    port: int = Field(9181, ge=1, le=65_535, description="its port")
+    password: SecretStr | None = Field(None, description="of the user admin; without it one is made up and printed")

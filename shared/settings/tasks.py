@@ -1,0 +1,57 @@
+"""Settings of the queue and of the tasks that it accepts."""
+
+from pydantic import Field
+
+from langgraph_rq.shared.queue.task_queue import QueueTimes
+from langgraph_rq.shared.settings.environment import Settings
+from langgraph_rq.shared.tasks import Priority, TaskLimits
+
+_ENVELOPE_BYTES = 24_000
+"""Largest size of a task's document without its input, metadata included."""
+
+
+class QueueSettings(Settings):
+    """The queue's name and how long things are kept."""
+
+    queue: str = Field("agent_tasks", pattern=r"^[A-Za-z0-9_-]+$", description="RQ queue of default priority")
+    lease_s: float = Field(8.0, ge=1, description="a worker that is silent for this long is taken for dead")
+    result_ttl_s: float = Field(3600.0, gt=0, description="keep results this long")
+    events_ttl_s: float = Field(300.0, gt=0, description="keep a task's events this long after its end")
+    idempotency_window_s: float = Field(604_800.0, gt=0, description="remember an ended task's id this long")
+    user_tasks: int = Field(0, ge=0, description="tasks of one user in flight at most, in the whole fleet; 0: no limit")
+    memory_percent: int = Field(85, ge=1, le=99, description="refuse tasks above this share of Redis' maxmemory")
+
+    def times(self, input_bytes: int = 256_000) -> QueueTimes:
+        """The queue's own view of these settings, in milliseconds and bytes."""
+        return QueueTimes(
+            lease_ms=round(self.lease_s * 1000),
+            result_ms=round(self.result_ttl_s * 1000),
+            events_ms=round(self.events_ttl_s * 1000),
+            window_ms=round(self.idempotency_window_s * 1000),
+            job_bytes=input_bytes + _ENVELOPE_BYTES,
+            memory_percent=self.memory_percent,
+            user_tasks=self.user_tasks,
+        )
+
+    def queues(self) -> list[str]:
+        """The queues of all priorities, the most urgent first."""
+        return [priority.queue(self.queue) for priority in Priority]
+
+
+class TaskSettings(Settings):
+    """What is refused at the door, and how large a result may be."""
+
+    input_bytes: int = Field(256_000, ge=1, description="largest input of a task")
+    input_depth: int = Field(32, ge=1, le=100, description="deepest nesting of a task's input")
+    max_deadline_s: float = Field(86_400.0, gt=0, description="longest deadline of a task")
+    max_attempts: int = Field(10, ge=1, description="largest max_attempts of a task")
+    result_bytes: int = Field(1_000_000, ge=1, description="largest result of a task")
+
+    def limits(self) -> TaskLimits:
+        """The wire contract's own view of these settings."""
+        return TaskLimits(
+            input_bytes=self.input_bytes,
+            depth=self.input_depth,
+            deadline_s=self.max_deadline_s,
+            attempts=self.max_attempts,
+        )

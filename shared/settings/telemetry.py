@@ -1,0 +1,41 @@
+"""Settings of metrics, audit log, alerts, and the redaction of personal data."""
+
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
+
+from langgraph_rq.shared.errors import SettingsError
+from langgraph_rq.shared.redaction import Redactor
+from langgraph_rq.shared.settings.environment import Settings
+
+
+class TelemetrySettings(Settings):
+    """What a worker tells, to whom. Traces are switched on by OpenTelemetry's own OTEL_EXPORTER_OTLP_ENDPOINT."""
+
+    metrics_port: int | None = Field(
+        None, ge=1, le=65_535, description="a worker's port for metrics and probes; more processes take the next ports"
+    )
+    metrics_host: str = Field("0.0.0.0", description="the address that this port is on")  # noqa: S104 - Prometheus is elsewhere
+    audit_key: SecretStr | None = Field(None, description="signs the audit log; without it there is none")
+    audit_days: int = Field(90, ge=1, le=3_650, description="keep the audit log this long")
+    alert_webhook_url: SecretStr | None = Field(None, description="budget alerts are posted here, over https only")
+    alert_webhook_hosts: list[str] = Field(default_factory=list, description="hosts that it may be on, as JSON")
+    alert_webhook_key: SecretStr | None = Field(None, description="signs what is posted")
+
+
+class RedactionSettings(Settings):
+    """What becomes of personal data and secrets in results and streamed tokens; in logs they are always masked."""
+
+    model_config = SettingsConfigDict(env_prefix="LGRQ_REDACTION_")
+
+    mode: str = Field("off", pattern="^(off|mask|refuse)$", description="off, mask, or refuse to deliver such a result")
+    patterns: dict[str, str] = Field(
+        default_factory=dict, description='own regular expressions as JSON: {"case": "CASE-[0-9]{6}"}'
+    )
+    phone_region: str | None = Field("US", pattern="^[A-Z]{2}$", description="country of phone numbers without a code")
+
+    def redactor(self) -> Redactor:
+        """Make what masks results and logs alike. Raises SettingsError: a pattern cannot be used."""
+        try:
+            return Redactor(self.patterns, self.phone_region)
+        except ValueError as error:
+            raise SettingsError(f"LGRQ_REDACTION_PATTERNS: {error}") from None

@@ -1,0 +1,20 @@
+"""Settings of a worker process."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from langgraph_rq.shared.settings.environment import Settings
+
+
+class WorkerSettings(Settings):
+    """One worker process."""
+
+    worker_concurrency: int = Field(100, ge=1, le=10_000, description="tasks in flight per process")
+    worker_processes: int = Field(1, ge=1, le=256, description="worker processes")
+    config: Path = Field(Path("langgraph.json"), description="the langgraph.json that names the graphs")
+    checkpoints: bool = Field(default=True, description="keep checkpoints in Redis")
+    drain_s: float = Field(30.0, ge=0, description="a worker that is asked to end waits so long for what runs")
+    thread_ttl_s: float = Field(604_800.0, gt=0, description="keep the checkpoints of a thread this long")
+    checkpoint_ttl_s: float = Field(60.0, gt=0, description="keep those of a task without thread this long after it")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error")
