@@ -2,7 +2,7 @@
 
 What is found: e-mail addresses, phone numbers, payment cards (Luhn), IBANs (mod 97), API keys and tokens, passwords in
 URLs and assignments, and own patterns. Each becomes `[kind]`. Detection is by shape and checksum: it finds what a
-careless prompt or log line holds, it is no proof that nothing is left.
+careless prompt or log line contains, and does not prove that nothing is left.
 
 A text is cut into segments, and each is searched by itself. Where a segment ends depends only on the text before, so a
 stream is redacted as the whole text would be, however it is cut into chunks, and most words pass at once: only words
@@ -20,7 +20,7 @@ from itertools import pairwise
 from typing import Any
 
 SEGMENT_CHARS = 4096
-"""The most that a stream holds back; whoever hides an address in a longer word without a break gets it through."""
+"""The longest text that a stream delays. An address inside a longer word without a break is not found."""
 
 _SOFT = " \t\u00a0\u202f"
 _DASHES = "\u2010\u2011\u2012\u2013"
@@ -169,7 +169,7 @@ class RedactedStream:
         self._held = ""
 
     def feed(self, chunk: str) -> str:
-        """Take a chunk; answers what can be shown now, which may be empty."""
+        """Add a chunk; return the text that is complete by now, which may be empty."""
         text, start, ready = self._held + chunk, 0, []
         while (end := self._redactor.segment_end(text, start)) is not None:
             ready.append(self._redactor.redact_segment(text[start:end]))
@@ -178,7 +178,7 @@ class RedactedStream:
         return "".join(ready)
 
     def end(self) -> str:
-        """Answer what was held back."""
+        """Return the delayed rest."""
         held, self._held = self._held, ""
         return self._redactor.redact_segment(held)
 

@@ -27,8 +27,8 @@ from langgraph_rq.worker.fleet.graph_worker import GraphWorker
 from langgraph_rq.worker.fleet.isolation import Isolation, run_isolated
 from langgraph_rq.worker.fleet.node_threads import THREAD as NODE_THREAD
 from langgraph_rq.worker.fleet.node_threads import NodeThreads
+from langgraph_rq.worker.telemetry.exporters import telemetry
 from langgraph_rq.worker.telemetry.health import serve_health
-from langgraph_rq.worker.telemetry.process import telemetry
 
 _STUCK = 1
 """Exit code of a worker that stopped because of stuck threads; its supervisor should restart it."""

@@ -1,1 +1,1 @@
-"""Redis clients, Sentinel, Lua scripts and shared round trips. Begin with scripts.py."""
+"""Redis clients, Sentinel, Lua scripts, batched round trips, consumer groups. Begin with scripts.py."""

@@ -1,7 +1,7 @@
 """Redis clients as this library needs them: bounded pools that wait, explicit timeouts, no blind retries.
 
 redis-py repeats a command after a lost reply by default. For a command that is not idempotent this does the work
-twice, so retrying is left to the callers, who know.
+twice, so retrying is left to the callers.
 
 A URL is redis-py's (`redis://`, `rediss://`, `unix://`) or one that `sentinel.py` reads. `rediss://` checks the
 server's certificate; the option `ssl_ca_certs` names the file of a private CA.
@@ -35,7 +35,7 @@ OUTAGES = (
     MasterDownError,
     TryAgainError,
 )
-"""What Redis being away, full or replaced looks like: never a task's failure. BusyLoadingError is one too."""
+"""Errors of a Redis that is unreachable, full or replaced; BusyLoadingError is one too. No task fails for them."""
 
 _OUTAGE_CODES = ("OOM", "LOADING", "READONLY", "MASTERDOWN", "BUSY", "TRYAGAIN", "UNBLOCKED", "NOREPLICAS", "MISCONF")
 """Of answers for which redis-py has no class, or that come through a script; MISCONF: the disk below it is full."""
@@ -128,5 +128,5 @@ def _is_local(host: str) -> bool:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Tell Redis being away, restarting, full or read-only from a command that is simply wrong."""
+    """Return whether Redis is unreachable, restarting, full or read-only, rather than the command being wrong."""
     return isinstance(error, OUTAGES) or (isinstance(error, ResponseError) and str(error).startswith(_OUTAGE_CODES))

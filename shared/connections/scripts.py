@@ -71,8 +71,8 @@ class Replicas:
 
 PRIMARY_ONLY = Replicas()
 _REPLICATED = "agent:replicated"
-"""A channel that nobody hears. WAIT waits for what its own connection wrote last, and a script that only finds its work
-done already, perhaps by a connection that broke, writes nothing: so a message is sent that the replicas must get."""
+"""A channel without subscribers. WAIT covers only writes of its own connection, and a script whose work was done,
+perhaps over a connection that broke, writes nothing: so a message is published that must reach the replicas."""
 
 
 class ReplicasMissingError(RedisConnectionError):

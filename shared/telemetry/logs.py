@@ -3,10 +3,10 @@
 Our events are `noun.past_participle` with values as keywords; docs/observability.md lists them all. What is bound with
 `bind` (task_id, thread_id, user_id, graph, node, attempt, worker, trace_id, span_id) is in every line.
 
-No line holds a prompt, an answer or an argument: events carry ids, numbers and sizes, and log_writing.py sees to
-exceptions, personal data and secrets.
+No line holds a prompt, an answer or an argument: events carry ids, numbers and sizes, and log_output.py
+cuts exceptions and masks personal data and secrets.
 
-Metrics and traces listen to the same events, whatever the level, so that a count and a line cannot disagree. A program
+Metrics and traces listen to the same events at every level, so that a count and a line cannot disagree. A program
 that never calls `configure` (a service that only submits) sees our events in its own standard logging.
 """
 
@@ -22,7 +22,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from langgraph_rq.shared.redaction import Redactor
-from langgraph_rq.shared.telemetry.log_writing import LineHandler, LineWriter, Listener, PlainLogger, escape
+from langgraph_rq.shared.telemetry.log_output import Listener, LogWriter, StdlibHandler, StructlogLogger, escape
 
 QUIET = ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "redisvl", "langgraph", "asyncio", "urllib3")
 """Libraries that log each request at info; a task's own log lines say what matters."""
@@ -30,7 +30,7 @@ QUIET = ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "redisvl", "langg
 _bound: ContextVar[Mapping[str, Any]] = ContextVar("bound", default={})  # noqa: B039 - replaced, never changed
 _listeners: dict[str, list[Listener]] = {}
 _later: dict[str, list[Listener]] = {}
-"""Who hears of an event when its line is written, many at a time, and not in between all that a task does."""
+"""Listeners that are called when the line is written, so that they do not delay the task that logs."""
 _logs: dict[str, "EventLog"] = {}
 
 
@@ -42,42 +42,42 @@ class EventLog:
         self._stdlib = logging.getLogger(name)
 
     def debug(self, event: str, **fields: Any) -> None:
-        """Tell what helps to find an error."""
-        self._tell(logging.DEBUG, event, fields)
+        """Log a detail that helps to find an error."""
+        self._emit(logging.DEBUG, event, fields)
 
     def info(self, event: str, **fields: Any) -> None:
-        """Tell what happened."""
-        self._tell(logging.INFO, event, fields)
+        """Log a normal event."""
+        self._emit(logging.INFO, event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
-        """Tell what somebody should know about."""
-        self._tell(logging.WARNING, event, fields)
+        """Log an event that operators should know about."""
+        self._emit(logging.WARNING, event, fields)
 
     def error(self, event: str, **fields: Any) -> None:
-        """Tell what somebody should act on."""
-        self._tell(logging.ERROR, event, fields)
+        """Log an event that operators should act on."""
+        self._emit(logging.ERROR, event, fields)
 
     def exception(self, event: str, **fields: Any) -> None:
-        """Tell what somebody should act on, with where the exception at hand came from."""
-        self._tell(logging.ERROR, event, {**fields, "exc_info": True})
+        """Log an error with the type and frames of the exception that is being handled."""
+        self._emit(logging.ERROR, event, {**fields, "exc_info": True})
 
-    def is_heard(self, event: str, level: int) -> bool:
-        """Say whether anybody would see or count an event, for whoever has to go to some length to find it out."""
+    def is_observed(self, event: str, level: int) -> bool:
+        """Return whether an event would be written or has a listener; saves preparing one in vain."""
         written = level >= _output.threshold if _output else self._stdlib.isEnabledFor(level)
         return written or bool(_listeners.get(event) or _later.get(event))
 
-    def _tell(self, level: int, event: str, fields: dict[str, Any]) -> None:
+    def _emit(self, level: int, event: str, fields: dict[str, Any]) -> None:
         for listener in _listeners.get(event, ()):
             listener(fields)
         is_line = level >= _output.threshold if _output else self._stdlib.isEnabledFor(level)
         if not is_line and event not in _later:
             return
-        told = {"event": event, "level": _LEVELS[level], "logger": self._name, **_bound.get(), **fields}
+        full = {"event": event, "level": _LEVELS[level], "logger": self._name, **_bound.get(), **fields}
         if _output:
-            _output.writer.tell(told, is_line=is_line, is_urgent=level > logging.INFO)
+            _output.writer.emit(full, is_line=is_line, is_urgent=level > logging.INFO)
             return
         for listener in _later.get(event, ()):
-            listener(told)
+            listener(full)
         if is_line:
             self._stdlib.log(level, "%s", _plain(event, fields))
 
@@ -86,9 +86,9 @@ _LEVELS = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warni
 
 
 class _Output(NamedTuple):
-    """Where lines go, and from which level on."""
+    """The writer of lines, and the lowest level that it writes."""
 
-    writer: LineWriter
+    writer: LogWriter
     threshold: int
 
 
@@ -104,7 +104,7 @@ def bind(**fields: Any) -> None:
 
 
 def bound() -> Mapping[str, Any]:
-    """What is bound here."""
+    """Return the fields bound in this context."""
     return _bound.get()
 
 
@@ -114,13 +114,13 @@ def get_logger(name: str) -> EventLog:
 
 
 def listen(event: str, listener: Listener) -> None:
-    """Let `listener` have the fields of each `event`, in the thread and the context in which it is told."""
+    """Call `listener` with the fields of each `event`, in the thread and context that logs it."""
     _listeners.setdefault(event, []).append(listener)
 
 
 @contextmanager
 def listening(listeners: Mapping[str, Listener]) -> Iterator[None]:
-    """Let each listener have its event with all its fields, those that are bound included, when its line is written."""
+    """Call each listener with its event, bound fields included, when the line is written."""
     for event, listener in listeners.items():
         _later.setdefault(event, []).append(listener)
     try:
@@ -134,7 +134,7 @@ def listening(listeners: Mapping[str, Listener]) -> Iterator[None]:
 
 
 def flush() -> None:
-    """Write the lines that wait for others."""
+    """Write the pending lines."""
     if _output:
         _output.writer.flush()
 
@@ -143,21 +143,21 @@ def configure(level: str = "info", *, redactor: Redactor | None = None, stream: 
     """Set up our logs and the standard library's, once per process.
 
     Args:
-        level: The least that is written; listeners get everything.
-        redactor: What masks; None for one with the default patterns.
-        stream: Where lines go; None for stderr.
+        level: The lowest that is written; listeners get all levels.
+        redactor: Masks personal data and secrets; None: the default patterns.
+        stream: Receives the lines; None: stderr.
     """
     global _output  # noqa: PLW0603 - logging is set up per process, as the standard library's
-    writer = LineWriter(stream or sys.stderr, redactor or Redactor(), _later)
+    writer = LogWriter(stream or sys.stderr, redactor or Redactor(), _later)
     context: list[Processor] = [structlog.contextvars.merge_contextvars, _add_bound]
     structlog.configure(
         processors=[structlog.processors.add_log_level, *context, *writer.first, *writer.last],
-        logger_factory=lambda *_args: PlainLogger(writer),
+        logger_factory=lambda *_args: StructlogLogger(writer),
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=False,
     )
     added: list[Processor] = [structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name, _first_line]
-    handler = LineHandler(writer)
+    handler = StdlibHandler(writer)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*added, *context, *writer.first],
@@ -176,15 +176,15 @@ def configure(level: str = "info", *, redactor: Redactor | None = None, stream: 
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """Write lines many at a time while the block runs: one by one they cost a busy process twice as much.
+def batched() -> Iterator[None]:
+    """Write lines in batches while the block runs, which halves their cost in a busy process.
 
-    Those at warning and above are written at once, with all that were told before; at level debug all are.
+    A line at warning or above is written at once, after all before it; at level debug every line is.
     """
     if _output is None or _output.threshold < logging.INFO:
         yield
         return
-    with _output.writer.joined():
+    with _output.writer.batched():
         yield
 
 
@@ -199,21 +199,21 @@ def _add_bound(_logger: WrappedLogger, _method: str, event: EventDict) -> EventD
 
 
 def _first_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Keep what asyncio says first; behind it follow the exception and the arguments of a task."""
+    """Keep the first line of asyncio's messages; the others quote the exception and the arguments of a task."""
     if event.get("logger") == "asyncio":
         event["event"] = str(event["event"]).partition("\n")[0]
     return event
 
 
-def _forget_held() -> None:
+def _reset_after_fork() -> None:
     if _output:
-        _output.writer.begin_again()
+        _output.writer.reset_after_fork()
 
 
-os.register_at_fork(after_in_child=_forget_held)
+os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 def _plain(event: str, fields: Mapping[str, Any]) -> str:
     """Write an event as one line of text, for a program that has its own logging."""
-    told = " ".join(f"{name}={value}" for name, value in fields.items() if name != "exc_info")
-    return str(escape(f"{event} {told}" if told else event))
+    values = " ".join(f"{name}={value}" for name, value in fields.items() if name != "exc_info")
+    return str(escape(f"{event} {values}" if values else event))

@@ -55,7 +55,7 @@ def is_asked_for(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def endpoint(environ: Mapping[str, str] = os.environ) -> str | None:
-    """Name the URL that takes spans; None: nobody does."""
+    """Return the URL that spans are sent to; None: none is set."""
     if given := environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
         return given
     base = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")

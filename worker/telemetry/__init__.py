@@ -1,1 +1,1 @@
-"""What a worker process exposes: metrics, health, spans, alerts. Begin with process.py."""
+"""What a worker process exposes: metrics, health, spans, alerts. Begin with exporters.py."""

@@ -124,8 +124,10 @@ class AlertWatch:
 
     def _post_one(self, entry: Entry) -> str:
         outcome, error = self._send(entry)
-        log = _log.info if outcome == "ok" else _log.warning
-        log("alert.posted", outcome=outcome, error=error)
+        if error is None:
+            _log.info("alert.posted", outcome=outcome)
+        else:
+            _log.warning("alert.posted", outcome=outcome, error=error)
         return outcome
 
     def _send(self, entry: Entry) -> tuple[str, str | None]:

@@ -1,4 +1,4 @@
-"""Count what a worker process does, by listening to its own log events: a count and a line cannot disagree."""
+"""Metrics of a worker process, counted from its own log events, so that a count and a line cannot disagree."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -15,9 +15,9 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from langgraph_rq.shared.telemetry import logs
-from langgraph_rq.shared.telemetry.log_writing import Listener
+from langgraph_rq.shared.telemetry.log_output import Listener
 from langgraph_rq.shared.telemetry.metrics import WORKER, Bounded, build_gauge
-from langgraph_rq.worker.telemetry.counts import Counts
+from langgraph_rq.worker.telemetry.collector import MetricCollector
 from langgraph_rq.worker.telemetry.metrics_server import Answer
 
 Fields = Mapping[str, Any]
@@ -36,7 +36,7 @@ class WorkerMetrics:
     """The metrics of one process, in a registry of its own.
 
     Args:
-        in_flight: Answers how many tasks run now.
+        in_flight: Returns the number of running tasks.
     """
 
     def __init__(self, in_flight: Callable[[], int]) -> None:
@@ -44,12 +44,12 @@ class WorkerMetrics:
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
         bounds = {label: Bounded() for metric in WORKER for label in metric.labels}
-        self._counts: dict[str, Counts] = {}
+        self._counts: dict[str, MetricCollector] = {}
         for metric in WORKER:
             if metric.kind == "gauge":
                 build_gauge(metric, self.registry).set_function(in_flight)
             else:
-                self._counts[metric.name] = Counts(metric, bounds)
+                self._counts[metric.name] = MetricCollector(metric, bounds)
                 self.registry.register(self._counts[metric.name])
         for scope, unit in product(("global", "user", "task"), ("tokens", "cost", "hour_cost")):
             # An alert looks for the step from 0 to 1.

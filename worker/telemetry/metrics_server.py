@@ -1,6 +1,6 @@
 """A worker's tiny HTTP server: /metrics, and whatever else is put into its routes, answered by a thread of its own.
 
-It must answer while the event loop is stuck, which is when somebody wants to know; so it is no part of the loop. Each
+It must answer while the event loop is stuck, so it does not run in it. Each
 process has a port of its own, the first free one from the given port on.
 """
 

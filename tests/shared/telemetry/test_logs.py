@@ -169,7 +169,7 @@ def test_asyncios_complaints_do_not_quote_an_exception(lines):
 
 
 def test_joined_lines_come_soon_in_their_order_and_at_once_with_a_warning(lines):
-    with logs.joined():
+    with logs.batched():
         log.info("task.started")
         until_sync(lines.objects, 5)
         log.info("node.completed")
@@ -187,14 +187,14 @@ def test_joined_lines_come_soon_in_their_order_and_at_once_with_a_warning(lines)
 def test_each_line_is_written_at_once_at_level_debug(restored):
     out = Lines()
     logs.configure("debug", stream=out)
-    with logs.joined():
+    with logs.batched():
         log.info("task.started")
         assert [line["event"] for line in out.objects()] == ["task.started"]
 
 
 def test_programs_that_use_structlog_themselves_write_the_same_lines(lines):
     logs.bind(task_id="t1")
-    with logs.joined():
+    with logs.batched():
         log.info("task.started")
         structlog.get_logger().warning("lookup.done", address="ann@example.com")
         first, second = lines.objects()
@@ -207,7 +207,7 @@ def test_fork_repeats_no_line_that_was_held_and_writes_its_own_at_once(restored,
     path = tmp_path / "log"
     with path.open("w") as out:
         logs.configure(stream=out)
-        with logs.joined():
+        with logs.batched():
             log.info("task.started")
             child = os.fork()
             if child == 0:
@@ -227,7 +227,7 @@ class Unreadable:
 def test_value_that_cannot_be_read_costs_nothing_but_its_line(restored, kind):
     out = kind()
     logs.configure(stream=out)
-    with logs.joined():
+    with logs.batched():
         log.info("task.started", note=Unreadable())
         log.info("task.completed")
     first, second = out.getvalue().splitlines()
@@ -277,7 +277,7 @@ class Pieces(Lines):
 def test_joined_lines_are_written_whole_and_in_pieces_that_a_pipe_takes_at_once(restored):
     out = Pieces()
     logs.configure(stream=out)
-    with logs.joined():
+    with logs.batched():
         for number in range(100):
             log.info("task.started", number=number)
     assert [line["number"] for line in out.objects()] == list(range(100))
@@ -306,7 +306,7 @@ def test_listeners_hear_events_before_a_flush_ends_and_one_that_fails_keeps_no_l
     def hear(told) -> None:
         heard.append(told["no such field"])
 
-    with logs.joined(), logs.listening({"node.started": hear, "node.completed": heard.append}):
+    with logs.batched(), logs.listening({"node.started": hear, "node.completed": heard.append}):
         log.info("node.started")
         log.info("node.completed")
         logs.flush()
@@ -331,7 +331,7 @@ def events_in_source() -> set[str]:
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and _is_log_call(node):
                 found |= {one.value for one in ast.walk(node.args[0]) if isinstance(one, ast.Constant)}
-            if isinstance(node, ast.Assign) and any(getattr(t, "id", "") in {"_EVENTS", "event"} for t in node.targets):
+            if isinstance(node, ast.Assign) and any(getattr(t, "id", "") in {"_TRANSITIONS", "event"} for t in node.targets):
                 found |= {one.value for one in ast.walk(node.value) if isinstance(one, ast.Constant)}
     return {event for event in found if isinstance(event, str) and EVENT.fullmatch(event)}
 
@@ -341,7 +341,7 @@ def _is_log_call(node: ast.Call) -> bool:
     is_method = isinstance(node.func, ast.Attribute) and node.func.attr in methods
     if is_method and isinstance(node.func.value, ast.Name):
         return node.func.value.id == "_log" and bool(node.args)
-    return isinstance(node.func, ast.Name) and node.func.id == "tell" and bool(node.args)
+    return isinstance(node.func, ast.Name) and node.func.id == "log" and bool(node.args)
 
 
 def events_in_docs() -> set[str]:

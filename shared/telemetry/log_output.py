@@ -1,7 +1,7 @@
-"""Write log lines: a JSON object each, or readable on a terminal; masked, without content, at once or many at a time.
+"""Output of log events: a JSON object per line, or readable text on a terminal; written at once or in batches.
 
-Exceptions lose their message unless it is an operational one, and whatever looks like personal data or a secret is
-masked. A line cannot be forged: control characters are escaped.
+The message of an exception is left out unless it is an operational one, and personal data and secrets are masked. A
+line cannot be forged: control characters are escaped.
 """
 
 import json
@@ -27,33 +27,34 @@ from langgraph_rq.shared.errors import LanggraphRqError
 from langgraph_rq.shared.redaction import Redactor
 
 OURS = frozenset({"attempt", "level", "logger", "span_id", "task_id", "timestamp", "trace_id", "worker"})
-"""Ids and words that we made ourselves: not searched for what has to be masked."""
+"""Fields with ids and words of our own making, which need no masking."""
 
 _OPERATIONAL = (OSError, RedisError, LanggraphRqError)
-"""Their messages name hosts and limits; those of a graph's own exceptions may quote a prompt."""
+"""Exceptions whose messages name hosts and limits; the message of any other one may quote a prompt."""
 
 _FRAMES = 20
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_JOINED_S = 0.1
-_HELD = 1_000
+_BATCH_S = 0.1
+_LONGEST_BATCH = 1_000
 _ATOMIC = 4_096
-"""PIPE_BUF: what is not longer is written to a pipe whole, or not yet."""
+"""PIPE_BUF in bytes: the longest text that a pipe takes as a whole."""
 
-_Told = tuple[EventDict, float, bool]
-"""An event, when it was told (s since the epoch), and whether it becomes a line."""
+_Pending = tuple[EventDict, float, bool]
+"""An event, when it was emitted (s since the epoch), and whether it becomes a line."""
 
 Listener = Callable[[Mapping[str, Any]], None]
 
 
-class LineWriter:
-    """Turns events into lines of a stream. A stream itself for whoever brings lines, which then come in their turn.
+class LogWriter:
+    """Render events as lines and write them to a stream, in the order in which they were emitted.
 
-    A line that cannot be written is lost: nobody is left who could be told, and no task must fail for it.
+    It is itself the stream of the standard library's handler, whose lines keep their place in that order. A line that
+    cannot be written is dropped: a task must not fail because of its log.
 
     Args:
-        stream: Where lines go.
-        redactor: What masks.
-        listeners: Who else hears of events, by their name, before they become lines.
+        stream: Receives the lines.
+        redactor: Masks personal data and secrets.
+        listeners: By event name; called with the event just before it is rendered.
     """
 
     def __init__(self, stream: TextIO, redactor: Redactor, listeners: Mapping[str, Sequence[Listener]]) -> None:
@@ -61,37 +62,37 @@ class LineWriter:
         self._listeners = listeners
         write = _one_line(structlog.dev.ConsoleRenderer()) if stream.isatty() else _write_json
         self.first: list[Processor] = [_stamp, _without_content]
-        """What must be done to an event at once."""
+        """Processors that must run when the event is emitted."""
         self.last: list[Processor] = [_Masked(redactor), write]
-        """What makes a line of it."""
-        self.begin_again()
+        """Processors that render it, possibly later."""
+        self.reset_after_fork()
 
-    def begin_again(self) -> None:
-        """Forget what is held, in a process that was forked from the one that holds it; write at once."""
-        self._held: deque[_Told] = deque()
-        self._writing = RLock()  # a value that is written may tell something itself
-        self._is_joining = False
+    def reset_after_fork(self) -> None:
+        """Drop pending events, which belong to the parent process, and write each further one at once."""
+        self._pending: deque[_Pending] = deque()
+        self._writing = RLock()  # rendering a value may log something itself
+        self._is_batching = False
 
-    def tell(self, event: EventDict, *, is_line: bool, is_urgent: bool) -> None:
-        """Write an event, or only let listeners have it: soon, or at once if urgent, with what was told before."""
+    def emit(self, event: EventDict, *, is_line: bool, is_urgent: bool) -> None:
+        """Add an event, for the listeners only unless `is_line`. If urgent, write it and all before it at once."""
         if "exc_info" in event:
             _without_content(None, "", event)
-        self._held.append((event, time.time(), is_line))
-        if is_urgent or not self._is_joining or len(self._held) >= _HELD:
+        self._pending.append((event, time.time(), is_line))
+        if is_urgent or not self._is_batching or len(self._pending) >= _LONGEST_BATCH:
             self.write("")
 
     def write(self, text: str) -> None:
-        """Write what is held, then `text`."""
+        """Write the pending events, then `text`."""
         with self._writing:
             lines: list[str] = []
             try:
-                for _ in range(len(self._held)):
-                    lines.append(self._hand_out(*self._held.popleft()))  # noqa: PERF401 - those before one that fails
+                for _ in range(len(self._pending)):
+                    lines.append(self._render(*self._pending.popleft()))  # noqa: PERF401 - those before one that fails
             finally:
                 self._put([*lines, text])
 
     def _put(self, lines: Iterable[str]) -> None:
-        """Write a few lines at a time: longer texts of processes that share a pipe may be mixed."""
+        """Write groups of lines that a pipe takes as a whole, so that processes sharing it do not mix their lines."""
         group = ""
         for line in lines:
             if group and len(group) + len(line) > _ATOMIC:
@@ -102,47 +103,47 @@ class LineWriter:
             self._put_group(group)
 
     def _put_group(self, group: str) -> None:
-        with suppress(Exception):  # whatever the stream says
+        with suppress(Exception):  # of any kind: see the class
             self._stream.write(group)
             self._stream.flush()
 
     def flush(self) -> None:
-        """Hand out what is held."""
+        """Write the pending events."""
         self.write("")
 
     @contextmanager
-    def joined(self) -> Iterator[None]:
-        """Let a thread write lines many at a time while the block runs."""
+    def batched(self) -> Iterator[None]:
+        """Write lines in batches, in a thread, while the block runs."""
         ending = Event()
 
         def write() -> None:
-            while not ending.wait(_JOINED_S):
-                with suppress(Exception):  # whatever it is, the thread must live
+            while not ending.wait(_BATCH_S):
+                with suppress(Exception):  # the thread must survive any of them
                     self.flush()
 
         thread = Thread(target=write, name="log lines", daemon=True)
-        self._is_joining = True
+        self._is_batching = True
         thread.start()
         try:
             yield
         finally:
-            self._is_joining = False
+            self._is_batching = False
             ending.set()
             thread.join()
             self.flush()
 
-    def _hand_out(self, event: EventDict, at_s: float, is_line: bool) -> str:
+    def _render(self, event: EventDict, at_s: float, is_line: bool) -> str:
         try:
             event["timestamp"] = datetime.fromtimestamp(at_s, UTC)
             for listener in self._listeners.get(event["event"], ()):
                 listener(event)
             return self._line_of(event) if is_line else ""
-        except Exception as error:  # of a value's own str(): neither whoever told it nor other lines can help it
+        except Exception as error:  # of a value's own str(): neither the caller nor other lines must suffer
             kept = {name: event[name] for name in OURS & event.keys()}
             try:
                 return self._line_of({**kept, "event": event["event"], "broken": type(error).__name__})
-            except Exception:  # the stack is too deep here; it is not where others write
-                self._held.appendleft((event, at_s, is_line))
+            except Exception:  # the stack is too deep here, but not for the next caller
+                self._pending.appendleft((event, at_s, is_line))
                 raise
 
     def _line_of(self, event: EventDict) -> str:
@@ -152,32 +153,32 @@ class LineWriter:
         return f"{line}\n"
 
 
-class LineHandler(logging.StreamHandler[LineWriter]):
-    """The standard library's way to a writer, without a lock of its own.
+class StdlibHandler(logging.StreamHandler[LogWriter]):
+    """Handler of the standard library's loggers, without the lock that handlers usually have.
 
-    Who waits for the writer's lock with another one in hand would wait for ever if the one who writes, or a finalizer
-    that runs meanwhile, wants that other one to log something.
+    A second lock could deadlock: one thread would hold the handler's lock and wait for the writer's, while the thread
+    that writes, or a finalizer running in it, logs something and waits for the handler's.
     """
 
     def createLock(self) -> None:  # noqa: N802 - logging's name
-        """Have none."""
+        """Create no lock."""
         self.lock = None
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Write a record that passes the filters."""
+        """Emit a record that passes the filters."""
         passed = self.filter(record)
         if passed:
             self.emit(record)
         return bool(passed)
 
     def flush(self) -> None:
-        """Do nothing: what is written is flushed."""
+        """Do nothing: the writer flushes after each write."""
 
 
-class PlainLogger:
-    """structlog's way to a writer, without a lock of its own."""
+class StructlogLogger:
+    """Logger that structlog writes to; without a lock, as `StdlibHandler`."""
 
-    def __init__(self, writer: LineWriter) -> None:
+    def __init__(self, writer: LogWriter) -> None:
         self._writer = writer
 
     def msg(self, message: str) -> None:
@@ -195,7 +196,7 @@ def _listed(value: Any) -> Any:
 
 
 class _Masked:
-    """Masks strings wherever they stand, except in fields that are ours; leaves out what is None."""
+    """Processor that masks strings at any depth, except in fields of `OURS`, and drops fields that are None."""
 
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
@@ -218,7 +219,7 @@ class _Masked:
 
 
 def _without_content(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Replace an exception by its type and where it came from."""
+    """Replace an exception by its type and its frames."""
     info = event.pop("exc_info", None)
     error = info[1] if isinstance(info, tuple) else sys.exc_info()[1] if info is True else info
     if isinstance(error, BaseException):

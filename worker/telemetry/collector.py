@@ -1,7 +1,6 @@
-"""Count in plain numbers what a process does many times a task, for Prometheus to read.
+"""Counters and histograms in plain numbers, exposed to Prometheus by a custom collector at each scrape.
 
-prometheus_client's own counters and histograms take 1.5 microseconds an observation, sixteen of them for a small task;
-these 0.4. So it is given what it calls a custom collector, which is asked at each scrape.
+An observation takes 0.4 microseconds, against 1.5 with prometheus_client's own classes; a small task makes sixteen.
 """
 
 from bisect import bisect_left
@@ -17,37 +16,37 @@ from prometheus_client.utils import floatToGoString
 from langgraph_rq.shared.telemetry.metrics import Bounded, Metric
 
 
-class Counts(Collector):
-    """The values of one counter or histogram; safe to share between threads.
+class MetricCollector(Collector):
+    """The values of one counter or histogram. Thread-safe.
 
     Args:
-        metric: Which.
-        bounds: Of each of its labels.
+        metric: Its name, kind, labels and buckets.
+        bounds: Limits the values of each label.
     """
 
     def __init__(self, metric: Metric, bounds: Mapping[str, Bounded]) -> None:
         self._metric = metric
         self._bounds = [bounds[label] for label in metric.labels]
-        self._lock = RLock()  # a finalizer that runs while it is held may log what is counted here
+        self._lock = RLock()  # a finalizer may run meanwhile and log an event that is counted here
         self._cells: dict[tuple[object, ...], list[float]] = {}
-        """Labels -> the value; of a histogram how often each bucket was hit, +Inf the last, and their sum."""
+        """Labels -> the value; for a histogram the hits of each bucket, +Inf last, and the sum of all values."""
         if not metric.labels:
-            self._cell(())  # 0 is worth knowing
+            self._cell(())  # exposed from the start: rates need the step from 0
 
     def add(self, labels: tuple[object, ...] = (), n: float = 1) -> None:
-        """Count `n` more."""
+        """Add `n` to a counter."""
         with self._lock:
             self._cell(labels)[0] += n
 
     def observe(self, value: float, labels: tuple[object, ...] = ()) -> None:
-        """Put a value into its bucket, the first that is not smaller."""
+        """Add a value to a histogram, in the first bucket that is not smaller."""
         with self._lock:
             cell = self._cell(labels)
             cell[bisect_left(self._metric.buckets, value)] += 1
             cell[-1] += value
 
     def collect(self) -> Iterable[Family]:
-        """Answer a scrape."""
+        """Return the metric for one scrape."""
         name, about, labels = self._metric.name, self._metric.about, self._metric.labels
         with self._lock:
             cells = [([str(value) for value in values], list(cell)) for values, cell in self._cells.copy().items()]

@@ -1,4 +1,4 @@
-"""What a worker process shows of itself while it runs: log lines, metrics on a port, spans, alerts to people."""
+"""Start and stop the telemetry of a worker process: log batches, metrics port, span export, alert delivery."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,17 +16,17 @@ from langgraph_rq.worker.telemetry.webhook import Webhook
 
 @contextmanager
 def telemetry(worker: GraphWorker, redis_url: str) -> Iterator[MetricsServer | None]:
-    """Show it while the block runs, and send what is left at its end.
+    """Export telemetry while the block runs, and the rest of it at the end.
 
     Yields:
-        The server, for further routes; None without a port.
+        The metrics server, to add routes to; None without a port.
 
     Raises:
         SettingsError: the port is taken, the webhook's address is not allowed, or a setting of the export is wrong.
     """
     settings = load(TelemetrySettings)
     with ExitStack() as stack:
-        stack.enter_context(logs.joined())
+        stack.enter_context(logs.batched())
         if tracing.is_asked_for():
             if not otlp.is_installed():
                 raise SettingsError(

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 
 from langgraph_rq.shared.telemetry.metrics import LONGEST, Bounded, Metric
-from langgraph_rq.worker.telemetry.counts import Counts
+from langgraph_rq.worker.telemetry.collector import MetricCollector
 
 SECONDS = Metric("agent_node_seconds", "histogram", "Run time", ("graph", "node"), (0.1, 0.5, 2))
 WAITS = Metric("agent_queue_wait_seconds", "histogram", "Wait", (), (0.1, 0.5))
@@ -16,15 +16,15 @@ labels = st.tuples(st.sampled_from(["a", 'b"\\\n', "ä"]), st.sampled_from(["x",
 seconds = st.sampled_from([0.0, 0.1, 0.25, 0.5, 2.0, 7.0])
 
 
-def page(*counts: Counts) -> str:
+def page(*counts: MetricCollector) -> str:
     registry = CollectorRegistry()
     for one in counts:
         registry.register(one)
     return generate_latest(registry).decode()
 
 
-def make(metric: Metric) -> Counts:
-    return Counts(metric, {label: Bounded() for label in metric.labels})
+def make(metric: Metric) -> MetricCollector:
+    return MetricCollector(metric, {label: Bounded() for label in metric.labels})
 
 
 @given(st.lists(st.tuples(labels, seconds)), st.lists(st.tuples(labels, st.integers(0, 5))))
