@@ -80,7 +80,7 @@ class ReplicasMissingError(RedisConnectionError):
 
 
 async def run(redis: AsyncRedis | KeptConnection, call: Call[T]) -> T:
-    """Run `call` in one round trip; a server that forgot the script is taught it again."""
+    """Run `call` in one round trip, or two when the server has to load the script first."""
     (reply,) = await _run_all(redis, [call])
     if isinstance(reply, Exception):
         raise reply
@@ -114,7 +114,7 @@ async def _run_all(
     replies = _replicated(await _exchange(redis, _commands(calls, replicas)), replicas)
     missed = _missed(replies)
     if missed:
-        # In one round trip, lest the server forgets them again in between.
+        # In one round trip, so that no SCRIPT FLUSH comes in between.
         loads: list[Command] = [("SCRIPT", "LOAD", source) for source in {calls[i].script.source for i in missed}]
         again = _commands([calls[i] for i in missed], replicas)
         _fill(replies, missed, _replicated((await _exchange(redis, loads + again))[len(loads) :], replicas))
@@ -186,7 +186,7 @@ def _decode(calls: Sequence[Call[Any]], replies: Sequence[Any]) -> list[Any]:
 
 
 def _decode_one(call: Call[T], reply: Any) -> T | Exception:
-    """Keep the error: the other calls were asked for by others, and have run."""
+    """Return the error instead of raising it: the other calls have run, and have callers of their own."""
     try:
         return call.decode(reply)
     except Exception as error:

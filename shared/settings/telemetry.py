@@ -9,7 +9,7 @@ from langgraph_rq.shared.settings.environment import Settings
 
 
 class TelemetrySettings(Settings):
-    """What a worker tells, to whom. Traces are switched on by OpenTelemetry's own OTEL_EXPORTER_OTLP_ENDPOINT."""
+    """Metrics, audit log and alerts. Traces are enabled by OpenTelemetry's own OTEL_EXPORTER_OTLP_ENDPOINT."""
 
     metrics_port: int | None = Field(
         None, ge=1, le=65_535, description="a worker's port for metrics and probes; more processes take the next ports"
