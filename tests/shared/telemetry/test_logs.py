@@ -331,7 +331,8 @@ def events_in_source() -> set[str]:
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and _is_log_call(node):
                 found |= {one.value for one in ast.walk(node.args[0]) if isinstance(one, ast.Constant)}
-            if isinstance(node, ast.Assign) and any(getattr(t, "id", "") in {"_TRANSITIONS", "event"} for t in node.targets):
+            names = {getattr(target, "id", "") for target in node.targets} if isinstance(node, ast.Assign) else set()
+            if isinstance(node, ast.Assign) and names & {"_TRANSITIONS", "event"}:
                 found |= {one.value for one in ast.walk(node.value) if isinstance(one, ast.Constant)}
     return {event for event in found if isinstance(event, str) and EVENT.fullmatch(event)}
 
