@@ -29,6 +29,9 @@ FUNCTION = "langgraph_rq.run_task"
 FUNCTIONS = (FUNCTION, "worker.run_task")
 """The names that are accepted from other producers."""
 
+EMPTIED_JOB = f'["{FUNCTION}",null,[],{{}}]'.encode()
+"""The job data of a task that succeeded: its input is not needed any more."""
+
 DEFAULT_GRAPH = "assistant"
 DEFAULT_TENANT = "default"
 

@@ -11,7 +11,7 @@ from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits
 from langgraph_rq.shared.budget.pricing import Pricing
 from langgraph_rq.shared.budget.token_budget import BudgetLimits
 from langgraph_rq.shared.connections.clients import open_async
-from langgraph_rq.shared.queue.task_queue import QueueTimes
+from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.tasks import Priority, TaskLimits
 from langgraph_rq.worker.fleet.graph_worker import GraphWorker
 from langgraph_rq.worker.fleet.isolation import Isolation

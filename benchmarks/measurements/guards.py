@@ -23,7 +23,7 @@ from langgraph_rq.shared.budget.pricing import Pricing
 from langgraph_rq.shared.budget.token_budget import BudgetLimits
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.clients import open_async
-from langgraph_rq.shared.queue.task_queue import task_hash
+from langgraph_rq.shared.queue.keys import task_hash
 from langgraph_rq.shared.telemetry.logs import configure
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 from langgraph_rq.worker.guards.guarded_model import guarded_chat_model

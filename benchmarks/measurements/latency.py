@@ -9,7 +9,7 @@ from redis import Redis
 from benchmarks.measured import Cell, Goal, Measured, Measurement, percentile
 from benchmarks.rig import Rig, client
 from benchmarks.systems.contenders import Worker, work, worker
-from langgraph_rq.shared.queue.task_queue import events_key
+from langgraph_rq.shared.queue.keys import events_key
 
 _PAUSE_S = 0.01
 """Between two tasks, so that the worker blocks again before the next one."""

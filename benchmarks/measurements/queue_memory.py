@@ -6,7 +6,7 @@ from benchmarks.measured import Cell, Goal, Measured, Measurement
 from benchmarks.rig import Rig, client
 from benchmarks.systems.contenders import work
 from langgraph_rq.producer.client.client import Client
-from langgraph_rq.shared.queue.task_queue import job_hash, task_hash
+from langgraph_rq.shared.queue.keys import job_hash, task_hash
 
 _BATCH = 1_000
 _MILLION = 1_000_000

@@ -16,7 +16,7 @@ from redis import Redis
 from benchmarks.rig import LANGGRAPH_JSON, BenchmarkError, Rig, client
 from langgraph_rq.producer.client.client import Client
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
-from langgraph_rq.shared.queue.task_queue import result_key
+from langgraph_rq.shared.queue.keys import result_key
 from langgraph_rq.shared.settings import QueueSettings
 
 CONCURRENCY = 100

@@ -36,7 +36,8 @@ from langgraph_rq.shared.errors import (
 )
 from langgraph_rq.shared.queue import ending
 from langgraph_rq.shared.queue.events import BEGINNING, FORGOTTEN_END, Event, EventType, order, read_event
-from langgraph_rq.shared.queue.task_queue import cancel_call, events_key, job_hash, result_key, submit_call, task_hash
+from langgraph_rq.shared.queue.keys import events_key, job_hash, result_key, task_hash
+from langgraph_rq.shared.queue.verbs import cancel_call, submit_call
 from langgraph_rq.shared.settings import QueueSettings, RedisSettings, TaskSettings, load, mask_url
 from langgraph_rq.shared.tasks import DEFAULT_TENANT, State, Task, TaskResult, task_key
 from langgraph_rq.shared.telemetry.audit import Action

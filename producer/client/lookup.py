@@ -8,7 +8,8 @@ from redis.asyncio.client import Pipeline as AsyncPipeline
 from redis.client import Pipeline
 
 from langgraph_rq.shared.errors import QueueFullError, TaskConflictError, UnknownGraphError
-from langgraph_rq.shared.queue.task_queue import Submission, Submitted, events_key, job_hash, result_key, task_hash
+from langgraph_rq.shared.queue.answers import Submission, Submitted
+from langgraph_rq.shared.queue.keys import events_key, job_hash, result_key, task_hash
 from langgraph_rq.shared.tasks import State, Task
 from langgraph_rq.shared.telemetry.logs import get_logger
 

@@ -7,7 +7,7 @@ from langgraph_rq.producer.doctor.finding import Check, Finding, failed, passed,
 from langgraph_rq.producer.doctor.system import System
 from langgraph_rq.shared.breaker.circuit_breaker import INDEX_KEY, State, read_call
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.queue.task_queue import WORKERS
+from langgraph_rq.shared.queue.keys import WORKERS
 from langgraph_rq.shared.settings import AssistantSettings, BreakerSettings, CallSettings, load
 
 _TELL_GATEWAY = "give --gateway URL, so that it is asked"

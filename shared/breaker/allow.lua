@@ -1,23 +1,21 @@
 #!lua flags=allow-oom
 -- Ask whether a call may start. Writes nothing while the breaker is closed or refuses.
 --
+-- Uses shared/connections/clock: clock
+--
 -- KEYS[1] agent:breaker:<name>          hash    the breaker
 -- KEYS[2] agent:breaker_probes:<name>   zset    token of a probe in flight -> end of its lease (ms)
 -- ARGV[1] token of the call
 -- ARGV[2] probes in flight at most while half-open
 -- ARGV[3] lease of a probe (ms)
--- ARGV[4] longest wait that is answered while half-open (ms)
+-- ARGV[4] longest wait that a refusal while half-open asks for (ms)
 -- ARGV[5] keep both keys after their last use (ms)
 -- ARGV[6] now (ms) in tests, else empty
 -- Returns {verdict, generation, wait (ms), state before, state after, why it opened or empty}
---   verdict: allow | probe | reject; state: closed | open | half_open; why: as in circuit_breaker_report.lua
+--   verdict: allow | probe | reject; state: closed | open | half_open; why: as in report.lua
 local key, probes_key = KEYS[1], KEYS[2]
 local token, max_probes, lease_ms, ask_again_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local keep_ms, now_ms = tonumber(ARGV[5]), tonumber(ARGV[6])
-if not now_ms then
-  local time = redis.call('TIME')
-  now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-end
+local keep_ms, now_ms = tonumber(ARGV[5]), clock(ARGV[6])
 
 local state, generation, why, open_ends_at, cooldown_ends_at =
   unpack(redis.call('HMGET', key, 'state', 'generation', 'why', 'open_ends_at', 'cooldown_ends_at'))
@@ -37,11 +35,11 @@ if state == 'open' then
   redis.call('HSET', key, 'state', state, 'generation', generation, 'changed_at', now_ms, 'open_ends_at', 0)
 end
 redis.call('ZREMRANGEBYSCORE', probes_key, '-inf', now_ms)
--- A probe that asks again has lost the answer: it has its slot already.
+-- A probe that asks again lost the reply: it has its slot already.
 if not redis.call('ZSCORE', probes_key, token) then
   if redis.call('ZCARD', probes_key) >= max_probes then
     local first = redis.call('ZRANGE', probes_key, 0, 0, 'WITHSCORES')
-    -- The lease says when the slot is free at the latest; most probes answer long before.
+    -- The slot is free when the lease ends at the latest; most probes report long before.
     return {'reject', generation, math.min(first[2] - now_ms, ask_again_ms), before, state, why}
   end
   redis.call('ZADD', probes_key, now_ms + lease_ms, token)

@@ -1,5 +1,8 @@
 #!lua flags=no-writes
--- Read a breaker without changing it, as the command line shows it.
+-- Read a breaker without changing it.
+--
+-- Uses shared/connections/clock: clock
+-- Uses shared/breaker/window: bucket_at, window_of
 --
 -- KEYS[1] agent:breaker:<name>          hash    the breaker
 -- KEYS[2] agent:breaker_probes:<name>   zset    token of a probe in flight -> end of its lease (ms)
@@ -8,26 +11,14 @@
 -- Returns nil for an unknown breaker, else {state, why, generation, changed at, open ends at, cooldown ends at,
 --   consecutive failures, calls in the window, failed of them, probes in flight}; instants in ms, 0 or nil for none
 local key, probes_key = KEYS[1], KEYS[2]
-local window_ms, now_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
-if not now_ms then
-  local time = redis.call('TIME')
-  now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-end
-local BUCKETS = 10
+local window_ms, now_ms = tonumber(ARGV[1]), clock(ARGV[2])
 
 if redis.call('EXISTS', key) == 0 then
   return false
 end
 local calls, failed = 0, 0
 if window_ms > 0 then
-  local last = math.floor(now_ms * BUCKETS / window_ms)
-  for i = 0, BUCKETS - 1 do
-    local slot = redis.call('HGET', key, 'slot:' .. i) or ''
-    local bucket, more_calls, more_failed = slot:match('^(%d+) (%d+) (%d+)$')
-    if bucket and tonumber(bucket) > last - BUCKETS then
-      calls, failed = calls + more_calls, failed + more_failed
-    end
-  end
+  calls, failed = window_of(key, bucket_at(now_ms, window_ms))
 end
 local reply = redis.call('HMGET', key, 'state', 'why', 'generation', 'changed_at', 'open_ends_at', 'cooldown_ends_at',
   'failures')

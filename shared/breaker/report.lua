@@ -1,6 +1,9 @@
 #!lua flags=allow-oom
 -- Report how an admitted call ended, and make the transition that follows from it.
 --
+-- Uses shared/connections/clock: clock
+-- Uses shared/breaker/window: bucket_at, counted, slot, window_of
+--
 -- KEYS[1]  agent:breaker:<name>          hash    the breaker
 -- KEYS[2]  agent:breaker_probes:<name>   zset    token of a probe in flight -> end of its lease (ms)
 -- KEYS[3]  agent:breakers                zset    name -> when it may be forgotten (ms)
@@ -27,12 +30,7 @@ local name, token, admitted_under, outcome, pause_ms = ARGV[1], ARGV[2], tonumbe
 local failure_threshold, window_ms, min_calls = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local failure_rate, open_ms, max_open_ms = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 local jitter, successes_to_close, max_cooldown_ms = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14])
-local keep_ms, now_ms = tonumber(ARGV[15]), tonumber(ARGV[16])
-if not now_ms then
-  local time = redis.call('TIME')
-  now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-end
-local BUCKETS = 10
+local keep_ms, now_ms = tonumber(ARGV[15]), clock(ARGV[16])
 
 local state, why, generation, openings, open_ends_at, cooldown_ends_at, forget_at = unpack(redis.call('HMGET', key,
   'state', 'why', 'generation', 'openings', 'open_ends_at', 'cooldown_ends_at', 'forget_at'))
@@ -51,41 +49,19 @@ end
 
 local function open(reason)
   local base_ms = math.min(open_ms * 2 ^ openings, max_open_ms)
-  -- Redis seeds math.random alike for every script call: the name and the generation are what differs.
+  -- Redis seeds math.random alike for every script call, so the jitter comes from the name and the generation.
   local random = tonumber(redis.sha1hex(name .. ':' .. generation):sub(1, 8), 16) / 0xffffffff
   become('open', reason, openings + 1, now_ms + math.floor(base_ms * (1 + jitter * (2 * random - 1))))
 end
 
--- The window is a ring of ten slots, each "bucket calls failed"; a slot of another bucket is out of the window.
-local function slot(bucket)
-  return 'slot:' .. bucket % BUCKETS
-end
-
-local function counted(bucket)
-  local at, calls, failed = (redis.call('HGET', key, slot(bucket)) or ''):match('^(%d+) (%d+) (%d+)$')
-  if tonumber(at) ~= bucket then
-    return 0, 0
-  end
-  return tonumber(calls), tonumber(failed)
-end
-
 local function count(bucket)
-  local calls, failed = counted(bucket)
+  local calls, failed = counted(key, bucket)
   failed = failed + (outcome == 'fail' and 1 or 0)
   redis.call('HSET', key, slot(bucket), string.format('%.0f %d %d', bucket, calls + 1, failed))
 end
 
-local function window_of(last)
-  local calls, failed = 0, 0
-  for bucket = last - BUCKETS + 1, last do
-    local more_calls, more_failed = counted(bucket)
-    calls, failed = calls + more_calls, failed + more_failed
-  end
-  return calls, failed
-end
-
 local function vote()
-  local bucket = window_ms > 0 and math.floor(now_ms * BUCKETS / window_ms)
+  local bucket = window_ms > 0 and bucket_at(now_ms, window_ms)
   if bucket then
     count(bucket)
   end
@@ -96,7 +72,7 @@ local function vote()
   local failures = redis.call('HINCRBY', key, 'failures', 1)
   local calls, failed = 1, 1
   if bucket then
-    calls, failed = window_of(bucket)
+    calls, failed = window_of(key, bucket)
   end
   if failed / calls < failure_rate then
     return
@@ -125,7 +101,7 @@ local function vote_of_probe()
   end
 end
 
--- A pause that was asked for is no vote: it holds whatever has become of the breaker since.
+-- A pause is no vote: it holds in every state and generation.
 local pause_ends_at = now_ms + math.min(pause_ms, max_cooldown_ms)
 if outcome == 'rate_limited' and pause_ends_at > cooldown_ends_at then
   cooldown_ends_at = pause_ends_at
@@ -141,7 +117,7 @@ if admitted_under == generation then
   end
 end
 
--- Forgetting is coarse: put off once a minute, and after a transition, which begins with a new hash.
+-- The TTL is extended once a minute, and after a transition, which begins with a new hash.
 local new_forget_at = math.max(now_ms, open_ends_at, cooldown_ends_at) + keep_ms
 if new_forget_at - forget_at >= 60000 then
   local ttl_ms = new_forget_at - now_ms

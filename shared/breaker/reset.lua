@@ -1,17 +1,15 @@
 #!lua flags=allow-oom
 -- Close a breaker by hand and forget what it counted; the generation stays, so that calls in flight have no vote.
 --
+-- Uses shared/connections/clock: clock
+--
 -- KEYS[1] agent:breaker:<name>          hash    the breaker
 -- KEYS[2] agent:breaker_probes:<name>   zset    token of a probe in flight -> end of its lease (ms)
 -- ARGV[1] keep the breaker after its last use (ms)
 -- ARGV[2] now (ms) in tests, else empty
 -- Returns {state before, state after, generation, why (empty), rest of the open time (0)}
 local key, probes_key = KEYS[1], KEYS[2]
-local keep_ms, now_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
-if not now_ms then
-  local time = redis.call('TIME')
-  now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-end
+local keep_ms, now_ms = tonumber(ARGV[1]), clock(ARGV[2])
 
 local before, generation = unpack(redis.call('HMGET', key, 'state', 'generation'))
 if redis.call('EXISTS', key) == 0 then

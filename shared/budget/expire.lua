@@ -1,5 +1,7 @@
+#!lua flags=allow-oom
 -- Charge reservations that are past their time in full: the provider may have billed their calls.
--- Runs behind token_budget_book.lua.
+--
+-- Uses shared/budget/prelude: book, count, read_record
 --
 -- KEYS[1]  zset of live reservations: id -> end in ms
 -- KEYS[2]  stream of alerts: scope, subject, unit, percent, used, limit, day

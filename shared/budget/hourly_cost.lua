@@ -1,5 +1,7 @@
 -- Add up what the fleet spends per hour, from the day's total, and tell once when an hour is far above the usual.
 --
+-- Uses shared/connections/clock: clock
+--
 -- KEYS[1] agent:budget:hours   hash    hour since 1970 -> nano-dollars; last_day, last_used: what was looked at last;
 --                                      first: the first hour that was looked at; alerted: the last hour told about
 -- KEYS[2] agent:budget:alerts  stream  scope, subject, unit, percent, used, limit, day
@@ -9,10 +11,10 @@
 -- ARGV[4] now (ms) in tests, else empty
 -- Returns {nano-dollars of this hour, mean of the seven days before, 1 if this call raised the alert else 0, day number}
 local hours_key, alerts_key = KEYS[1], KEYS[2]
-local utc_offset_s, times, history, now_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local utc_offset_s, times, history, now_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), clock(ARGV[4])
 local WEEK, DAY_MS = 168, 86400000
 
-local now_s = now_ms and now_ms / 1000 or redis.call('TIME')[1]
+local now_s = now_ms / 1000
 local hour, day = math.floor(now_s / 3600), math.floor((now_s + utc_offset_s) / 86400)
 
 local function used_on(number)

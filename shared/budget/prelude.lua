@@ -1,7 +1,5 @@
-#!lua flags=allow-oom
 -- Prelude of the settle and expire scripts: the one place where what is held becomes used.
--- allow-oom, because a call that was made must be booked even with memory full; it grows Redis by little.
--- Returns nothing: it defines the functions below for the script that it is put before.
+-- Both are allow-oom: a call that was made must be booked even with memory full; it grows Redis by little.
 --
 -- Numbers go to redis.call as they are: Redis writes whole ones exactly. In strings it takes %.0f, as %d and tostring
 -- spoil the digits of large doubles.

@@ -1,5 +1,7 @@
+#!lua flags=allow-oom
 -- Replace what a reservation holds, or was charged when it expired, by what the call really used.
--- Runs behind token_budget_book.lua.
+--
+-- Uses shared/budget/prelude: book, count, read_record
 --
 -- KEYS[1]  zset of live reservations: id -> end in ms
 -- KEYS[2]  record of this reservation: "state day tokens cost user task model"

@@ -49,7 +49,7 @@ from langgraph_rq.shared.budget.answers import (
 )
 from langgraph_rq.shared.budget.limits import Amount, BudgetLimits, Payer, check_amount
 from langgraph_rq.shared.budget.usage import Meter, ModelUsage, Usage, usage_call
-from langgraph_rq.shared.connections.scripts import Call, Script, load_script, make_script, run
+from langgraph_rq.shared.connections.scripts import Call, load_script, run
 
 __all__ = [
     "Alert",
@@ -77,16 +77,8 @@ ALERTS = "agent:budget:alerts"
 MAX_TTL_MS = 24 * 3600 * 1000
 """The longest life of a reservation; far below the 7 days after which Redis forgets its scopes."""
 
-_BOOK = load_script("shared/budget/prelude").source
-
-
-def _booking_script(verb: str) -> Script:
-    name = f"shared/budget/{verb}"
-    return make_script(name, f"{_BOOK}\n{load_script(name).source}")
-
-
 RESERVE = load_script("shared/budget/reserve")
-SETTLE, EXPIRE = _booking_script("settle"), _booking_script("expire")
+SETTLE, EXPIRE = load_script("shared/budget/settle"), load_script("shared/budget/expire")
 
 
 def reserve_call(

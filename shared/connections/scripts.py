@@ -4,6 +4,7 @@ A verb of the queue, the breaker or the budget is a pure function that returns a
 and arguments, and how to read its reply. The logic exists once; only the awaiting differs.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +21,8 @@ from langgraph_rq.shared.connections.kept_connection import Argument, Command, K
 
 T = TypeVar("T")
 
+_INCLUDE = re.compile(r"^-- (Uses|Calls) ([\w/]+)", re.MULTILINE)
+
 
 @dataclass(frozen=True, slots=True)
 class Script:
@@ -34,8 +37,34 @@ class Script:
 
 @cache
 def load_script(name: str) -> Script:
-    """Read a script of the installed package by its path without the suffix, such as `shared/breaker/allow`."""
-    return make_script(name, files("langgraph_rq").joinpath(f"{name}.lua").read_text(encoding="utf-8"))
+    """Read a script of the installed package by its path without the suffix, such as `shared/breaker/allow`.
+
+    Two kinds of lines in its header name other files, which are put before it:
+        -- Uses shared/connections/clock: clock   the functions of a file that is no script
+        -- Calls shared/breaker/read              another script, as a function `read(KEYS, ARGV)`
+    Flags count in the first line of the script itself only.
+    """
+    flags, body = _read(name)
+    return make_script(name, flags + _included(body) + body)
+
+
+def _read(name: str) -> tuple[str, str]:
+    """Return the line of flags, if there is one, and the rest of a file."""
+    source = files("langgraph_rq").joinpath(f"{name}.lua").read_text(encoding="utf-8")
+    flags, end_of_line, body = source.partition("\n")
+    return (flags + end_of_line, body) if flags.startswith("#!") else ("", source)
+
+
+def _included(body: str) -> str:
+    """Return the sources that the header of `body` names, each behind what it names itself."""
+    included = ""
+    for kind, name in _INCLUDE.findall(body):
+        _, other = _read(name)
+        other = _included(other) + other
+        if kind == "Calls":
+            other = f"local function {name.rpartition('/')[2]}(KEYS, ARGV)\n{other}end\n"
+        included += f"{other}\n"
+    return included
 
 
 def make_script(name: str, source: str) -> Script:

@@ -1,1 +1,1 @@
-"""The queue: who owns which task, decided in one Lua script per verb. Begin with task_queue.py."""
+"""The queue: who owns which task, decided in one Lua script per verb. Begin with verbs.py."""

@@ -1,5 +1,9 @@
 #!lua flags=allow-oom
--- End a task that nobody runs, with the result given; tell the worker of one that runs to stop.
+-- End a task that no worker runs, with the result given; ask the worker of a running one to stop.
+--
+-- Uses shared/connections/clock: clock
+-- Uses shared/queue/turns: leave_thread
+-- Uses shared/queue/events: record_end
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
 -- KEYS[2] agent:result:<id>    string  the result document
@@ -29,7 +33,7 @@ if not before then
   return ''
 end
 if before == 'running' and state == 'cancelled' then
-  -- The flag is what counts: admission of every model call and every renewal read it. The message is only faster.
+  -- The flag decides: admission of every model call and every renewal read it. The message is only faster.
   redis.call('HSET', task_key, 'cancel', 1)
   redis.call('PUBLISH', 'agent:commands:' .. owner, '{"command":"stop-job","job_id":"' .. id .. '"}')
 end
@@ -37,7 +41,7 @@ if before ~= 'pending' then
   return before
 end
 
--- An id that stays behind in a list is passed over by whoever pops it.
+-- Its id may stay behind in a list: the script that pops it skips it.
 redis.call('HSET', task_key, 'state', state, 'place', 'done')
 redis.call('PEXPIRE', task_key, window_ms)
 redis.call('SET', result_key, result, 'PX', result_ms)
@@ -45,8 +49,7 @@ redis.call('ZREM', open_key, id)
 if place == 'delayed' then
   redis.call('ZREM', delayed_key, id)
 end
-redis.call('XADD', events_key, '*', 'type', 'end', 'data', '{"state":"' .. state .. '"}')
-redis.call('PEXPIRE', events_key, events_ms)
+record_end(events_key, state, events_ms)
 leave_thread(id, thread)
 
 local registry_key = 'rq:' .. rq_status .. ':' .. queue

@@ -3,6 +3,10 @@
 -- An id without a task hash was put there by a plain RQ `Queue.enqueue`: it is owned first, so that it cannot be lost,
 -- and then adopted or rejected by its owner. Of such a job only the fields that matter are read, and only when short.
 --
+-- Uses shared/connections/clock: clock, whole
+-- Uses shared/queue/turns: LOOKED, QUEUE_KEY, looked, refill, taken
+-- Uses shared/queue/events: record_state
+--
 -- KEYS[1] agent:workers          zset    worker -> lease end (ms)
 -- KEYS[2] agent:own:<worker>     set     ids that this worker owns
 -- KEYS[3] agent:open             zset    id -> deadline (ms)
@@ -16,7 +20,8 @@
 -- ARGV[5] deadline of an adopted job until it is adopted (ms from now)
 -- ARGV[6] tasks of one user in flight at most, 0 for any number
 -- ARGV[7] now as RQ writes it, for its tools only
--- ARGV[8] now (ms) in tests, else empty
+-- ARGV[8] longest stream of events (entries, about)
+-- ARGV[9] now (ms) in tests, else empty
 -- Returns {outcome, now (ms), tasks, dropped ids}; outcome: ok | no_lease | suspended; where ids were dropped there may
 --   be more to claim
 --   task: {id, epoch, queue, created (ms), started (ms), deadline (ms), crashes, failures, 1 if it is to be cancelled,
@@ -25,7 +30,7 @@
 local workers_key, own_key, open_key, suspended_key, rq_worker_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local worker, n, max_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local events_ms, adopt_ms, cap, now_iso = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
-local now_ms = clock(ARGV[8])
+local longest, now_ms = ARGV[8], clock(ARGV[9])
 local now = whole(now_ms)
 
 local lease_end = tonumber(redis.call('ZSCORE', workers_key, worker))
@@ -36,7 +41,7 @@ if redis.call('EXISTS', suspended_key) == 1 then
   return {'suspended', now, {}, {}}
 end
 
--- Fields that make RQ call, retry or wait for something. None of it is done here, so none may be silently ignored.
+-- Fields that make RQ call, retry or wait for something. We do none of it, so a job that has one is rejected.
 local acting = {'success_callback_name', 'failure_callback_name', 'stopped_callback_name', 'webhooks', 'dependency_id',
   'dependency_ids', 'number_of_retries', 'retries_left', 'retry_intervals', 'repeats_left', 'repeat_intervals',
   'rate_limit_key', 'group_id'}
@@ -95,13 +100,13 @@ local function own(id, task_key, job_key, queue)
   if origin ~= 'malformed' then
     redis.call('HSET', job_key, 'status', 'started', 'worker_name', worker, 'started_at', now_iso)
   end
-  tell_state(id, 'running', epoch)
+  record_state(id, 'running', epoch, longest)
   redis.call('PEXPIREAT', 'agent:events:' .. id, whole(tonumber(deadline) + events_ms))
   return {id, epoch, queue, created, started or now, deadline, crashes or '0', failures or '0', cancel and 1 or 0,
     {unpack(fields, 10, 12)}, data, origin, acts}
 end
 
--- Nobody has an id on an empty list. Who is said to have one lost it to a tool of RQ, or it outlived its task's hash.
+-- An empty list holds no user's id. A user marked as having one there lost it to a tool of RQ, or its task's hash expired.
 local function freed(queue)
   local runnable_key = 'agent:runnable:' .. queue
   local marks = redis.call('HEXISTS', runnable_key, '!newest') + redis.call('HEXISTS', runnable_key, '!run')
@@ -120,7 +125,7 @@ end
 local tasks, dropped = {}, {}
 for i = 6, #KEYS do
   local queue_key = KEYS[i]
-  local queue = queue_key:sub(10)
+  local queue = queue_key:sub(#QUEUE_KEY + 1)
   while #tasks < n and looked < LOOKED do
     local id = redis.call('LPOP', queue_key) or (freed(queue) and redis.call('LPOP', queue_key))
     if not id then

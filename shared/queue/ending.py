@@ -8,7 +8,8 @@ from redis.asyncio.client import Pipeline as AsyncPipeline
 from redis.client import Pipeline
 
 from langgraph_rq.shared.errors import ErrorType
-from langgraph_rq.shared.queue.task_queue import job_hash, task_hash, whole_number
+from langgraph_rq.shared.queue.answers import whole_number
+from langgraph_rq.shared.queue.keys import job_hash, task_hash
 from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import ResultMetadata, State, TaskError, TaskResult
 

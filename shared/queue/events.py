@@ -26,7 +26,7 @@ from pydantic_core import from_json
 
 from langgraph_rq.shared.connections.kept_connection import Argument
 from langgraph_rq.shared.connections.scripts import Call, load_script
-from langgraph_rq.shared.queue.task_queue import events_key, task_hash
+from langgraph_rq.shared.queue.keys import events_key, task_hash
 
 BEGINNING = "0-0"
 """The place before every event."""

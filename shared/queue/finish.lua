@@ -1,6 +1,11 @@
 #!lua flags=allow-oom
 -- Write a task's one terminal result, if the caller still owns it. With memory full running tasks must still end.
 --
+-- Uses shared/connections/clock: clock
+-- Uses shared/queue/fence: fence
+-- Uses shared/queue/turns: leave_thread, stopped_running
+-- Uses shared/queue/events: record_end
+--
 -- KEYS[1] agent:task:<id>        hash    the task's state
 -- KEYS[2] agent:result:<id>      string  the result document
 -- KEYS[3] agent:events:<id>      stream  what `wait` blocks on
@@ -23,21 +28,20 @@
 -- ARGV[10] RQ's failure text (base64 of zlib), empty for none
 -- ARGV[11] now as RQ writes it, for its tools only
 -- ARGV[12] run time (s), for RQ's worker statistics
--- ARGV[13] now (ms) in tests, else empty
+-- ARGV[13] job data that replaces the task's, which may be long and is not needed any more; empty: keep it
+-- ARGV[14] now (ms) in tests, else empty
 -- Returns 1 written | 2 already written by this very attempt (its reply was lost) | 0 fenced off
 local task_key, result_key, events_key, own_key, open_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local job_key, wip_key, registry_key, rq_results_key, rq_worker_key = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local id, epoch, worker, state, result = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local result_ms, events_ms, window_ms = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local rq_status, rq_failure, now_iso, run_s = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
-local now_ms = clock(ARGV[13])
+local emptied_data, now_ms = ARGV[13], clock(ARGV[14])
 
-local task = redis.call('HMGET', task_key, 'state', 'epoch', 'owner', 'user', 'thread')
-if task[2] ~= epoch or task[3] ~= worker then
-  return 0
-end
-if task[1] ~= 'running' then
-  return task[1] == state and 2 or 0
+local is_owner, task, known_state = fence(task_key, epoch, worker, 'user', 'thread')
+local user, thread = unpack(task)
+if not is_owner then
+  return known_state == state and 2 or 0
 end
 
 redis.call('HSET', task_key, 'state', state, 'place', 'done')
@@ -45,20 +49,19 @@ redis.call('PEXPIRE', task_key, window_ms)
 redis.call('SET', result_key, result, 'PX', result_ms)
 redis.call('SREM', own_key, id)
 redis.call('ZREM', open_key, id)
-redis.call('XADD', events_key, '*', 'type', 'end', 'data', '{"state":"' .. state .. '"}')
-redis.call('PEXPIRE', events_key, events_ms)
-stopped_running(task[4])
-leave_thread(id, task[5])
+record_end(events_key, state, events_ms)
+stopped_running(user)
+leave_thread(id, thread)
 
--- From here on only RQ's tools are told; a key of theirs that somebody broke must not undo what was decided above.
+-- From here on it is for RQ's tools only: a broken key of theirs must not undo what was decided above.
 redis.pcall('ZREM', wip_key, id .. ':' .. epoch)
 redis.pcall('ZREMRANGEBYSCORE', registry_key, '-inf', math.floor(now_ms / 1000))
 redis.pcall('ZADD', registry_key, math.floor((now_ms + result_ms) / 1000), id)
 redis.pcall('PEXPIRE', registry_key, result_ms + 1000)
 if redis.call('EXISTS', job_key) == 1 then
   redis.pcall('HSET', job_key, 'status', rq_status, 'ended_at', now_iso)
-  if state == 'success' then -- nobody needs its input any more, which may be long
-    redis.pcall('HSET', job_key, 'data', '["langgraph_rq.run_task",null,[],{}]')
+  if emptied_data ~= '' then
+    redis.pcall('HSET', job_key, 'data', emptied_data)
   end
   redis.call('PEXPIRE', job_key, result_ms)
 end

@@ -5,7 +5,7 @@ from typing import Any
 
 from redis import Redis
 
-from langgraph_rq.shared.queue.task_queue import DELAYED, OPEN, RQ_QUEUES, WORKERS, own_key, rq_worker_key
+from langgraph_rq.shared.queue.keys import DELAYED, OPEN, RQ_QUEUES, WORKERS, own_key, rq_worker_key
 
 _QUEUE = "rq:queue:"
 

@@ -2,18 +2,23 @@
 -- Bring back the tasks of workers whose lease has ended, to the front of their queues, and promote delayed tasks that
 -- are due. Any number of callers; each does a bounded batch.
 --
+-- Uses shared/connections/clock: clock, whole
+-- Uses shared/queue/turns: put_back, stopped_running
+-- Uses shared/queue/events: record_state
+--
 -- KEYS[1] agent:workers      zset    worker -> lease end (ms)
 -- KEYS[2] agent:delayed      zset    id -> when it is due (ms)
 -- KEYS[3] rq:workers         set     RQ's workers
 -- ARGV[1] n, tasks at most of each kind
--- ARGV[2] now (ms) in tests, else empty
--- ARGV[3] the worker that asks, which may reap while it has a lease itself; empty for whoever has none
+-- ARGV[2] the worker that calls, which may reap while it has a lease itself; empty: a caller that is no worker
+-- ARGV[3] longest stream of events (entries, about)
+-- ARGV[4] now (ms) in tests, else empty
 -- Returns {ids reaped, ids promoted, ms until the next delayed task is due or -1}
 local workers_key, delayed_key, rq_workers_key = KEYS[1], KEYS[2], KEYS[3]
-local n, now_ms = tonumber(ARGV[1]), clock(ARGV[2])
-local now, caller = whole(now_ms), ARGV[3]
+local n, caller, longest, now_ms = tonumber(ARGV[1]), ARGV[2], ARGV[3], clock(ARGV[4])
+local now = whole(now_ms)
 
--- What started last is put back first, so that the front of the queue is in the order of before.
+-- The task that started last is put back first, which restores the order at the front of the queue.
 local function latest_first(ids)
   local started = {}
   for _, id in ipairs(ids) do
@@ -28,7 +33,7 @@ local function latest_first(ids)
   return ids
 end
 
--- A caller without a lease was held up, or this call was: the others may have been too, and get the time to renew.
+-- A worker whose lease is over was held up, or its call was. The others may have been too, and get the time to renew.
 local may_reap = caller == '' or tonumber(redis.call('ZSCORE', workers_key, caller) or 0) > now_ms
 local dead = may_reap and redis.call('ZRANGEBYSCORE', workers_key, '-inf', now, 'LIMIT', 0, 10) or {}
 
@@ -47,7 +52,7 @@ for _, worker in ipairs(dead) do
       redis.pcall('ZREM', 'rq:wip:' .. task[3], id .. ':' .. task[4])
       stopped_running(task[5])
       put_back(id, task[3], task[5])
-      tell_state(id, 'pending', task[4])
+      record_state(id, 'pending', task[4], longest)
       redis.pcall('HSET', 'rq:job:' .. id, 'status', 'queued', 'worker_name', '')
       reaped[#reaped + 1] = id
     end

@@ -1,6 +1,8 @@
 #!lua flags=allow-oom
--- Join the fleet, or extend the lease of a worker that has joined. A lease that ran out but that nobody reaped may be
--- renewed: ownership moves only when another worker reaps.
+-- Join the fleet, or extend the lease of a worker that has joined. A lease that ran out may be renewed until another
+-- worker reaps: only then does ownership move.
+--
+-- Uses shared/connections/clock: clock, whole
 --
 -- KEYS[1] agent:workers          zset    worker -> lease end (ms)
 -- KEYS[2] agent:own:<worker>     set     ids that this worker owns
@@ -22,7 +24,7 @@ if not joining and not redis.call('ZSCORE', workers_key, worker) then
   return {0}
 end
 
-local lease_end = string.format('%.0f', now_ms + lease_ms)
+local lease_end = whole(now_ms + lease_ms)
 redis.call('ZADD', workers_key, lease_end, worker)
 for graph, schema in pairs(cjson.decode(graphs)) do
   redis.call('ZADD', graphs_key, 'GT', lease_end, graph)

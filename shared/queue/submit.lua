@@ -1,4 +1,7 @@
--- Put one task on its queue, once. The same id again answers with the task that is there already.
+-- Put one task on its queue, once. The same id again returns the state of the task that is there already.
+--
+-- Uses shared/connections/clock: clock, whole
+-- Uses shared/queue/turns: QUEUE_KEY, enqueue
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
 -- KEYS[2] rq:job:<id>          hash    RQ's job, read by its tools; `data` carries the task
@@ -32,7 +35,7 @@ if known[2] then
   return {known[1] == digest and 'exists' or 'conflict', known[2]}
 end
 
--- A task that runs must still be able to write its checkpoints, so the door closes before the memory is full.
+-- Running tasks must still be able to write their checkpoints, so new ones are refused before the memory is full.
 local info = redis.call('INFO', 'memory')
 local max_memory = tonumber(info:match('maxmemory:(%d+)'))
 if max_memory > 0 then
@@ -42,7 +45,7 @@ if max_memory > 0 then
   end
 end
 
--- With no worker alive nobody knows the graphs: the task waits.
+-- With no live worker the graphs are unknown: the task waits.
 if (tonumber(redis.call('ZSCORE', graphs_key, graph)) or 0) <= now_ms
     and redis.call('ZCOUNT', workers_key, '(' .. whole(now_ms), '+inf') > 0 then
   return {'unknown_graph', table.concat(redis.call('ZRANGEBYSCORE', graphs_key, now_ms, '+inf'), ', ')}
@@ -56,7 +59,7 @@ redis.call('HSET', job_key, 'data', data, 'origin', queue, 'status', 'queued', '
   'created_at', now_iso, 'enqueued_at', now_iso, 'timeout', math.ceil(deadline_ms / 1000))
 redis.call('PEXPIREAT', job_key, forget_ms)
 redis.call('ZADD', open_key, whole(now_ms + deadline_ms), id)
-redis.call('SADD', queues_key, 'rq:queue:' .. queue)
+redis.call('SADD', queues_key, QUEUE_KEY .. queue)
 if thread ~= '' then
   redis.call('HSET', task_key, 'thread', thread)
   if redis.call('RPUSH', 'agent:thread:' .. thread, id) > 1 then

@@ -2,6 +2,9 @@
 -- Look through a batch of open tasks for any that is not where its hash says, and queue it again. Our own scripts never
 -- leave one behind; `rq empty`, a deleted key or a restored backup do.
 --
+-- Uses shared/connections/clock: clock, whole
+-- Uses shared/queue/turns: QUEUE_KEY, leave_thread, put_back, refill, stopped_running, taken
+--
 -- KEYS[1] agent:open      zset    id -> deadline (ms)
 -- KEYS[2] agent:sweep     string  how far the last caller got
 -- KEYS[3] agent:delayed   zset    id -> when it is due (ms)
@@ -10,7 +13,7 @@
 -- Returns {ids queued again, ids past their deadline that nobody runs, ids that RQ's tools removed}
 local open_key, sweep_key, delayed_key = KEYS[1], KEYS[2], KEYS[3]
 local n, now_ms = tonumber(ARGV[1]), clock(ARGV[2])
--- A longer list is not searched: a queue's list holds one id per user.
+-- Longer lists are not searched: they would block Redis.
 local SEARCHED = 10000
 
 local function is_in(list_key, id)
@@ -18,9 +21,9 @@ local function is_in(list_key, id)
   return length > SEARCHED or (length > 0 and redis.call('LPOS', list_key, id) ~= false)
 end
 
--- Whether the task is where its hash says, or somebody else will get to it.
+-- Whether the task is where its hash says, or behind one that is.
 local function is_in_place(id, place, queue, user, thread, owner)
-  local queue_key, runnable_key = 'rq:queue:' .. queue, 'agent:runnable:' .. queue
+  local queue_key, runnable_key = QUEUE_KEY .. queue, 'agent:runnable:' .. queue
   if place == 'owned' then
     return owner and redis.call('SISMEMBER', 'agent:own:' .. owner, id) == 1
   elseif place == 'delayed' then
@@ -39,7 +42,7 @@ end
 
 local function queue_again(id, place, queue, user, thread)
   local task_key = 'agent:task:' .. id
-  if redis.call('EXISTS', 'rq:queue:' .. queue) == 0 then
+  if redis.call('EXISTS', QUEUE_KEY .. queue) == 0 then
     redis.call('DEL', 'agent:runnable:' .. queue)
   end
   if place == 'owned' then
@@ -57,7 +60,7 @@ local function queue_again(id, place, queue, user, thread)
   put_back(id, queue, user)
 end
 
--- It has left its list without being taken: the user's next one gets the place.
+-- Give the user's next task the place of one that left its list without being taken.
 local function free_place(place, queue, user)
   if user and (place == 'queue' or place == 'front') and taken(queue, user) then
     refill(queue, user)

@@ -1,16 +1,17 @@
--- Add what a model call used to its task, so that the result of a later attempt tells it too.
+-- Add what a model call used to its task, so that the result of a later attempt includes it.
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
 -- ARGV[1] input tokens
 -- ARGV[2] output tokens
 -- ARGV[3] cost (nano-dollars)
 -- Returns 1 added | 0 the task is not kept any more
+local task_key = KEYS[1]
 local input_tokens, output_tokens, cost = ARGV[1], ARGV[2], ARGV[3]
 
-if redis.call('EXISTS', KEYS[1]) == 0 then
+if redis.call('EXISTS', task_key) == 0 then
   return 0
 end
-redis.call('HINCRBY', KEYS[1], 'input_tokens', input_tokens)
-redis.call('HINCRBY', KEYS[1], 'output_tokens', output_tokens)
-redis.call('HINCRBY', KEYS[1], 'cost_nano_usd', cost)
+redis.call('HINCRBY', task_key, 'input_tokens', input_tokens)
+redis.call('HINCRBY', task_key, 'output_tokens', output_tokens)
+redis.call('HINCRBY', task_key, 'cost_nano_usd', cost)
 return 1

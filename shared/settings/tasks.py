@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from langgraph_rq.shared.queue.task_queue import QueueTimes
+from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.settings.environment import Settings
 from langgraph_rq.shared.tasks import Priority, TaskLimits
 

@@ -4,6 +4,8 @@
 -- because Redis was busy when the one before arrived, is refused and must be sent again: stored now, it would shut out
 -- the one before.
 --
+-- Uses shared/connections/clock: clock, whole
+--
 -- KEYS[1] agent:audit        stream  the log
 -- KEYS[2] agent:audit:heads  hash    writer -> "<seq> <digest> <at>" of its newest entry
 -- ARGV[1] entries older than this are trimmed (ms)
@@ -27,7 +29,7 @@ local newest, number = tonumber(head and head:match('^%d+') or 0), tonumber(seq)
 if newest >= number then
   return ''
 end
-local oldest_ms = redis.call('TIME')[1] * 1000 - keep_ms
+local oldest_ms = clock('') - keep_ms
 local is_forgotten = not head and tonumber(prev_at) < oldest_ms -- the head of a writer that was silent for so long
 if newest < number - 1 and not (may_follow_gap or is_forgotten) then
   return false
@@ -40,7 +42,7 @@ if not head then
     end
   end
 end
-local oldest = string.format('%.0f', oldest_ms)
+local oldest = whole(oldest_ms)
 local id = redis.call('XADD', log_key, 'MINID', '~', oldest, '*', 'writer', writer, 'seq', seq, 'prev', prev, 'at', at,
   'prev_at', prev_at, 'action', action, 'task', task, 'details', details, 'digest', digest)
 redis.call('HSET', heads_key, writer, seq .. ' ' .. digest .. ' ' .. at)

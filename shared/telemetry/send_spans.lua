@@ -1,6 +1,8 @@
 -- Keep the spans of one attempt until a worker has sent them to the OTLP endpoint.
 -- Not allow-oom: with memory full, spans are the first thing to go without.
 --
+-- Uses shared/queue/fence: fence
+--
 -- KEYS[1] agent:spans      stream  spans: OTLP ExportTraceServiceRequest
 -- KEYS[2] agent:task:<id>  hash    the task whose attempt it is; the stream itself where there is none
 -- ARGV[1] the spans, encoded
@@ -12,11 +14,8 @@
 local spans_key, task_key = KEYS[1], KEYS[2]
 local encoded, entries, keep_ms, epoch, worker = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
-if epoch ~= '' then
-  local task = redis.call('HMGET', task_key, 'state', 'epoch', 'owner')
-  if task[1] ~= 'running' or task[2] ~= epoch or task[3] ~= worker then
-    return ''
-  end
+if epoch ~= '' and not fence(task_key, epoch, worker) then
+  return ''
 end
 local id = redis.call('XADD', spans_key, 'MAXLEN', '~', entries, '*', 'spans', encoded)
 redis.call('PEXPIRE', spans_key, keep_ms)

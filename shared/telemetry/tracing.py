@@ -29,7 +29,7 @@ from hashlib import sha256
 
 from langgraph_rq.shared.connections.scripts import Call, load_script
 from langgraph_rq.shared.errors import SettingsError
-from langgraph_rq.shared.queue.task_queue import task_hash
+from langgraph_rq.shared.queue.keys import task_hash
 from langgraph_rq.shared.telemetry import otlp
 from langgraph_rq.shared.telemetry.otlp import SCOPE
 from langgraph_rq.shared.telemetry.spans import Kind, Span, SpanId, Value, new_span_id

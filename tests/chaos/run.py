@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from langgraph_rq import Client
 from langgraph_rq.shared.errors import QueueFullError, RedisUnavailableError
-from langgraph_rq.shared.queue.task_queue import OPEN
+from langgraph_rq.shared.queue.keys import OPEN
 from tests.chaos.checking.checker import Rules, Verdict, Violation, check
 from tests.chaos.checking.history import Event, pid_of, read_events, record
 from tests.chaos.testbed.graphs import NODES

@@ -7,7 +7,7 @@ worker goes away empty-handed while a task could run.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from langgraph_rq.shared.queue.task_queue import Finished, Submitted
+from langgraph_rq.shared.queue.answers import Finished, Submitted
 from langgraph_rq.shared.tasks import State
 
 LEASE_MS = 8_000

@@ -9,9 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from redis import Redis
 
 from langgraph_rq.shared.connections.scripts import Call, Script, run_sync
-from langgraph_rq.shared.queue.task_queue import (
-    Claimed,
-    Finished,
+from langgraph_rq.shared.queue.answers import Claimed, Finished
+from langgraph_rq.shared.queue.verbs import (
     QueueTimes,
     cancel_call,
     claim_call,

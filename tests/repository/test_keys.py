@@ -14,12 +14,12 @@ from langgraph_rq.producer.gateway.admission import limits
 from langgraph_rq.producer.gateway.tasks import recent
 from langgraph_rq.shared.breaker import circuit_breaker
 from langgraph_rq.shared.budget import hourly_cost, token_budget
-from langgraph_rq.shared.queue import task_queue
+from langgraph_rq.shared.queue import keys as queue_keys
 from langgraph_rq.shared.telemetry import audit, tracing
 from langgraph_rq.worker.state import checkpoints
 
 OWNERS = (
-    task_queue,
+    queue_keys,
     circuit_breaker,
     token_budget,
     hourly_cost,

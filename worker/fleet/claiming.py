@@ -10,7 +10,9 @@ from redis.exceptions import RedisError
 
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.kept_connection import KeptConnection
-from langgraph_rq.shared.queue.task_queue import Claim, QueueTimes, claim_call, queue_key, release_call, task_hash
+from langgraph_rq.shared.queue.answers import Claim
+from langgraph_rq.shared.queue.keys import queue_key, task_hash
+from langgraph_rq.shared.queue.verbs import QueueTimes, claim_call, release_call
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.fleet.running import RunningTasks
 

@@ -15,7 +15,9 @@ from redis.exceptions import RedisError
 
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.clients import open_async
-from langgraph_rq.shared.queue.task_queue import Lease, cancel_call, commands_channel
+from langgraph_rq.shared.queue.answers import Lease
+from langgraph_rq.shared.queue.keys import commands_channel
+from langgraph_rq.shared.queue.verbs import cancel_call
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.fleet.claiming import BLOCK_S, OUTAGE_WAIT_S, Claimer

@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import ErrorType
-from langgraph_rq.shared.queue.task_queue import Claimed
+from langgraph_rq.shared.queue.answers import Claimed
 from langgraph_rq.shared.settings import RedactionSettings, RedisSettings, WorkerSettings, load
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import configure, get_logger

@@ -14,7 +14,8 @@ from redis.exceptions import RedisError
 from langgraph_rq.shared.budget.token_budget import BudgetLimits, expire_call
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.clients import open_sync
-from langgraph_rq.shared.queue.task_queue import Lease, QueueTimes, Reaped, leave_call, reap_call, renew_call
+from langgraph_rq.shared.queue.answers import Lease, Reaped
+from langgraph_rq.shared.queue.verbs import QueueTimes, leave_call, reap_call, renew_call
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.fleet.sweeper import sweep
 from langgraph_rq.worker.guards.events import emit_alerts

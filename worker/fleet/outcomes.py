@@ -2,7 +2,8 @@
 
 from redis.exceptions import RedisError
 
-from langgraph_rq.shared.queue.task_queue import Finished, finish_call, release_call
+from langgraph_rq.shared.queue.answers import Finished
+from langgraph_rq.shared.queue.verbs import finish_call, release_call
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.state.checkpoints import CheckpointOutageError
 from langgraph_rq.worker.task.attempt import Attempt

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from redis.exceptions import RedisError
 
 from langgraph_rq.shared.errors import ErrorType
-from langgraph_rq.shared.queue.task_queue import Claimed, Lease
+from langgraph_rq.shared.queue.answers import Claimed, Lease
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.fleet.isolation import ISOLATED_AFTER_CRASHES, Isolation

@@ -10,7 +10,7 @@ from redis import Redis
 
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.ending import ask, early_end
-from langgraph_rq.shared.queue.task_queue import QueueTimes, cancel_call, sweep_call
+from langgraph_rq.shared.queue.verbs import QueueTimes, cancel_call, sweep_call
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import get_logger
 

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from langgraph_rq.shared.breaker.circuit_breaker import Admission, Transition
-from langgraph_rq.shared.budget.token_budget import RESERVE, SETTLE, Refused, Reservation, Settlement
+from langgraph_rq.shared.budget.token_budget import Refused, Reservation, Settlement
 from langgraph_rq.shared.connections.kept_connection import Argument
-from langgraph_rq.shared.connections.scripts import Call, Script, load_script, make_script
-from langgraph_rq.shared.queue.task_queue import Ownership
+from langgraph_rq.shared.connections.scripts import Call, load_script
+from langgraph_rq.shared.queue.answers import Ownership
 from langgraph_rq.worker.guards.refusals import BudgetExceeded, ProviderUnavailableError, TaskCancelled, TaskGone
-
-_SHEBANG = "#!lua flags=allow-oom\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,30 +97,5 @@ def _slots(*calls: Call[Any] | None) -> tuple[list[str], list[Argument]]:
     return keys, arguments
 
 
-def _function(name: str, script: Script) -> str:
-    """Wrap a script in a Lua function whose arguments are the script's KEYS and ARGV."""
-    return f"local function {name}(KEYS, ARGV)\n{script.source.removeprefix(_SHEBANG)}\nend\n"
-
-
-def _script(name: str, **verbs: Script) -> Script:
-    functions = [_function(verb, script) for verb, script in verbs.items()]
-    parts = (
-        load_script("worker/guards/prelude").source,
-        *functions,
-        load_script(name).source.removeprefix(_SHEBANG),
-    )
-    return make_script(name, _SHEBANG + "\n".join(parts))
-
-
-_ADMIT = _script(
-    "worker/guards/admit",
-    owns=load_script("shared/queue/owns"),
-    allow=load_script("shared/breaker/allow"),
-    reserve=RESERVE,
-)
-_SETTLE = _script(
-    "worker/guards/settle",
-    report=load_script("shared/breaker/report"),
-    settle=SETTLE,
-    use=load_script("shared/queue/use"),
-)
+_ADMIT = load_script("worker/guards/admit")
+_SETTLE = load_script("worker/guards/settle")

@@ -1,8 +1,11 @@
 #!lua flags=allow-oom
 -- Decide whether a call may start: does this worker own its task, does the breaker admit it, does the budget hold it?
 -- The first refusal ends the script, so that nothing is held for a call that does not start.
--- The loader puts prelude.lua (`next_call`) and three scripts as functions before it: `owns` is shared/queue/owns.lua,
--- `allow` is shared/breaker/allow.lua, `reserve` is shared/budget/reserve.lua. `next_call` gives each its slots.
+--
+-- Uses worker/guards/prelude: next_call
+-- Calls shared/queue/owns
+-- Calls shared/breaker/allow
+-- Calls shared/budget/reserve
 --
 -- Returns {ownership, reply of allow, reply of reserve}, up to and including the first refusal. Without keys for `owns`
 -- the call belongs to no task and counts as owned; without keys for `reserve` no budget pays for it.

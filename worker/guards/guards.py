@@ -36,7 +36,8 @@ from langgraph_rq.shared.budget.token_budget import (
     settle_call,
 )
 from langgraph_rq.shared.connections.scripts import Call
-from langgraph_rq.shared.queue.task_queue import Ownership, Use, owns_call, use_call
+from langgraph_rq.shared.queue.answers import Ownership, Use
+from langgraph_rq.shared.queue.verbs import owns_call, use_call
 from langgraph_rq.worker.guards.admission import Decision, Settled, admit_call, refusal_of, report_and_settle_call
 from langgraph_rq.worker.guards.event_loops import OUTAGE, EventLoops
 from langgraph_rq.worker.guards.events import emit_called, emit_refused, emit_settled, emit_transition

@@ -1,9 +1,9 @@
--- Prelude of the scripts that run several scripts as functions: gives each function its own KEYS and ARGV.
+-- The slots of a script that calls several scripts as functions, each with its own KEYS and ARGV.
 -- ARGV holds per function the number of its keys, the number of its arguments, and its arguments. KEYS holds the keys
 -- of all functions, in the same order.
--- Returns nothing: it defines `next_call` for the script behind it.
 local next_key, next_argument = 1, 1
 
+-- Returns KEYS and ARGV of the next function.
 local function next_call()
   local keys, arguments = tonumber(ARGV[next_argument]), tonumber(ARGV[next_argument + 1])
   local first_key, first_argument = next_key, next_argument + 2

@@ -1,7 +1,10 @@
 #!lua flags=allow-oom
 -- Report a call's outcome to its breaker, settle its reservation, and add its usage to its task.
--- The loader puts prelude.lua (`next_call`) and three scripts as functions before it: `report` is
--- shared/breaker/report.lua, `settle` is shared/budget/settle.lua, `use` is shared/queue/use.lua.
+--
+-- Uses worker/guards/prelude: next_call
+-- Calls shared/breaker/report
+-- Calls shared/budget/settle
+-- Calls shared/queue/use
 --
 -- Returns {reply of report, reply of settle}. Without keys for `use` the call belongs to no task.
 local reported = report(next_call())

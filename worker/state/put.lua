@@ -1,5 +1,7 @@
 -- Write a checkpoint, point its namespace's `latest` key to it, and set the TTL of all keys, atomically.
 --
+-- Uses shared/connections/clock: clock
+--
 -- KEYS[1] checkpoint:<thread>:<namespace>:<id>   JSON    the checkpoint
 -- KEYS[2] checkpoint_latest:<thread>:<namespace> string  key of the newest checkpoint
 -- KEYS[3] agent:checkpoints:<thread>             zset    "<namespace>:<id>" -> when it expires (ms)
@@ -13,8 +15,7 @@ local document, member, ttl_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 redis.call('JSON.SET', checkpoint_key, '$', document)
 redis.call('PEXPIRE', checkpoint_key, ttl_ms)
 redis.call('SET', latest_key, checkpoint_key, 'PX', ttl_ms)
-local time = redis.call('TIME')
-local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local now_ms = clock('')
 redis.call('ZREMRANGEBYSCORE', index_key, '-inf', now_ms)
 redis.call('ZADD', index_key, now_ms + ttl_ms, member)
 redis.call('PEXPIRE', index_key, ttl_ms)

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from langgraph_rq.shared.budget.token_budget import Payer
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.queue.task_queue import Claimed
+from langgraph_rq.shared.queue.answers import Claimed
 from langgraph_rq.shared.tasks import State, Task
 from langgraph_rq.shared.telemetry import tracing
 from langgraph_rq.shared.telemetry.audit import Action

@@ -17,8 +17,8 @@ from redis.exceptions import OutOfMemoryError
 from langgraph_rq.shared.connections.batching import Batcher, Retry
 from langgraph_rq.shared.connections.clients import is_outage
 from langgraph_rq.shared.connections.scripts import Call
+from langgraph_rq.shared.queue.answers import Claimed
 from langgraph_rq.shared.queue.events import LONGEST_STREAM, EventType, append_call
-from langgraph_rq.shared.queue.task_queue import Claimed
 from langgraph_rq.shared.telemetry.logs import get_logger
 
 EVENT_BYTES = 64_000

@@ -8,7 +8,7 @@ import zlib
 from typing import Any
 
 from langgraph_rq.shared.errors import InvalidTaskError
-from langgraph_rq.shared.queue.task_queue import Claimed, Origin
+from langgraph_rq.shared.queue.answers import Claimed, Origin
 from langgraph_rq.shared.strict_json import kind, read_json
 from langgraph_rq.shared.tasks import FUNCTION, FUNCTIONS, SCHEMA, Task, TaskLimits
 

@@ -11,8 +11,8 @@ from typing import Any
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from langgraph_rq.shared.errors import ErrorType
+from langgraph_rq.shared.queue.answers import Claimed
 from langgraph_rq.shared.queue.events import EventType
-from langgraph_rq.shared.queue.task_queue import Claimed
 from langgraph_rq.shared.redaction import RedactedStream, Redactor
 from langgraph_rq.shared.settings import RedactionSettings
 from langgraph_rq.shared.tasks import State

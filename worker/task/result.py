@@ -10,7 +10,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from langgraph_rq.shared.connections.clients import is_outage
 from langgraph_rq.shared.errors import ErrorType
-from langgraph_rq.shared.queue.task_queue import Claimed
+from langgraph_rq.shared.queue.answers import Claimed
 from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import SCHEMA, ResultMetadata, State, Task
 from langgraph_rq.worker.guards.guards import TaskGuard, current_task

@@ -12,7 +12,9 @@ from redis.asyncio import Redis
 from langgraph_rq.shared.backoff import Backoff
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import ErrorType
-from langgraph_rq.shared.queue.task_queue import GRAPHS, Claimed, Origin, adopt_call
+from langgraph_rq.shared.queue.answers import Claimed, Origin
+from langgraph_rq.shared.queue.keys import GRAPHS
+from langgraph_rq.shared.queue.verbs import adopt_call
 from langgraph_rq.shared.tasks import State, Task
 from langgraph_rq.worker.graphs.graphs import LoadedGraph
 from langgraph_rq.worker.state.checkpoints import Checkpointer

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from langchain_core.callbacks import BaseCallbackHandler
 from redis.asyncio import Redis
 
-from langgraph_rq.shared.queue.task_queue import QueueTimes
+from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.tasks import TaskLimits
 from langgraph_rq.shared.telemetry import tracing
 from langgraph_rq.shared.telemetry.audit import Audit

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from langgraph_rq.producer.gateway.problems import ProblemError
 from langgraph_rq.shared.errors import SettingsError
-from langgraph_rq.shared.queue.task_queue import OPEN
+from langgraph_rq.shared.queue.keys import OPEN
 
 _PREFIX = "agent:rate"
 _QUEUE_RETRY_S = 5

@@ -12,7 +12,7 @@ from langgraph_rq.producer.gateway.probes.health import breakers, live_workers
 from langgraph_rq.producer.gateway.problems import documented
 from langgraph_rq.shared.budget.token_budget import Meter, Payer, usage_call
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.queue.task_queue import OPEN, queue_key
+from langgraph_rq.shared.queue.keys import OPEN, queue_key
 from langgraph_rq.shared.tasks import Name
 
 router = APIRouter(tags=["overview"])

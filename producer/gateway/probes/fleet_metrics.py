@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from langgraph_rq.shared.breaker.circuit_breaker import INDEX_KEY, BreakerLimits, BreakerStatus, State, read_call
 from langgraph_rq.shared.budget.token_budget import BudgetLimits, usage_call
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.queue.task_queue import DELAYED, OPEN, WORKERS, queue_key, task_hash
+from langgraph_rq.shared.queue.keys import DELAYED, OPEN, WORKERS, queue_key, task_hash
 from langgraph_rq.shared.telemetry.metrics import FLEET, LONGEST, build_gauge
 
 _STATES = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2}

@@ -13,7 +13,7 @@ from langgraph_rq.producer.gateway.dependencies import FromGateway, Gateway
 from langgraph_rq.producer.gateway.probes.fleet_metrics import FleetMetrics
 from langgraph_rq.shared.breaker.circuit_breaker import INDEX_KEY, BreakerStatus, State, read_call
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.queue.task_queue import WORKERS
+from langgraph_rq.shared.queue.keys import WORKERS
 
 router = APIRouter(tags=["health"])
 

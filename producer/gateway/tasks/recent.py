@@ -9,7 +9,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from langgraph_rq.producer.client.lookup import STATUS_FIELDS, Receipt, TaskStatus, read_status
-from langgraph_rq.shared.queue.task_queue import task_hash
+from langgraph_rq.shared.queue.keys import task_hash
 from langgraph_rq.shared.tasks import task_key
 
 KEPT = 100

@@ -9,9 +9,8 @@ from signal import SIGCONT, SIGSTOP
 
 import pytest
 
-from langgraph_rq.shared.connections.scripts import make_script
-from langgraph_rq.shared.queue import task_queue
-from langgraph_rq.shared.queue.task_queue import composed_script
+from langgraph_rq.shared.connections.scripts import load_script, make_script
+from langgraph_rq.shared.queue import verbs
 from tests.chaos.checking.checker import Blackout
 from tests.chaos.run import CHAIN, SMALL, UNTOUCHED, Run, ids
 from tests.chaos.scenarios.redis import proxy
@@ -51,10 +50,9 @@ def test_queue_that_lets_a_former_owner_write_a_result_is_caught(mutated):
 
 def test_submit_without_idempotency_is_caught(mutated, monkeypatch):
     run = mutated("")
-    script = task_queue.composed_script("submit")
+    script = load_script("shared/queue/submit")
     mutant = make_script(script.name, script.source.replace("if known[2] then", "if false then"))
-    verbs = task_queue.composed_script
-    monkeypatch.setattr(task_queue, "composed_script", lambda verb: mutant if verb == "submit" else verbs(verb))
+    monkeypatch.setattr(verbs, "load_script", lambda name: mutant if name == script.name else load_script(name))
     run.start(1, 10)
     for _ in range(2):
         run.submit(ids("t", 4), graph="single")
@@ -113,7 +111,7 @@ def test_claims_that_are_lost_and_never_given_back_are_caught(mutated):
     run = mutated("unknown tasks are not given back")
     with proxy(run) as between:
         run.start(1, 10, redis_url=between.url)
-        between.lose_replies(composed_script("claim").sha, 1)
+        between.lose_replies(load_script("shared/queue/claim").sha, 1)
         run.submit(ids("t", 10), graph="chain", pause_s=0.5)  # in two batches: the first claim gets its reply
         run.wait_until(lambda: between.dropped)
         between.lose_replies("", 0)

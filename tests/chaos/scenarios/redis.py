@@ -9,8 +9,6 @@ from pathlib import Path
 from redis import Redis
 
 from langgraph_rq.shared.connections.scripts import Script, load_script
-from langgraph_rq.shared.queue.task_queue import composed_script
-from langgraph_rq.worker.guards import admission
 from tests.chaos.checking.checker import Blackout, Verdict
 from tests.chaos.checking.history import record
 from tests.chaos.run import CHAIN, UNTOUCHED, Run, ids
@@ -55,10 +53,13 @@ _BY_THE_LEASE = {"reap", "sweep", "renew"}
 
 def scripts() -> dict[str, Script]:
     """Return the scripts whose replies are lost, in order: a lost renewal keeps a worker from reaping for a while."""
-    found = {verb: composed_script(verb) for verb in ("reap", "sweep", "submit", "claim", "finish", "release")}
-    found |= {"admit": admission._ADMIT, "settle": admission._SETTLE}
-    found |= {verb: load_script(f"worker/state/{verb}") for verb in ("put", "put_writes", "expire")}
-    return found | {"renew": composed_script("renew")}
+    folders = {
+        "shared/queue": ("reap", "sweep", "submit", "claim", "finish", "release"),
+        "worker/guards": ("admit", "settle"),
+        "worker/state": ("put", "put_writes", "expire"),
+    }
+    found = {verb: load_script(f"{folder}/{verb}") for folder, verbs in folders.items() for verb in verbs}
+    return found | {"renew": load_script("shared/queue/renew")}
 
 
 def lose_replies(run: Run) -> Verdict:

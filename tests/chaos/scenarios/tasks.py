@@ -10,7 +10,7 @@ from typing import Any
 from redis import Redis
 
 from langgraph_rq import Client
-from langgraph_rq.shared.queue.task_queue import queue_key, task_hash
+from langgraph_rq.shared.queue.keys import queue_key, task_hash
 from tests.chaos.checking.checker import Verdict, Violation
 from tests.chaos.checking.history import record
 from tests.chaos.run import UNTOUCHED, Run, ids

@@ -15,7 +15,7 @@ from typing import Any
 
 from langgraph_rq.shared.budget.token_budget import Refused
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.queue.task_queue import Claim, Finished, Lease, Ownership, Reaped, Swept
+from langgraph_rq.shared.queue.answers import Claim, Finished, Lease, Ownership, Reaped, Swept
 from langgraph_rq.worker.guards.admission import Decision, Settled
 from tests.chaos.checking.history import record
 

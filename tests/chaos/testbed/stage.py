@@ -17,7 +17,7 @@ import psutil
 from redis import Redis
 
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
-from langgraph_rq.shared.queue.task_queue import DELAYED, OPEN, RQ_QUEUES, events_key, result_key, task_hash
+from langgraph_rq.shared.queue.keys import DELAYED, OPEN, RQ_QUEUES, events_key, result_key, task_hash
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 from tests.chaos.checking import history
 from tests.chaos.checking.history import FinalTask, History, PaidCall, read_events

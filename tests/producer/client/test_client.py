@@ -25,7 +25,7 @@ from langgraph_rq import (
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.clients import open_sync
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
-from langgraph_rq.shared.queue.task_queue import QueueTimes, claim_call, finish_call, renew_call
+from langgraph_rq.shared.queue.verbs import QueueTimes, claim_call, finish_call, renew_call
 from langgraph_rq.shared.settings import QueueSettings, TaskSettings
 from langgraph_rq.shared.tasks import Priority, TaskResult
 from tests.waiting import until_sync

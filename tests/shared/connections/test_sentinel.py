@@ -9,7 +9,7 @@ from redis import Redis
 from langgraph_rq import Client, RedisUnavailableError
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.shared.dev.embedded_redis import _free_port
-from langgraph_rq.shared.queue.task_queue import task_hash
+from langgraph_rq.shared.queue.keys import task_hash
 from tests import fleet
 from tests.sentinels import port_of, replicated, watched
 from tests.waiting import until

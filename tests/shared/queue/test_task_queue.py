@@ -5,12 +5,9 @@ import json
 import pytest
 
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.queue.task_queue import (
-    Finished,
-    Origin,
+from langgraph_rq.shared.queue.answers import Finished, Origin, Submitted, Use
+from langgraph_rq.shared.queue.verbs import (
     QueueTimes,
-    Submitted,
-    Use,
     adopt_call,
     claim_call,
     finish_call,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from langgraph_rq.shared.queue.task_queue import composed_script
+from langgraph_rq.shared.connections.scripts import load_script
 from tests.models.mutants import assert_caught
 from tests.models.task_queue_machine import QueueMachine
 
@@ -17,12 +17,12 @@ MUTANTS = {
     "a user has no cap": ("claim", "and cap > 0\n", "and false\n"),
     "a capped user is forgotten": ("claim", "redis.call('SADD', 'agent:capped:' .. user, queue)", ""),
     "a user's next task is not called": ("claim", "and taken(queue, user)", "and taken(queue, user) and false"),
-    "an older attempt may finish": ("finish", "if task[2] ~= epoch or task[3] ~= worker then", "if false then"),
-    "a result is written twice": ("finish", "if task[1] ~= 'running' then", "if false then"),
-    "a lost reply is taken for a fence": ("finish", "task[1] == state and 2 or 0", "0"),
-    "a finished task keeps its thread": ("finish", "leave_thread(id, task[5])", ""),
-    "a finished task stays in flight": ("finish", "stopped_running(task[4])", ""),
-    "an older attempt may release": ("release", "or task[2] ~= epoch or task[3] ~= worker", ""),
+    "an older attempt may finish": ("finish", "task[2] == epoch and task[3] == worker", "true"),
+    "a result is written twice": ("finish", "is_latest and task[1] == 'running'", "is_latest"),
+    "a lost reply is taken for a fence": ("finish", "known_state == state and 2 or 0", "0"),
+    "a finished task keeps its thread": ("finish", "\nleave_thread(id, thread)\n", "\n"),
+    "a finished task stays in flight": ("finish", "\nstopped_running(user)\n", "\n"),
+    "an older attempt may release": ("release", "task[2] == epoch and task[3] == worker", "true"),
     "failures are not counted": ("release", "if failures > 0 then", "if false then"),
     "a released task keeps its owner's mark": ("release", "redis.call('SREM', own_key, id)", ""),
     "a crash is not charged": ("reap", "redis.call('HINCRBY', task_key, 'crashes', 1)", ""),
@@ -40,4 +40,6 @@ MUTANTS = {
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_queue_with_one_rule_taken_out_is_caught(redis_url, mutant):
     verb, original, replacement = MUTANTS[mutant]
-    assert_caught(redis_url, QueueMachine, composed_script(verb), original, replacement, examples=500, steps=50)
+    assert_caught(
+        redis_url, QueueMachine, load_script(f"shared/queue/{verb}"), original, replacement, examples=500, steps=50
+    )

@@ -3,7 +3,8 @@
 import pytest
 
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.queue.task_queue import Finished, QueueTimes, Submitted, cancel_call, sweep_call
+from langgraph_rq.shared.queue.answers import Finished, Submitted
+from langgraph_rq.shared.queue.verbs import QueueTimes, cancel_call, sweep_call
 from langgraph_rq.shared.tasks import State
 from tests.shared.queue.test_task_queue import QUEUE, TIMES, QueueOnRedis
 

@@ -11,7 +11,7 @@ from langgraph_rq.producer.gateway.probes.fleet_metrics import FleetMetrics
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome, allow_call, report_call
 from langgraph_rq.shared.budget.token_budget import Amount, BudgetLimits, Payer, reserve_call, settle_call
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.queue.task_queue import QueueTimes, claim_call, renew_call
+from langgraph_rq.shared.queue.verbs import QueueTimes, claim_call, renew_call
 from langgraph_rq.shared.telemetry.metrics import FLEET, LONGEST, WORKER, Bounded
 from tests.gateways import gateway
 from tests.installation import ROOT

@@ -23,7 +23,7 @@ from rq.worker import BaseWorker
 from langgraph_rq import Client
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import ErrorType
-from langgraph_rq.shared.queue.task_queue import QueueTimes
+from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.tasks import State, TaskResult
 from tests.fleet import one_node_graph, worker
 from tests.waiting import until

@@ -13,7 +13,7 @@ from langgraph_rq import Client, State
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.shared.errors import ErrorType
-from langgraph_rq.shared.queue.task_queue import QueueTimes, claim_call, renew_call, submit_call
+from langgraph_rq.shared.queue.verbs import QueueTimes, claim_call, renew_call, submit_call
 from langgraph_rq.shared.settings import RedisSettings, WorkerSettings, load
 from langgraph_rq.shared.tasks import Task, TaskLimits
 from langgraph_rq.worker.fleet.fork_server import ForkServer

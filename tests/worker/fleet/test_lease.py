@@ -9,7 +9,8 @@ from redis import Redis
 
 from langgraph_rq.shared.budget.token_budget import Amount, BudgetLimits, Payer, reserve_call
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.queue.task_queue import DELAYED, QueueTimes, submit_call
+from langgraph_rq.shared.queue.keys import DELAYED
+from langgraph_rq.shared.queue.verbs import QueueTimes, submit_call
 from langgraph_rq.shared.tasks import Task, TaskLimits
 from langgraph_rq.worker.fleet import lease
 from langgraph_rq.worker.fleet.lease import LeaseKeeper

@@ -10,7 +10,7 @@ from langgraph.types import interrupt
 from langgraph_rq import Client, InvalidTaskError, NotInterruptedError, TaskConflictError, UnknownTaskError
 from langgraph_rq.producer.client.resume import INTERRUPT
 from langgraph_rq.shared.errors import ErrorType
-from langgraph_rq.shared.queue.task_queue import task_hash
+from langgraph_rq.shared.queue.keys import task_hash
 from langgraph_rq.shared.tasks import State
 from tests.fleet import worker
 from tests.waiting import until

@@ -1,9 +1,8 @@
--- Where a task waits and who is next: what the queue's verbs share. Runs before the body of each of them.
+-- Turns: where a task waits and which one is next.
 --
 -- Users take turns: a queue's list holds one id per user, the user's other tasks wait behind it, and when that one is
 -- taken the next goes to the tail. A user with nothing in flight goes first. A thread's tasks run one at a time: its
 -- list holds them in order, and all but the head are parked.
--- Returns nothing: it defines the functions below.
 --
 -- agent:runnable:<queue>         hash    user -> ids of theirs in rq:queue:<queue>; !newest and !run, see `enqueue`
 -- agent:waiting:<queue>:<user>   list    ids that wait for their user's turn
@@ -11,26 +10,15 @@
 -- agent:capped:<user>            set     queues in which the user waits only because of the cap on tasks in flight
 -- agent:thread:<thread>          list    ids of the thread's open tasks, in order
 -- None of these has a TTL; all but the first, which is small, are gone when nothing waits or runs.
+local QUEUE_KEY = 'rq:queue:'
 local FAIR_RUN = 100
--- Ended tasks that one script passes over at most, so that a million of them never keep Redis from answering.
+-- Ended tasks that one script skips at most, so that a million of them never block Redis.
 local LOOKED = 1000
 local looked = 0
 
-local function clock(given_ms)
-  if given_ms ~= '' then
-    return tonumber(given_ms)
-  end
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
-
-local function whole(number)
-  return string.format('%.0f', number)
-end
-
 -- Put a runnable task on its queue, or behind the other tasks of its user.
 local function enqueue(id, queue, user)
-  local queue_key, runnable_key = 'rq:queue:' .. queue, 'agent:runnable:' .. queue
+  local queue_key, runnable_key = QUEUE_KEY .. queue, 'agent:runnable:' .. queue
   local waiting_key = 'agent:waiting:' .. queue .. ':' .. user
   -- Behind others of a user who is at the cap too, or it would overtake them.
   if redis.call('HEXISTS', runnable_key, user) == 1 or redis.call('EXISTS', waiting_key) == 1 then
@@ -39,8 +27,8 @@ local function enqueue(id, queue, user)
     return
   end
   redis.call('HSET', runnable_key, user, 1)
-  -- First come, first served among those with nothing in flight; after FAIR_RUN of them in a row somebody else gets a
-  -- turn, or newcomers without end would starve the rest.
+  -- First come, first served among users with nothing in flight; after FAIR_RUN of them in a row another user gets a
+  -- turn, or an endless row of newcomers would starve the rest.
   if redis.call('HEXISTS', 'agent:in_flight', user) == 0
       and redis.call('HINCRBY', runnable_key, '!run', 1) <= FAIR_RUN then
     redis.call('HSET', 'agent:task:' .. id, 'place', 'front')
@@ -60,13 +48,13 @@ end
 local function put_back(id, queue, user)
   redis.call('HSET', 'agent:task:' .. id, 'state', 'pending', 'place', 'queue')
   redis.call('HDEL', 'agent:task:' .. id, 'owner')
-  redis.call('LPUSH', 'rq:queue:' .. queue, id)
+  redis.call('LPUSH', QUEUE_KEY .. queue, id)
   if user then
     redis.call('HINCRBY', 'agent:runnable:' .. queue, user, 1)
   end
 end
 
--- Let the user's next waiting task have the place on the list.
+-- Move the user's next waiting task to the list.
 local function refill(queue, user)
   local waiting_key = 'agent:waiting:' .. queue .. ':' .. user
   local id = redis.call('LPOP', waiting_key)
@@ -75,12 +63,12 @@ local function refill(queue, user)
     local task = redis.call('HMGET', task_key, 'state', 'place')
     local is_next = task[1] == 'pending' and task[2] == 'waiting'
     looked = looked + 1
-    -- An ended one holds the place when there are many: whoever takes it goes on from there.
+    -- After LOOKED ended ones the next of them is put on the list: the script that pops it goes on from there.
     if is_next or (task[1] and looked > LOOKED) then
       if is_next then
         redis.call('HSET', task_key, 'place', 'queue')
       end
-      redis.call('RPUSH', 'rq:queue:' .. queue, id)
+      redis.call('RPUSH', QUEUE_KEY .. queue, id)
       redis.call('HINCRBY', 'agent:runnable:' .. queue, user, 1)
       return
     end
@@ -88,7 +76,7 @@ local function refill(queue, user)
   end
 end
 
--- An id of the user has left the list.
+-- Note that an id of the user has left the list. Returns whether it was the user's last one there.
 local function taken(queue, user)
   local runnable_key = 'agent:runnable:' .. queue
   if redis.call('HINCRBY', runnable_key, user, -1) <= 0 then
@@ -98,6 +86,7 @@ local function taken(queue, user)
   return false
 end
 
+-- Note that a task of the user has stopped running; a user held back by the cap gets a turn.
 local function stopped_running(user)
   if not user then
     return
@@ -117,7 +106,7 @@ local function stopped_running(user)
   end
 end
 
--- The task has ended: the next one of its thread becomes runnable. One that ends while parked is passed over later.
+-- Make the next task of an ended task's thread runnable. One that ends while parked is skipped later.
 local function leave_thread(id, thread)
   local thread_key = thread and 'agent:thread:' .. thread
   if not thread or redis.call('LINDEX', thread_key, 0) ~= id then
@@ -134,9 +123,4 @@ local function leave_thread(id, thread)
     redis.call('LPOP', thread_key)
     next_id = redis.call('LINDEX', thread_key, 0)
   end
-end
-
-local function tell_state(id, state, epoch)
-  redis.call('XADD', 'agent:events:' .. id, 'MAXLEN', '~', 10000, '*', 'type', 'state', 'data',
-    '{"state":"' .. state .. '","attempt":' .. epoch .. '}')
 end

@@ -1,0 +1,182 @@
+"""What the queue's verbs return, and how the replies of their scripts are read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import Any
+
+_DIGITS = 14
+"""The longest number read from a hash: milliseconds until the year 5138."""
+
+
+class Submitted(StrEnum):
+    """What `submit` decided."""
+
+    CREATED = "created"
+    EXISTS = "exists"
+    CONFLICT = "conflict"
+    FULL = "full"
+    UNKNOWN_GRAPH = "unknown_graph"
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """The answer of `submit`: `detail` is the task's state, percent of memory used, or the known graphs."""
+
+    outcome: Submitted
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The answer of `renew`: the ids that this worker owns by Redis, and those of them that are to be cancelled."""
+
+    own: frozenset[str]
+    cancelled: frozenset[str]
+
+
+class Origin(StrEnum):
+    """Where a claimed task came from, and whether its data could be read."""
+
+    OURS = "ours"
+    ENQUEUED = "enqueued"
+    TOO_LONG = "too_long"
+    MALFORMED = "malformed"
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What the model calls of a task used, over all its attempts."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_nano_usd: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A task that this worker owns now. Instants are milliseconds of the server's clock."""
+
+    id: str
+    epoch: int
+    queue: str
+    created_at_ms: int
+    started_at_ms: int
+    deadline_at_ms: int
+    crashes: int
+    failures: int
+    """How often its graph has failed and was tried again."""
+    is_cancelled: bool
+    used: Use
+    """By its earlier attempts."""
+    data: bytes
+    origin: Origin
+    acting_fields: tuple[str, ...]
+    """Fields of a job of stock RQ that ask for what we do not do, such as callbacks."""
+    claimed_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The answer of `claim`: the tasks, ids that were dropped because they have no pending task, and why if none."""
+
+    tasks: tuple[Claimed, ...]
+    dropped: tuple[str, ...]
+    has_lease: bool
+    is_suspended: bool
+
+
+class Finished(Enum):
+    """What `finish` decided."""
+
+    FENCED = 0
+    WRITTEN = 1
+    ALREADY_MINE = 2
+
+
+class Ownership(Enum):
+    """What `owns` decided."""
+
+    GONE = 0
+    MINE = 1
+    CANCELLED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """The answer of `sweep`: ids queued again, ids past their deadline that no worker runs, ids RQ's tools removed."""
+
+    again: tuple[str, ...]
+    overdue: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """The answer of `reap`: ids taken from dead workers, ids that became due, ms until the next one is due."""
+
+    reaped: tuple[str, ...]
+    promoted: tuple[str, ...]
+    next_due_ms: int | None
+
+
+def read_submission(reply: Sequence[bytes]) -> Submission:
+    """Read the reply of submit.lua."""
+    return Submission(Submitted(reply[0].decode()), reply[1].decode())
+
+
+def read_lease(reply: Sequence[Any]) -> Lease | None:
+    """Read the reply of renew.lua; None: the lease is lost."""
+    return Lease(frozenset(_ids(reply[1])), frozenset(_ids(reply[2]))) if reply[0] else None
+
+
+def read_swept(reply: Sequence[Sequence[bytes]]) -> Swept:
+    """Read the reply of sweep.lua."""
+    return Swept(*map(_ids, reply))
+
+
+def read_reaped(reply: Sequence[Any]) -> Reaped:
+    """Read the reply of reap.lua."""
+    reaped, promoted, next_due_ms = reply
+    return Reaped(_ids(reaped), _ids(promoted), None if int(next_due_ms) < 0 else int(next_due_ms))
+
+
+def read_claim(reply: Sequence[Any]) -> Claim:
+    """Read the reply of claim.lua."""
+    outcome, now, tasks, dropped = reply
+    now_ms = int(now)
+    return Claim(
+        tuple(_claimed(task, now_ms) for task in tasks),
+        tuple(id_.decode(errors="replace") for id_ in dropped),
+        has_lease=outcome != b"no_lease",
+        is_suspended=outcome == b"suspended",
+    )
+
+
+def whole_number(value: bytes, otherwise: int = 0) -> int:
+    """Read a number of a task's hash, or return `otherwise`: other programs may have written anything there."""
+    return int(value) if value.isdigit() and len(value) <= _DIGITS else otherwise
+
+
+def _claimed(task: Sequence[Any], now_ms: int) -> Claimed:
+    id_, epoch, queue, created, started, deadline, crashes, failures, cancelled, used, data, origin, acting = task
+    return Claimed(
+        id=id_.decode(),
+        epoch=int(epoch),
+        queue=queue.decode(),
+        created_at_ms=whole_number(created, now_ms),
+        started_at_ms=whole_number(started, now_ms),
+        deadline_at_ms=whole_number(deadline, now_ms),
+        crashes=whole_number(crashes),
+        failures=whole_number(failures),
+        is_cancelled=bool(cancelled),
+        used=Use(*(whole_number(amount or b"0") for amount in used)),
+        data=data,
+        origin=Origin(origin.decode()),
+        acting_fields=tuple(field.decode() for field in acting),
+        claimed_at_ms=now_ms,
+    )
+
+
+def _ids(reply: Sequence[bytes]) -> tuple[str, ...]:
+    return tuple(id_.decode() for id_ in reply)

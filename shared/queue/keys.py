@@ -1,0 +1,157 @@
+"""The keys of the queue in Redis, and the words that stand in them. The Lua scripts write the same ones.
+
+Keys (type; lifetime):
+    agent:task:<id>        hash    the fields of `TaskField`; until deadline + idempotency window, then the window
+                                   after its end
+    agent:result:<id>      string  the result document; result TTL
+    agent:events:<id>      stream  events, see events.py; until a while after the end
+    agent:open             zset    id -> deadline (ms), tasks that are not terminal; stays
+    agent:delayed          zset    id -> when it is due (ms); stays
+    agent:runnable:<queue> hash    user -> ids of theirs in rq:queue:<queue>; stays
+    agent:waiting:<queue>:<user>  list  ids that wait for their user's turn; stays while there are any
+    agent:in_flight        hash    user -> tasks that run; stays while there are any
+    agent:capped:<user>    set     queues in which only the cap holds a user back; stays while it does
+    agent:thread:<thread>  list    open tasks of a thread, in order; stays while there are any
+    agent:sweep            string  how far the sweeper got; a day
+    agent:workers          zset    worker -> lease end (ms); stays, a dead worker is removed by `reap`
+    agent:own:<worker>     set     ids that the worker owns; emptied by `finish`, `release` and `reap`
+    agent:graphs           zset    graph -> until when a live worker serves it (ms); a day
+    agent:graph_schemas    hash    graph -> JSON schema of its input; a day
+    rq:queue:<queue>       list    runnable ids, one per user; the others wait for their user's turn
+    rq:job:<id>            hash    RQ's job, its `data` holds the task; as agent:task
+    rq:wip:<queue>         zset    `<id>:<epoch>` of running tasks
+    rq:finished:<queue>    zset    id -> when to forget it (s); result TTL; rq:failed: and rq:canceled: likewise
+    rq:results:<id>        stream  failures, for RQ's tools; result TTL
+    rq:queues, rq:workers, rq:workers:<queue>, rq:worker:<worker>: RQ's registers, as RQ keeps them
+    rq:suspended           string  while `rq suspend` holds, as RQ keeps it
+"""
+
+from enum import StrEnum
+
+OPEN = "agent:open"
+DELAYED = "agent:delayed"
+SWEEP = "agent:sweep"
+WORKERS = "agent:workers"
+GRAPHS = "agent:graphs"
+GRAPH_SCHEMAS = "agent:graph_schemas"
+RQ_QUEUES = "rq:queues"
+RQ_WORKERS = "rq:workers"
+RQ_SUSPENDED = "rq:suspended"
+
+QUEUE_PREFIX = "rq:queue:"
+
+
+class TaskField(StrEnum):
+    """The fields of a task's hash. Instants are milliseconds of the server's clock."""
+
+    STATE = "state"
+    EPOCH = "epoch"
+    """The number of claims, and the fencing token of the attempt."""
+    OWNER = "owner"
+    """The worker that runs it."""
+    QUEUE = "queue"
+    PLACE = "place"
+    """One of `Place`."""
+    USER = "user"
+    THREAD = "thread"
+    DIGEST = "digest"
+    """Of the task's body: tells a repeated submission from another task. Empty for a job of stock RQ."""
+    CREATED = "created"
+    STARTED = "started"
+    """The first claim."""
+    DEADLINE = "deadline"
+    CRASHES = "crashes"
+    """How many of its owners died."""
+    FAILURES = "failures"
+    """How many attempts its graph failed."""
+    CANCEL = "cancel"
+    """Set when the running task is to be stopped."""
+    EVENTS = "events"
+    """`<epoch>:<number>` of the events that the attempt has written."""
+    INPUT_TOKENS = "input_tokens"
+    OUTPUT_TOKENS = "output_tokens"
+    COST_NANO_USD = "cost_nano_usd"
+
+
+class Place(StrEnum):
+    """Where a task is."""
+
+    QUEUE = "queue"
+    """In its queue's list."""
+    FRONT = "front"
+    """In its queue's list, before the tasks of users who have some in flight."""
+    WAITING = "waiting"
+    """Behind other tasks of its user."""
+    PARKED = "parked"
+    """Behind another task of its thread."""
+    DELAYED = "delayed"
+    OWNED = "owned"
+    """With a worker."""
+    DONE = "done"
+
+
+class JobStatus(StrEnum):
+    """RQ's words for the states of a job, as its tools show them."""
+
+    QUEUED = "queued"
+    DEFERRED = "deferred"
+    SCHEDULED = "scheduled"
+    STARTED = "started"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+def task_hash(task_id: str) -> str:
+    """Name the hash that holds a task's state."""
+    return f"agent:task:{task_id}"
+
+
+def result_key(task_id: str) -> str:
+    """Name the string that holds a task's result document."""
+    return f"agent:result:{task_id}"
+
+
+def events_key(task_id: str) -> str:
+    """Name the stream that holds a task's events."""
+    return f"agent:events:{task_id}"
+
+
+def commands_channel(worker: str) -> str:
+    """Name the channel on which a worker is asked to stop a task. RQ's own is open to more users."""
+    return f"agent:commands:{worker}"
+
+
+def queue_key(queue: str) -> str:
+    """Name the list that holds a queue's runnable ids."""
+    return f"{QUEUE_PREFIX}{queue}"
+
+
+def job_hash(task_id: str) -> str:
+    """Name RQ's hash of a job."""
+    return f"rq:job:{task_id}"
+
+
+def wip_key(queue: str) -> str:
+    """Name RQ's registry of a queue's running jobs."""
+    return f"rq:wip:{queue}"
+
+
+def registry_key(status: JobStatus, queue: str) -> str:
+    """Name RQ's registry of a queue's jobs that ended as `status`."""
+    return f"rq:{status}:{queue}"
+
+
+def own_key(worker: str) -> str:
+    """Name the set of ids that a worker owns."""
+    return f"agent:own:{worker}"
+
+
+def rq_results_key(task_id: str) -> str:
+    """Name RQ's stream of a job's results."""
+    return f"rq:results:{task_id}"
+
+
+def rq_worker_key(worker: str) -> str:
+    """Name RQ's hash of a worker."""
+    return f"rq:worker:{worker}"

@@ -1,0 +1,319 @@
+"""The queue: who owns which task, decided in one Lua script per verb, on RQ's keys so that RQ's tools keep working.
+
+Every state change of a task carries (id, epoch, worker) and is refused when stale; the epoch grows at each claim. Time
+is always the server's. No task lives in a process only: the set of a worker's own ids in Redis is the truth.
+
+Pattern: reliable queue with leases and fencing tokens; see Kleppmann, "How to do distributed locking" (2016).
+"""
+
+import json
+import zlib
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from langgraph_rq.shared.connections.scripts import Call, load_script
+from langgraph_rq.shared.queue.answers import (
+    Claim,
+    Claimed,
+    Finished,
+    Lease,
+    Ownership,
+    Reaped,
+    Submission,
+    Swept,
+    Use,
+    read_claim,
+    read_lease,
+    read_reaped,
+    read_submission,
+    read_swept,
+)
+from langgraph_rq.shared.queue.events import LONGEST_STREAM
+from langgraph_rq.shared.queue.keys import (
+    DELAYED,
+    GRAPH_SCHEMAS,
+    GRAPHS,
+    OPEN,
+    RQ_QUEUES,
+    RQ_SUSPENDED,
+    RQ_WORKERS,
+    SWEEP,
+    WORKERS,
+    JobStatus,
+    events_key,
+    job_hash,
+    own_key,
+    queue_key,
+    registry_key,
+    result_key,
+    rq_results_key,
+    rq_worker_key,
+    task_hash,
+    wip_key,
+)
+from langgraph_rq.shared.tasks import EMPTIED_JOB, State, Task
+
+_NOW = ""
+"""The script takes the server's time."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueTimes:
+    """How long things are kept, in milliseconds, and how much of something there may be."""
+
+    lease_ms: int = 8_000
+    result_ms: int = 3_600_000
+    events_ms: int = 300_000
+    window_ms: int = 7 * 86_400_000
+    adopt_ms: int = 300_000
+    job_bytes: int = 300_000
+    memory_percent: int = 85
+    user_tasks: int = 0
+    """Tasks of one user in flight at most, in the whole fleet; 0 for any number."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would forget a task before it ends."""
+        for name in self.__slots__:
+            if getattr(self, name) < (name != "user_tasks"):
+                raise ValueError(f"expected {name} to be above 0, got: {getattr(self, name)}")
+
+
+def submit_call(task: Task, queue: str, times: QueueTimes, now_ms: int | str = _NOW) -> Call[Submission]:
+    """Put `task` on `queue` unless its id is known already."""
+    key = task.key
+    return Call(
+        load_script("shared/queue/submit"),
+        [task_hash(key), job_hash(key), RQ_QUEUES, OPEN, GRAPHS, WORKERS],
+        [
+            key,
+            queue,
+            task.job_data(),
+            task.digest,
+            task.graph,
+            int(task.deadline_s * 1000),
+            times.window_ms,
+            _description(task),
+            task.user_key,
+            _thread(task),
+            _rq_now(),
+            times.memory_percent,
+            now_ms,
+        ],
+        read_submission,
+    )
+
+
+def renew_call(
+    worker: str, lease_ms: int, graphs: Mapping[str, str], *, join: bool, now_ms: int | str = _NOW
+) -> Call[Lease | None]:
+    """Extend the worker's lease (or take one, with `join`); None: the lease is lost, another worker has reaped."""
+    return Call(
+        load_script("shared/queue/renew"),
+        [WORKERS, own_key(worker), GRAPHS, GRAPH_SCHEMAS, rq_worker_key(worker)],
+        [worker, lease_ms, int(join), json.dumps(dict(graphs)), _rq_now(), now_ms],
+        read_lease,
+    )
+
+
+def claim_call(worker: str, n: int, queues: Sequence[str], times: QueueTimes, now_ms: int | str = _NOW) -> Call[Claim]:
+    """Take up to `n` tasks, the queues in strict order."""
+    return Call(
+        load_script("shared/queue/claim"),
+        [WORKERS, own_key(worker), OPEN, RQ_SUSPENDED, rq_worker_key(worker), *map(queue_key, queues)],
+        [
+            worker,
+            n,
+            times.job_bytes,
+            times.events_ms,
+            times.adopt_ms,
+            times.user_tasks,
+            _rq_now(),
+            LONGEST_STREAM,
+            now_ms,
+        ],
+        read_claim,
+    )
+
+
+def adopt_call(claimed: Claimed, worker: str, task: Task, times: QueueTimes) -> Call[int]:
+    """Take over a job of stock RQ that holds `task`.
+
+    Returns its deadline (ms), or no positive number when it is not ours to run: fenced off, or parked for its thread.
+    """
+    return Call(
+        load_script("shared/queue/adopt"),
+        [task_hash(claimed.id), job_hash(claimed.id), OPEN, own_key(worker)],
+        [
+            claimed.id,
+            claimed.epoch,
+            worker,
+            task.digest,
+            int(task.deadline_s * 1000),
+            times.window_ms,
+            _description(task),
+            task.job_data(),
+            task.user_key,
+            _thread(task),
+        ],
+        int,
+    )
+
+
+def finish_call(
+    claimed: Claimed,
+    worker: str,
+    state: State,
+    result: bytes,
+    times: QueueTimes,
+    *,
+    failure: str = "",
+    run_s: float = 0.0,
+    now_ms: int | str = _NOW,
+) -> Call[Finished]:
+    """Write the terminal result; `failure` is what RQ's tools show as the reason."""
+    task_id, queue = claimed.id, claimed.queue
+    job_status = _job_status(state)
+    return Call(
+        load_script("shared/queue/finish"),
+        [
+            task_hash(task_id),
+            result_key(task_id),
+            events_key(task_id),
+            own_key(worker),
+            OPEN,
+            job_hash(task_id),
+            wip_key(queue),
+            registry_key(job_status, queue),
+            rq_results_key(task_id),
+            rq_worker_key(worker),
+        ],
+        [
+            task_id,
+            claimed.epoch,
+            worker,
+            state.value,
+            result,
+            # A question is kept as long as it can be answered.
+            times.window_ms if state is State.INTERRUPTED else times.result_ms,
+            times.events_ms,
+            times.window_ms,
+            job_status,
+            b64encode(zlib.compress(failure.encode())) if failure else b"",
+            _rq_now(),
+            f"{run_s:.6f}",
+            EMPTIED_JOB if state is State.SUCCESS else b"",
+            now_ms,
+        ],
+        Finished,
+    )
+
+
+def release_call(
+    task_id: str,
+    epoch: int,
+    queue: str,
+    worker: str,
+    delay_ms: int = 0,
+    *,
+    failed: bool = False,
+    now_ms: int | str = _NOW,
+) -> Call[bool]:
+    """Give a task back, to the front of its queue or for later; False: it was not ours any more.
+
+    No crash is charged; `failed` counts against the task's max_attempts.
+    """
+    return Call(
+        load_script("shared/queue/release"),
+        [task_hash(task_id), own_key(worker), DELAYED, wip_key(queue), job_hash(task_id)],
+        [task_id, epoch, worker, delay_ms, int(failed), LONGEST_STREAM, now_ms],
+        bool,
+    )
+
+
+def cancel_call(
+    task_id: str, state: State, result: bytes, times: QueueTimes, now_ms: int | str = _NOW
+) -> Call[State | None]:
+    """End a task that no worker runs as `state` (cancelled or timeout), with `result`.
+
+    A running one is asked to stop when `state` is cancelled: no model call of it starts from then on. Returns the state
+    in which it is now; None: there is no such task.
+    """
+    return Call(
+        load_script("shared/queue/cancel"),
+        [task_hash(task_id), result_key(task_id), events_key(task_id), OPEN, DELAYED, job_hash(task_id)],
+        [
+            task_id,
+            state.value,
+            result,
+            times.result_ms,
+            times.events_ms,
+            times.window_ms,
+            _job_status(state),
+            _rq_now(),
+            now_ms,
+        ],
+        lambda reply: State(reply.decode()) if reply else None,
+    )
+
+
+def sweep_call(n: int = 100, now_ms: int | str = _NOW) -> Call[Swept]:
+    """Queue again what is not where its hash says, among the next `n` open tasks; find what is past its deadline."""
+    return Call(
+        load_script("shared/queue/sweep"),
+        [OPEN, SWEEP, DELAYED],
+        [n, now_ms],
+        read_swept,
+    )
+
+
+def owns_call(task_id: str, epoch: int, worker: str) -> Call[Ownership]:
+    """Check that the worker still owns the task and may go on with it."""
+    return Call(load_script("shared/queue/owns"), [task_hash(task_id)], [epoch, worker], Ownership)
+
+
+def use_call(task_id: str, used: Use) -> Call[bool]:
+    """Add what a model call used to its task; False: the task is not kept any more."""
+    args = [used.input_tokens, used.output_tokens, used.cost_nano_usd]
+    return Call(load_script("shared/queue/use"), [task_hash(task_id)], args, bool)
+
+
+def leave_call(worker: str) -> Call[int]:
+    """Leave the fleet; returns how many tasks the worker still owns, in which case it has not left."""
+    return Call(load_script("shared/queue/leave"), [WORKERS, own_key(worker)], [worker], int)
+
+
+def reap_call(n: int = 100, now_ms: int | str = _NOW, *, worker: str = "") -> Call[Reaped]:
+    """Bring back the tasks of dead workers and promote delayed tasks that are due, `n` of each at most.
+
+    With `worker`, the caller, none is reaped once the caller's own lease is over: what delayed its renewal may have
+    delayed those of the others too.
+    """
+    return Call(
+        load_script("shared/queue/reap"),
+        [WORKERS, DELAYED, RQ_WORKERS],
+        [n, worker, LONGEST_STREAM, now_ms],
+        read_reaped,
+    )
+
+
+def _job_status(state: State) -> JobStatus:
+    """Return the status with which RQ's tools show a task that ended in `state`."""
+    if state is State.CANCELLED:
+        return JobStatus.CANCELED
+    return JobStatus.FINISHED if state in {State.SUCCESS, State.INTERRUPTED} else JobStatus.FAILED
+
+
+def _rq_now() -> str:
+    """Write the time as RQ does. Its tools show it; nothing is decided by it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _description(task: Task) -> str:
+    """Describe a task to RQ's tools without its input."""
+    return f"{task.graph} for {task.user_id or 'anonymous'}"
+
+
+def _thread(task: Task) -> str:
+    return "" if task.thread_id is None else task.thread_key
