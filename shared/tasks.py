@@ -15,7 +15,7 @@ from typing import Annotated, Any, Self
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, to_json
 
 from langgraph_rq.shared.errors import ErrorType, InvalidTaskError, UnknownField, Violation
 from langgraph_rq.shared.strict_json import kind, read_json, unsafe_parts
@@ -228,6 +228,10 @@ class ResultMetadata(BaseModel):
     worker: str
 
 
+Instant = datetime | str
+"""A time in a document; a string is in ISO 8601."""
+
+
 class TaskResult(BaseModel):
     """The result document at `agent:result:<task id>`: any language can GET it.
 
@@ -246,6 +250,39 @@ class TaskResult(BaseModel):
     started_at: datetime | None
     """None: it ended before any worker had it."""
     ended_at: datetime
+
+    @staticmethod
+    def encode(
+        *,
+        task_id: str,
+        status: State,
+        result: Any = None,
+        error: TaskError | Mapping[str, Any] | None = None,
+        metadata: ResultMetadata | Mapping[str, Any],
+        submitted_at: Instant,
+        started_at: Instant | None,
+        ended_at: Instant,
+    ) -> bytes:
+        """Write a result document, with messages in `result` as LangGraph Server writes them: by their pydantic fields.
+
+        Nothing is validated or copied, since `result` may be long: a mapping has the fields of the model beside it.
+
+        Raises:
+            PydanticSerializationError: `result` holds what JSON cannot. NaN and infinity pass; see `read_json`.
+        """
+        return to_json(
+            {
+                "schema": SCHEMA,
+                "task_id": task_id,
+                "status": status,
+                "result": result,
+                "error": error,
+                "metadata": metadata,
+                "submitted_at": submitted_at,
+                "started_at": started_at,
+                "ended_at": ended_at,
+            }
+        )
 
 
 def _read(text: str | bytes) -> Any:

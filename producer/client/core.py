@@ -280,8 +280,8 @@ class ClientCore:
             RedisUnavailableError: Redis cannot be reached.
         """
         key = self._key(task_id)
-        result = ending.early_end(
-            task_id, State.CANCELLED, await self._connection.read(lambda pipeline: ending.ask(pipeline, key))
+        result = ending.unrun_result(
+            task_id, State.CANCELLED, await self._connection.read(lambda pipeline: ending.add_reads(pipeline, key))
         )
         if result is None:
             raise UnknownTaskError(task_id)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from redis import Redis
 
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.queue.ending import ask, early_end
+from langgraph_rq.shared.queue.ending import add_reads, unrun_result
 from langgraph_rq.shared.queue.verbs import QueueTimes, cancel_call, sweep_call
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import get_logger
@@ -31,8 +31,8 @@ def _end(redis: Redis, task_ids: Iterable[str], state: State, times: QueueTimes)
     ended = 0
     for task_id in task_ids:
         pipeline = redis.pipeline(transaction=False)
-        ask(pipeline, task_id)
-        result = early_end(task_id, state, pipeline.execute())
+        add_reads(pipeline, task_id)
+        result = unrun_result(task_id, state, pipeline.execute())
         if result and scripts.run_sync(redis, cancel_call(task_id, state, result, times)) is state:
             _log.warning("task.completed", task_id=task_id, state=state, reason="it ended while it waited")
             ended += 1

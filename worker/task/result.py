@@ -1,18 +1,20 @@
 """The result of a task: read from the graph's output or its error, and encoded as the result document."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from langgraph.types import default_retry_on  # type: ignore[attr-defined] # RetryPolicy's own default
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import PydanticSerializationError
 
 from langgraph_rq.shared.connections.clients import is_outage
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.answers import Claimed
 from langgraph_rq.shared.strict_json import read_json
-from langgraph_rq.shared.tasks import SCHEMA, ResultMetadata, State, Task
+from langgraph_rq.shared.tasks import ResultMetadata, State, Task, TaskResult
 from langgraph_rq.worker.guards.guards import TaskGuard, current_task
 from langgraph_rq.worker.guards.provider_errors import read_failure
 from langgraph_rq.worker.guards.refusals import (
@@ -160,13 +162,10 @@ def write_result(
     """Write the result document. Instants are the server's clock, advanced by this worker's monotonic one."""
     run_s = time.monotonic() - started
     ended_at_ms = claimed.claimed_at_ms + round(run_s * 1000)
-    document: dict[str, Any] = {
-        "schema": SCHEMA,
-        "task_id": task.task_id if task else claimed.id,
-        "status": result.state,
-        "result": result.output,
-        "error": _error(result.error, result.retry_after_s),
-        "metadata": {
+    encode = partial(
+        TaskResult.encode,
+        task_id=task.task_id if task else claimed.id,
+        metadata={
             **result.metadata,
             "graph": task.graph if task else "",
             "attempts": claimed.epoch,
@@ -174,29 +173,29 @@ def write_result(
             "run_ms": ended_at_ms - claimed.started_at_ms,
             "worker": worker,
         },
-        "submitted_at": _iso(claimed.created_at_ms),
-        "started_at": _iso(claimed.started_at_ms),
-        "ended_at": _iso(ended_at_ms),
-    }
-    encoded = _encode(document)
+        submitted_at=_iso(claimed.created_at_ms),
+        started_at=_iso(claimed.started_at_ms),
+        ended_at=_iso(ended_at_ms),
+    )
+    state, error = result.state, _error(result.error, result.retry_after_s)
+    encoded = _checked(partial(encode, status=state, result=result.output, error=error))
     problem = encoded if isinstance(encoded, tuple) else None
     if not problem and len(encoded) > result_bytes:
         limit = f"expected a result of at most {result_bytes:,} bytes, got: {len(encoded):,}"
         problem = (ErrorType.RESULT_TOO_LARGE, limit)
     if problem:
-        document |= {"status": State.ERROR, "result": None, "error": _error(problem)}
-        encoded = to_json(document)
-    error = document["error"]
+        state, error = State.ERROR, _error(problem)
+        encoded = encode(status=state, error=error)
     failure = f"{error['type']}: {error['message']}" if error else ""
     assert isinstance(encoded, bytes)
     spent = task.thread_key if task and task.thread_id is None and result.state is not State.INTERRUPTED else None
-    return Ended(document["status"], encoded, failure, run_s, error and error["type"], spent)
+    return Ended(state, encoded, failure, run_s, error["type"] if error else None, spent)
 
 
-def _encode(document: dict[str, Any]) -> bytes | tuple[ErrorType, str]:
-    """Encode as JSON, messages as LangGraph Server does: their pydantic fields."""
+def _checked(encode: Callable[[], bytes]) -> bytes | tuple[ErrorType, str]:
+    """Encode a document, or say why it is no JSON."""
     try:
-        encoded = to_json(document)
+        encoded = encode()
         if b"NaN" in encoded or b"Infinity" in encoded:
             read_json(encoded)  # JSON knows neither; inside a string they are only words
     except (PydanticSerializationError, ValueError) as error:
