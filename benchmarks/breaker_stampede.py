@@ -25,8 +25,8 @@ from redis.asyncio import Redis as AsyncRedis
 from rich.console import Console
 from rich.table import Table
 
-from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, CircuitBreaker, Outcome, allow_call, report_call
-from langgraph_rq.shared.connections.scripts import run_sync
+from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome, allow_call, report_call
+from langgraph_rq.shared.connections.scripts import run, run_sync
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 
 PROCESSES = 16
@@ -257,11 +257,11 @@ def healthy_call_us(library: str, url: str, calls: int = 500, batches: int = 5) 
 async def cost(transport: str, url: str, calls: int = 1000, batches: int = 7) -> Cost:
     """Measure the breaker as the worker uses it, asynchronously, with its default limits."""
     async with AsyncRedis.from_url(url) as redis:
-        breaker = CircuitBreaker(redis, BreakerLimits())
+        limits = BreakerLimits()
         verbs: list[Callable[[], Any]] = [
             redis.ping,
-            lambda: breaker.allow("provider", "token"),
-            lambda: breaker.report("provider", "token", 0, Outcome.OK),
+            lambda: run(redis, allow_call("provider", "token", limits)),
+            lambda: run(redis, report_call("provider", "token", 0, Outcome.OK, limits)),
         ]
         batch_us: list[list[float]] = [[], [], []]
         for _ in range(batches):

@@ -13,7 +13,7 @@ from redis import Redis
 from langgraph_rq.producer.cli import output
 from langgraph_rq.producer.cli.connection import connected_redis
 from langgraph_rq.producer.cli.guards_output import breaker_json, breaker_table, usage_json, usage_table
-from langgraph_rq.shared.breaker.circuit_breaker import INDEX_KEY, read_call, reset_call
+from langgraph_rq.shared.breaker.circuit_breaker import read_all_call, reset_call
 from langgraph_rq.shared.budget.token_budget import Payer, usage_call
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import InvalidInputError, UnknownBreakerError, Violation
@@ -47,9 +47,7 @@ def breaker(name: str | None, *, as_json: bool) -> None:
     """  # noqa: D301 - \b is the character that tells click to keep the lines
     limits = load(BreakerSettings).limits(load(CallSettings).timeout_s)
     with connected_redis() as redis:
-        names: Any = redis.zrange(INDEX_KEY, 0, -1)
-        calls = [read_call(one.decode(), limits) for one in sorted(names)]
-        breakers = [found for call in calls if (found := scripts.run_sync(redis, call))]
+        breakers = scripts.run_sync(redis, read_all_call(limits))
         if name:
             _require(name, [one.name for one in breakers])
             transition = scripts.run_sync(redis, reset_call(name))

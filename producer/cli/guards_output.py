@@ -9,10 +9,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from langgraph_rq.shared.breaker.circuit_breaker import BreakerStatus, State
+from langgraph_rq.shared.breaker.circuit_breaker import BreakerState, BreakerStatus
 from langgraph_rq.shared.budget.token_budget import Meter, Usage
 
-_COLOURS = {State.CLOSED: "green", State.HALF_OPEN: "yellow", State.OPEN: "red"}
+_COLOURS = {BreakerState.CLOSED: "green", BreakerState.HALF_OPEN: "yellow", BreakerState.OPEN: "red"}
 
 
 def breaker_json(one: BreakerStatus) -> dict[str, Any]:
@@ -42,7 +42,9 @@ def _until(one: BreakerStatus, now_ms: int) -> str:
     ends_at = max(one.open_ends_at, one.cooldown_ends_at)
     if ends_at > now_ms:
         return f"{_iso(ends_at)} (in {(ends_at - now_ms) / 1000:.0f} s)"
-    return {State.CLOSED: "-", State.OPEN: "the next call", State.HALF_OPEN: "a probe succeeds"}[one.state]
+    return {BreakerState.CLOSED: "-", BreakerState.OPEN: "the next call", BreakerState.HALF_OPEN: "a probe succeeds"}[
+        one.state
+    ]
 
 
 def usage_json(shown: Usage, user_id: str | None) -> dict[str, Any]:

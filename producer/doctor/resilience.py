@@ -5,7 +5,7 @@ from typing import Any
 
 from langgraph_rq.producer.doctor.finding import Check, Finding, failed, passed, warned
 from langgraph_rq.producer.doctor.system import System
-from langgraph_rq.shared.breaker.circuit_breaker import INDEX_KEY, State, read_call
+from langgraph_rq.shared.breaker.circuit_breaker import BreakerState, read_all_call
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.keys import WORKERS
 from langgraph_rq.shared.settings import AssistantSettings, BreakerSettings, CallSettings, load
@@ -32,12 +32,11 @@ def _server_time(system: System) -> tuple[int, int]:
 def breakers_are_closed(system: System) -> Finding:
     """An open breaker is a provider that is down, or a key that is wrong."""
     limits = load(BreakerSettings).limits(load(CallSettings).timeout_s)
-    names: Any = system.client.zrange(INDEX_KEY, 0, -1)
-    calls = [read_call(name.decode(), limits) for name in names]
-    open_ones = [one.name for one in scripts.run_many_sync(system.client, calls) if one.state is not State.CLOSED]
+    breakers = scripts.run_sync(system.client, read_all_call(limits))
+    open_ones = [one.name for one in breakers if one.state is not BreakerState.CLOSED]
     if open_ones:
         return warned(f"not closed: {', '.join(open_ones)}", "langgraph-producer breaker says why")
-    return passed(f"on for every guarded model; {len(calls)} known, all closed")
+    return passed(f"on for every guarded model; {len(breakers)} known, all closed")
 
 
 def calls_are_retried(_system: System) -> Finding:

@@ -1,10 +1,10 @@
-"""One circuit breaker for the whole fleet: stops the calls to a provider that is down, finds out when it is back.
+"""One circuit breaker per model for the whole fleet: stops calls to a provider that is down, probes for its return.
 
 closed     calls go through; failures are counted, in a row and in a sliding window
 open       calls are refused until the open time is over
 half_open  single calls go through, the probes, each with a lease: a good one closes, a failed one opens for longer
 
-Beside the state there is a cooldown: a provider that answers 429 is healthy and wants a pause, so everybody waits.
+Beside the state there is a cooldown: a provider that answers 429 is healthy and wants a pause, so all callers wait.
 Each transition starts a new generation. A call reports under the generation that admitted it, and a report of an older
 one has no vote: a slow failure from before an outage cannot reopen a breaker that has closed since.
 
@@ -22,11 +22,9 @@ resilience4j's; leases and generations keep the fleet right when callers die or 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any
 
-from redis.asyncio import Redis as AsyncRedis
-
-from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.scripts import Call, load_script
 
 INDEX_KEY = "agent:breakers"
@@ -34,12 +32,12 @@ KEEP_MS = 24 * 60 * 60 * 1000
 """Long enough that a night without traffic does not forget how often a breaker opened; not a setting of health."""
 
 QUOTA_CODES = frozenset({"billing_hard_limit_reached", "billing_not_active", "insufficient_quota"})
-"""Error codes of OpenAI-compatible APIs that say: no call will succeed before somebody pays."""
+"""Error codes of OpenAI-compatible APIs after which no call succeeds until the account is paid."""
 
 _MIN_S, _MAX_S = 0.001, 365 * 24 * 60 * 60
 
 
-class State(StrEnum):
+class BreakerState(StrEnum):
     """What the breaker does with calls; see the module's first lines."""
 
     CLOSED = "closed"
@@ -52,7 +50,7 @@ class Verdict(StrEnum):
 
     ALLOW = "allow"
     PROBE = "probe"
-    """Yes, and its outcome decides for everybody: report it before its lease ends."""
+    """Yes, and its outcome decides for all callers: report it before its lease ends."""
     REJECT = "reject"
 
 
@@ -65,9 +63,9 @@ class Outcome(StrEnum):
     IGNORE = "ignore"
     """The request was at fault, not the provider. Has no vote, but a probe that ends so is good: it was answered."""
     CANCEL = "cancel"
-    """Not called, or nobody waited for the answer. Has no vote; a probe's slot is free again."""
+    """Not called, or its caller has gone. Has no vote; a probe's slot is free again."""
     RATE_LIMITED = "rate_limited"
-    """429: everybody pauses for as long as the provider asked. Has no vote; a probe's slot is free again."""
+    """429: all callers pause for as long as the provider asked. Has no vote; a probe's slot is free again."""
     QUOTA = "quota"
     """The account is spent: opens at once."""
 
@@ -117,13 +115,13 @@ class BreakerLimits:
     """Calls in flight at most while half-open."""
     successes_to_close: int = 1
     probe_lease_s: float = 65.0
-    """A probe that has not reported by then is taken for dead: the longest timeout of a call and 5 s."""
+    """A probe that has not reported by then counts as dead: the longest timeout of a call and 5 s."""
     half_open_wait_s: float = 1.0
-    """Who is refused while half-open is told to ask again after this, or when a lease ends if that is sooner."""
+    """The wait of a caller refused while half-open, unless a lease ends sooner."""
     max_cooldown_s: float = 120.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work, here and not in the middle of an outage."""
+        """Refuse values that cannot work now, not in the middle of an outage."""
         for name in ("failure_threshold", "min_calls", "probes", "successes_to_close"):
             self._check(name, 1, 1_000_000, "a whole number", int)
         for name in ("open_s", "max_open_s", "probe_lease_s", "half_open_wait_s", "max_cooldown_s"):
@@ -145,8 +143,8 @@ class BreakerLimits:
 class Transition:
     """The state before and after a call of ours. Of all callers, exactly the one that made a transition sees it."""
 
-    before: State
-    after: State
+    before: BreakerState
+    after: BreakerState
     generation: int
     why: Why | None
     """Why it opened; None once it has closed."""
@@ -155,7 +153,7 @@ class Transition:
 
     @property
     def changed(self) -> bool:
-        """Whether this call made the transition, so that its caller tells everybody."""
+        """Whether this call made the transition: its caller emits the event."""
         return self.before != self.after
 
 
@@ -167,8 +165,8 @@ class Admission:
     generation: int
     wait_ms: int
     """Of a refusal: ask again after this. Open or cooling down, the answer is the same until then."""
-    before: State
-    state: State
+    before: BreakerState
+    state: BreakerState
     """A refusal by a closed breaker is a cooldown."""
     why: Why | None
     """Why it opened; None while closed."""
@@ -180,16 +178,16 @@ class Admission:
 
     @property
     def transition(self) -> Transition:
-        """What asking changed: the first probe makes an open breaker half-open."""
+        """The transition that asking made: the first probe makes an open breaker half-open."""
         return Transition(self.before, self.state, self.generation, self.why, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class BreakerStatus:
-    """A breaker as a person wants to see it. Instants are ms since the epoch by the server's clock, 0 for none."""
+    """A breaker as the command line and the gateway show it. Instants are ms of the server's clock, 0 for none."""
 
     name: str
-    state: State
+    state: BreakerState
     why: Why | None
     generation: int
     changed_at: int
@@ -251,49 +249,21 @@ def reset_call(name: str, *, now_ms: int | None = None) -> Call[Transition]:
 
 def read_call(name: str, limits: BreakerLimits, *, now_ms: int | None = None) -> Call[BreakerStatus | None]:
     """Read `name` without changing it; None if no call was reported to it for 24 hours."""
-
-    def decode(reply: Sequence[Any] | None) -> BreakerStatus | None:
-        if reply is None:
-            return None
-        state, why, *numbers = reply
-        return BreakerStatus(name, State((state or b"closed").decode()), _why(why), *(int(n or 0) for n in numbers))
-
     args = (_ms(limits.window_s), _clock(now_ms))
-    return Call(load_script("shared/breaker/read"), _keys(name), args, decode)
+    return Call(load_script("shared/breaker/read"), _keys(name), args, lambda reply: reply and _status(name, reply))
 
 
-class CircuitBreaker:
-    """The breakers of one set of limits, all in one Redis; `name` says which.
+def read_all_call(
+    limits: BreakerLimits, *, most: int | None = None, now_ms: int | None = None
+) -> Call[list[BreakerStatus]]:
+    """Read all breakers that were used in the last 24 hours, by name, or `most` of them, without changing them."""
 
-    Args:
-        redis: A client with raw replies (no `decode_responses`).
-        limits: When they open and close.
-    """
+    def decode(reply: Sequence[Any]) -> list[BreakerStatus]:
+        pairs = zip(reply[::2], reply[1::2], strict=True)
+        return sorted((_status(name.decode(), status) for name, status in pairs), key=attrgetter("name"))
 
-    def __init__(self, redis: AsyncRedis, limits: BreakerLimits) -> None:
-        self._redis = redis
-        self._limits = limits
-
-    async def allow(self, name: str, token: str) -> Admission:
-        """Ask whether a call may start; see `allow_call`."""
-        return await scripts.run(self._redis, allow_call(name, token, self._limits))
-
-    async def report(
-        self, name: str, token: str, generation: int, outcome: Outcome, *, retry_after_ms: int = 0
-    ) -> Transition:
-        """Report how an admitted call ended; see `report_call`."""
-        call = report_call(name, token, generation, outcome, self._limits, retry_after_ms=retry_after_ms)
-        return await scripts.run(self._redis, call)
-
-    async def states(self) -> list[BreakerStatus]:
-        """Read all breakers that were used in the last 24 hours, by name."""
-        names: list[Any] = await self._redis.zrange(INDEX_KEY, 0, -1)
-        calls = [read_call(name.decode(), self._limits) for name in sorted(names)]
-        return [found for call in calls if (found := await scripts.run(self._redis, call))]
-
-    async def reset(self, name: str) -> Transition:
-        """Close a breaker by hand; see `reset_call`. An unknown one stays unknown."""
-        return await scripts.run(self._redis, reset_call(name))
+    args = (_ms(limits.window_s), most or 0, _clock(now_ms))
+    return Call(load_script("shared/breaker/read_all"), (INDEX_KEY,), args, decode)
 
 
 def _keys(name: str) -> tuple[str, str]:
@@ -315,10 +285,20 @@ def _why(raw: bytes | None) -> Why | None:
 def _admission(reply: Sequence[Any]) -> Admission:
     verdict, generation, wait_ms, before, after, why = reply
     return Admission(
-        Verdict(verdict.decode()), generation, wait_ms, State(before.decode()), State(after.decode()), _why(why)
+        Verdict(verdict.decode()),
+        generation,
+        wait_ms,
+        BreakerState(before.decode()),
+        BreakerState(after.decode()),
+        _why(why),
     )
+
+
+def _status(name: str, reply: Sequence[Any]) -> BreakerStatus:
+    state, why, *numbers = reply
+    return BreakerStatus(name, BreakerState((state or b"closed").decode()), _why(why), *(int(n or 0) for n in numbers))
 
 
 def _transition(reply: Sequence[Any]) -> Transition:
     before, after, generation, why, open_ms = reply
-    return Transition(State(before.decode()), State(after.decode()), generation, _why(why), open_ms)
+    return Transition(BreakerState(before.decode()), BreakerState(after.decode()), generation, _why(why), open_ms)

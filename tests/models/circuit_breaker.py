@@ -7,9 +7,9 @@ from math import floor
 from langgraph_rq.shared.breaker.circuit_breaker import (
     Admission,
     BreakerLimits,
+    BreakerState,
     BreakerStatus,
     Outcome,
-    State,
     Transition,
     Verdict,
     Why,
@@ -20,7 +20,7 @@ from langgraph_rq.shared.breaker.circuit_breaker import (
 class BreakerModel:
     name: str
     limits: BreakerLimits
-    state: State = State.CLOSED
+    state: BreakerState = BreakerState.CLOSED
     why: Why | None = None
     generation: int = 0
     known: bool = False
@@ -40,10 +40,10 @@ class BreakerModel:
         refused_until = max(self.open_ends_at, self.cooldown_ends_at)
         if now < refused_until:
             return Admission(Verdict.REJECT, self.generation, refused_until - now, before, before, self.why)
-        if self.state is State.CLOSED:
+        if self.state is BreakerState.CLOSED:
             return Admission(Verdict.ALLOW, self.generation, 0, before, before, self.why)
-        if self.state is State.OPEN:
-            self._become(State.HALF_OPEN, now)
+        if self.state is BreakerState.OPEN:
+            self._become(BreakerState.HALF_OPEN, now)
         live = self._live_leases(now)
         if token not in live and len(live) >= self.limits.probes:
             wait_ms = min(min(live.values()) - now, ms(self.limits.half_open_wait_s))
@@ -57,9 +57,9 @@ class BreakerModel:
             pause_ms = min(retry_after_ms, ms(self.limits.max_cooldown_s))
             self.cooldown_ends_at = max(self.cooldown_ends_at, now + pause_ms)
         if generation == self.generation:
-            if self.state is State.CLOSED:
+            if self.state is BreakerState.CLOSED:
                 self._vote(outcome, now)
-            elif self.state is State.HALF_OPEN and token in self._live_leases(now):
+            elif self.state is BreakerState.HALF_OPEN and token in self._live_leases(now):
                 del self.leases[token]
                 self._vote_of_probe(outcome, now)
         return Transition(before, self.state, self.generation, self.why, max(0, self.open_ends_at - now))
@@ -68,7 +68,7 @@ class BreakerModel:
         before = self.state
         if self.known:
             self.why, self.openings, self.cooldown_ends_at = None, 0, 0
-            self._become(State.CLOSED, now)
+            self._become(BreakerState.CLOSED, now)
         return Transition(before, self.state, self.generation, None, 0)
 
     def status(self, now: int) -> BreakerStatus | None:
@@ -113,7 +113,7 @@ class BreakerModel:
             self.successes += 1
             if self.successes >= self.limits.successes_to_close:
                 self.why, self.openings = None, 0
-                self._become(State.CLOSED, now)
+                self._become(BreakerState.CLOSED, now)
 
     def _open(self, why: Why, now: int) -> None:
         base_ms = min(ms(self.limits.open_s) * 2**self.openings, ms(self.limits.max_open_s))
@@ -121,10 +121,10 @@ class BreakerModel:
         random = int(digest[:8], 16) / 0xFFFFFFFF
         self.why = why
         self.openings += 1
-        self._become(State.OPEN, now)
+        self._become(BreakerState.OPEN, now)
         self.open_ends_at = now + floor(base_ms * (1 + self.limits.jitter * (2 * random - 1)))
 
-    def _become(self, state: State, now: int) -> None:
+    def _become(self, state: BreakerState, now: int) -> None:
         self.state, self.generation, self.changed_at = state, self.generation + 1, now
         self.open_ends_at = self.failures = self.successes = 0
         self.votes, self.leases = [], {}

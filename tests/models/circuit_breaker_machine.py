@@ -12,8 +12,8 @@ from redis import Redis
 from langgraph_rq.shared.breaker.circuit_breaker import (
     Admission,
     BreakerLimits,
+    BreakerState,
     Outcome,
-    State,
     allow_call,
     read_call,
     report_call,
@@ -77,7 +77,7 @@ class BreakerMachine(RuleBasedStateMachine):
             if admission.admitted:
                 self._report(token, admission.generation, outcome, 0)
 
-    @precondition(lambda self: self.model.state is not State.CLOSED)
+    @precondition(lambda self: self.model.state is not BreakerState.CLOSED)
     @rule(askers=st.integers(1, 4))
     def ask_when_nothing_but_probes_is_in_the_way(self, askers: int) -> None:
         self.now = max(self.now, self.model.open_ends_at, self.model.cooldown_ends_at)
@@ -95,7 +95,7 @@ class BreakerMachine(RuleBasedStateMachine):
     def wait(self, ms: int) -> None:
         self.now += ms
 
-    @precondition(lambda self: self.limits.window_s and self.model.state is State.CLOSED)
+    @precondition(lambda self: self.limits.window_s and self.model.state is BreakerState.CLOSED)
     @rule(windows=st.integers(1, 3))
     def call_again_when_the_window_has_ended(self, windows: int) -> None:
         self.call_one_after_another([Outcome.OK])

@@ -11,13 +11,13 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from langgraph_rq.shared.breaker.circuit_breaker import INDEX_KEY, BreakerLimits, BreakerStatus, State, read_call
+from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, BreakerState, BreakerStatus, read_all_call
 from langgraph_rq.shared.budget.token_budget import BudgetLimits, usage_call
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.keys import DELAYED, OPEN, WORKERS, queue_key, task_hash
 from langgraph_rq.shared.telemetry.metrics import FLEET, LONGEST, build_gauge
 
-_STATES = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2}
+_STATES = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 Sample = tuple[str, tuple[str, ...], float]
 """Name, values of the labels, value."""
 
@@ -62,18 +62,18 @@ class FleetMetrics:
         pipeline.zcard(OPEN)
         pipeline.zcard(DELAYED)
         pipeline.zrange(WORKERS, 0, -1, withscores=True)
-        pipeline.zrange(INDEX_KEY, 0, LONGEST - 1)
         for queue in self.queues:
             pipeline.llen(queue_key(queue))
             pipeline.lindex(queue_key(queue), 0)
-        now, memory, opened, delayed, workers, breakers, *queued = await pipeline.execute()
+        now, memory, opened, delayed, workers, *queued = await pipeline.execute()
         now_ms = now[0] * 1000 + now[1] / 1000
         alive = [worker.decode() for worker, lease_end_ms in workers if lease_end_ms >= now_ms]
         heads = [head.decode() for head in queued[1::2] if head]
         created, running = await self._look_closer(heads, [worker.decode() for worker, _ in workers])
         oldest_s = max((now_ms - int(ms) for ms in created if ms), default=0.0) / 1000
-        calls: list[scripts.Call[Any]] = [read_call(name.decode(), self.breaker) for name in breakers]
-        usage, *states = await scripts.run_many(self.redis, [usage_call(self.budget), *calls])
+        usage, breakers = await scripts.run_many(
+            self.redis, [usage_call(self.budget), read_all_call(self.breaker, most=LONGEST)]
+        )
         return [
             *(("agent_queue_depth", (queue,), depth) for queue, depth in zip(self.queues, queued[::2], strict=True)),
             ("agent_tasks_open", (), opened),
@@ -81,7 +81,7 @@ class FleetMetrics:
             ("agent_tasks_running", (), running),
             ("agent_oldest_task_age_seconds", (), max(0.0, oldest_s)),
             ("agent_workers", (), len(alive)),
-            *_breakers(states),
+            *_breakers(breakers),
             *_budget(usage),
             *_memory(memory),
         ]
@@ -97,12 +97,11 @@ class FleetMetrics:
         return replies[: len(heads)], sum(replies[len(heads) :])
 
 
-def _breakers(states: Sequence[BreakerStatus | Exception | None]) -> Iterator[Sample]:
-    for found in states:
-        if isinstance(found, BreakerStatus):
-            is_over = found.state is State.OPEN and found.open_ends_at < time.time() * 1000
-            state = State.HALF_OPEN if is_over else found.state
-            yield "agent_circuit_breaker_state", (found.name,), _STATES[state]
+def _breakers(breakers: Sequence[BreakerStatus]) -> Iterator[Sample]:
+    for found in breakers:
+        is_over = found.state is BreakerState.OPEN and found.open_ends_at < time.time() * 1000
+        state = BreakerState.HALF_OPEN if is_over else found.state
+        yield "agent_circuit_breaker_state", (found.name,), _STATES[state]
 
 
 def _budget(usage: Any) -> Iterator[Sample]:

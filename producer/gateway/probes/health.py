@@ -1,7 +1,6 @@
 """Liveness, readiness and metrics of the gateway."""
 
 import asyncio
-from typing import Any
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
@@ -11,7 +10,7 @@ from redis.exceptions import RedisError
 from langgraph_rq.producer.gateway.answers import HealthAnswer, PartAnswer, ReadyAnswer
 from langgraph_rq.producer.gateway.dependencies import FromGateway, Gateway
 from langgraph_rq.producer.gateway.probes.fleet_metrics import FleetMetrics
-from langgraph_rq.shared.breaker.circuit_breaker import INDEX_KEY, BreakerStatus, State, read_call
+from langgraph_rq.shared.breaker.circuit_breaker import BreakerState, BreakerStatus, read_all_call
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.keys import WORKERS
 
@@ -53,10 +52,7 @@ async def live_workers(gateway: Gateway) -> int:
 
 async def breakers(gateway: Gateway) -> list[BreakerStatus]:
     """Read all breakers that were used in the last 24 hours."""
-    names: list[Any] = await gateway.client.redis.zrange(INDEX_KEY, 0, -1)
-    calls = [read_call(name.decode(), gateway.breaker) for name in sorted(names)]
-    found = await scripts.run_many(gateway.client.redis, calls) if calls else []
-    return [one for one in found if isinstance(one, BreakerStatus)]
+    return await scripts.run(gateway.client.redis, read_all_call(gateway.breaker))
 
 
 async def _parts(gateway: Gateway) -> dict[str, PartAnswer]:
@@ -64,7 +60,7 @@ async def _parts(gateway: Gateway) -> dict[str, PartAnswer]:
         workers, found = await asyncio.gather(live_workers(gateway), breakers(gateway))
     except (RedisError, OSError):
         return {"redis": PartAnswer(ready=False, detail="Redis does not answer")}
-    is_open = [one.name for one in found if one.state is State.OPEN]
+    is_open = [one.name for one in found if one.state is BreakerState.OPEN]
     parts = {
         "redis": PartAnswer(ready=True, detail="Redis answers"),
         "workers": PartAnswer(ready=workers > 0, detail=f"{workers} live workers"),

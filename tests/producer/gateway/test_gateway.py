@@ -285,11 +285,12 @@ async def test_health_touches_nothing_and_ready_says_what_is_missing():
 
 
 async def test_not_ready_while_every_breaker_is_open(http, serving, redis_url):
-    from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, CircuitBreaker, Outcome
+    from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome
     from langgraph_rq.shared.connections.clients import open_async
+    from tests.breakers import Breakers
 
     async with open_async(redis_url) as redis:
-        breaker = CircuitBreaker(redis, BreakerLimits())
+        breaker = Breakers(redis, BreakerLimits())
         for token in map(str, range(5)):
             admitted = await breaker.allow("openai/gpt-4o", token)
             await breaker.report("openai/gpt-4o", token, admitted.generation, Outcome.FAIL)

@@ -13,9 +13,8 @@ from langgraph_rq.shared.breaker.circuit_breaker import (
     KEEP_MS,
     Admission,
     BreakerLimits,
-    CircuitBreaker,
+    BreakerState,
     Outcome,
-    State,
     Transition,
     Verdict,
     Why,
@@ -26,6 +25,7 @@ from langgraph_rq.shared.breaker.circuit_breaker import (
     reset_call,
 )
 from langgraph_rq.shared.connections.scripts import run, run_many
+from tests.breakers import Breakers
 
 DAY_MS = 24 * 60 * 60 * 1000
 OPEN_MS = 30_000
@@ -61,7 +61,7 @@ class Caller:
 
     async def open(self) -> Transition:
         transition = await self.call(*[Outcome.FAIL] * self.limits.failure_threshold)
-        assert transition.after is State.OPEN
+        assert transition.after is BreakerState.OPEN
         return transition
 
     async def half_open(self, token: str) -> Admission:
@@ -73,8 +73,8 @@ class Caller:
 
 
 async def test_calls_to_an_unknown_provider_are_allowed_and_leave_no_trace(aredis):
-    assert await CircuitBreaker(aredis, STEADY).allow("x", "a") == Admission(
-        Verdict.ALLOW, generation=0, wait_ms=0, before=State.CLOSED, state=State.CLOSED, why=None
+    assert await Breakers(aredis, STEADY).allow("x", "a") == Admission(
+        Verdict.ALLOW, generation=0, wait_ms=0, before=BreakerState.CLOSED, state=BreakerState.CLOSED, why=None
     )
     assert await aredis.keys() == []
 
@@ -82,7 +82,9 @@ async def test_calls_to_an_unknown_provider_are_allowed_and_leave_no_trace(aredi
 async def test_five_failures_in_a_row_open_it(aredis):
     caller = Caller(aredis, STEADY)
     assert not (await caller.call(*[Outcome.FAIL] * 4)).changed
-    assert await caller.call(Outcome.FAIL) == Transition(State.CLOSED, State.OPEN, 1, Why.FAILURES, OPEN_MS)
+    assert await caller.call(Outcome.FAIL) == Transition(
+        BreakerState.CLOSED, BreakerState.OPEN, 1, Why.FAILURES, OPEN_MS
+    )
 
 
 async def test_failures_in_a_row_do_not_open_it_while_most_of_the_window_succeeded(aredis):
@@ -137,7 +139,9 @@ async def test_open_breaker_refuses_and_says_how_long(aredis):
     caller = Caller(aredis, STEADY)
     await caller.open()
     caller.now_ms += OPEN_MS - 1
-    assert await caller.allow("a") == Admission(Verdict.REJECT, 1, 1, State.OPEN, State.OPEN, Why.FAILURES)
+    assert await caller.allow("a") == Admission(
+        Verdict.REJECT, 1, 1, BreakerState.OPEN, BreakerState.OPEN, Why.FAILURES
+    )
 
 
 async def test_first_call_after_the_open_time_is_a_probe_and_sees_the_transition(aredis):
@@ -145,7 +149,7 @@ async def test_first_call_after_the_open_time_is_a_probe_and_sees_the_transition
     await caller.open()
     caller.now_ms += OPEN_MS
     admission = await caller.allow("a")
-    assert admission == Admission(Verdict.PROBE, 2, 0, State.OPEN, State.HALF_OPEN, Why.FAILURES)
+    assert admission == Admission(Verdict.PROBE, 2, 0, BreakerState.OPEN, BreakerState.HALF_OPEN, Why.FAILURES)
     assert admission.transition.changed
     assert not (await caller.allow("b")).transition.changed
 
@@ -154,7 +158,7 @@ async def test_good_probe_closes_it(aredis):
     caller = Caller(aredis, STEADY)
     probe = await caller.half_open("probe")
     closed = await caller.report("probe", probe.generation, Outcome.OK)
-    assert closed == Transition(State.HALF_OPEN, State.CLOSED, 3, why=None, open_ms=0)
+    assert closed == Transition(BreakerState.HALF_OPEN, BreakerState.CLOSED, 3, why=None, open_ms=0)
     assert (await caller.allow("a")).verdict is Verdict.ALLOW
 
 
@@ -173,7 +177,7 @@ async def test_closed_again_it_starts_with_the_first_open_time(aredis):
     caller = Caller(aredis, STEADY)
     caller.now_ms += (await caller.open()).open_ms
     caller.now_ms += (await caller.call(Outcome.FAIL)).open_ms
-    assert (await caller.call(Outcome.OK)).after is State.CLOSED
+    assert (await caller.call(Outcome.OK)).after is BreakerState.CLOSED
     assert (await caller.open()).open_ms == OPEN_MS
 
 
@@ -185,7 +189,7 @@ async def test_breakers_that_opened_together_probe_apart(aredis):
 
 
 async def test_half_open_breaker_admits_one_of_a_hundred_concurrent_askers(aredis):
-    breaker = CircuitBreaker(aredis, BreakerLimits(open_s=0.001))
+    breaker = Breakers(aredis, BreakerLimits(open_s=0.001))
     await breaker.report("x", "a", 0, Outcome.QUOTA)
     admissions = await asyncio.gather(*(breaker.allow("x", f"asker-{i}") for i in range(100)))
     assert [admission.admitted for admission in admissions].count(True) == 1
@@ -222,7 +226,9 @@ async def test_probe_that_lost_its_answer_gets_it_again(aredis):
     caller = Caller(aredis, STEADY)
     await caller.half_open("probe")
     caller.now_ms += 1000
-    assert await caller.allow("probe") == Admission(Verdict.PROBE, 2, 0, State.HALF_OPEN, State.HALF_OPEN, Why.FAILURES)
+    assert await caller.allow("probe") == Admission(
+        Verdict.PROBE, 2, 0, BreakerState.HALF_OPEN, BreakerState.HALF_OPEN, Why.FAILURES
+    )
     caller.now_ms += 64_000
     assert (await caller.allow("next")).verdict is Verdict.PROBE
 
@@ -235,7 +241,7 @@ async def test_several_probes_and_successes_may_be_asked_for(aredis):
     assert not (await caller.report("a", generation, Outcome.OK)).changed
     assert (await caller.allow("c")).admitted
     assert not (await caller.report("b", generation, Outcome.OK)).changed
-    assert (await caller.report("c", generation, Outcome.OK)).after is State.CLOSED
+    assert (await caller.report("c", generation, Outcome.OK)).after is BreakerState.CLOSED
 
 
 async def test_repeated_report_of_a_probe_counts_once(aredis):
@@ -255,7 +261,7 @@ async def test_cancelled_probe_gives_its_slot_back(aredis):
 async def test_probe_with_a_bad_request_closes_it_since_it_was_answered(aredis):
     caller = Caller(aredis, STEADY)
     probe = await caller.half_open("probe")
-    assert (await caller.report("probe", probe.generation, Outcome.IGNORE)).after is State.CLOSED
+    assert (await caller.report("probe", probe.generation, Outcome.IGNORE)).after is BreakerState.CLOSED
 
 
 @pytest.mark.parametrize("outcome", [Outcome.IGNORE, Outcome.CANCEL, Outcome.RATE_LIMITED])
@@ -279,7 +285,9 @@ async def test_rate_limited_provider_is_left_alone_by_everybody_and_stays_closed
     caller = Caller(aredis, STEADY)
     assert not (await caller.report("a", 0, Outcome.RATE_LIMITED, retry_after_ms=7000)).changed
     caller.now_ms += 6999
-    assert await caller.allow("b") == Admission(Verdict.REJECT, 0, 1, State.CLOSED, State.CLOSED, why=None)
+    assert await caller.allow("b") == Admission(
+        Verdict.REJECT, 0, 1, BreakerState.CLOSED, BreakerState.CLOSED, why=None
+    )
     caller.now_ms += 1
     assert (await caller.allow("b")).verdict is Verdict.ALLOW
 
@@ -311,19 +319,19 @@ async def test_rate_limited_probe_gives_its_slot_back_after_the_cooldown(aredis)
 
 async def test_spent_quota_opens_it_at_once(aredis):
     assert await Caller(aredis, STEADY).call(Outcome.QUOTA) == Transition(
-        State.CLOSED, State.OPEN, 1, Why.QUOTA, OPEN_MS
+        BreakerState.CLOSED, BreakerState.OPEN, 1, Why.QUOTA, OPEN_MS
     )
 
 
 async def test_one_of_many_concurrent_reporters_sees_the_opening(aredis):
-    breaker = CircuitBreaker(aredis, BreakerLimits())
+    breaker = Breakers(aredis, BreakerLimits())
     seen = await asyncio.gather(*(breaker.report("x", f"call-{i}", 0, Outcome.FAIL) for i in range(50)))
     assert [transition.changed for transition in seen].count(True) == 1
 
 
 async def test_each_transition_is_seen_by_exactly_one_concurrent_caller(aredis):
     limits = BreakerLimits(failure_threshold=2, window_s=0, open_s=0.001, max_open_s=0.001, jitter=0)
-    breaker, random, transitions = CircuitBreaker(aredis, limits), Random(20261123), []
+    breaker, random, transitions = Breakers(aredis, limits), Random(20261123), []
 
     async def keep_calling(caller):
         for i in range(30):
@@ -357,7 +365,7 @@ async def test_asking_and_reporting_send_nothing_of_the_callers_clock(aredis, mo
     monkeypatch.setattr(time, "time", lambda: right_time() + 3600)
     monkeypatch.setattr(time, "time_ns", lambda: int((right_time() + 3600) * 1e9))
     assert calls() == right
-    breaker = CircuitBreaker(aredis, STEADY)
+    breaker = Breakers(aredis, STEADY)
     assert (await breaker.report("x", "a", 0, Outcome.QUOTA)).open_ms == OPEN_MS
     monkeypatch.undo()
     assert OPEN_MS - 1000 < (await breaker.allow("x", "b")).wait_ms <= OPEN_MS
@@ -379,37 +387,37 @@ async def test_breakers_of_different_names_do_not_touch_each_other(aredis):
 
 
 async def test_reset_closes_it_and_calls_in_flight_have_no_vote(aredis):
-    caller, breaker = Caller(aredis, CLASSIC), CircuitBreaker(aredis, CLASSIC)
+    caller, breaker = Caller(aredis, CLASSIC), Breakers(aredis, CLASSIC)
     probe = await caller.half_open("probe")
-    assert await breaker.reset("x") == Transition(State.HALF_OPEN, State.CLOSED, 3, why=None, open_ms=0)
+    assert await breaker.reset("x") == Transition(BreakerState.HALF_OPEN, BreakerState.CLOSED, 3, why=None, open_ms=0)
     assert not (await caller.report("probe", probe.generation, Outcome.QUOTA)).changed
     assert (await caller.allow("a")).verdict is Verdict.ALLOW
     assert (await caller.open()).open_ms == OPEN_MS
 
 
 async def test_reset_ends_a_cooldown(aredis):
-    breaker = CircuitBreaker(aredis, STEADY)
+    breaker = Breakers(aredis, STEADY)
     await breaker.report("x", "a", 0, Outcome.RATE_LIMITED, retry_after_ms=60_000)
     await breaker.reset("x")
     assert (await breaker.allow("x", "b")).admitted
 
 
 async def test_reset_of_an_unknown_breaker_leaves_it_unknown(aredis):
-    breaker = CircuitBreaker(aredis, STEADY)
+    breaker = Breakers(aredis, STEADY)
     assert not (await breaker.reset("x")).changed
     assert await breaker.states() == []
     assert await aredis.keys() == []
 
 
 async def test_states_tell_why_and_until_when_by_name(aredis):
-    breaker = CircuitBreaker(aredis, STEADY)
+    breaker = Breakers(aredis, STEADY)
     await breaker.report("openai/gpt-4o", "a", 0, Outcome.FAIL)
     await breaker.report("openai/gpt-4o", "b", 0, Outcome.RATE_LIMITED, retry_after_ms=5000)
     await breaker.report("azure/gpt-4o", "a", 0, Outcome.QUOTA)
     azure, openai = await breaker.states()
-    assert (azure.name, azure.state, azure.why, azure.generation) == ("azure/gpt-4o", State.OPEN, Why.QUOTA, 1)
+    assert (azure.name, azure.state, azure.why, azure.generation) == ("azure/gpt-4o", BreakerState.OPEN, Why.QUOTA, 1)
     assert azure.open_ends_at - azure.changed_at == OPEN_MS
-    assert (openai.name, openai.state, openai.why, openai.failures) == ("openai/gpt-4o", State.CLOSED, None, 1)
+    assert (openai.name, openai.state, openai.why, openai.failures) == ("openai/gpt-4o", BreakerState.CLOSED, None, 1)
     assert (openai.window_calls, openai.window_failed) == (1, 1)
     assert openai.cooldown_ends_at > azure.changed_at
 
@@ -419,7 +427,7 @@ async def test_reading_changes_nothing(aredis):
     await caller.open()
     caller.now_ms += OPEN_MS
     before = await aredis.hgetall("agent:breaker:x")
-    assert (await run(aredis, read_call("x", STEADY, now_ms=caller.now_ms))).state is State.OPEN
+    assert (await run(aredis, read_call("x", STEADY, now_ms=caller.now_ms))).state is BreakerState.OPEN
     assert await aredis.hgetall("agent:breaker:x") == before
 
 
@@ -432,7 +440,7 @@ async def test_every_key_is_forgotten_a_day_after_its_last_use(aredis):
 
 
 async def test_open_time_longer_than_a_day_is_not_forgotten(aredis):
-    breaker = CircuitBreaker(aredis, BreakerLimits(open_s=864_000, max_open_s=864_000, jitter=0))
+    breaker = Breakers(aredis, BreakerLimits(open_s=864_000, max_open_s=864_000, jitter=0))
     await breaker.report("x", "a", 0, Outcome.QUOTA)
     await breaker.report("y", "a", 0, Outcome.OK)
     assert await aredis.pttl("agent:breaker:x") > 10 * DAY_MS
@@ -443,7 +451,7 @@ async def test_forgotten_breakers_leave_the_index(aredis):
     caller = Caller(aredis, STEADY, name="old")
     await caller.call(Outcome.OK)
     await aredis.delete("agent:breaker:old")
-    assert await CircuitBreaker(aredis, STEADY).states() == []
+    assert await Breakers(aredis, STEADY).states() == []
     await Caller(aredis, STEADY, name="new", now_ms=caller.now_ms + 2 * DAY_MS).call(Outcome.OK)
     assert await aredis.zrange(INDEX_KEY, 0, -1) == [b"new"]
 
@@ -460,7 +468,7 @@ async def test_breaker_works_when_the_memory_of_redis_is_full(aredis):
     await aredis.config_set("maxmemory", 1)
     try:
         await Caller(aredis, STEADY).half_open("probe")
-        assert (await CircuitBreaker(aredis, STEADY).reset("x")).changed
+        assert (await Breakers(aredis, STEADY).reset("x")).changed
     finally:
         await aredis.config_set("maxmemory", 0)
 

@@ -12,15 +12,15 @@ from redis.asyncio import Redis as AsyncRedis
 
 from langgraph_rq.shared.breaker.circuit_breaker import (
     BreakerLimits,
-    CircuitBreaker,
+    BreakerState,
     Outcome,
-    State,
     Verdict,
     allow_call,
     read_call,
     report_call,
 )
 from langgraph_rq.shared.connections.scripts import run_sync
+from tests.breakers import Breakers
 
 # A server forks the processes: they start at once, and inherit nothing of this one, such as its Redis.
 fleet = multiprocessing.get_context("forkserver")
@@ -34,7 +34,7 @@ PROBING = BreakerLimits(open_s=0.001, probe_lease_s=LEASE_S)
 async def call_until_told_to_stop(url):
     """Call a provider that is up until the key `down` exists; each failed call goes on record."""
     async with AsyncRedis.from_url(url) as redis:
-        breaker, made = CircuitBreaker(redis, OUTAGE), 0
+        breaker, made = Breakers(redis, OUTAGE), 0
         while not await redis.exists("stop"):
             if await redis.exists("pause"):
                 await redis.sadd("paused", os.getpid())
@@ -58,7 +58,7 @@ def caller(url):
 
 async def take_the_probe_and_hang(url):
     async with AsyncRedis.from_url(url) as redis:
-        admission = await CircuitBreaker(redis, PROBING).allow("x", "killed")
+        admission = await Breakers(redis, PROBING).allow("x", "killed")
         await redis.set("probing", admission.verdict)
         await asyncio.Event().wait()
 
@@ -131,7 +131,7 @@ def test_killed_prober_is_replaced_within_its_lease_and_half_a_second(redis, red
     killed_at = time.monotonic()
     assert redis.get("probing") == b"probe"
     while not (admission := ask()).admitted:
-        assert admission.state is State.HALF_OPEN
+        assert admission.state is BreakerState.HALF_OPEN
         time.sleep(admission.wait_ms / 1000)
     assert admission.verdict is Verdict.PROBE
     assert LEASE_S / 2 < time.monotonic() - killed_at < LEASE_S + 0.5

@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
 from langgraph_rq import Client
-from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, CircuitBreaker, Outcome
+from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome
 from langgraph_rq.shared.budget.token_budget import Amount, BudgetLimits, Payer, TokenBudget
 from langgraph_rq.shared.settings import AssistantSettings
 from langgraph_rq.shared.tasks import State
@@ -21,6 +21,7 @@ from langgraph_rq.worker.guards.guards import Guards, TaskGuard, current_task
 from langgraph_rq.worker.guards.model_call import CallLimits
 from langgraph_rq.worker.guards.refusals import BudgetExceeded, ProviderUnavailableError, TaskGone
 from langgraph_rq.worker.task.result import usage_of
+from tests.breakers import Breakers
 from tests.fleet import PRICING, worker
 from tests.waiting import until
 
@@ -258,7 +259,7 @@ async def test_run_whose_task_is_gone_ends_without_a_call(llm, guards):
 
 
 async def open_breakers(aredis):
-    breaker = CircuitBreaker(aredis, BreakerLimits())
+    breaker = Breakers(aredis, BreakerLimits())
     for model in ("gpt-4o", "gpt-4o-mini"):
         await breaker.report(f"openai/{model}", "t", 0, Outcome.QUOTA)
 
@@ -343,7 +344,7 @@ async def test_task_that_no_model_may_serve_runs_when_the_breaker_lets_one_throu
         await until(lambda: client.status(task_id).state is State.PENDING and client.status(task_id).attempts == 1)
         assert llm.calls() == []
         for model in ("gpt-4o", "gpt-4o-mini"):
-            await CircuitBreaker(aredis, BreakerLimits()).reset(f"openai/{model}")
+            await Breakers(aredis, BreakerLimits()).reset(f"openai/{model}")
         await aredis.zadd("agent:delayed", {task_id: 0})
         result = await result_of(client, task_id)
     assert (result.status, result.metadata.attempts) == (State.SUCCESS, 2)

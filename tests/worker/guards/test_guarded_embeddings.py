@@ -8,7 +8,7 @@ from langchain_openai import OpenAIEmbeddings
 from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
 
 from langgraph_rq import Client
-from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, CircuitBreaker
+from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits
 from langgraph_rq.shared.budget.token_budget import BudgetLimits, Payer, TokenBudget
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.worker.guards.bounds import text_bound
@@ -16,6 +16,7 @@ from langgraph_rq.worker.guards.guarded_embeddings import guarded_embeddings
 from langgraph_rq.worker.guards.guards import Guards, TaskGuard, current_task
 from langgraph_rq.worker.guards.model_call import CallLimits
 from langgraph_rq.worker.guards.refusals import BudgetExceeded, ProviderUnavailableError
+from tests.breakers import Breakers
 from tests.fleet import PRICING, one_node_graph, worker
 
 MODEL = "text-embedding-3-small"
@@ -95,7 +96,7 @@ async def test_embeddings_that_keep_failing_open_their_breaker(is_sync, plain, l
     guarded = guarded_embeddings(plain, guards=guards, limits=CallLimits(attempts=BreakerLimits().failure_threshold))
     with pytest.raises(ProviderUnavailableError):
         await (asyncio.to_thread(guarded.embed_query, "x") if is_sync else guarded.aembed_query("x"))
-    (status,) = await CircuitBreaker(aredis, guards.breaker).states()
+    (status,) = await Breakers(aredis, guards.breaker).states()
     assert (status.name, status.state) == (f"openai/{MODEL}", "open")
 
 

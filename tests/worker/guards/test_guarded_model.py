@@ -10,7 +10,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.tools import tool
 from pydantic import BaseModel
 
-from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, CircuitBreaker, Outcome
+from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome
 from langgraph_rq.shared.budget.token_budget import BudgetLimits
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
@@ -19,6 +19,7 @@ from langgraph_rq.worker.guards.guards import Guards, TaskGuard, current_task
 from langgraph_rq.worker.guards.inner_model import OUTPUT_TOKENS as DEFAULT_OUTPUT_TOKENS
 from langgraph_rq.worker.guards.model_call import CallLimits
 from langgraph_rq.worker.guards.refusals import BudgetExceeded, ProviderUnavailableError
+from tests.breakers import Breakers
 from tests.fleet import PRICING
 from tests.model_calls import OUTPUT_TOKENS, billed, books, chat_models
 from tests.waiting import until
@@ -106,7 +107,7 @@ async def test_error_says_what_failed_when_no_model_answers(call, guards, aredis
 
 @WAYS
 async def test_open_breaker_sends_the_call_to_the_fallback(call, guards, aredis, llm, chat):
-    await CircuitBreaker(aredis, BreakerLimits()).report("openai/gpt-4o", "t", 0, Outcome.QUOTA)
+    await Breakers(aredis, BreakerLimits()).report("openai/gpt-4o", "t", 0, Outcome.QUOTA)
     assert "You asked" in await call(guarded_chat_model(chat("gpt-4o"), [chat("gpt-4o-mini")], guards=guards))
     assert [one["model"] for one in llm.calls()] == ["gpt-4o-mini"]
 
@@ -166,7 +167,7 @@ async def test_broken_answer_is_booked_as_what_may_be_billed(fault, call, guards
     used, held = await books(aredis)
     assert billed(llm) <= used
     assert held == 0
-    (status,) = await CircuitBreaker(aredis, BreakerLimits()).states()
+    (status,) = await Breakers(aredis, BreakerLimits()).states()
     assert status.failures == 1
 
 
@@ -210,7 +211,7 @@ async def test_cancelled_call_is_settled_in_full(guards, aredis, llm, chat):
         return used > OUTPUT_TOKENS and held == 0
 
     await until(is_settled)
-    assert (await CircuitBreaker(aredis, BreakerLimits()).states())[0].failures == 0
+    assert (await Breakers(aredis, BreakerLimits()).states())[0].failures == 0
 
 
 async def test_streams_of_other_loops_are_read_in_one(guards, aredis, llm, chat):
@@ -276,7 +277,7 @@ async def test_model_chosen_for_one_call_is_the_one_that_is_priced_and_broken(gu
     await model.ainvoke(QUESTION, model="gpt-4o")
     assert [one["model"] for one in llm.calls()] == ["gpt-4o", "gpt-4.1-mini"]
     assert task.model == "gpt-4.1-mini"
-    names = {status.name for status in await CircuitBreaker(aredis, BreakerLimits()).states()}
+    names = {status.name for status in await Breakers(aredis, BreakerLimits()).states()}
     assert names == {"openai/gpt-4o", "openai/gpt-4.1-mini"}
 
 
@@ -326,4 +327,4 @@ async def test_retries_of_the_sdk_are_off(guards, aredis, llm, chat):
         with pytest.raises(ProviderUnavailableError):
             await call(guarded_chat_model(chat(max_retries=5), limits=ONCE, guards=guards))
         assert len(llm.calls()) == 1
-        await CircuitBreaker(aredis, BreakerLimits()).reset(BREAKER)
+        await Breakers(aredis, BreakerLimits()).reset(BREAKER)

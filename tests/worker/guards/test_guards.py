@@ -6,7 +6,7 @@ import time
 import pytest
 from redis.asyncio import Redis as AsyncRedis
 
-from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, CircuitBreaker, Outcome
+from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome
 from langgraph_rq.shared.budget.token_budget import BudgetLimits, Payer
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
@@ -15,6 +15,7 @@ from langgraph_rq.shared.tasks import State
 from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
 from langgraph_rq.worker.guards.guards import Guards, TaskGuard, Used
 from langgraph_rq.worker.guards.refusals import BudgetExceeded, GuardUnavailable, ProviderUnavailableError, TaskGone
+from tests.breakers import Breakers
 from tests.fleet import PRICING
 from tests.model_calls import billed, books, run_node
 from tests.waiting import until
@@ -43,12 +44,12 @@ def admit(guards, task=None):
 
 
 async def probes_in_flight(aredis):
-    return (await CircuitBreaker(aredis, BREAKER_LIMITS).states())[0].probes_in_flight
+    return (await Breakers(aredis, BREAKER_LIMITS).states())[0].probes_in_flight
 
 
 async def open_breaker(aredis):
     """Open it for a millisecond: the next call is a probe."""
-    await CircuitBreaker(aredis, BREAKER_LIMITS).report(BREAKER, "t", 0, Outcome.QUOTA)
+    await Breakers(aredis, BREAKER_LIMITS).report(BREAKER, "t", 0, Outcome.QUOTA)
     await asyncio.sleep(0.01)
 
 
@@ -125,7 +126,7 @@ async def test_probe_without_a_budget_lets_the_next_one_probe(guards, client, re
 
 
 async def test_call_refused_by_the_breaker_is_not_booked(guards, aredis):
-    await CircuitBreaker(aredis, BreakerLimits()).report(BREAKER, "t", 0, Outcome.QUOTA)
+    await Breakers(aredis, BreakerLimits()).report(BREAKER, "t", 0, Outcome.QUOTA)
     with pytest.raises(ProviderUnavailableError) as refused:
         await admit(guards)
     assert 0 < refused.value.retry_after_s <= 33

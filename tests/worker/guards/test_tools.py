@@ -13,12 +13,12 @@ from langgraph.errors import GraphInterrupt
 from requests import HTTPError
 from requests import Response as RequestsResponse
 
-from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, CircuitBreaker
-from langgraph_rq.shared.breaker.circuit_breaker import State as Breaker
+from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, BreakerState
 from langgraph_rq.shared.budget.token_budget import BudgetLimits
 from langgraph_rq.worker.guards.guards import Guards, TaskGuard, current_task
 from langgraph_rq.worker.guards.refusals import BudgetExceeded, ProviderUnavailableError, TaskGone, ToolError
 from langgraph_rq.worker.guards.tools import guarded
+from tests.breakers import Breakers
 from tests.fleet import PRICING
 from tests.waiting import until
 
@@ -34,7 +34,7 @@ async def guards(aredis, redis_url):
 
 @pytest.fixture
 def breaker(aredis):
-    return CircuitBreaker(aredis, LIMITS)
+    return Breakers(aredis, LIMITS)
 
 
 async def status_of(breaker, name="search"):
@@ -118,7 +118,7 @@ async def test_open_breaker_refuses_with_the_time_to_ask_again(guards, breaker):
     with pytest.raises(ToolError, match="the circuit breaker is open") as caught:
         await search()
     assert 0 < caught.value.retry_after_s <= 33
-    assert (await status_of(breaker)).state is Breaker.OPEN
+    assert (await status_of(breaker)).state is BreakerState.OPEN
 
 
 async def test_pause_that_the_service_asks_for_holds_for_everybody(guards, breaker):
@@ -127,7 +127,7 @@ async def test_pause_that_the_service_asks_for_holds_for_everybody(guards, break
     assert caught.value.retry_after_s == 60
     with pytest.raises(ToolError, match="its rate limit is reached"):
         await failing(http_error(500), guards)()
-    assert (await status_of(breaker)).state is Breaker.CLOSED
+    assert (await status_of(breaker)).state is BreakerState.CLOSED
 
 
 async def test_half_open_one_caller_goes_through_and_its_success_lets_all_through(guards, breaker):
@@ -150,7 +150,7 @@ async def test_half_open_one_caller_goes_through_and_its_success_lets_all_throug
     go_on.set()
     (probe,) = set(calls) - set(refused)
     assert [await probe] == started
-    assert (await status_of(breaker)).state is Breaker.CLOSED
+    assert (await status_of(breaker)).state is BreakerState.CLOSED
 
 
 async def _is_over(breaker):

@@ -14,12 +14,13 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.tools import tool
 from langgraph.graph import END, START, MessagesState, StateGraph
 
-from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, CircuitBreaker, Outcome
+from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome
 from langgraph_rq.shared.budget.token_budget import BudgetLimits
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
 from langgraph_rq.worker.task.node_watch import NodeWatch
+from tests.breakers import Breakers
 from tests.fleet import one_node_graph
 from tests.model_calls import (
     OUTPUT_TOKENS,
@@ -113,7 +114,7 @@ async def test_spent_budget_ends_the_run_without_a_call_whatever_the_node_catche
 
 @pytest.mark.parametrize("call", ASYNC + SYNC)
 async def test_open_breaker_ends_the_run_without_a_call(call, redis_url, aredis, llm, chat):
-    await CircuitBreaker(aredis, BreakerLimits()).report("openai/gpt-4o-mini", "t", 0, Outcome.QUOTA)
+    await Breakers(aredis, BreakerLimits()).report("openai/gpt-4o-mini", "t", 0, Outcome.QUOTA)
     result = await run_node(redis_url, node_of(call, chat()), deadline_s=5)
     assert (result.status, result.error.type) == (State.ERROR, ErrorType.PROVIDER_UNAVAILABLE)
     assert "the circuit breaker is open (quota)" in result.error.message
@@ -124,7 +125,7 @@ async def test_open_breaker_ends_the_run_without_a_call(call, redis_url, aredis,
 
 async def test_task_waits_in_the_queue_for_a_breaker_that_opens_up_before_its_deadline(redis_url, aredis, llm, chat):
     limits = BreakerLimits(open_s=2.0, jitter=0)
-    await CircuitBreaker(aredis, limits).report("openai/gpt-4o-mini", "t", 0, Outcome.QUOTA)
+    await Breakers(aredis, limits).report("openai/gpt-4o-mini", "t", 0, Outcome.QUOTA)
     result = await run_node(redis_url, node_of(ainvoke, chat()), breaker=limits)
     assert (result.status, result.metadata.attempts) == (State.SUCCESS, 2)
     assert len(llm.calls()) == 1
@@ -136,7 +137,7 @@ async def test_failing_calls_open_the_breaker_for_everybody(call, fault, redis_u
     limits = BreakerLimits(failure_threshold=1, window_s=0)
     result = await run_node(redis_url, node_of(call, chat()), breaker=limits)
     assert (result.status, result.error.type) == (State.ERROR, ErrorType.PROVIDER_UNAVAILABLE)
-    (status,) = await CircuitBreaker(aredis, limits).states()
+    (status,) = await Breakers(aredis, limits).states()
     assert (status.name, status.state) == ("openai/gpt-4o-mini", "open")
     used, held = await books(aredis)
     assert billed(llm) <= used
@@ -230,7 +231,7 @@ async def test_fallback_of_a_failing_model_is_booked_too(call, redis_url, aredis
 
 
 async def test_fallback_answers_for_a_model_whose_breaker_is_open(redis_url, aredis, llm, chat):
-    await CircuitBreaker(aredis, BreakerLimits()).report("openai/gpt-4o", "t", 0, Outcome.QUOTA)
+    await Breakers(aredis, BreakerLimits()).report("openai/gpt-4o", "t", 0, Outcome.QUOTA)
     model = chat("gpt-4o").with_fallbacks([chat("gpt-4o-mini")])
     result = await run_node(redis_url, node_of(ainvoke, model))
     assert result.status is State.SUCCESS, result.error
@@ -332,7 +333,7 @@ async def test_cancelled_call_is_settled_at_the_end_of_its_task(redis_url, aredi
     assert used == 0 < held
     assert await books(aredis) == (held, 0)
     assert counted(result) == held
-    (status,) = await CircuitBreaker(aredis, BreakerLimits()).states()
+    (status,) = await Breakers(aredis, BreakerLimits()).states()
     assert status.failures == 0
 
 
