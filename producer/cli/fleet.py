@@ -1,6 +1,7 @@
 """The command that shows the fleet: its workers and its queues."""
 
 from dataclasses import asdict
+from typing import Any
 
 import click
 from rich.console import Group, RenderableType
@@ -9,7 +10,8 @@ from rich.text import Text
 
 from langgraph_rq.producer.cli import output
 from langgraph_rq.producer.cli.connection import connected_redis
-from langgraph_rq.shared.queue.fleet import Fleet, read_fleet
+from langgraph_rq.shared.connections.scripts import run_sync
+from langgraph_rq.shared.queue.fleet import Fleet, fleet_call
 
 _EXIT_CODES = """
 \b
@@ -33,10 +35,20 @@ def workers(ctx: click.Context, *, as_json: bool) -> None:
       langgraph-producer workers --json | jq .pending
     """  # noqa: D301 - \b is the character that tells click to keep the lines
     with connected_redis() as redis:
-        fleet = read_fleet(redis)
-    output.write(asdict(fleet) if as_json else _show(fleet))
+        fleet = run_sync(redis, fleet_call())
+    output.write(_json(fleet) if as_json else _show(fleet))
     if not fleet.workers:
         ctx.exit(5)
+
+
+def _json(fleet: Fleet) -> dict[str, Any]:
+    return {
+        "workers": [asdict(worker) for worker in fleet.workers],
+        "runnable": {queue.name: queue.runnable for queue in fleet.queues},
+        "pending": fleet.pending,
+        "delayed": fleet.delayed,
+        "in_flight": fleet.in_flight,
+    }
 
 
 def _show(fleet: Fleet) -> RenderableType:
@@ -55,8 +67,8 @@ def _show(fleet: Fleet) -> RenderableType:
         )
     queues = Table("queue", box=None, header_style="bold")
     queues.add_column("runnable", justify="right")
-    for queue, runnable in fleet.runnable.items():
-        queues.add_row(queue, str(runnable))
+    for queue in fleet.queues:
+        queues.add_row(queue.name, str(queue.runnable))
     totals = f"{fleet.pending} pending, {fleet.delayed} delayed, {fleet.in_flight} in flight"
     turns = Text("A queue lists one task per user as runnable; the others wait for their user's turn.", style="dim")
     shown = workers if fleet.workers else Text("no worker is alive", style="red")

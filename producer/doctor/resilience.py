@@ -1,13 +1,12 @@
 """Resilience: does the system answer, and does it go on when a provider or a worker does not?"""
 
 import time
-from typing import Any
 
 from langgraph_rq.producer.doctor.finding import Check, Finding, failed, passed, warned
 from langgraph_rq.producer.doctor.system import System
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerState, read_all_call
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.queue.keys import WORKERS
+from langgraph_rq.shared.queue.fleet import fleet_call
 from langgraph_rq.shared.settings import AssistantSettings, BreakerSettings, CallSettings, load
 
 _TELL_GATEWAY = "give --gateway URL, so that it is asked"
@@ -15,18 +14,12 @@ _TELL_GATEWAY = "give --gateway URL, so that it is asked"
 
 def workers_live(system: System) -> Finding:
     """Without a worker tasks wait; with one only, its restart is an outage."""
-    seconds, microseconds = _server_time(system)
-    workers = int(system.client.zcount(WORKERS, seconds * 1000 + microseconds // 1000, "+inf"))
+    workers = len(scripts.run_sync(system.client, fleet_call()).workers)
     if not workers:
         return failed("no worker is alive", "start workers, or look at why they end: their first lines say it")
     if workers == 1:
         return warned("one worker only: nobody takes over when it dies", "start a second one on another host")
     return passed(f"{workers} workers alive")
-
-
-def _server_time(system: System) -> tuple[int, int]:
-    answer: Any = system.client.time()
-    return int(answer[0]), int(answer[1])
 
 
 def breakers_are_closed(system: System) -> Finding:

@@ -1,13 +1,13 @@
-"""What the fleet is doing: its live workers and its queues. Reading changes nothing, unlike RQ's own `rq info`."""
+"""The live workers and the queues. Reading changes nothing, unlike RQ's own `rq info`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
-from redis import Redis
-
-from langgraph_rq.shared.queue.keys import DELAYED, OPEN, RQ_QUEUES, WORKERS, own_key, rq_worker_key
-
-_QUEUE = "rq:queue:"
+from langgraph_rq.shared.connections.scripts import Call, load_script
+from langgraph_rq.shared.queue.answers import whole_number
+from langgraph_rq.shared.queue.keys import DELAYED, OPEN, QUEUE_PREFIX, RQ_QUEUES, WORKERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,58 +25,72 @@ class WorkerStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Fleet:
-    """The fleet at one instant.
+class QueueStatus:
+    """A queue of RQ that has ever had a task."""
 
-    `runnable` is the length of each RQ queue: it holds one id per user, whose other tasks wait behind it. Every task
-    that has not ended is counted once in `pending`, `delayed` or `in_flight`.
-    """
+    name: str
+    runnable: int
+    """The length of its list, which holds one id per user; the user's other tasks wait behind it."""
+    first_age_s: float
+    """Since the first task of the list was submitted; 0 for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The fleet at one instant."""
 
     workers: tuple[WorkerStatus, ...]
-    runnable: dict[str, int]
-    pending: int
+    """By name; live is a worker whose lease ends after now, as for `claim`."""
+    queues: tuple[QueueStatus, ...]
+    open: int
+    """Tasks that have not ended; each counts once in `pending`, `delayed` or `in_flight`."""
     delayed: int
-    in_flight: int
+    owned: int
+    """Tasks that workers own, also dead ones that have not been reaped yet."""
+
+    @property
+    def in_flight(self) -> int:
+        """Tasks that live workers own."""
+        return sum(worker.in_flight for worker in self.workers)
+
+    @property
+    def pending(self) -> int:
+        """Tasks that wait for a worker, or for the reaping of a dead one."""
+        return max(0, self.open - self.in_flight - self.delayed)
 
 
-def read_fleet(redis: Redis) -> Fleet:
-    """Read the live workers and the queues in two round trips."""
-    first = redis.pipeline(transaction=False)
-    first.time()
-    first.zrange(WORKERS, 0, -1, withscores=True)
-    first.smembers(RQ_QUEUES)
-    first.zcard(OPEN)
-    first.zcard(DELAYED)
-    (seconds, microseconds), leases, queue_keys, is_open, delayed = first.execute()
-    now_ms = seconds * 1000 + microseconds / 1000
-    live = [(name.decode(), ends_ms - now_ms) for name, ends_ms in leases if ends_ms > now_ms]
-    queues = sorted(key.decode().removeprefix(_QUEUE) for key in queue_keys)
-    second = redis.pipeline(transaction=False)
-    for name, _ in live:
-        second.scard(own_key(name))
-        second.hmget(rq_worker_key(name), "state", "queues", "successful_job_count", "failed_job_count")
-    for queue in queues:
-        second.llen(_QUEUE + queue)
-    replies = second.execute()
-    workers = tuple(_worker(*live[i], *replies[2 * i : 2 * i + 2]) for i in range(len(live)))
-    in_flight = sum(worker.in_flight for worker in workers)
+def fleet_call(*, now_ms: int | None = None) -> Call[Fleet]:
+    """Read the fleet; `now_ms` is a test's clock, None the server's."""
+    keys = [WORKERS, RQ_QUEUES, OPEN, DELAYED]
+    return Call(load_script("shared/queue/fleet"), keys, ["" if now_ms is None else now_ms], _read_fleet)
+
+
+def _read_fleet(reply: Sequence[Any]) -> Fleet:
+    now_ms, open_tasks, delayed, workers, queues = reply
     return Fleet(
-        workers,
-        dict(zip(queues, replies[2 * len(live) :], strict=True)),
-        max(0, is_open - in_flight - delayed),
-        delayed,
-        in_flight,
+        workers=tuple(_worker(worker, now_ms) for worker in workers if float(worker[1]) > now_ms),
+        queues=tuple(sorted((_queue(queue, now_ms) for queue in queues), key=attrgetter("name"))),
+        open=open_tasks,
+        delayed=delayed,
+        owned=sum(worker[2] for worker in workers),
     )
 
 
-def _worker(name: str, lease_left_ms: float, in_flight: int, fields: list[Any]) -> WorkerStatus:
+def _worker(reply: Sequence[Any], now_ms: int) -> WorkerStatus:
+    name, lease_end, in_flight, *fields = reply
     state, queues, succeeded, failed = (field.decode() if field else "" for field in fields)
     return WorkerStatus(
-        name,
+        name.decode(),
         state or "unknown",
         tuple(queues.split(",")) if queues else (),
         in_flight,
         int(succeeded or 0),
         int(failed or 0),
-        round(lease_left_ms / 1000, 3),
+        round((float(lease_end) - now_ms) / 1000, 3),
     )
+
+
+def _queue(reply: Sequence[Any], now_ms: int) -> QueueStatus:
+    key, runnable, created = reply
+    first_age_ms = max(0, now_ms - whole_number(created, now_ms)) if created else 0
+    return QueueStatus(key.decode().removeprefix(QUEUE_PREFIX), runnable, first_age_ms / 1000)

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, BreakerState, BreakerStatus, read_all_call
 from langgraph_rq.shared.budget.token_budget import BudgetLimits, usage_call
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.queue.keys import DELAYED, OPEN, WORKERS, queue_key, task_hash
+from langgraph_rq.shared.queue.fleet import fleet_call
 from langgraph_rq.shared.telemetry.metrics import FLEET, LONGEST, build_gauge
 
 _STATES = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
@@ -55,46 +55,26 @@ class FleetMetrics:
         return CONTENT_TYPE_LATEST, generate_latest(registry)
 
     async def read(self) -> list[Sample]:
-        """Read all gauges in three round trips. Raises redis.RedisError."""
-        pipeline = self.redis.pipeline(transaction=False)
-        pipeline.time()
-        pipeline.info("memory")
-        pipeline.zcard(OPEN)
-        pipeline.zcard(DELAYED)
-        pipeline.zrange(WORKERS, 0, -1, withscores=True)
-        for queue in self.queues:
-            pipeline.llen(queue_key(queue))
-            pipeline.lindex(queue_key(queue), 0)
-        now, memory, opened, delayed, workers, *queued = await pipeline.execute()
-        now_ms = now[0] * 1000 + now[1] / 1000
-        alive = [worker.decode() for worker, lease_end_ms in workers if lease_end_ms >= now_ms]
-        heads = [head.decode() for head in queued[1::2] if head]
-        created, running = await self._look_closer(heads, [worker.decode() for worker, _ in workers])
-        oldest_s = max((now_ms - int(ms) for ms in created if ms), default=0.0) / 1000
-        usage, breakers = await scripts.run_many(
-            self.redis, [usage_call(self.budget), read_all_call(self.breaker, most=LONGEST)]
+        """Read all gauges in two round trips. Raises redis.RedisError."""
+        memory = await self.redis.info("memory")
+        fleet, usage, breakers = await scripts.run_many(
+            self.redis, [fleet_call(), usage_call(self.budget), read_all_call(self.breaker, most=LONGEST)]
         )
+        for answer in (fleet, usage, breakers):
+            if isinstance(answer, Exception):
+                raise answer
+        queues = {queue.name: queue for queue in fleet.queues if queue.name in self.queues}
         return [
-            *(("agent_queue_depth", (queue,), depth) for queue, depth in zip(self.queues, queued[::2], strict=True)),
-            ("agent_tasks_open", (), opened),
-            ("agent_tasks_delayed", (), delayed),
-            ("agent_tasks_running", (), running),
-            ("agent_oldest_task_age_seconds", (), max(0.0, oldest_s)),
-            ("agent_workers", (), len(alive)),
+            *(("agent_queue_depth", (name,), queues[name].runnable if name in queues else 0) for name in self.queues),
+            ("agent_tasks_open", (), fleet.open),
+            ("agent_tasks_delayed", (), fleet.delayed),
+            ("agent_tasks_running", (), fleet.owned),
+            ("agent_oldest_task_age_seconds", (), max((queue.first_age_s for queue in queues.values()), default=0.0)),
+            ("agent_workers", (), len(fleet.workers)),
             *_breakers(breakers),
             *_budget(usage),
             *_memory(memory),
         ]
-
-    async def _look_closer(self, heads: Sequence[str], workers: Sequence[str]) -> tuple[list[bytes | None], int]:
-        """Read when the first task of each queue was submitted, and how many tasks workers own."""
-        pipeline = self.redis.pipeline(transaction=False)
-        for task_id in heads:
-            pipeline.hget(task_hash(task_id), "created")
-        for worker in workers:
-            pipeline.scard(f"agent:own:{worker}")
-        replies = await pipeline.execute() if heads or workers else []
-        return replies[: len(heads)], sum(replies[len(heads) :])
 
 
 def _breakers(breakers: Sequence[BreakerStatus]) -> Iterator[Sample]:

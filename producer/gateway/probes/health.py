@@ -12,7 +12,7 @@ from langgraph_rq.producer.gateway.dependencies import FromGateway, Gateway
 from langgraph_rq.producer.gateway.probes.fleet_metrics import FleetMetrics
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerState, BreakerStatus, read_all_call
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.queue.keys import WORKERS
+from langgraph_rq.shared.queue.fleet import fleet_call
 
 router = APIRouter(tags=["health"])
 
@@ -46,8 +46,7 @@ async def metrics(gateway: FromGateway) -> Response:
 
 async def live_workers(gateway: Gateway) -> int:
     """Count the workers whose lease holds, by the server's clock."""
-    seconds, _ = await gateway.client.redis.time()
-    return int(await gateway.client.redis.zcount(WORKERS, seconds * 1000, "+inf"))
+    return len((await scripts.run(gateway.client.redis, fleet_call())).workers)
 
 
 async def breakers(gateway: Gateway) -> list[BreakerStatus]:
