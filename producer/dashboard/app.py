@@ -55,7 +55,7 @@ class _Json:
 
     @staticmethod
     def loads(data: bytes) -> Any:
-        """Read JSON; whatever else somebody put there is shown as nothing, so that it hides no other job."""
+        """Read JSON; anything else is shown as nothing, so that it hides no other job."""
         try:
             return serializers.JSONSerializer.loads(data)
         except ValueError:

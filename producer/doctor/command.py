@@ -29,7 +29,7 @@ _EXIT_CODES = """
 \b
 Exit codes, by the worst:
   0  everything passed
-  1  warnings: somebody should decide about them
+  1  warnings to decide about
   2  something is not fit for production, or a setting is wrong
 """
 

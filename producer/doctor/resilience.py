@@ -18,7 +18,7 @@ def workers_live(system: System) -> Finding:
     if not workers:
         return failed("no worker is alive", "start workers, or look at why they end: their first lines say it")
     if workers == 1:
-        return warned("one worker only: nobody takes over when it dies", "start a second one on another host")
+        return warned("one worker only: none takes over when it dies", "start a second one on another host")
     return passed(f"{workers} workers alive")
 
 

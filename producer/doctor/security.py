@@ -70,7 +70,7 @@ def redis_user_has_a_role(system: System) -> Finding:
         )
     if _admits_without_password(system):
         return failed("Redis lets anybody in without a password", "load deploy/redis/users.acl: it turns `default` off")
-    return passed(f"this connects as {name}, and nobody is let in without a password")
+    return passed(f"this connects as {name}, and no client gets in without a password")
 
 
 def _admits_without_password(system: System) -> bool:

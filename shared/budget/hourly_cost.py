@@ -1,6 +1,6 @@
 """Notice a bill that runs away: an hour that costs three times the mean hour of the last seven days.
 
-A limit on the day tells late, and a limit that was never set tells nothing. Workers look every minute; the alert is
+A limit on the day alerts late, and a limit that was never set never alerts. Workers check every minute; the alert is
 raised once per hour, by one script, beside the alerts of the token budget.
 
 Key:

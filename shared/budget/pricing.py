@@ -122,7 +122,7 @@ class Pricing:
 
 
 def _references(model: str) -> Iterator[tuple[str, str | None]]:
-    """Name what `model` may mean, the likeliest first: a model and its provider, None for whoever is known for it."""
+    """Name what `model` may mean, the likeliest first: a model and its provider; None where one provider is known."""
     prefix, slash, name = model.partition("/")
     if slash:
         yield name, prefix

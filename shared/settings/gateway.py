@@ -20,7 +20,7 @@ class GatewaySettings(Settings):
     without_keys: bool = Field(default=False, description="let everybody on this machine in, as the default tenant")
     rate: str | None = Field("600/minute", description="tasks of one user; none: no limit")
     open_tasks: int = Field(100_000, ge=1, description="take no further task while so many have not ended")
-    heartbeat_s: float = Field(15.0, gt=0, description="a silent event stream shows this often that it lives")
+    heartbeat_s: float = Field(15.0, gt=0, description="time between heartbeats of an event stream without events")
     drain_s: float = Field(10.0, ge=0, description="a gateway that is asked to end waits so long for its requests")
     ping_model: bool = Field(default=False, description="readiness asks the model API, at most every 30 s")
     tls_cert: Path | None = Field(None, description="certificate chain as PEM; with the key: HTTPS only")

@@ -41,7 +41,7 @@ class RedisSettings(Settings):
         default=False, description="accept a Redis that evicts keys or keeps no append-only file: tasks may be lost"
     )
     insecure_redis: bool = Field(
-        default=False, description="accept plain redis:// to another host: whoever is on the way reads and writes tasks"
+        default=False, description="accept plain redis:// to another host: any host on the way can read and write tasks"
     )
     submit_replicas: int = Field(
         0, ge=0, le=10, description="a submit is answered when so many replicas have the task; 0: the primary is enough"
