@@ -9,8 +9,8 @@ from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START, StateGraph
 
 from langgraph_rq import Client
-from langgraph_rq.shared.budget.token_budget import BudgetLimits, TokenBudget
 from langgraph_rq.shared.errors import RedisUnavailableError
+from tests.budget import Budget
 from tests.fleet import one_node_graph, worker
 
 OUTPUT_TOKENS = 100
@@ -63,7 +63,7 @@ def two_nodes_at_once(first, second) -> Any:
 
 async def books(aredis) -> tuple[int, int]:
     """Return the tokens that the fleet has used and holds."""
-    tokens = (await TokenBudget(aredis, BudgetLimits()).usage()).tokens
+    tokens = (await Budget(aredis).usage()).tokens
     return tokens.used, tokens.held
 
 

@@ -1,14 +1,12 @@
-"""What the token budget's verbs answer: plain values that say what was decided; the caller logs or raises."""
+"""Answers of the budget's verbs: plain values that say what was decided; the caller logs or raises."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal
 
-from langgraph_rq.shared.budget.limits import Amount
-
-Scope = Literal["request", "global", "user", "task"]
-Unit = Literal["tokens", "cost"]
+from langgraph_rq.shared.budget.limits import Amount, Scope, Unit
+from langgraph_rq.shared.budget.model_stats import ModelStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,18 +16,24 @@ class Reservation:
     Args:
         fill_permille: How much of the tightest limit is used and held now, in thousandths: near 1000, a cheaper model
             is wiser than a refusal.
+        held: What is held, which is less than requested where a guessed output had to shrink.
+        output_tokens: The output among the held tokens.
+        stats: What is known of the model's calls, for the next estimate.
     """
 
     rid: str
     fill_permille: int
+    held: Amount
+    output_tokens: int
+    stats: ModelStats
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """The amount does not fit, and nothing was held.
+class _NoRoom:
+    """A limit that an amount does not fit into; nothing was held.
 
     Args:
-        scope: The narrowest scope that refuses; `request` is the limit of a single reservation.
+        scope: The narrowest such scope; `request` is the limit of a single call.
         limit: Like used, held and requested in tokens or nano-dollars, as `unit` says.
         resets_at_ms: When the scope's next day begins, in Unix time; None where no new day will help.
     """
@@ -48,24 +52,42 @@ class Refused:
         """The most that would be granted now."""
         return max(0, self.limit - self.used - self.held)
 
+    @property
+    def _budget(self) -> str:
+        unit = "token" if self.unit == "tokens" else "cost"
+        return {
+            "global": f"daily {unit} budget",
+            "tenant": f"tenant's daily {unit} budget",
+            "user": f"user's daily {unit} budget",
+            "task": f"task's {unit} budget",
+        }[self.scope]
+
+    @property
+    def _amounts(self) -> str:
+        used, limit = show_amount(self.used, self.unit), show_amount(self.limit, self.unit)
+        held = f", {show_amount(self.held, self.unit)} held" if self.held else ""
+        return f"{used} of {limit} used{held}, {show_amount(self.requested, self.unit)} requested"
+
+
+@dataclass(frozen=True, slots=True)
+class Busy(_NoRoom):
+    """The amount fits beside what is used, but not beside what running calls hold: one of them must settle first."""
+
+    def __str__(self) -> str:
+        return f"{self._budget} held by running calls: {self._amounts}"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(_NoRoom):
+    """The amount does not fit beside what is used: no waiting helps before the limit changes or its day ends."""
+
     def __str__(self) -> str:
         if self.scope == "request":
             return (
-                f"request too large: {self.requested:,} tokens requested, {self.limit:,} allowed; "
-                "shorten the input or lower the output limit"
+                f"request too large: {self.requested:,} tokens requested, {self.limit:,} allowed; shorten the input, "
+                f"lower the output limit, or set LGRQ_BUDGET_REQUEST_TOKENS to {self.requested} or more"
             )
-        unit = "token" if self.unit == "tokens" else "cost"
-        owner = {
-            "global": f"daily {unit} budget",
-            "user": f"user's daily {unit} budget",
-            "task": f"task's {unit} budget",
-        }
-        used, limit = show_amount(self.used, self.unit), show_amount(self.limit, self.unit)
-        held = f", {show_amount(self.held, self.unit)} held" if self.held else ""
-        message = (
-            f"{owner[self.scope]} spent: {used} of {limit} used{held}, "
-            f"{show_amount(self.requested, self.unit)} requested"
-        )
+        message = f"{self._budget} spent: {self._amounts}"
         if self.resets_at_ms is None:
             return message
         return f"{message}; resets at {datetime.fromtimestamp(self.resets_at_ms / 1000, UTC):%Y-%m-%dT%H:%MZ}"
@@ -102,30 +124,34 @@ class Settlement:
     """What a settle did.
 
     Args:
-        outcome: `settled`; `corrected`, if the reservation had been charged in full before; `repeated`, if it was
-            settled before; `unknown`, if it was never made or is forgotten. The last two changed nothing.
-        overshoot: How much more than reserved was used; booked in full, as it will be billed.
+        outcome: `settled`; `corrected`, if the reservation had expired and was charged; `repeated`, if it was settled
+            before, which changed nothing; `lost`, if Redis had forgotten it: booked on today.
+        overshoot: How much more than held, or charged at its expiry, was used; booked in full, as it will be billed.
     """
 
-    outcome: Literal["settled", "corrected", "repeated", "unknown"]
+    outcome: Literal["settled", "corrected", "repeated", "lost"]
     overshoot: Amount
     alerts: tuple[Alert, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Expiry:
-    """The ids of the reservations that were charged in full, and the alerts which that crossed."""
+    """The ids of the reservations that were charged, and the alerts which that crossed."""
 
     charged: tuple[str, ...]
     alerts: tuple[Alert, ...]
 
 
-def read_reserved(rid: str, reply: Sequence[Any]) -> Reservation | Refused:
+def read_reserved(rid: str, reply: Sequence[Any]) -> Reservation | Busy | Refused:
     """Read the reply of reserve.lua."""
     if text(reply[0]) == "held":
-        return Reservation(rid, reply[1])
-    _, scope, unit, limit, used, held, requested, resets_at_ms = reply
-    return Refused(rid, text(scope), text(unit), limit, used, held, requested, resets_at_ms or None)
+        _, fill_permille, tokens, cost_nano_usd, output_tokens, known = reply
+        return Reservation(
+            rid, fill_permille, Amount(tokens, cost_nano_usd), output_tokens, ModelStats.parse(text(known))
+        )
+    answer, scope, unit, limit, used, held, requested, resets_at_ms = reply
+    kind = Busy if text(answer) == "busy" else Refused
+    return kind(rid, text(scope), text(unit), limit, used, held, requested, resets_at_ms or None)
 
 
 def read_settlement(reply: Sequence[Any]) -> Settlement:

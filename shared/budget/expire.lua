@@ -1,33 +1,45 @@
 #!lua flags=allow-oom
--- Charge reservations that are past their time in full: the provider may have billed their calls.
+-- Charge reservations that are past their time: the provider may have billed their calls. Charged is the mean call of
+-- the model, or the input where none is known; with the hold `worst`, all that is held.
 --
--- Uses shared/budget/prelude: book, count, read_record
+-- Uses shared/connections/clock: clock
+-- Uses shared/budget/prelude: read_policy, read_record, write_record, book, count, read_stats
 --
 -- KEYS[1]  zset of live reservations: id -> end in ms
 -- KEYS[2]  stream of alerts: scope, subject, unit, percent, used, limit, day
 -- ARGV[1]  most reservations to charge in this call
--- ARGV[2]  limits as JSON, as in token_budget_reserve.lua
+-- ARGV[2]  limits as JSON, as in reserve.lua
 -- ARGV[3]  what the key of a reservation's record begins with, its id follows
 -- ARGV[4]  now in ms; empty: server TIME
 --
 -- Returns {{id, ...} of the charged reservations, {alert, ...}}; an alert is
 -- {scope, subject, unit, percent, used, limit, day number}.
 local reservations, alerts = KEYS[1], { stream = KEYS[2] }
-local batch, limits, prefix, now_ms = ARGV[1], cjson.decode(ARGV[2]), ARGV[3], ARGV[4]
+local batch, seed, prefix, now_ms = ARGV[1], ARGV[2], ARGV[3], clock(ARGV[4])
 
-if now_ms == "" then
-  local time = redis.call("TIME")
-  now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local function charge_of(record, limits)
+  if limits.hold == "worst" then
+    return { tokens = record.tokens, cost = record.cost }
+  end
+  local stats = read_stats(record.model)
+  if stats and stats[1] > 0 then
+    local tokens, cost = math.ceil(stats[2] / stats[1]), math.ceil(stats[3] / stats[1])
+    return { tokens = math.min(record.tokens, tokens), cost = math.min(record.cost, cost) }
+  end
+  return { tokens = record.input_tokens, cost = record.input_cost }
 end
+
 local charged = {}
 for _, rid in ipairs(redis.call("ZRANGE", reservations, "-inf", now_ms, "BYSCORE", "LIMIT", 0, batch)) do
   local record = read_record(prefix .. rid)
   if record and record.state == "held" then
-    local used = { tokens = record.tokens, cost = record.cost }
+    local limits = read_policy(record.tenant, record.user, seed)
+    local used = charge_of(record, limits)
     book(record, { tokens = -record.tokens, cost = -record.cost }, used, limits, alerts)
-    count(record, 0, 0, record.tokens, 1, 0, record.cost)
+    count(record, 0, 0, used.tokens, 1, 1, used.cost)
     -- A worker that was frozen or cut off settles late; an hour is longer than it keeps trying.
-    redis.call("SET", prefix .. rid, record.value:gsub("^held", "expired"), "PX", 3600000)
+    record.state, record.tokens, record.cost = "expired", used.tokens, used.cost
+    write_record(prefix .. rid, record, 3600000)
     table.insert(charged, rid)
   end
   redis.call("ZREM", reservations, rid)

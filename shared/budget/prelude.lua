@@ -1,19 +1,84 @@
--- Prelude of the settle and expire scripts: the one place where what is held becomes used.
--- Both are allow-oom: a call that was made must be booked even with memory full; it grows Redis by little.
+-- Prelude of reserve, settle and expire: scopes, records of reservations, what is booked, what is known of a model.
+-- The three are allow-oom: a call that was made must be booked even with memory full; it grows Redis by little.
 --
 -- Numbers go to redis.call as they are: Redis writes whole ones exactly. In strings it takes %.0f, as %d and tostring
 -- spoil the digits of large doubles.
 
 local DAY_MS = 86400000
+local MODEL_STATS = "agent:budget:model_stats"
+local POLICY = "agent:budget:policy"
+local MODELS, STATS_DAYS, STATS_CALLS = 500, 30, 1000
+local BUCKETS, SMALLEST_BUCKET, BUCKET_GROWTH = 24, 8, 1.5
 
-local function read_record(reservation)
-  local value = redis.call("GET", reservation)
-  if not value then
-    return nil
+-- The fleet's limits, which are the same for every caller: the first one writes its own. A table of request, hold,
+-- alert_percents, utc_offset_ms, and of tokens and cost (nil for no limit) by scope; a tenant's or user's own limit
+-- goes before the one for all.
+local function read_policy(tenant, user, seed)
+  local names = { "utc_offset_s", "request", "hold", "alert_percents", "task", "tenant", "user", "global" }
+  local function own_fields()
+    return redis.call("HMGET", POLICY, "tenant:" .. tenant, "user:" .. user, unpack(names))
   end
-  local state, day, tokens, cost, user, task, model = value:match("^(%l+) (%d+) (%d+) (%d+) (%S*) (%S*) (.*)$")
-  tokens, cost = tonumber(tokens), tonumber(cost)
-  return { state = state, day = day, tokens = tokens, cost = cost, user = user, task = task, model = model, value = value }
+  local found = own_fields()
+  if not found[3] then
+    local fields = {}
+    for name, value in pairs(cjson.decode(seed)) do
+      fields[#fields + 1] = name
+      fields[#fields + 1] = value
+    end
+    redis.call("HSET", POLICY, unpack(fields))
+    found = own_fields()
+  end
+  local function amounts(own, all)
+    local tokens, cost = string.match(own or all or "", "^(%S+) (%S+)$")
+    return { tokens = tonumber(tokens), cost = tonumber(cost) }
+  end
+  local policy = {
+    utc_offset_ms = tonumber(found[3]) * 1000, request = tonumber(found[4]), hold = found[5], alert_percents = {},
+    task = amounts(found[7]), tenant = amounts(found[1], found[8]), user = amounts(found[2], found[9]),
+    global = amounts(found[10]),
+  }
+  for percent in string.gmatch(found[6] or "", "%d+") do
+    table.insert(policy.alert_percents, tonumber(percent))
+  end
+  return policy
+end
+
+-- The record's scopes, narrowest first, so that a refusal which no new day will lift is the one that is reported.
+local function scopes_of(record)
+  local prefix = "agent:budget:" .. record.day
+  local scopes = {
+    { name = "user", subject = record.user, key = prefix .. ":user:" .. record.user },
+    { name = "tenant", subject = record.tenant, key = prefix .. ":tenant:" .. record.tenant },
+    { name = "global", subject = "", key = prefix .. ":global" },
+  }
+  if record.task ~= "" then
+    table.insert(scopes, 1, { name = "task", subject = record.task, key = "agent:budget:task:" .. record.task })
+  end
+  return scopes
+end
+
+-- Numbers of a record: day, held tokens and cost (once expired: what was charged), of these the input's.
+local RECORD = "^(%l+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S*) (%S*) (%S*) (.*)$"
+
+local function read_record(key)
+  local state, day, tokens, cost, input_tokens, input_cost, tenant, user, task, model =
+    string.match(redis.call("GET", key) or "", RECORD)
+  return state and {
+    state = state, day = day, tokens = tonumber(tokens), cost = tonumber(cost),
+    input_tokens = tonumber(input_tokens), input_cost = tonumber(input_cost),
+    tenant = tenant, user = user, task = task, model = model,
+  }
+end
+
+-- The model comes last, because it is the one part that may contain spaces.
+local function write_record(key, record, ttl_ms)
+  redis.call("SET", key, string.format("%s %s %.0f %.0f %.0f %.0f %s %s %s %s", record.state, record.day, record.tokens,
+    record.cost, record.input_tokens, record.input_cost, record.tenant, record.user, record.task, record.model),
+    "PX", ttl_ms)
+end
+
+local function forget_scope_later(scope)
+  redis.call("PEXPIRE", scope.key, scope.name == "task" and 2 * DAY_MS or 8 * DAY_MS)
 end
 
 -- limit * percent / 100, rounded up; in two parts, because the product alone may pass 2^53.
@@ -38,33 +103,29 @@ local function raise_alerts(day, scope, unit, used, alerted, limits, alerts)
   end
 end
 
--- Adds to what a record's scopes hold and have used; raises the alerts that this crosses.
-local function book(record, held, used, limits, alerts)
-  local prefix = "agent:budget:" .. record.day
-  local scopes = {
-    { name = "user", subject = record.user, key = prefix .. ":user:" .. record.user },
-    { name = "global", subject = "", key = prefix .. ":global" },
-  }
-  if record.task ~= "" then
-    table.insert(scopes, 1, { name = "task", subject = record.task, key = "agent:budget:task:" .. record.task })
-  end
-  for _, scope in ipairs(scopes) do
+-- Add to what a record's scopes hold and have used; raise the alerts that this crosses. A scope that Redis has
+-- forgotten is left alone, unless `is_lost`: the reservation was lost with it.
+local function book(record, held, used, limits, alerts, is_lost)
+  for _, scope in ipairs(scopes_of(record)) do
     local held_tokens, held_cost, used_tokens, used_cost, alerted_tokens, alerted_cost = unpack(redis.call(
       "HMGET", scope.key, "held_tokens", "held_cost", "used_tokens", "used_cost", "alerted_tokens", "alerted_cost"
     ))
-    if held_tokens then -- else Redis forgot the scope: booking would bring it back without a TTL
+    if held_tokens or is_lost then
       used_tokens, used_cost = (used_tokens or 0) + used.tokens, (used_cost or 0) + used.cost
       redis.call(
-        "HSET", scope.key, "held_tokens", held_tokens + held.tokens, "held_cost", held_cost + held.cost,
+        "HSET", scope.key, "held_tokens", (held_tokens or 0) + held.tokens, "held_cost", (held_cost or 0) + held.cost,
         "used_tokens", used_tokens, "used_cost", used_cost
       )
+      if not held_tokens then
+        forget_scope_later(scope)
+      end
       raise_alerts(record.day, scope, "tokens", used_tokens, alerted_tokens, limits, alerts)
       raise_alerts(record.day, scope, "cost", used_cost, alerted_cost, limits, alerts)
     end
   end
 end
 
--- Adds to the day's totals of a record's model.
+-- Add to the day's totals of a record's model.
 local function count(record, input_tokens, output_tokens, expired_tokens, calls, estimated_calls, cost)
   local models = "agent:budget:" .. record.day .. ":models"
   local totals = redis.call("HGET", models, record.model)
@@ -74,4 +135,45 @@ local function count(record, input_tokens, output_tokens, expired_tokens, calls,
   if not totals then
     redis.call("PEXPIRE", models, 8 * DAY_MS)
   end
+end
+
+-- What is known of a model's calls: calls, tokens, cost, input bytes, input tokens, then the calls per bucket of output
+-- tokens: up to 8, up to 12, ... each 1.5 times the one before. All are halved at 1,000 calls, so that new calls count.
+local function read_stats(model)
+  local stats = {}
+  for number in string.gmatch(redis.call("HGET", MODEL_STATS, model) or "", "%d+") do
+    stats[#stats + 1] = tonumber(number)
+  end
+  return #stats == 5 + BUCKETS and stats or nil
+end
+
+local function learn(model, input_bytes, input_tokens, output_tokens, cost)
+  local stats = read_stats(model)
+  if not stats then
+    if redis.call("HLEN", MODEL_STATS) >= MODELS then
+      return
+    end
+    stats = {}
+    for i = 1, 5 + BUCKETS do
+      stats[i] = 0
+    end
+  end
+  local bucket, most = 1, SMALLEST_BUCKET
+  while output_tokens > most and bucket < BUCKETS do
+    bucket, most = bucket + 1, most * BUCKET_GROWTH
+  end
+  for i, more in ipairs({ 1, input_tokens + output_tokens, cost, input_bytes, input_tokens }) do
+    stats[i] = stats[i] + more
+  end
+  stats[5 + bucket] = stats[5 + bucket] + 1
+  if stats[1] >= STATS_CALLS then
+    for i = 1, #stats do
+      stats[i] = math.floor(stats[i] / 2)
+    end
+  end
+  for i = 1, #stats do
+    stats[i] = string.format("%.0f", stats[i])
+  end
+  redis.call("HSET", MODEL_STATS, model, table.concat(stats, " "))
+  redis.call("PEXPIRE", MODEL_STATS, STATS_DAYS * DAY_MS)
 end

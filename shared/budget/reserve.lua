@@ -1,79 +1,114 @@
 #!lua flags=allow-oom
--- Hold an amount for one HTTP attempt in its task, its user and the whole fleet: in all of them or in none.
--- allow-oom, so that running tasks can end with memory full; it grows Redis by the calls in flight.
+-- Hold an amount for one HTTP attempt in its task, user and tenant and in the whole fleet: in all of them or in none.
+--
+-- Uses shared/connections/clock: clock
+-- Uses shared/budget/prelude: DAY_MS, MODEL_STATS, read_policy, scopes_of, read_record, write_record,
+--   forget_scope_later
 --
 -- KEYS[1]  zset of live reservations: id -> end in ms
--- KEYS[2]  record of this reservation: "state day tokens cost user task model"
+-- KEYS[2]  record of this reservation
 -- ARGV[1]  reservation id
--- ARGV[2]  requested tokens
--- ARGV[3]  requested cost in nano-dollars
--- ARGV[4]  model
--- ARGV[5]  user with its tenant, encoded
--- ARGV[6]  task with its tenant, encoded; empty: no task limit is set
--- ARGV[7]  life of the reservation in ms
--- ARGV[8]  limits as JSON: request, global, user, task (each {tokens, cost}; a missing one is no limit), alert_percents
--- ARGV[9]  offset of the day from UTC in ms
--- ARGV[10] now in ms; empty: server TIME
+-- ARGV[2]  input tokens
+-- ARGV[3]  cost of the input in nano-dollars
+-- ARGV[4]  output tokens
+-- ARGV[5]  cost of the output in nano-dollars
+-- ARGV[6]  1 if the output is a guess, which is held as far as there is room for it, else 0
+-- ARGV[7]  model
+-- ARGV[8]  tenant, encoded
+-- ARGV[9]  user with its tenant, encoded
+-- ARGV[10] task with its tenant, encoded; empty for none
+-- ARGV[11] life of the reservation in ms
+-- ARGV[12] limits as JSON, field -> value of the policy, to begin with where there is none
+-- ARGV[13] now in ms; empty: server TIME
 --
--- Returns {"held", fill of the tightest scope in thousandths}, again for an id that has a reservation already, or
--- {"refused", scope, unit, limit, used, held, requested, reset time in ms or 0}; a refusal books nothing.
+-- Returns {"held", fill of the tightest scope in thousandths, tokens, nano-dollars, output tokens among them, what is
+-- known of the model (see `learn`)}, again for an id that has a reservation already; or, with nothing held,
+-- {"refused" | "busy", scope, unit, limit, used, held, requested, reset time in ms or 0}: refused if the amount does
+-- not fit beside what is used, busy if it does not fit beside what is held too.
 local reservations, reservation = KEYS[1], KEYS[2]
-local rid, tokens, cost, model, user, task = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
-local ttl_ms, limits, utc_offset_ms, now_ms = tonumber(ARGV[7]), cjson.decode(ARGV[8]), tonumber(ARGV[9]), ARGV[10]
-local DAY_MS = 86400000
+local rid, is_guess, ttl_ms, now_ms = ARGV[1], ARGV[6] == "1", tonumber(ARGV[11]), clock(ARGV[13])
+local limits = read_policy(ARGV[8], ARGV[9], ARGV[12])
+local input = { tokens = tonumber(ARGV[2]), cost = tonumber(ARGV[3]) }
+local output = { tokens = tonumber(ARGV[4]), cost = tonumber(ARGV[5]) }
+local price = output.tokens > 0 and output.cost / output.tokens or 0
+local least = is_guess and math.min(1, output.tokens) or output.tokens
 
-if now_ms == "" then
-  local time = redis.call("TIME")
-  now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-end
-local day = math.floor((now_ms + utc_offset_ms) / DAY_MS)
-local resets_at_ms = (day + 1) * DAY_MS - utc_offset_ms
-local prefix = "agent:budget:" .. day
--- Narrowest first, so that a refusal which no new day will lift is the one that is told.
-local scopes = {
-  { name = "user", key = prefix .. ":user:" .. user, resets_at_ms = resets_at_ms },
-  { name = "global", key = prefix .. ":global", resets_at_ms = resets_at_ms },
+local record = read_record(reservation)
+local is_new = not record
+record = record or {
+  state = "held", day = string.format("%d", math.floor((now_ms + limits.utc_offset_ms) / DAY_MS)),
+  input_tokens = input.tokens, input_cost = input.cost, tokens = 0, cost = 0,
+  tenant = ARGV[8], user = ARGV[9], task = (limits.task.tokens or limits.task.cost) and ARGV[10] or "", model = ARGV[7],
 }
-if task ~= "" then
-  table.insert(scopes, 1, { name = "task", key = "agent:budget:task:" .. task, resets_at_ms = 0 })
+local resets_at_ms = (record.day + 1) * DAY_MS - limits.utc_offset_ms
+
+local function no(answer, scope, unit, limit, used, held, requested)
+  return { answer, scope, unit, limit, used, held, requested, (scope == "task" or scope == "request") and 0 or resets_at_ms }
 end
 
-local is_new = redis.call("EXISTS", reservation) == 0
-local requested = is_new and { tokens = tokens, cost = cost } or { tokens = 0, cost = 0 }
-if is_new and limits.request and tokens > limits.request then
-  return { "refused", "request", "tokens", limits.request, 0, 0, tokens, 0 }
+-- Shrink a guessed output to what is left of a limit; false: not even the input fits.
+local function fits(unit, left)
+  if input[unit] + output[unit] <= left then
+    return true
+  end
+  local room = left - input[unit]
+  local tokens = unit == "tokens" and room or (price > 0 and math.floor(room / price) or 0)
+  if not is_guess or tokens < least then
+    return false
+  end
+  output.tokens = math.min(output.tokens, tokens)
+  output.cost = math.floor(price * output.tokens)
+  return true
+end
+
+local scopes = scopes_of(record)
+for _, scope in ipairs(scopes) do
+  local booked = redis.call("HMGET", scope.key, "used_tokens", "held_tokens", "used_cost", "held_cost")
+  scope.is_new = not booked[2]
+  scope.used = { tokens = tonumber(booked[1] or 0), cost = tonumber(booked[3] or 0) }
+  scope.held = { tokens = tonumber(booked[2] or 0), cost = tonumber(booked[4] or 0) }
+end
+
+if is_new then
+  if limits.request and not fits("tokens", limits.request) then
+    return no("refused", "request", "tokens", limits.request, 0, 0, input.tokens + least)
+  end
+  for _, scope in ipairs(scopes) do
+    for _, unit in ipairs({ "tokens", "cost" }) do
+      local limit, used = limits[scope.name][unit], scope.used[unit]
+      if limit and not fits(unit, limit - used) then
+        local requested = input[unit] + (is_guess and unit == "tokens" and least or is_guess and 0 or output[unit])
+        return no("refused", scope.name, unit, limit, used, scope.held[unit], requested)
+      end
+    end
+  end
+  record.tokens, record.cost = input.tokens + output.tokens, input.cost + output.cost
 end
 
 local fill = 0
 for _, scope in ipairs(scopes) do
-  local booked = redis.call("HMGET", scope.key, "used_tokens", "held_tokens", "used_cost", "held_cost")
-  scope.is_new = not booked[2]
-  for i, unit in ipairs({ "tokens", "cost" }) do
-    local used, held = tonumber(booked[2 * i - 1] or 0), tonumber(booked[2 * i] or 0)
-    local limit, total = limits[scope.name][unit], used + held + requested[unit]
-    if limit and is_new and total > limit then
-      return { "refused", scope.name, unit, limit, used, held, requested[unit], scope.resets_at_ms }
+  for _, unit in ipairs({ "tokens", "cost" }) do
+    local limit, used, held = limits[scope.name][unit], scope.used[unit], scope.held[unit]
+    local requested = is_new and record[unit] or 0
+    if limit and is_new and used + held + requested > limit then
+      return no("busy", scope.name, unit, limit, used, held, requested)
     end
-    fill = math.max(fill, limit and math.floor(total * 1000 / limit) or 0)
-    scope[unit] = held + requested[unit]
+    fill = math.max(fill, limit and math.floor((used + held + requested) * 1000 / limit) or 0)
   end
-end
-if not is_new then
-  return { "held", fill }
 end
 
--- Numbers go to redis.call as they are: Redis writes whole ones exactly.
-for _, scope in ipairs(scopes) do
-  redis.call("HSET", scope.key, "held_tokens", scope.tokens, "held_cost", scope.cost)
-  if scope.name == "task" then
-    redis.call("PEXPIRE", scope.key, 2 * DAY_MS)
-  elseif scope.is_new then
-    redis.call("PEXPIRE", scope.key, 8 * DAY_MS)
+if is_new then
+  for _, scope in ipairs(scopes) do
+    redis.call(
+      "HSET", scope.key, "held_tokens", scope.held.tokens + record.tokens, "held_cost", scope.held.cost + record.cost
+    )
+    if scope.is_new or scope.name == "task" then
+      forget_scope_later(scope)
+    end
   end
+  write_record(reservation, record, 7 * DAY_MS)
+  redis.call("ZADD", reservations, now_ms + ttl_ms, rid)
+  redis.call("PEXPIRE", reservations, 7 * DAY_MS)
 end
--- The model comes last, because it is the one part that may contain spaces.
-local record = table.concat({ "held", day, ARGV[2], ARGV[3], user, task, model }, " ")
-redis.call("SET", reservation, record, "PX", 7 * DAY_MS)
-redis.call("ZADD", reservations, now_ms + ttl_ms, rid)
-redis.call("PEXPIRE", reservations, 7 * DAY_MS)
-return { "held", fill }
+local known = redis.call("HGET", MODEL_STATS, record.model) or ""
+return { "held", fill, record.tokens, record.cost, record.tokens - record.input_tokens, known }

@@ -1,49 +1,74 @@
 #!lua flags=allow-oom
 -- Replace what a reservation holds, or was charged when it expired, by what the call really used.
 --
--- Uses shared/budget/prelude: book, count, read_record
+-- Uses shared/connections/clock: clock
+-- Uses shared/budget/prelude: DAY_MS, read_policy, read_record, write_record, book, count, learn
 --
 -- KEYS[1]  zset of live reservations: id -> end in ms
--- KEYS[2]  record of this reservation: "state day tokens cost user task model"
+-- KEYS[2]  record of this reservation
 -- KEYS[3]  stream of alerts: scope, subject, unit, percent, used, limit, day
 -- ARGV[1]  reservation id
 -- ARGV[2]  input tokens
 -- ARGV[3]  output tokens
 -- ARGV[4]  cost in nano-dollars
 -- ARGV[5]  1 if the amounts are estimated, else 0
--- ARGV[6]  limits as JSON, as in token_budget_reserve.lua
+-- ARGV[6]  bytes of the input, for the model's ratio of tokens to bytes; 0 for unknown
+-- ARGV[7]  limits as JSON, as in reserve.lua; they and the rest are for a lost reservation and for alerts
+-- ARGV[8]  model
+-- ARGV[9]  tenant, encoded
+-- ARGV[10] user with its tenant, encoded
+-- ARGV[11] task with its tenant, encoded; empty for none
+-- ARGV[12] now in ms; empty: server TIME
 --
--- Returns {outcome, tokens above the reservation, nano-dollars above it, {alert, ...}}; the outcome is settled,
--- corrected (it had expired), repeated (settled before, nothing changed) or unknown (never reserved, or forgotten);
--- an alert is {scope, subject, unit, percent, used, limit, day number}.
+-- Returns {outcome, tokens above what was held or charged, nano-dollars above it, {alert, ...}}; the outcome is settled,
+-- corrected (it had expired), repeated (settled before, nothing changed) or lost (Redis had forgotten the reservation:
+-- booked on today); an alert is {scope, subject, unit, percent, used, limit, day number}.
 local reservations, reservation, alerts = KEYS[1], KEYS[2], { stream = KEYS[3] }
 local rid, input_tokens, output_tokens = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local tokens, cost = input_tokens + output_tokens, tonumber(ARGV[4])
-local estimated, limits = tonumber(ARGV[5]), cjson.decode(ARGV[6])
+local estimated, input_bytes = tonumber(ARGV[5]), tonumber(ARGV[6])
 
 local record = read_record(reservation)
-if not record then
-  return { "unknown", 0, 0, {} }
-end
-if record.state == "settled" then
+if record and record.state == "settled" then
   return { "repeated", 0, 0, {} }
 end
-
 -- Nothing used: the call never left, its reservation is handed back and is not counted.
-local calls = (tokens > 0 or cost > 0) and 1 or 0
-local outcome
-if record.state == "held" then
+local is_call = tokens > 0 or cost > 0
+local calls = is_call and 1 or 0
+if not record and not is_call then
+  return { "lost", 0, 0, {} }
+end
+
+local limits = read_policy(ARGV[9], ARGV[10], ARGV[7])
+local outcome, more
+if not record then
+  outcome = "lost"
+  local day = string.format("%d", math.floor((clock(ARGV[12]) + limits.utc_offset_ms) / DAY_MS))
+  record = {
+    day = day, tokens = 0, cost = 0, input_tokens = 0, input_cost = 0,
+    model = ARGV[8], tenant = ARGV[9], user = ARGV[10],
+    task = (limits.task.tokens or limits.task.cost) and ARGV[11] or "",
+  }
+  more = { tokens = tokens, cost = cost }
+  book(record, { tokens = 0, cost = 0 }, more, limits, alerts, true)
+  count(record, input_tokens, output_tokens, 0, 1, estimated, cost)
+elseif record.state == "held" then
   outcome = "settled"
+  more = { tokens = tokens - record.tokens, cost = cost - record.cost }
   book(record, { tokens = -record.tokens, cost = -record.cost }, { tokens = tokens, cost = cost }, limits, alerts)
   count(record, input_tokens, output_tokens, 0, calls, calls * estimated, cost)
 else
   outcome = "corrected"
-  local more = { tokens = tokens - record.tokens, cost = cost - record.cost }
+  more = { tokens = tokens - record.tokens, cost = cost - record.cost }
   book(record, { tokens = 0, cost = 0 }, more, limits, alerts)
-  count(record, input_tokens, output_tokens, -record.tokens, calls - 1, calls * estimated, more.cost)
+  count(record, input_tokens, output_tokens, -record.tokens, calls - 1, calls * estimated - 1, more.cost)
+end
+if is_call and estimated == 0 then
+  learn(record.model, input_bytes, input_tokens, output_tokens, cost)
 end
 
 -- For repeated requests, which come within the time of their retries.
-redis.call("SET", reservation, record.value:gsub("^%l+", "settled"), "PX", 600000)
+record.state = "settled"
+write_record(reservation, record, 600000)
 redis.call("ZREM", reservations, rid)
-return { outcome, math.max(0, tokens - record.tokens), math.max(0, cost - record.cost), alerts }
+return { outcome, math.max(0, more.tokens), math.max(0, more.cost), alerts }

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from operator import attrgetter
-from typing import Any
+from typing import Any, Literal
 
 from langgraph_rq.shared.budget.answers import day_of, text
 from langgraph_rq.shared.budget.limits import BudgetLimits, Payer
 from langgraph_rq.shared.connections.scripts import Call, load_script
 
+POLICY = "agent:budget:policy"
 _DAY_S = 24 * 3600
 
 
@@ -49,7 +50,7 @@ class ModelUsage:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """A day of the whole fleet or of one user; `models` are the whole fleet's, and empty for a user."""
+    """A day of the whole fleet, a tenant or a user; `models` are the whole fleet's, and empty for the others."""
 
     day: date
     resets_at_ms: int
@@ -59,34 +60,38 @@ class Usage:
 
 
 def usage_call(
-    limits: BudgetLimits, day: date | None = None, payer: Payer | None = None, now_ms: int | None = None
+    limits: BudgetLimits,
+    day: date | None = None,
+    payer: Payer | None = None,
+    now_ms: int | None = None,
+    *,
+    scope: Literal["user", "tenant"] = "user",
 ) -> Call[Usage]:
-    """Read what was used and is held on `day` (None: today) by the whole fleet, or by the user of `payer`.
+    """Read what was used and is held on `day` (None: today) by the whole fleet, or by the user or tenant of `payer`.
 
-    `now_ms` is a test's clock in Unix time; None: the server's.
+    `limits` hold only where Redis has no policy yet. `now_ms` is a test's clock in Unix time; None: the server's.
     """
     number = "" if day is None else (day - day_of(0)).days
-    user = "" if payer is None else payer.user
-    now = "" if now_ms is None else now_ms
+    subject = "" if payer is None else payer.user if scope == "user" else payer.encoded_tenant
     return Call(
         load_script("shared/budget/usage"),
-        [],
-        [number, user, limits.utc_offset_s, now],
-        lambda reply: _read_usage(limits, payer is None, reply),
+        [POLICY],
+        [number, "global" if payer is None else scope, subject, limits.encoded, "" if now_ms is None else now_ms],
+        lambda reply: _read_usage(payer is None, reply),
     )
 
 
-def _read_usage(limits: BudgetLimits, is_fleet: bool, reply: Sequence[Any]) -> Usage:
-    number, scope, models = reply
-    fields = {text(field): int(value) for field, value in zip(scope[::2], scope[1::2], strict=True)}
+def _read_usage(is_fleet: bool, reply: Sequence[Any]) -> Usage:
+    number, utc_offset_s, limit, percents, booked, models = reply
+    fields = {text(field): int(value) for field, value in zip(booked[::2], booked[1::2], strict=True)}
     by_model = (_model(model, totals) for model, totals in zip(models[::2], models[1::2], strict=True))
-    tokens_limit = limits.daily_tokens if is_fleet else limits.user_daily_tokens
-    cost_limit = limits.daily_cost_nano_usd if is_fleet else limits.user_daily_cost_nano_usd
+    tokens_limit, cost_limit = (None if one == "-" else int(one) for one in text(limit).split())
+    alert_percents = [int(percent) for percent in text(percents).split()]
     return Usage(
         day=day_of(number),
-        resets_at_ms=((number + 1) * _DAY_S - limits.utc_offset_s) * 1000,
-        tokens=_meter(fields, "tokens", tokens_limit, limits.alert_percents),
-        cost=_meter(fields, "cost", cost_limit, limits.alert_percents),
+        resets_at_ms=((number + 1) * _DAY_S - utc_offset_s) * 1000,
+        tokens=_meter(fields, "tokens", tokens_limit, alert_percents),
+        cost=_meter(fields, "cost", cost_limit, alert_percents),
         models=tuple(sorted((one for one in by_model if one.calls), key=attrgetter("model"))) if is_fleet else (),
     )
 

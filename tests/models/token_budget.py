@@ -1,18 +1,24 @@
 """The token budget in plain Python: a list of reservations; every meter is a sum over it."""
 
+import math
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import Literal
 
+from langgraph_rq.shared.budget.model_stats import ModelStats
 from langgraph_rq.shared.budget.token_budget import (
     Alert,
     Amount,
     BudgetLimits,
+    Busy,
+    Charge,
     Expiry,
+    Hold,
     Meter,
     ModelUsage,
     Payer,
     Refused,
+    Request,
     Reservation,
     Settlement,
     Usage,
@@ -22,6 +28,10 @@ DAY_MS = 86_400_000
 NOTHING = Amount(0)
 
 
+UNITS: tuple[Literal["tokens", "cost"], ...] = ("tokens", "cost")
+BUCKETS = 24
+
+
 @dataclass
 class Entry:
     """One reservation; `charged` is what it counts as used, once it is not held any more."""
@@ -29,18 +39,27 @@ class Entry:
     day: int
     model: str
     payer: Payer
-    reserved: Amount
+    request: Request
     ends_at: int
+    reserved: Amount = NOTHING
+    on_record: Amount | None = None
+    """What was charged when it expired, which then stands in its record; None: what it holds does."""
     state: Literal["held", "expired", "settled"] = "held"
     charged: Amount = NOTHING
     input_tokens: int = 0
     output_tokens: int = 0
     expired_tokens: int = 0
     estimated: bool = False
+    is_call: bool = False
 
     def scopes(self) -> dict[str, tuple[str, ...]]:
         """The accounts that this reservation is booked on, narrowest first."""
-        accounts = {"user": ("user", str(self.day), self.payer.user), "global": ("global", str(self.day))}
+        day = str(self.day)
+        accounts = {
+            "user": ("user", day, self.payer.user),
+            "tenant": ("tenant", day, self.payer.encoded_tenant),
+            "global": ("global", day),
+        }
         return {"task": ("task", self.payer.task), **accounts} if self.payer.task else accounts
 
 
@@ -49,58 +68,113 @@ class BudgetModel:
     limits: BudgetLimits
     entries: dict[str, Entry] = field(default_factory=dict)
     raised: dict[tuple[tuple[str, ...], str], list[int]] = field(default_factory=dict)
+    known: dict[str, list[Charge]] = field(default_factory=dict)
+    """The calls of each model whose usage was reported, in order; fewer than would be halved."""
 
     def reserve(
-        self, rid: str, amount: Amount, model: str, payer: Payer, *, ttl_ms: int, now_ms: int
-    ) -> Reservation | Refused:
-        day = (now_ms + self.limits.utc_offset_s * 1000) // DAY_MS
-        entry = Entry(day, model, payer if self.limits.has_task_limit else replace(payer, task_id=None), amount, now_ms)
-        entry.ends_at += ttl_ms
+        self, rid: str, request: Request, model: str, payer: Payer, *, ttl_ms: int, now_ms: int
+    ) -> Reservation | Busy | Refused:
         if rid not in self.entries:
-            refusal = self._refusal(rid, entry)
-            if refusal:
-                return refusal
+            entry = Entry(self._day(now_ms), model, self._booked(payer), request, now_ms + ttl_ms)
+            answer = self._grant(rid, entry)
+            if answer:
+                return answer
             self.entries[rid] = entry
-        return Reservation(rid, self._fill(entry))
+        entry = self.entries[rid]
+        on_record = entry.reserved if entry.on_record is None else entry.on_record
+        output_tokens = on_record.tokens - entry.request.input.tokens
+        return Reservation(rid, self._fill(entry), on_record, output_tokens, self.stats(entry.model))
 
-    def _refusal(self, rid: str, entry: Entry) -> Refused | None:
-        most = self.limits.request_tokens
-        if most is not None and entry.reserved.tokens > most:
-            return Refused(rid, "request", "tokens", most, 0, 0, entry.reserved.tokens, None)
+    def _grant(self, rid: str, entry: Entry) -> Busy | Refused | None:
+        """Shrink what is guessed until it fits beside what is used; say what does not fit."""
+        request, output = entry.request, entry.request.output
+        least = min(1, output.tokens) if request.is_guess else output.tokens
+        price = output.cost_nano_usd / output.tokens if output.tokens else 0.0
+        lefts = [] if self.limits.request_tokens is None else [("request", "tokens", self.limits.request_tokens, 0, 0)]
         for scope, account in entry.scopes().items():
-            for unit in ("tokens", "cost"):
+            for unit in UNITS:
                 limit = self.limit(scope, unit)
-                used, held = self.used(account, unit), self.held(account, unit)
-                requested = _of(entry.reserved, unit)
-                if limit is not None and used + held + requested > limit:
-                    resets_at = None if scope == "task" else self.resets_at_ms(entry.day)
-                    return Refused(rid, scope, unit, limit, used, held, requested, resets_at)
+                if limit is not None:
+                    lefts.append((scope, unit, limit, self.used(account, unit), self.held(account, unit)))
+        for scope, unit, limit, used, held in lefts:
+            room = limit - used - _of(request.input, unit)
+            if _of(output, unit) > room:
+                tokens = room if unit == "tokens" else math.floor(room / price) if price else 0
+                if not request.is_guess or tokens < least:
+                    least_of = {"tokens": least, "cost": 0} if request.is_guess else {unit: _of(output, unit)}
+                    requested = _of(request.input, unit) + least_of[unit]
+                    return Refused(rid, scope, unit, limit, used, held, requested, self._resets_at(scope, entry.day))
+                output = Amount(min(tokens, output.tokens), math.floor(price * min(tokens, output.tokens)))
+        entry.reserved = Amount(
+            request.input.tokens + output.tokens, request.input.cost_nano_usd + output.cost_nano_usd
+        )
+        for scope, unit, limit, used, held in lefts:
+            requested = _of(entry.reserved, unit)
+            if scope != "request" and used + held + requested > limit:
+                return Busy(rid, scope, unit, limit, used, held, requested, self._resets_at(scope, entry.day))
         return None
+
+    def _day(self, now_ms: int) -> int:
+        return (now_ms + self.limits.utc_offset_s * 1000) // DAY_MS
+
+    def _booked(self, payer: Payer) -> Payer:
+        return payer if (self.limits.task_tokens or self.limits.task_cost_nano_usd) else replace(payer, task_id=None)
+
+    def _resets_at(self, scope: str, day: int) -> int | None:
+        return None if scope in {"task", "request"} else self.resets_at_ms(day)
+
+    def stats(self, model: str) -> ModelStats:
+        calls = self.known.get(model, [])
+        if not calls:
+            return ModelStats()
+        outputs = [0] * BUCKETS
+        bounds = [8 * 1.5**i for i in range(BUCKETS)]
+        for call in calls:
+            outputs[next((i for i, most in enumerate(bounds) if call.output_tokens <= most), BUCKETS - 1)] += 1
+        return ModelStats(
+            len(calls),
+            sum(call.input_tokens + call.output_tokens for call in calls),
+            sum(call.cost_nano_usd for call in calls),
+            sum(call.input_bytes for call in calls),
+            sum(call.input_tokens for call in calls),
+            tuple(outputs),
+        )
 
     def _fill(self, entry: Entry) -> int:
         return max(
             (
                 (self.used(account, unit) + self.held(account, unit)) * 1000 // limit
                 for scope, account in entry.scopes().items()
-                for unit in ("tokens", "cost")
+                for unit in UNITS
                 if (limit := self.limit(scope, unit)) is not None
             ),
             default=0,
         )
 
-    def settle(self, rid: str, input_tokens: int, output_tokens: int, cost: int, *, estimated: bool) -> Settlement:
+    def settle(self, rid: str, charge: Charge, model: str, payer: Payer, *, now_ms: int) -> Settlement:
         entry = self.entries.get(rid)
+        is_call = charge.input_tokens + charge.output_tokens > 0 or charge.cost_nano_usd > 0
         if entry is None:
-            return Settlement("unknown", NOTHING, ())
-        if entry.state == "settled":
+            if not is_call:
+                return Settlement("lost", NOTHING, ())
+            entry = Entry(self._day(now_ms), model, self._booked(payer), Request(NOTHING), now_ms)
+            entry.state, outcome = "settled", "lost"
+            self.entries[rid] = entry
+        elif entry.state == "settled":
             return Settlement("repeated", NOTHING, ())
-        outcome = "settled" if entry.state == "held" else "corrected"
-        entry.input_tokens, entry.output_tokens, entry.expired_tokens = input_tokens, output_tokens, 0
-        entry.estimated = estimated
-        alerts = self._charge(entry, "settled", Amount(input_tokens + output_tokens, cost))
+        else:
+            outcome = "settled" if entry.state == "held" else "corrected"
+        before = entry.reserved if entry.state == "held" else entry.charged
+        entry.input_tokens, entry.output_tokens, entry.expired_tokens = charge.input_tokens, charge.output_tokens, 0
+        entry.estimated, entry.is_call = charge.is_estimated and is_call, is_call
+        alerts = self._charge(
+            entry, "settled", Amount(charge.input_tokens + charge.output_tokens, charge.cost_nano_usd)
+        )
+        if is_call and not charge.is_estimated:
+            self.known.setdefault(entry.model, []).append(charge)
         over = Amount(
-            max(0, entry.charged.tokens - entry.reserved.tokens),
-            max(0, entry.charged.cost_nano_usd - entry.reserved.cost_nano_usd),
+            max(0, entry.charged.tokens - before.tokens),
+            max(0, entry.charged.cost_nano_usd - before.cost_nano_usd),
         )
         return Settlement(outcome, over, alerts)
 
@@ -109,21 +183,38 @@ class BudgetModel:
         alerts: tuple[Alert, ...] = ()
         for _, rid in due:
             entry = self.entries[rid]
-            entry.expired_tokens = entry.reserved.tokens
-            alerts += self._charge(entry, "expired", entry.reserved)
+            charged = self._unknown_use(entry)
+            entry.expired_tokens, entry.estimated, entry.is_call, entry.on_record = charged.tokens, True, True, charged
+            alerts += self._charge(entry, "expired", charged)
         return Expiry(tuple(rid for _, rid in due), alerts)
+
+    def _unknown_use(self, entry: Entry) -> Amount:
+        if self.limits.hold is Hold.WORST:
+            return entry.reserved
+        stats = self.stats(entry.model)
+        if not stats.calls:
+            return entry.request.input
+        return Amount(
+            min(entry.reserved.tokens, -(-stats.tokens // stats.calls)),
+            min(entry.reserved.cost_nano_usd, -(-stats.cost_nano_usd // stats.calls)),
+        )
 
     def _charge(self, entry: Entry, state: Literal["expired", "settled"], charged: Amount) -> tuple[Alert, ...]:
         entry.state, entry.charged = state, charged
         alerts = []
         for scope, account in entry.scopes().items():
-            for unit in ("tokens", "cost"):
+            for unit in UNITS:
                 limit, used = self.limit(scope, unit), self.used(account, unit)
                 raised = self.raised.setdefault((account, unit), [])
                 for percent in self.limits.alert_percents if limit else ():
                     if percent not in raised and used * 100 >= limit * percent:
                         raised.append(percent)
-                        subject = {"task": entry.payer.task, "user": entry.payer.user, "global": ""}[scope]
+                        subject = {
+                            "task": entry.payer.task,
+                            "user": entry.payer.user,
+                            "tenant": entry.payer.encoded_tenant,
+                            "global": "",
+                        }[scope]
                         alerts.append(Alert(scope, subject, unit, percent, used, limit, _date(entry.day)))
         return tuple(alerts)
 
@@ -137,7 +228,7 @@ class BudgetModel:
         return sum(_of(entry.reserved, unit) for entry in self.live().values() if account in entry.scopes().values())
 
     def limit(self, scope: str, unit: str) -> int | None:
-        prefix = {"global": "daily", "user": "user_daily", "task": "task"}[scope]
+        prefix = {"global": "daily", "tenant": "tenant_daily", "user": "user_daily", "task": "task"}[scope]
         return getattr(self.limits, f"{prefix}_{'tokens' if unit == 'tokens' else 'cost_nano_usd'}")
 
     def resets_at_ms(self, day: int) -> int:
@@ -151,15 +242,11 @@ class BudgetModel:
         scope = "user" if payer else "global"
         account = (scope, str(day), payer.user) if payer else (scope, str(day))
         models = () if payer else self._models(day)
-        meters = (self.meter(scope, account, unit) for unit in ("tokens", "cost"))
+        meters = (self.meter(scope, account, unit) for unit in UNITS)
         return Usage(_date(day), self.resets_at_ms(day), *meters, models)
 
     def _models(self, day: int) -> tuple[ModelUsage, ...]:
-        counted = [
-            entry
-            for entry in self.entries.values()
-            if entry.day == day and (entry.state == "expired" or entry.charged != NOTHING)
-        ]
+        counted = [entry for entry in self.entries.values() if entry.day == day and entry.is_call]
         by_model = {name: [entry for entry in counted if entry.model == name] for name in {e.model for e in counted}}
         return tuple(
             ModelUsage(

@@ -15,7 +15,10 @@ from langgraph_rq.shared.budget.token_budget import (
     Alert,
     Amount,
     BudgetLimits,
+    Charge,
+    Hold,
     Payer,
+    Request,
     expire_call,
     reserve_call,
     settle_call,
@@ -31,10 +34,13 @@ LIMITS = st.builds(
     daily_cost_nano_usd=st.sampled_from([None, 500, 333]),
     user_daily_tokens=st.sampled_from([None, 30]),
     user_daily_cost_nano_usd=st.sampled_from([None, 201]),
+    tenant_daily_tokens=st.sampled_from([None, 40]),
+    tenant_daily_cost_nano_usd=st.sampled_from([None, 300]),
     task_tokens=st.sampled_from([None, 20]),
     task_cost_nano_usd=st.sampled_from([None, 99]),
     alert_percents=st.sampled_from([(), (50, 80, 95, 100), (1, 33, 100)]),
     utc_offset_s=st.sampled_from([0, -5 * 3600, 19_800]),
+    hold=st.sampled_from(Hold),
 )
 PAYERS = [
     Payer(),
@@ -45,6 +51,18 @@ PAYERS = [
 ]
 TTL_MS = 2000
 TOKENS, COST = st.integers(0, 16), st.integers(0, 120)
+AMOUNTS = st.builds(Amount, tokens=TOKENS, cost_nano_usd=COST)
+OUTPUTS = st.builds(Amount, tokens=st.integers(0, 40), cost_nano_usd=COST) | st.just(Amount(0))
+REQUESTS = st.builds(Request, input=AMOUNTS, output=OUTPUTS, is_guess=st.booleans())
+CHARGES = st.builds(
+    Charge,
+    input_tokens=TOKENS,
+    output_tokens=st.integers(0, 30),
+    cost_nano_usd=COST,
+    is_estimated=st.booleans(),
+    input_bytes=st.integers(0, 64),
+)
+MODELS = st.sampled_from(["gpt-4o", "a model"])
 
 
 class BudgetMachine(RuleBasedStateMachine):
@@ -63,32 +81,30 @@ class BudgetMachine(RuleBasedStateMachine):
         self.limits = limits
         self.model = BudgetModel(limits)
 
-    @rule(tokens=TOKENS, cost=COST, model=st.sampled_from(["gpt-4o", "a model"]), payer=st.sampled_from(PAYERS))
-    def reserve(self, tokens: int, cost: int, model: str, payer: Payer) -> None:
-        self._reserve(f"t:1:{next(self.rids)}", Amount(tokens, cost), model, payer)
+    @rule(request=REQUESTS, model=MODELS, payer=st.sampled_from(PAYERS))
+    def reserve(self, request: Request, model: str, payer: Payer) -> None:
+        self._reserve(f"t:1:{next(self.rids)}", request, model, payer)
 
     @precondition(lambda self: self.model.entries)
     @rule(data=st.data())
     def reserve_again(self, data: st.DataObject) -> None:
         rid = self._some_rid(data)
         entry = self.model.entries[rid]
-        self._reserve(rid, entry.reserved, entry.model, entry.payer)
+        self._reserve(rid, entry.request, entry.model, entry.payer)
 
     @precondition(lambda self: self.model.entries)
-    @rule(data=st.data(), input_tokens=TOKENS, output_tokens=st.integers(0, 4), cost=COST, estimated=st.booleans())
-    def settle_in_any_order_and_more_than_once(
-        self, data: st.DataObject, input_tokens: int, output_tokens: int, cost: int, estimated: bool
-    ) -> None:
-        self._settle(self._some_rid(data), input_tokens, output_tokens, cost, estimated)
+    @rule(data=st.data(), charge=CHARGES)
+    def settle_in_any_order_and_more_than_once(self, data: st.DataObject, charge: Charge) -> None:
+        self._settle(self._some_rid(data), charge)
 
     @precondition(lambda self: self.model.live())
     @rule(data=st.data())
     def hand_back(self, data: st.DataObject) -> None:
-        self._settle(data.draw(st.sampled_from(sorted(self.model.live()))), 0, 0, 0, estimated=False)
+        self._settle(data.draw(st.sampled_from(sorted(self.model.live()))), Charge(0, 0))
 
-    @rule()
-    def settle_what_was_never_reserved(self) -> None:
-        self._settle("t:1:never", 5, 5, 50, estimated=False)
+    @rule(charge=CHARGES, model=MODELS, payer=st.sampled_from(PAYERS))
+    def settle_what_redis_has_lost(self, charge: Charge, model: str, payer: Payer) -> None:
+        self._settle(f"t:1:{next(self.rids)}", charge, model, payer)
 
     @rule(n=st.integers(1, 3))
     def expire_some(self, n: int) -> None:
@@ -98,7 +114,9 @@ class BudgetMachine(RuleBasedStateMachine):
     def drain(self) -> None:
         self.now += TTL_MS
         self._expire(1000)
-        hashes = [key for key in self.redis.scan_iter("agent:budget:*", _type="hash") if b":reservation:" not in key]
+        hashes = [
+            key for key in self.redis.scan_iter("agent:budget:*", _type="hash") if key != b"agent:budget:model_stats"
+        ]
         assert {self.redis.hget(key, f"held_{unit}") for key in hashes for unit in ("tokens", "cost")} <= {None, b"0"}
 
     @rule(ms=st.sampled_from([1, 999, 1000, 20_000, DAY_MS // 2]))
@@ -146,14 +164,16 @@ class BudgetMachine(RuleBasedStateMachine):
         rids = list(self.model.entries)
         return rids[-1 - data.draw(st.integers(0, len(rids) - 1), label="reservations ago")]
 
-    def _reserve(self, rid: str, amount: Amount, model: str, payer: Payer) -> None:
-        call = reserve_call(rid, amount, model, payer, self.limits, ttl_ms=TTL_MS, now_ms=self.now)
-        assert self._run(call) == self.model.reserve(rid, amount, model, payer, ttl_ms=TTL_MS, now_ms=self.now)
+    def _reserve(self, rid: str, request: Request, model: str, payer: Payer) -> None:
+        call = reserve_call(rid, request, model, payer, self.limits, ttl_ms=TTL_MS, now_ms=self.now)
+        assert self._run(call) == self.model.reserve(rid, request, model, payer, ttl_ms=TTL_MS, now_ms=self.now)
 
-    def _settle(self, rid: str, input_tokens: int, output_tokens: int, cost: int, estimated: bool) -> None:
-        call = settle_call(rid, input_tokens, output_tokens, cost, self.limits, estimated=estimated)
-        answer = self._run(call)
-        assert answer == self.model.settle(rid, input_tokens, output_tokens, cost, estimated=estimated)
+    def _settle(self, rid: str, charge: Charge, model: str = "gpt-4o", payer: Payer = PAYERS[0]) -> None:
+        entry = self.model.entries.get(rid)
+        if entry:
+            model, payer = entry.model, entry.payer
+        answer = self._run(settle_call(rid, charge, model, payer, self.limits, now_ms=self.now))
+        assert answer == self.model.settle(rid, charge, model, payer, now_ms=self.now)
         self.alerts += answer.alerts
 
     def _expire(self, n: int) -> None:

@@ -13,7 +13,18 @@ from typing import Any
 
 from redis import Redis
 
-from langgraph_rq.shared.budget.token_budget import Amount, BudgetLimits, Payer, Refused, reserve_call, settle_call
+from langgraph_rq.shared.budget.token_budget import (
+    Amount,
+    BudgetLimits,
+    Busy,
+    Charge,
+    Hold,
+    Payer,
+    Refused,
+    Request,
+    reserve_call,
+    settle_call,
+)
 from langgraph_rq.shared.connections.scripts import Call, run_sync
 
 USERS = ("ann", "bob")
@@ -27,6 +38,7 @@ def limits_at(utc_offset_s: int) -> BudgetLimits:
         user_daily_tokens=80_000,
         user_daily_cost_nano_usd=900_000,
         utc_offset_s=utc_offset_s,
+        hold=Hold.WORST,
     )
 
 
@@ -58,17 +70,21 @@ def _spend(url: str, name: str, bills: str, limits: BudgetLimits) -> None:
     bill = os.open(bills, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     with Redis.from_url(url) as redis:
         for sequence in count():
-            user = random.choice(USERS)
+            payer = Payer(user_id=random.choice(USERS))
             reserved = Amount(random.randint(1, 400), random.randint(1, 4000))
-            call = reserve_call(f"{name}:1:{sequence}", reserved, "gpt-4o", Payer(user_id=user), limits, ttl_ms=TTL_MS)
+            rid = f"{name}:1:{sequence}"
+            call = reserve_call(rid, Request(reserved), "gpt-4o", payer, limits, ttl_ms=TTL_MS)
             answer = _run_once_or_twice(redis, random, call)
             if isinstance(answer, Refused):
                 return
+            if isinstance(answer, Busy):  # until a call settles, or one that was killed expires
+                continue
             _die_sometimes(random)
             used = Amount(random.randint(1, reserved.tokens), random.randint(1, reserved.cost_nano_usd))
-            os.write(bill, f"{user} {used.tokens} {used.cost_nano_usd}\n".encode())
+            os.write(bill, f"{payer.user_id} {used.tokens} {used.cost_nano_usd}\n".encode())
             _die_sometimes(random)
-            settle = settle_call(answer.rid, used.tokens - 1, 1, used.cost_nano_usd, limits)
+            charge = Charge(used.tokens - 1, 1, used.cost_nano_usd)
+            settle = settle_call(rid, charge, "gpt-4o", payer, limits)
             _run_once_or_twice(redis, random, settle)
 
 

@@ -18,7 +18,6 @@ from tests.repository.test_keys import KNOWN
 INCLUDED = sorted({file for name in NAMES for file in read_lua(name).uses})
 SCRIPTS = [name for name in NAMES if name not in INCLUDED]
 QUEUE = [name for name in NAMES if name.startswith("shared/queue/")]
-OWN_CLOCKS = {"shared/budget/expire", "shared/budget/reserve", "shared/budget/usage"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -62,7 +61,7 @@ def test_flags_stay_the_first_line_before_what_a_script_uses():
 
 def test_clock_and_fence_stand_once():
     clocks = {name for name in NAMES if "'TIME'" in read_lua(name).body or '"TIME"' in read_lua(name).body}
-    assert clocks - OWN_CLOCKS == {"shared/connections/clock"}
+    assert clocks == {"shared/connections/clock"}
     fences = [name for name in NAMES if re.search(r"\bepoch\b.*==|==.*\bepoch\b|~= epoch", read_lua(name).body)]
     assert fences == [
         "shared/queue/append_events",

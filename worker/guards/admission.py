@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from langgraph_rq.shared.breaker.circuit_breaker import Admission, Transition
-from langgraph_rq.shared.budget.token_budget import Refused, Reservation, Settlement
+from langgraph_rq.shared.budget.token_budget import Busy, Refused, Reservation, Settlement
 from langgraph_rq.shared.connections.kept_connection import Argument
 from langgraph_rq.shared.connections.scripts import Call, load_script
 from langgraph_rq.shared.queue.answers import Ownership
@@ -23,7 +23,7 @@ class Decision:
 
     ownership: Ownership
     allowed: Admission | None = None
-    reserved: Reservation | Refused | None = None
+    reserved: Reservation | Busy | Refused | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Settled:
 
 
 def admit_call(
-    owns: Call[Ownership] | None, allow: Call[Admission], reserve: Call[Reservation | Refused] | None
+    owns: Call[Ownership] | None, allow: Call[Admission], reserve: Call[Reservation | Busy | Refused] | None
 ) -> Call[Decision]:
     """Decide whether a call may start.
 

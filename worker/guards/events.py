@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from langgraph_rq.shared.breaker.circuit_breaker import Outcome, Transition
-from langgraph_rq.shared.budget.token_budget import Alert, Refused
+from langgraph_rq.shared.budget.token_budget import Alert, Busy, Refused
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.guards.admission import Settled
 
@@ -21,6 +21,11 @@ def emit_transition(breaker: str, transition: Transition | None) -> None:
 def emit_refused(breaker: str, refused: Refused) -> None:
     """Log a call that the budget refused."""
     _log.warning("budget.refused", scope=refused.scope, unit=refused.unit, breaker=breaker)
+
+
+def emit_waiting(breaker: str, busy: Busy) -> None:
+    """Log a call that waits for running calls to settle."""
+    _log.info("budget.awaited", scope=busy.scope, unit=busy.unit, breaker=breaker)
 
 
 def emit_called(
@@ -49,12 +54,12 @@ def emit_called(
 
 
 def emit_settled(breaker: str, settled: Settled | None) -> None:
-    """Log what settling a call changed; None: Redis was away, and the reservation is charged in full at its end."""
+    """Log what settling a call changed; None: Redis was away, and the reservation is charged when it expires."""
     if settled:
         emit_transition(breaker, settled.transition)
         emit_alerts(settled.settlement.alerts)
     else:
-        _log.warning("model_call.not_settled", breaker=breaker, reason="Redis is away; charged in full")
+        _log.warning("model_call.not_settled", breaker=breaker, reason="Redis is away; charged when it expires")
 
 
 def emit_alerts(alerts: Iterable[Alert]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from langchain_core.embeddings import Embeddings
 
 from langgraph_rq.shared.breaker.circuit_breaker import Outcome
-from langgraph_rq.worker.guards.bounds import text_bound
+from langgraph_rq.worker.guards.call_size import CallSize, Prompt, measure_texts
 from langgraph_rq.worker.guards.guards import Guards, TaskGuard, Used, find_guards
 from langgraph_rq.worker.guards.model_call import CallLimits, Target, call_model
 
@@ -67,7 +67,7 @@ class GuardedEmbeddings(Embeddings):
         """Embed the text of a question."""
         guards, task = find_guards(self._guards, "guarded embeddings are")
         step = partial(self.inner.aembed_query, text)
-        return await guards.loops.run_here(self._call(guards, task, text_bound([text]), step))
+        return await guards.loops.run_here(self._call(guards, task, measure_texts([text]), step))
 
     def embed_documents(self, texts: list[str]) -> Vectors:
         """Embed texts."""
@@ -82,21 +82,22 @@ class GuardedEmbeddings(Embeddings):
         """Embed the text of a question."""
         guards, task = find_guards(self._guards, "guarded embeddings are")
         step = partial(asyncio.to_thread, self.inner.embed_query, text)
-        return guards.loops.run_sync(self._call(guards, task, text_bound([text]), step))
+        return guards.loops.run_sync(self._call(guards, task, measure_texts([text]), step))
 
     async def _all(
         self, guards: Guards, task: TaskGuard, texts: Sequence[str], embed: Callable[[list[str]], Awaitable[Vectors]]
     ) -> Vectors:
         vectors: Vectors = []
         for batch in _batches(texts, guards.budget.request_tokens or BATCH_TOKENS):
-            vectors += await self._call(guards, task, text_bound(batch), partial(embed, batch))
+            vectors += await self._call(guards, task, measure_texts(batch), partial(embed, batch))
         return vectors
 
-    async def _call(self, guards: Guards, task: TaskGuard, bound: int, step: Callable[[], Awaitable[Any]]) -> Any:
+    async def _call(self, guards: Guards, task: TaskGuard, prompt: Prompt, step: Callable[[], Awaitable[Any]]) -> Any:
+        target = Target(self.breaker, self.model, CallSize(prompt, output_limit=0), lambda _: step())
         reported: list[int] = []
         token = _reported.set(reported)
         try:
-            called = await call_model(guards, task, Target(self.breaker, self.model, (bound, 0), step), self._limits)
+            called = await call_model(guards, task, target, self._limits)
         finally:
             _reported.reset(token)
         used = Used(sum(reported), 0) if reported else None
@@ -106,15 +107,16 @@ class GuardedEmbeddings(Embeddings):
 
 def _batches(texts: Sequence[str], most_tokens: int) -> Iterator[list[str]]:
     """Split texts into batches bounded by `most_tokens` each; a single longer text is a batch of its own."""
+    empty = measure_texts(()).most_tokens
     batch: list[str] = []
-    bound = text_bound(())
+    tokens = empty
     for text in texts:
-        more = text_bound([text]) - text_bound(())
-        if batch and bound + more > most_tokens:
+        more = measure_texts([text]).text_bytes
+        if batch and tokens + more > most_tokens:
             yield batch
-            batch, bound = [], text_bound(())
+            batch, tokens = [], empty
         batch.append(text)
-        bound += more
+        tokens += more
     if batch:
         yield batch
 

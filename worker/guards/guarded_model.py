@@ -17,10 +17,10 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult, LLMResult
 from pydantic import PrivateAttr
 
 from langgraph_rq.shared.breaker.circuit_breaker import Outcome
-from langgraph_rq.worker.guards.guards import Guards, TaskGuard, find_guards
+from langgraph_rq.worker.guards.guards import Admitted, Guards, TaskGuard, find_guards
 from langgraph_rq.worker.guards.inner_model import InnerModel
 from langgraph_rq.worker.guards.model_call import Called, CallLimits, Target, call_models, settle_failure
-from langgraph_rq.worker.guards.model_usage import StreamMeter, read_usage
+from langgraph_rq.worker.guards.model_usage import StreamMeter, answer_bytes, read_usage
 from langgraph_rq.worker.guards.refusals import Refusal
 
 GUARDED = "langgraph_rq_guarded"
@@ -118,8 +118,8 @@ class _GuardedMixin(BaseChatModel):
     ) -> ChatResult:
         guards, task = find_guards(self._guards, "a guarded model is")
 
-        def step(inner: InnerModel) -> Any:
-            return partial(inner.model._agenerate, messages, stop, run_manager, **inner.limited(kwargs))
+        def step(inner: InnerModel, admitted: Admitted) -> Any:
+            return inner.model._agenerate(messages, stop, run_manager, **inner.limited(kwargs, admitted.granted_tokens))
 
         targets = self._targets(messages, kwargs, step)
         with _carried():
@@ -134,9 +134,9 @@ class _GuardedMixin(BaseChatModel):
     ) -> ChatResult:
         guards, task = find_guards(self._guards, "a guarded model is")
 
-        def step(inner: InnerModel) -> Any:
-            call = partial(inner.model._generate, messages, stop, run_manager, **inner.limited(kwargs))
-            return partial(asyncio.to_thread, call)
+        def step(inner: InnerModel, admitted: Admitted) -> Any:
+            limited = inner.limited(kwargs, admitted.granted_tokens)
+            return asyncio.to_thread(inner.model._generate, messages, stop, run_manager, **limited)
 
         targets = self._targets(messages, kwargs, step)
         with _carried():
@@ -151,9 +151,9 @@ class _GuardedMixin(BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         guards, task = find_guards(self._guards, "a guarded model is")
 
-        def step(inner: InnerModel) -> Any:
-            call = partial(inner.model._astream, messages, stop, run_manager, **inner.limited(kwargs))
-            return partial(_begin, call)
+        def step(inner: InnerModel, admitted: Admitted) -> Any:
+            limited = inner.limited(kwargs, admitted.granted_tokens)
+            return _begin(partial(inner.model._astream, messages, stop, run_manager, **limited))
 
         targets = self._targets(messages, kwargs, step)
         with _carried():
@@ -166,9 +166,11 @@ class _GuardedMixin(BaseChatModel):
                 yield chunk
                 chunk = await guards.loops.run_here(_next(rest))  # in the loop that owns the connection
         except BaseException as error:
+            called.admitted.received_bytes = meter.received_bytes
             await guards.loops.run_here(_close(rest))
             await guards.loops.run_here(settle_failure(guards, task, called.admitted, error))
             raise
+        called.admitted.received_bytes = meter.received_bytes
         await guards.loops.run_here(guards.settle(task, called.admitted, Outcome.OK, meter.used))
 
     def _stream(
@@ -180,9 +182,10 @@ class _GuardedMixin(BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         guards, task = find_guards(self._guards, "a guarded model is")
 
-        def step(inner: InnerModel) -> Any:
-            call = partial(inner.model._stream, messages, stop, run_manager, **inner.limited(kwargs))
-            return partial(asyncio.to_thread, _begin_sync, call)
+        def step(inner: InnerModel, admitted: Admitted) -> Any:
+            limited = inner.limited(kwargs, admitted.granted_tokens)
+            call = partial(inner.model._stream, messages, stop, run_manager, **limited)
+            return asyncio.to_thread(_begin_sync, call)
 
         targets = self._targets(messages, kwargs, step)
         with _carried():
@@ -195,16 +198,18 @@ class _GuardedMixin(BaseChatModel):
                 yield chunk
                 chunk = next(rest, _END)
         except BaseException as error:
+            called.admitted.received_bytes = meter.received_bytes
             rest.close()
             guards.loops.run_sync(settle_failure(guards, task, called.admitted, error))
             raise
+        called.admitted.received_bytes = meter.received_bytes
         guards.loops.run_sync(guards.settle(task, called.admitted, Outcome.OK, meter.used))
 
     def _targets(
-        self, messages: Sequence[BaseMessage], kwargs: Mapping[str, Any], step: Callable[[InnerModel], Any]
+        self, messages: Sequence[BaseMessage], kwargs: Mapping[str, Any], step: Callable[[InnerModel, Admitted], Any]
     ) -> list[Target[Any]]:
         return [
-            Target(f"{inner.provider}/{name}", name, inner.bounds(messages, kwargs), step(inner))
+            Target(f"{inner.provider}/{name}", name, inner.size(messages, kwargs), partial(step, inner))
             for inner in self._inner
             for name in [inner.called(kwargs)]
         ]
@@ -214,7 +219,10 @@ async def _generate_with(
     guards: Guards, task: TaskGuard, targets: Sequence[Target[ChatResult]], limits: CallLimits
 ) -> ChatResult:
     called: Called[ChatResult] = await call_models(guards, task, targets, limits)
-    await guards.settle(task, called.admitted, Outcome.OK, read_usage(called.value))
+    used = read_usage(called.value)
+    if used is None:
+        called.admitted.received_bytes = answer_bytes(called.value)
+    await guards.settle(task, called.admitted, Outcome.OK, used)
     return called.value
 
 

@@ -1,11 +1,12 @@
 """The guards of one worker process: `admit` before every model call, `settle` after it, one round trip each.
 
 `admit` checks that this worker still owns the task, that the model's circuit breaker lets the call through, and that
-the budget holds the most it can cost. `settle` reports the outcome to the breaker and books the usage.
+the budget holds what it will likely cost. While running calls hold the budget, it waits for one of them to settle.
+`settle` reports the outcome to the breaker and books the usage, or an estimate where the provider reported none.
 
 If the caller is cancelled, a call that was admitted is released, and a call that has ended is settled, both in the
 background. A call that ends while Redis is away is settled in the background too. A reservation that is never settled
-is charged in full when it expires.
+is charged when it expires.
 
 Callers on the worker's own loop await these methods; all others go through `Guards.loops`.
 """
@@ -15,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from typing import Any
@@ -24,13 +25,17 @@ from uuid import uuid4
 from redis.asyncio import Redis
 
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome, Verdict, allow_call, report_call
+from langgraph_rq.shared.budget.model_stats import ModelStats
 from langgraph_rq.shared.budget.pricing import Pricing
 from langgraph_rq.shared.budget.token_budget import (
     MAX_TTL_MS,
-    Amount,
     BudgetLimits,
+    Busy,
+    Charge,
+    Hold,
     Payer,
     Refused,
+    Request,
     Reservation,
     reserve_call,
     settle_call,
@@ -39,12 +44,17 @@ from langgraph_rq.shared.connections.scripts import Call
 from langgraph_rq.shared.queue.answers import Ownership, Use
 from langgraph_rq.shared.queue.verbs import owns_call, use_call
 from langgraph_rq.worker.guards.admission import Decision, Settled, admit_call, refusal_of, report_and_settle_call
+from langgraph_rq.worker.guards.call_size import CallSize, likely_output_tokens
 from langgraph_rq.worker.guards.event_loops import OUTAGE, EventLoops
-from langgraph_rq.worker.guards.events import emit_called, emit_refused, emit_settled, emit_transition
-from langgraph_rq.worker.guards.refusals import GuardUnavailable, TaskGone
+from langgraph_rq.worker.guards.events import emit_called, emit_refused, emit_settled, emit_transition, emit_waiting
+from langgraph_rq.worker.guards.refusals import BudgetExceeded, GuardUnavailable, TaskGone
+from langgraph_rq.worker.guards.room import Room
 
 _RESERVATION_MARGIN_S = 30.0
 _CALL_ERRORS = 16
+_MODELS = 1_000
+"""Models whose statistics a process keeps."""
+_UNKNOWN = ModelStats()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +68,7 @@ class Used:
     is_estimated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Admitted:
     """A model call that may start; it must be settled, whatever its outcome."""
 
@@ -66,8 +76,19 @@ class Admitted:
     breaker: str
     model: str
     generation: int
-    reserved: Amount
+    size: CallSize
+    request: Request
+    payer: Payer
+    held: Reservation | None = None
+    received_bytes: int = 0
+    """Of the answer, as far as it came: the measure of a stream that reports no usage."""
     at: float = field(default_factory=time.monotonic)
+
+    @property
+    def granted_tokens(self) -> int | None:
+        """The output tokens that the budget had room for, if less than requested; None: all of them."""
+        is_shrunk = self.held is not None and self.held.output_tokens < self.request.output.tokens
+        return self.held.output_tokens if self.held and is_shrunk else None
 
 
 @dataclass(slots=True)
@@ -89,6 +110,8 @@ class TaskGuard:
     fallback_used: bool = False
     budget_permille: int = 0
     """Fill level of the tightest limit at the last admission, in thousandths."""
+    is_estimated: bool = False
+    """Whether the usage of a call was estimated."""
     is_over: bool = False
     open: dict[Any, Admitted] = field(default_factory=dict)
     """Calls of unguarded models that have not ended, by LangChain's run id."""
@@ -155,72 +178,103 @@ class Guards:
         self.pricing = pricing
         self.is_held = is_held
         self.loops = EventLoops(redis, url)
+        self._room = Room()
+        self._stats: dict[str, ModelStats] = {}
 
     async def aclose(self) -> None:
         """Finish the background calls and stop the loop of sync callers."""
         await self.loops.aclose()
 
-    async def admit(self, task: TaskGuard, breaker: str, model: str, tokens: tuple[int, int], ttl_s: float) -> Admitted:
-        """Admit a model call; while Redis is away, wait for it until the task's deadline.
+    async def admit(self, task: TaskGuard, breaker: str, model: str, size: CallSize, ttl_s: float) -> Admitted:
+        """Admit a model call; wait until the task's deadline while Redis is away or running calls hold the budget.
 
         Args:
             task: The run that the call belongs to.
             breaker: The breaker's name.
             model: The model's name in the price list.
-            tokens: The most input and output tokens that the call can use.
+            size: Of the prompt and the output.
             ttl_s: The longest time that the call can take.
 
         Raises:
             Refusal: the run must end (budget, cancel, ownership, no Redis).
             ProviderUnavailableError: the breaker refused; `retry_after_s` is when to ask again.
         """
-        rid = task.next_rid()
-        amount = Amount(sum(tokens), self.pricing.bound_nano_usd(model, *tokens).nano_usd)
+        request = size.request(model, self._stats.get(model, _UNKNOWN), self.budget, self.pricing)
+        admitted = Admitted(task.next_rid(), breaker, model, 0, size, request, task.payer)
         ttl_ms = min(round((ttl_s + _RESERVATION_MARGIN_S) * 1000), MAX_TTL_MS)
-        allow = allow_call(breaker, rid, self.breaker)
-        reserve = reserve_call(rid, amount, model, task.payer, self.budget, ttl_ms=ttl_ms)
-        try:
-            decision = await self.decide(task, breaker, admit_call(task.owns_call(), allow, reserve))
-        except asyncio.CancelledError:
-            # Redis may have admitted the call or not. The same reservation id, admitted again, is the same reservation;
-            # the task is not checked again, because it may have ended.
-            admitted = Admitted(rid, breaker, model, 0, amount)
-            self.loops.run_in_background(self._release(admitted, admit_call(None, allow, reserve)))
-            raise
-        allowed, reserved = decision.allowed, decision.reserved
-        if allowed and isinstance(reserved, Reservation):
-            task.budget_permille = reserved.fill_permille
-            return Admitted(rid, breaker, model, allowed.generation, amount)
-        if isinstance(reserved, Refused):
-            emit_refused(breaker, reserved)
-        if allowed and allowed.verdict is Verdict.PROBE:
-            report = report_call(breaker, rid, allowed.generation, Outcome.CANCEL, self.breaker)
-            self.loops.deliver_in_background(report, partial(emit_transition, breaker))
-        raise refusal_of(decision, breaker)
+        allow = allow_call(breaker, admitted.rid, self.breaker)
+        reserve = reserve_call(admitted.rid, request, model, task.payer, self.budget, ttl_ms=ttl_ms)
+        call = admit_call(task.owns_call(), allow, reserve)
+        with self._room.turn(task.payer) as turn:
+            while True:
+                if not await turn.comes(task.deadline_at):
+                    raise BudgetExceeded(f"the {turn.scope}'s budget was held by running calls until the deadline")
+                try:
+                    decision = await self.decide(task, breaker, call)
+                except asyncio.CancelledError:
+                    # Redis may have admitted the call or not. The same reservation id, admitted again, is the same
+                    # reservation; the task is not checked again, because it may have ended.
+                    self.loops.run_in_background(self._release(admitted, admit_call(None, allow, reserve)))
+                    raise
+                allowed, reserved = decision.allowed, decision.reserved
+                if allowed and isinstance(reserved, Reservation):
+                    self._know(model, reserved.stats)
+                    task.budget_permille = reserved.fill_permille
+                    admitted.generation, admitted.held, admitted.at = allowed.generation, reserved, time.monotonic()
+                    return admitted
+                if allowed and allowed.verdict is Verdict.PROBE:
+                    # Before the call asks again: the same token may be the next probe.
+                    report = report_call(breaker, admitted.rid, allowed.generation, Outcome.CANCEL, self.breaker)
+                    await self.loops.deliver(report, partial(emit_transition, breaker))
+                if isinstance(reserved, Refused):
+                    emit_refused(breaker, reserved)
+                if not isinstance(reserved, Busy):
+                    raise refusal_of(decision, breaker)
+                if not turn.line:
+                    emit_waiting(breaker, reserved)
+                turn.wait_for(reserved.scope)
 
     async def settle(
         self, task: TaskGuard, admitted: Admitted, outcome: Outcome, used: Used | None, pause_s: float = 0.0
     ) -> None:
-        """Report a call's outcome and book its usage; None books the whole reservation, as an estimate."""
-        if used is None:
-            tokens, cost, is_estimated = (admitted.reserved.tokens, 0), admitted.reserved.cost_nano_usd, True
-        else:
-            tokens, is_estimated = (used.input_tokens, used.output_tokens), used.is_estimated
-            cached = (used.cached_input_tokens, used.cache_write_tokens)
-            cost = self.pricing.cost_nano_usd(admitted.model, *tokens, *cached).nano_usd
+        """Report a call's outcome and book its usage; None books an estimate, by what was sent and received."""
+        charge = self._charge(admitted, used)
         emit_called(
             admitted.breaker,
             admitted.model,
             outcome,
             duration_ms=round((time.monotonic() - admitted.at) * 1000),
-            input_tokens=tokens[0],
-            output_tokens=tokens[1],
-            cost_nano_usd=cost,
-            is_estimated=is_estimated,
+            input_tokens=charge.input_tokens,
+            output_tokens=charge.output_tokens,
+            cost_nano_usd=charge.cost_nano_usd,
+            is_estimated=charge.is_estimated,
         )
-        use = task.add_usage(*tokens, cost)
-        call = self._settle_call(admitted, outcome, tokens, cost, use, pause_s=pause_s, estimated=is_estimated)
-        await self.loops.deliver(call, partial(emit_settled, admitted.breaker))
+        task.is_estimated |= charge.is_estimated
+        use = task.add_usage(charge.input_tokens, charge.output_tokens, charge.cost_nano_usd)
+        await self.loops.deliver(
+            self._settle_call(admitted, outcome, charge, use, pause_s=pause_s),
+            partial(emit_settled, admitted.breaker),
+        )
+        self._room.freed(task.payer)
+
+    def _charge(self, admitted: Admitted, used: Used | None) -> Charge:
+        if used is None and self.budget.hold is Hold.WORST and admitted.held:
+            held = admitted.held.held
+            return Charge(held.tokens, 0, held.cost_nano_usd, is_estimated=True)
+        if used is None:
+            stats = self._stats.get(admitted.model, _UNKNOWN)
+            output_tokens = likely_output_tokens(admitted.received_bytes, stats)
+            used = Used(admitted.request.input.tokens, output_tokens, is_estimated=True)
+        cached = (used.cached_input_tokens, used.cache_write_tokens)
+        tokens = (used.input_tokens, used.output_tokens)
+        cost = self.pricing.cost_nano_usd(admitted.model, *tokens, *cached).nano_usd
+        return Charge(*tokens, cost, is_estimated=used.is_estimated, input_bytes=admitted.size.prompt.text_bytes)
+
+    def _know(self, model: str, stats: ModelStats) -> None:
+        self._stats.pop(model, None)
+        self._stats[model] = stats
+        if len(self._stats) > _MODELS:
+            del self._stats[next(iter(self._stats))]
 
     async def decide(self, task: TaskGuard, breaker: str, call: Call[Decision]) -> Decision:
         """Run an admission call; while Redis is away or the lease is in doubt, wait until the task's deadline.
@@ -258,24 +312,23 @@ class Guards:
         decision = await self.loops.retry(admit)
         if decision and decision.allowed:
             emit_transition(admitted.breaker, decision.allowed.transition)
-            admitted = replace(admitted, generation=decision.allowed.generation)
-            settled = await self.loops.retry(self._settle_call(admitted, Outcome.CANCEL, (0, 0), 0))
+            admitted.generation = decision.allowed.generation
+            settled = await self.loops.retry(self._settle_call(admitted, Outcome.CANCEL, Charge(0, 0)))
             emit_settled(admitted.breaker, settled)
+            self._room.freed(admitted.payer)
 
     def _settle_call(
         self,
         admitted: Admitted,
         outcome: Outcome,
-        tokens: tuple[int, int],
-        cost_nano_usd: int,
+        charge: Charge,
         use: Call[bool] | None = None,
         *,
         pause_s: float = 0.0,
-        estimated: bool = False,
     ) -> Call[Settled]:
         breaker, rid, pause_ms = admitted.breaker, admitted.rid, round(pause_s * 1000)
         return report_and_settle_call(
             report_call(breaker, rid, admitted.generation, outcome, self.breaker, retry_after_ms=pause_ms),
-            settle_call(rid, *tokens, cost_nano_usd, self.budget, estimated=estimated),
+            settle_call(rid, charge, admitted.model, admitted.payer, self.budget),
             use,
         )

@@ -7,7 +7,7 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 
-from langgraph_rq.worker.guards.bounds import LIMIT_NAMES, input_bound, output_limit
+from langgraph_rq.worker.guards.call_size import LIMIT_NAMES, CallSize, measure_messages, output_limit
 
 OUTPUT_TOKENS = 1_024
 """The output limit given to a model that has none."""
@@ -20,7 +20,8 @@ class InnerModel:
     model: BaseChatModel
     provider: str
     name: str
-    output_tokens: int
+    output_limit: int | None
+    """The graph's own; None: the guards set one."""
     is_fallback: bool
 
     @classmethod
@@ -29,30 +30,45 @@ class InnerModel:
         model = _without_retries(model)
         about = model._get_ls_params()  # noqa: SLF001 - LangChain's own source for tracers
         name = str(about.get("ls_model_name") or getattr(model, "model", "") or model._llm_type)  # noqa: SLF001
-        output_tokens = about.get("ls_max_tokens") or OUTPUT_TOKENS
-        return cls(model, str(about.get("ls_provider") or "model"), name, output_tokens, is_fallback)
+        return cls(
+            model, str(about.get("ls_provider") or "model"), name, about.get("ls_max_tokens") or None, is_fallback
+        )
 
     def called(self, parameters: Mapping[str, Any]) -> str:
         """Return the name of the model that a call with these parameters reaches."""
         return self.name if self.is_fallback else str(parameters.get("model") or self.name)
 
-    def bounds(self, messages: Sequence[BaseMessage], parameters: Mapping[str, Any]) -> tuple[int, int]:
-        """Bound the input and output tokens of a call."""
-        answers = parameters.get("n") or getattr(self.model, "n", None) or 1
-        return input_bound(messages, parameters), (output_limit(parameters) or self.output_tokens) * answers
+    def size(self, messages: Sequence[BaseMessage], parameters: Mapping[str, Any]) -> CallSize:
+        """Measure a call."""
+        given = output_limit(parameters) or self.output_limit
+        most = (given or OUTPUT_TOKENS) * self._answers(parameters)
+        return CallSize(measure_messages(messages, parameters), most, is_default=not given)
 
-    def limited(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Add the output limit; for a fallback, drop `model`, which names another model than the fallback."""
+    def limited(self, parameters: Mapping[str, Any], granted_tokens: int | None) -> dict[str, Any]:
+        """Add the output limit; for a fallback, drop `model`, which names another model than the fallback.
+
+        Args:
+            parameters: Of the call.
+            granted_tokens: What the budget had room for, if that is less than what was asked for.
+        """
         chosen = {name: value for name, value in parameters.items() if not (self.is_fallback and name == "model")}
+        if granted_tokens is not None:
+            most = max(1, granted_tokens // self._answers(parameters))
+            name = next((one for one in LIMIT_NAMES if isinstance(parameters.get(one), int)), self._limit_name)
+            return {**chosen, name: most}
         if output_limit(parameters):
             return chosen
+        return {**chosen, self._limit_name: self.output_limit or OUTPUT_TOKENS}
+
+    def _answers(self, parameters: Mapping[str, Any]) -> int:
+        return parameters.get("n") or getattr(self.model, "n", None) or 1
+
+    @property
+    def _limit_name(self) -> str:
         fields = type(self.model).model_fields
-        name = (
-            "max_tokens"
-            if "max_tokens" in fields
-            else next((one for one in LIMIT_NAMES if one in fields), "max_tokens")
-        )
-        return {**chosen, name: self.output_tokens}
+        if "max_tokens" in fields:
+            return "max_tokens"
+        return next((one for one in LIMIT_NAMES if one in fields), "max_tokens")
 
 
 def _without_retries(model: BaseChatModel) -> BaseChatModel:

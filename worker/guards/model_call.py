@@ -23,6 +23,7 @@ from tenacity import (
 )
 
 from langgraph_rq.shared.telemetry.logs import get_logger
+from langgraph_rq.worker.guards.call_size import CallSize
 from langgraph_rq.worker.guards.guards import Admitted, Guards, TaskGuard, Used
 from langgraph_rq.worker.guards.provider_errors import read_failure, status_of
 from langgraph_rq.worker.guards.refusals import ProviderUnavailableError
@@ -53,14 +54,14 @@ class Target(Generic[T]):
     Args:
         breaker: The breaker's name.
         model: The model's name in the price list.
-        tokens: The most input and output tokens that the call can use.
-        step: Makes the call.
+        size: Of the prompt and the output.
+        step: Makes the call; gets the admitted call, whose `granted_tokens` may bound its output.
     """
 
     breaker: str
     model: str
-    tokens: tuple[int, int]
-    step: Callable[[], Awaitable[T]]
+    size: CallSize
+    step: Callable[[Admitted], Awaitable[T]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +152,11 @@ def _unavailable(state: RetryCallState) -> ProviderUnavailableError:
 
 
 async def _attempt(guards: Guards, task: TaskGuard, target: Target[T], limits: CallLimits) -> Called[T]:
-    admitted = await guards.admit(task, target.breaker, target.model, target.tokens, limits.timeout_s)
+    admitted = await guards.admit(task, target.breaker, target.model, target.size, limits.timeout_s)
     limit = asyncio.timeout(limits.timeout_s)
     try:
         async with limit:
-            return Called(admitted, await target.step())
+            return Called(admitted, await target.step(admitted))
     except BaseException as error:
         await settle_failure(guards, task, admitted, error)
         failure = read_failure(error)

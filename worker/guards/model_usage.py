@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.messages.ai import UsageMetadata
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation, LLMResult
 
 from langgraph_rq.worker.guards.guards import Used
 
@@ -21,6 +21,19 @@ def read_usage(result: ChatResult | LLMResult) -> Used | None:
     return None
 
 
+def answer_bytes(result: ChatResult | LLMResult) -> int:
+    """Count the bytes of an answer whose usage was not reported: its text and its tool calls."""
+    return sum(map(written_bytes, _generations(result)))
+
+
+def written_bytes(part: Generation) -> int:
+    """Count the bytes of text and of tool calls in an answer or in a chunk of one."""
+    message = getattr(part, "message", None)
+    calls = getattr(message, "tool_calls", None) or getattr(message, "tool_call_chunks", None) or []
+    written = part.text + "".join(f"{call.get('name') or ''}{call.get('args') or ''}" for call in calls)
+    return len(written.encode(errors="replace"))
+
+
 def _generations(result: ChatResult | LLMResult) -> list[Any]:
     if isinstance(result, ChatResult):
         return list(result.generations)
@@ -35,12 +48,14 @@ def _used(usage: UsageMetadata) -> Used:
 
 @dataclass(slots=True)
 class StreamMeter:
-    """Adds up the usage that a stream reports; None before the first report."""
+    """Adds up the usage that a stream reports (None before the first report) and the bytes that came."""
 
     used: Used | None = None
+    received_bytes: int = 0
 
     def count(self, chunk: ChatGenerationChunk) -> None:
-        """Add the usage of one chunk, if it reports any."""
+        """Add one chunk."""
+        self.received_bytes += written_bytes(chunk)
         usage: UsageMetadata | None = getattr(chunk.message, "usage_metadata", None)
         if usage:
             more, before = _used(usage), self.used or Used(0, 0)

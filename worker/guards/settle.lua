@@ -10,7 +10,7 @@
 local reported = report(next_call())
 local settled = settle(next_call())
 local task, used = next_call()
-if task[1] and (settled[1] == 'settled' or settled[1] == 'corrected') then
+if task[1] and settled[1] ~= 'repeated' then
   use(task, used)
 end
 return {reported, settled}

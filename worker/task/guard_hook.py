@@ -1,7 +1,7 @@
 """Guard graphs that know nothing of this project: a LangChain handler that admits and settles every model call.
 
 LangChain's configure hook puts the handler into every run of the task's context, also where a node gives callbacks of
-its own. Before a call it reserves the most that the call can use; after it, it settles what the call used. Out of its
+its own. Before a call it reserves what the call is likely to use; after it, it settles what the call used. Out of its
 sight are the SDK's own retries, and a model without an output limit may write more than was reserved.
 
 The handler passes node starts and ends on to `NodeWatch`: a second handler would cost a hundredth of each task's CPU.
@@ -13,21 +13,22 @@ so a refusal that must end a sync call is a BaseException.
 import asyncio
 from collections.abc import Mapping
 from contextvars import ContextVar
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
-from langchain_core.outputs import LLMResult
+from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
 from langchain_core.tracers.context import register_configure_hook
 
 from langgraph_rq.shared.breaker.circuit_breaker import Outcome
 from langgraph_rq.shared.telemetry.logs import get_logger
-from langgraph_rq.worker.guards.bounds import input_bound, output_limit, text_bound
+from langgraph_rq.worker.guards.call_size import CallSize, Prompt, measure_messages, measure_texts, output_limit
 from langgraph_rq.worker.guards.guarded_model import GUARDED
 from langgraph_rq.worker.guards.guards import TaskGuard
 from langgraph_rq.worker.guards.model_call import CallLimits, settle_failure
-from langgraph_rq.worker.guards.model_usage import read_usage
+from langgraph_rq.worker.guards.model_usage import answer_bytes, read_usage, written_bytes
 from langgraph_rq.worker.guards.refusals import ProviderRefused, ProviderUnavailableError, TaskGone
 from langgraph_rq.worker.task.attempt import Attempt
 from langgraph_rq.worker.task.node_watch import NodeWatch
@@ -109,8 +110,8 @@ class GuardHandler(BaseCallbackHandler):
         """Admit the call, or raise."""
         if not (metadata or {}).get(GUARDED):
             parameters = kwargs.get("invocation_params") or {}
-            bound = sum(input_bound(batch, parameters) for batch in messages)
-            await self._admit(run_id, serialized, metadata or {}, parameters, bound)
+            prompt = measure_messages(chain.from_iterable(messages), parameters)
+            await self._admit(run_id, serialized, metadata or {}, parameters, prompt)
 
     async def on_llm_start(
         self,
@@ -122,16 +123,31 @@ class GuardHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Admit the call of a model without a chat interface, or raise."""
-        await self._admit(
-            run_id, serialized, metadata or {}, kwargs.get("invocation_params") or {}, text_bound(prompts)
-        )
+        parameters = kwargs.get("invocation_params") or {}
+        await self._admit(run_id, serialized, metadata or {}, parameters, measure_texts(prompts))
+
+    def on_llm_new_token(
+        self,
+        token: str | list[str | dict[str, Any]],  # noqa: ARG002 - LangChain's signature
+        *,
+        chunk: GenerationChunk | ChatGenerationChunk | None = None,
+        run_id: UUID,
+        **_kwargs: Any,
+    ) -> None:
+        """Count what a stream has sent: it may end without a report of its usage."""
+        admitted = self._task.open.get(run_id)
+        if admitted and chunk:
+            admitted.received_bytes += written_bytes(chunk)
 
     async def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_kwargs: Any) -> None:
         """Settle what the call used."""
         admitted = self._task.open.pop(run_id, None)
         if admitted:
             self._task.model = admitted.model
-            settling = self._guards.settle(self._task, admitted, Outcome.OK, read_usage(response))
+            used = read_usage(response)
+            if used is None:
+                admitted.received_bytes = answer_bytes(response)
+            settling = self._guards.settle(self._task, admitted, Outcome.OK, used)
             await self._guards.loops.run_here(settling)
 
     async def on_llm_error(self, error: BaseException, *, run_id: UUID, **_kwargs: Any) -> None:
@@ -147,18 +163,17 @@ class GuardHandler(BaseCallbackHandler):
         serialized: Mapping[str, Any] | None,
         metadata: Mapping[str, Any],
         parameters: Mapping[str, Any],
-        bound: int,
+        prompt: Prompt,
     ) -> None:
         model = _model_name(serialized, metadata, parameters)
         breaker = f"{metadata.get('ls_provider') or 'model'}/{model}"
-        output = _output_bound(parameters, metadata) or self._rest_of_the_request(bound)
         timeout_s = parameters.get("timeout")
         try:
             admission = self._guards.admit(
                 self._task,
                 breaker,
                 model,
-                (bound, output),
+                CallSize(prompt, _output_limit(parameters, metadata)),
                 timeout_s if isinstance(timeout_s, int | float) else _DEFAULT.timeout_s,
             )
             admitted = await self._guards.loops.run_here(admission)
@@ -171,14 +186,6 @@ class GuardHandler(BaseCallbackHandler):
             await self._guards.loops.run_here(self._guards.close_task(self._task))
             raise TaskGone("the run has ended")
 
-    def _rest_of_the_request(self, bound: int) -> int:
-        """Bound the output of a model without a limit: the tokens of one request less those that it reads."""
-        return max(1, (self._guards.budget.request_tokens or bound + _UNLIMITED) - bound)
-
-
-_UNLIMITED = 4_096
-"""Reserved for the output of a model without a limit where requests have no limit either (tokens)."""
-
 
 def _model_name(
     serialized: Mapping[str, Any] | None, metadata: Mapping[str, Any], parameters: Mapping[str, Any]
@@ -187,6 +194,6 @@ def _model_name(
     return str(named or (serialized or {}).get("name") or "unknown")
 
 
-def _output_bound(parameters: Mapping[str, Any], metadata: Mapping[str, Any]) -> int | None:
+def _output_limit(parameters: Mapping[str, Any], metadata: Mapping[str, Any]) -> int | None:
     limit = output_limit(parameters) or metadata.get("ls_max_tokens")
     return limit * (parameters.get("n") or 1) if isinstance(limit, int) else None

@@ -12,7 +12,7 @@ from redis import Redis
 from langgraph_rq.producer.cli.guards import KEPT_DAYS
 from langgraph_rq.producer.cli.main import main
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome, allow_call, report_call
-from langgraph_rq.shared.budget.token_budget import Amount, Payer, reserve_call, settle_call
+from langgraph_rq.shared.budget.token_budget import Amount, Charge, Payer, Request, reserve_call, settle_call
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.settings import BudgetSettings
 
@@ -40,8 +40,8 @@ def spend(raw, user_id=None, model="gpt-4o", tokens=(600, 200), nano_usd=5_000_0
     limits = limits or BudgetSettings().limits()
     payer = Payer(user_id=user_id)
     rid = f"{user_id}:{model}"
-    scripts.run_sync(raw, reserve_call(rid, Amount(1_000, nano_usd), model, payer, limits, ttl_ms=60_000))
-    scripts.run_sync(raw, settle_call(rid, *tokens, nano_usd, limits))
+    scripts.run_sync(raw, reserve_call(rid, Request(Amount(1_000, nano_usd)), model, payer, limits, ttl_ms=60_000))
+    scripts.run_sync(raw, settle_call(rid, Charge(*tokens, nano_usd), model, payer, limits))
 
 
 def everything(raw):

@@ -9,15 +9,19 @@ from langgraph_rq.shared.budget.token_budget import (
     ALERTS,
     Amount,
     BudgetLimits,
+    Busy,
+    Charge,
+    Hold,
     Payer,
     Refused,
+    Request,
     Reservation,
-    TokenBudget,
     reserve_call,
     settle_call,
     usage_call,
 )
 from langgraph_rq.shared.connections.scripts import run_sync
+from tests.budget import Budget
 
 NOON = 20_000 * 86_400_000 + 43_200_000
 DAY = date(2024, 10, 4)
@@ -25,28 +29,34 @@ ANN = Payer(user_id="ann", task_id="t1")
 MINUTE = 60_000
 
 
-async def hold(budget, rid, tokens, cost=0, payer=ANN, now_ms=NOON):
-    return await budget.reserve(rid, Amount(tokens, cost), "gpt-4o", payer, ttl_ms=MINUTE, now_ms=now_ms)
+async def hold(budget, rid, tokens, cost=0, payer=ANN, now_ms=NOON, model="gpt-4o", **guess):
+    output = Amount(guess.get("output", 0), guess.get("output_cost", 0))
+    request = Request(Amount(tokens, cost), output, is_guess=bool(guess))
+    return await budget.reserve(rid, request, model, payer, ttl_ms=MINUTE, now_ms=now_ms)
+
+
+async def settle(budget, rid, input_tokens, output_tokens, cost, payer=ANN, model="gpt-4o", **charge):
+    return await budget.settle(rid, Charge(input_tokens, output_tokens, cost, **charge), model, payer, now_ms=NOON)
 
 
 async def spend(budget, rid, tokens, cost=0, payer=ANN, now_ms=NOON):
     assert isinstance(await hold(budget, rid, tokens, cost, payer, now_ms), Reservation)
-    return await budget.settle(rid, tokens, 0, cost)
+    return await settle(budget, rid, tokens, 0, cost, payer)
 
 
 async def test_settle_frees_what_was_held_and_books_what_was_used(aredis):
-    budget = TokenBudget(aredis, BudgetLimits())
+    budget = Budget(aredis, BudgetLimits())
     await hold(budget, "t1:1:1", 9000, 90)
     held = await budget.usage(DAY)
     assert (held.tokens.used, held.tokens.held, held.tokens.remaining) == (0, 9000, 991_000)
-    settlement = await budget.settle("t1:1:1", 1000, 500, 15)
+    settlement = await settle(budget, "t1:1:1", 1000, 500, 15)
     assert (settlement.outcome, settlement.overshoot) == ("settled", Amount(0))
     usage = await budget.usage(DAY)
     assert (usage.tokens.used, usage.tokens.held, usage.cost.used, usage.cost.held) == (1500, 0, 15, 0)
 
 
 async def test_refusal_says_which_limit_what_is_used_and_when_it_resets(aredis):
-    budget = TokenBudget(aredis, BudgetLimits(request_tokens=None))
+    budget = Budget(aredis, BudgetLimits(request_tokens=None))
     await spend(budget, "t1:1:1", 1_000_000)
     refusal = await hold(budget, "t1:1:2", 12_400)
     assert refusal == Refused("t1:1:2", "global", "tokens", 1_000_000, 1_000_000, 0, 12_400, NOON + 43_200_000)
@@ -62,7 +72,7 @@ async def test_refusal_says_which_limit_what_is_used_and_when_it_resets(aredis):
         (
             "request_tokens",
             900,
-            "request too large: 901 tokens requested, 900 allowed; shorten the input or lower the ",
+            "request too large: 901 tokens requested, 900 allowed; shorten the input, lower ",
         ),
         ("task_tokens", 900, "task's token budget spent: 300 of 900 used, 200 held, 901 requested"),
         (
@@ -93,14 +103,14 @@ async def test_refusal_says_which_limit_what_is_used_and_when_it_resets(aredis):
     ],
 )
 async def test_each_limit_refuses_in_its_own_words(aredis, limit, value, message):
-    budget = TokenBudget(aredis, BudgetLimits(**{limit: value}))
+    budget = Budget(aredis, BudgetLimits(**{limit: value}))
     await spend(budget, "t1:1:1", 300, 30_000_000)
     await hold(budget, "t1:1:2", 200, 200)
     assert str(await hold(budget, "t1:1:3", 901, 1_500_000_000)).startswith(message)
 
 
 async def test_refusal_that_no_new_day_lifts_comes_before_one_that_it_lifts(aredis):
-    budget = TokenBudget(aredis, BudgetLimits(daily_tokens=100, user_daily_tokens=100, task_tokens=100))
+    budget = Budget(aredis, BudgetLimits(daily_tokens=100, user_daily_tokens=100, task_tokens=100))
     await spend(budget, "t1:1:1", 100)
     assert [
         (await hold(budget, f"x:1:{n}", 1, payer=payer)).scope
@@ -109,77 +119,190 @@ async def test_refusal_that_no_new_day_lifts_comes_before_one_that_it_lifts(ared
 
 
 async def test_refused_reservation_holds_nothing_in_any_scope(aredis):
-    budget = TokenBudget(aredis, BudgetLimits(daily_tokens=100, task_tokens=200))
+    budget = Budget(aredis, BudgetLimits(daily_tokens=100, task_tokens=200))
     assert isinstance(await hold(budget, "t1:1:1", 150), Refused)
-    assert await aredis.keys("*") == []
+    assert await aredis.keys("*") == [b"agent:budget:policy"]
 
 
 async def test_reserving_the_same_attempt_again_holds_once(aredis):
-    budget = TokenBudget(aredis, BudgetLimits(daily_tokens=100))
-    assert await hold(budget, "t1:1:1", 60) == await hold(budget, "t1:1:1", 60) == Reservation("t1:1:1", 600)
+    budget = Budget(aredis, BudgetLimits(daily_tokens=100))
+    assert await hold(budget, "t1:1:1", 60) == await hold(budget, "t1:1:1", 60)
 
 
 async def test_reservation_tells_how_full_the_tightest_limit_is(aredis):
-    budget = TokenBudget(aredis, BudgetLimits(daily_tokens=1000, daily_cost_nano_usd=1000, user_daily_tokens=400))
+    budget = Budget(aredis, BudgetLimits(daily_tokens=1000, daily_cost_nano_usd=1000, user_daily_tokens=400))
     assert (await hold(budget, "t1:1:1", 100, 100)).fill_permille == 250
-    await budget.settle("t1:1:1", 50, 0, 990)
+    await settle(budget, "t1:1:1", 50, 0, 990)
     assert (await hold(budget, "t1:1:2", 1, 1)).fill_permille == 991
 
 
 async def test_settling_again_changes_nothing(aredis):
-    budget = TokenBudget(aredis, BudgetLimits())
+    budget = Budget(aredis, BudgetLimits())
     await spend(budget, "t1:1:1", 500)
-    assert (await budget.settle("t1:1:1", 400, 0, 0)).outcome == "repeated"
+    assert (await settle(budget, "t1:1:1", 400, 0, 0)).outcome == "repeated"
     assert (await budget.usage(DAY)).tokens.used == 500
 
 
-async def test_settling_what_was_never_reserved_is_refused_by_value(aredis):
-    budget = TokenBudget(aredis, BudgetLimits())
-    assert (await budget.settle("t1:1:1", 500, 0, 5)).outcome == "unknown"
+async def test_settling_a_reservation_that_redis_lost_books_it_once(aredis):
+    budget = Budget(aredis, BudgetLimits(task_tokens=1000))
+    assert (await settle(budget, "t1:1:1", 500, 0, 5)).outcome == "lost"
+    assert (await settle(budget, "t1:1:1", 500, 0, 5)).outcome == "repeated"
+    for usage in (await budget.usage(DAY), await budget.usage(DAY, ANN)):
+        assert (usage.tokens.used, usage.tokens.held, usage.cost.used) == (500, 0, 5)
+    assert min([await aredis.pttl(key) for key in await aredis.keys("*") if key != b"agent:budget:policy"]) > 0
+
+
+async def test_settling_nothing_for_a_lost_reservation_leaves_no_key(aredis):
+    assert (await settle(Budget(aredis), "t1:1:1", 0, 0, 0)).outcome == "lost"
     assert await aredis.keys("*") == []
 
 
 async def test_call_that_used_more_than_it_reserved_is_booked_in_full(aredis):
-    budget = TokenBudget(aredis, BudgetLimits(daily_tokens=100))
+    budget = Budget(aredis, BudgetLimits(daily_tokens=100))
     await hold(budget, "t1:1:1", 100, 10)
-    assert (await budget.settle("t1:1:1", 90, 30, 14)).overshoot == Amount(20, 4)
+    assert (await settle(budget, "t1:1:1", 90, 30, 14)).overshoot == Amount(20, 4)
     usage = await budget.usage(DAY)
     assert (usage.tokens.used, usage.tokens.remaining, usage.cost.used) == (120, 0, 14)
     assert isinstance(await hold(budget, "t1:1:2", 1), Refused)
 
 
 async def test_reservation_handed_back_leaves_no_trace_in_the_usage(aredis):
-    budget = TokenBudget(aredis, BudgetLimits())
+    budget = Budget(aredis, BudgetLimits())
     await hold(budget, "t1:1:1", 100, 10)
-    await budget.settle("t1:1:1", 0, 0, 0)
+    await settle(budget, "t1:1:1", 0, 0, 0)
     usage = await budget.usage(DAY)
     assert (usage.tokens.used, usage.tokens.held, usage.models) == (0, 0, ())
 
 
-async def test_reservation_past_its_time_is_charged_in_full(aredis):
-    budget = TokenBudget(aredis, BudgetLimits())
-    await hold(budget, "t1:1:1", 100, 10)
+async def test_reservation_past_its_time_is_charged_its_input_while_its_model_is_unknown(aredis):
+    budget = Budget(aredis, BudgetLimits())
+    await hold(budget, "t1:1:1", 100, 10, output=4096, output_cost=9)
     assert (await budget.expire(now_ms=NOON + MINUTE - 1)).charged == ()
     assert (await budget.expire(now_ms=NOON + MINUTE)).charged == ("t1:1:1",)
     usage = await budget.usage(DAY)
     assert (usage.tokens.used, usage.tokens.held, usage.cost.used) == (100, 0, 10)
-    assert usage.models[0].expired_tokens == 100
+    assert (usage.models[0].expired_tokens, usage.models[0].estimated_calls) == (100, 1)
+
+
+async def test_reservation_past_its_time_is_charged_its_models_mean_call(aredis):
+    budget = Budget(aredis)
+    for n, output_tokens in enumerate([50, 70]):
+        await hold(budget, f"t1:1:{n}", 100, 10, output=4096, output_cost=900)
+        await settle(budget, f"t1:1:{n}", 100, output_tokens, 40)
+    await hold(budget, "t2:1:1", 100, 10, output=4096, output_cost=900)
+    await budget.expire(now_ms=NOON + MINUTE)
+    usage = await budget.usage(DAY)
+    assert (usage.tokens.used, usage.models[0].expired_tokens, usage.cost.used) == (320 + 160, 160, 120)
+
+
+async def test_with_the_worst_hold_a_reservation_past_its_time_is_charged_in_full(aredis):
+    budget = Budget(aredis, BudgetLimits(hold=Hold.WORST))
+    await spend(budget, "t1:1:1", 10)
+    await hold(budget, "t2:1:1", 100, 10, output=400, output_cost=9)
+    await budget.expire(now_ms=NOON + MINUTE)
+    assert (await budget.usage(DAY, ANN)).tokens.used == 510
+
+
+async def test_amount_that_fits_beside_what_is_used_but_not_beside_what_is_held_is_busy(aredis):
+    budget = Budget(aredis, BudgetLimits(daily_tokens=100))
+    await spend(budget, "t1:1:1", 10)
+    await hold(budget, "t1:1:2", 60)
+    busy = await hold(budget, "t1:1:3", 31)
+    assert busy == Busy("t1:1:3", "global", "tokens", 100, 10, 60, 31, NOON + 43_200_000)
+    assert str(busy) == "daily token budget held by running calls: 10 of 100 used, 60 held, 31 requested"
+    await settle(budget, "t1:1:2", 5, 0, 0)
+    assert isinstance(await hold(budget, "t1:1:3", 31), Reservation)
+
+
+async def test_guessed_output_shrinks_to_what_is_left(aredis):
+    budget = Budget(aredis, BudgetLimits(user_daily_tokens=1000, daily_cost_nano_usd=20_000))
+    await spend(budget, "t1:1:1", 300)
+    held = await hold(budget, "t1:1:2", 100, 100, output=4096, output_cost=40_960)
+    assert (held.held, held.output_tokens) == (Amount(700, 6100), 600)
+    await settle(budget, "t1:1:2", 10, 10, 19_000)
+    held = await hold(budget, "t1:1:3", 100, 100, output=4096, output_cost=40_960)
+    assert (held.held, held.output_tokens) == (Amount(190, 1000), 90)
+
+
+async def test_guessed_output_shrinks_to_the_limit_of_a_request(aredis):
+    budget = Budget(aredis, BudgetLimits(request_tokens=1000))
+    assert (await hold(budget, "t1:1:1", 900, output=64_000)).output_tokens == 100
+    refused = await hold(budget, "t1:1:2", 1000, output=64_000)
+    assert (refused.scope, refused.requested) == ("request", 1001)
+    assert str(refused).endswith("or set LGRQ_BUDGET_REQUEST_TOKENS to 1001 or more")
+
+
+async def test_input_that_does_not_fit_is_refused_whatever_is_guessed(aredis):
+    budget = Budget(aredis, BudgetLimits(daily_tokens=100))
+    refused = await hold(budget, "t1:1:1", 100, output=4096)
+    assert isinstance(refused, Refused)
+    assert (refused.requested, refused.remaining) == (101, 100)
+
+
+async def test_output_limit_that_was_set_is_not_shrunk(aredis):
+    budget = Budget(aredis, BudgetLimits(daily_tokens=100))
+    request = Request(Amount(50), Amount(51))
+    assert isinstance(await budget.reserve("t1:1:1", request, "gpt-4o", ANN, now_ms=NOON), Refused)
+
+
+async def test_tenant_has_a_limit_over_all_of_its_users(aredis):
+    budget = Budget(aredis, BudgetLimits(tenant_daily_tokens=100))
+    await spend(budget, "t1:1:1", 60, payer=Payer("acme", "ann"))
+    assert (await hold(budget, "t2:1:1", 41, payer=Payer("acme", "bob"))).scope == "tenant"
+    assert isinstance(await hold(budget, "t3:1:1", 100, payer=Payer("other", "bob")), Reservation)
+
+
+async def test_reservation_knows_what_calls_of_its_model_used(aredis):
+    budget = Budget(aredis)
+    for n in range(60):
+        await hold(budget, f"t1:1:{n}", 100)
+        await settle(budget, f"t1:1:{n}", 100, 20 if n else 900, 7, input_bytes=150)
+    stats = (await hold(budget, "t2:1:1", 1)).stats
+    assert (stats.calls, stats.tokens, stats.cost_nano_usd) == (60, 60 * 120 + 880, 420)
+    assert stats.tokens_per_byte == pytest.approx(2 / 3)
+    assert stats.likely_output(4096) == 1037
+    assert (await hold(budget, "t3:1:1", 1, model="other")).stats.likely_output(4096) == 4096
+
+
+async def test_estimated_calls_teach_nothing(aredis):
+    budget = Budget(aredis)
+    await hold(budget, "t1:1:1", 100)
+    await settle(budget, "t1:1:1", 100, 20, 7, is_estimated=True, input_bytes=150)
+    assert (await hold(budget, "t1:1:2", 1)).stats.calls == 0
+
+
+async def test_what_is_known_of_a_model_is_halved_at_a_thousand_calls(aredis):
+    budget = Budget(aredis)
+    await aredis.hset(
+        "agent:budget:model_stats", "gpt-4o", " ".join(map(str, [999, 99_900, 5, 30, 10, 999, *[0] * 23]))
+    )
+    await hold(budget, "t1:1:1", 100)
+    await settle(budget, "t1:1:1", 80, 20, 5)
+    stats = (await hold(budget, "t1:1:2", 1)).stats
+    assert (stats.calls, stats.tokens, stats.outputs[:4]) == (500, 50_000, (499, 0, 0, 0))
+
+
+async def test_at_most_500_models_are_known(aredis):
+    budget = Budget(aredis)
+    await aredis.hset("agent:budget:model_stats", mapping={f"m{n}": " ".join(["1"] * 29) for n in range(500)})
+    await spend(budget, "t1:1:1", 10)
+    assert await aredis.hlen("agent:budget:model_stats") == 500
 
 
 @pytest.mark.parametrize("used", [30, 130])
 async def test_late_settle_corrects_the_charge_of_an_expired_reservation(aredis, used):
-    budget = TokenBudget(aredis, BudgetLimits())
+    budget = Budget(aredis, BudgetLimits())
     await hold(budget, "t1:1:1", 100, 10)
     await budget.expire(now_ms=NOON + MINUTE)
-    assert (await budget.settle("t1:1:1", used, 0, 3)).outcome == "corrected"
-    assert (await budget.settle("t1:1:1", used, 0, 3)).outcome == "repeated"
+    assert (await settle(budget, "t1:1:1", used, 0, 3)).outcome == "corrected"
+    assert (await settle(budget, "t1:1:1", used, 0, 3)).outcome == "repeated"
     usage = await budget.usage(DAY)
     assert (usage.tokens.used, usage.tokens.held, usage.cost.used) == (used, 0, 3)
     assert (usage.models[0].input_tokens, usage.models[0].expired_tokens, usage.models[0].calls) == (used, 0, 1)
 
 
 async def test_expire_charges_at_most_as_many_as_told_the_oldest_first(aredis):
-    budget = TokenBudget(aredis, BudgetLimits())
+    budget = Budget(aredis, BudgetLimits())
     for n in range(3):
         await hold(budget, f"t1:1:{n}", 10, now_ms=NOON - n)
     assert (await budget.expire(2, now_ms=NOON + MINUTE)).charged == ("t1:1:2", "t1:1:1")
@@ -187,12 +310,12 @@ async def test_expire_charges_at_most_as_many_as_told_the_oldest_first(aredis):
 
 
 async def test_new_day_starts_with_a_full_budget_and_leaves_the_old_one_alone(aredis):
-    budget = TokenBudget(aredis, BudgetLimits(daily_tokens=100))
+    budget = Budget(aredis, BudgetLimits(daily_tokens=100))
     midnight = NOON + 43_200_000
     await hold(budget, "t1:1:1", 100, now_ms=midnight - 1)
-    assert isinstance(await hold(budget, "t1:1:2", 100, now_ms=midnight - 1), Refused)
+    assert isinstance(await hold(budget, "t1:1:2", 100, now_ms=midnight - 1), Busy)
     assert isinstance(await hold(budget, "t1:1:2", 100, now_ms=midnight), Reservation)
-    await budget.settle("t1:1:1", 70, 0, 0)
+    await settle(budget, "t1:1:1", 70, 0, 0)
     old, new = await budget.usage(DAY), await budget.usage(now_ms=midnight)
     assert (old.tokens.used, old.tokens.held) == (70, 0)
     assert (new.day, new.tokens.used, new.tokens.held) == (date(2024, 10, 5), 0, 100)
@@ -200,7 +323,7 @@ async def test_new_day_starts_with_a_full_budget_and_leaves_the_old_one_alone(ar
 
 @pytest.mark.parametrize("offset_h", [-12, -5, 1, 14])
 async def test_day_begins_at_midnight_of_the_set_offset(aredis, offset_h):
-    budget = TokenBudget(aredis, BudgetLimits(daily_tokens=100, utc_offset_s=offset_h * 3600))
+    budget = Budget(aredis, BudgetLimits(daily_tokens=100, utc_offset_s=offset_h * 3600))
     resets_at_ms = (await budget.usage(now_ms=NOON)).resets_at_ms
     assert (resets_at_ms + offset_h * 3_600_000) % 86_400_000 == 0
     assert NOON < resets_at_ms <= NOON + 86_400_000
@@ -210,14 +333,14 @@ async def test_day_begins_at_midnight_of_the_set_offset(aredis, offset_h):
 
 
 async def test_task_keeps_its_budget_over_midnight(aredis):
-    budget = TokenBudget(aredis, BudgetLimits(task_tokens=100))
+    budget = Budget(aredis, BudgetLimits(task_tokens=100))
     await spend(budget, "t1:1:1", 80)
     refusal = await hold(budget, "t1:1:2", 21, now_ms=NOON + 86_400_000)
     assert (refusal.scope, refusal.remaining, refusal.resets_at_ms) == ("task", 20, None)
 
 
 async def test_without_a_test_clock_the_server_says_the_day(aredis):
-    budget = TokenBudget(aredis, BudgetLimits())
+    budget = Budget(aredis, BudgetLimits())
     await hold(budget, "t1:1:1", 100, now_ms=None)
     before, _ = await aredis.time()
     usage = await budget.usage()
@@ -227,12 +350,12 @@ async def test_without_a_test_clock_the_server_says_the_day(aredis):
 
 
 async def test_usage_tells_models_and_directions_apart(aredis):
-    budget = TokenBudget(aredis, BudgetLimits())
+    budget = Budget(aredis, BudgetLimits())
     for n, (model, input_tokens, output_tokens, estimated) in enumerate(
         [("gpt-4o", 100, 20, False), ("gpt-4o", 10, 2, True), ("text-embedding-3-small", 50, 0, False)]
     ):
-        await budget.reserve(f"t1:1:{n}", Amount(200, 2000), model, ANN, ttl_ms=MINUTE, now_ms=NOON)
-        await budget.settle(f"t1:1:{n}", input_tokens, output_tokens, 7, estimated=estimated)
+        await hold(budget, f"t1:1:{n}", 200, 2000, model=model)
+        await settle(budget, f"t1:1:{n}", input_tokens, output_tokens, 7, model=model, is_estimated=estimated)
     chat, embedding = (await budget.usage(DAY)).models
     assert (chat.model, chat.input_tokens, chat.output_tokens, chat.cost_nano_usd) == ("gpt-4o", 110, 22, 14)
     assert (chat.calls, chat.estimated_calls) == (2, 1)
@@ -240,14 +363,14 @@ async def test_usage_tells_models_and_directions_apart(aredis):
 
 
 async def test_anonymous_users_of_a_tenant_share_one_budget(aredis):
-    budget = TokenBudget(aredis, BudgetLimits(user_daily_tokens=100))
+    budget = Budget(aredis, BudgetLimits(user_daily_tokens=100))
     await spend(budget, "t1:1:1", 100, payer=Payer(task_id="t1"))
     assert (await hold(budget, "t2:1:1", 1, payer=Payer(task_id="t2"))).scope == "user"
     assert isinstance(await hold(budget, "t3:1:1", 1, payer=Payer("acme", task_id="t3")), Reservation)
 
 
 async def test_user_ids_may_be_any_text(aredis):
-    budget = TokenBudget(aredis, BudgetLimits())
+    budget = Budget(aredis, BudgetLimits())
     for n, user in enumerate(["", "a:b\n", "*", "é" * 256, "\ud800"]):
         payer = Payer(user_id=user)
         await spend(budget, f"t1:1:{n}", n + 1, payer=payer)
@@ -255,10 +378,10 @@ async def test_user_ids_may_be_any_text(aredis):
 
 
 async def test_each_alert_is_told_to_one_caller_and_written_once(aredis):
-    budget = TokenBudget(aredis, BudgetLimits(daily_tokens=1000, user_daily_cost_nano_usd=500))
+    budget = Budget(aredis, BudgetLimits(daily_tokens=1000, user_daily_cost_nano_usd=500))
     for n in range(50):
         await hold(budget, f"t1:1:{n}", 20, 10)
-    settlements = await asyncio.gather(*(budget.settle(f"t1:1:{n}", 20, 0, 10) for n in range(50)))
+    settlements = await asyncio.gather(*(settle(budget, f"t1:1:{n}", 20, 0, 10) for n in range(50)))
     alerts = [(alert.scope, alert.subject, alert.unit, alert.percent) for one in settlements for alert in one.alerts]
     assert sorted(alerts) == sorted(
         (scope, subject, unit, percent)
@@ -270,15 +393,15 @@ async def test_each_alert_is_told_to_one_caller_and_written_once(aredis):
 
 
 async def test_alert_is_not_raised_again_after_a_charge_was_corrected(aredis):
-    budget = TokenBudget(aredis, BudgetLimits(daily_tokens=100))
+    budget = Budget(aredis, BudgetLimits(daily_tokens=100))
     await hold(budget, "t1:1:1", 60)
     assert [alert.percent for alert in (await budget.expire(now_ms=NOON + MINUTE)).alerts] == [50]
-    await budget.settle("t1:1:1", 1, 0, 0)
+    await settle(budget, "t1:1:1", 1, 0, 0)
     assert (await spend(budget, "t1:1:2", 60)).alerts == ()
 
 
 async def test_concurrent_reservations_fill_the_budget_exactly(aredis):
-    budget = TokenBudget(aredis, BudgetLimits(daily_tokens=1005))
+    budget = Budget(aredis, BudgetLimits(daily_tokens=1005))
     answers = await asyncio.gather(*(hold(budget, f"t{n}:1:1", 20) for n in range(90)))
     assert sum(isinstance(answer, Reservation) for answer in answers) == 50
     assert (await budget.usage(DAY)).tokens.held == 1000
@@ -286,27 +409,30 @@ async def test_concurrent_reservations_fill_the_budget_exactly(aredis):
 
 async def test_amounts_are_exact_up_to_the_largest_limit(aredis):
     most = 2**53 - 1
-    budget = TokenBudget(aredis, BudgetLimits(request_tokens=None, daily_tokens=most, daily_cost_nano_usd=most))
+    budget = Budget(aredis, BudgetLimits(request_tokens=None, daily_tokens=most, daily_cost_nano_usd=most))
     await hold(budget, "t1:1:1", most - 1, most - 1)
     assert (await hold(budget, "t1:1:2", 2)).remaining == 1
     assert (await hold(budget, "t1:1:3", 1, 1)).fill_permille == 1000
-    assert (await budget.settle("t1:1:1", most - 1, 0, most - 1)).alerts[-1].used == most - 1
+    assert (await settle(budget, "t1:1:1", most - 1, 0, most - 1)).alerts[-1].used == most - 1
     await budget.expire(now_ms=NOON + MINUTE)
     usage = await budget.usage(DAY)
     assert (usage.tokens.used, usage.cost.used, usage.tokens.held) == (most, most, 0)
 
 
 async def test_every_key_has_a_ttl_and_outlives_its_reservations(aredis):
-    budget = TokenBudget(aredis, BudgetLimits(daily_tokens=1000, task_tokens=1000))
+    budget = Budget(aredis, BudgetLimits(daily_tokens=1000, task_tokens=1000))
     await spend(budget, "t1:1:1", 600)
     await hold(budget, "t1:1:2", 100)
     await hold(budget, "t1:1:3", 100, now_ms=NOON - 1)
     await budget.expire(now_ms=NOON + MINUTE - 1)
     days = {key.decode(): await aredis.pttl(key) / 86_400_000 for key in await aredis.keys("*")}
+    assert days.pop("agent:budget:policy") < 0
     assert days == pytest.approx(
         {
             "agent:budget:20000:global": 8,
             "agent:budget:20000:user:ann": 8,
+            "agent:budget:20000:tenant:default": 8,
+            "agent:budget:model_stats": 30,
             "agent:budget:20000:models": 8,
             "agent:budget:task:t1": 2,
             "agent:budget:alerts": 7,
@@ -320,24 +446,24 @@ async def test_every_key_has_a_ttl_and_outlives_its_reservations(aredis):
 
 
 async def test_late_settle_does_not_bring_back_a_day_that_redis_forgot(aredis):
-    budget = TokenBudget(aredis, BudgetLimits())
+    budget = Budget(aredis, BudgetLimits())
     await hold(budget, "t1:1:1", 100)
     await aredis.delete("agent:budget:20000:global", "agent:budget:20000:user:ann")
-    assert (await budget.settle("t1:1:1", 50, 0, 0)).outcome == "settled"
+    assert (await settle(budget, "t1:1:1", 50, 0, 0)).outcome == "settled"
     assert not await aredis.exists("agent:budget:20000:global", "agent:budget:20000:user:ann")
 
 
 async def test_tasks_are_kept_only_where_a_task_limit_is_set(aredis):
-    await spend(TokenBudget(aredis, BudgetLimits()), "t1:1:1", 100)
+    await spend(Budget(aredis, BudgetLimits()), "t1:1:1", 100)
     assert await aredis.keys("agent:budget:task:*") == []
 
 
 async def test_calls_are_booked_with_memory_full(aredis):
-    budget = TokenBudget(aredis, BudgetLimits())
+    budget = Budget(aredis, BudgetLimits())
     await hold(budget, "t1:1:1", 100)
     await aredis.config_set("maxmemory", 1)
     try:
-        assert (await budget.settle("t1:1:1", 50, 0, 0)).outcome == "settled"
+        assert (await settle(budget, "t1:1:1", 50, 0, 0)).outcome == "settled"
         await spend(budget, "t1:1:2", 50)
     finally:
         await aredis.config_set("maxmemory", 0)
@@ -345,7 +471,8 @@ async def test_calls_are_booked_with_memory_full(aredis):
 
 def test_calls_run_on_a_sync_client_that_decodes(redis_client):
     limits = BudgetLimits(daily_tokens=100)
-    reserve = reserve_call("t1:1:1", Amount(60), "gpt-4o", ANN, limits, ttl_ms=MINUTE, now_ms=NOON)
-    assert run_sync(redis_client, reserve) == Reservation("t1:1:1", 600)
-    assert run_sync(redis_client, settle_call("t1:1:1", 60, 0, 0, limits)).alerts[0].percent == 50
+    reserve = reserve_call("t1:1:1", Request(Amount(60)), "gpt-4o", ANN, limits, ttl_ms=MINUTE, now_ms=NOON)
+    assert run_sync(redis_client, reserve).fill_permille == 600
+    settle = settle_call("t1:1:1", Charge(60, 0), "gpt-4o", ANN, limits)
+    assert run_sync(redis_client, settle).alerts[0].percent == 50
     assert run_sync(redis_client, usage_call(limits, DAY)).models[0].model == "gpt-4o"

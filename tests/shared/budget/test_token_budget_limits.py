@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langgraph_rq.shared.budget.token_budget import Amount, BudgetLimits, Payer, reserve_call, settle_call
+from langgraph_rq.shared.budget.token_budget import Amount, BudgetLimits, Charge, Payer, Request, reserve_call
 
 NAMES = st.text("a:%3A@*\n\ud800\xe4", max_size=3)
 
@@ -43,8 +43,8 @@ def test_impossible_limit_is_refused_by_name(field, value, message):
         lambda: Amount(-1),
         lambda: Amount(1, 2**53),
         lambda: Amount(True),
-        lambda: settle_call("t1:1:1", 0, -1, 0, BudgetLimits()),
-        lambda: reserve_call("t1:1:1", Amount(1), "gpt-4o", Payer(), BudgetLimits(), ttl_ms=0),
+        lambda: Charge(0, -1),
+        lambda: reserve_call("t1:1:1", Request(Amount(1)), "gpt-4o", Payer(), BudgetLimits(), ttl_ms=0),
     ],
 )
 def test_impossible_amount_is_refused(make):

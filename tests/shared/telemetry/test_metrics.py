@@ -9,7 +9,15 @@ from redis.asyncio import Redis as AsyncRedis
 from langgraph_rq import Client
 from langgraph_rq.producer.gateway.probes.fleet_metrics import FleetMetrics
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome, allow_call, report_call
-from langgraph_rq.shared.budget.token_budget import Amount, BudgetLimits, Payer, reserve_call, settle_call
+from langgraph_rq.shared.budget.token_budget import (
+    Amount,
+    BudgetLimits,
+    Charge,
+    Payer,
+    Request,
+    reserve_call,
+    settle_call,
+)
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.verbs import QueueTimes, claim_call, renew_call
 from langgraph_rq.shared.telemetry.metrics import FLEET, LONGEST, WORKER, Bounded
@@ -36,8 +44,8 @@ async def busy(aredis, redis_url):
     await scripts.run(aredis, claim_call("w1", 1, QUEUES, QueueTimes()))
     admission = await scripts.run(aredis, allow_call("openai/gpt-4o", "t", BREAKER))
     await scripts.run(aredis, report_call("openai/gpt-4o", "t", admission.generation, Outcome.FAIL, BREAKER))
-    await scripts.run(aredis, reserve_call("r1", Amount(500, 10**9), "gpt-4o", Payer(), BUDGET, ttl_ms=60_000))
-    await scripts.run(aredis, settle_call("r1", 100, 150, 10**8, BUDGET))
+    await scripts.run(aredis, reserve_call("r1", Request(Amount(500, 10**9)), "gpt-4o", Payer(), BUDGET, ttl_ms=60_000))
+    await scripts.run(aredis, settle_call("r1", Charge(100, 150, 10**8), "gpt-4o", Payer(), BUDGET))
 
 
 async def scrape(fleet: FleetMetrics) -> dict[str, float]:

@@ -11,7 +11,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from langgraph_rq import Client
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome
-from langgraph_rq.shared.budget.token_budget import Amount, BudgetLimits, Payer, TokenBudget
+from langgraph_rq.shared.budget.token_budget import Amount, BudgetLimits, Charge, Payer, Request
 from langgraph_rq.shared.settings import AssistantSettings
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.worker.assistant.graph import QUERY_BYTES, Assistant, build, graph, read_complexity
@@ -22,6 +22,7 @@ from langgraph_rq.worker.guards.model_call import CallLimits
 from langgraph_rq.worker.guards.refusals import BudgetExceeded, ProviderUnavailableError, TaskGone
 from langgraph_rq.worker.task.result import usage_of
 from tests.breakers import Breakers
+from tests.budget import Budget
 from tests.fleet import PRICING, worker
 from tests.waiting import until
 
@@ -201,7 +202,7 @@ async def test_what_is_no_question_is_refused_without_a_call(query, llm, guards)
 
 
 async def test_longest_question_is_answered_within_the_default_limit_of_a_request(llm, guards):
-    assert guards.budget.request_tokens == 10_000
+    assert guards.budget.request_tokens == 100_000
     output = await ask(f" {'é' * (QUERY_BYTES // 2)} ", guards)
     assert output["task_error"] is None
 
@@ -225,9 +226,9 @@ async def test_hundred_questions_at_once_share_one_client(llm, guards):
 
 
 async def spend(guards, aredis, tokens):
-    budget = TokenBudget(aredis, guards.budget)
-    await budget.reserve("spent", Amount(1), "m", Payer(), ttl_ms=60_000)
-    await budget.settle("spent", tokens, 0, 0)
+    budget = Budget(aredis, guards.budget)
+    await budget.reserve("spent", Request(Amount(1)), "m", Payer(), ttl_ms=60_000)
+    await budget.settle("spent", Charge(tokens, 0), "m", Payer())
 
 
 @pytest.mark.parametrize(("spent", "downgraded", "model"), [(890_000, False, "gpt-4o"), (900_000, True, "gpt-4o-mini")])

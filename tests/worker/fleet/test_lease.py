@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 from redis import Redis
 
-from langgraph_rq.shared.budget.token_budget import Amount, BudgetLimits, Payer, reserve_call
+from langgraph_rq.shared.budget.token_budget import Amount, BudgetLimits, Payer, Request, reserve_call
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.keys import DELAYED
 from langgraph_rq.shared.queue.verbs import QueueTimes, submit_call
@@ -30,7 +30,8 @@ def a_minute_ago_ms() -> int:
 
 def leave_a_reservation(redis: Redis, name: str) -> None:
     scripts.run_sync(
-        redis, reserve_call(name, Amount(1), "m", Payer("", "", ""), BUDGET, ttl_ms=1, now_ms=a_minute_ago_ms())
+        redis,
+        reserve_call(name, Request(Amount(1)), "m", Payer("", "", ""), BUDGET, ttl_ms=1, now_ms=a_minute_ago_ms()),
     )
 
 

@@ -9,14 +9,14 @@ from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
 
 from langgraph_rq import Client
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits
-from langgraph_rq.shared.budget.token_budget import BudgetLimits, Payer, TokenBudget
+from langgraph_rq.shared.budget.token_budget import BudgetLimits, Hold, Payer
 from langgraph_rq.shared.tasks import State
-from langgraph_rq.worker.guards.bounds import text_bound
 from langgraph_rq.worker.guards.guarded_embeddings import guarded_embeddings
 from langgraph_rq.worker.guards.guards import Guards, TaskGuard, current_task
 from langgraph_rq.worker.guards.model_call import CallLimits
 from langgraph_rq.worker.guards.refusals import BudgetExceeded, ProviderUnavailableError
 from tests.breakers import Breakers
+from tests.budget import Budget
 from tests.fleet import PRICING, one_node_graph, worker
 
 MODEL = "text-embedding-3-small"
@@ -44,7 +44,7 @@ async def plain(server):
 
 
 async def used(guards, aredis, payer=None):
-    return await TokenBudget(aredis, guards.budget).usage(payer=payer)
+    return await Budget(aredis, guards.budget).usage(payer=payer)
 
 
 async def test_vectors_are_those_of_the_embeddings_and_their_tokens_are_booked(plain, llm, guards, aredis):
@@ -62,15 +62,18 @@ async def test_vectors_are_those_of_the_embeddings_and_their_tokens_are_booked(p
     assert usage.cost.used == model.cost_nano_usd == billed * 20
 
 
-async def test_embeddings_that_do_not_say_what_they_used_are_booked_in_full(guards, aredis):
+@pytest.mark.parametrize(("hold", "expected"), [(Hold.ESTIMATE, 3 + 8), (Hold.WORST, 9 + 32)])
+async def test_embeddings_that_do_not_report_their_usage_are_charged_by_their_texts(hold, expected, guards, aredis):
+    guards.budget = BudgetLimits(hold=hold)
     guarded = guarded_embeddings(DeterministicFakeEmbedding(size=3), guards=guards)
     assert len(await guarded.aembed_documents(["roses", "cats"])) == 2
     usage = await used(guards, aredis)
-    assert usage.tokens.used == text_bound(["roses", "cats"])
+    assert usage.tokens.used == expected  # nine bytes, and what a provider adds to a call
     assert usage.models[0].estimated_calls == 1
 
 
 async def test_many_texts_are_split_into_calls_that_fit_into_one_request(plain, llm, guards):
+    guards.budget = BudgetLimits(request_tokens=10_000)
     texts = [f"{n:04} {'x' * 2_995}" for n in range(10)]
     vectors = await guarded_embeddings(plain, guards=guards).aembed_documents(texts)
     assert len(vectors) == 10
@@ -79,8 +82,9 @@ async def test_many_texts_are_split_into_calls_that_fit_into_one_request(plain, 
 
 
 async def test_text_that_is_too_large_for_a_request_is_refused_without_a_call(plain, llm, guards):
-    with pytest.raises(BudgetExceeded, match="request too large"):
-        await guarded_embeddings(plain, guards=guards).aembed_query("x" * 10_000)
+    guards.budget = BudgetLimits(request_tokens=10_000)
+    with pytest.raises(BudgetExceeded, match="set LGRQ_BUDGET_REQUEST_TOKENS to 10008 or more"):
+        await guarded_embeddings(plain, guards=guards).aembed_query("x" * 30_000)
     assert llm.calls() == []
 
 
@@ -124,5 +128,5 @@ async def test_task_of_a_worker_pays_for_its_guarded_embeddings(plain, llm, redi
             result = await asyncio.to_thread(client.wait, task_id, 20)
     assert (result.status, result.result) == (State.SUCCESS, {"size": 1536})
     assert result.metadata.input_tokens == llm.stats()["input_tokens"][MODEL]
-    usage = await TokenBudget(aredis, BudgetLimits()).usage(payer=Payer(user_id="ann"))
+    usage = await Budget(aredis, BudgetLimits()).usage(payer=Payer(user_id="ann"))
     assert usage.tokens.used == result.metadata.input_tokens

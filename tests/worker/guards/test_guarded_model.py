@@ -1,6 +1,7 @@
 """What a guarded model does around the call: limits, retries, fallbacks, streams that break, and the bill."""
 
 import asyncio
+import math
 import time
 
 import pytest
@@ -11,7 +12,7 @@ from langchain_core.tools import tool
 from pydantic import BaseModel
 
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome
-from langgraph_rq.shared.budget.token_budget import BudgetLimits
+from langgraph_rq.shared.budget.token_budget import BudgetLimits, Hold
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
@@ -20,6 +21,7 @@ from langgraph_rq.worker.guards.inner_model import OUTPUT_TOKENS as DEFAULT_OUTP
 from langgraph_rq.worker.guards.model_call import CallLimits
 from langgraph_rq.worker.guards.refusals import BudgetExceeded, ProviderUnavailableError
 from tests.breakers import Breakers
+from tests.budget import Budget
 from tests.fleet import PRICING
 from tests.model_calls import OUTPUT_TOKENS, billed, books, chat_models
 from tests.waiting import until
@@ -27,6 +29,22 @@ from tests.waiting import until
 QUESTION = "What is 2 + 2?"
 BREAKER = "openai/gpt-4o-mini"
 ONCE = CallLimits(attempts=1)
+
+
+INPUT_TOKENS = 5 + 8 + 4
+"""The estimate of the question: a third of its bytes, and what a provider adds to a call and to a message."""
+WORST_TOKENS = len(QUESTION) + 32 + 16 + OUTPUT_TOKENS
+HOLDS = pytest.mark.parametrize("hold", Hold)
+
+
+def is_charged_for_a_part(hold, used):
+    """Whether a stream that was broken off was charged for its question and a part of the answer."""
+    return used == WORST_TOKENS if hold is Hold.WORST else INPUT_TOKENS <= used < INPUT_TOKENS + OUTPUT_TOKENS
+
+
+async def estimated_calls(aredis):
+    (model,) = (await Budget(aredis).usage()).models
+    return model.estimated_calls
 
 
 @pytest.fixture
@@ -140,14 +158,15 @@ async def test_pause_that_is_too_long_is_not_waited_for(guards, aredis, llm, cha
 
 
 @WAYS
-async def test_hanging_call_is_given_up_and_booked_in_full(call, guards, aredis, llm, chat):
+@HOLDS
+async def test_hanging_call_is_given_up_and_charged(hold, call, guards, aredis, llm, chat):
+    guards.budget = BudgetLimits(hold=hold)
     llm.set_faults([{"fault": "hang"}])
     model = guarded_chat_model(chat(timeout=1), limits=CallLimits(attempts=1, timeout_s=0.3), guards=guards)
     with pytest.raises(ProviderUnavailableError, match="Timeout"):
         await call(model)
-    used, held = await books(aredis)
-    assert used > OUTPUT_TOKENS
-    assert held == 0
+    assert await books(aredis) == (INPUT_TOKENS if hold is Hold.ESTIMATE else WORST_TOKENS, 0)
+    assert await estimated_calls(aredis) == 1
 
 
 async def test_call_that_took_all_its_time_goes_to_the_next_model_at_once(guards, llm, chat):
@@ -160,18 +179,26 @@ async def test_call_that_took_all_its_time_goes_to_the_next_model_at_once(guards
 
 @WAYS
 @pytest.mark.parametrize("fault", ["cut", "malformed", "reset"])
-async def test_broken_answer_is_booked_as_what_may_be_billed(fault, call, guards, aredis, llm, chat):
+@HOLDS
+async def test_broken_answer_is_charged_as_it_may_be_billed(hold, fault, call, guards, aredis, llm, chat):
+    guards.budget = BudgetLimits(hold=hold)
     llm.set_faults([{"fault": fault}])
     with pytest.raises(Exception):  # noqa: B017, PT011 - a stream that has begun raises the SDK's own
         await call(guarded_chat_model(chat(), limits=ONCE, guards=guards))
     used, held = await books(aredis)
-    assert billed(llm) <= used
+    if hold is Hold.ESTIMATE:
+        assert INPUT_TOKENS <= used <= 3 * max(billed(llm), INPUT_TOKENS)
+    else:
+        assert billed(llm) <= used
     assert held == 0
+    assert await estimated_calls(aredis) == 1
     (status,) = await Breakers(aredis, BreakerLimits()).states()
     assert status.failures == 1
 
 
-async def test_stream_that_is_broken_off_is_settled_and_its_connection_closed(guards, aredis, llm, chat):
+@HOLDS
+async def test_stream_that_is_broken_off_is_settled_and_its_connection_closed(hold, guards, aredis, llm, chat):
+    guards.budget = BudgetLimits(hold=hold)
     llm.set_latency(2)
     try:
         async for _chunk in guarded_chat_model(chat(), guards=guards).astream(QUESTION):
@@ -180,25 +207,42 @@ async def test_stream_that_is_broken_off_is_settled_and_its_connection_closed(gu
 
         async def is_settled():
             used, held = await books(aredis)
-            return used > OUTPUT_TOKENS and held == 0
+            return is_charged_for_a_part(hold, used) and held == 0
 
         await until(is_settled)
     finally:
         llm.set_latency(0)
 
 
-async def test_sync_stream_that_is_broken_off_is_settled(guards, aredis, llm, chat):
+@HOLDS
+async def test_sync_stream_that_is_broken_off_is_settled(hold, guards, aredis, llm, chat):
+    guards.budget = BudgetLimits(hold=hold)
+
     def read_one():
         for _chunk in guarded_chat_model(chat(), guards=guards).stream(QUESTION):
             return
 
     await asyncio.to_thread(read_one)
     used, held = await books(aredis)
-    assert used > OUTPUT_TOKENS
+    assert is_charged_for_a_part(hold, used)
     assert held == 0
 
 
-async def test_cancelled_call_is_settled_in_full(guards, aredis, llm, chat):
+@WAYS
+async def test_stream_without_usage_is_charged_by_its_text(call, guards, aredis, llm, chat):
+    model = guarded_chat_model(chat(), guards=guards)
+    model._inner[0].model.stream_usage = False
+    answer = await call(model)
+    if call in {astream, stream}:
+        assert await books(aredis) == (INPUT_TOKENS + math.ceil(len(answer.encode()) / 3), 0)
+        assert await estimated_calls(aredis) == 1
+    else:
+        assert await books(aredis) == (billed(llm), 0)
+
+
+@HOLDS
+async def test_cancelled_call_is_settled(hold, guards, aredis, llm, chat):
+    guards.budget = BudgetLimits(hold=hold)
     llm.set_faults([{"fault": "hang"}])
     calling = asyncio.create_task(guarded_chat_model(chat(), guards=guards).ainvoke(QUESTION))
     await until(llm.calls)
@@ -207,8 +251,7 @@ async def test_cancelled_call_is_settled_in_full(guards, aredis, llm, chat):
         await calling
 
     async def is_settled():
-        used, held = await books(aredis)
-        return used > OUTPUT_TOKENS and held == 0
+        return await books(aredis) == (INPUT_TOKENS if hold is Hold.ESTIMATE else WORST_TOKENS, 0)
 
     await until(is_settled)
     assert (await Breakers(aredis, BreakerLimits()).states())[0].failures == 0
@@ -252,11 +295,14 @@ async def test_model_without_an_output_limit_gets_one(guards, aredis, chat, serv
     with OfflineLLM(keep_prompts=True) as other:
         async with chat_models(other.url) as chat_here:
             model = guarded_chat_model(chat_here(max_tokens=None), guards=guards)
-            assert model._inner[0].limited({}) == {"max_tokens": DEFAULT_OUTPUT_TOKENS}
+            assert model._inner[0].limited({}, None) == {"max_tokens": DEFAULT_OUTPUT_TOKENS}
             await model.ainvoke(QUESTION)
 
 
-async def test_tools_and_schemas_count_as_input(guards, aredis, llm, chat):
+@pytest.mark.parametrize(("hold", "tokens"), [(Hold.ESTIMATE, 100 / 3), (Hold.WORST, 100)])
+async def test_tools_and_schemas_count_as_input(hold, tokens, guards, aredis, llm, chat):
+    guards.budget = BudgetLimits(hold=hold)
+
     @tool
     def search(query: str) -> str:
         """Search. The description is long: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx."""
@@ -266,7 +312,7 @@ async def test_tools_and_schemas_count_as_input(guards, aredis, llm, chat):
     llm.clear()
     await aredis.flushall()
     tools = chat().bind_tools([search]).kwargs["tools"]
-    assert await held_during(guards, aredis, llm, chat(), tools=tools) > plain + 100
+    assert await held_during(guards, aredis, llm, chat(), tools=tools) > plain + tokens
 
 
 async def test_model_chosen_for_one_call_is_the_one_that_is_priced_and_broken(guards, aredis, llm, chat):
@@ -304,9 +350,14 @@ class Parrot(BaseChatModel):
 @pytest.mark.parametrize("call", [ainvoke, invoke, astream, stream, other_loop])
 async def test_model_that_cannot_stream_answers_in_one_piece(call, guards, aredis):
     assert await call(guarded_chat_model(Parrot(), guards=guards)) == "You asked"
-    used, held = await books(aredis)
-    assert used > DEFAULT_OUTPUT_TOKENS  # it does not say what it used
-    assert held == 0
+    assert await books(aredis) == (INPUT_TOKENS + 3, 0)  # by the question and the nine bytes of the answer
+    assert await estimated_calls(aredis) == 1
+
+
+async def test_model_that_reports_no_usage_is_charged_at_its_worst_if_that_is_held(guards, aredis):
+    guards.budget = BudgetLimits(hold=Hold.WORST)
+    await ainvoke(guarded_chat_model(Parrot(), guards=guards))
+    assert await books(aredis) == (len(QUESTION) + 32 + 16 + DEFAULT_OUTPUT_TOKENS, 0)
 
 
 async def test_fallback_of_another_class_is_refused(guards, chat):

@@ -12,17 +12,20 @@ from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.tasks import State
+from langgraph_rq.worker.guards.call_size import CallSize, Prompt
 from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
 from langgraph_rq.worker.guards.guards import Guards, TaskGuard, Used
 from langgraph_rq.worker.guards.refusals import BudgetExceeded, GuardUnavailable, ProviderUnavailableError, TaskGone
 from tests.breakers import Breakers
+from tests.budget import limit_day
 from tests.fleet import PRICING
 from tests.model_calls import billed, books, run_node
 from tests.waiting import until
 
 MODEL = "gpt-4o-mini"
 BREAKER = f"openai/{MODEL}"
-TOKENS = (100, 50)
+SIZE = CallSize(Prompt(300, messages=1), output_limit=50)
+HELD = 100 + 8 + 4 + 50  # a third of the bytes, what a provider adds to a call and to a message, the output limit
 BREAKER_LIMITS = BreakerLimits(open_s=0.001, max_open_s=0.001)
 
 
@@ -40,7 +43,7 @@ async def guards(client, redis_url):
 
 
 def admit(guards, task=None):
-    return guards.admit(task or TaskGuard(guards), BREAKER, MODEL, TOKENS, 60)
+    return guards.admit(task or TaskGuard(guards), BREAKER, MODEL, SIZE, 60)
 
 
 async def probes_in_flight(aredis):
@@ -56,7 +59,7 @@ async def open_breaker(aredis):
 async def test_admitted_call_is_held_and_settled(guards, aredis):
     task = TaskGuard(guards)
     admitted = await admit(guards, task)
-    assert await books(aredis) == (0, 150)
+    assert await books(aredis) == (0, HELD)
     await guards.settle(task, admitted, Outcome.OK, Used(70, 30))
     assert await books(aredis) == (100, 0)
     assert (task.input_tokens, task.output_tokens) == (70, 30)
@@ -70,7 +73,7 @@ async def test_calls_outside_of_tasks_never_share_a_reservation(guards, aredis):
     assert await books(aredis) == (100, 0)
     for _ in range(3):  # each TaskGuard may lie where the one before lay
         await admit(guards)
-    assert await books(aredis) == (100, 450)
+    assert await books(aredis) == (100, 3 * HELD)
 
 
 async def test_admission_cancelled_at_any_moment_leaves_nothing_held_and_no_probe_behind(guards, aredis):
@@ -120,6 +123,7 @@ async def test_probe_without_a_budget_lets_the_next_one_probe(guards, client, re
         return await probes_in_flight(aredis) == 0
 
     await until(is_free)
+    await limit_day(aredis, 1_000_000)
     await admit(guards)
     with pytest.raises(ProviderUnavailableError):
         await admit(guards)
@@ -151,8 +155,8 @@ async def test_worker_without_its_lease_starts_no_call(guards, aredis):
 async def test_users_pay_for_themselves(guards, aredis):
     guards.budget = BudgetLimits(user_daily_tokens=200)
     ann, bob = (TaskGuard(guards, payer=Payer(user_id=name)) for name in ("ann", "bob"))
-    await admit(guards, ann)
-    with pytest.raises(BudgetExceeded, match="user's daily token budget"):
+    await guards.settle(ann, await admit(guards, ann), Outcome.OK, Used(40, 10))
+    with pytest.raises(BudgetExceeded, match="user's daily token budget spent"):
         await admit(guards, ann)
     await admit(guards, bob)
 

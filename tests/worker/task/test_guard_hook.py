@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import math
 from contextlib import suppress
 
 import pytest
@@ -15,12 +16,13 @@ from langchain_core.tools import tool
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome
-from langgraph_rq.shared.budget.token_budget import BudgetLimits
+from langgraph_rq.shared.budget.token_budget import BudgetLimits, Hold
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
 from langgraph_rq.worker.task.node_watch import NodeWatch
 from tests.breakers import Breakers
+from tests.budget import limit_day
 from tests.fleet import one_node_graph
 from tests.model_calls import (
     OUTPUT_TOKENS,
@@ -35,6 +37,9 @@ from tests.model_calls import (
 
 NOTHING_LEFT = BudgetLimits(daily_tokens=10)
 QUESTION = "What is 2 + 2?"
+INPUT_TOKENS = 5 + 8 + 4
+"""The estimate of the question: a third of its bytes, and what a provider adds to a call and to a message."""
+WORST_TOKENS = len(QUESTION) + 32 + 16 + OUTPUT_TOKENS
 
 
 async def ainvoke(model):
@@ -165,7 +170,8 @@ async def test_other_chat_models_are_guarded_too(call, redis_url, aredis):
     result = await run_node(redis_url, node_of(call, parrot))
     assert result.status is State.SUCCESS, result.error
     assert await books(aredis) == (12, 0)
-    refused = await run_node(redis_url, node_of(call, parrot), budget=BudgetLimits(daily_tokens=20))
+    await limit_day(aredis, 20)
+    refused = await run_node(redis_url, node_of(call, parrot))
     assert refused.error.type is ErrorType.BUDGET_EXCEEDED
     assert len(parrot.calls) == 1
 
@@ -215,7 +221,8 @@ async def test_subgraph_is_guarded(call, redis_url, aredis, llm, chat):
     graph = StateGraph(Said).add_node("inner", inner).add_edge(START, "inner").add_edge("inner", END).compile()
     assert (await run_graph(redis_url, graph)).status is State.SUCCESS
     assert await books(aredis) == (billed(llm), 0)
-    assert (await run_graph(redis_url, graph, budget=NOTHING_LEFT)).error.type is ErrorType.BUDGET_EXCEEDED
+    await limit_day(aredis, 10)
+    assert (await run_graph(redis_url, graph)).error.type is ErrorType.BUDGET_EXCEEDED
     assert len(llm.calls()) == 1
 
 
@@ -260,12 +267,14 @@ async def test_callbacks_of_a_nodes_own_do_not_switch_the_guards_off(call, redis
 
     assert (await run_node(redis_url, node)).status is State.SUCCESS
     assert await books(aredis) == (billed(llm), 0)
-    assert (await run_node(redis_url, node, budget=NOTHING_LEFT)).error.type is ErrorType.BUDGET_EXCEEDED
+    await limit_day(aredis, 10)
+    assert (await run_node(redis_url, node)).error.type is ErrorType.BUDGET_EXCEEDED
     gc.collect()  # a handler that was dropped would be a warning
 
 
+@pytest.mark.parametrize("hold", Hold)
 @pytest.mark.parametrize("is_async", [True, False])
-async def test_stream_that_a_node_breaks_off_is_booked_in_full(is_async, redis_url, aredis, llm, chat):
+async def test_stream_that_a_node_breaks_off_is_charged(is_async, hold, redis_url, aredis, llm, chat):
     model = chat()
 
     async def read_one(_state):
@@ -278,18 +287,23 @@ async def test_stream_that_a_node_breaks_off_is_booked_in_full(is_async, redis_u
             return {"text": chunk.text}
         return None
 
-    assert (await run_node(redis_url, read_one if is_async else read_one_sync)).status is State.SUCCESS
+    node, budget = read_one if is_async else read_one_sync, BudgetLimits(hold=hold)
+    assert (await run_node(redis_url, node, budget=budget)).status is State.SUCCESS
     used, held = await books(aredis)
-    assert used > billed(llm) > 0
-    assert used > OUTPUT_TOKENS
     assert held == 0
+    if hold is Hold.WORST:
+        assert used == WORST_TOKENS > billed(llm) > 0
+    else:
+        assert INPUT_TOKENS <= used < INPUT_TOKENS + OUTPUT_TOKENS
 
 
-async def test_stream_that_says_nothing_of_its_usage_is_booked_in_full(redis_url, aredis, llm, chat):
-    await run_node(redis_url, node_of(astream, chat(stream_usage=False)))
-    used, held = await books(aredis)
-    assert used > billed(llm) > 0
-    assert held == 0
+@pytest.mark.parametrize("call", [astream, stream])
+@pytest.mark.parametrize("hold", Hold)
+async def test_stream_without_usage_is_charged_by_its_text(hold, call, redis_url, aredis, llm, chat):
+    node = node_of(call, chat(stream_usage=False))
+    result = await run_node(redis_url, node, budget=BudgetLimits(hold=hold))
+    by_text = INPUT_TOKENS + math.ceil(len(result.result["text"].encode()) / 3)
+    assert await books(aredis) == (by_text if hold is Hold.ESTIMATE else WORST_TOKENS, 0)
 
 
 async def test_hundred_sync_calls_at_once_inside_async_nodes_do_not_deadlock(redis_url, aredis, llm, chat):
@@ -306,6 +320,39 @@ async def test_hundred_sync_calls_at_once_inside_async_nodes_do_not_deadlock(red
     assert await books(aredis) == (billed(llm), 0)
 
 
+async def test_two_hundred_calls_at_once_fit_into_the_default_budget(redis_url, aredis, llm, chat):
+    model = chat(max_tokens=None)
+
+    async def node(_state):
+        await asyncio.gather(*(model.ainvoke("hi") for _ in range(200)))
+
+    result = await run_node(redis_url, node)
+    assert result.status is State.SUCCESS, result.error
+    assert len(llm.calls()) == 200
+    assert await books(aredis) == (billed(llm), 0)
+
+
+async def test_large_output_limit_of_a_model_is_no_reason_to_refuse(redis_url, aredis, llm, chat):
+    result = await run_node(redis_url, node_of(ainvoke, chat(max_tokens=64_000)), budget=BudgetLimits(daily_tokens=500))
+    assert result.status is State.SUCCESS, result.error
+    assert await books(aredis) == (billed(llm), 0)
+
+
+async def test_large_output_limit_counts_if_the_worst_is_held(redis_url, llm, chat):
+    budget = BudgetLimits(request_tokens=64_000, hold=Hold.WORST)
+    result = await run_node(redis_url, node_of(ainvoke, chat(max_tokens=64_000)), budget=budget)
+    assert result.error.message.startswith("request too large: 64,062 tokens requested, 64,000 allowed")
+    assert "LGRQ_BUDGET_REQUEST_TOKENS to 64062" in result.error.message
+    assert llm.calls() == []
+
+
+async def test_user_with_little_left_may_ask_a_short_question(redis_url, aredis, llm, chat):
+    budget = BudgetLimits(user_daily_tokens=1_000)
+    result = await run_node(redis_url, node_of(ainvoke, chat(max_tokens=None)), budget=budget)
+    assert result.status is State.SUCCESS, result.error
+    assert await books(aredis) == (billed(llm), 0)
+
+
 async def test_hundred_sync_nodes_at_once_do_not_deadlock(redis_url, aredis, llm, chat):
     model = chat(max_tokens=10)
 
@@ -317,7 +364,8 @@ async def test_hundred_sync_nodes_at_once_do_not_deadlock(redis_url, aredis, llm
     assert await books(aredis) == (billed(llm), 0)
 
 
-async def test_cancelled_call_is_settled_at_the_end_of_its_task(redis_url, aredis, llm, chat):
+@pytest.mark.parametrize("hold", Hold)
+async def test_cancelled_call_is_settled_at_the_end_of_its_task(hold, redis_url, aredis, llm, chat):
     llm.set_faults([{"fault": "hang"}])
     model, seen = chat(), []
 
@@ -327,12 +375,13 @@ async def test_cancelled_call_is_settled_at_the_end_of_its_task(redis_url, aredi
         seen.append(await books(aredis))
         return {"text": "gave up"}
 
-    result = await run_node(redis_url, impatient)
+    result = await run_node(redis_url, impatient, budget=BudgetLimits(hold=hold))
     assert result.status is State.SUCCESS
     ((used, held),) = seen
     assert used == 0 < held
-    assert await books(aredis) == (held, 0)
-    assert counted(result) == held
+    charged = INPUT_TOKENS if hold is Hold.ESTIMATE else held
+    assert await books(aredis) == (charged, 0)
+    assert counted(result) == charged
     (status,) = await Breakers(aredis, BreakerLimits()).states()
     assert status.failures == 0
 

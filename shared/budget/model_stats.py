@@ -1,0 +1,58 @@
+"""What is known of a model's calls, from which the next one is estimated."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+
+KNOWN_CALLS = 50
+"""Calls after which the measured output counts."""
+
+TOKENS_PER_BYTE = 1 / 3
+"""Of text, before anything is measured: English has about a quarter, no script much more than a third."""
+
+_SMALLEST_BUCKET, _BUCKET_GROWTH = 8, 1.5
+_PERCENTILE = 0.99
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStats:
+    """Sums over a model's last 500 to 1,000 calls whose usage the provider reported, as prelude.lua keeps them.
+
+    Args:
+        outputs: Calls per bucket of output tokens; a bucket ends at 8 tokens, the next at 12, each 1.5 times the last.
+    """
+
+    calls: int = 0
+    tokens: int = 0
+    cost_nano_usd: int = 0
+    input_bytes: int = 0
+    input_tokens: int = 0
+    outputs: tuple[int, ...] = ()
+
+    @classmethod
+    def parse(cls, numbers: str) -> "ModelStats":
+        """Read the numbers of a model's field in `agent:budget:model_stats`; an empty text is an unknown model."""
+        return _parse(numbers)
+
+    @property
+    def tokens_per_byte(self) -> float:
+        """Input tokens per byte of text, never less than a third."""
+        measured = self.input_tokens / self.input_bytes if self.input_bytes else 0.0
+        return max(TOKENS_PER_BYTE, measured)
+
+    def likely_output(self, unknown: int) -> int:
+        """Bound the output tokens of 99 calls in 100; `unknown` until enough calls are known."""
+        total = sum(self.outputs)
+        if total < KNOWN_CALLS:
+            return unknown
+        enough = total * _PERCENTILE
+        bucket = next(i for i, seen in enumerate(accumulate(self.outputs)) if seen >= enough)
+        return int(_SMALLEST_BUCKET * _BUCKET_GROWTH**bucket)
+
+
+@lru_cache(maxsize=1024)
+def _parse(numbers: str) -> ModelStats:
+    if not numbers:
+        return ModelStats()
+    calls, tokens, cost_nano_usd, input_bytes, input_tokens, *outputs = (int(number) for number in numbers.split())
+    return ModelStats(calls, tokens, cost_nano_usd, input_bytes, input_tokens, tuple(outputs))
