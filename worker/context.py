@@ -26,6 +26,7 @@ from langgraph_rq.shared.telemetry.audit import Audit
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.graphs.graphs import load_graphs
 from langgraph_rq.worker.graphs.langgraph_json import read_langgraph_json
+from langgraph_rq.worker.guards.fleet_limits import obeyed_limits
 from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.state.checkpoints import Checkpointer
 from langgraph_rq.worker.state.store import open_store
@@ -74,10 +75,9 @@ async def open_context(
         graphs = await stack.enter_async_context(load_graphs(config, checkpointer=checkpointer, store=store))
         for warning in graphs.warnings:
             _log.warning("config.questioned", warning=warning)
-        calls, budget = load(CallSettings), load(BudgetSettings)
-        guards = Guards(
-            client, url, load(BreakerSettings).limits(calls.timeout_s), budget.limits(), Pricing(budget.rates())
-        )
+        breaker, budget = load(BreakerSettings).limits(load(CallSettings).timeout_s), load(BudgetSettings)
+        limits = await obeyed_limits(client, budget.limits())
+        guards = Guards(client, url, breaker, limits, Pricing(budget.rates()))
         stack.push_async_callback(guards.aclose)
         yield RunContext(
             redis=client,

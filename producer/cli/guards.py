@@ -75,7 +75,7 @@ def usage(user_id: str | None, day: datetime | None, *, as_json: bool) -> None:
       langgraph-producer usage --user ann --day 2026-11-21
       langgraph-producer usage --json | jq .tokens.remaining
 
-    Limits are this machine's settings (LGRQ_BUDGET_*), which should be those of the workers.
+    Limits are the fleet's: see `langgraph-producer budget show`.
     """  # noqa: D301
     limits = load(BudgetSettings).limits()
     payer = Payer(user_id=user_id) if user_id else None

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from langgraph_rq.producer.cli import output
 from langgraph_rq.producer.cli.audit import audit
+from langgraph_rq.producer.cli.budget import budget
 from langgraph_rq.producer.cli.dev import dev
 from langgraph_rq.producer.cli.fleet import workers
 from langgraph_rq.producer.cli.guards import breaker, usage
@@ -87,6 +88,7 @@ def main() -> None:
 
 main.add_command(audit)
 main.add_command(breaker)
+main.add_command(budget)
 main.add_command(usage)
 for command in (workers, events, cancel, resume, serve, new_key, dashboard, doctor, dev):
     main.add_command(command)

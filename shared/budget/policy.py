@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from langgraph_rq.shared.budget.answers import text
-from langgraph_rq.shared.budget.limits import Amount, BudgetLimits, Payer, check_amount
+from langgraph_rq.shared.budget.limits import Amount, BudgetLimits, Hold, Payer, check_amount
 from langgraph_rq.shared.budget.usage import POLICY
 from langgraph_rq.shared.connections.scripts import Call, load_script
 
@@ -88,6 +88,19 @@ def set_limit_call(
     amounts = [_written(amount, is_raise=is_raise) for amount in (tokens, cost_nano_usd)]
     return Call(
         load_script("shared/budget/set_limit"), [POLICY], [seed.encoded, _field(scope, payer), *amounts, 0], _change
+    )
+
+
+def set_option_call(seed: BudgetLimits, option: Literal["hold", "utc_offset_s"], value: str) -> Call[tuple[str, str]]:
+    """Set what calls hold, or when the day begins; return the value before and after. Workers read it at their start.
+
+    Raises:
+        ValueError: the value is none of this option's.
+    """
+    checked = Hold(value).value if option == "hold" else str(BudgetLimits(utc_offset_s=int(value)).utc_offset_s)
+    script = load_script("shared/budget/set_limit")
+    return Call(
+        script, [POLICY], [seed.encoded, option, checked, "", 0], lambda reply: (text(reply[0]), text(reply[1]))
     )
 
 

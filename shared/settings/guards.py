@@ -7,7 +7,7 @@ from pydantic_settings import SettingsConfigDict
 
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits
 from langgraph_rq.shared.budget.pricing import Rate
-from langgraph_rq.shared.budget.token_budget import BudgetLimits
+from langgraph_rq.shared.budget.token_budget import BudgetLimits, Hold
 from langgraph_rq.shared.settings.environment import Settings
 
 
@@ -30,17 +30,28 @@ class BreakerSettings(Settings):
 
 
 class BudgetSettings(Settings):
-    """Hard limits on tokens and money; all workers must agree. `none`: no limit."""
+    """The fleet's limits on tokens and money. `none`: no limit. After its first call `producer budget` changes them."""
 
     model_config = SettingsConfigDict(env_prefix="LGRQ_BUDGET_")
 
-    request_tokens: int | None = Field(10_000, ge=1, description="tokens of one model call, input and output")
+    request_tokens: int | None = Field(100_000, ge=1, description="tokens of one model call, input and output")
     daily_tokens: int | None = Field(1_000_000, ge=1, description="tokens of all workers per day")
     daily_usd: Decimal | None = Field(None, gt=0, description="US dollars of all workers per day")
+    tenant_daily_tokens: int | None = Field(None, ge=1, description="tokens of one tenant per day")
+    tenant_daily_usd: Decimal | None = Field(None, gt=0, description="US dollars of one tenant per day")
     user_daily_tokens: int | None = Field(None, ge=1, description="tokens of one user per day")
     user_daily_usd: Decimal | None = Field(None, gt=0, description="US dollars of one user per day")
     task_tokens: int | None = Field(None, ge=1, description="tokens of one task")
     task_usd: Decimal | None = Field(None, gt=0, description="US dollars of one task")
+    hold: Hold = Field(
+        Hold.ESTIMATE, description="what a running call holds: `estimate`, what it is likely to use, or `worst`"
+    )
+    call_output_tokens: int = Field(
+        4_096,
+        ge=1,
+        validation_alias="LGRQ_CALL_OUTPUT_TOKENS",
+        description="output tokens that a call holds at most, until 50 calls of its model are known",
+    )
     utc_offset_s: int = Field(0, ge=-43_200, le=50_400, description="the day begins so far east of UTC")
     downgrade_percent: int = Field(
         90, ge=1, le=100, description="above this share of a limit the assistant answers with the simple model"
@@ -58,9 +69,13 @@ class BudgetSettings(Settings):
             daily_cost_nano_usd=_nano(self.daily_usd),
             user_daily_tokens=self.user_daily_tokens,
             user_daily_cost_nano_usd=_nano(self.user_daily_usd),
+            tenant_daily_tokens=self.tenant_daily_tokens,
+            tenant_daily_cost_nano_usd=_nano(self.tenant_daily_usd),
             task_tokens=self.task_tokens,
             task_cost_nano_usd=_nano(self.task_usd),
             utc_offset_s=self.utc_offset_s,
+            hold=self.hold,
+            call_output_tokens=self.call_output_tokens,
         )
 
     def rates(self) -> dict[str, Rate]:

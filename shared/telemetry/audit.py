@@ -54,13 +54,15 @@ actor: ContextVar[str | None] = ContextVar("actor", default=None)
 
 
 class Action(StrEnum):
-    """An action on a task."""
+    """An action on a task, or on the fleet's budget."""
 
     SUBMITTED = "submitted"
     READ = "read"
     CANCELLED = "cancelled"
     RESUMED = "resumed"
     ENDED = "ended"
+    LIMIT_CHANGED = "limit_changed"
+    USAGE_RESET = "usage_reset"
     FENCED = "fenced"
     """The end recorded before it was refused, mostly because another worker owns the task by now."""
 

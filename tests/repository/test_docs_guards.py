@@ -14,6 +14,7 @@ from redis import Redis
 from langgraph_rq import Client
 from langgraph_rq.producer.cli.main import main
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome, report_call
+from langgraph_rq.shared.budget.model_stats import KNOWN_CALLS
 from langgraph_rq.shared.budget.pricing import UNKNOWN_RATE
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.settings import BreakerSettings, BudgetSettings, Settings
@@ -68,13 +69,21 @@ def test_defaults_of_the_tables_are_those_of_the_settings():
     known = defaults(BreakerSettings) | defaults(BudgetSettings)
     shown = {name: None if value == "none" else float(value.replace(",", "")) for value, name in ROWS}
     assert shown == {name: known[name] for name in shown}
-    kept_apart = {"LGRQ_BUDGET_UTC_OFFSET_S", "LGRQ_BUDGET_DOWNGRADE_PERCENT", "LGRQ_BUDGET_PRICES"}
+    kept_apart = {
+        "LGRQ_BUDGET_HOLD",
+        "LGRQ_CALL_OUTPUT_TOKENS",
+        "LGRQ_BUDGET_UTC_OFFSET_S",
+        "LGRQ_BUDGET_DOWNGRADE_PERCENT",
+        "LGRQ_BUDGET_PRICES",
+    }
     assert known.keys() - shown.keys() == kept_apart
     assert all(name in PAGE for name in kept_apart)
 
 
 def test_numbers_of_the_text_are_those_of_the_code():
     budget, limits = BudgetSettings(), CallLimits()
+    assert f"{budget.call_output_tokens:,} tokens (`LGRQ_CALL_OUTPUT_TOKENS`)" in TEXT
+    assert f"until {KNOWN_CALLS} of them are known" in TEXT
     assert f"Above {budget.downgrade_percent} % of a limit" in TEXT
     assert f"${UNKNOWN_RATE.input_usd_per_mtok} per million input tokens" in TEXT
     assert f"${UNKNOWN_RATE.output_usd_per_mtok} per million output tokens" in TEXT

@@ -37,6 +37,7 @@ FORBIDDEN = [
     ("EVAL", "return 1", "0"),
     ("HSET", "agent:budget:20000:global", "used_tokens", "0"),
     ("DEL", "agent:budget:reservations"),
+    ("HSET", "agent:budget:policy", "global", "- -"),
     ("HSET", "agent:breaker:openai/gpt-4o", "state", "closed"),
     ("DEL", "agent:breakers"),
     ("ZADD", "agent:workers", "9999999999999", "intruder"),

@@ -1,0 +1,53 @@
+"""A worker obeys the fleet's limits, and says which of its settings differ."""
+
+import shlex
+
+import pytest
+from click.testing import CliRunner
+
+from langgraph_rq.producer.cli.main import main
+from langgraph_rq.shared.budget.policy import read_policy_call, set_limit_call
+from langgraph_rq.shared.budget.token_budget import BudgetLimits, Hold
+from langgraph_rq.shared.connections.clients import open_async
+from langgraph_rq.shared.connections.scripts import run
+from langgraph_rq.worker.guards.fleet_limits import obeyed_limits
+
+OWN = BudgetLimits(daily_tokens=5_000, daily_cost_nano_usd=12_500_000_000, hold=Hold.WORST, call_output_tokens=7)
+
+
+async def test_first_worker_of_a_fleet_obeys_its_own_settings(aredis, caplog):
+    assert await obeyed_limits(aredis, OWN) == OWN
+    assert "settings_differ" not in caplog.text
+
+
+async def test_later_workers_obey_the_fleet_and_warn_of_each_difference(aredis, caplog, redis_url, monkeypatch):
+    await run(aredis, set_limit_call(BudgetLimits(), "global", tokens=9_000))
+    obeyed = await obeyed_limits(aredis, OWN)
+    assert obeyed == BudgetLimits(daily_tokens=9_000, call_output_tokens=7)
+    warnings = [line for line in caplog.text.splitlines() if "budget.settings_differ" in line]
+    assert len(warnings) == 3
+    assert "setting=LGRQ_BUDGET_DAILY_TOKENS own=5000 fleet=9000" in warnings[0]
+    # Each warning names the command that makes them equal.
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    for line in warnings:
+        command = shlex.split(line.partition("command=")[2].strip("'\""))
+        name, *arguments = shlex.split(command[0]) if len(command) == 1 else command
+        assert name == "langgraph-producer"
+        changed = CliRunner().invoke(main, arguments)
+        assert changed.exit_code == 0, changed.output
+    caplog.clear()
+    assert await obeyed_limits(aredis, OWN) == OWN
+    assert "settings_differ" not in caplog.text
+
+
+async def test_worker_that_cannot_ask_begins_with_its_own_settings():
+    async with open_async("unix:///nowhere/redis.sock") as redis:
+        assert await obeyed_limits(redis, OWN) == OWN
+
+
+@pytest.mark.parametrize("limits", [OWN, BudgetLimits()])
+async def test_limits_of_the_fleet_are_those_that_it_was_given(limits, aredis):
+    await run(aredis, set_limit_call(limits, "global", tokens=""))
+    policy = await run(aredis, read_policy_call())
+    assert policy
+    assert (await obeyed_limits(aredis, limits)) == limits

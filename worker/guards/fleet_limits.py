@@ -1,0 +1,66 @@
+"""The limits that a worker obeys: those of the fleet, in Redis, whatever its own settings say."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from langgraph_rq.shared.budget.limits import BudgetLimits
+from langgraph_rq.shared.budget.policy import read_policy_call
+from langgraph_rq.shared.connections.clients import is_outage
+from langgraph_rq.shared.connections.scripts import run
+from langgraph_rq.shared.telemetry.logs import get_logger
+
+_log = get_logger(__name__)
+
+_NANO = 10**9
+_COMMANDS = {
+    "request_tokens": ("LGRQ_BUDGET_REQUEST_TOKENS", "request"),
+    "daily_tokens": ("LGRQ_BUDGET_DAILY_TOKENS", "global"),
+    "daily_cost_nano_usd": ("LGRQ_BUDGET_DAILY_USD", "global --usd"),
+    "tenant_daily_tokens": ("LGRQ_BUDGET_TENANT_DAILY_TOKENS", "tenant"),
+    "tenant_daily_cost_nano_usd": ("LGRQ_BUDGET_TENANT_DAILY_USD", "tenant --usd"),
+    "user_daily_tokens": ("LGRQ_BUDGET_USER_DAILY_TOKENS", "user"),
+    "user_daily_cost_nano_usd": ("LGRQ_BUDGET_USER_DAILY_USD", "user --usd"),
+    "task_tokens": ("LGRQ_BUDGET_TASK_TOKENS", "task"),
+    "task_cost_nano_usd": ("LGRQ_BUDGET_TASK_USD", "task --usd"),
+    "hold": ("LGRQ_BUDGET_HOLD", "hold"),
+    "utc_offset_s": ("LGRQ_BUDGET_UTC_OFFSET_S", "utc_offset_s"),
+}
+"""Field of `BudgetLimits` -> its setting, and the arguments of `langgraph-producer budget set` before the value."""
+
+
+async def obeyed_limits(redis: Redis, own: BudgetLimits) -> BudgetLimits:
+    """Return the fleet's limits, and log each setting of this process that differs from them.
+
+    Where the fleet has made no call yet, and while Redis is away, they are this process' own: its first call writes
+    them, or is held to the fleet's by the scripts.
+    """
+    try:
+        policy = await run(redis, read_policy_call())
+    except RedisError as error:
+        if not is_outage(error):
+            raise
+        return own
+    if policy is None:
+        return own
+    fleet = replace(policy.limits, call_output_tokens=own.call_output_tokens)
+    for setting, ours, theirs, command in _differences(own, fleet):
+        _log.warning("budget.settings_differ", setting=setting, own=ours, fleet=theirs, command=command)
+    return fleet
+
+
+def _differences(own: BudgetLimits, fleet: BudgetLimits) -> Iterator[tuple[str, str, str, str]]:
+    for name, (setting, arguments) in _COMMANDS.items():
+        ours, theirs = getattr(own, name), getattr(fleet, name)
+        if ours != theirs:
+            value = _shown(name, ours)
+            yield setting, value, _shown(name, theirs), f"langgraph-producer budget set {arguments} {value}"
+
+
+def _shown(name: str, value: int | str | None) -> str:
+    """Write a value as its setting takes it."""
+    if isinstance(value, int) and name.endswith("_nano_usd"):
+        return f"{value / _NANO:.9f}".rstrip("0").rstrip(".")
+    return "none" if value is None else str(value)
