@@ -219,6 +219,8 @@ class ResultMetadata(BaseModel):
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float = 0.0
+    usage_estimated: bool = False
+    """A provider did not report what a call used (it was cancelled, timed out or broke off); it was estimated."""
     attempts: int
     fallback_used: bool = False
     downgraded: bool = False

@@ -41,11 +41,21 @@ async def run_node(redis_url: str, node, **options: Any):
     return await run_graph(redis_url, one_node_graph(node, Said), **options)
 
 
-async def run_graph(redis_url: str, graph, *, deadline_s: float = 60, task: dict | None = None, **options: Any):
-    """Run a task through a worker and return its result."""
+async def run_graph(
+    redis_url: str,
+    graph,
+    *,
+    deadline_s: float = 60,
+    task: dict | None = None,
+    fields: dict | None = None,
+    **options: Any,
+):
+    """Run a task, with more of its `fields`, through a worker and return its result."""
     async with worker(redis_url, {"g": graph}, **options):
         with Client(redis_url) as client:
-            receipt = client.submit(task or {"text": "hello"}, graph="g", user_id="ann", deadline_s=deadline_s)
+            receipt = client.submit(
+                task or {"text": "hello"}, graph="g", user_id="ann", deadline_s=deadline_s, **(fields or {})
+            )
             while True:
                 try:
                     return await asyncio.to_thread(client.wait, receipt.task_id, WAIT_S)

@@ -55,6 +55,7 @@ def result(one: TaskResult) -> RenderableType:
     table.add_row("graph", Text(metadata.graph))
     if metadata.model:
         tokens = f"{metadata.input_tokens} in, {metadata.output_tokens} out"
+        tokens += ", estimated" if metadata.usage_estimated else ""
         table.add_row("model", Text(f"{metadata.model} ({tokens}, ${metadata.cost_usd:.6f})"))
     table.add_row("time", f"{metadata.queued_ms} ms queued, {metadata.run_ms} ms run, {metadata.attempts} attempt(s)")
     return Group(_answer(one), Text(), table)

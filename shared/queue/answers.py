@@ -51,6 +51,8 @@ class Use:
     input_tokens: int = 0
     output_tokens: int = 0
     cost_nano_usd: int = 0
+    estimated_calls: int = 0
+    """Calls whose provider did not report what they used."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ end
 
 local function own(id, task_key, job_key, queue)
   local fields = redis.call('HMGET', task_key, 'epoch', 'created', 'deadline', 'crashes', 'failures', 'started',
-    'cancel', 'digest', 'user', 'input_tokens', 'output_tokens', 'cost_nano_usd')
+    'cancel', 'digest', 'user', 'input_tokens', 'output_tokens', 'cost_nano_usd', 'estimated_calls')
   local epoch, created, deadline, crashes, failures, started, cancel, digest, user = unpack(fields, 1, 9)
   local origin, data, acts = 'ours', nil, {}
   if digest == '' then
@@ -103,7 +103,7 @@ local function own(id, task_key, job_key, queue)
   record_state(id, 'running', epoch, longest)
   redis.call('PEXPIREAT', 'agent:events:' .. id, whole(tonumber(deadline) + events_ms))
   return {id, epoch, queue, created, started or now, deadline, crashes or '0', failures or '0', cancel and 1 or 0,
-    {unpack(fields, 10, 12)}, data, origin, acts}
+    {unpack(fields, 10, 13)}, data, origin, acts}
 end
 
 -- An empty list holds no user's id. A user marked as having one there lost it to a tool of RQ, or its task's hash expired.

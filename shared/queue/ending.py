@@ -20,6 +20,7 @@ _FIELDS = (
     TaskField.INPUT_TOKENS,
     TaskField.OUTPUT_TOKENS,
     TaskField.COST_NANO_USD,
+    TaskField.ESTIMATED_CALLS,
 )
 
 
@@ -44,7 +45,7 @@ def unrun_result(task_id: str, state: State, replies: Sequence[Any]) -> bytes | 
     fields, data, (seconds, microseconds) = replies
     if fields[0] is None:
         return None
-    created_ms, epoch, deadline_ms, input_tokens, output_tokens, cost_nano_usd = (
+    created_ms, epoch, deadline_ms, input_tokens, output_tokens, cost_nano_usd, estimated_calls = (
         whole_number(value or b"") for value in fields
     )
     ended_ms = seconds * 1000 + microseconds // 1000
@@ -61,6 +62,7 @@ def unrun_result(task_id: str, state: State, replies: Sequence[Any]) -> bytes | 
             input_tokens=input_tokens,
             output_tokens=output_tokens,
             cost_usd=cost_nano_usd / 1e9,
+            usage_estimated=estimated_calls > 0,
             attempts=epoch,
             queued_ms=ended_ms - created_ms,
             run_ms=0,

@@ -71,6 +71,8 @@ class TaskField(StrEnum):
     INPUT_TOKENS = "input_tokens"
     OUTPUT_TOKENS = "output_tokens"
     COST_NANO_USD = "cost_nano_usd"
+    ESTIMATED_CALLS = "estimated_calls"
+    """Model calls whose usage the provider did not report."""
 
 
 class Place(StrEnum):

@@ -4,9 +4,10 @@
 -- ARGV[1] input tokens
 -- ARGV[2] output tokens
 -- ARGV[3] cost (nano-dollars)
+-- ARGV[4] 1 if they are estimates, else 0
 -- Returns 1 added | 0 the task is not kept any more
 local task_key = KEYS[1]
-local input_tokens, output_tokens, cost = ARGV[1], ARGV[2], ARGV[3]
+local input_tokens, output_tokens, cost, estimated_calls = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 if redis.call('EXISTS', task_key) == 0 then
   return 0
@@ -14,4 +15,7 @@ end
 redis.call('HINCRBY', task_key, 'input_tokens', input_tokens)
 redis.call('HINCRBY', task_key, 'output_tokens', output_tokens)
 redis.call('HINCRBY', task_key, 'cost_nano_usd', cost)
+if estimated_calls ~= '0' then
+  redis.call('HINCRBY', task_key, 'estimated_calls', estimated_calls)
+end
 return 1

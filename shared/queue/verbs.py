@@ -275,7 +275,7 @@ def owns_call(task_id: str, epoch: int, worker: str) -> Call[Ownership]:
 
 def use_call(task_id: str, used: Use) -> Call[bool]:
     """Add what a model call used to its task; False: the task is not kept any more."""
-    args = [used.input_tokens, used.output_tokens, used.cost_nano_usd]
+    args = [used.input_tokens, used.output_tokens, used.cost_nano_usd, used.estimated_calls]
     return Call(load_script("shared/queue/use"), [task_hash(task_id)], args, bool)
 
 

@@ -110,8 +110,8 @@ class TaskGuard:
     fallback_used: bool = False
     budget_permille: int = 0
     """Fill level of the tightest limit at the last admission, in thousandths."""
-    is_estimated: bool = False
-    """Whether the usage of a call was estimated."""
+    estimated_calls: int = 0
+    """Calls whose provider did not report what they used."""
     is_over: bool = False
     open: dict[Any, Admitted] = field(default_factory=dict)
     """Calls of unguarded models that have not ended, by LangChain's run id."""
@@ -128,12 +128,14 @@ class TaskGuard:
         """Return the check that this worker owns the task; None outside of any task."""
         return owns_call(self.task_id, self.epoch, self.worker) if self.task_id else None
 
-    def add_usage(self, input_tokens: int, output_tokens: int, cost_nano_usd: int) -> Call[bool] | None:
+    def add_usage(self, charge: Charge) -> Call[bool] | None:
         """Add a call's usage, and return the call that adds it to the task in Redis; None outside of any task."""
-        self.input_tokens += input_tokens
-        self.output_tokens += output_tokens
-        self.cost_nano_usd += cost_nano_usd
-        return use_call(self.task_id, Use(input_tokens, output_tokens, cost_nano_usd)) if self.task_id else None
+        used = Use(charge.input_tokens, charge.output_tokens, charge.cost_nano_usd, int(charge.is_estimated))
+        self.input_tokens += used.input_tokens
+        self.output_tokens += used.output_tokens
+        self.cost_nano_usd += used.cost_nano_usd
+        self.estimated_calls += used.estimated_calls
+        return use_call(self.task_id, used) if self.task_id else None
 
 
 current_task: ContextVar[TaskGuard | None] = ContextVar("current_task", default=None)
@@ -249,8 +251,7 @@ class Guards:
             cost_nano_usd=charge.cost_nano_usd,
             is_estimated=charge.is_estimated,
         )
-        task.is_estimated |= charge.is_estimated
-        use = task.add_usage(charge.input_tokens, charge.output_tokens, charge.cost_nano_usd)
+        use = task.add_usage(charge)
         await self.loops.deliver(
             self._settle_call(admitted, outcome, charge, use, pause_s=pause_s),
             partial(emit_settled, admitted.breaker),

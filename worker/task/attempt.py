@@ -95,7 +95,7 @@ class Attempt(TaskGuard):
         used = self.claimed.used
         self.deadline_at = deadline_at
         self.input_tokens, self.output_tokens = used.input_tokens, used.output_tokens
-        self.cost_nano_usd = used.cost_nano_usd
+        self.cost_nano_usd, self.estimated_calls = used.cost_nano_usd, used.estimated_calls
 
     def begin_span(self, name: str, trace: str, parent: str) -> Span | None:
         """Begin a span below another; None: there are too many, and nothing below it is kept either."""
@@ -138,6 +138,7 @@ class Attempt(TaskGuard):
             input_tokens=self.input_tokens,
             output_tokens=self.output_tokens,
             cost_nano_usd=self.cost_nano_usd,
+            usage_estimated=self.estimated_calls > 0 or None,
         )
 
     def fenced_call(self) -> scripts.Call[None] | None:
@@ -220,6 +221,7 @@ def _add_model_span(called: Mapping[str, Any]) -> None:
         "gen_ai.request.model": called["model"],
         "gen_ai.usage.input_tokens": called["input_tokens"],
         "gen_ai.usage.output_tokens": called["output_tokens"],
+        "langgraph_rq.usage_estimated": called["estimated"],
     }
 
 

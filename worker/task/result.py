@@ -152,6 +152,7 @@ def usage_of(guard: TaskGuard) -> dict[str, Any]:
         "input_tokens": guard.input_tokens,
         "output_tokens": guard.output_tokens,
         "cost_usd": guard.cost_nano_usd / 1e9,
+        "usage_estimated": guard.estimated_calls > 0,
         "fallback_used": guard.fallback_used,
     }
 

@@ -89,6 +89,7 @@ async def test_call_is_booked_as_it_is_billed(call, redis_url, aredis, llm, chat
     assert counted(result) == billed(llm) > 0
     assert result.metadata.model == "gpt-4o-mini"
     assert result.metadata.cost_usd > 0
+    assert not result.metadata.usage_estimated
 
 
 @pytest.mark.parametrize("call", ASYNC + SYNC)
@@ -306,6 +307,21 @@ async def test_stream_without_usage_is_charged_by_its_text(hold, call, redis_url
     assert await books(aredis) == (by_text if hold is Hold.ESTIMATE else WORST_TOKENS, 0)
 
 
+async def test_estimate_of_an_earlier_attempt_is_flagged_in_the_result_too(redis_url, aredis, llm, chat):
+    attempts = []
+
+    async def node(_state):
+        attempts.append(await chat(stream_usage=len(attempts) > 0).ainvoke(QUESTION, stream=True))
+        if len(attempts) == 1:
+            raise ConnectionError("once more")
+        return {"text": "done"}
+
+    result = await run_node(redis_url, node, fields={"max_attempts": 2})
+    assert (result.status, result.metadata.attempts) == (State.SUCCESS, 2)
+    assert result.metadata.usage_estimated
+    assert counted(result) == (await books(aredis))[0]
+
+
 async def test_hundred_sync_calls_at_once_inside_async_nodes_do_not_deadlock(redis_url, aredis, llm, chat):
     model = chat(max_tokens=10)
 
@@ -382,6 +398,7 @@ async def test_cancelled_call_is_settled_at_the_end_of_its_task(hold, redis_url,
     charged = INPUT_TOKENS if hold is Hold.ESTIMATE else held
     assert await books(aredis) == (charged, 0)
     assert counted(result) == charged
+    assert result.metadata.usage_estimated
     (status,) = await Breakers(aredis, BreakerLimits()).states()
     assert status.failures == 0
 

@@ -100,7 +100,7 @@ function showResult(state, document_) {
   else if (state === "cancelled") showProblem("It was stopped.");
   const facts = [`${(metadata.run_ms / 1000).toFixed(2)} s`];
   if (metadata.model) facts.unshift(metadata.model);
-  if (metadata.input_tokens) facts.push(`${metadata.input_tokens} + ${metadata.output_tokens} tokens`);
+  if (metadata.input_tokens) facts.push(`${metadata.input_tokens} + ${metadata.output_tokens} tokens${metadata.usage_estimated ? " (estimated)" : ""}`);
   if (metadata.cost_usd) facts.push(`$${metadata.cost_usd.toFixed(6)}`);
   if (metadata.fallback_used) facts.push("fallback");
   if (metadata.attempts > 1) facts.push(`${metadata.attempts} attempts`);
