@@ -26,6 +26,7 @@ from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.shared.queue.keys import task_hash
 from langgraph_rq.shared.telemetry.logs import configure
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
+from langgraph_rq.worker.guards.call_size import CallSize, Prompt
 from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
 from langgraph_rq.worker.guards.guards import Admitted, Guards, TaskGuard, Used, current_task
 
@@ -34,6 +35,7 @@ CPU_LIMIT_MS = 1.0
 _MODEL = "gpt-4o-mini"
 _WARM_UP = 50
 _OWNER = "benchmark"
+_SIZE = CallSize(Prompt(300, messages=1), output_limit=100)
 
 
 def measure(rig: Rig) -> Measured:
@@ -73,7 +75,7 @@ async def _measure_trips(url: str, turns: int) -> dict[str, float]:
         for turn in range(turns + _WARM_UP):
             admitted: Admitted
             ping_s, _ = await _timed(redis.ping)
-            admit_s, admitted = await _timed(lambda: guards.admit(task, f"openai/{_MODEL}", _MODEL, (300, 100), 60))
+            admit_s, admitted = await _timed(lambda: guards.admit(task, f"openai/{_MODEL}", _MODEL, _SIZE, 60))
             settle_s, _ = await _timed(
                 lambda admitted=admitted: guards.settle(task, admitted, Outcome.OK, Used(30, 10))
             )

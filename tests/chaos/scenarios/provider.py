@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from langgraph_rq.shared.budget.token_budget import BudgetLimits
+from langgraph_rq.shared.budget.token_budget import BudgetLimits, Hold
 from langgraph_rq.shared.budget.usage import usage_call
 from langgraph_rq.shared.connections.clients import open_sync
 from langgraph_rq.shared.connections.scripts import run_sync
@@ -61,11 +61,12 @@ def break_the_provider(run: Run) -> Verdict:
 
 
 def kill_while_paying(run: Run) -> Verdict:
-    """C13: workers are killed between reserve and settle, on a budget that does not last."""
+    """C13: workers are killed between reserve and settle, on a budget that does not last and holds the worst."""
     number = run.count(500, 40)
-    limits = BudgetLimits(daily_tokens=number * 3 * _CALL_TOKENS)
+    limits = BudgetLimits(daily_tokens=number * 3 * _CALL_TOKENS, hold=Hold.WORST)
     environment = {
         "LGRQ_BUDGET_DAILY_TOKENS": str(limits.daily_tokens),
+        "LGRQ_BUDGET_HOLD": limits.hold.value,
         "LGRQ_CALL_TIMEOUT_S": str(_CALL_TIMEOUT_S),
     }
     workers = run.start(4, 20, **environment)

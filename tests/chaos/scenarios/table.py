@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from tests.chaos.checking.checker import Verdict
 from tests.chaos.run import Run
-from tests.chaos.scenarios import crashes, provider, redis, tasks
+from tests.chaos.scenarios import crashes, ordinary_day, provider, redis, tasks
 
 SCENARIOS: Mapping[str, Callable[[Run], Verdict]] = {
     "C1": crashes.kill_random_workers,
@@ -23,6 +23,10 @@ SCENARIOS: Mapping[str, Callable[[Run], Verdict]] = {
     "C14": tasks.submit_many_times,
     "C15": tasks.cancel_at_random_times,
     "C17": tasks.put_garbage_on_the_queue,
+    "C18": ordinary_day.flood,
+    "C19": ordinary_day.fan_out,
+    "C20": ordinary_day.leave_usage_unknown,
+    "C28": ordinary_day.spend_to_the_last_token,
 }
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypedDict
 import openai
 from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START, StateGraph
+from langgraph.types import Send
 
 from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
 from langgraph_rq.worker.guards.guards import current_task
@@ -20,6 +21,7 @@ SINGLE = ("one",)
 FLAKY = ("one", "two")
 """Nodes that the graphs chain, single and flaky list when they have finished; slow lists those of chain."""
 OUTPUT_TOKENS = 64
+FAN_OUT = 200
 
 
 class Steps(TypedDict, total=False):
@@ -46,7 +48,16 @@ MODEL = guarded_chat_model(
 """Made before the workers are forked: it has no connection yet, and making it takes a third of a second."""
 
 
-def _node(name: str) -> Any:
+UNCHANGED = ChatOpenAI(
+    model="gpt-4o-mini",
+    api_key=os.environ.get("OPENAI_API_KEY", "offline"),
+    http_client=MODEL.http_client,
+    http_async_client=MODEL.http_async_client,
+)
+"""As graphs have it that know nothing of the guards: without an output limit."""
+
+
+def _node(name: str, model: ChatOpenAI = MODEL) -> Any:
     async def run(_state: Steps) -> Steps:
         install({})  # the process of an isolated task is not instrumented yet
         task = current_task.get()
@@ -54,7 +65,7 @@ def _node(name: str) -> Any:
         assert task.task_id
         record("start", task.task_id, task.epoch, detail=name)
         reach(f"before-{name}")
-        await MODEL.ainvoke(f"{task.task_id} {name} {task.epoch} {task.worker}")
+        await model.ainvoke(f"{task.task_id} {name} {task.epoch} {task.worker}")
         reach(f"after-{name}")
         record("end", task.task_id, task.epoch, detail=name)
         return {"steps": [name]}
@@ -93,6 +104,25 @@ def _chain(*nodes: tuple[str, Any]) -> Any:
     return graph.add_edge(last, END)
 
 
+async def _leaf(leaf: dict[str, int]) -> Steps:
+    task = current_task.get()
+    assert task
+    await UNCHANGED.ainvoke(f"{task.task_id} leaf-{leaf['number']} {task.epoch} {task.worker}")
+    return {}
+
+
+def _fan_out(_state: Steps) -> list[Send]:
+    return [Send("leaf", {"number": number}) for number in range(FAN_OUT)]
+
+
+def _wide() -> Any:
+    graph = StateGraph(Steps).add_node("leaf", _leaf).add_node("one", _node("one", UNCHANGED))
+    graph.add_conditional_edges(START, _fan_out, ["leaf"])
+    return graph.add_edge("leaf", "one").add_edge("one", END)
+
+
+wide = _wide()
+unchanged = _chain(("one", _node("one", UNCHANGED)))
 chain = _chain(*((name, _node(name)) for name in NODES))
 single = _chain(("one", _node("one")))
 killer = _chain(("one", _node("one")), ("end", _end_the_process))
