@@ -13,7 +13,7 @@ from langgraph_rq.shared.queue.keys import events_key, job_hash, result_key, tas
 from langgraph_rq.shared.tasks import State, Task
 from langgraph_rq.shared.telemetry.logs import get_logger
 
-STATUS_FIELDS = ("state", "queue", "epoch", "created", "started", "deadline", "owner")
+STATUS_FIELDS = ("state", "queue", "epoch", "waits", "created", "started", "deadline", "owner")
 """Of a task's hash, for `read_status`."""
 
 JOB_FIELDS = ("origin", "created_at")
@@ -84,12 +84,14 @@ def read_status(task_id: str, fields: Sequence[bytes | None]) -> TaskStatus | No
     """Read STATUS_FIELDS; None: no task of ours."""
     if fields[0] is None:
         return None
-    state, queue, epoch, created, started, deadline, owner = (value.decode() if value else "" for value in fields)
+    state, queue, epoch, waits, created, started, deadline, owner = (
+        value.decode() if value else "" for value in fields
+    )
     return TaskStatus(
         task_id,
         State(state),
         queue,
-        int(epoch),
+        int(epoch) - int(waits or 0),
         _instant(created),
         _instant(started) if started else None,
         _instant(deadline) if deadline else None,

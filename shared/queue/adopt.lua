@@ -1,14 +1,17 @@
 #!lua flags=allow-oom
 -- Take over a job that stock RQ enqueued, once its owner has read and checked the task in it. From then on it is a task
--- like any other; one whose thread is busy is parked and leaves its owner.
+-- like any other; one whose thread is busy is parked and leaves its owner, and one whose graph the owner does not serve
+-- is put aside for a worker that does. The latter holds for any task.
 --
--- Uses shared/connections/clock: whole
+-- Uses shared/connections/clock: clock, whole
 -- Uses shared/queue/fence: fence
+-- Uses shared/queue/turns: put_aside, stopped_running
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
 -- KEYS[2] rq:job:<id>          hash    RQ's job
 -- KEYS[3] agent:open           zset    id -> deadline (ms)
 -- KEYS[4] agent:own:<worker>   set     ids that this worker owns
+-- KEYS[5] agent:graphs         zset    graph -> until when a live worker serves it (ms)
 -- ARGV[1] id
 -- ARGV[2] epoch
 -- ARGV[3] worker
@@ -19,37 +22,60 @@
 -- ARGV[8] job data, rewritten with the defaults of the fields that were left out
 -- ARGV[9] user
 -- ARGV[10] thread, empty for none
--- Returns the deadline (ms), 0 fenced off, or -1 parked behind another task of its thread
-local task_key, job_key, open_key, own_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+-- ARGV[11] graph, as in the names of queues
+-- ARGV[12] 1 if the worker serves the graph, else 0
+-- ARGV[13] graph, as workers announce it
+-- ARGV[14] now (ms) in tests, else empty
+-- Returns the deadline (ms), 0 fenced off, -1 parked behind another task of its thread or put aside, or -2 when no
+--   worker had the graph in the last day: this is the door of such jobs
+local task_key, job_key, open_key, own_key, graphs_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local id, epoch, worker, digest = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local deadline_ms, window_ms, description = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
-local data, user, thread = ARGV[8], ARGV[9], ARGV[10]
+local data, user, thread, graph, is_served = ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12] == '1'
+local announced_graph, now_ms = ARGV[13], clock(ARGV[14])
 
-local is_owner, task = fence(task_key, epoch, worker, 'created', 'queue', 'digest', 'deadline')
-local created, queue, known_digest, known_deadline = unpack(task)
+local is_owner, task = fence(task_key, epoch, worker, 'created', 'queue', 'digest', 'deadline', 'cancel')
+local created, queue, known_digest, known_deadline, cancel = unpack(task)
 if not is_owner then
   return '0'
 end
-if known_digest == digest then -- the reply to an earlier call was lost
+is_served = is_served or cancel -- any worker can end it
+local is_known = known_digest == digest -- a task of ours, or the reply to an earlier call was lost
+if is_known and is_served then
   return known_deadline
 end
-local deadline = whole(created + deadline_ms)
-local forget = whole(created + deadline_ms + window_ms)
-redis.call('HSET', task_key, 'digest', digest, 'deadline', deadline, 'user', user)
-redis.call('PEXPIREAT', task_key, forget)
-redis.call('HSET', job_key, 'description', description, 'data', data)
-redis.call('PEXPIREAT', job_key, forget)
-redis.call('ZADD', open_key, deadline, id)
-if thread ~= '' then
-  redis.call('HSET', task_key, 'thread', thread)
-  if redis.call('RPUSH', 'agent:thread:' .. thread, id) > 1 then
-    redis.call('HSET', task_key, 'state', 'pending', 'place', 'parked')
-    redis.call('HDEL', task_key, 'owner')
-    redis.call('SREM', own_key, id)
-    redis.pcall('ZREM', 'rq:wip:' .. queue, id .. ':' .. epoch)
-    redis.pcall('HSET', job_key, 'status', 'deferred', 'worker_name', '')
-    return '-1'
+if not is_served and not is_known
+    and (tonumber(redis.call('ZSCORE', graphs_key, announced_graph)) or 0) <= now_ms - 86400000 then
+  return '-2'
+end
+local deadline, is_parked = whole(created + deadline_ms), false
+if is_known then
+  stopped_running(user)
+else
+  local forget = whole(created + deadline_ms + window_ms)
+  redis.call('HSET', task_key, 'digest', digest, 'deadline', deadline, 'user', user)
+  redis.call('PEXPIREAT', task_key, forget)
+  redis.call('HSET', job_key, 'description', description, 'data', data)
+  redis.call('PEXPIREAT', job_key, forget)
+  redis.call('ZADD', open_key, deadline, id)
+  if thread ~= '' then
+    redis.call('HSET', task_key, 'thread', thread)
+    is_parked = redis.call('RPUSH', 'agent:thread:' .. thread, id) > 1
   end
 end
-redis.call('HINCRBY', 'agent:in_flight', user, 1)
-return deadline
+redis.call('HSET', task_key, 'graph', graph)
+if is_served and not is_parked then
+  redis.call('HINCRBY', 'agent:in_flight', user, 1)
+  return deadline
+end
+
+redis.call('HSET', task_key, 'state', 'pending', 'place', 'parked')
+redis.call('HDEL', task_key, 'owner', 'started')
+redis.call('HINCRBY', task_key, 'waits', 1)
+redis.call('SREM', own_key, id)
+redis.pcall('ZREM', 'rq:wip:' .. queue, id .. ':' .. epoch)
+redis.pcall('HSET', job_key, 'status', is_parked and 'deferred' or 'queued', 'worker_name', '')
+if not is_parked then
+  put_aside(id, queue, graph, user)
+end
+return '-1'

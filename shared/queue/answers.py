@@ -33,6 +33,8 @@ class Lease:
 
     own: frozenset[str]
     cancelled: frozenset[str]
+    side_queues: tuple[str, ...] = ()
+    """Of its graphs, those that hold tasks."""
 
 
 class Origin(StrEnum):
@@ -68,6 +70,8 @@ class Claimed:
     crashes: int
     failures: int
     """How often its graph has failed and was tried again."""
+    waits: int
+    """How many earlier claims ended with the task waiting before its graph could start."""
     is_cancelled: bool
     used: Use
     """By its earlier attempts."""
@@ -77,6 +81,11 @@ class Claimed:
     """Fields of a job of stock RQ that ask for what we do not do, such as callbacks."""
     claimed_at_ms: int
 
+    @property
+    def attempts(self) -> int:
+        """The number of attempts, this one included: claims after which it only waited do not count."""
+        return self.epoch - self.waits
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -84,6 +93,8 @@ class Claim:
 
     tasks: tuple[Claimed, ...]
     dropped: tuple[str, ...]
+    put_aside: int
+    """Tasks of graphs that the worker does not serve, moved to the side queues of those that do."""
     has_lease: bool
     is_suspended: bool
 
@@ -111,6 +122,8 @@ class Swept:
     again: tuple[str, ...]
     overdue: tuple[str, ...]
     removed: tuple[str, ...]
+    graphs: tuple[str, ...]
+    """Served by live workers, if any id is overdue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +142,7 @@ def read_submission(reply: Sequence[bytes]) -> Submission:
 
 def read_lease(reply: Sequence[Any]) -> Lease | None:
     """Read the reply of renew.lua; None: the lease is lost."""
-    return Lease(frozenset(_ids(reply[1])), frozenset(_ids(reply[2]))) if reply[0] else None
+    return Lease(frozenset(_ids(reply[1])), frozenset(_ids(reply[2])), _ids(reply[3])) if reply[0] else None
 
 
 def read_swept(reply: Sequence[Sequence[bytes]]) -> Swept:
@@ -145,11 +158,12 @@ def read_reaped(reply: Sequence[Any]) -> Reaped:
 
 def read_claim(reply: Sequence[Any]) -> Claim:
     """Read the reply of claim.lua."""
-    outcome, now, tasks, dropped = reply
+    outcome, now, tasks, dropped, put_aside = reply
     now_ms = int(now)
     return Claim(
         tuple(_claimed(task, now_ms) for task in tasks),
         tuple(id_.decode(errors="replace") for id_ in dropped),
+        put_aside=put_aside,
         has_lease=outcome != b"no_lease",
         is_suspended=outcome == b"suspended",
     )
@@ -161,7 +175,9 @@ def whole_number(value: bytes, otherwise: int = 0) -> int:
 
 
 def _claimed(task: Sequence[Any], now_ms: int) -> Claimed:
-    id_, epoch, queue, created, started, deadline, crashes, failures, cancelled, used, data, origin, acting = task
+    id_, epoch, queue, created, started, deadline, crashes, failures, waits, cancelled, used, data, origin, acting = (
+        task
+    )
     return Claimed(
         id=id_.decode(),
         epoch=int(epoch),
@@ -171,6 +187,7 @@ def _claimed(task: Sequence[Any], now_ms: int) -> Claimed:
         deadline_at_ms=whole_number(deadline, now_ms),
         crashes=whole_number(crashes),
         failures=whole_number(failures),
+        waits=whole_number(waits),
         is_cancelled=bool(cancelled),
         used=Use(*(whole_number(amount or b"0") for amount in used)),
         data=data,

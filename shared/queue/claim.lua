@@ -2,9 +2,11 @@
 --
 -- An id without a task hash was put there by a plain RQ `Queue.enqueue`: it is owned first, so that it cannot be lost,
 -- and then adopted or rejected by its owner. Of such a job only the fields that matter are read, and only when short.
+-- A task whose graph this worker does not serve is put aside for those that do.
 --
 -- Uses shared/connections/clock: clock, whole
--- Uses shared/queue/turns: LOOKED, QUEUE_KEY, looked, refill, taken
+-- Uses shared/queue/routing: serves
+-- Uses shared/queue/turns: LOOKED, QUEUE_KEY, looked, put_aside, refill, taken
 -- Uses shared/queue/events: record_state
 --
 -- KEYS[1] agent:workers          zset    worker -> lease end (ms)
@@ -12,7 +14,7 @@
 -- KEYS[3] agent:open             zset    id -> deadline (ms)
 -- KEYS[4] rq:suspended           string  set while `rq suspend` holds
 -- KEYS[5] rq:worker:<worker>     hash    RQ's worker, read by its tools
--- KEYS from the 6th on: rq:queue:<queue>, lists, the most urgent first
+-- KEYS from the 6th on: rq:queue:<queue>, lists, the most urgent first; side queues too
 -- ARGV[1] worker
 -- ARGV[2] n
 -- ARGV[3] longest job data that is read (bytes)
@@ -21,24 +23,26 @@
 -- ARGV[6] tasks of one user in flight at most, 0 for any number
 -- ARGV[7] now as RQ writes it, for its tools only
 -- ARGV[8] longest stream of events (entries, about)
--- ARGV[9] now (ms) in tests, else empty
--- Returns {outcome, now (ms), tasks, dropped ids}; outcome: ok | no_lease | suspended; where ids were dropped there may
---   be more to claim
---   task: {id, epoch, queue, created (ms), started (ms), deadline (ms), crashes, failures, 1 if it is to be cancelled,
---          {input tokens, output tokens, nano-dollars used before}, data, origin, names of unusual fields}
+-- ARGV[9] graphs that the worker serves, ",a,b,"
+-- ARGV[10] now (ms) in tests, else empty
+-- Returns {outcome, now (ms), tasks, dropped ids, number put aside}; outcome: ok | no_lease | suspended; where ids were
+--   dropped or put aside there may be more to claim
+--   task: {id, epoch, queue, created (ms), started (ms), deadline (ms), crashes, failures, waits, 1 if it is to be
+--          cancelled, {input tokens, output tokens, nano-dollars used before}, data, origin, names of unusual fields}
 --   origin: ours | enqueued (by stock RQ) | too_long (data not read) | malformed (no hash)
 local workers_key, own_key, open_key, suspended_key, rq_worker_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local worker, n, max_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local events_ms, adopt_ms, cap, now_iso = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
-local longest, now_ms = ARGV[8], clock(ARGV[9])
+local longest, graphs, now_ms = ARGV[8], ARGV[9], clock(ARGV[10])
 local now = whole(now_ms)
+local MOST_ASIDE = 64
 
 local lease_end = tonumber(redis.call('ZSCORE', workers_key, worker))
 if not lease_end or lease_end <= now_ms then
-  return {'no_lease', now, {}, {}}
+  return {'no_lease', now, {}, {}, 0}
 end
 if redis.call('EXISTS', suspended_key) == 1 then
-  return {'suspended', now, {}, {}}
+  return {'suspended', now, {}, {}, 0}
 end
 
 -- Fields that make RQ call, retry or wait for something. We do none of it, so a job that has one is rejected.
@@ -77,8 +81,8 @@ end
 
 local function own(id, task_key, job_key, queue)
   local fields = redis.call('HMGET', task_key, 'epoch', 'created', 'deadline', 'crashes', 'failures', 'started',
-    'cancel', 'digest', 'user', 'input_tokens', 'output_tokens', 'cost_nano_usd', 'estimated_calls')
-  local epoch, created, deadline, crashes, failures, started, cancel, digest, user = unpack(fields, 1, 9)
+    'cancel', 'digest', 'user', 'waits', 'input_tokens', 'output_tokens', 'cost_nano_usd', 'estimated_calls')
+  local epoch, created, deadline, crashes, failures, started, cancel, digest, user, waits = unpack(fields, 1, 10)
   local origin, data, acts = 'ours', nil, {}
   if digest == '' then
     origin, data, acts = foreign(job_key)
@@ -102,8 +106,8 @@ local function own(id, task_key, job_key, queue)
   end
   record_state(id, 'running', epoch, longest)
   redis.call('PEXPIREAT', 'agent:events:' .. id, whole(tonumber(deadline) + events_ms))
-  return {id, epoch, queue, created, started or now, deadline, crashes or '0', failures or '0', cancel and 1 or 0,
-    {unpack(fields, 10, 13)}, data, origin, acts}
+  return {id, epoch, queue, created, started or now, deadline, crashes or '0', failures or '0', waits or '0',
+    cancel and 1 or 0, {unpack(fields, 11, 14)}, data, origin, acts}
 end
 
 -- An empty list holds no user's id. A user marked as having one there lost it to a tool of RQ, or its task's hash expired.
@@ -122,21 +126,27 @@ local function freed(queue)
   return true
 end
 
-local tasks, dropped = {}, {}
+local tasks, dropped, aside = {}, {}, 0
 for i = 6, #KEYS do
   local queue_key = KEYS[i]
   local queue = queue_key:sub(#QUEUE_KEY + 1)
-  while #tasks < n and looked < LOOKED do
+  while #tasks < n and looked < LOOKED and aside < MOST_ASIDE do
     local id = redis.call('LPOP', queue_key) or (freed(queue) and redis.call('LPOP', queue_key))
     if not id then
       break
     end
     looked = looked + 1
     local task_key, job_key = 'agent:task:' .. id, 'rq:job:' .. id
-    local task = redis.call('HMGET', task_key, 'state', 'user', 'place')
-    local state, user, place = unpack(task)
+    local task = redis.call('HMGET', task_key, 'state', 'user', 'place', 'graph', 'cancel')
+    local state, user, place, graph, cancel = unpack(task)
     local is_last = user and taken(queue, user)
-    if state == 'pending' and user and cap > 0
+    if state == 'pending' and user and graph and not (cancel or serves(graphs, graph)) then
+      aside = aside + 1
+      put_aside(id, queue, graph, user)
+      if is_last then
+        refill(queue, user)
+      end
+    elseif state == 'pending' and user and cap > 0
         and tonumber(redis.call('HGET', 'agent:in_flight', user) or 0) >= cap then
       redis.call('LPUSH', 'agent:waiting:' .. queue .. ':' .. user, id)
       redis.call('HSET', task_key, 'place', 'waiting')
@@ -160,4 +170,4 @@ end
 if #tasks > 0 and redis.call('EXISTS', rq_worker_key) == 1 then
   redis.call('HSET', rq_worker_key, 'state', 'busy')
 end
-return {'ok', now, tasks, dropped}
+return {'ok', now, tasks, dropped, aside}

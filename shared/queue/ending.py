@@ -1,6 +1,6 @@
 """The end of a task that no worker runs: cancelled by its user, or past its deadline."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ from langgraph_rq.shared.tasks import ResultMetadata, State, TaskError, TaskResu
 _FIELDS = (
     TaskField.CREATED,
     TaskField.EPOCH,
+    TaskField.WAITS,
     TaskField.DEADLINE,
     TaskField.INPUT_TOKENS,
     TaskField.OUTPUT_TOKENS,
@@ -31,13 +32,16 @@ def add_reads(pipeline: Pipeline | AsyncPipeline, task_id: str) -> None:
     pipeline.time()
 
 
-def unrun_result(task_id: str, state: State, replies: Sequence[Any]) -> bytes | None:
+def unrun_result(
+    task_id: str, state: State, replies: Sequence[Any], served: Collection[str] | None = None
+) -> bytes | None:
     """Encode the result document of a task that ends as `state` (cancelled or timeout) without running any further.
 
     Args:
         task_id: The task's id in Redis; the document has the id without its tenant.
         state: How it ends.
         replies: To what `add_reads` put into the pipeline. A job that a tool of RQ removed has no data.
+        served: The graphs of the live workers, where known: a task that waited for another one says so.
 
     Returns:
         The document; None when there is no such task.
@@ -45,25 +49,28 @@ def unrun_result(task_id: str, state: State, replies: Sequence[Any]) -> bytes | 
     fields, data, (seconds, microseconds) = replies
     if fields[0] is None:
         return None
-    created_ms, epoch, deadline_ms, input_tokens, output_tokens, cost_nano_usd, estimated_calls = (
+    created_ms, epoch, waits, deadline_ms, input_tokens, output_tokens, cost_nano_usd, estimated_calls = (
         whole_number(value or b"") for value in fields
     )
     ended_ms = seconds * 1000 + microseconds // 1000
-    late = TaskError(
-        type=ErrorType.TIMEOUT, message=f"the deadline of {(deadline_ms - created_ms) / 1000:g} s passed in the queue"
-    )
     task = _read_task(data)
+    graph, deadline = str(task.get("graph", "")), f"the deadline of {(deadline_ms - created_ms) / 1000:g} s passed"
+    late = TaskError(type=ErrorType.TIMEOUT, message=f"{deadline} in the queue")
+    if graph and served is not None and graph not in served:
+        late = TaskError(
+            type=ErrorType.UNKNOWN_GRAPH, message=f"no live worker served the graph {graph!r} when {deadline}"
+        )
     return TaskResult.encode(
         task_id=str(task.get("task_id", task_id)),
         status=state,
         error=late if state is State.TIMEOUT else None,
         metadata=ResultMetadata(
-            graph=str(task.get("graph", "")),
+            graph=graph,
             input_tokens=input_tokens,
             output_tokens=output_tokens,
             cost_usd=cost_nano_usd / 1e9,
             usage_estimated=estimated_calls > 0,
-            attempts=epoch,
+            attempts=epoch - waits,
             queued_ms=ended_ms - created_ms,
             run_ms=0,
             worker="",

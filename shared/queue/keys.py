@@ -16,8 +16,10 @@ Keys (type; lifetime):
     agent:workers          zset    worker -> lease end (ms); stays, a dead worker is removed by `reap`
     agent:own:<worker>     set     ids that the worker owns; emptied by `finish`, `release` and `reap`
     agent:graphs           zset    graph -> until when a live worker serves it (ms); a day
+    agent:serving:<queue>  zset    graphs that a live worker of the queue serves, `,a,b,` -> until when (ms); a day
     agent:graph_schemas    hash    graph -> JSON schema of its input; a day
-    rq:queue:<queue>       list    runnable ids, one per user; the others wait for their user's turn
+    rq:queue:<queue>       list    runnable ids, one per user; the others wait for their user's turn. A queue may be a
+                                   side queue, `<queue>:<graph>`: tasks that not all workers of the queue can run
     rq:job:<id>            hash    RQ's job, its `data` holds the task; as agent:task
     rq:wip:<queue>         zset    `<id>:<epoch>` of running tasks
     rq:finished:<queue>    zset    id -> when to forget it (s); result TTL; rq:failed: and rq:canceled: likewise
@@ -26,7 +28,9 @@ Keys (type; lifetime):
     rq:suspended           string  while `rq suspend` holds, as RQ keeps it
 """
 
+from collections.abc import Iterable
 from enum import StrEnum
+from urllib.parse import quote
 
 OPEN = "agent:open"
 DELAYED = "agent:delayed"
@@ -40,6 +44,9 @@ RQ_SUSPENDED = "rq:suspended"
 
 QUEUE_PREFIX = "rq:queue:"
 
+SIDE_QUEUES = "agent:side_queues"
+"""The channel that names each side queue to which a task was added."""
+
 
 class TaskField(StrEnum):
     """The fields of a task's hash. Instants are milliseconds of the server's clock."""
@@ -50,6 +57,10 @@ class TaskField(StrEnum):
     OWNER = "owner"
     """The worker that runs it."""
     QUEUE = "queue"
+    GRAPH = "graph"
+    """As `graph_part` writes it. A job of stock RQ has none until it was read."""
+    WAITS = "waits"
+    """How many claims ended with the task waiting before its graph could start; they are no attempts."""
     PLACE = "place"
     """One of `Place`."""
     USER = "user"
@@ -127,6 +138,27 @@ def commands_channel(worker: str) -> str:
 def queue_key(queue: str) -> str:
     """Name the list that holds a queue's runnable ids."""
     return f"{QUEUE_PREFIX}{queue}"
+
+
+def side_queue(queue: str, graph: str) -> str:
+    """Name the queue for tasks of `graph` that not all workers of `queue` can run."""
+    return f"{queue}:{graph_part(graph)}"
+
+
+def serving_key(queue: str) -> str:
+    """Name the set of what the live workers of a queue serve."""
+    return f"agent:serving:{queue}"
+
+
+def graph_part(graph: str) -> str:
+    """Write a graph's name, which may hold any characters, as a part of a key."""
+    # No two dashes in a row: they separate the tenant from the user in the key that follows it.
+    return quote(graph, safe="").replace("--", "-%2D")
+
+
+def graph_list(graphs: Iterable[str]) -> str:
+    """Write the names of a worker's graphs as scripts compare them."""
+    return f",{','.join(sorted(map(graph_part, graphs)))},"
 
 
 def job_hash(task_id: str) -> str:

@@ -9,16 +9,20 @@
 -- KEYS[3] agent:graphs           zset    graph -> until when a live worker serves it (ms)
 -- KEYS[4] agent:graph_schemas    hash    graph -> JSON schema of its input
 -- KEYS[5] rq:worker:<worker>     hash    RQ's worker, read by its tools
+-- KEYS from the 6th on: agent:serving:<queue>, of each of its queues, zsets  graphs that a live worker serves -> until
+--   when (ms)
 -- ARGV[1] worker
 -- ARGV[2] lease (ms)
 -- ARGV[3] 1 to join, 0 to renew
 -- ARGV[4] graphs that the worker serves: JSON object graph -> JSON schema as a string
 -- ARGV[5] now as RQ writes it, for its tools only
--- ARGV[6] now (ms) in tests, else empty
--- Returns {0} when the lease is lost, else {1, own ids, those of them that are to be cancelled}
+-- ARGV[6] the graphs as in the names of queues, ",a,b,"
+-- ARGV[7] now (ms) in tests, else empty
+-- Returns {0} when the lease is lost, else {1, own ids, those of them that are to be cancelled, those of its side queues
+--   that hold tasks}
 local workers_key, own_key, graphs_key, schemas_key, rq_worker_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local worker, lease_ms, joining, graphs, now_iso = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1', ARGV[4], ARGV[5]
-local now_ms = clock(ARGV[6])
+local names, now_ms = ARGV[6], clock(ARGV[7])
 
 if not joining and not redis.call('ZSCORE', workers_key, worker) then
   return {0}
@@ -33,8 +37,24 @@ for graph, schema in pairs(cjson.decode(graphs)) do
   end
 end
 -- Forgetting only: what a graph's last worker announced is gone a day after it.
+local forgotten = whole(now_ms - 86400000)
+redis.call('ZREMRANGEBYSCORE', graphs_key, '-inf', forgotten)
 redis.call('EXPIRE', graphs_key, 86400)
 redis.call('EXPIRE', schemas_key, 86400)
+local sides = {}
+for i = 6, #KEYS do
+  local serving_key = KEYS[i]
+  redis.call('ZADD', serving_key, 'GT', lease_end, names)
+  redis.call('ZREMRANGEBYSCORE', serving_key, '-inf', forgotten)
+  redis.call('EXPIRE', serving_key, 86400)
+  local queue = serving_key:sub(#'agent:serving:' + 1)
+  for graph in names:gmatch('[^,]+') do
+    local side = queue .. ':' .. graph
+    if redis.call('EXISTS', 'rq:queue:' .. side) == 1 then
+      sides[#sides + 1] = side
+    end
+  end
+end
 if redis.call('EXISTS', rq_worker_key) == 1 then
   redis.call('HSET', rq_worker_key, 'last_heartbeat', now_iso)
   redis.call('PEXPIRE', rq_worker_key, lease_ms * 10)
@@ -47,4 +67,4 @@ for _, id in ipairs(own) do
     cancelled[#cancelled + 1] = id
   end
 end
-return {1, own, cancelled}
+return {1, own, cancelled, sides}

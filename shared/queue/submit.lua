@@ -1,6 +1,7 @@
 -- Put one task on its queue, once. The same id again returns the state of the task that is there already.
 --
 -- Uses shared/connections/clock: clock, whole
+-- Uses shared/queue/routing: route
 -- Uses shared/queue/turns: QUEUE_KEY, enqueue
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
@@ -13,7 +14,7 @@
 -- ARGV[2] queue name
 -- ARGV[3] job data: ["langgraph_rq.run_task", null, [task], {}] as JSON
 -- ARGV[4] digest of the body: tells the same task from another one under its id
--- ARGV[5] graph
+-- ARGV[5] graph, as in the names of queues
 -- ARGV[6] deadline (ms from now)
 -- ARGV[7] forget after the deadline (ms): the idempotency window
 -- ARGV[8] description for RQ's tools; never holds input
@@ -21,14 +22,15 @@
 -- ARGV[10] thread whose tasks run one at a time, empty for none
 -- ARGV[11] now as RQ writes it, for its tools only
 -- ARGV[12] refuse above this share of maxmemory (percent)
--- ARGV[13] now (ms) in tests, else empty
+-- ARGV[13] graph, as workers announce it
+-- ARGV[14] now (ms) in tests, else empty
 -- Returns {outcome, state or detail}:
 --   created, pending | exists, <state> | conflict, <state> | full, <percent used> | unknown_graph, <graphs, comma separated>
 local task_key, job_key, queues_key, open_key, graphs_key, workers_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local id, queue, data, digest, graph = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local deadline_ms, window_ms, description = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
 local user, thread, now_iso, memory_mark = ARGV[9], ARGV[10], ARGV[11], tonumber(ARGV[12])
-local now_ms = clock(ARGV[13])
+local announced_graph, now_ms = ARGV[13], clock(ARGV[14])
 
 local known = redis.call('HMGET', task_key, 'digest', 'state')
 if known[2] then
@@ -45,15 +47,18 @@ if max_memory > 0 then
   end
 end
 
--- With no live worker the graphs are unknown: the task waits.
-if (tonumber(redis.call('ZSCORE', graphs_key, graph)) or 0) <= now_ms
+-- A graph that a worker had in the last day may come back with the next one: the task waits for it. With no live worker
+-- the graphs are unknown.
+if (tonumber(redis.call('ZSCORE', graphs_key, announced_graph)) or 0) <= now_ms - 86400000
     and redis.call('ZCOUNT', workers_key, '(' .. whole(now_ms), '+inf') > 0 then
   return {'unknown_graph', table.concat(redis.call('ZRANGEBYSCORE', graphs_key, now_ms, '+inf'), ', ')}
 end
 
+queue = route(queue, graph, now_ms)
 local forget_ms = whole(now_ms + deadline_ms + window_ms)
 redis.call('HSET', task_key, 'state', 'pending', 'epoch', 0, 'queue', queue, 'created', whole(now_ms),
-  'deadline', whole(now_ms + deadline_ms), 'digest', digest, 'user', user)
+  'deadline', whole(now_ms + deadline_ms), 'digest', digest, 'user', user,
+  'graph', graph)
 redis.call('PEXPIREAT', task_key, forget_ms)
 redis.call('HSET', job_key, 'data', data, 'origin', queue, 'status', 'queued', 'description', description,
   'created_at', now_iso, 'enqueued_at', now_iso, 'timeout', math.ceil(deadline_ms / 1000))

@@ -8,10 +8,12 @@
 -- KEYS[1] agent:open      zset    id -> deadline (ms)
 -- KEYS[2] agent:sweep     string  how far the last caller got
 -- KEYS[3] agent:delayed   zset    id -> when it is due (ms)
+-- KEYS[4] agent:graphs    zset    graph -> until when a live worker serves it (ms)
 -- ARGV[1] n, tasks looked at
 -- ARGV[2] now (ms) in tests, else empty
--- Returns {ids queued again, ids past their deadline that nobody runs, ids that RQ's tools removed}
-local open_key, sweep_key, delayed_key = KEYS[1], KEYS[2], KEYS[3]
+-- Returns {ids queued again, ids past their deadline that nobody runs, ids that RQ's tools removed, graphs of the live
+--   workers if there are overdue ids}
+local open_key, sweep_key, delayed_key, graphs_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local n, now_ms = tonumber(ARGV[1]), clock(ARGV[2])
 -- Longer lists are not searched: they would block Redis.
 local SEARCHED = 10000
@@ -95,4 +97,5 @@ for _, id in ipairs(redis.call('ZRANGE', open_key, '-inf', whole(now_ms), 'BYSCO
     overdue[#overdue + 1] = id
   end
 end
-return {again, overdue, removed}
+local graphs = #overdue > 0 and redis.call('ZRANGE', graphs_key, '(' .. whole(now_ms), '+inf', 'BYSCORE') or {}
+return {again, overdue, removed, graphs}

@@ -16,6 +16,14 @@ local FAIR_RUN = 100
 local LOOKED = 1000
 local looked = 0
 
+-- Put an id on a queue's list with `command`. Workers block on their queues; of side queues a message tells them.
+local function push(command, queue, id)
+  redis.call(command, QUEUE_KEY .. queue, id)
+  if queue:find(':', 1, true) then
+    redis.call('PUBLISH', 'agent:side_queues', queue)
+  end
+end
+
 -- Put a runnable task on its queue, or behind the other tasks of its user.
 local function enqueue(id, queue, user)
   local queue_key, runnable_key = QUEUE_KEY .. queue, 'agent:runnable:' .. queue
@@ -36,19 +44,34 @@ local function enqueue(id, queue, user)
     redis.call('HSET', runnable_key, '!newest', id)
     if not newest or redis.call('HGET', 'agent:task:' .. newest, 'place') ~= 'front'
         or redis.call('LINSERT', queue_key, 'AFTER', newest, id) < 1 then
-      redis.call('LPUSH', queue_key, id)
+      push('LPUSH', queue, id)
     end
   else
     redis.call('HSET', 'agent:task:' .. id, 'place', 'queue')
-    redis.call('RPUSH', queue_key, id)
+    push('RPUSH', queue, id)
   end
+end
+
+-- Move a task that has left its queue's list to the side queue of its graph, which the workers that serve it read.
+local function put_aside(id, queue, graph, user)
+  local runnable_key = 'agent:runnable:' .. queue
+  local side = queue:match('^[^:]*') .. ':' .. graph
+  if redis.call('HGET', runnable_key, '!newest') == id then
+    redis.call('HDEL', runnable_key, '!newest')
+  end
+  redis.call('HSET', 'agent:task:' .. id, 'queue', side)
+  redis.call('SADD', 'rq:queues', QUEUE_KEY .. side)
+  if redis.call('EXISTS', 'rq:job:' .. id) == 1 then
+    redis.pcall('HSET', 'rq:job:' .. id, 'origin', side)
+  end
+  enqueue(id, side, user)
 end
 
 -- Put a task back that had left its queue: it goes first.
 local function put_back(id, queue, user)
   redis.call('HSET', 'agent:task:' .. id, 'state', 'pending', 'place', 'queue')
   redis.call('HDEL', 'agent:task:' .. id, 'owner')
-  redis.call('LPUSH', QUEUE_KEY .. queue, id)
+  push('LPUSH', queue, id)
   if user then
     redis.call('HINCRBY', 'agent:runnable:' .. queue, user, 1)
   end
@@ -68,7 +91,7 @@ local function refill(queue, user)
       if is_next then
         redis.call('HSET', task_key, 'place', 'queue')
       end
-      redis.call('RPUSH', QUEUE_KEY .. queue, id)
+      push('RPUSH', queue, id)
       redis.call('HINCRBY', 'agent:runnable:' .. queue, user, 1)
       return
     end

@@ -43,6 +43,8 @@ from langgraph_rq.shared.queue.keys import (
     WORKERS,
     JobStatus,
     events_key,
+    graph_list,
+    graph_part,
     job_hash,
     own_key,
     queue_key,
@@ -50,10 +52,13 @@ from langgraph_rq.shared.queue.keys import (
     result_key,
     rq_results_key,
     rq_worker_key,
+    serving_key,
     task_hash,
     wip_key,
 )
 from langgraph_rq.shared.tasks import EMPTIED_JOB, State, Task
+
+ADOPT_NO_GRAPH = -2
 
 _NOW = ""
 """The script takes the server's time."""
@@ -91,7 +96,7 @@ def submit_call(task: Task, queue: str, times: QueueTimes, now_ms: int | str = _
             queue,
             task.job_data(),
             task.digest,
-            task.graph,
+            graph_part(task.graph),
             int(task.deadline_s * 1000),
             times.window_ms,
             _description(task),
@@ -99,6 +104,7 @@ def submit_call(task: Task, queue: str, times: QueueTimes, now_ms: int | str = _
             _thread(task),
             _rq_now(),
             times.memory_percent,
+            task.graph,
             now_ms,
         ],
         read_submission,
@@ -106,19 +112,30 @@ def submit_call(task: Task, queue: str, times: QueueTimes, now_ms: int | str = _
 
 
 def renew_call(
-    worker: str, lease_ms: int, graphs: Mapping[str, str], *, join: bool, now_ms: int | str = _NOW
+    worker: str,
+    lease_ms: int,
+    queues: Sequence[str],
+    graphs: Mapping[str, str],
+    *,
+    join: bool,
+    now_ms: int | str = _NOW,
 ) -> Call[Lease | None]:
-    """Extend the worker's lease (or take one, with `join`); None: the lease is lost, another worker has reaped."""
+    """Extend the worker's lease (or take one, with `join`); None: the lease is lost, another worker has reaped.
+
+    It also announces that the worker serves these graphs (-> the JSON schema of their input) from these queues.
+    """
     return Call(
         load_script("shared/queue/renew"),
-        [WORKERS, own_key(worker), GRAPHS, GRAPH_SCHEMAS, rq_worker_key(worker)],
-        [worker, lease_ms, int(join), json.dumps(dict(graphs)), _rq_now(), now_ms],
+        [WORKERS, own_key(worker), GRAPHS, GRAPH_SCHEMAS, rq_worker_key(worker), *map(serving_key, queues)],
+        [worker, lease_ms, int(join), json.dumps(dict(graphs)), _rq_now(), graph_list(graphs), now_ms],
         read_lease,
     )
 
 
-def claim_call(worker: str, n: int, queues: Sequence[str], times: QueueTimes, now_ms: int | str = _NOW) -> Call[Claim]:
-    """Take up to `n` tasks, the queues in strict order."""
+def claim_call(
+    worker: str, n: int, queues: Sequence[str], graphs: str, times: QueueTimes, now_ms: int | str = _NOW
+) -> Call[Claim]:
+    """Take up to `n` tasks, the queues in strict order. A task whose graph is not in the `graph_list` is put aside."""
     return Call(
         load_script("shared/queue/claim"),
         [WORKERS, own_key(worker), OPEN, RQ_SUSPENDED, rq_worker_key(worker), *map(queue_key, queues)],
@@ -131,20 +148,30 @@ def claim_call(worker: str, n: int, queues: Sequence[str], times: QueueTimes, no
             times.user_tasks,
             _rq_now(),
             LONGEST_STREAM,
+            graphs,
             now_ms,
         ],
         read_claim,
     )
 
 
-def adopt_call(claimed: Claimed, worker: str, task: Task, times: QueueTimes) -> Call[int]:
-    """Take over a job of stock RQ that holds `task`.
+def adopt_call(
+    claimed: Claimed,
+    worker: str,
+    task: Task,
+    times: QueueTimes,
+    *,
+    is_served: bool = True,
+    now_ms: int | str = _NOW,
+) -> Call[int]:
+    """Take over a job of stock RQ that holds `task`. Unless its graph `is_served`, put it, or a task of ours, aside.
 
-    Returns its deadline (ms), or no positive number when it is not ours to run: fenced off, or parked for its thread.
+    Returns its deadline (ms); `ADOPT_NO_GRAPH` if no worker had the graph in the last day; another number below 1 when
+    it is not this worker's to run: fenced off, parked for its thread, or put aside.
     """
     return Call(
         load_script("shared/queue/adopt"),
-        [task_hash(claimed.id), job_hash(claimed.id), OPEN, own_key(worker)],
+        [task_hash(claimed.id), job_hash(claimed.id), OPEN, own_key(worker), GRAPHS],
         [
             claimed.id,
             claimed.epoch,
@@ -156,6 +183,10 @@ def adopt_call(claimed: Claimed, worker: str, task: Task, times: QueueTimes) -> 
             task.job_data(),
             task.user_key,
             _thread(task),
+            graph_part(task.graph),
+            int(is_served),
+            task.graph,
+            now_ms,
         ],
         int,
     )
@@ -262,7 +293,7 @@ def sweep_call(n: int = 100, now_ms: int | str = _NOW) -> Call[Swept]:
     """Queue again what is not where its hash says, among the next `n` open tasks; find what is past its deadline."""
     return Call(
         load_script("shared/queue/sweep"),
-        [OPEN, SWEEP, DELAYED],
+        [OPEN, SWEEP, DELAYED, GRAPHS],
         [n, now_ms],
         read_swept,
     )

@@ -4,7 +4,7 @@ Where Redis has a choice (which of several users is next) the model says which a
 worker goes away empty-handed while a task could run.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from langgraph_rq.shared.queue.answers import Finished, Submitted
@@ -16,6 +16,7 @@ LEASE_MS = 8_000
 @dataclass
 class ModelTask:
     queue: str
+    graph: str
     user: str
     thread: str
     body: str
@@ -36,15 +37,20 @@ class ModelTask:
 
 @dataclass
 class QueueModel:
+    """`graphs`: worker -> the graphs that it serves."""
+
     cap: int
+    graphs: Mapping[str, Sequence[str]]
     tasks: dict[str, ModelTask] = field(default_factory=dict)
     leases: dict[str, int] = field(default_factory=dict)
 
-    def submit(self, task_id: str, queue: str, user: str, thread: str, body: str, deadline_at: int) -> Submitted:
+    def submit(
+        self, task_id: str, queue: str, graph: str, user: str, thread: str, body: str, deadline_at: int
+    ) -> Submitted:
         known = self.tasks.get(task_id)
         if known:
             return Submitted.EXISTS if known.body == body else Submitted.CONFLICT
-        self.tasks[task_id] = ModelTask(queue, user, thread, body, deadline_at, len(self.tasks))
+        self.tasks[task_id] = ModelTask(queue, graph, user, thread, body, deadline_at, len(self.tasks))
         return Submitted.CREATED
 
     def join(self, worker: str, now: int) -> None:
@@ -66,15 +72,17 @@ class QueueModel:
             task = self.tasks[task_id]
             more_urgent = queues[: queues.index(task.queue)]
             assert task_id in self.runnable([task.queue])
-            assert not self.runnable(more_urgent), "a more urgent queue was passed over"
+            assert task.is_cancelled or self.serves(worker, task), "a worker got a task that it cannot run"
+            assert not self.runnable(more_urgent, worker), "a more urgent queue was passed over"
             assert task_id in self.first_of_their_users([task.queue]), (
                 "an earlier task of the same user was passed over"
             )
             task.state, task.owner, task.epoch = State.RUNNING, worker, task.epoch + 1
         assert len(ids) <= n
-        assert len(ids) == n or not self.runnable(queues), "a task could have run"
+        assert len(ids) == n or not self.runnable(queues, worker), "a task could have run"
 
-    def runnable(self, queues: Iterable[str]) -> set[str]:
+    def runnable(self, queues: Iterable[str], worker: str | None = None) -> set[str]:
+        """Name the tasks that may run; with `worker`, of graphs that it serves."""
         return {
             task_id
             for task_id, task in self.tasks.items()
@@ -83,10 +91,14 @@ class QueueModel:
             and not task.is_delayed
             and (not task.thread or self.head(task.thread) == task_id)
             and (not self.cap or self.in_flight(task.user) < self.cap)
+            and (worker is None or self.serves(worker, task))
         }
 
     def first_of_their_users(self, queues: Iterable[str]) -> set[str]:
-        """Leave out what has an earlier neighbour: of the same user, in the same queue, both there from the first."""
+        """Leave out what has an earlier neighbour: of the same user, in the same queue, both there from the first.
+
+        Tasks of a graph that not every worker serves may have been moved, behind later ones.
+        """
         runnable = self.runnable(queues)
 
         def is_behind(one: ModelTask) -> bool:
@@ -94,15 +106,22 @@ class QueueModel:
                 other.user == one.user
                 and other.queue == one.queue
                 and other.order < one.order
-                and not (other.was_put_back or other.thread)
+                and not self._may_have_moved(other)
                 for other in (self.tasks[task_id] for task_id in runnable)
             )
 
         return {
             task_id
             for task_id in runnable
-            if self.tasks[task_id].was_put_back or self.tasks[task_id].thread or not is_behind(self.tasks[task_id])
+            if self._may_have_moved(self.tasks[task_id]) or not is_behind(self.tasks[task_id])
         }
+
+    def _may_have_moved(self, task: ModelTask) -> bool:
+        is_served_by_all = all(task.graph in graphs for graphs in self.graphs.values())
+        return task.was_put_back or bool(task.thread) or not is_served_by_all
+
+    def serves(self, worker: str, task: ModelTask) -> bool:
+        return task.graph in self.graphs[worker]
 
     def head(self, thread: str) -> str:
         """The oldest task of the thread that has not ended: the only one that may run."""

@@ -10,6 +10,7 @@ from redis import Redis
 
 from langgraph_rq.shared.connections.scripts import Call, Script, run_sync
 from langgraph_rq.shared.queue.answers import Claimed, Finished
+from langgraph_rq.shared.queue.keys import graph_list, side_queue
 from langgraph_rq.shared.queue.verbs import (
     QueueTimes,
     cancel_call,
@@ -24,10 +25,10 @@ from langgraph_rq.shared.queue.verbs import (
 from langgraph_rq.shared.tasks import State, Task, TaskLimits
 from tests.models.task_queue import LEASE_MS, QueueModel
 
-GRAPHS = {"assistant": "{}"}
 IDS = [f"t{i}" for i in range(12)]
 QUEUES = ["q_high", "q"]
 WORKERS = ["w1", "w2"]
+GRAPHS = {"w1": ["assistant", "left"], "w2": ["assistant", "right"]}
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -42,33 +43,44 @@ class QueueMachine(RuleBasedStateMachine):
     @initialize(cap=st.sampled_from([0, 0, 1, 2]))
     def start_with_an_empty_queue(self, cap: int) -> None:
         self.redis.flushdb()
-        self.times, self.model = QueueTimes(user_tasks=cap), QueueModel(cap)
+        self.times, self.model = QueueTimes(user_tasks=cap), QueueModel(cap, GRAPHS)
         for worker in WORKERS:
             self.join(worker)
 
     @rule(
         task_id=st.sampled_from(IDS),
         queue=st.sampled_from(QUEUES),
+        graph=st.sampled_from(["assistant", "assistant", "left", "right"]),
         user=st.sampled_from(["ann", "ann", "bob", None]),
         thread=st.sampled_from([None, None, "x", "y"]),
         deadline_s=st.sampled_from([5, 300]),
     )
-    def submit(self, task_id: str, queue: str, user: str | None, thread: str | None, deadline_s: int) -> None:
-        document = {"task_id": task_id, "input": {}, "user_id": user, "thread_id": thread, "deadline_s": deadline_s}
+    def submit(
+        self, task_id: str, queue: str, graph: str, user: str | None, thread: str | None, deadline_s: int
+    ) -> None:
+        document = {
+            "task_id": task_id,
+            "graph": graph,
+            "input": {},
+            "user_id": user,
+            "thread_id": thread,
+            "deadline_s": deadline_s,
+        }
         task = Task.parse(document, TaskLimits())
         answer = self._run(submit_call(task, queue, self.times, self.now))
         deadline_at = self.now + deadline_s * 1000
-        expected = self.model.submit(task_id, queue, task.user_key, thread or "", task.digest, deadline_at)
+        expected = self.model.submit(task_id, queue, graph, task.user_key, thread or "", task.digest, deadline_at)
         assert answer.outcome is expected
 
     @rule(worker=st.sampled_from(WORKERS), n=st.sampled_from([1, 3, 20]))
     def claim(self, worker: str, n: int) -> None:
-        answer = self._run(claim_call(worker, n, QUEUES, self.times, self.now))
+        queues = [name for queue in QUEUES for name in (queue, *(side_queue(queue, one) for one in GRAPHS[worker]))]
+        answer = self._run(claim_call(worker, n, queues, graph_list(GRAPHS[worker]), self.times, self.now))
         assert answer.has_lease == (self.model.leases.get(worker, 0) > self.now)
         self.model.claimed(worker, n, QUEUES, [one.id for one in answer.tasks], self.now)
         for one in answer.tasks:
             task = self.model.tasks[one.id]
-            assert (one.epoch, one.crashes, one.failures) == (task.epoch, task.crashes, task.failures)
+            assert (one.attempts, one.crashes, one.failures) == (task.epoch, task.crashes, task.failures)
             assert one.is_cancelled == task.is_cancelled
         self.claims += [(worker, one) for one in answer.tasks]
 
@@ -91,12 +103,12 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(worker=st.sampled_from(WORKERS))
     def join(self, worker: str) -> None:
-        self._run(renew_call(worker, LEASE_MS, GRAPHS, join=True, now_ms=self.now))
+        self._run(self._renewal(worker, join=True))
         self.model.join(worker, self.now)
 
     @rule(worker=st.sampled_from(WORKERS))
     def renew(self, worker: str) -> None:
-        answer = self._run(renew_call(worker, LEASE_MS, GRAPHS, join=False, now_ms=self.now))
+        answer = self._run(self._renewal(worker, join=False))
         expected = self.model.renew(worker, self.now)
         assert (answer and (answer.own, answer.cancelled)) == expected
 
@@ -163,8 +175,9 @@ class QueueMachine(RuleBasedStateMachine):
         self.now += 60_000
         for _ in range(2 * len(IDS)):
             self.reap()
-            self.join("w1")
-            self.claim("w1", 20)  # which also clears away what ended while it waited
+            for worker in WORKERS:
+                self.join(worker)
+                self.claim(worker, 20)  # which also clears away what ended while it waited
             for worker, one in self.claims:
                 if self.model.finish(one.id, one.epoch, worker, State.SUCCESS) is Finished.WRITTEN:
                     self._run(finish_call(one, worker, State.SUCCESS, b"{}", self.times, now_ms=self.now))
@@ -173,6 +186,9 @@ class QueueMachine(RuleBasedStateMachine):
         assert not self.model.open_ids(), "some task is stuck"
         left = {key.decode().split(":")[1] for key in self.redis.keys("agent:*")}
         assert not left & {"thread", "capped", "waiting", "own", "in_flight", "delayed", "open"}
+
+    def _renewal(self, worker: str, *, join: bool) -> Call[Any]:
+        return renew_call(worker, LEASE_MS, QUEUES, dict.fromkeys(GRAPHS[worker], "{}"), join=join, now_ms=self.now)
 
     def _some_claim(self, data: st.DataObject) -> tuple[str, Claimed]:
         claims_ago = data.draw(st.sampled_from([0, 0, 0, 1, 1, 2, 3, 8]), label="claims ago")

@@ -10,7 +10,7 @@ from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.shared.connections.kept_connection import KeptConnection
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.shared.queue.events import EventType
-from langgraph_rq.shared.queue.keys import QUEUE_PREFIX, JobStatus, Place, TaskField
+from langgraph_rq.shared.queue.keys import QUEUE_PREFIX, SIDE_QUEUES, JobStatus, Place, TaskField
 from langgraph_rq.shared.tasks import State
 from tests.repository.lua_sources import NAMES, calls_in, literals, read_lua
 from tests.repository.test_keys import KNOWN
@@ -115,7 +115,8 @@ def test_scripts_write_events_of_types_that_python_knows():
 
 @pytest.mark.parametrize("name", QUEUE)
 def test_scripts_name_only_keys_that_are_documented(name):
-    keys = set(re.findall(r"'((?:agent|rq):[^']*)'", read_lua(name).body)) - {"agent:commands:"}  # a channel
+    channels = {"agent:commands:", SIDE_QUEUES}
+    keys = set(re.findall(r"'((?:agent|rq):[^']*)'", read_lua(name).body)) - channels
     assert {key for key in keys if not any(known.startswith(key.rstrip("*")) for known in KNOWN)} == set()
 
 

@@ -1,7 +1,8 @@
 """Claim tasks, and find out when there may be some to claim."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -11,7 +12,7 @@ from redis.exceptions import RedisError
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.kept_connection import KeptConnection
 from langgraph_rq.shared.queue.answers import Claim
-from langgraph_rq.shared.queue.keys import queue_key, task_hash
+from langgraph_rq.shared.queue.keys import graph_list, queue_key, side_queue, task_hash
 from langgraph_rq.shared.queue.verbs import QueueTimes, claim_call, release_call
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.fleet.running import RunningTasks
@@ -33,6 +34,7 @@ class Claimer:
         redis: Claims, on a connection that it keeps.
         blocking: Blocks on the queues, with a connection for each.
         queues: Names of the queues, the most urgent first.
+        graphs: Names of the graphs that the worker serves.
         times: How long leases last and things are kept.
         running: Where claimed tasks are started.
         on_work: Called when there may be something to claim.
@@ -43,6 +45,7 @@ class Claimer:
         redis: Redis,
         blocking: Redis,
         queues: Sequence[str],
+        graphs: Collection[str],
         times: QueueTimes,
         running: RunningTasks,
         on_work: Callable[[], None],
@@ -51,6 +54,11 @@ class Claimer:
         self._claims = KeptConnection(redis)
         self._blocking = blocking
         self._queues = queues
+        self._graphs = graph_list(graphs)
+        self._side_queues = {queue: {side_queue(queue, graph) for graph in graphs} for queue in queues}
+        self._used_at: dict[str, float] = {}
+        """Side queue that may hold tasks -> when that was heard (monotonic). Most fleets never have one."""
+        self._turn = 0
         self._times = times
         self._running = running
         self._on_work = on_work
@@ -66,18 +74,20 @@ class Claimer:
         """
         n = min(free, _BATCH)
         async with self._claiming:
+            # What is heard from now on may have come too late for this claim.
+            self.may_find_work = False
+            call = claim_call(worker, n, self._in_order(), self._graphs, self._times)
             try:
-                claim = await scripts.run(self._claims, claim_call(worker, n, list(self._queues), self._times))
+                claim = await scripts.run(self._claims, call)
             except RedisError as error:
                 _log.warning("claim.failed", worker=worker, error=str(error))
-                self.may_find_work = False
                 self.look_again_in(OUTAGE_WAIT_S)
                 return None
             for claimed in claim.tasks:
                 self._running.start(claimed, worker)
         for task_id in claim.dropped:
             _log.warning("job.dropped", job_id=task_id, reason="no pending task stands behind this id")
-        self.may_find_work = bool(claim.dropped) or len(claim.tasks) == n
+        self.may_find_work |= bool(claim.dropped or claim.put_aside) or len(claim.tasks) == n
         if not self.may_find_work:
             if claim.is_suspended or not claim.has_lease:
                 self.look_again_in(_SUSPENDED_WAIT_S)
@@ -107,6 +117,28 @@ class Claimer:
             if head is not None:
                 self._is_idle.clear()
                 self._look_again()
+
+    def add_side_queue(self, queue: str) -> None:
+        """Claim from a side queue too, if it is one of this worker's: a task was added to it."""
+        if any(queue in sides for sides in self._side_queues.values()):
+            self._used_at[queue] = time.monotonic()
+            self._look_again()
+
+    def read_side_queues(self, used: Iterable[str], asked_at: float) -> None:
+        """Claim from the worker's side queues that were in use when that was asked, and from those heard of since."""
+        self._used_at = {queue: at for queue, at in self._used_at.items() if at > asked_at}
+        for queue in used:
+            self.add_side_queue(queue)
+
+    def _in_order(self) -> list[str]:
+        """Name the queues to claim from: a queue and its side queues are equally urgent, and take turns to be first."""
+        self._turn += 1
+        names: list[str] = []
+        for queue in self._queues:
+            equals = [queue, *sorted(self._side_queues[queue] & self._used_at.keys())] if self._used_at else [queue]
+            first = self._turn % len(equals)
+            names += equals[first:] + equals[:first]
+        return names
 
     async def give_back(self, worker: str, task_id: str) -> None:
         """Release a task that `worker` owns in Redis, but does not run: the reply of its claim was lost."""

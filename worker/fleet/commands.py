@@ -1,6 +1,6 @@
-"""Commands to a worker over pub/sub: RQ's own, and those that `cancel` publishes.
+"""Messages to a worker over pub/sub: commands, RQ's own and those that `cancel` publishes, and news of side queues.
 
-A message is only the fast path: a cancellation is stored in Redis too, and read at the next renewal of the lease.
+A message is only the fast path: the next renewal of the lease reads the same from Redis.
 """
 
 import asyncio
@@ -15,22 +15,34 @@ from langgraph_rq.shared.backoff import Backoff
 _OUTAGE = Backoff(first_s=0.25, longest_s=1.0)
 
 
-async def listen(redis: Redis, channels: Sequence[str], obey: Callable[[str, str | None], None]) -> None:
-    """Call `obey(command, job id)` for each message until cancelled; a malformed message is the empty command.
+async def listen(
+    redis: Redis,
+    channels: Sequence[str],
+    obey: Callable[[str, str | None], None],
+    news_channel: str,
+    on_news: Callable[[str], None],
+) -> None:
+    """Call `obey(command, job id)` for each command until cancelled; a malformed one is the empty command.
 
     Args:
         redis: A client with a connection to spare.
         channels: The worker's channels; they change with its name.
         obey: Must not raise.
+        news_channel: A channel of all workers.
+        on_news: Called with each message of that channel; must not raise.
     """
     failures = 0
     while True:
         try:
             async with redis.pubsub() as channel:
-                await channel.subscribe(*channels)
+                await channel.subscribe(*channels, news_channel)
                 async for message in channel.listen():
                     failures = 0
-                    if message["type"] == "message":
+                    if message["type"] != "message":
+                        continue
+                    if message["channel"] == news_channel.encode():
+                        on_news(message["data"].decode(errors="replace"))
+                    else:
                         obey(*_read(message["data"]))
         except RedisError:
             failures += 1

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.shared.queue.answers import Lease
-from langgraph_rq.shared.queue.keys import commands_channel
+from langgraph_rq.shared.queue.keys import SIDE_QUEUES, commands_channel
 from langgraph_rq.shared.queue.verbs import cancel_call
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import get_logger
@@ -72,7 +72,13 @@ class GraphWorker(RegisteredWorker):
         self._outcomes = OutcomeWriter(context, checkpoint_ttl_s)
         self._running = RunningTasks(context, self._outcomes, isolation, self._changed.set)
         self._claimer = Claimer(
-            context.redis, self._blocking, queues, context.times, self._running, on_work=self._changed.set
+            context.redis,
+            self._blocking,
+            queues,
+            context.graphs,
+            context.times,
+            self._running,
+            on_work=self._changed.set,
         )
         self._lease: LeaseKeeper | None = None
         self._unknown: frozenset[str] = frozenset()
@@ -133,6 +139,7 @@ class GraphWorker(RegisteredWorker):
             self._redis_url,
             self.name,
             self._context.times,
+            self.queue_names(),
             schemas,
             asyncio.get_running_loop(),
             self._reconcile,
@@ -189,6 +196,7 @@ class GraphWorker(RegisteredWorker):
         for task_id in unknown & self._unknown:
             asyncio.get_running_loop().create_task(self._claimer.give_back(self.name, task_id))
         self._unknown = unknown
+        self._claimer.read_side_queues(lease.side_queues, asked_at)
         self._outcomes.repeat_audit_entries()
         self._running.reconcile(lease, asked_at)
         self._stop_when_threads_are_stuck()
@@ -223,7 +231,9 @@ class GraphWorker(RegisteredWorker):
 
     def _listen(self) -> None:
         channels = (self.pubsub_channel_name, commands_channel(self.name))
-        self._listening = asyncio.create_task(listen(self._blocking, channels, self._obey))
+        self._listening = asyncio.create_task(
+            listen(self._blocking, channels, self._obey, SIDE_QUEUES, self._claimer.add_side_queue)
+        )
 
     def _obey(self, command: str, task_id: str | None) -> None:
         """Obey a command from one of this worker's channels: RQ's own, or the one on which `cancel` publishes."""

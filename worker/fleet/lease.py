@@ -7,7 +7,7 @@ workers, and stops renewing when the loop has not run for `STUCK_S`: a stuck wor
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from redis.exceptions import RedisError
 
@@ -36,7 +36,8 @@ class LeaseKeeper:
         url: Redis, where the thread opens a connection of its own.
         worker: The worker's name.
         times: How long the lease lasts, which is renewed four times in that time, and how long ended tasks are kept.
-        graphs: The graphs that the worker serves -> the JSON schema of their input.
+        queues: The worker's queues.
+        graphs: The graphs that it serves -> the JSON schema of their input.
         loop: The loop that runs the tasks; both callbacks are called in it.
         on_renewed: Called with the reply to each renewal and the time at which it was sent (monotonic).
         on_lost: Called once when another worker has reaped this one.
@@ -48,6 +49,7 @@ class LeaseKeeper:
         url: str,
         worker: str,
         times: QueueTimes,
+        queues: Sequence[str],
         graphs: Mapping[str, str],
         loop: asyncio.AbstractEventLoop,
         on_renewed: Callable[[Lease, float], None],
@@ -58,6 +60,7 @@ class LeaseKeeper:
         self._redis = open_sync(url, connections=1, timeout_s=max(1.0, times.lease_ms / 4000))
         self._times = times
         self._lease_s = times.lease_ms / 1000
+        self._queues = queues
         self._graphs = graphs
         self._loop = loop
         self._on_renewed = on_renewed
@@ -70,8 +73,10 @@ class LeaseKeeper:
     def start(self) -> None:
         """Join the fleet, then renew in the background. Raises what Redis raises when it cannot be reached."""
         asked_at = time.monotonic()
-        scripts.run_sync(self._redis, self._renewal(join=True))
+        lease = scripts.run_sync(self._redis, self._renewal(join=True))
         self._renewed_at = self._unbroken_since = self._ticked_at = asked_at
+        if lease:
+            self._on_renewed(lease, asked_at)
         self._thread.start()
 
     @property
@@ -92,7 +97,7 @@ class LeaseKeeper:
             self._redis.close()
 
     def _renewal(self, *, join: bool) -> scripts.Call[Lease | None]:
-        return renew_call(self.worker, self._times.lease_ms, self._graphs, join=join)
+        return renew_call(self.worker, self._times.lease_ms, self._queues, self._graphs, join=join)
 
     def _keep(self) -> None:
         wait_s = self._lease_s / 4

@@ -136,7 +136,7 @@ class RunningTasks:
             limit = self._context.result_bytes
             outcome = write_result(attempt.claimed, None, broken, attempt.worker, limit, running.claimed_at)
         if outcome is None:
-            _log.warning("task.lost", reason="another worker owns it")
+            _log.warning("task.lost", reason="it waits, or another worker owns it")
             return
         running.is_committing = True
         await self._outcomes.write(attempt, outcome)

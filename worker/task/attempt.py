@@ -133,7 +133,7 @@ class Attempt(TaskGuard):
             actor=self.worker,
             outcome=ended.state,
             error=ended.error_type,
-            attempts=self.claimed.epoch,
+            attempts=self.claimed.attempts,
             model=self.model,
             input_tokens=self.input_tokens,
             output_tokens=self.output_tokens,
@@ -145,7 +145,7 @@ class Attempt(TaskGuard):
         """Return the call that writes the audit entry of a refused commit."""
         if self.context.audit is None:
             return None
-        details = {"actor": self.worker, "attempts": self.claimed.epoch}
+        details = {"actor": self.worker, "attempts": self.claimed.attempts}
         return self.context.audit.entry_call(Action.FENCED, self.claimed.id, **details)
 
     def log_end(self, ended: Ended) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from langgraph_rq.shared.errors import InvalidTaskError
 from langgraph_rq.shared.queue.answers import Claimed, Origin
+from langgraph_rq.shared.queue.keys import side_queue
 from langgraph_rq.shared.strict_json import kind, read_json
 from langgraph_rq.shared.tasks import FUNCTION, FUNCTIONS, SCHEMA, Task, TaskLimits
 
@@ -50,7 +51,8 @@ def read_job(claimed: Claimed, base_queue: str, limits: TaskLimits) -> Task:
         raise RejectedJobError(str(error)) from None
     if task.key != claimed.id:
         raise RejectedJobError(f"expected the job id to be the task id {task.key}, got: {claimed.id}")
-    if "priority" in task.model_fields_set and task.priority.queue(base_queue) != claimed.queue:
+    queue = task.priority.queue(base_queue)
+    if "priority" in task.model_fields_set and claimed.queue not in {queue, side_queue(queue, task.graph)}:
         raise RejectedJobError(f"expected priority {task.priority} on its own queue, got: {claimed.queue}")
     return task
 

@@ -169,7 +169,7 @@ def write_result(
         metadata={
             **result.metadata,
             "graph": task.graph if task else "",
-            "attempts": claimed.epoch,
+            "attempts": claimed.attempts,
             "queued_ms": claimed.started_at_ms - claimed.created_at_ms,
             "run_ms": ended_at_ms - claimed.started_at_ms,
             "worker": worker,

@@ -7,14 +7,12 @@ from typing import Any, Literal
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command
-from redis.asyncio import Redis
 
 from langgraph_rq.shared.backoff import Backoff
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.answers import Claimed, Origin
-from langgraph_rq.shared.queue.keys import GRAPHS
-from langgraph_rq.shared.queue.verbs import adopt_call
+from langgraph_rq.shared.queue.verbs import ADOPT_NO_GRAPH, adopt_call
 from langgraph_rq.shared.tasks import State, Task
 from langgraph_rq.worker.graphs.graphs import LoadedGraph
 from langgraph_rq.worker.state.checkpoints import Checkpointer
@@ -28,8 +26,8 @@ from langgraph_rq.worker.task.streaming import stream_graph
 from langgraph_rq.worker.task.threads import continue_thread
 
 _RETRY = Backoff(first_s=1.0, longest_s=60.0, jitter=0.5)
-NOT_HERE_MS = 2_000
-"""A task that this worker cannot run (newer schema, a graph it does not have) comes back after this time."""
+_NEWER_SCHEMA_MS = 2_000
+"""A task of a newer schema comes back after this time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +51,24 @@ async def run_task(attempt: Attempt) -> Ended | Released | None:
     try:
         task = read_job(claimed, context.base_queue, context.limits)
     except NewerSchemaError:
-        return Released(NOT_HERE_MS, "newer schema")
+        return Released(_NEWER_SCHEMA_MS, "newer schema")
     except RejectedJobError as error:
         result = Result(State.ERROR, error=(ErrorType.REJECTED, str(error)))
         return write_result(claimed, None, result, worker, context.result_bytes, started)
     attempt.read(task)
-    if claimed.origin is Origin.ENQUEUED:
-        deadline_at_ms = await scripts.run(context.redis, adopt_call(claimed, worker, task, context.times))
-        if deadline_at_ms <= 0:
+    loaded = context.graphs.get(task.graph)
+    if claimed.origin is Origin.ENQUEUED or not (loaded or attempt.is_cancelled):
+        call = adopt_call(claimed, worker, task, context.times, is_served=loaded is not None)
+        deadline_at_ms = await scripts.run(context.redis, call)
+        if deadline_at_ms <= 0 and deadline_at_ms != ADOPT_NO_GRAPH:
             return None
     remaining_s = (deadline_at_ms - claimed.claimed_at_ms) / 1000
-    loaded = context.graphs.get(task.graph)
-    if attempt.is_cancelled:
-        result = Result(State.CANCELLED)
-    elif loaded:
-        result = await _run_graph(attempt, task, loaded, started + remaining_s)
-    elif remaining_s > 0 and await _is_served(context.redis, task.graph, claimed.claimed_at_ms):
-        return Released(NOT_HERE_MS, f"graph {task.graph} is not here")
-    else:
+    if deadline_at_ms == ADOPT_NO_GRAPH:
         result = Result(State.ERROR, error=(ErrorType.UNKNOWN_GRAPH, f"no live worker has the graph {task.graph!r}"))
+    elif attempt.is_cancelled or not loaded:
+        result = Result(State.CANCELLED)
+    else:
+        result = await _run_graph(attempt, task, loaded, started + remaining_s)
     if result.state is State.PENDING:
         return Released(round((result.retry_after_s or 0) * 1000), result.error[1] if result.error else "")
     if result.state is State.RUNNING:
@@ -90,11 +87,6 @@ def _again(claimed: Claimed, task: Task, result: Result, deadline_at: float) -> 
         return None
     message = result.error[1] if result.error else ""
     return Released(round(wait_s * 1000), f"attempt {claimed.failures + 1} failed: {message}", failed=True)
-
-
-async def _is_served(redis: Redis, graph: str, now_ms: int) -> bool:
-    until = await redis.zscore(GRAPHS, graph)
-    return until is not None and until > now_ms
 
 
 async def _run_graph(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline_at: float) -> Result:

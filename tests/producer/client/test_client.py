@@ -25,6 +25,7 @@ from langgraph_rq import (
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.clients import open_sync
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
+from langgraph_rq.shared.queue.keys import graph_list
 from langgraph_rq.shared.queue.verbs import QueueTimes, claim_call, finish_call, renew_call
 from langgraph_rq.shared.settings import QueueSettings, TaskSettings
 from langgraph_rq.shared.tasks import Priority, TaskResult
@@ -42,11 +43,13 @@ class Worker:
         self.redis = open_sync(redis_url)
 
     def join(self, *graphs: str) -> None:
-        scripts.run_sync(self.redis, renew_call("w", 60_000, dict.fromkeys(graphs or ["assistant"], "{}"), join=True))
+        scripts.run_sync(
+            self.redis, renew_call("w", 60_000, QUEUES, dict.fromkeys(graphs or ["assistant"], "{}"), join=True)
+        )
 
     def end_one(self, state: State = State.SUCCESS) -> str:
         self.join()
-        (task,) = scripts.run_sync(self.redis, claim_call("w", 1, QUEUES, TIMES)).tasks
+        (task,) = scripts.run_sync(self.redis, claim_call("w", 1, QUEUES, graph_list(["assistant"]), TIMES)).tasks
         now = datetime.now(UTC)
         metadata = {"graph": "assistant", "attempts": 1, "queued_ms": 0, "run_ms": 0, "worker": "w"}
         instants = dict.fromkeys(("submitted_at", "started_at", "ended_at"), now)

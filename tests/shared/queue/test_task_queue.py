@@ -6,6 +6,7 @@ import pytest
 
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.answers import Finished, Origin, Submitted, Use
+from langgraph_rq.shared.queue.keys import graph_list
 from langgraph_rq.shared.queue.verbs import (
     QueueTimes,
     adopt_call,
@@ -36,23 +37,24 @@ class QueueOnRedis:
         self.redis = redis
         self.now_ms = 1_800_000_000_000
         self.times = TIMES
+        self.graphs = {}
 
     async def submit(self, task_id="t1", queue=QUEUE, times=TIMES, **fields):
         task = Task.parse({"input": {}, "task_id": task_id, **fields}, TaskLimits())
         return await scripts.run(self.redis, submit_call(task, queue, times, self.now_ms))
 
     async def join(self, worker="w1", graphs=None):
-        return await scripts.run(
-            self.redis, renew_call(worker, 8000, graphs or {"assistant": "{}"}, join=True, now_ms=self.now_ms)
-        )
+        self.graphs[worker] = graphs or {"assistant": "{}"}
+        return await self.renew(worker, join=True)
 
-    async def renew(self, worker="w1"):
-        return await scripts.run(
-            self.redis, renew_call(worker, 8000, {"assistant": "{}"}, join=False, now_ms=self.now_ms)
-        )
+    async def renew(self, worker="w1", *, join=False):
+        graphs = self.graphs.get(worker, {})
+        return await scripts.run(self.redis, renew_call(worker, 8000, [QUEUE], graphs, join=join, now_ms=self.now_ms))
 
     async def claim(self, worker="w1", n=10, queues=(QUEUE,)):
-        return await scripts.run(self.redis, claim_call(worker, n, queues, self.times, self.now_ms))
+        return await scripts.run(
+            self.redis, claim_call(worker, n, queues, graph_list(self.graphs.get(worker, ())), self.times, self.now_ms)
+        )
 
     async def claim_one(self, worker="w1"):
         (claimed,) = (await self.claim(worker, 1)).tasks
@@ -113,6 +115,14 @@ async def test_graph_that_no_live_worker_serves_is_refused_at_the_door(queue):
     assert (refused.outcome, set(refused.detail.split(", "))) == (Submitted.UNKNOWN_GRAPH, {"triage", "my agent"})
     assert await queue.redis.dbsize() == len(await queue.redis.keys("agent:*"))
     assert (await queue.submit(graph="my agent")).outcome is Submitted.CREATED
+
+
+async def test_graph_that_a_worker_had_in_the_last_day_is_waited_for(queue):
+    await queue.join(graphs={"triage": "{}", "report": "{}"})
+    for hours, outcome in ((23, Submitted.CREATED), (25, Submitted.UNKNOWN_GRAPH)):
+        queue.now_ms = 1_800_000_000_000 + hours * 3_600_000
+        await queue.join("w2", graphs={"triage": "{}"})
+        assert (await queue.submit(f"t{hours}", graph="report")).outcome is outcome
 
 
 async def test_task_waits_when_no_worker_is_alive(queue):

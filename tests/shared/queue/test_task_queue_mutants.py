@@ -17,6 +17,11 @@ MUTANTS = {
     "a user has no cap": ("claim", "and cap > 0\n", "and false\n"),
     "a capped user is forgotten": ("claim", "redis.call('SADD', 'agent:capped:' .. user, queue)", ""),
     "a user's next task is not called": ("claim", "and taken(queue, user)", "and taken(queue, user) and false"),
+    "a worker gets what it does not serve": ("claim", "not (cancel or serves(graphs, graph))", "false"),
+    "a task that is put aside is lost": ("claim", "      put_aside(id, queue, graph, user)\n", ""),
+    "a task that is put aside keeps its user's turn": (
+        "claim", "graph, user)\n      if is_last then", "graph, user)\n      if false then"
+    ),
     "an older attempt may finish": ("finish", "task[2] == epoch and task[3] == worker", "true"),
     "a result is written twice": ("finish", "is_latest and task[1] == 'running'", "is_latest"),
     "a lost reply is taken for a fence": ("finish", "known_state == state and 2 or 0", "0"),

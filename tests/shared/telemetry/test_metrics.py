@@ -19,6 +19,7 @@ from langgraph_rq.shared.budget.token_budget import (
     settle_call,
 )
 from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.queue.keys import graph_list
 from langgraph_rq.shared.queue.verbs import QueueTimes, claim_call, renew_call
 from langgraph_rq.shared.telemetry.metrics import FLEET, LONGEST, WORKER, Bounded
 from tests.gateways import gateway
@@ -40,8 +41,8 @@ async def busy(aredis, redis_url):
     """Three tasks, one of them running, a breaker that is open, and a budget that is used in part."""
     with Client(redis_url) as client:
         client.submit_many([{"input": {}, "user_id": user} for user in ("ann", "bob", "eve")])
-    await scripts.run(aredis, renew_call("w1", 60_000, {}, join=True))
-    await scripts.run(aredis, claim_call("w1", 1, QUEUES, QueueTimes()))
+    await scripts.run(aredis, renew_call("w1", 60_000, QUEUES, {"assistant": "{}"}, join=True))
+    await scripts.run(aredis, claim_call("w1", 1, QUEUES, graph_list(["assistant"]), QueueTimes()))
     admission = await scripts.run(aredis, allow_call("openai/gpt-4o", "t", BREAKER))
     await scripts.run(aredis, report_call("openai/gpt-4o", "t", admission.generation, Outcome.FAIL, BREAKER))
     await scripts.run(aredis, reserve_call("r1", Request(Amount(500, 10**9)), "gpt-4o", Payer(), BUDGET, ttl_ms=60_000))

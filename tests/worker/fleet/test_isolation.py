@@ -13,6 +13,7 @@ from langgraph_rq import Client, State
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.shared.errors import ErrorType
+from langgraph_rq.shared.queue.keys import graph_list
 from langgraph_rq.shared.queue.verbs import QueueTimes, claim_call, renew_call, submit_call
 from langgraph_rq.shared.settings import RedisSettings, WorkerSettings, load
 from langgraph_rq.shared.tasks import Task, TaskLimits
@@ -42,10 +43,12 @@ def isolated(redis_url, monkeypatch):
 
 async def test_isolated_task_outlives_the_signals_that_end_its_worker(redis_url, isolated):
     async with AsyncRedis.from_url(redis_url) as redis, asyncio.timeout(100):
-        await scripts.run(redis, renew_call("w1", 60_000, {"killer": "{}"}, join=True))
+        await scripts.run(redis, renew_call("w1", 60_000, ["agent_tasks"], {"killer": "{}"}, join=True))
         task = Task.parse({"input": {"seconds": 1}, "graph": "killer", "deadline_s": 90}, TaskLimits())
         await scripts.run(redis, submit_call(task, "agent_tasks", QueueTimes()))
-        (claimed,) = (await scripts.run(redis, claim_call("w1", 1, ["agent_tasks"], QueueTimes()))).tasks
+        (claimed,) = (
+            await scripts.run(redis, claim_call("w1", 1, ["agent_tasks"], graph_list(["killer"]), QueueTimes()))
+        ).tasks
         running = asyncio.create_task(isolated.run(claimed, "w1"))
         while not running.done():
             server = psutil.Process(isolated.fork_server.pid)
@@ -62,10 +65,12 @@ async def test_isolated_task_masks_own_patterns_in_its_log_lines(redis_url, capf
     monkeypatch.setenv("LGRQ_REDACTION_PATTERNS", '{"case": "CASE-[0-9]{6}"}')
     isolation = start_isolation(redis_url, monkeypatch)
     async with AsyncRedis.from_url(redis_url) as redis, asyncio.timeout(60):
-        await scripts.run(redis, renew_call("w1", 60_000, {"killer": "{}"}, join=True))
+        await scripts.run(redis, renew_call("w1", 60_000, ["agent_tasks"], {"killer": "{}"}, join=True))
         task = Task.parse({"input": {}, "graph": "killer", "user_id": "CASE-123456"}, TaskLimits())
         await scripts.run(redis, submit_call(task, "agent_tasks", QueueTimes()))
-        (claimed,) = (await scripts.run(redis, claim_call("w1", 1, ["agent_tasks"], QueueTimes()))).tasks
+        (claimed,) = (
+            await scripts.run(redis, claim_call("w1", 1, ["agent_tasks"], graph_list(["killer"]), QueueTimes()))
+        ).tasks
         ended = await isolation.run(claimed, "w1")
     isolation.fork_server.close()
     assert isinstance(ended, Ended), ended
