@@ -1,19 +1,21 @@
 #!lua flags=allow-oom
 -- Look through a batch of open tasks for any that is not where its hash says, and queue it again. Our own scripts never
--- leave one behind; `rq empty`, a deleted key or a restored backup do.
+-- leave one behind; `rq empty`, a deleted key or a restored backup do. Also drop ended tasks from the head of one queue,
+-- which would stay if no worker reads it any more.
 --
 -- Uses shared/connections/clock: clock, whole
--- Uses shared/queue/turns: QUEUE_KEY, leave_thread, put_back, refill, stopped_running, taken
+-- Uses shared/queue/turns: LOOKED, QUEUE_KEY, leave_thread, looked, put_back, refill, stopped_running, taken
 --
 -- KEYS[1] agent:open      zset    id -> deadline (ms)
 -- KEYS[2] agent:sweep     string  how far the last caller got
 -- KEYS[3] agent:delayed   zset    id -> when it is due (ms)
 -- KEYS[4] agent:graphs    zset    graph -> until when a live worker serves it (ms)
+-- KEYS[5] rq:queues       set     keys of the queues' lists
 -- ARGV[1] n, tasks looked at
 -- ARGV[2] now (ms) in tests, else empty
 -- Returns {ids queued again, ids past their deadline that nobody runs, ids that RQ's tools removed, graphs of the live
 --   workers if there are overdue ids}
-local open_key, sweep_key, delayed_key, graphs_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local open_key, sweep_key, delayed_key, graphs_key, queues_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local n, now_ms = tonumber(ARGV[1]), clock(ARGV[2])
 -- Longer lists are not searched: they would block Redis.
 local SEARCHED = 10000
@@ -69,6 +71,22 @@ local function free_place(place, queue, user)
   end
 end
 
+local function drop_ended(queue_key)
+  local queue = queue_key:sub(#QUEUE_KEY + 1)
+  while looked < LOOKED do
+    local id = redis.call('LINDEX', queue_key, 0)
+    local state, user = unpack(redis.call('HMGET', 'agent:task:' .. (id or ''), 'state', 'user'))
+    if not state or state == 'pending' then
+      return
+    end
+    looked = looked + 1
+    redis.call('LPOP', queue_key)
+    if user and taken(queue, user) then
+      refill(queue, user)
+    end
+  end
+end
+
 local from = tonumber(redis.call('GET', sweep_key) or 0)
 local ids = redis.call('ZRANGE', open_key, from, from + n - 1)
 redis.call('SET', sweep_key, #ids < n and 0 or from + n, 'EX', 86400)
@@ -96,6 +114,10 @@ for _, id in ipairs(redis.call('ZRANGE', open_key, '-inf', whole(now_ms), 'BYSCO
   if redis.call('HGET', 'agent:task:' .. id, 'state') == 'pending' then
     overdue[#overdue + 1] = id
   end
+end
+local some_queue = redis.call('SRANDMEMBER', queues_key)
+if some_queue then
+  drop_ended(some_queue)
 end
 local graphs = #overdue > 0 and redis.call('ZRANGE', graphs_key, '(' .. whole(now_ms), '+inf', 'BYSCORE') or {}
 return {again, overdue, removed, graphs}

@@ -290,10 +290,13 @@ def cancel_call(
 
 
 def sweep_call(n: int = 100, now_ms: int | str = _NOW) -> Call[Swept]:
-    """Queue again what is not where its hash says, among the next `n` open tasks; find what is past its deadline."""
+    """Queue again what is not where its hash says, among the next `n` open tasks; find what is past its deadline.
+
+    Drops ended tasks from the head of a queue too, which no worker may read any more.
+    """
     return Call(
         load_script("shared/queue/sweep"),
-        [OPEN, SWEEP, DELAYED, GRAPHS],
+        [OPEN, SWEEP, DELAYED, GRAPHS, RQ_QUEUES],
         [n, now_ms],
         read_swept,
     )

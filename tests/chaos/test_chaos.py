@@ -8,7 +8,10 @@ from tests.chaos.testbed.stage import open_stage
 
 pytestmark = pytest.mark.slow
 
-SMALL_TABLE = ("C1", "C2", "C3", "C5", "C7", "C9", "C14", "C15", "C17", "C18", "C19", "C20", "C28")
+SMALL_TABLE = (
+    *("C1", "C2", "C3", "C5", "C7", "C9", "C14", "C15", "C17"),
+    *("C18", "C19", "C20", "C22", "C24", "C28"),
+)
 
 
 @pytest.fixture(scope="module")

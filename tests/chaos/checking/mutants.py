@@ -82,6 +82,9 @@ MUTANTS: Mapping[str, Mutant] = {
         }
     ),
     "a claim forgets the owner": Mutant({"shared/queue/claim": ("redis.call('SADD', own_key, id)", "")}),
+    "a claim takes what its worker does not serve": Mutant(
+        {"shared/queue/claim": ("not (cancel or serves(graphs, graph))", "false")}
+    ),
     "former owners go on": Mutant({"worker/guards/admit": ("if ownership ~= 1 then", "if false then")}, _go_on),
     "reaping right after an outage": Mutant(patch=_reap_at_once),
     "unknown tasks are not given back": Mutant(patch=_never_give_back),

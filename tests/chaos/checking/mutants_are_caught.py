@@ -72,6 +72,11 @@ def test_claim_that_does_not_note_its_owner_is_caught(mutated):
     assert {"swept", "stuck", "lost", "repaid"} & run.judge().kinds
 
 
+def test_claim_of_what_the_worker_does_not_serve_is_caught(mutated):
+    run = mutated("a claim takes what its worker does not serve", patience_s=30.0)
+    assert "repaid" in SCENARIOS["C24"](run).kinds
+
+
 def test_former_owner_that_goes_on_calling_is_caught(mutated):
     run = mutated("former owners go on")
     run.stage.model.admin.set_latency(0.5)

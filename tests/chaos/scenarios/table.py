@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from tests.chaos.checking.checker import Verdict
 from tests.chaos.run import Run
-from tests.chaos.scenarios import crashes, ordinary_day, provider, redis, tasks
+from tests.chaos.scenarios import crashes, ordinary_day, provider, redis, routing, tasks
 
 SCENARIOS: Mapping[str, Callable[[Run], Verdict]] = {
     "C1": crashes.kill_random_workers,
@@ -26,6 +26,8 @@ SCENARIOS: Mapping[str, Callable[[Run], Verdict]] = {
     "C18": ordinary_day.flood,
     "C19": ordinary_day.fan_out,
     "C20": ordinary_day.leave_usage_unknown,
+    "C22": routing.flood_with_an_unserved_graph,
+    "C24": routing.replace_the_only_worker_of_a_graph,
     "C28": ordinary_day.spend_to_the_last_token,
 }
 

@@ -179,6 +179,17 @@ async def test_side_queue_that_rq_emptied_is_swept(queue):
     assert set(await claim_ids(queue, "both")) == {"r0", "r1"}
 
 
+async def test_ended_tasks_do_not_stay_in_a_queue_that_no_worker_reads(queue):
+    for i in range(6):
+        await queue.submit(f"r{i}", graph="report", user_id=f"user{i % 2}")
+    for i in reversed(range(6)):
+        await scripts.run(queue.redis, cancel_call(f"r{i}", State.CANCELLED, b"{}", TIMES, queue.now_ms))
+    await queue.redis.srem("rq:queues", f"rq:queue:{QUEUE}")  # the script takes any one
+    await scripts.run(queue.redis, sweep_call(now_ms=queue.now_ms))
+    left = f"rq:queue:{SIDE}", *(f"agent:waiting:{SIDE}:default--user{i}" for i in range(2))
+    assert await queue.redis.exists(*left) == 0
+
+
 @pytest.mark.parametrize("graph", ["my graph", "a:b", "a,b", "%s", "a--b", "----", "sü/ß*", "a\nb"])
 async def test_graph_may_have_any_name(queue, graph):
     await queue.join("both", {graph: "{}"})
