@@ -1,6 +1,7 @@
 """The command line of the producer: results on stdout, everything else on stderr, `--json` for machines."""
 
 import json
+import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -121,6 +122,8 @@ def submit(
 ) -> None:
     """Put one task on the queue, or many with --file."""
     given = {name: value for name, value in fields.items() if value is not None}
+    # What the client logs as a warning is written below; without a handler Python would write it too.
+    logging.getLogger("langgraph_rq").addHandler(logging.NullHandler())
     with Client() as client:
         if file:
             if query or input_json or given:
@@ -129,6 +132,8 @@ def submit(
         else:
             tasks = [client.parse({"input": _input(query, input_json), **given})]
         receipts = list(_progress(client.submit_each(tasks), len(tasks), "queued"))
+        for reason in dict.fromkeys(receipt.reason for receipt in receipts if receipt.reason):
+            _errors.print(f"warning: {reason}; tasks wait for one", style="yellow", soft_wrap=True, markup=False)
         if wait:
             _write_results(client, [receipt.task_id for receipt in receipts], timeout_s, as_json=as_json)
         else:

@@ -41,6 +41,8 @@ def status(found: TaskStatus) -> RenderableType:
     table.add_row("started", found.started_at.isoformat(timespec="seconds") if found.started_at else "-")
     table.add_row("deadline", found.deadline_at.isoformat(timespec="seconds") if found.deadline_at else "-")
     table.add_row("worker", found.worker or "-")
+    if found.reason:
+        table.add_row("waits", Text(found.reason))
     return table
 
 

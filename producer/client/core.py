@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from copy import copy
+from dataclasses import replace
 from typing import Any, Self, Unpack
 
 from langgraph_rq.producer.client.connection import Connection
@@ -37,10 +38,11 @@ from langgraph_rq.shared.errors import (
 from langgraph_rq.shared.queue import ending
 from langgraph_rq.shared.queue.events import BEGINNING, FORGOTTEN_END, Event, EventType, order, read_event
 from langgraph_rq.shared.queue.keys import events_key, job_hash, result_key, task_hash
-from langgraph_rq.shared.queue.verbs import cancel_call, submit_call
+from langgraph_rq.shared.queue.verbs import cancel_call, missing_worker_call, submit_call
 from langgraph_rq.shared.settings import QueueSettings, RedisSettings, TaskSettings, load, mask_url
 from langgraph_rq.shared.tasks import DEFAULT_TENANT, State, Task, TaskResult, task_key
 from langgraph_rq.shared.telemetry.audit import Action
+from langgraph_rq.shared.telemetry.logs import get_logger
 
 _SUBMIT_BATCH = 200
 _WATCHED = 100
@@ -48,6 +50,8 @@ _WATCHED = 100
 _LOOK_AGAIN_S = 60.0
 _QUIET_TIMES = 4
 """A waiter checks that its task still exists: after `_LOOK_AGAIN_S`, a follower after so many quiet times."""
+
+_log = get_logger(__name__)
 
 
 class ClientCore:
@@ -74,6 +78,7 @@ class ClientCore:
         self._records = Records.open()
         self._replicas = scripts.Replicas(settings.submit_replicas, round(settings.submit_replicas_timeout_s * 1000))
         self._tenant = DEFAULT_TENANT
+        self._warned: set[str] = set()
         self._transport = transport(url, settings.redis_connections, settings.redis_timeout_s)
         self._connection = Connection(self._transport, mask_url(url))
 
@@ -120,11 +125,14 @@ class ClientCore:
         """Put checked tasks on the queue, yielding each one's receipt as it is known. Raises as `submit`."""
         for start in range(0, len(tasks), _SUBMIT_BATCH):
             batch, records = self._records.submit(tasks[start : start + _SUBMIT_BATCH], self._queue.queue)
-            calls = [submit_call(task, task.priority.queue(self._queue.queue), self._times) for task in batch]
+            queues = [task.priority.queue(self._queue.queue) for task in batch]
+            calls = [submit_call(task, queue, self._times) for task, queue in zip(batch, queues, strict=True)]
             # Submitting is idempotent under the id, so a lost reply is answered by asking again.
             answers = await self._connection.run(calls + records, self._replicas)
-            for task, submission in zip(batch, answers[: len(batch)], strict=True):
-                yield read_receipt(task, submission)
+            for task, queue, submission in zip(batch, queues, answers[: len(batch)], strict=True):
+                receipt = read_receipt(task, queue, submission)
+                self._warn(receipt)
+                yield receipt
 
     async def status(self, task_id: str) -> TaskStatus:
         """Read where a task is. Raises UnknownTaskError, RedisUnavailableError."""
@@ -136,7 +144,16 @@ class ClientCore:
             found = read_job_status(task_id, job)
         if found is None:
             raise UnknownTaskError(task_id)
-        return found
+        if found.state is not State.PENDING:
+            return found
+        (reason,) = await self._connection.run([missing_worker_call(key)])
+        return replace(found, reason=reason)
+
+    def _warn(self, receipt: Receipt) -> None:
+        """Log, once for each reason, that no live worker can run what is submitted."""
+        if receipt.reason and receipt.reason not in self._warned:
+            self._warned.add(receipt.reason)
+            _log.warning("task.without_worker", task_id=receipt.task_id, reason=receipt.reason)
 
     async def result(self, task_id: str) -> TaskResult | None:
         """Read a task's result; None while it has none, or when its TTL is over. Raises RedisUnavailableError."""

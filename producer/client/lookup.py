@@ -29,6 +29,8 @@ class Receipt:
     task_id: str
     state: State
     created: bool
+    reason: str | None = None
+    """Why no live worker can run it, so that it waits until one comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class TaskStatus:
     started_at: datetime | None
     deadline_at: datetime | None
     worker: str | None
+    reason: str | None = None
+    """Why no live worker can run it, so that it waits until one comes."""
 
 
 def ask_results(pipeline: Pipeline | AsyncPipeline, keys: Iterable[str]) -> None:
@@ -63,7 +67,7 @@ def ask_place(pipeline: Pipeline | AsyncPipeline, key: str) -> None:
     pipeline.xrevrange(events_key(key), count=1)
 
 
-def read_receipt(task: Task, submission: Submission | Exception) -> Receipt:
+def read_receipt(task: Task, queue: str, submission: Submission | Exception) -> Receipt:
     """Read the answer of `submit`, or raise what it means."""
     if isinstance(submission, Exception):
         raise submission
@@ -71,7 +75,8 @@ def read_receipt(task: Task, submission: Submission | Exception) -> Receipt:
         case Submitted.CREATED | Submitted.EXISTS:
             created = submission.outcome is Submitted.CREATED
             _log.info("task.submitted", task_id=task.key, graph=task.graph, state=submission.detail, created=created)
-            return Receipt(task.task_id, State(submission.detail), created)
+            reason = submission.missing and submission.missing.explain(queue, task.graph)
+            return Receipt(task.task_id, State(submission.detail), created, reason)
         case Submitted.CONFLICT:
             raise TaskConflictError(task.task_id, submission.detail)
         case Submitted.UNKNOWN_GRAPH:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Any
 
+from langgraph_rq.shared.queue.keys import graph_name
+
 _DIGITS = 14
 """The longest number read from a hash: milliseconds until the year 5138."""
 
@@ -19,12 +21,31 @@ class Submitted(StrEnum):
     UNKNOWN_GRAPH = "unknown_graph"
 
 
+class Missing(StrEnum):
+    """Why no live worker could run a task."""
+
+    WORKER = "worker"
+    QUEUE = "queue"
+    GRAPH = "graph"
+
+    def explain(self, queue: str, graph: str) -> str:
+        """Say it of a task of `graph` on `queue`."""
+        match self:
+            case Missing.WORKER:
+                return "no worker is alive"
+            case Missing.QUEUE:
+                return f"no live worker reads the queue {queue}"
+            case Missing.GRAPH:
+                return f"no live worker of the queue {queue} serves the graph {graph!r}"
+
+
 @dataclass(frozen=True, slots=True)
 class Submission:
     """The answer of `submit`: `detail` is the task's state, percent of memory used, or the known graphs."""
 
     outcome: Submitted
     detail: str
+    missing: Missing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +158,14 @@ class Reaped:
 
 def read_submission(reply: Sequence[bytes]) -> Submission:
     """Read the reply of submit.lua."""
-    return Submission(Submitted(reply[0].decode()), reply[1].decode())
+    outcome, detail, *missing = (value.decode() for value in reply)
+    return Submission(Submitted(outcome), detail, Missing(missing[0]) if any(missing) else None)
+
+
+def read_missing(reply: Sequence[bytes]) -> str | None:
+    """Read the reply of missing_worker.lua: why no live worker could run a task; None: one could."""
+    missing, queue, graph = (value.decode() for value in reply)
+    return Missing(missing).explain(queue, graph_name(graph)) if missing else None
 
 
 def read_lease(reply: Sequence[Any]) -> Lease | None:

@@ -30,7 +30,7 @@ Keys (type; lifetime):
 
 from collections.abc import Iterable
 from enum import StrEnum
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 OPEN = "agent:open"
 DELAYED = "agent:delayed"
@@ -154,6 +154,11 @@ def graph_part(graph: str) -> str:
     """Write a graph's name, which may hold any characters, as a part of a key."""
     # No two dashes in a row: they separate the tenant from the user in the key that follows it.
     return quote(graph, safe="").replace("--", "-%2D")
+
+
+def graph_name(part: str) -> str:
+    """Read a graph's name from what `graph_part` wrote."""
+    return unquote(part)
 
 
 def graph_list(graphs: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 -- Put one task on its queue, once. The same id again returns the state of the task that is there already.
 --
 -- Uses shared/connections/clock: clock, whole
--- Uses shared/queue/routing: route
+-- Uses shared/queue/routing: missing, route
 -- Uses shared/queue/turns: QUEUE_KEY, enqueue
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
@@ -24,7 +24,7 @@
 -- ARGV[12] refuse above this share of maxmemory (percent)
 -- ARGV[13] graph, as workers announce it
 -- ARGV[14] now (ms) in tests, else empty
--- Returns {outcome, state or detail}:
+-- Returns {outcome, state or detail, what is missing of a worker that could run it}, the last for created only:
 --   created, pending | exists, <state> | conflict, <state> | full, <percent used> | unknown_graph, <graphs, comma separated>
 local task_key, job_key, queues_key, open_key, graphs_key, workers_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local id, queue, data, digest, graph = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -54,6 +54,7 @@ if (tonumber(redis.call('ZSCORE', graphs_key, announced_graph)) or 0) <= now_ms 
   return {'unknown_graph', table.concat(redis.call('ZRANGEBYSCORE', graphs_key, now_ms, '+inf'), ', ')}
 end
 
+local waits_for = missing(queue, graph, now_ms)
 queue = route(queue, graph, now_ms)
 local forget_ms = whole(now_ms + deadline_ms + window_ms)
 redis.call('HSET', task_key, 'state', 'pending', 'epoch', 0, 'queue', queue, 'created', whole(now_ms),
@@ -70,8 +71,8 @@ if thread ~= '' then
   if redis.call('RPUSH', 'agent:thread:' .. thread, id) > 1 then
     redis.call('HSET', task_key, 'place', 'parked')
     redis.call('HSET', job_key, 'status', 'deferred')
-    return {'created', 'pending'}
+    return {'created', 'pending', waits_for}
   end
 end
 enqueue(id, queue, user)
-return {'created', 'pending'}
+return {'created', 'pending', waits_for}

@@ -26,6 +26,7 @@ from langgraph_rq.shared.queue.answers import (
     Use,
     read_claim,
     read_lease,
+    read_missing,
     read_reaped,
     read_submission,
     read_swept,
@@ -109,6 +110,11 @@ def submit_call(task: Task, queue: str, times: QueueTimes, now_ms: int | str = _
         ],
         read_submission,
     )
+
+
+def missing_worker_call(task_id: str, now_ms: int | str = _NOW) -> Call[str | None]:
+    """Ask why no live worker could run a pending task; None: one could."""
+    return Call(load_script("shared/queue/missing_worker"), [task_hash(task_id)], [now_ms], read_missing)
 
 
 def renew_call(

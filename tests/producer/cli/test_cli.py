@@ -50,7 +50,12 @@ def test_submit_without_wait_writes_the_id_and_nothing_else(producer):
 def test_submit_as_json_is_the_receipt(producer):
     task = ("submit", "--graph", "nap", "--input", '{"seconds": 0}', "--id", "cli-twice", "--json")
     first, again = producer(*task), producer(*task)
-    assert json.loads(first.stdout) == {"task_id": "cli-twice", "state": "pending", "created": True}
+    assert json.loads(first.stdout) == {
+        "task_id": "cli-twice",
+        "state": "pending",
+        "created": True,
+        "reason": None,
+    }
     assert json.loads(again.stdout)["created"] is False
 
 

@@ -10,7 +10,9 @@ from langgraph.types import interrupt
 
 from langgraph_rq import Client
 from langgraph_rq.producer.cli.main import main
+from langgraph_rq.shared.queue.verbs import QueueTimes
 from tests.fleet import one_node_graph, worker
+from tests.waiting import until
 
 
 class Number(TypedDict):
@@ -86,3 +88,28 @@ def test_new_key_shows_the_key_and_the_line_to_keep(run):
     made = json.loads(run("new-key", "acme", "--json").stdout)
     assert made["line"].startswith("acme:")
     assert made["key"] not in made["line"]
+
+
+async def test_task_that_no_live_worker_can_run_is_queued_with_a_warning(redis_url, run):
+    alone = run("submit", "--id", "t1", "--graph", "g", "--input", "{}")
+    assert (alone.exit_code, alone.stdout.strip()) == (0, "t1")
+    assert alone.stderr == "warning: no worker is alive; tasks wait for one\n"
+    assert json.loads(run("status", "t1", "--json").stdout)["reason"] == "no worker is alive"
+    graph = one_node_graph(ask, Number)
+    async with worker(redis_url, {"g": graph}, times=QueueTimes(lease_ms=2_000)) as one:
+        await until(lambda: one.is_held)
+    async with worker(redis_url, {"h": graph}) as one:
+        await until(lambda: one.is_held)
+        run("submit", "--id", "t2", "--graph", "g", "--input", "{}")
+        reason = "no live worker of the queue agent_tasks serves the graph 'g'"
+        await until(lambda: json.loads(run("status", "t2", "--json").stdout)["reason"] == reason)
+        assert run("submit", "--graph", "g", "--input", "{}").stderr == f"warning: {reason}; tasks wait for one\n"
+        assert run("submit", "--graph", "h", "--input", "{}").stderr == ""
+
+
+async def test_queue_that_no_live_worker_reads_is_said(redis_url, run, monkeypatch):
+    async with worker(redis_url, {"g": one_node_graph(ask, Number)}) as one:
+        await until(lambda: one.is_held)
+        monkeypatch.setenv("LGRQ_QUEUE", "other")
+        waiting = run("submit", "--graph", "g", "--input", "{}")
+    assert waiting.stderr == "warning: no live worker reads the queue other; tasks wait for one\n"

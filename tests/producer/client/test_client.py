@@ -29,6 +29,7 @@ from langgraph_rq.shared.queue.keys import graph_list
 from langgraph_rq.shared.queue.verbs import QueueTimes, claim_call, finish_call, renew_call
 from langgraph_rq.shared.settings import QueueSettings, TaskSettings
 from langgraph_rq.shared.tasks import Priority, TaskResult
+from langgraph_rq.shared.telemetry import logs
 from tests.waiting import until_sync
 
 TIMES = QueueTimes()
@@ -280,3 +281,11 @@ def test_wait_outlives_a_restart_of_redis(tmp_path_factory):
 def test_url_that_is_none_is_refused_before_anything_is_sent():
     with pytest.raises(SettingsError, match="REDIS_URL: expected redis://host:port/db"):
         Client("localhost:6379")
+
+
+def test_client_warns_once_that_no_live_worker_can_run_its_tasks(client, caplog, monkeypatch):
+    monkeypatch.setattr(logs, "_output", None)  # an earlier test may have chosen one
+    receipts = client.submit_many([{"input": {}}, {"input": {}}])
+    assert [receipt.reason for receipt in receipts] == ["no worker is alive"] * 2
+    warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert [message.split()[0] for message in warned] == ["task.without_worker"]

@@ -3,9 +3,9 @@
 import pytest
 
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.queue.answers import Finished
+from langgraph_rq.shared.queue.answers import Finished, Missing
 from langgraph_rq.shared.queue.keys import graph_part, side_queue
-from langgraph_rq.shared.queue.verbs import QueueTimes, adopt_call, cancel_call, sweep_call
+from langgraph_rq.shared.queue.verbs import QueueTimes, adopt_call, cancel_call, missing_worker_call, sweep_call
 from langgraph_rq.shared.tasks import State, Task, TaskLimits
 from tests.shared.queue.test_task_queue import QUEUE, TIMES, QueueOnRedis
 
@@ -169,6 +169,24 @@ async def test_task_added_to_a_side_queue_is_announced(queue):
         await queue.submit("t", graph="triage")
         await queue.submit("r", graph="report")
         assert (await channel.get_message(ignore_subscribe_messages=True, timeout=5))["data"] == SIDE.encode()
+
+
+async def test_submit_and_status_tell_why_no_live_worker_could_run_a_task(queue):
+    async def reasons(task_id, queue_name=QUEUE, graph="report"):
+        submission = await queue.submit(task_id, queue_name, graph=graph)
+        return submission.missing, await scripts.run(queue.redis, missing_worker_call(task_id, queue.now_ms))
+
+    assert await reasons("t1") == (None, None)
+    assert await reasons("t2", "other") == (Missing.QUEUE, "no live worker reads the queue other")
+    await alone(queue, "one")
+    await queue.reap("one")
+    explained = "no live worker of the queue agent_tasks serves the graph 'report'"
+    assert await reasons("t3") == (Missing.GRAPH, explained)
+    assert await reasons("t4", graph="triage") == (None, None)
+    queue.now_ms += 8001
+    assert await reasons("t5") == (Missing.WORKER, "no worker is alive")
+    await scripts.run(queue.redis, cancel_call("t5", State.CANCELLED, b"{}", TIMES, queue.now_ms))
+    assert await scripts.run(queue.redis, missing_worker_call("t5", queue.now_ms)) is None
 
 
 async def test_side_queue_that_rq_emptied_is_swept(queue):
