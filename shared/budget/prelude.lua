@@ -33,13 +33,11 @@ local function read_policy(tenant, user, seed)
     return { tokens = tonumber(tokens), cost = tonumber(cost) }
   end
   local policy = {
-    utc_offset_ms = tonumber(found[3]) * 1000, request = tonumber(found[4]), hold = found[5], alert_percents = {},
+    utc_offset_ms = tonumber(found[3]) * 1000, request = tonumber(found[4]), hold = found[5],
+    alert_percents = found[6],
     task = amounts(found[7]), tenant = amounts(found[1], found[8]), user = amounts(found[2], found[9]),
     global = amounts(found[10]),
   }
-  for percent in string.gmatch(found[6] or "", "%d+") do
-    table.insert(policy.alert_percents, tonumber(percent))
-  end
   return policy
 end
 
@@ -89,8 +87,16 @@ end
 
 local function raise_alerts(day, scope, unit, used, alerted, limits, alerts)
   local limit = limits[scope.name][unit]
-  for _, percent in ipairs(limit and limits.alert_percents or {}) do
-    if percent > tonumber(alerted or 0) and used >= level_of(limit, percent) then
+  if not limit then
+    return
+  end
+  for word in string.gmatch(limits.alert_percents, "%d+") do
+    local percent = tonumber(word)
+    local is_new = percent > tonumber(alerted or 0)
+    if is_new and used < level_of(limit, percent) then
+      return -- nor are those above it
+    end
+    if is_new then
       redis.call("HSET", scope.key, "alerted_" .. unit, percent)
       table.insert(alerts, { scope.name, scope.subject, unit, percent, used, limit, tonumber(day) })
       redis.call(
@@ -148,12 +154,15 @@ local function read_stats(model)
 end
 
 local function learn(model, input_bytes, input_tokens, output_tokens, cost)
-  local stats = read_stats(model)
-  if not stats then
-    if redis.call("HLEN", MODEL_STATS) >= MODELS then
+  local known = redis.call("HGET", MODEL_STATS, model)
+  local stats = {}
+  for number in string.gmatch(known or "", "%d+") do
+    stats[#stats + 1] = number
+  end
+  if #stats ~= 5 + BUCKETS then
+    if not known and redis.call("HLEN", MODEL_STATS) >= MODELS then
       return
     end
-    stats = {}
     for i = 1, 5 + BUCKETS do
       stats[i] = 0
     end
@@ -162,17 +171,19 @@ local function learn(model, input_bytes, input_tokens, output_tokens, cost)
   while output_tokens > most and bucket < BUCKETS do
     bucket, most = bucket + 1, most * BUCKET_GROWTH
   end
-  for i, more in ipairs({ 1, input_tokens + output_tokens, cost, input_bytes, input_tokens }) do
-    stats[i] = stats[i] + more
+  local function add(i, more)
+    stats[i] = string.format("%.0f", stats[i] + more)
   end
-  stats[5 + bucket] = stats[5 + bucket] + 1
-  if stats[1] >= STATS_CALLS then
+  add(1, 1)
+  add(2, input_tokens + output_tokens)
+  add(3, cost)
+  add(4, input_bytes)
+  add(5, input_tokens)
+  add(5 + bucket, 1)
+  if tonumber(stats[1]) >= STATS_CALLS then
     for i = 1, #stats do
-      stats[i] = math.floor(stats[i] / 2)
+      stats[i] = string.format("%.0f", math.floor(stats[i] / 2))
     end
-  end
-  for i = 1, #stats do
-    stats[i] = string.format("%.0f", stats[i])
   end
   redis.call("HSET", MODEL_STATS, model, table.concat(stats, " "))
   redis.call("PEXPIRE", MODEL_STATS, STATS_DAYS * DAY_MS)
