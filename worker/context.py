@@ -28,6 +28,7 @@ from langgraph_rq.worker.graphs.graphs import load_graphs
 from langgraph_rq.worker.graphs.langgraph_json import read_langgraph_json
 from langgraph_rq.worker.guards.fleet_limits import obeyed_limits
 from langgraph_rq.worker.guards.guards import Guards
+from langgraph_rq.worker.guards.stream_usage import ask_for_usage
 from langgraph_rq.worker.state.checkpoints import Checkpointer
 from langgraph_rq.worker.state.store import open_store
 from langgraph_rq.worker.task.events import EventWriter
@@ -73,6 +74,8 @@ async def open_context(
             await checkpointer.asetup()
             store = await stack.enter_async_context(open_store(saved, config))
         graphs = await stack.enter_async_context(load_graphs(config, checkpointer=checkpointer, store=store))
+        if settings.stream_usage:
+            ask_for_usage()
         for warning in graphs.warnings:
             _log.warning("config.questioned", warning=warning)
         breaker, budget = load(BreakerSettings).limits(load(CallSettings).timeout_s), load(BudgetSettings)

@@ -14,6 +14,9 @@ class WorkerSettings(Settings):
     worker_processes: int = Field(1, ge=1, le=256, description="worker processes")
     config: Path = Field(Path("langgraph.json"), description="the langgraph.json that names the graphs")
     checkpoints: bool = Field(default=True, description="keep checkpoints in Redis")
+    stream_usage: bool = Field(
+        default=True, description="let unchanged ChatOpenAI models ask for the usage of their streams"
+    )
     drain_s: float = Field(30.0, ge=0, description="a worker that is asked to end waits so long for what runs")
     thread_ttl_s: float = Field(604_800.0, gt=0, description="keep the checkpoints of a thread this long")
     checkpoint_ttl_s: float = Field(60.0, gt=0, description="keep those of a task without thread this long after it")
