@@ -6,12 +6,14 @@ half_open  single calls go through, the probes, each with a lease: a good one cl
 
 Beside the state there is a cooldown: a provider that answers 429 is healthy and wants a pause, so all callers wait.
 Each transition starts a new generation. A call reports under the generation that admitted it, and a report of an older
-one has no vote: a slow failure from before an outage cannot reopen a breaker that has closed since.
+one has no vote: a slow failure from before an outage cannot reopen a breaker that has closed since. A probe that is
+answered after its lease still closes the breaker: the provider is back, whoever asks next.
 
 Keys, forgotten 24 hours after their last use; forgetting never makes a transition, and all times are the server's:
     agent:breaker:<name>         hash  state, why, generation, changed_at, open_ends_at, cooldown_ends_at (ms since the
                                        epoch), openings (in a row), failures (in a row), successes (of probes),
-                                       slot:0 to slot:9 (the window: "bucket calls failed"), forget_at
+                                       good:<token> (a probe that was answered), forget_at,
+                                       slot:0 to slot:9 (the window: "bucket calls failed")
     agent:breaker_probes:<name>  zset  token of a probe in flight -> end of its lease (ms since the epoch)
     agent:breakers               zset  name -> when it may be forgotten (ms since the epoch)
 

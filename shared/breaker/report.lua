@@ -84,19 +84,21 @@ local function vote()
   end
 end
 
+-- An answer shows that the provider is back however late it comes, and counts once however often it is reported. A
+-- failure counts while the probe's lease holds: after it, the next probe decides.
 local function vote_of_probe()
-  local lease_ends_at = tonumber(redis.call('ZSCORE', probes_key, token))
-  if not lease_ends_at or lease_ends_at <= now_ms then
-    return
-  end
+  local lease_ends_at = tonumber(redis.call('ZSCORE', probes_key, token) or 0)
   redis.call('ZREM', probes_key, token)
-  if outcome == 'quota' then
-    open('quota')
-  elseif outcome == 'fail' then
-    open('probe_failed')
-  elseif outcome == 'ok' or outcome == 'ignore' then
-    if redis.call('HINCRBY', key, 'successes', 1) >= successes_to_close then
+  if outcome == 'ok' or outcome == 'ignore' then
+    if redis.call('HSETNX', key, 'good:' .. token, 1) == 1
+      and redis.call('HINCRBY', key, 'successes', 1) >= successes_to_close then
       become('closed', '', 0, 0)
+    end
+  elseif lease_ends_at > now_ms then
+    if outcome == 'quota' then
+      open('quota')
+    elseif outcome == 'fail' then
+      open('probe_failed')
     end
   end
 end

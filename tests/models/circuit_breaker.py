@@ -29,7 +29,8 @@ class BreakerModel:
     open_ends_at: int = 0
     cooldown_ends_at: int = 0
     failures: int = 0
-    successes: int = 0
+    answered: set[str] = field(default_factory=set)
+    """Tokens of probes that were answered, of the generation."""
     votes: list[tuple[int, bool]] = field(default_factory=list)
     """Time and failed, of the generation."""
     leases: dict[str, int] = field(default_factory=dict)
@@ -59,9 +60,10 @@ class BreakerModel:
         if generation == self.generation:
             if self.state is BreakerState.CLOSED:
                 self._vote(outcome, now)
-            elif self.state is BreakerState.HALF_OPEN and token in self._live_leases(now):
-                del self.leases[token]
-                self._vote_of_probe(outcome, now)
+            elif self.state is BreakerState.HALF_OPEN:
+                is_leased = token in self._live_leases(now)
+                self.leases.pop(token, None)
+                self._vote_of_probe(token, outcome, now, is_leased=is_leased)
         return Transition(before, self.state, self.generation, self.why, max(0, self.open_ends_at - now))
 
     def reset(self, now: int) -> Transition:
@@ -104,14 +106,14 @@ class BreakerModel:
             elif self.limits.window_s and len(window) >= self.limits.min_calls:
                 self._open(Why.FAILURE_RATE, now)
 
-    def _vote_of_probe(self, outcome: Outcome, now: int) -> None:
-        if outcome is Outcome.QUOTA:
+    def _vote_of_probe(self, token: str, outcome: Outcome, now: int, *, is_leased: bool) -> None:
+        if outcome is Outcome.QUOTA and is_leased:
             self._open(Why.QUOTA, now)
-        elif outcome is Outcome.FAIL:
+        elif outcome is Outcome.FAIL and is_leased:
             self._open(Why.PROBE_FAILED, now)
         elif outcome in {Outcome.OK, Outcome.IGNORE}:
-            self.successes += 1
-            if self.successes >= self.limits.successes_to_close:
+            self.answered.add(token)
+            if len(self.answered) >= self.limits.successes_to_close:
                 self.why, self.openings = None, 0
                 self._become(BreakerState.CLOSED, now)
 
@@ -126,8 +128,8 @@ class BreakerModel:
 
     def _become(self, state: BreakerState, now: int) -> None:
         self.state, self.generation, self.changed_at = state, self.generation + 1, now
-        self.open_ends_at = self.failures = self.successes = 0
-        self.votes, self.leases = [], {}
+        self.open_ends_at = self.failures = 0
+        self.votes, self.leases, self.answered = [], {}, set()
 
     def _window(self, now: int) -> list[bool]:
         if not self.limits.window_s:

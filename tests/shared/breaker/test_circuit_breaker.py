@@ -213,13 +213,31 @@ async def test_dead_prober_is_replaced_when_its_lease_ends(aredis):
     assert (await caller.allow("next")).verdict is Verdict.PROBE
 
 
-async def test_probe_that_reports_after_its_lease_has_no_vote(aredis):
+async def test_probe_that_fails_after_its_lease_has_no_vote(aredis):
     caller = Caller(aredis, STEADY)
     late = await caller.half_open("late")
     caller.now_ms += 65_000
     assert not (await caller.report("late", late.generation, Outcome.FAIL)).changed
     await caller.allow("next")
-    assert not (await caller.report("late", late.generation, Outcome.OK)).changed
+    assert not (await caller.report("late", late.generation, Outcome.FAIL)).changed
+
+
+async def test_probe_that_is_answered_after_its_lease_closes_it(aredis):
+    caller = Caller(aredis, STEADY)
+    late = await caller.half_open("late")
+    caller.now_ms += 65_000
+    await caller.allow("next")
+    assert (await caller.report("late", late.generation, Outcome.OK)).after is BreakerState.CLOSED
+
+
+async def test_probe_that_is_answered_after_its_lease_counts_once(aredis):
+    caller = Caller(aredis, BreakerLimits(successes_to_close=2))
+    late = await caller.half_open("late")
+    caller.now_ms += 65_000
+    for _ in range(3):
+        assert not (await caller.report("late", late.generation, Outcome.OK)).changed
+    next_one = await caller.allow("next")
+    assert (await caller.report("next", next_one.generation, Outcome.OK)).after is BreakerState.CLOSED
 
 
 async def test_probe_that_lost_its_answer_gets_it_again(aredis):

@@ -11,7 +11,13 @@ pytestmark = pytest.mark.slow
 MUTANTS = {
     "a report of an older generation votes": ("report", "if admitted_under == generation then", "if true then"),
     "a dead prober keeps its slot": ("allow", "redis.call('ZREMRANGEBYSCORE', probes_key, '-inf', now_ms)", ""),
-    "a prober votes after its lease": ("report", "or lease_ends_at <= now_ms then", "then"),
+    "a probe fails after its lease": ("report", "elseif lease_ends_at > now_ms then", "else"),
+    "an answer after the lease is lost": (
+        "report",
+        "if outcome == 'ok' or outcome == 'ignore' then\n    if redis",
+        "if lease_ends_at > now_ms and (outcome == 'ok' or outcome == 'ignore') then\n    if redis",
+    ),
+    "an answer reported twice counts twice": ("report", "redis.call('HSETNX', key, 'good:' .. token, 1) == 1", "true"),
     "any number of probes": ("allow", "redis.call('ZCARD', probes_key) >= max_probes", "false"),
     "a cancelled probe keeps its slot": ("report", "redis.call('ZREM', probes_key, token)", ""),
     "the open time does not double": ("report", "open_ms * 2 ^ openings", "open_ms"),
