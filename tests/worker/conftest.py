@@ -15,6 +15,7 @@ def server():
 @pytest.fixture
 def llm(server):
     server.admin.clear()
+    server.admin.set_latency(0)
     return server.admin
 
 

@@ -78,15 +78,16 @@ class EventLoops:
         return self._submit(coroutine).result()
 
     def run_in_background(self, coroutine: Coroutine[Any, Any, object]) -> None:
-        """Start `coroutine` as a task of the running loop; after `aclose` it is dropped."""
+        """Start `coroutine` as a task of this loop if it has a client, else of the second one.
+
+        After `aclose` it is dropped.
+        """
         if self._is_closed:
             coroutine.close()
-            return
-        loop = asyncio.get_running_loop()
-        background = self._loops[loop].background
-        task = loop.create_task(coroutine)
-        background.add(task)
-        task.add_done_callback(background.discard)
+        elif _running_loop() in self._loops:
+            self._start(coroutine)
+        else:
+            self._submit(self._start_in_second(coroutine))
 
     async def attempt(self, call: Call[T]) -> T | RedisError:
         """Run the call once; an outage of Redis is returned. The call may have run before, so it must be idempotent."""
@@ -129,6 +130,16 @@ class EventLoops:
         """Run the call as a background task; see `deliver`."""
         self.run_in_background(self._retry(call, done))
 
+    def _start(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        loop = asyncio.get_running_loop()
+        background = self._loops[loop].background
+        task = loop.create_task(coroutine)
+        background.add(task)
+        task.add_done_callback(background.discard)
+
+    async def _start_in_second(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        self._start(coroutine)
+
     async def _retry(self, call: Call[T], done: Callable[[T | None], None]) -> None:
         reply = await self.retry(call)
         done(reply)
@@ -161,6 +172,13 @@ class EventLoops:
                 threading.Thread(target=_run_forever, args=(self._second,), name="guards", daemon=True).start()
         # In the caller's context, which carries the task that the call belongs to.
         return copy_context().run(asyncio.run_coroutine_threadsafe, coroutine, self._second)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _run_forever(loop: asyncio.AbstractEventLoop) -> None:

@@ -159,6 +159,7 @@ class _GuardedMixin(BaseChatModel):
         with _carried():
             called = await guards.loops.run_here(call_models(guards, task, targets, self._limits))
         chunk, rest = called.value
+        guards.report_first_chunk(called.admitted)
         meter = StreamMeter()
         try:
             while chunk is not _END:
@@ -191,6 +192,7 @@ class _GuardedMixin(BaseChatModel):
         with _carried():
             called = guards.loops.run_sync(call_models(guards, task, targets, self._limits))
         chunk, rest = called.value
+        guards.report_first_chunk(called.admitted)
         meter = StreamMeter()
         try:
             while chunk is not _END:

@@ -82,6 +82,8 @@ class Admitted:
     held: Reservation | None = None
     received_bytes: int = 0
     """Of the answer, as far as it came: the measure of a stream that reports no usage."""
+    is_probe: bool = False
+    """Whether the breaker is half-open and waits for the outcome of this call."""
     at: float = field(default_factory=time.monotonic)
 
     @property
@@ -223,6 +225,7 @@ class Guards:
                     self._know(model, reserved.stats)
                     task.budget_permille = reserved.fill_permille
                     admitted.generation, admitted.held, admitted.at = allowed.generation, reserved, time.monotonic()
+                    admitted.is_probe = allowed.verdict is Verdict.PROBE
                     return admitted
                 if allowed and allowed.verdict is Verdict.PROBE:
                     # Before the call asks again: the same token may be the next probe.
@@ -276,6 +279,17 @@ class Guards:
         self._stats[model] = stats
         if len(self._stats) > _MODELS:
             del self._stats[next(iter(self._stats))]
+
+    def report_first_chunk(self, admitted: Admitted) -> None:
+        """Report a probe whose stream has begun, in the background: the stream may last longer than its lease.
+
+        Only a probe reports early. Any other call has one vote, at its end: a provider whose streams all break must not
+        collect a success for each.
+        """
+        if admitted.is_probe:
+            admitted.is_probe = False
+            report = report_call(admitted.breaker, admitted.rid, admitted.generation, Outcome.OK, self.breaker)
+            self.loops.deliver_in_background(report, partial(emit_transition, admitted.breaker))
 
     async def decide(self, task: TaskGuard, breaker: str, call: Call[Decision]) -> Decision:
         """Run an admission call; while Redis is away or the lease is in doubt, wait until the task's deadline.

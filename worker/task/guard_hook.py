@@ -134,9 +134,10 @@ class GuardHandler(BaseCallbackHandler):
         run_id: UUID,
         **_kwargs: Any,
     ) -> None:
-        """Count what a stream has sent: it may end without a report of its usage."""
+        """Report that a stream has begun, and count what it has sent: it may end without a report of its usage."""
         admitted = self._task.open.get(run_id)
         if admitted and chunk:
+            self._guards.report_first_chunk(admitted)
             admitted.received_bytes += written_bytes(chunk)
 
     async def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_kwargs: Any) -> None:

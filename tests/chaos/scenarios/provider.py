@@ -1,4 +1,4 @@
-"""C12, C13: the provider fails in every way, and workers are killed while calls of theirs are paid for."""
+"""C12, C13, C30: the provider fails or is slow, and workers are killed while calls of theirs are paid for."""
 
 import math
 import time
@@ -12,6 +12,7 @@ from langgraph_rq.shared.connections.scripts import run_sync
 from tests.chaos.checking.checker import Verdict, Violation
 from tests.chaos.run import CHAIN, UNTOUCHED, Run, ids
 from tests.chaos.scenarios.crashes import with_violations
+from tests.chaos.testbed.graphs import SINGLE
 
 _THRESHOLD = 5
 _SLOTS = 20
@@ -86,4 +87,31 @@ def kill_while_paying(run: Run) -> Verdict:
     verdict = run.judge(replace(CHAIN, states=("success", "error")))
     is_held = billed <= tokens.used <= (limits.daily_tokens or 0)
     more = [] if is_held else [Violation("overspent", "", f"billed {billed}, used {tokens.used}, limit {tokens.limit}")]
+    return with_violations(verdict, more)
+
+
+def answer_after_the_lease(run: Run) -> Verdict:
+    """C30: after an outage each answer takes longer than the lease of a probe."""
+    answer_s = run.seconds(8.0, 5.5)
+    run.start(
+        1,
+        _SLOTS,
+        LGRQ_BREAKER_WINDOW_S="0",
+        LGRQ_BREAKER_OPEN_S="0.5",
+        LGRQ_BREAKER_MAX_OPEN_S="0.5",
+        LGRQ_CALL_TIMEOUT_S=str(run.seconds(1.0, 0.1)),  # a probe's lease is 5 s longer
+    )
+    admin = run.stage.model.admin
+    admin.set_faults([{"fault": "500"}])
+    run.submit(ids("c30", 20), graph="single", max_attempts=10)
+    run.wait_until(lambda: run.events("opened"))
+    admin.set_latency(answer_s)
+    admin.set_faults([])
+    run.wait_until_ended()
+    closed = run.events("closed")
+    ends = [call["ended_monotonic_s"] for call in admin.calls() if call["outcome"] == "completed" and not call["fault"]]
+    before = sum(bool(closed) and end < closed[0].at for end in ends)
+    run.proofs |= {"opened": len(run.events("opened")), "closed": len(closed), "answers before it closed": before}
+    verdict = run.judge(replace(UNTOUCHED, steps=[SINGLE], repays_failed=True))
+    more = [Violation("still open", "", f"it closed after {before} answers")] if before > 1 else []
     return with_violations(verdict, more)

@@ -29,6 +29,7 @@ SCENARIOS: Mapping[str, Callable[[Run], Verdict]] = {
     "C22": routing.flood_with_an_unserved_graph,
     "C24": routing.replace_the_only_worker_of_a_graph,
     "C28": ordinary_day.spend_to_the_last_token,
+    "C30": provider.answer_after_the_lease,
 }
 
 

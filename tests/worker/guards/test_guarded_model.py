@@ -11,7 +11,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.tools import tool
 from pydantic import BaseModel
 
-from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome
+from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, BreakerState, Outcome
 from langgraph_rq.shared.budget.token_budget import BudgetLimits, Hold
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
@@ -379,3 +379,20 @@ async def test_retries_of_the_sdk_are_off(guards, aredis, llm, chat):
             await call(guarded_chat_model(chat(max_retries=5), limits=ONCE, guards=guards))
         assert len(llm.calls()) == 1
         await Breakers(aredis, BreakerLimits()).reset(BREAKER)
+
+
+@pytest.mark.parametrize("call", [astream, stream])
+async def test_stream_of_a_probe_closes_the_breaker_at_its_first_chunk(call, guards, aredis, llm, chat):
+    guards.breaker = BreakerLimits(open_s=0.001, max_open_s=0.001)
+    breaker = Breakers(aredis, guards.breaker)
+    await breaker.report(BREAKER, "t", 0, Outcome.QUOTA)
+    llm.set_latency(4)
+    streaming = asyncio.create_task(call(guarded_chat_model(chat(), guards=guards)))
+
+    async def is_closed():
+        return (await breaker.states())[0].state is BreakerState.CLOSED
+
+    await until(is_closed)
+    assert not streaming.done()
+    assert "You asked" in await streaming
+    assert await books(aredis) == (billed(llm), 0)

@@ -15,7 +15,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.tools import tool
 from langgraph.graph import END, START, MessagesState, StateGraph
 
-from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome
+from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, BreakerState, Outcome
 from langgraph_rq.shared.budget.token_budget import BudgetLimits, Hold
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.tasks import State
@@ -34,6 +34,7 @@ from tests.model_calls import (
     run_node,
     two_nodes_at_once,
 )
+from tests.waiting import until
 
 NOTHING_LEFT = BudgetLimits(daily_tokens=10)
 QUESTION = "What is 2 + 2?"
@@ -148,6 +149,23 @@ async def test_failing_calls_open_the_breaker_for_everybody(call, fault, redis_u
     used, held = await books(aredis)
     assert billed(llm) <= used
     assert held == 0
+
+
+@pytest.mark.parametrize("call", [astream, stream])
+async def test_stream_of_a_probe_closes_the_breaker_at_its_first_chunk(call, redis_url, aredis, llm, chat):
+    limits = BreakerLimits(open_s=0.001, max_open_s=0.001, jitter=0)
+    breaker = Breakers(aredis, limits)
+    await breaker.report("openai/gpt-4o-mini", "t", 0, Outcome.QUOTA)
+    llm.set_latency(4)
+    running = asyncio.create_task(run_node(redis_url, node_of(call, chat()), breaker=limits))
+
+    async def is_closed():
+        return (await breaker.states())[0].state is BreakerState.CLOSED
+
+    await until(is_closed)
+    assert not running.done()
+    assert (await running).status is State.SUCCESS
+    assert await books(aredis) == (billed(llm), 0)
 
 
 class Parrot(BaseChatModel):
