@@ -29,9 +29,9 @@ async def chat_models(url: str):
         async with openai.DefaultAsyncHttpxClient(verify=False) as http_async:
 
             def make(model: str = "gpt-4o-mini", **parameters: Any) -> ChatOpenAI:
-                given = {"max_tokens": OUTPUT_TOKENS, "max_retries": 0, "stream_usage": True, **parameters}
                 clients = {"http_client": http, "http_async_client": http_async}
-                return ChatOpenAI(model=model, api_key="offline", base_url=url, **clients, **given)
+                given = {"max_tokens": OUTPUT_TOKENS, "max_retries": 0, "stream_usage": True, **clients, **parameters}
+                return ChatOpenAI(model=model, api_key="offline", base_url=url, **given)
 
             yield make
 

@@ -9,7 +9,8 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -21,14 +22,11 @@ from langgraph_rq.shared.backoff import Backoff
 from langgraph_rq.shared.connections.batching import Batcher
 from langgraph_rq.shared.connections.clients import is_outage, open_async
 from langgraph_rq.shared.connections.scripts import Call
+from langgraph_rq.worker.guards.call_threads import CallThreads
 from langgraph_rq.worker.guards.refusals import TaskGone
 
 OUTAGE = Backoff(first_s=0.05, longest_s=2.0)
 _RETRY_FOR_S = 120.0
-_SYNC_CALLS = 256
-"""Concurrent model calls of sync callers."""
-_THREADS = "node_model_call"
-"""Starts with the prefix of the sync nodes' threads: a worker that ends does not wait for those that still block."""
 _CLOSE_S = 2.0
 """How long closing waits for background tasks."""
 
@@ -63,7 +61,7 @@ class EventLoops:
         self._url = url
         self._loops = {asyncio.get_running_loop(): _Loop(redis)}
         self._second: asyncio.AbstractEventLoop | None = None
-        self._threads = ThreadPoolExecutor(_SYNC_CALLS, thread_name_prefix=_THREADS)
+        self._threads = CallThreads()
         self._lock = threading.Lock()
         self._is_closed = False
 
@@ -76,6 +74,13 @@ class EventLoops:
     def run_sync(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Block until the second loop has run `coroutine`; safe inside a running loop."""
         return self._submit(coroutine).result()
+
+    def place(self) -> AbstractAsyncContextManager[None]:
+        """Wait for a place among the sync calls, to be taken before anything is admitted, held or timed for the call.
+
+        Only the second loop has sync calls; in any other loop there is nothing to wait for.
+        """
+        return self._threads.place() if asyncio.get_running_loop() is self._second else nullcontext()
 
     def run_in_background(self, coroutine: Coroutine[Any, Any, object]) -> None:
         """Start `coroutine` as a task of this loop if it has a client, else of the second one.

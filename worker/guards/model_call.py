@@ -2,7 +2,8 @@
 
     call_models ── the first model, then each fallback, when one is refused or keeps failing
       └ call_model ── retries: exponential with jitter, or after the provider's Retry-After, within the deadline
-          └ _attempt ── admit, call, settle a failure; a successful call is settled by the caller, at its end
+          └ _attempt ── waits for a thread if the caller is sync; only then the clock of the call starts
+              └ _send ── admit, call, settle a failure; a successful call is settled by the caller, at its end
 
 The pattern is "Retry", "Circuit Breaker" and "Fallback" of the Azure architecture guide, in this order.
 """
@@ -152,6 +153,11 @@ def _unavailable(state: RetryCallState) -> ProviderUnavailableError:
 
 
 async def _attempt(guards: Guards, task: TaskGuard, target: Target[T], limits: CallLimits) -> Called[T]:
+    async with guards.loops.place():
+        return await _send(guards, task, target, limits)
+
+
+async def _send(guards: Guards, task: TaskGuard, target: Target[T], limits: CallLimits) -> Called[T]:
     admitted = await guards.admit(task, target.breaker, target.model, target.size, limits.timeout_s)
     limit = asyncio.timeout(limits.timeout_s)
     try:
@@ -165,7 +171,7 @@ async def _attempt(guards: Guards, task: TaskGuard, target: Target[T], limits: C
             raise ProviderUnavailableError(
                 message,
                 retry_after_s=failure.retry_after_s,
-                was_called=True,
+                was_called=failure.was_called,
                 timed_out=limit.expired(),
             ) from error
         raise

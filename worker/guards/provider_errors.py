@@ -6,7 +6,10 @@ and the response. An error without a status had no response.
 
 import asyncio
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
+from traceback import walk_tb
+from types import FrameType
 from typing import Any
 
 from langgraph_rq.shared.breaker.circuit_breaker import QUOTA_CODES, Outcome, outcome_of
@@ -14,8 +17,14 @@ from langgraph_rq.shared.breaker.circuit_breaker import QUOTA_CODES, Outcome, ou
 DEFAULT_PAUSE_S = 1.0
 """For a 429 without Retry-After."""
 
-_NOT_CONNECTED = ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol")
-"""Class names of httpx, also when an SDK bundles its own copy: the request was never sent."""
+_NOT_CONNECTED = ("ConnectError", "ConnectTimeout", "UnsupportedProtocol")
+"""Class names of httpx, also when an SDK bundles its own copy: the provider could not be reached."""
+_POOL_TIMEOUT = "PoolTimeout"
+"""httpx's, for a request that found no free connection in its own pool."""
+_POOL_WAIT = "wait_for_connection"
+"""The function in which httpcore waits for a free connection: cancelled there, a call was never sent."""
+_TOKENIZERS = {"tiktoken", "transformers"}
+"""Packages that may download the tables of a tokenizer in the middle of a call."""
 _BROKEN = (
     "APIConnectionError",
     "APITimeoutError",
@@ -47,15 +56,25 @@ class Failure:
     is_provider: bool = True
 
     @property
+    def was_called(self) -> bool:
+        """Whether the provider was called and did not only ask for a pause: nothing was paid otherwise."""
+        return self.outcome not in {Outcome.CANCEL, Outcome.RATE_LIMITED}
+
+    @property
     def is_unavailable(self) -> bool:
         """Whether a retry or another model may help."""
-        return self.is_provider and self.outcome in {Outcome.FAIL, Outcome.RATE_LIMITED, Outcome.QUOTA}
+        unavailable = {Outcome.FAIL, Outcome.RATE_LIMITED, Outcome.QUOTA, Outcome.CANCEL}
+        return self.is_provider and self.outcome in unavailable
 
 
 def read_failure(error: BaseException) -> Failure:
     """Classify an exception that a call raised."""
     if isinstance(error, asyncio.CancelledError):
-        return Failure(Outcome.CANCEL, may_be_billed=True, is_provider=False)
+        return Failure(Outcome.CANCEL, may_be_billed=not _was_queued(error), is_provider=False)
+    if _is_of_a_tokenizer(error):
+        return Failure(Outcome.CANCEL, is_provider=False)
+    if _was_queued(error):
+        return Failure(Outcome.CANCEL)
     response = getattr(error, "response", None)
     status = status_of(error)
     if status >= 400:  # below 400 the response was good, but its body was not
@@ -89,6 +108,22 @@ def _causes(error: BaseException | None) -> list[BaseException]:
         causes.append(error)
         error = error.__cause__
     return causes
+
+
+def _was_queued(error: BaseException) -> bool:
+    """Whether the call waited for a connection of its own client, so that its request was never sent."""
+    return any(type(cause).__name__ == _POOL_TIMEOUT for cause in _causes(error)) or any(
+        frame.f_code.co_name == _POOL_WAIT for frame in _frames(error)
+    )
+
+
+def _is_of_a_tokenizer(error: BaseException) -> bool:
+    return any(str(frame.f_globals.get("__name__")).partition(".")[0] in _TOKENIZERS for frame in _frames(error))
+
+
+def _frames(error: BaseException) -> Iterator[FrameType]:
+    """Yield the frames that the error and its causes passed through."""
+    return (frame for cause in _causes(error) for frame, _ in walk_tb(cause.__traceback__))
 
 
 def _code(error: BaseException) -> str | None:

@@ -111,6 +111,10 @@ class _Service:
 
     async def call(self, task: TaskGuard, function: Callable[[], Awaitable[R]]) -> R:
         """Admit the call, run it in the caller's loop, and report its outcome."""
+        async with task.guards.loops.place():
+            return await self._send(task, function)
+
+    async def _send(self, task: TaskGuard, function: Callable[[], Awaitable[R]]) -> R:
         guards = task.guards
         admitted = await guards.loops.run_here(self._admit(task))
         try:

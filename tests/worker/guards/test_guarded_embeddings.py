@@ -3,6 +3,8 @@
 import asyncio
 
 import pytest
+import requests
+import tiktoken
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_openai import OpenAIEmbeddings
 from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
@@ -130,3 +132,19 @@ async def test_task_of_a_worker_pays_for_its_guarded_embeddings(plain, llm, redi
     assert result.metadata.input_tokens == llm.stats()["input_tokens"][MODEL]
     usage = await Budget(aredis, BudgetLimits()).usage(payer=Payer(user_id="ann"))
     assert usage.tokens.used == result.metadata.input_tokens
+
+
+@pytest.mark.parametrize("is_sync", [False, True])
+async def test_failed_download_of_a_tokenizer_is_not_a_failure_of_the_provider(
+    is_sync, plain, llm, guards, aredis, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    monkeypatch.delitem(tiktoken.registry.ENCODINGS, "cl100k_base", raising=False)
+    guarded = guarded_embeddings(plain.model_copy(update={"check_embedding_ctx_length": True}), guards=guards)
+    with pytest.raises(requests.exceptions.ConnectionError):
+        await (asyncio.to_thread(guarded.embed_query, "roses") if is_sync else guarded.aembed_query("roses"))
+    assert llm.calls() == []
+    assert (await Breakers(aredis, BreakerLimits()).states())[0].window_failed == 0
+    tokens = (await used(guards, aredis)).tokens
+    assert (tokens.used, tokens.held) == (0, 0)

@@ -4,6 +4,7 @@ import asyncio
 import math
 import time
 
+import httpx
 import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
@@ -15,6 +16,7 @@ from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, BreakerSt
 from langgraph_rq.shared.budget.token_budget import BudgetLimits, Hold
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
+from langgraph_rq.worker.guards import call_threads
 from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
 from langgraph_rq.worker.guards.guards import Guards, TaskGuard, current_task
 from langgraph_rq.worker.guards.inner_model import OUTPUT_TOKENS as DEFAULT_OUTPUT_TOKENS
@@ -395,4 +397,65 @@ async def test_stream_of_a_probe_closes_the_breaker_at_its_first_chunk(call, gua
     await until(is_closed)
     assert not streaming.done()
     assert "You asked" in await streaming
+    assert await books(aredis) == (billed(llm), 0)
+
+
+@pytest.fixture
+async def two_threads(monkeypatch, aredis, redis_url):
+    """Guards with places for two sync calls at a time."""
+    monkeypatch.setattr(call_threads, "PLACES", 2)
+    guards = Guards(aredis, redis_url, BreakerLimits(), BudgetLimits(), PRICING)
+    yield guards
+    await guards.aclose()
+
+
+@pytest.mark.parametrize("call", [invoke, stream])
+async def test_clock_of_a_sync_call_starts_when_a_thread_is_free(call, two_threads, aredis, llm, chat):
+    llm.set_latency(0.8)
+    model = guarded_chat_model(chat(), limits=CallLimits(attempts=1, timeout_s=2.0), guards=two_threads)
+    answers = await asyncio.gather(*[call(model) for _ in range(8)])
+    assert all("You asked" in answer for answer in answers)
+    assert (await Breakers(aredis, BreakerLimits()).states())[0].failures == 0
+    assert await books(aredis) == (billed(llm), 0)
+
+
+async def test_sync_call_that_waits_for_a_thread_holds_nothing(two_threads, aredis, llm, chat):
+    llm.set_latency(1)
+    calls = [asyncio.create_task(invoke(guarded_chat_model(chat(), guards=two_threads))) for _ in range(6)]
+    held = set()
+    while not all(one.done() for one in calls):
+        held.add((await books(aredis))[1])
+        await asyncio.sleep(0.01)
+    await asyncio.gather(*calls)
+    each = min(held - {0})
+    assert max(held) <= 2 * each
+
+
+async def test_abandoned_thread_keeps_its_place_until_it_returns(two_threads, aredis, llm, chat):
+    llm.set_faults([{"fault": "latency", "latency_s": 3, "times": 2}])
+    slow = guarded_chat_model(chat(), limits=CallLimits(attempts=1, timeout_s=0.3), guards=two_threads)
+    failed = await asyncio.gather(invoke(slow), invoke(slow), return_exceptions=True)
+    assert all(isinstance(error, ProviderUnavailableError) for error in failed)
+    assert "You asked" in await invoke(guarded_chat_model(chat(), guards=two_threads))
+    started = [one["started_monotonic_s"] for one in llm.calls()]
+    assert started[2] - started[0] > 2
+
+
+async def test_call_that_finds_no_free_connection_is_not_a_failure_of_the_provider(guards, aredis, llm, chat):
+    llm.set_latency(3)
+    async with httpx.AsyncClient(limits=httpx.Limits(max_connections=1)) as http:
+        first, second = (
+            guarded_chat_model(
+                chat(http_async_client=http), limits=CallLimits(attempts=1, timeout_s=timeout_s), guards=guards
+            )
+            for timeout_s in (60, 0.5)
+        )
+        answered = asyncio.create_task(ainvoke(first))
+        await until(llm.calls)
+        with pytest.raises(ProviderUnavailableError) as caught:
+            await ainvoke(second)
+        assert not caught.value.was_called
+        await answered
+    assert len(llm.calls()) == 1
+    assert (await Breakers(aredis, BreakerLimits()).states())[0].window_failed == 0
     assert await books(aredis) == (billed(llm), 0)
