@@ -81,7 +81,7 @@ def refusal_of(decision: Decision, breaker: str) -> BaseException:
     wait_s, state, why = decision.allowed.wait_ms / 1000, decision.allowed.state, decision.allowed.why
     reason = f"the circuit breaker is {state} ({why})" if why else "its rate limit is reached"
     return ProviderUnavailableError(
-        f"{breaker} is not called: {reason}; next try in {wait_s:.1f} s", retry_after_s=wait_s
+        f"{breaker} is not called: {reason}; next try in {wait_s:.1f} s", retry_after_s=wait_s, is_rate_limited=not why
     )
 
 

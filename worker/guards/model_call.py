@@ -1,7 +1,8 @@
 """One guarded call, from the outside in: fallback, retry, admission, the call with its timeout, settling.
 
     call_models ── the first model, then each fallback, when one is refused or keeps failing
-      └ call_model ── retries: exponential with jitter, or after the provider's Retry-After, within the deadline
+      └ call_model ── retries of failures: exponential with jitter, within the deadline
+        └ call_at_rate ── waits for a rate limit, which is no failure
           └ _attempt ── waits for a thread if the caller is sync; only then the clock of the call starts
               └ _send ── admit, call, settle a failure; a successful call is settled by the caller, at its end
 
@@ -12,6 +13,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 from tenacity import (
@@ -23,10 +25,12 @@ from tenacity import (
     wait_random,
 )
 
+from langgraph_rq.shared.breaker.circuit_breaker import Outcome
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.guards.call_size import CallSize
 from langgraph_rq.worker.guards.guards import Admitted, Guards, TaskGuard, Used
 from langgraph_rq.worker.guards.provider_errors import read_failure, status_of
+from langgraph_rq.worker.guards.rate_limits import PATIENCE_S, call_at_rate
 from langgraph_rq.worker.guards.refusals import ProviderUnavailableError
 
 T = TypeVar("T")
@@ -40,7 +44,7 @@ class CallLimits:
     Args:
         attempts: The number per model, the first included.
         timeout_s: For one attempt.
-        longest_wait_s: The longest pause before a retry; if the provider asks for more, the next model is called.
+        longest_wait_s: The longest pause before a retry or the next model.
     """
 
     attempts: int = 3
@@ -83,11 +87,12 @@ async def call_models(guards: Guards, task: TaskGuard, targets: Sequence[Target[
     """
     refused: list[ProviderUnavailableError] = []
     for number, target in enumerate(targets):
+        is_last = number + 1 == len(targets)
         try:
-            called = await call_model(guards, task, target, limits)
+            called = await call_model(guards, task, target, limits, PATIENCE_S if is_last else limits.longest_wait_s)
         except ProviderUnavailableError as error:
             refused.append(error)
-            if number + 1 < len(targets):
+            if not is_last:
                 _log.warning("model.fell_back", model=target.model, to=targets[number + 1].model)
         else:
             task.model = target.model
@@ -100,13 +105,16 @@ async def call_models(guards: Guards, task: TaskGuard, targets: Sequence[Target[
     ) from refused[-1]
 
 
-async def call_model(guards: Guards, task: TaskGuard, target: Target[T], limits: CallLimits) -> Called[T]:
-    """Call `target`, and retry while that may help.
+async def call_model(
+    guards: Guards, task: TaskGuard, target: Target[T], limits: CallLimits, patience_s: float = PATIENCE_S
+) -> Called[T]:
+    """Call `target`, and retry while that may help; pauses of its rate limit are waited for beside the retries.
 
     Raises: the same as `call_models`.
     """
+    at_rate = partial(call_at_rate, task, partial(_attempt, guards, task, target, limits), patience_s)
     try:
-        return await _attempt(guards, task, target, limits)
+        return await at_rate()
     except ProviderUnavailableError as error:
         failed = [error]
 
@@ -114,7 +122,7 @@ async def call_model(guards: Guards, task: TaskGuard, target: Target[T], limits:
         # tenacity starts after the first failure, which is replayed to it: a call that succeeds at once costs nothing.
         if failed:
             raise failed.pop()
-        return await _attempt(guards, task, target, limits)
+        return await at_rate()
 
     return await _retrying(task, target.model, limits)(attempt)
 
@@ -129,7 +137,8 @@ def _retrying(task: TaskGuard, model: str, limits: CallLimits) -> AsyncRetrying:
     def is_worth_it(error: BaseException) -> bool:
         if not isinstance(error, ProviderUnavailableError) or error.retry_after_s > limits.longest_wait_s:
             return False
-        if error.timed_out:  # it may have been billed and took the whole timeout: no second attempt with this model
+        # A timeout may have been billed and took all its time; a rate limit was waited for, as long as it makes sense.
+        if error.timed_out or error.is_rate_limited:
             return False
         return task.deadline_at is None or time.monotonic() + error.retry_after_s < task.deadline_at
 
@@ -173,6 +182,7 @@ async def _send(guards: Guards, task: TaskGuard, target: Target[T], limits: Call
                 retry_after_s=failure.retry_after_s,
                 was_called=failure.was_called,
                 timed_out=limit.expired(),
+                is_rate_limited=failure.outcome is Outcome.RATE_LIMITED,
             ) from error
         raise
 

@@ -55,15 +55,23 @@ class ProviderUnavailableError(Exception):
         retry_after_s: When a model may be called again; 0: unknown.
         was_called: Whether a provider was called at all; if not, the task can wait for one.
         timed_out: Whether the last call ran into its timeout.
+        is_rate_limited: Whether the provider is healthy and only asked for a pause. It does not count as called.
     """
 
     def __init__(
-        self, message: str, *, retry_after_s: float = 0.0, was_called: bool = False, timed_out: bool = False
+        self,
+        message: str,
+        *,
+        retry_after_s: float = 0.0,
+        was_called: bool = False,
+        timed_out: bool = False,
+        is_rate_limited: bool = False,
     ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.was_called = was_called
         self.timed_out = timed_out
+        self.is_rate_limited = is_rate_limited
 
 
 class ToolError(Exception):

@@ -13,6 +13,7 @@ so a refusal that must end a sync call is a BaseException.
 import asyncio
 from collections.abc import Mapping
 from contextvars import ContextVar
+from functools import partial
 from itertools import chain
 from typing import Any
 from uuid import UUID
@@ -29,6 +30,7 @@ from langgraph_rq.worker.guards.guarded_model import GUARDED
 from langgraph_rq.worker.guards.guards import TaskGuard
 from langgraph_rq.worker.guards.model_call import CallLimits, settle_failure
 from langgraph_rq.worker.guards.model_usage import answer_bytes, read_usage, written_bytes
+from langgraph_rq.worker.guards.rate_limits import call_at_rate
 from langgraph_rq.worker.guards.refusals import ProviderRefused, ProviderUnavailableError, TaskGone
 from langgraph_rq.worker.task.attempt import Attempt
 from langgraph_rq.worker.task.node_watch import NodeWatch
@@ -170,14 +172,15 @@ class GuardHandler(BaseCallbackHandler):
         breaker = f"{metadata.get('ls_provider') or 'model'}/{model}"
         timeout_s = parameters.get("timeout")
         try:
-            admission = self._guards.admit(
+            admit = partial(
+                self._guards.admit,
                 self._task,
                 breaker,
                 model,
                 CallSize(prompt, _output_limit(parameters, metadata)),
                 timeout_s if isinstance(timeout_s, int | float) else _DEFAULT.timeout_s,
             )
-            admitted = await self._guards.loops.run_here(admission)
+            admitted = await self._guards.loops.run_here(call_at_rate(self._task, admit))
         except ProviderUnavailableError as error:
             if asyncio.get_running_loop() is self._home:
                 raise

@@ -17,6 +17,7 @@ from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import ResultMetadata, State, Task, TaskResult
 from langgraph_rq.worker.guards.guards import TaskGuard, current_task
 from langgraph_rq.worker.guards.provider_errors import read_failure
+from langgraph_rq.worker.guards.rate_limits import spread
 from langgraph_rq.worker.guards.refusals import (
     GuardUnavailable,
     ProviderRefused,
@@ -102,10 +103,10 @@ def read_error(error: BaseException, deadline_at: float) -> Result:
         return Result(State.PENDING, error=(ErrorType.GUARD_UNAVAILABLE, message), retry_after_s=_OUTAGE_WAIT_S)
     if isinstance(error, GuardUnavailable) and left_s <= _CLOSE_S:
         return Result(State.TIMEOUT, error=(ErrorType.TIMEOUT, f"the deadline passed while {message}"))
+    wait_s = wait_for_provider_s(error, deadline_at)
+    if wait_s is not None:
+        return Result(State.PENDING, error=(ErrorType.PROVIDER_UNAVAILABLE, message), retry_after_s=wait_s)
     if isinstance(error, ProviderRefused | ProviderUnavailableError):
-        wait_s = wait_for_provider_s(error, deadline_at)
-        if wait_s is not None:
-            return Result(State.PENDING, error=(ErrorType.PROVIDER_UNAVAILABLE, message), retry_after_s=wait_s)
         return Result(
             State.ERROR,
             error=(ErrorType.PROVIDER_UNAVAILABLE, message),
@@ -137,12 +138,20 @@ def _is_of_a_model_call(error: BaseException) -> bool:
 def wait_for_provider_s(error: BaseException, deadline_at: float) -> float | None:
     """Return how long the task waits in the queue for a model that may not be called now; None: it does not wait.
 
-    It waits if no provider was called, so that nothing was paid for, and if its deadline (monotonic) allows.
+    It waits if no provider was called, so that nothing was paid for, and if its deadline (monotonic) allows. A 429 does
+    not count as called, whether a guarded model or the SDK of an unchanged one raised it.
     """
-    if not isinstance(error, ProviderRefused | ProviderUnavailableError) or getattr(error, "was_called", False):
+    if isinstance(error, ProviderRefused | ProviderUnavailableError):
+        was_called, retry_after_s = getattr(error, "was_called", False), error.retry_after_s or 0.0
+    elif _is_of_a_model_call(error) and (failure := read_failure(error)).is_unavailable:
+        was_called, retry_after_s = failure.was_called, failure.retry_after_s
+    else:
         return None
-    wait_s = max(error.retry_after_s or 0.0, _SHORTEST_WAIT_S)
-    return wait_s if wait_s < deadline_at - time.monotonic() else None
+    shortest_s, left_s = max(retry_after_s, _SHORTEST_WAIT_S), deadline_at - time.monotonic()
+    if was_called or shortest_s >= left_s:
+        return None
+    wait_s = spread(shortest_s)
+    return wait_s if wait_s < left_s else shortest_s
 
 
 def usage_of(guard: TaskGuard) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""C12, C13, C30: the provider fails or is slow, and workers are killed while calls of theirs are paid for."""
+"""C12, C13, C23, C30: the provider fails or is slow, and workers are killed while calls of theirs are paid for."""
 
 import math
 import time
@@ -18,6 +18,7 @@ _THRESHOLD = 5
 _SLOTS = 20
 """Tasks in flight per worker, each with one call at most."""
 _CALL_TIMEOUT_S = 5.0
+_RATE_DEADLINE_S = 120.0
 _CALL_TOKENS = 120
 """Roughly what one call of the graph's uses."""
 
@@ -88,6 +89,21 @@ def kill_while_paying(run: Run) -> Verdict:
     is_held = billed <= tokens.used <= (limits.daily_tokens or 0)
     more = [] if is_held else [Violation("overspent", "", f"billed {billed}, used {tokens.used}, limit {tokens.limit}")]
     return with_violations(verdict, more)
+
+
+def limit_the_rate(run: Run) -> Verdict:
+    """C23: the provider allows ten calls a second; half of the tasks have a guarded model, half an unchanged one."""
+    run.start(1, 100)
+    fault = {"fault": "429", "beyond_per_s": 10, "retry_after_s": 1}
+    run.stage.model.admin.set_faults([fault])
+    number = run.count(100)
+    run.submit(ids("c23-guarded", number), graph="single", deadline_s=_RATE_DEADLINE_S)
+    run.submit(ids("c23-unchanged", number), graph="unchanged", deadline_s=_RATE_DEADLINE_S)
+    run.wait_until_ended()
+    calls = run.stage.calls()
+    run.proofs["429s"] = sum(call.fault == "429" for call in calls)
+    run.figures["seconds"] = round(max(call.at for call in calls) - min(call.at for call in calls), 1)
+    return run.judge(replace(UNTOUCHED, steps=[SINGLE], repays_failed=True))
 
 
 def answer_after_the_lease(run: Run) -> Verdict:

@@ -27,6 +27,7 @@ SCENARIOS: Mapping[str, Callable[[Run], Verdict]] = {
     "C19": ordinary_day.fan_out,
     "C20": ordinary_day.leave_usage_unknown,
     "C22": routing.flood_with_an_unserved_graph,
+    "C23": provider.limit_the_rate,
     "C24": routing.replace_the_only_worker_of_a_graph,
     "C28": ordinary_day.spend_to_the_last_token,
     "C30": provider.answer_after_the_lease,

@@ -53,6 +53,7 @@ UNCHANGED = ChatOpenAI(
     api_key=os.environ.get("OPENAI_API_KEY", "offline"),
     http_client=MODEL.http_client,
     http_async_client=MODEL.http_async_client,
+    max_retries=0,  # the checker would take the SDK's own retries for calls that were not admitted
 )
 """As graphs have it that know nothing of the guards: without an output limit."""
 

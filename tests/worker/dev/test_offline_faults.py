@@ -187,3 +187,13 @@ async def test_client_that_leaves_early_is_billed_and_recorded_as_left(client, s
 def test_wrong_latency_is_refused(server, latency_s):
     with pytest.raises(OfflineLLMError, match="expected latency_s"):
         server.admin.set_latency(latency_s)
+
+
+def test_rate_limit_lets_so_many_calls_of_a_second_pass(server):
+    server.admin.set_faults([{"fault": "429", "beyond_per_s": 2, "retry_after_s": 1}])
+    for _ in range(10):
+        post(server, json=body_of())
+    calls = until_idle(server)
+    seconds = {int(call[instant]) for call in calls for instant in ("started_monotonic_s", "ended_monotonic_s")}
+    assert 2 <= sum(call["fault"] is None for call in calls) <= 2 * len(seconds)
+    assert {call["fault"] for call in calls} == {None, "429"}

@@ -148,12 +148,25 @@ async def test_pause_that_the_provider_asks_for_holds_for_everybody_and_is_waite
     assert len(llm.calls()) == 2
 
 
+@WAYS
+async def test_rate_limit_uses_up_no_attempt(call, guards, llm, chat):
+    llm.set_faults([{"fault": "429", "times": 4, "retry_after_s": 0.1}])
+    assert "You asked" in await call(guarded_chat_model(chat(), limits=ONCE, guards=guards))
+    assert len(llm.calls()) == 5
+
+
+async def test_fallback_answers_when_the_first_model_stays_limited(guards, llm, chat):
+    llm.set_faults([{"fault": "429", "model": "gpt-4o", "retry_after_s": 0.5}])
+    model = guarded_chat_model(chat("gpt-4o"), [chat("gpt-4o-mini")], guards=guards)
+    assert "You asked" in await ainvoke(model)
+
+
 async def test_pause_that_is_too_long_is_not_waited_for(guards, aredis, llm, chat):
     llm.set_faults([{"fault": "429", "retry_after_s": 60}])
     model = guarded_chat_model(chat(), guards=guards)
     with pytest.raises(ProviderUnavailableError) as caught:
         await model.ainvoke(QUESTION)
-    assert caught.value.retry_after_s == 60
+    assert (caught.value.retry_after_s, caught.value.was_called) == (60, False)
     with pytest.raises(ProviderUnavailableError, match="rate limit"):
         await model.ainvoke(QUESTION)
     assert len(llm.calls()) == 1

@@ -168,6 +168,33 @@ async def test_stream_of_a_probe_closes_the_breaker_at_its_first_chunk(call, red
     assert await books(aredis) == (billed(llm), 0)
 
 
+@pytest.mark.parametrize("call", [ainvoke, invoke, astream])
+async def test_task_waits_for_a_rate_limit_and_runs_its_node_again(call, redis_url, llm, chat):
+    llm.set_faults([{"fault": "429", "retry_after_s": 3, "times": 1}])
+    result = await run_node(redis_url, node_of(call, chat()))
+    assert (result.status, result.metadata.attempts) == (State.SUCCESS, 2)
+    assert [one["fault"] for one in llm.calls()] == ["429", None]
+
+
+@pytest.mark.parametrize("is_guarded", [True, False])
+async def test_rate_limit_beyond_the_deadline_ends_the_task_at_once(is_guarded, redis_url, llm, chat):
+    llm.set_faults([{"fault": "429", "retry_after_s": 60}])
+    model = guarded_chat_model(chat()) if is_guarded else chat()
+    result = await run_node(redis_url, node_of(ainvoke, model), deadline_s=20)
+    assert (result.status, result.error.type) == (State.ERROR, ErrorType.PROVIDER_UNAVAILABLE)
+    assert len(llm.calls()) == 1
+
+
+@pytest.mark.parametrize("call", [ainvoke, invoke])
+async def test_short_cooldown_is_waited_for_in_place(call, redis_url, aredis, llm, chat):
+    await Breakers(aredis, BreakerLimits()).report(
+        "openai/gpt-4o-mini", "t", 0, Outcome.RATE_LIMITED, retry_after_ms=1_500
+    )
+    result = await run_node(redis_url, node_of(call, chat()))
+    assert (result.status, result.metadata.attempts) == (State.SUCCESS, 1)
+    assert len(llm.calls()) == 1
+
+
 class Parrot(BaseChatModel):
     """Another chat model than OpenAI's, which neither streams nor says how much it wrote at most."""
 

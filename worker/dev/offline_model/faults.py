@@ -7,6 +7,7 @@ request can carry its own rule in the header `x-fault: 429; retry_after=2`, whic
 import difflib
 import math
 import random
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
@@ -72,6 +73,7 @@ class FaultRule:
         times: How often the rule applies. None: always.
         probability: Of applying to a matching call.
         seed: Of the random numbers for `probability`.
+        beyond_per_s: Applies only to calls beyond so many in one second. None: to all.
         retry_after_s: Sent as Retry-After (whole seconds, rounded up) and retry-after-ms. None: not sent.
         latency_s: Seconds before the fault takes effect. None: the server's latency.
     """
@@ -82,6 +84,7 @@ class FaultRule:
     times: int | None = None
     probability: float = 1.0
     seed: int = 0
+    beyond_per_s: int | None = None
     retry_after_s: float | None = None
     latency_s: float | None = None
 
@@ -90,7 +93,7 @@ class FaultRule:
             raise ValueError(
                 f"expected fault to be one of {', '.join(NAMES)}, got: {self.fault}{_hint(self.fault, NAMES)}"
             )
-        for name in ("times", "probability", "retry_after_s", "latency_s"):
+        for name in ("times", "probability", "beyond_per_s", "retry_after_s", "latency_s"):
             value = getattr(self, name)
             if value is not None:
                 positive(name, value)
@@ -144,6 +147,9 @@ class _Armed:
     rule: FaultRule
     draws: random.Random
     hits: int = 0
+    second: int = 0
+    passed: int = 0
+    """Calls that it let pass in `second`."""
 
     def applies(self, model: str, prompt: str) -> bool:
         rule = self.rule
@@ -153,8 +159,16 @@ class _Armed:
             return False
         if rule.probability < 1 and self.draws.random() >= rule.probability:
             return False
+        if rule.beyond_per_s is not None and self._is_within(rule.beyond_per_s):
+            return False
         self.hits += 1
         return True
+
+    def _is_within(self, per_s: int) -> bool:
+        second = int(time.monotonic())
+        self.passed = self.passed + 1 if second == self.second else 1
+        self.second = second
+        return self.passed <= per_s
 
 
 class FaultPlan:
