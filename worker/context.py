@@ -22,6 +22,7 @@ from langgraph_rq.shared.settings import (
     WorkerSettings,
     load,
 )
+from langgraph_rq.shared.settings.environment import file_of
 from langgraph_rq.shared.telemetry.audit import Audit
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.graphs.graphs import load_graphs
@@ -29,6 +30,7 @@ from langgraph_rq.worker.graphs.langgraph_json import read_langgraph_json
 from langgraph_rq.worker.guards.fleet_limits import obeyed_limits
 from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.guards.stream_usage import ask_for_usage
+from langgraph_rq.worker.guards.provider_key import VARIABLE, KeyFile
 from langgraph_rq.worker.state.checkpoints import Checkpointer
 from langgraph_rq.worker.state.store import open_store
 from langgraph_rq.worker.task.events import EventWriter
@@ -64,6 +66,7 @@ async def open_context(
     checkpoint_url = redis.checkpoint_redis_url.get_secret_value() if redis.checkpoint_redis_url else url
     queue, tasks, telemetry = load(QueueSettings), load(TaskSettings), load(TelemetrySettings)
     config = read_langgraph_json(_config(settings))
+    key_file = file_of(VARIABLE)
     _export_key(load(ModelSettings))
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(open_async(url, connections=redis.redis_connections))
@@ -90,6 +93,7 @@ async def open_context(
             times=queue.times(tasks.input_bytes),
             limits=tasks.limits(),
             guards=guards,
+            key_file=KeyFile(key_file) if key_file else None,
             checkpointer=checkpointer,
             result_bytes=tasks.result_bytes,
             callbacks=callbacks,
@@ -106,6 +110,6 @@ def _config(settings: WorkerSettings) -> Path:
 def _export_key(provider: ModelSettings) -> None:
     """Export the key and the base URL, which may come from a file, for graphs that make their own ChatOpenAI."""
     if provider.openai_api_key:
-        os.environ.setdefault("OPENAI_API_KEY", provider.openai_api_key.get_secret_value())
+        os.environ.setdefault(VARIABLE, provider.openai_api_key.get_secret_value())
     if provider.openai_base_url:
         os.environ.setdefault("OPENAI_BASE_URL", provider.openai_base_url)

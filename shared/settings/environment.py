@@ -4,6 +4,7 @@ Sources, the first wins: environment; `NAME_FILE`, a file that holds the value; 
 `/run/secrets/<name in lower case>`. An empty value counts as not set; `none` removes a limit.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -25,6 +26,18 @@ SECRETS = Path("/run/secrets")
 def read_env_file() -> dict[str, str | None]:
     """Read `.env` of the working directory; empty if there is none."""
     return dotenv_values(ENV_FILE) if ENV_FILE.is_file() else {}
+
+
+def file_of(variable: str) -> Path | None:
+    """Return the file that holds the value of a variable; None: it comes from elsewhere, or from nowhere."""
+    in_env_file = read_env_file()
+    named = os.environ.get(f"{variable}_FILE") or in_env_file.get(f"{variable}_FILE")
+    mounted = SECRETS / variable.lower()
+    if os.environ.get(variable):
+        return None
+    if named:
+        return Path(named)
+    return mounted if not in_env_file.get(variable) and mounted.is_file() else None
 
 
 class _FileSource(EnvSettingsSource):

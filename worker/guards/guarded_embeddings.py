@@ -19,6 +19,7 @@ from langgraph_rq.shared.breaker.circuit_breaker import Outcome
 from langgraph_rq.worker.guards.call_size import CallSize, Prompt, measure_texts
 from langgraph_rq.worker.guards.guards import Guards, TaskGuard, Used, find_guards
 from langgraph_rq.worker.guards.model_call import CallLimits, Target, call_model
+from langgraph_rq.worker.guards.provider_key import follow_environment
 
 BATCH_TOKENS = 100_000
 """The most that one call reserves where requests have no limit; OpenAI's own limit is 300,000 tokens."""
@@ -134,7 +135,8 @@ class _Metered:
     """The `embeddings` resource of an OpenAI client, sync or async."""
 
     def __init__(self, resource: Any) -> None:
-        self._resource = resource._client.with_options(max_retries=0).embeddings  # noqa: SLF001 - no public attribute
+        client = resource._client  # noqa: SLF001 - no public attribute
+        self._resource = client.with_options(max_retries=0, **follow_environment(client)).embeddings
 
     def create(self, **request: Any) -> Any:
         """Make the call and record its usage."""

@@ -8,6 +8,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 
 from langgraph_rq.worker.guards.call_size import LIMIT_NAMES, CallSize, measure_messages, output_limit
+from langgraph_rq.worker.guards.provider_key import follow_environment
 
 OUTPUT_TOKENS = 1_024
 """The output limit given to a model that has none."""
@@ -82,6 +83,6 @@ def _without_retries(model: BaseChatModel) -> BaseChatModel:
     for name in ("root_client", "root_async_client"):
         client = getattr(model, name, None)
         if client is not None:
-            changed[name] = client.with_options(max_retries=0)
+            changed[name] = client.with_options(max_retries=0, **follow_environment(client))
             changed[name.replace("root_", "")] = changed[name].chat.completions
     return model.model_copy(update=changed)

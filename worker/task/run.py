@@ -94,6 +94,8 @@ async def _run_graph(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline
     context = attempt.context
     attempt.start_graph(deadline_at)
     install_handler(attempt)
+    if context.key_file:
+        context.key_file.export()
     late = Result(State.TIMEOUT, error=(ErrorType.TIMEOUT, f"the deadline of {task.deadline_s:g} s passed"))
     remaining_s = deadline_at - time.monotonic()
     if remaining_s <= 0:

@@ -12,6 +12,7 @@ from langgraph_rq.shared.telemetry import tracing
 from langgraph_rq.shared.telemetry.audit import Audit
 from langgraph_rq.worker.graphs.graphs import LoadedGraph
 from langgraph_rq.worker.guards.guards import Guards
+from langgraph_rq.worker.guards.provider_key import KeyFile
 from langgraph_rq.worker.state.checkpoints import Checkpointer
 from langgraph_rq.worker.task.events import EventWriter
 from langgraph_rq.worker.task.redacted import Redaction
@@ -28,6 +29,8 @@ class RunContext:
     times: QueueTimes
     limits: TaskLimits
     guards: Guards
+    key_file: KeyFile | None = None
+    """Where the key of the model API comes from; None: from no file."""
     checkpointer: Checkpointer | None = None
     """Where the graphs' checkpoints live; None for none."""
     result_bytes: int = 1_000_000
