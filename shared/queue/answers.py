@@ -101,6 +101,8 @@ class Claimed:
     acting_fields: tuple[str, ...]
     """Fields of a job of stock RQ that ask for what we do not do, such as callbacks."""
     claimed_at_ms: int
+    blocked_in: str = ""
+    """The line (file:line) in which it blocked the event loop of an earlier owner; empty: it did not."""
 
     @property
     def attempts(self) -> int:
@@ -203,9 +205,8 @@ def whole_number(value: bytes, otherwise: int = 0) -> int:
 
 
 def _claimed(task: Sequence[Any], now_ms: int) -> Claimed:
-    id_, epoch, queue, created, started, deadline, crashes, failures, waits, cancelled, used, data, origin, acting = (
-        task
-    )
+    id_, epoch, queue, created, started, deadline, crashes, failures, waits, cancelled, used, data, origin = task[:13]
+    acting, blocked_in = task[13:]
     return Claimed(
         id=id_.decode(),
         epoch=int(epoch),
@@ -222,6 +223,7 @@ def _claimed(task: Sequence[Any], now_ms: int) -> Claimed:
         origin=Origin(origin.decode()),
         acting_fields=tuple(field.decode() for field in acting),
         claimed_at_ms=now_ms,
+        blocked_in=blocked_in.decode(errors="replace"),
     )
 
 

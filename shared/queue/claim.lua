@@ -28,7 +28,8 @@
 -- Returns {outcome, now (ms), tasks, dropped ids, number put aside}; outcome: ok | no_lease | suspended; where ids were
 --   dropped or put aside there may be more to claim
 --   task: {id, epoch, queue, created (ms), started (ms), deadline (ms), crashes, failures, waits, 1 if it is to be
---          cancelled, {input tokens, output tokens, nano-dollars used before}, data, origin, names of unusual fields}
+--          cancelled, {input tokens, output tokens, nano-dollars used before}, data, origin, names of unusual fields,
+--          line in which it blocked the event loop of an earlier owner, or empty}
 --   origin: ours | enqueued (by stock RQ) | too_long (data not read) | malformed (no hash)
 local workers_key, own_key, open_key, suspended_key, rq_worker_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local worker, n, max_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -81,7 +82,8 @@ end
 
 local function own(id, task_key, job_key, queue)
   local fields = redis.call('HMGET', task_key, 'epoch', 'created', 'deadline', 'crashes', 'failures', 'started',
-    'cancel', 'digest', 'user', 'waits', 'input_tokens', 'output_tokens', 'cost_nano_usd', 'estimated_calls')
+    'cancel', 'digest', 'user', 'waits', 'input_tokens', 'output_tokens', 'cost_nano_usd', 'estimated_calls',
+    'blocked_in')
   local epoch, created, deadline, crashes, failures, started, cancel, digest, user, waits = unpack(fields, 1, 10)
   local origin, data, acts = 'ours', nil, {}
   if digest == '' then
@@ -107,7 +109,7 @@ local function own(id, task_key, job_key, queue)
   record_state(id, 'running', epoch, longest)
   redis.call('PEXPIREAT', 'agent:events:' .. id, whole(tonumber(deadline) + events_ms))
   return {id, epoch, queue, created, started or now, deadline, crashes or '0', failures or '0', waits or '0',
-    cancel and 1 or 0, {unpack(fields, 11, 14)}, data, origin, acts}
+    cancel and 1 or 0, {unpack(fields, 11, 14)}, data, origin, acts, fields[15] or ''}
 end
 
 -- An empty list holds no user's id. A user marked as having one there lost it to a tool of RQ, or its task's hash expired.

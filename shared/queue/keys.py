@@ -77,6 +77,8 @@ class TaskField(StrEnum):
     """How many attempts its graph failed."""
     CANCEL = "cancel"
     """Set when the running task is to be stopped."""
+    BLOCKED_IN = "blocked_in"
+    """The line (file:line) in which it kept an owner's event loop from running for long."""
     EVENTS = "events"
     """`<epoch>:<number>` of the events that the attempt has written."""
     INPUT_TOKENS = "input_tokens"

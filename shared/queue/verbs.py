@@ -319,6 +319,11 @@ def use_call(task_id: str, used: Use) -> Call[bool]:
     return Call(load_script("shared/queue/use"), [task_hash(task_id)], args, bool)
 
 
+def block_call(task_id: str, epoch: int, worker: str, line: str) -> Call[bool]:
+    """Record that a task blocks its worker's event loop in `line` (file:line); False: the worker owns it no more."""
+    return Call(load_script("shared/queue/block"), [task_hash(task_id)], [epoch, worker, line], bool)
+
+
 def leave_call(worker: str) -> Call[int]:
     """Leave the fleet; returns how many tasks the worker still owns, in which case it has not left."""
     return Call(load_script("shared/queue/leave"), [WORKERS, own_key(worker)], [worker], int)

@@ -31,6 +31,7 @@ class ModelTask:
     crashes: int = 0
     failures: int = 0
     is_cancelled: bool = False
+    blocked_in: str = ""
     was_put_back: bool = False
     """It has left its queue before, so that its place among its user's tasks is not its order any more."""
 
@@ -149,6 +150,13 @@ class QueueModel:
         self._put_back(task)
         task.is_delayed, task.due_at = is_delayed and not task.is_cancelled, due_at
         task.failures += failed
+        return True
+
+    def block(self, task_id: str, epoch: int, worker: str, line: str) -> bool:
+        task = self.tasks[task_id]
+        if not self.runs(task, worker) or task.epoch != epoch:
+            return False
+        task.blocked_in = line
         return True
 
     def reap(self, now: int) -> tuple[set[str], set[str]]:

@@ -13,6 +13,7 @@ from langgraph_rq.shared.queue.answers import Claimed, Finished
 from langgraph_rq.shared.queue.keys import graph_list, side_queue
 from langgraph_rq.shared.queue.verbs import (
     QueueTimes,
+    block_call,
     cancel_call,
     claim_call,
     finish_call,
@@ -81,7 +82,7 @@ class QueueMachine(RuleBasedStateMachine):
         for one in answer.tasks:
             task = self.model.tasks[one.id]
             assert (one.attempts, one.crashes, one.failures) == (task.epoch, task.crashes, task.failures)
-            assert one.is_cancelled == task.is_cancelled
+            assert (one.is_cancelled, one.blocked_in) == (task.is_cancelled, task.blocked_in)
         self.claims += [(worker, one) for one in answer.tasks]
 
     @precondition(lambda self: self.claims)
@@ -100,6 +101,14 @@ class QueueMachine(RuleBasedStateMachine):
             one.id, one.epoch, worker, self.now + delay_ms, failed=failed, is_delayed=delay_ms > 0
         )
         assert self._run(call) == expected
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data())
+    def mark_any_attempt_as_blocking(self, data: st.DataObject) -> None:
+        worker, one = self._some_claim(data)
+        line = f"graph.py:{one.epoch}"
+        answer = self._run(block_call(one.id, one.epoch, worker, line))
+        assert answer == self.model.block(one.id, one.epoch, worker, line)
 
     @rule(worker=st.sampled_from(WORKERS))
     def join(self, worker: str) -> None:

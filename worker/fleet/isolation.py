@@ -1,8 +1,8 @@
-"""Run a task in its own child process after two workers crashed while running it.
+"""Run a task in its own child process after two workers crashed while running it, or one whose loop it blocked.
 
 A crash does not show which of the tasks in flight caused it. Alone, a task that causes one crashes its own process and
-ends as `poisoned`; every other task ends as usual. The processes come from the worker's fork server, so they share
-none of the worker's memory.
+ends as `poisoned`; one that blocks the event loop blocks its own, and ends as `graph_error`; every other task ends as
+usual. The processes come from the worker's fork server, so they share none of the worker's memory.
 """
 
 import asyncio
@@ -25,8 +25,9 @@ from langgraph_rq.shared.settings import RedactionSettings, RedisSettings, Worke
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import configure, get_logger
 from langgraph_rq.worker.fleet.fork_server import DIED, ForkServer
+from langgraph_rq.worker.fleet.loop_watch import LOOK_S, LoopWatch
 from langgraph_rq.worker.task.attempt import Attempt
-from langgraph_rq.worker.task.result import Ended, Result, write_result
+from langgraph_rq.worker.task.result import Ended, Result, usage_of, write_result
 from langgraph_rq.worker.task.run import Released, run_task
 
 ISOLATED_AFTER_CRASHES = 2
@@ -44,6 +45,11 @@ _POLL_S = 0.2
 """The thread that reads a child's messages checks this often whether they are still wanted."""
 
 _log = get_logger(__name__)
+
+
+def is_to_be_isolated(claimed: Claimed) -> bool:
+    """Return whether a claimed task must not run beside others: it may be what ended its earlier workers."""
+    return claimed.crashes >= ISOLATED_AFTER_CRASHES or (claimed.crashes > 0 and claimed.blocked_in != "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +188,8 @@ async def _run(sender: Connection, order: _Order) -> None:
         messages.begin()
         attempt = Attempt.of(order.claimed, order.worker, context)
         attempt.enter()
+        watch = LoopWatch(asyncio.get_running_loop())
+        threading.Thread(target=_end_when_blocked, args=(watch, attempt, messages), daemon=True).start()
         outcome: Ended | Released | None
         try:
             outcome = await run_task(attempt)
@@ -191,6 +199,22 @@ async def _run(sender: Connection, order: _Order) -> None:
             if spans := attempt.spans_call(outcome if isinstance(outcome, Ended) else None):
                 await scripts.run(context.redis, spans)
         messages.end(outcome)
+
+
+def _end_when_blocked(watch: LoopWatch, attempt: Attempt, messages: _ChildMessages) -> None:
+    """End the task when it blocks the loop for as long as would cost a worker its lease. Runs in a thread."""
+    started = time.monotonic()
+    while not watch.is_stuck:
+        time.sleep(LOOK_S)
+        try:
+            watch.look()
+        except RuntimeError:  # the loop is closed
+            return
+    attempt.is_over = True
+    message = f"blocked the event loop in {watch.blocker().line}"
+    result = Result(State.ERROR, error=(ErrorType.GRAPH_ERROR, message), metadata=usage_of(attempt))
+    limit = attempt.context.result_bytes
+    messages.end(write_result(attempt.claimed, attempt.task, result, attempt.worker, limit, started))
 
 
 def _end_with_worker(connection: Connection) -> None:

@@ -1,7 +1,8 @@
 """The worker's lease, renewed by a thread of its own, so that a busy event loop does not lose its tasks.
 
-The thread has its own connection. It passes the tasks that Redis lists as this worker's to the loop, reaps dead
-workers, and stops renewing when the loop has not run for `STUCK_S`: a stuck worker must lose its tasks.
+The thread has its own connection. It passes the tasks that Redis lists as this worker's to the loop and reaps dead
+workers. It also watches the loop, and stops renewing when that is stuck: a stuck worker must lose its tasks, and the
+task that blocks it is marked, so that it does not block the next worker.
 """
 
 import asyncio
@@ -15,12 +16,12 @@ from langgraph_rq.shared.budget.token_budget import BudgetLimits, expire_call
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.clients import open_sync
 from langgraph_rq.shared.queue.answers import Lease, Reaped
-from langgraph_rq.shared.queue.verbs import QueueTimes, leave_call, reap_call, renew_call
+from langgraph_rq.shared.queue.verbs import QueueTimes, block_call, leave_call, reap_call, renew_call
 from langgraph_rq.shared.telemetry.logs import get_logger
+from langgraph_rq.worker.fleet.loop_watch import LOOK_S, LoopWatch
 from langgraph_rq.worker.fleet.sweeper import sweep
 from langgraph_rq.worker.guards.events import emit_alerts
 
-STUCK_S = 30.0
 _EXPIRY_BATCH = 100
 """Reservations expired by one script."""
 MARGIN_S = 1.0
@@ -67,14 +68,15 @@ class LeaseKeeper:
         self._on_lost = on_lost
         self._budget = budget
         self._stopping = threading.Event()
-        self._renewed_at = self._unbroken_since = self._ticked_at = time.monotonic()
+        self._renewed_at = self._unbroken_since = time.monotonic()
+        self._watch = LoopWatch(loop)
         self._thread = threading.Thread(target=self._keep, name=f"lease of {worker}", daemon=True)
 
     def start(self) -> None:
         """Join the fleet, then renew in the background. Raises what Redis raises when it cannot be reached."""
         asked_at = time.monotonic()
         lease = scripts.run_sync(self._redis, self._renewal(join=True))
-        self._renewed_at = self._unbroken_since = self._ticked_at = asked_at
+        self._renewed_at = self._unbroken_since = asked_at
         if lease:
             self._on_renewed(lease, asked_at)
         self._thread.start()
@@ -101,12 +103,13 @@ class LeaseKeeper:
 
     def _keep(self) -> None:
         wait_s = self._lease_s / 4
-        while not self._stopping.wait(wait_s) and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._tick)
-            if time.monotonic() - self._ticked_at > STUCK_S:
-                _log.error("worker.stuck", worker=self.worker, seconds=round(time.monotonic() - self._ticked_at))
-                continue
+        while self._wait(wait_s):
             try:
+                if self._watch.is_suspect:
+                    self._mark_blocker()
+                if self._watch.is_stuck:
+                    wait_s = self._lease_s / 4
+                    continue
                 if not self._renew():
                     self._loop.call_soon_threadsafe(self._on_lost)
                     return
@@ -119,8 +122,26 @@ class LeaseKeeper:
                 _log.exception("worker.broken", worker=self.worker)
                 wait_s = self._lease_s / 4
 
-    def _tick(self) -> None:
-        self._ticked_at = time.monotonic()
+    def _wait(self, seconds: float) -> bool:
+        """Wait, and watch the loop meanwhile; False: the lease is not kept any longer."""
+        until = time.monotonic() + seconds
+        while not self._loop.is_closed():
+            left_s = max(0.0, until - time.monotonic())
+            if self._stopping.wait(min(left_s, LOOK_S)):
+                return False
+            self._watch.look()
+            if left_s <= LOOK_S:
+                return True
+        return False
+
+    def _mark_blocker(self) -> None:
+        """Record in Redis which task keeps the loop from running; repeated while it does, in case a reply is lost."""
+        blocker = self._watch.blocker()
+        if self._watch.is_stuck:
+            _log.error("worker.stuck", worker=self.worker, seconds=round(self._watch.silent_s), line=blocker.line)
+        task = blocker.task
+        if task and task.task_id:
+            scripts.run_sync(self._redis, block_call(task.task_id, task.epoch, self.worker, blocker.line))
 
     def _renew(self) -> bool:
         asked_at = time.monotonic()

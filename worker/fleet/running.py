@@ -11,7 +11,7 @@ from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.answers import Claimed, Lease
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import get_logger
-from langgraph_rq.worker.fleet.isolation import ISOLATED_AFTER_CRASHES, Isolation
+from langgraph_rq.worker.fleet.isolation import Isolation, is_to_be_isolated
 from langgraph_rq.worker.fleet.outcomes import OutcomeWriter
 from langgraph_rq.worker.task.attempt import Attempt
 from langgraph_rq.worker.task.result import Ended, Result, write_result
@@ -142,12 +142,12 @@ class RunningTasks:
         await self._outcomes.write(attempt, outcome)
 
     async def _isolate_or_run(self, attempt: Attempt) -> Ended | Released | None:
-        crashes = attempt.claimed.crashes
+        claimed = attempt.claimed
         try:
-            if self._isolation is None or crashes < ISOLATED_AFTER_CRASHES or attempt.is_cancelled:
+            if self._isolation is None or not is_to_be_isolated(claimed) or attempt.is_cancelled:
                 return await run_task(attempt)
-            _log.warning("task.isolated", crashes=crashes)
-            return await self._isolation.run(attempt.claimed, attempt.worker)
+            _log.warning("task.isolated", crashes=claimed.crashes, blocked_in=claimed.blocked_in or None)
+            return await self._isolation.run(claimed, attempt.worker)
         except asyncio.CancelledError:
             if not attempt.is_cancelled:
                 raise

@@ -63,6 +63,7 @@ class WorkerMetrics:
             "task.failed": self._ended,
             "node.completed": self._node,
             "node.failed": self._node,
+            "loop.blocked": self._blocked,
             "model.called": self._called,
             "model.retried": lambda fields: self._add("agent_retries_total", fields["model"]),
             "model.fell_back": lambda fields: self._add("agent_fallbacks_total", fields["model"]),
@@ -101,6 +102,9 @@ class WorkerMetrics:
     def _node(self, fields: Fields) -> None:
         labels = (fields.get("graph", "unknown"), fields["node"])
         self._counts["agent_node_seconds"].observe(fields["duration_ms"] / 1000, labels)
+
+    def _blocked(self, fields: Fields) -> None:
+        self._add("agent_loop_blocked_total", fields.get("graph", "unknown"), fields.get("node", "unknown"))
 
     def _called(self, fields: Fields) -> None:
         counts, model = self._counts, fields["model"]

@@ -40,6 +40,7 @@ class Rules:
         steps: Lists of nodes that a finished graph may output.
         states: Terminal states that are in order.
         poisoned: Tasks that must end as poisoned, and no others.
+        failing: Tasks that must end as another error -> its type.
         repaid_per_crash: Nodes that may be paid again each time a task moves.
         crashes: Whether a crash may be charged at all.
         repays_failed: Whether a call may be made again that the provider let fail.
@@ -50,6 +51,7 @@ class Rules:
     steps: Collection[tuple[str, ...]] = ()
     states: Collection[str] = ("success",)
     poisoned: Collection[str] = ()
+    failing: Mapping[str, str] = field(default_factory=dict)
     repaid_per_crash: int = 1
     crashes: bool = True
     repays_failed: bool = False
@@ -124,6 +126,9 @@ def _ends(history: History, by_kind: Mapping[str, list[Event]], rules: Rules) ->
 def _expected(task: str, last: FinalTask, rules: Rules) -> Iterator[Violation]:
     if (last.error == "poisoned") != (task in rules.poisoned):
         yield Violation("unexpected", task, f"poisoned: {last.error == 'poisoned'}")
+    elif task in rules.failing:
+        if last.error != rules.failing[task]:
+            yield Violation("unexpected", task, f"it ended as {last.state}: {last.error}")
     elif task not in rules.poisoned and last.state not in rules.states:
         yield Violation("unexpected", task, f"it ended as {last.state}: {last.error}")
     if last.state == "success" and last.steps not in rules.steps:

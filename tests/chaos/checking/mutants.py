@@ -90,5 +90,8 @@ MUTANTS: Mapping[str, Mutant] = {
     "unknown tasks are not given back": Mutant(patch=_never_give_back),
     "a result is committed once only": Mutant(patch=_commit_once),
     "calls after the lease": Mutant(patch=_hold_for_ever),
+    "a blocking task is not marked": Mutant(
+        {"shared/queue/block": ("redis.call('HSET', task_key, 'blocked_in', line)", "")}
+    ),
     "a cancel is not seen": Mutant({"worker/guards/admit": ("return cancel and 2 or 1", "return 1")}),
 }

@@ -106,6 +106,11 @@ def test_worker_that_calls_after_its_lease_is_caught(mutated):
         assert "late call" in run.judge(replace(CHAIN, blackouts=[silent])).kinds
 
 
+def test_blocking_task_that_is_not_marked_is_caught(mutated):
+    run = mutated("a blocking task is not marked", patience_s=60.0)
+    assert "false reap" in SCENARIOS["C31"](run).kinds
+
+
 def test_cancel_that_admission_does_not_see_is_caught(mutated):
     run = mutated("a cancel is not seen")
     verdict = SCENARIOS["C15"](run)

@@ -1,5 +1,7 @@
-"""C1, C2, C7, C8, C9: worker processes are killed, stopped and drained, and kill themselves."""
+"""C1, C2, C7, C8, C9, C31: worker processes are killed, stopped, drained and blocked, and kill themselves."""
 
+import json
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -7,9 +9,11 @@ from signal import SIGCONT, SIGSTOP, SIGTERM
 
 import psutil
 
+from langgraph_rq.shared.queue.keys import result_key, task_hash
 from tests.chaos.checking.checker import Verdict, Violation
 from tests.chaos.run import CHAIN, Replacer, Run, ids
-from tests.chaos.testbed.graphs import FLAKY, NODES
+from tests.chaos.testbed.fork_server import STUCK_S
+from tests.chaos.testbed.graphs import BLOCK_S, FLAKY, NODES
 from tests.chaos.testbed.stage import WorkerProcess, wait
 
 LIFE = (
@@ -29,6 +33,9 @@ FEW |= {"after-queue_finish", "after-queue_renew", "after-queue_release"}
 """The points of a small run."""
 FREE = {"after-queue_finish", "before-state_expire", "after-state_expire", "before-queue_finish"}
 """Points behind the last checkpoint: from there on nothing is paid again."""
+
+_BLOCKED_DEADLINE_S = 60.0
+"""Deadline of the tasks beside one that blocks: without its mark they waited for 74 s."""
 
 
 def kill_random_workers(run: Run) -> Verdict:
@@ -138,6 +145,27 @@ def poison(run: Run) -> Verdict:
     run.wait_until_ended(replacer)
     run.proofs["kills"] = replacer.replaced
     return run.judge(replace(CHAIN, poisoned=set(killers)))
+
+
+def block_a_loop(run: Run) -> Verdict:
+    """C31: a task's async node blocks the event loop for longer than a worker may be stuck."""
+    stuck_s, block_s = run.seconds(30.0, 3.0), run.seconds(40.0, 10.0)
+    run.start(2, 50, **{STUCK_S: str(stuck_s), BLOCK_S: str(block_s)})
+    number, blocker = run.count(200, 40), "blocker"
+    run.submit(ids("c31", number // 2), graph="chain", deadline_s=_BLOCKED_DEADLINE_S)
+    run.submit([blocker], graph="blocker")
+    run.submit(ids("c31-more", number - number // 2), graph="chain", deadline_s=_BLOCKED_DEADLINE_S)
+    run.wait_until_ended()
+    run.proofs["blocked"] = len(run.events("struck"))
+    with run.stage.client() as client:
+        error = json.loads(client.get(result_key(blocker)) or "{}").get("error") or {}
+        crashes = int(client.hget(task_hash(blocker), "crashes") or 0)
+    broken = []
+    if not re.fullmatch(r"blocked the event loop in \S*graphs\.py:\d+", error.get("message", "")):
+        broken.append(Violation("unexpected", blocker, f"its error names no line: {error}"))
+    if crashes > 1:
+        broken.append(Violation("false reap", blocker, f"it cost {crashes} workers their lease"))
+    return with_violations(run.judge(replace(CHAIN, failing={blocker: "graph_error"})), broken)
 
 
 def with_violations(verdict: Verdict, more: Iterable[Violation]) -> Verdict:

@@ -14,9 +14,13 @@ from typing import Any
 import langgraph_rq.worker.boot  # noqa: F401 - imported before the fork
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.__main__ import main as run_worker
+from langgraph_rq.worker.fleet import loop_watch
 from tests.chaos.checking.mutants import MUTANTS
 from tests.chaos.testbed import graphs  # noqa: F401 - imported before the fork
 from tests.chaos.testbed.instrument import install
+
+STUCK_S = "CHAOS_STUCK_S"
+"""Environment variable: after how long an event loop that does not run is given up."""
 
 
 def main() -> None:
@@ -49,6 +53,7 @@ def _run(order: dict[str, Any]) -> None:
             os.dup2(said, number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.environ.update(order["environment"])
+        loop_watch.STUCK_S = float(os.environ.get(STUCK_S, loop_watch.STUCK_S))
         mutant = MUTANTS.get(order["mutant"])
         install(mutant.scripts if mutant else {})
         if mutant and mutant.patch:

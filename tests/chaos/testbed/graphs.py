@@ -4,6 +4,7 @@ import asyncio
 import operator
 import os
 import signal
+import time
 from typing import Annotated, Any, TypedDict
 
 import openai
@@ -30,6 +31,8 @@ class Steps(TypedDict, total=False):
 
 
 _LONG_S = 60.0
+BLOCK_S = "CHAOS_BLOCK_S"
+"""Environment variable: how long the node of `blocker` blocks."""
 
 
 class FailedOnPurposeError(Exception):
@@ -76,6 +79,14 @@ def _node(name: str, model: ChatOpenAI = MODEL) -> Any:
 
 async def _end_the_process(_state: Steps) -> Steps:
     os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+async def _block_the_loop(_state: Steps) -> Steps:
+    task = current_task.get()
+    assert task
+    record("struck", task.task_id or "", task.epoch, detail="blocks the event loop")
+    time.sleep(float(os.environ[BLOCK_S]))  # noqa: ASYNC251 - the fault
     return {}
 
 
@@ -127,5 +138,6 @@ unchanged = _chain(("one", _node("one", UNCHANGED)))
 chain = _chain(*((name, _node(name)) for name in NODES))
 single = _chain(("one", _node("one")))
 killer = _chain(("one", _node("one")), ("end", _end_the_process))
+blocker = _chain(("one", _node("one")), ("block", _block_the_loop))
 flaky = _chain(("one", _node("one")), ("fail", _fail_at_first), ("two", _node("two")))
 slow = _chain(("wait", _wait_at_first), *((name, _node(name)) for name in NODES))

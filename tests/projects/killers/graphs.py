@@ -1,8 +1,9 @@
-"""Graphs for isolated tasks: one that may end its process, and one that needs Redis."""
+"""Graphs for isolated tasks: they end their process, block its event loop, or need Redis."""
 
 import asyncio
 import os
 import signal
+import time
 from pathlib import Path
 from typing import TypedDict
 
@@ -29,6 +30,18 @@ async def strike(state: Kill) -> Kill:
 
 builder = StateGraph(Kill).add_node("prepare", prepare).add_node("strike", strike)
 killer = builder.add_edge(START, "prepare").add_edge("prepare", "strike").add_edge("strike", END)
+
+
+class Block(TypedDict, total=False):
+    seconds: float
+
+
+async def block(state: Block) -> Block:
+    time.sleep(state["seconds"])  # noqa: ASYNC251 - the fault
+    return {}
+
+
+blocker = StateGraph(Block).add_node("block", block).add_edge(START, "block").add_edge("block", END)
 
 
 class Held(TypedDict, total=False):

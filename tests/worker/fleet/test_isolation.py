@@ -1,6 +1,7 @@
 """A task that ends its process is found, and its neighbours are not taken for it."""
 
 import asyncio
+import re
 import signal
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from langgraph_rq.shared.queue.keys import graph_list
 from langgraph_rq.shared.queue.verbs import QueueTimes, claim_call, renew_call, submit_call
 from langgraph_rq.shared.settings import RedisSettings, WorkerSettings, load
 from langgraph_rq.shared.tasks import Task, TaskLimits
+from langgraph_rq.worker.fleet import loop_watch
 from langgraph_rq.worker.fleet.fork_server import ForkServer
 from langgraph_rq.worker.fleet.isolation import Isolation, run_isolated
 from langgraph_rq.worker.task.result import Ended
@@ -100,6 +102,34 @@ async def test_isolated_task_that_redis_left_comes_back_with_redis_and_leaves_no
                 await until(lambda: not processes_of(isolation))
         finally:
             isolation.fork_server.close()
+
+
+async def test_isolated_task_that_blocks_its_event_loop_ends_as_an_error_that_names_the_line(redis_url, monkeypatch):
+    monkeypatch.setattr(loop_watch, "STUCK_S", 1.0)
+    isolation = start_isolation(redis_url, monkeypatch)
+    with Client(redis_url) as client, Redis.from_url(redis_url) as raw:
+        task_id = client.submit({"seconds": 60}, graph="blocker", deadline_s=90).task_id
+        raw.hset(f"agent:task:{task_id}", mapping={"crashes": 1, "blocked_in": "graphs.py:1", "input_tokens": 7})
+        try:
+            async with worker(redis_url, {"blocker": one_node_graph(lambda _state: None)}, isolation=isolation):
+                result = await asyncio.to_thread(client.wait, task_id, 45)
+                await until(lambda: not processes_of(isolation))
+        finally:
+            isolation.fork_server.close()
+    assert (result.status, result.error.type) == (State.ERROR, ErrorType.GRAPH_ERROR)
+    assert re.fullmatch(r"blocked the event loop in tests/projects/killers/graphs\.py:\d+", result.error.message)
+    assert (result.metadata.graph, result.metadata.input_tokens) == ("blocker", 7)
+
+
+@pytest.mark.parametrize(("crashes", "blocked_in"), [(0, "graphs.py:1"), (1, "")])
+async def test_task_is_not_isolated_for_one_crash_or_a_stall_without_one(redis_url, isolated, crashes, blocked_in):
+    ran = []
+    with Client(redis_url) as client, Redis.from_url(redis_url) as raw:
+        task_id = client.submit({}, graph="killer").task_id
+        raw.hset(f"agent:task:{task_id}", mapping={"crashes": crashes, "blocked_in": blocked_in})
+        async with worker(redis_url, {"killer": one_node_graph(lambda _state: ran.append(1))}, isolation=isolated):
+            await asyncio.to_thread(client.wait, task_id, 20)
+    assert ran
 
 
 def test_task_that_ends_its_process_is_poisoned_and_its_neighbours_succeed(tmp_path):

@@ -1,16 +1,13 @@
 """What a worker tells about its tasks: log events, metrics, spans and audit entries, and what it must not tell."""
 
 import asyncio
-import io
 import json
-import logging
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypedDict
 
 import pytest
-import structlog
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 from redis import Redis
@@ -39,24 +36,6 @@ CANARY = "canary-7d3a"
 class Asked(TypedDict, total=False):
     question: str
     answer: str
-
-
-class Lines(io.StringIO):
-    def named(self, event: str) -> list[dict]:
-        return [line for line in map(json.loads, self.getvalue().splitlines()) if line["event"] == event]
-
-
-@pytest.fixture
-def lines():
-    root, level, handlers = logging.getLogger(), logging.getLogger().level, logging.getLogger().handlers
-    out = Lines()
-    logs.configure("debug", stream=out)
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
-    yield out
-    root.handlers = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
-    logs.reset()
 
 
 @pytest.fixture
