@@ -145,6 +145,8 @@ class Swept:
     again: tuple[str, ...]
     overdue: tuple[str, ...]
     removed: tuple[str, ...]
+    has_more: bool
+    """Whether more may be past their deadline."""
     graphs: tuple[str, ...]
     """Served by live workers, if any id is overdue."""
 
@@ -175,9 +177,10 @@ def read_lease(reply: Sequence[Any]) -> Lease | None:
     return Lease(frozenset(_ids(reply[1])), frozenset(_ids(reply[2])), _ids(reply[3])) if reply[0] else None
 
 
-def read_swept(reply: Sequence[Sequence[bytes]]) -> Swept:
+def read_swept(reply: Sequence[Any]) -> Swept:
     """Read the reply of sweep.lua."""
-    return Swept(*map(_ids, reply))
+    again, overdue, removed, has_more, graphs = reply
+    return Swept(_ids(again), _ids(overdue), _ids(removed), bool(has_more), _ids(graphs))
 
 
 def read_reaped(reply: Sequence[Any]) -> Reaped:

@@ -5,7 +5,8 @@ Keys (type; lifetime):
                                    after its end
     agent:result:<id>      string  the result document; result TTL
     agent:events:<id>      stream  events, see events.py; until a while after the end
-    agent:open             zset    id -> deadline (ms), tasks that are not terminal; stays
+    agent:open             zset    id -> deadline (ms), or when the sweeper looks again at one past it; tasks that are
+                                   not terminal; stays
     agent:delayed          zset    id -> when it is due (ms); stays
     agent:runnable:<queue> hash    user -> ids of theirs in rq:queue:<queue>; stays
     agent:waiting:<queue>:<user>  list  ids that wait for their user's turn; stays while there are any

@@ -6,19 +6,22 @@
 -- Uses shared/connections/clock: clock, whole
 -- Uses shared/queue/turns: LOOKED, QUEUE_KEY, leave_thread, looked, put_back, refill, stopped_running, taken
 --
--- KEYS[1] agent:open      zset    id -> deadline (ms)
+-- KEYS[1] agent:open      zset    id -> deadline (ms); past it, when to look again
 -- KEYS[2] agent:sweep     string  how far the last caller got
 -- KEYS[3] agent:delayed   zset    id -> when it is due (ms)
 -- KEYS[4] agent:graphs    zset    graph -> until when a live worker serves it (ms)
 -- KEYS[5] rq:queues       set     keys of the queues' lists
 -- ARGV[1] n, tasks looked at
 -- ARGV[2] now (ms) in tests, else empty
--- Returns {ids queued again, ids past their deadline that nobody runs, ids that RQ's tools removed, graphs of the live
---   workers if there are overdue ids}
+-- Returns {ids queued again, ids past their deadline that nobody runs, ids that RQ's tools removed,
+--          1 if more may be past their deadline, else 0, graphs of the live workers if there are overdue ids}
 local open_key, sweep_key, delayed_key, graphs_key, queues_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local n, now_ms = tonumber(ARGV[1]), clock(ARGV[2])
 -- Longer lists are not searched: they would block Redis.
 local SEARCHED = 10000
+-- A task past its deadline that was looked at is left alone for so long (ms): those that run, which their workers end,
+-- do not hide those that wait, and sweepers do not all end the same ones. One whose sweeper dies is found after it.
+local LOOK_AGAIN = 5000
 
 local function is_in(list_key, id)
   local length = redis.call('LLEN', list_key)
@@ -110,7 +113,9 @@ for _, id in ipairs(ids) do
 end
 
 local overdue = {}
-for _, id in ipairs(redis.call('ZRANGE', open_key, '-inf', whole(now_ms), 'BYSCORE', 'LIMIT', 0, n)) do
+local late = redis.call('ZRANGE', open_key, '-inf', whole(now_ms), 'BYSCORE', 'LIMIT', 0, n)
+for _, id in ipairs(late) do
+  redis.call('ZADD', open_key, whole(now_ms + LOOK_AGAIN), id)
   if redis.call('HGET', 'agent:task:' .. id, 'state') == 'pending' then
     overdue[#overdue + 1] = id
   end
@@ -120,4 +125,4 @@ if some_queue then
   drop_ended(some_queue)
 end
 local graphs = #overdue > 0 and redis.call('ZRANGE', graphs_key, '(' .. whole(now_ms), '+inf', 'BYSCORE') or {}
-return {again, overdue, removed, graphs}
+return {again, overdue, removed, #late == n and 1 or 0, graphs}

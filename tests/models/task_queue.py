@@ -11,6 +11,7 @@ from langgraph_rq.shared.queue.answers import Finished, Submitted
 from langgraph_rq.shared.tasks import State
 
 LEASE_MS = 8_000
+LOOK_AGAIN_MS = 5_000
 
 
 @dataclass
@@ -20,7 +21,8 @@ class ModelTask:
     user: str
     thread: str
     body: str
-    deadline_at: int
+    look_at: int
+    """The deadline; past it, when the sweeper looks at the task again."""
     order: int
     state: State = State.PENDING
     epoch: int = 0
@@ -186,8 +188,13 @@ class QueueModel:
     def open_ids(self) -> set[str]:
         return {task_id for task_id, task in self.tasks.items() if self.is_open(task)}
 
-    def overdue(self, now: int) -> set[str]:
-        return {id_ for id_, task in self.tasks.items() if task.state is State.PENDING and task.deadline_at <= now}
+    def sweep(self, n: int, now: int) -> set[str]:
+        """Return which of the first `n` tasks that are due for a look are past their deadline and wait."""
+        due = sorted((task.look_at, id_) for id_, task in self.tasks.items() if self.is_open(task))
+        looked_at = [id_ for look_at, id_ in due[:n] if look_at <= now]
+        for task_id in looked_at:
+            self.tasks[task_id].look_at = now + LOOK_AGAIN_MS
+        return {id_ for id_ in looked_at if self.tasks[id_].state is State.PENDING}
 
     @staticmethod
     def is_open(task: ModelTask) -> bool:

@@ -147,11 +147,11 @@ class QueueMachine(RuleBasedStateMachine):
         answer = self._run(cancel_call(task_id, state, b"{}", self.times, self.now))
         assert answer == self.model.cancel(task_id, state)
 
-    @rule()
-    def sweep(self) -> None:
-        answer = self._run(sweep_call(now_ms=self.now))
+    @rule(n=st.sampled_from([1, 2, 100]))
+    def sweep(self, n: int) -> None:
+        answer = self._run(sweep_call(n, now_ms=self.now))
         assert (answer.again, answer.removed) == ((), ())
-        assert set(answer.overdue) == self.model.overdue(self.now)
+        assert set(answer.overdue) == self.model.sweep(n, self.now)
 
     @rule(ms=st.sampled_from([1, 1_000, 7_999, 8_001, 20_000]))
     def wait(self, ms: int) -> None:

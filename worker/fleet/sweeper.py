@@ -23,19 +23,17 @@ def sweep(redis: Redis, times: QueueTimes) -> bool:
     for task_id in swept.again:
         _log.warning("task.swept", task_id=task_id, reason="it was not where its hash said")
     _end(redis, swept.removed, State.CANCELLED, times)
-    return _end(redis, swept.overdue, State.TIMEOUT, times, swept.graphs) > 0
+    _end(redis, swept.overdue, State.TIMEOUT, times, swept.graphs)
+    return swept.has_more
 
 
 def _end(
     redis: Redis, task_ids: Iterable[str], state: State, times: QueueTimes, graphs: Collection[str] | None = None
-) -> int:
-    """End tasks that no worker runs; returns how many were ended."""
-    ended = 0
+) -> None:
+    """End tasks that no worker runs."""
     for task_id in task_ids:
         pipeline = redis.pipeline(transaction=False)
         add_reads(pipeline, task_id)
         result = unrun_result(task_id, state, pipeline.execute(), graphs)
         if result and scripts.run_sync(redis, cancel_call(task_id, state, result, times)) is state:
             _log.warning("task.completed", task_id=task_id, state=state, reason="it ended while it waited")
-            ended += 1
-    return ended

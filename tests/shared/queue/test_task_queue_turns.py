@@ -26,8 +26,8 @@ class Turns(QueueOnRedis):
     async def cancel(self, task_id="t1", state=State.CANCELLED):
         return await scripts.run(self.redis, cancel_call(task_id, state, b'{"cancelled": 1}', TIMES, self.now_ms))
 
-    async def sweep(self):
-        return await scripts.run(self.redis, sweep_call(now_ms=self.now_ms))
+    async def sweep(self, n=100):
+        return await scripts.run(self.redis, sweep_call(n, now_ms=self.now_ms))
 
 
 async def test_user_with_one_task_is_next_behind_a_user_with_a_thousand(queue):
@@ -183,6 +183,27 @@ async def test_task_past_its_deadline_is_found_while_it_waits(queue):
     assert (await queue.sweep()).overdue == ("late",)
     assert await queue.cancel("late", State.TIMEOUT) is State.TIMEOUT
     assert (await queue.sweep()).overdue == ()
+
+
+async def test_running_tasks_do_not_hide_one_that_is_past_its_deadline_and_waits(queue):
+    for i in range(5):
+        await queue.submit(f"running-{i}", deadline_s=10)
+    await queue.claim(n=5)
+    await queue.submit("waiting", deadline_s=11)
+    queue.now_ms += 11_001
+    first = await queue.sweep(n=4)
+    assert (first.overdue, first.has_more) == ((), True)
+    second = await queue.sweep(n=4)
+    assert (second.overdue, second.has_more) == (("waiting",), False)
+
+
+async def test_overdue_task_whose_sweeper_died_is_found_again_later(queue):
+    await queue.submit("late", deadline_s=10)
+    queue.now_ms += 10_001
+    assert (await queue.sweep()).overdue == ("late",)
+    assert (await queue.sweep()).overdue == (), "another sweeper is at it"
+    queue.now_ms += 5_001
+    assert (await queue.sweep()).overdue == ("late",)
 
 
 async def test_user_at_the_cap_waits_until_one_of_theirs_ends(queue):

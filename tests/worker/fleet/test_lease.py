@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from functools import partial
 from itertools import count
 
 import pytest
@@ -10,9 +11,9 @@ from redis import Redis
 from langgraph_rq.shared.budget.token_budget import Amount, BudgetLimits, Payer, Request, reserve_call
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.keys import DELAYED
-from langgraph_rq.shared.queue.verbs import QueueTimes, submit_call
+from langgraph_rq.shared.queue.verbs import QueueTimes, submit_call, sweep_call
 from langgraph_rq.shared.tasks import Task, TaskLimits
-from langgraph_rq.worker.fleet import lease
+from langgraph_rq.worker.fleet import lease, sweeper
 from langgraph_rq.worker.fleet.lease import LeaseKeeper
 from tests.waiting import until
 
@@ -58,6 +59,7 @@ async def test_lease_is_renewed_while_the_work_beside_it_does_not_end(redis_url,
         return do_one_pass(*args, **named)
 
     monkeypatch.setattr(lease, duty, find_more)
+    monkeypatch.setattr(sweeper, "sweep_call", partial(sweep_call, 1))  # one overdue task is a full batch
     keeper = LeaseKeeper(
         redis_url,
         "w1",
