@@ -51,6 +51,7 @@ def boot(worker: WorkerSettings, redis: RedisSettings, queues: Sequence[str], *,
         fork_server = ForkServer.start(run_isolated)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             code = _run_until_done(runner.get_loop(), partial(serve, worker, redis, queues, fork_server, burst=burst))
+            _exit_past_abandoned_runs(runner.get_loop(), code)
     except LanggraphRqError as error:
         click.echo(f"error: {error}", err=True)
         return 3 if isinstance(error, RedisUnavailableError) else 2
@@ -147,6 +148,19 @@ def _exit_past_stuck_threads(code: int) -> None:
     for thread in nodes:
         thread.join(max(0.0, until - time.monotonic()))
     if any(thread.is_alive() for thread in nodes):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        _exit(code)
+
+
+def _exit_past_abandoned_runs(loop: asyncio.AbstractEventLoop, code: int) -> None:
+    """Exit at once when a node does not let itself be cancelled: closing the loop would wait for it without limit."""
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    if left and loop.run_until_complete(asyncio.wait(left, timeout=_LEAVE_S))[1]:
+        _exit(code)
+
+
+def _exit(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -99,6 +99,7 @@ async def open_context(
             callbacks=callbacks,
             audit=Audit(telemetry.audit_key.get_secret_value(), telemetry.audit_days) if telemetry.audit_key else None,
             redaction=Redaction.of(load(RedactionSettings)),
+            cancel_grace_s=settings.cancel_grace_s,
         )
 
 

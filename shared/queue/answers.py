@@ -136,6 +136,7 @@ class Ownership(Enum):
     GONE = 0
     MINE = 1
     CANCELLED = 2
+    OVERDUE = 3
 
 
 @dataclass(frozen=True, slots=True)

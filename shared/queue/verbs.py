@@ -308,9 +308,9 @@ def sweep_call(n: int = 100, now_ms: int | str = _NOW) -> Call[Swept]:
     )
 
 
-def owns_call(task_id: str, epoch: int, worker: str) -> Call[Ownership]:
+def owns_call(task_id: str, epoch: int, worker: str, now_ms: int | str = _NOW) -> Call[Ownership]:
     """Check that the worker still owns the task and may go on with it."""
-    return Call(load_script("shared/queue/owns"), [task_hash(task_id)], [epoch, worker], Ownership)
+    return Call(load_script("shared/queue/owns"), [task_hash(task_id)], [epoch, worker, now_ms], Ownership)
 
 
 def use_call(task_id: str, used: Use) -> Call[bool]:

@@ -18,6 +18,11 @@ class WorkerSettings(Settings):
         default=True, description="let unchanged ChatOpenAI models ask for the usage of their streams"
     )
     drain_s: float = Field(30.0, ge=0, description="a worker that is asked to end waits so long for what runs")
+    cancel_grace_s: float = Field(
+        5.0,
+        ge=0.1,
+        description="a run that is cancelled or late gets so long to end before it is abandoned",
+    )
     thread_ttl_s: float = Field(604_800.0, gt=0, description="keep the checkpoints of a thread this long")
     checkpoint_ttl_s: float = Field(60.0, gt=0, description="keep those of a task without thread this long after it")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error")

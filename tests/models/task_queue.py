@@ -7,7 +7,7 @@ worker goes away empty-handed while a task could run.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from langgraph_rq.shared.queue.answers import Finished, Submitted
+from langgraph_rq.shared.queue.answers import Finished, Ownership, Submitted
 from langgraph_rq.shared.tasks import State
 
 LEASE_MS = 8_000
@@ -21,6 +21,7 @@ class ModelTask:
     user: str
     thread: str
     body: str
+    deadline_at: int
     look_at: int
     """The deadline; past it, when the sweeper looks at the task again."""
     order: int
@@ -53,7 +54,7 @@ class QueueModel:
         known = self.tasks.get(task_id)
         if known:
             return Submitted.EXISTS if known.body == body else Submitted.CONFLICT
-        self.tasks[task_id] = ModelTask(queue, graph, user, thread, body, deadline_at, len(self.tasks))
+        self.tasks[task_id] = ModelTask(queue, graph, user, thread, body, deadline_at, deadline_at, len(self.tasks))
         return Submitted.CREATED
 
     def join(self, worker: str, now: int) -> None:
@@ -153,6 +154,14 @@ class QueueModel:
         task.is_delayed, task.due_at = is_delayed and not task.is_cancelled, due_at
         task.failures += failed
         return True
+
+    def owns(self, task_id: str, epoch: int, worker: str, now: int) -> Ownership:
+        task = self.tasks[task_id]
+        if not self.runs(task, worker) or task.epoch != epoch:
+            return Ownership.GONE
+        if task.is_cancelled:
+            return Ownership.CANCELLED
+        return Ownership.OVERDUE if task.deadline_at <= now else Ownership.MINE
 
     def block(self, task_id: str, epoch: int, worker: str, line: str) -> bool:
         task = self.tasks[task_id]

@@ -17,6 +17,7 @@ from langgraph_rq.shared.queue.verbs import (
     cancel_call,
     claim_call,
     finish_call,
+    owns_call,
     reap_call,
     release_call,
     renew_call,
@@ -101,6 +102,13 @@ class QueueMachine(RuleBasedStateMachine):
             one.id, one.epoch, worker, self.now + delay_ms, failed=failed, is_delayed=delay_ms > 0
         )
         assert self._run(call) == expected
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data())
+    def ask_whether_any_attempt_may_go_on(self, data: st.DataObject) -> None:
+        worker, one = self._some_claim(data)
+        answer = self._run(owns_call(one.id, one.epoch, worker, self.now))
+        assert answer is self.model.owns(one.id, one.epoch, worker, self.now)
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())

@@ -44,8 +44,8 @@ class GraphWorker(RegisteredWorker):
         drain_s: How long a worker that was asked to end waits for running tasks before it releases them.
         checkpoint_ttl_s: How long the checkpoints of a task without thread outlive it.
         isolation: Runs tasks under which workers crashed; None runs them here as any other.
-        node_threads: Where sync nodes run. When half of them are stuck in tasks that have ended, the worker drains and
-            ends, for another to be started.
+        node_threads: Where sync nodes run. When half as many nodes as `concurrency` are stuck in tasks that have ended,
+            the worker drains and ends, for another to be started.
     """
 
     def __init__(
@@ -106,6 +106,11 @@ class GraphWorker(RegisteredWorker):
     def in_flight(self) -> int:
         """How many tasks run now."""
         return len(self._running)
+
+    @property
+    def abandoned(self) -> int:
+        """How many runs of ended tasks still run, because a node does not let itself be cancelled."""
+        return len(self._context.abandoned)
 
     def work(self, burst: bool = False, *_args: object, **_options: object) -> bool:
         """Run as RQ's workers do, in an event loop of its own; returns whether any task was run."""
@@ -178,7 +183,7 @@ class GraphWorker(RegisteredWorker):
             self._changed.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), left_s)
-        await self._running.release(self._context.times.lease_ms / 1000)
+        await self._running.release(self._context.times.lease_ms / 1000 + self._context.cancel_grace_s)
 
     async def _leave(self) -> None:
         await self._outcomes.close()
@@ -202,7 +207,7 @@ class GraphWorker(RegisteredWorker):
         self._stop_when_threads_are_stuck()
 
     def _stop_when_threads_are_stuck(self) -> None:
-        stuck = self._node_threads.abandoned if self._node_threads else 0
+        stuck = self.abandoned + (self._node_threads.abandoned if self._node_threads else 0)
         if stuck > self._concurrency // 2 and not self._stopping:
             _log.error("worker.threads_stuck", worker=self.name, threads=stuck)
             self.has_stuck_threads = True

@@ -14,7 +14,13 @@ from langgraph_rq.shared.budget.token_budget import Busy, Refused, Reservation, 
 from langgraph_rq.shared.connections.kept_connection import Argument
 from langgraph_rq.shared.connections.scripts import Call, load_script
 from langgraph_rq.shared.queue.answers import Ownership
-from langgraph_rq.worker.guards.refusals import BudgetExceeded, ProviderUnavailableError, TaskCancelled, TaskGone
+from langgraph_rq.worker.guards.refusals import (
+    BudgetExceeded,
+    DeadlinePassed,
+    ProviderUnavailableError,
+    TaskCancelled,
+    TaskGone,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,8 @@ def refusal_of(decision: Decision, breaker: str) -> BaseException:
         return TaskGone("another worker owns this task now")
     if decision.ownership is Ownership.CANCELLED:
         return TaskCancelled("the task was cancelled")
+    if decision.ownership is Ownership.OVERDUE:
+        return DeadlinePassed("the task's deadline has passed")
     if isinstance(decision.reserved, Refused):
         resets_at_ms = decision.reserved.resets_at_ms
         return BudgetExceeded(str(decision.reserved), resets_at_ms and max(0.0, resets_at_ms / 1000 - time.time()))

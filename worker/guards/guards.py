@@ -12,6 +12,7 @@ Callers on the worker's own loop await these methods; all others go through `Gua
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -47,7 +48,7 @@ from langgraph_rq.worker.guards.admission import Decision, Settled, admit_call, 
 from langgraph_rq.worker.guards.call_size import CallSize, likely_output_tokens
 from langgraph_rq.worker.guards.event_loops import OUTAGE, EventLoops
 from langgraph_rq.worker.guards.events import emit_called, emit_refused, emit_settled, emit_transition, emit_waiting
-from langgraph_rq.worker.guards.refusals import BudgetExceeded, GuardUnavailable, TaskGone
+from langgraph_rq.worker.guards.refusals import BudgetExceeded, DeadlinePassed, GuardUnavailable, TaskGone
 from langgraph_rq.worker.guards.room import Room
 
 _RESERVATION_MARGIN_S = 30.0
@@ -296,11 +297,18 @@ class Guards:
 
         Raises:
             GuardUnavailable: the deadline came first.
+            DeadlinePassed: it had passed before.
             TaskGone: the run has ended.
         """
         failures = 0
+        problem: Exception | str | None = None
         while not task.is_over:
-            problem: Exception | str = "the worker's lease may be over"
+            left_s = math.inf if task.deadline_at is None else task.deadline_at - time.monotonic()
+            if left_s <= 0 and problem is None:
+                raise DeadlinePassed("the task's deadline has passed")
+            if left_s <= 0 or (problem and task.deadline_at is None):
+                raise GuardUnavailable(f"Redis could not be asked whether a call may start: {problem}")
+            problem = "the worker's lease may be over"
             if self.is_held():
                 decision = await self.loops.attempt(call)
                 if isinstance(decision, Decision):
@@ -308,11 +316,9 @@ class Guards:
                         emit_transition(breaker, decision.allowed.transition)
                     return decision
                 problem = decision
-            left_s = 0.0 if task.deadline_at is None else task.deadline_at - time.monotonic()
-            if left_s <= 0:
-                raise GuardUnavailable(f"Redis could not be asked whether a call may start: {problem}")
-            failures += 1
-            await asyncio.sleep(min(OUTAGE.pause_s(failures), left_s))
+            if task.deadline_at is not None:
+                failures += 1
+                await asyncio.sleep(min(OUTAGE.pause_s(failures), left_s))
         raise TaskGone("the run has ended")
 
     async def close_task(self, task: TaskGuard) -> None:

@@ -33,6 +33,12 @@ class GuardUnavailable(Refusal):
     """Redis did not answer before the deadline; no model call was started."""
 
 
+class DeadlinePassed(Refusal):
+    """The task's deadline has passed, so no call starts."""
+
+    error_type = ErrorType.TIMEOUT
+
+
 class TaskCancelled(Refusal):
     """The task was cancelled."""
 

@@ -40,6 +40,7 @@ from langgraph_rq.shared.connections.batching import Batcher
 from langgraph_rq.shared.connections.clients import is_outage
 from langgraph_rq.shared.connections.kept_connection import Argument
 from langgraph_rq.shared.errors import LanggraphRqError
+from langgraph_rq.worker.guards.guards import current_task
 from langgraph_rq.worker.state.search_indexes import create_indexes
 
 TASK_ID = "task_id"
@@ -59,6 +60,10 @@ T = TypeVar("T")
 
 class CheckpointOutageError(LanggraphRqError):
     """Redis was away for too long. Not caused by the task or its graph, unlike a Redis error raised by a node."""
+
+
+class CheckpointFencedError(LanggraphRqError):
+    """The run has ended, or another worker has taken over this one's tasks: the run's checkpoints are refused."""
 
 
 class Checkpointer(AsyncRedisSaver):
@@ -107,6 +112,7 @@ class Checkpointer(AsyncRedisSaver):
     ) -> RunnableConfig:
         """Write a checkpoint; waits while Redis is away. Atomic, also if the caller is cancelled."""
         del new_versions, stream_mode  # the checkpoint contains its values
+        self._check_fence()
         configurable = config["configurable"]
         thread, namespace = configurable["thread_id"], configurable["checkpoint_ns"]
         call = self._put(configurable, checkpoint, metadata)
@@ -118,6 +124,7 @@ class Checkpointer(AsyncRedisSaver):
     ) -> None:
         """Write a node's pending writes; waits while Redis is away."""
         if writes:
+            self._check_fence()
             call = self._put_writes(config["configurable"], writes, task_id, task_path)
             await self._retry_outages(lambda: self._trips.run(call))
 
@@ -180,6 +187,16 @@ class Checkpointer(AsyncRedisSaver):
             args += [self._make_redis_checkpoint_writes_key(*place, task_id, idx), orjson.dumps(document)]
         keys = [self._make_redis_checkpoint_key(*place), CheckpointKeyRegistry.make_write_keys_zset_key(*place)]
         return scripts.Call(scripts.load_script("worker/state/put_writes"), keys, args, int)
+
+    def _check_fence(self) -> None:
+        """Refuse what an abandoned run writes: its thread may be another task's by now.
+
+        Raises:
+            CheckpointFencedError: the run has ended, or this worker has lost its tasks.
+        """
+        run = current_task.get()
+        if self._is_fenced() or (run is not None and run.is_over):
+            raise CheckpointFencedError("expected a run that still owns its task, got: one that has ended")
 
     async def _retry_outages(self, step: Callable[[], Awaitable[T]]) -> T:
         """Run `step`, which must be idempotent, and retry it while Redis is away.

@@ -66,6 +66,10 @@ class Attempt(TaskGuard):
             claimed=claimed,
             context=context,
             is_cancelled=claimed.is_cancelled,
+            input_tokens=claimed.used.input_tokens,
+            output_tokens=claimed.used.output_tokens,
+            cost_nano_usd=claimed.used.cost_nano_usd,
+            estimated_calls=claimed.used.estimated_calls,
         )
 
     def enter(self) -> None:
@@ -90,12 +94,9 @@ class Attempt(TaskGuard):
         bind(**about)
         _log.info("task.started", queued_ms=self._queued_ms, attempt=self.claimed.epoch)
 
-    def start_graph(self, deadline_at: float) -> None:
-        """Let model calls start until `deadline_at` (monotonic), counting on from what earlier attempts used."""
-        used = self.claimed.used
-        self.deadline_at = deadline_at
-        self.input_tokens, self.output_tokens = used.input_tokens, used.output_tokens
-        self.cost_nano_usd, self.estimated_calls = used.cost_nano_usd, used.estimated_calls
+    def stop_calls(self) -> None:
+        """Let no further call start: the run is being ended."""
+        self.deadline_at = time.monotonic()
 
     def begin_span(self, name: str, trace: str, parent: str) -> Span | None:
         """Begin a span below another; None: there are too many, and nothing below it is kept either."""

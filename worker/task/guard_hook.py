@@ -77,7 +77,9 @@ class GuardHandler(BaseCallbackHandler):
         tags: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Pass on the start of a graph, a node or another runnable."""
+        """Pass on the start of a graph, a node or another runnable; none starts in a run that was abandoned."""
+        if self._task.is_over:
+            raise TaskGone("the run has ended")
         if self._nodes:
             try:  # a fault in the records of a node must not end its task: `raise_error` is for refusals
                 self._nodes.began(run_id, parent_run_id, tags, str(kwargs.get("name")))

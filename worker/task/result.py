@@ -19,6 +19,7 @@ from langgraph_rq.worker.guards.guards import TaskGuard, current_task
 from langgraph_rq.worker.guards.provider_errors import read_failure
 from langgraph_rq.worker.guards.rate_limits import spread
 from langgraph_rq.worker.guards.refusals import (
+    DeadlinePassed,
     GuardUnavailable,
     ProviderRefused,
     ProviderUnavailableError,
@@ -101,6 +102,8 @@ def read_error(error: BaseException, deadline_at: float) -> Result:
         return Result(State.CANCELLED)
     if isinstance(error, CheckpointOutageError) or is_outage(error):
         return Result(State.PENDING, error=(ErrorType.GUARD_UNAVAILABLE, message), retry_after_s=_OUTAGE_WAIT_S)
+    if isinstance(error, DeadlinePassed):
+        return Result(State.TIMEOUT, error=(ErrorType.TIMEOUT, message))
     if isinstance(error, GuardUnavailable) and left_s <= _CLOSE_S:
         return Result(State.TIMEOUT, error=(ErrorType.TIMEOUT, f"the deadline passed while {message}"))
     wait_s = wait_for_provider_s(error, deadline_at)
@@ -166,6 +169,17 @@ def usage_of(guard: TaskGuard) -> dict[str, Any]:
     }
 
 
+def _used_before(claimed: Claimed) -> dict[str, Any]:
+    """The usage of earlier attempts, as metadata of a result of which no graph ran in this one."""
+    used = claimed.used
+    return {
+        "input_tokens": used.input_tokens,
+        "output_tokens": used.output_tokens,
+        "cost_usd": used.cost_nano_usd / 1e9,
+        "usage_estimated": used.estimated_calls > 0,
+    }
+
+
 def write_result(
     claimed: Claimed, task: Task | None, result: Result, worker: str, result_bytes: int, started: float
 ) -> Ended:
@@ -176,6 +190,7 @@ def write_result(
         TaskResult.encode,
         task_id=task.task_id if task else claimed.id,
         metadata={
+            **_used_before(claimed),
             **result.metadata,
             "graph": task.graph if task else "",
             "attempts": claimed.attempts,

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.answers import Claimed, Origin
 from langgraph_rq.shared.queue.verbs import ADOPT_NO_GRAPH, adopt_call
 from langgraph_rq.shared.tasks import State, Task
+from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.graphs.graphs import LoadedGraph
 from langgraph_rq.worker.state.checkpoints import Checkpointer
 from langgraph_rq.worker.task.attempt import Attempt
@@ -22,12 +24,15 @@ from langgraph_rq.worker.task.guard_hook import install_handler
 from langgraph_rq.worker.task.interrupts import kept_answers, resume_again, resume_first
 from langgraph_rq.worker.task.job import NewerSchemaError, RejectedJobError, read_job
 from langgraph_rq.worker.task.result import Ended, Result, read_error, read_output, usage_of, write_result
+from langgraph_rq.worker.task.run_context import RunContext
 from langgraph_rq.worker.task.streaming import stream_graph
 from langgraph_rq.worker.task.threads import continue_thread
 
 _RETRY = Backoff(first_s=1.0, longest_s=60.0, jitter=0.5)
 _NEWER_SCHEMA_MS = 2_000
 """A task of a newer schema comes back after this time."""
+
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +97,7 @@ def _again(claimed: Claimed, task: Task, result: Result, deadline_at: float) -> 
 async def _run_graph(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline_at: float) -> Result:
     """Run the graph, guarded, until its end or the deadline (monotonic), whichever comes first."""
     context = attempt.context
-    attempt.start_graph(deadline_at)
+    attempt.deadline_at = deadline_at
     install_handler(attempt)
     if context.key_file:
         context.key_file.export()
@@ -103,20 +108,48 @@ async def _run_graph(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline
     events = context.events.open(attempt.claimed, attempt.worker)
     if context.redaction:
         events = context.redaction.events(context.events, attempt.claimed, attempt.worker)
+    run = asyncio.create_task(_invoke(attempt, task, loaded, deadline_at, events))
     try:
-        async with asyncio.timeout(remaining_s) as deadline:
-            result = await _invoke(attempt, task, loaded, deadline_at, events)
-    except TimeoutError as error:
-        result = late if deadline.expired() else read_error(error, deadline_at)
+        await asyncio.wait([run], timeout=remaining_s)
+        result = _result_of(run, deadline_at) if run.done() else late
     except asyncio.CancelledError:
         if not attempt.is_cancelled:
             raise
         result = Result(State.CANCELLED)
     finally:
+        attempt.stop_calls()
+        await _end(run, context)
         await asyncio.shield(context.guards.close_task(attempt))
     await events.flush()
     result.metadata = {**usage_of(attempt), **result.metadata}
     return result
+
+
+def _result_of(run: asyncio.Task[Result], deadline_at: float) -> Result:
+    if run.cancelled():
+        return read_error(asyncio.CancelledError("the graph cancelled its own run"), deadline_at)
+    return run.result()
+
+
+async def _end(run: asyncio.Task[Result], context: RunContext) -> None:
+    """Cancel a run that has not ended, and abandon it after the grace: a node may swallow its cancellation.
+
+    R17 in docs/architecture.md. An abandoned run keeps its memory and nothing else: its task ends without it, its calls
+    and checkpoints are refused, and no further node of it starts. If the caller is cancelled, so is the run, once more;
+    the caller still waits.
+    """
+    give_up_at = time.monotonic() + context.cancel_grace_s
+    while not run.done():
+        run.cancel()
+        left_s = max(0.0, give_up_at - time.monotonic())
+        with suppress(asyncio.CancelledError):
+            # Half of it, because redis-py may swallow one that comes while it connects.
+            await asyncio.wait([run], timeout=min(left_s, context.cancel_grace_s / 2))
+        if not run.done() and time.monotonic() >= give_up_at:
+            _log.warning("task.abandoned", grace_s=context.cancel_grace_s)
+            context.abandoned.add(run)
+            run.add_done_callback(context.abandoned.discard)
+            return
 
 
 async def _invoke(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline_at: float, events: TaskEvents) -> Result:
@@ -139,8 +172,6 @@ async def _invoke(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline_at
         if _is_being_cancelled():
             raise
         return read_error(error, deadline_at)
-    except TimeoutError:
-        raise
     except BaseException as error:  # a node that calls sys.exit() fails its task, not its neighbours
         return read_error(error, deadline_at)
 

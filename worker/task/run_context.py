@@ -1,7 +1,9 @@
 """What all tasks of one worker process share. `worker.context.open_context` builds it once; it does not change."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from langchain_core.callbacks import BaseCallbackHandler
 from redis.asyncio import Redis
@@ -41,3 +43,7 @@ class RunContext:
     is_traced: bool = field(default_factory=tracing.is_on)
     """Whether attempts have spans."""
     redaction: Redaction | None = None
+    cancel_grace_s: float = 5.0
+    """How long a run that is cancelled, or has reached its deadline, gets to end before it is abandoned."""
+    abandoned: set["asyncio.Task[Any]"] = field(default_factory=set)
+    """Runs of tasks that have ended, in which a node does not let itself be cancelled."""

@@ -4,6 +4,7 @@ import asyncio
 import operator
 import sys
 import threading
+from contextlib import suppress
 from typing import Annotated, TypedDict
 
 from langgraph.graph import END, START, StateGraph
@@ -40,6 +41,14 @@ def block_for_ever(_state: Nothing) -> None:
     threading.Event().wait()
 
 
+async def stay_for_ever(_state: Nothing) -> None:
+    sys.stdout.write("a node blocks\n")
+    sys.stdout.flush()
+    while True:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+
+
 def _of_one_node(state, node):
     return StateGraph(state).add_node("node", node).add_edge(START, "node").add_edge("node", END)
 
@@ -48,3 +57,4 @@ block = _of_one_node(Nothing, block_for_ever)
 chat = _of_one_node(Chat, hear)
 leave = _of_one_node(Nothing, end_the_process)
 nap = _of_one_node(Nap, sleep)
+stay = _of_one_node(Nothing, stay_for_ever)

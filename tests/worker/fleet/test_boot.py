@@ -75,14 +75,15 @@ def test_burst_worker_ends_when_the_queues_are_empty(environment, own_client, tm
 
 
 @pytest.mark.slow
-def test_worker_most_of_whose_threads_are_stuck_ends_for_another_to_be_started(environment, own_client, tmp_path):
+@pytest.mark.parametrize("graph", ["block", "stay"], ids=["a thread", "a swallowed cancellation"])
+def test_worker_most_of_whose_nodes_are_stuck_ends_for_another_to_be_started(environment, own_client, tmp_path, graph):
     def leave_a_node_blocked(number):
-        task_id = own_client.submit({}, graph="block").task_id
+        task_id = own_client.submit({}, graph=graph).task_id
         until_sync(lambda: worker.said().count("a node blocks") == number, START_TIMEOUT_S)
         own_client.cancel(task_id)
         assert own_client.wait(task_id).status is State.CANCELLED
 
-    settings = {"LGRQ_WORKER_CONCURRENCY": "2", "LGRQ_LEASE_S": "1"}
+    settings = {"LGRQ_WORKER_CONCURRENCY": "2", "LGRQ_LEASE_S": "1", "LGRQ_CANCEL_GRACE_S": "0.1"}
     with start_worker(tmp_path, environment | settings, *SMALL) as worker:
         worker.wait_until_ready()
         leave_a_node_blocked(1)
