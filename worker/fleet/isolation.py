@@ -35,10 +35,8 @@ ISOLATED_AFTER_CRASHES = 2
 
 _MOST_CHILDREN = 4
 """Isolated tasks of one worker at a time; the others wait."""
-_START_S = 60.0
-"""Longest time from the fork to the first step: the first child waits for the libraries to be imported."""
 _GRACE_S = 5.0
-"""A child that still runs so long after its deadline is ended."""
+"""A child that still runs so long after its deadline, and after the grace of its run, is ended."""
 _RETRY_MS = 1_000
 """A task whose process could not be started, or that lost Redis, returns to the queue for this time."""
 _POLL_S = 0.2
@@ -60,6 +58,8 @@ class _Order:
     worker: str
     settings: WorkerSettings
     redis: RedisSettings
+    sent_at: float
+    """On the monotonic clock, which is the same in all processes of a host."""
 
 
 class Isolation:
@@ -84,29 +84,38 @@ class Isolation:
     async def run(self, claimed: Claimed, worker: str) -> Ended | Released | None:
         """Run a task in a child process; returns what `run_task` returns. Cancelling it ends the process."""
         waiting_since = time.monotonic()
-        async with self._slots:
-            waited_ms = round((time.monotonic() - waiting_since) * 1000)
-            claimed = replace(claimed, claimed_at_ms=claimed.claimed_at_ms + waited_ms)
-            try:
-                connection = self.fork_server.fork()
-                connection.send(_Order(claimed, worker, self._settings, self._redis))
-            except OSError as error:  # too many processes or files: no fault of the task
-                return Released(_RETRY_MS, f"its process could not be started: {error}")
-            is_cancelled = threading.Event()
-            reading = asyncio.get_running_loop().run_in_executor(
-                None, self._read, connection, is_cancelled, claimed, worker
-            )
-            try:
-                return await asyncio.shield(reading)
-            finally:
-                is_cancelled.set()  # the thread closes the connection, which ends the process
+        try:
+            async with asyncio.timeout((claimed.deadline_at_ms - claimed.claimed_at_ms) / 1000):
+                await self._slots.acquire()
+        except TimeoutError:
+            return self._late(claimed, worker, waiting_since, "the deadline passed while other tasks ran isolated")
+        try:
+            return await self._run(_later(claimed, waiting_since), worker)
+        finally:
+            self._slots.release()
+
+    async def _run(self, claimed: Claimed, worker: str) -> Ended | Released | None:
+        try:
+            connection = self.fork_server.fork()
+            connection.send(_Order(claimed, worker, self._settings, self._redis, time.monotonic()))
+        except OSError as error:  # too many processes or files: no fault of the task
+            return Released(_RETRY_MS, f"its process could not be started: {error}")
+        is_cancelled = threading.Event()
+        reading = asyncio.get_running_loop().run_in_executor(
+            None, self._read, connection, is_cancelled, claimed, worker
+        )
+        try:
+            return await asyncio.shield(reading)
+        finally:
+            is_cancelled.set()  # the thread closes the connection, which ends the process
 
     def _read(
         self, connection: Connection, is_cancelled: threading.Event, claimed: Claimed, worker: str
     ) -> Ended | Released | None:
         """Read the child's messages until its outcome, its death or its deadline. Runs in a thread."""
         started = time.monotonic()
-        give_up_at = started + _START_S + (claimed.deadline_at_ms - claimed.claimed_at_ms) / 1000 + _GRACE_S
+        remaining_s = max(0.0, (claimed.deadline_at_ms - claimed.claimed_at_ms) / 1000)
+        give_up_at = started + remaining_s + self._settings.cancel_grace_s + _GRACE_S
         has_begun, node, exit_code = False, None, 0
         with connection, suppress(EOFError, OSError):
             while not is_cancelled.is_set() and time.monotonic() < give_up_at:
@@ -122,8 +131,7 @@ class Isolation:
         if is_cancelled.is_set():
             return None
         if time.monotonic() >= give_up_at:
-            late = Result(State.TIMEOUT, error=(ErrorType.TIMEOUT, "the deadline passed in a process of its own"))
-            return write_result(claimed, None, late, worker, self._result_bytes, started)
+            return self._late(claimed, worker, started, "the deadline passed in a process of its own")
         if not has_begun:
             return Released(_RETRY_MS, f"its process could not be started: {_death(exit_code)}")
         where = f"in node {node!r}" if node else "before its first node"
@@ -131,6 +139,16 @@ class Isolation:
         _log.error("task.poisoned", task_id=claimed.id, node=node, exit_code=exit_code)
         poisoned = Result(State.ERROR, error=(ErrorType.POISONED, message + _death(exit_code)))
         return write_result(claimed, None, poisoned, worker, self._result_bytes, started)
+
+    def _late(self, claimed: Claimed, worker: str, started: float, message: str) -> Ended:
+        late = Result(State.TIMEOUT, error=(ErrorType.TIMEOUT, message))
+        return write_result(claimed, None, late, worker, self._result_bytes, started)
+
+
+def _later(claimed: Claimed, since: float) -> Claimed:
+    """Count the time since an instant (monotonic) as part of the attempt, so that the deadline holds."""
+    passed_ms = round((time.monotonic() - since) * 1000)
+    return replace(claimed, claimed_at_ms=claimed.claimed_at_ms + passed_ms)
 
 
 def _death(exit_code: int) -> str:
@@ -186,7 +204,7 @@ async def _run(sender: Connection, order: _Order) -> None:
     messages = _ChildMessages(sender)
     async with open_context(order.settings, order.redis, callbacks=(messages,)) as context:
         messages.begin()
-        attempt = Attempt.of(order.claimed, order.worker, context)
+        attempt = Attempt.of(_later(order.claimed, order.sent_at), order.worker, context)
         attempt.enter()
         watch = LoopWatch(asyncio.get_running_loop())
         threading.Thread(target=_end_when_blocked, args=(watch, attempt, messages), daemon=True).start()

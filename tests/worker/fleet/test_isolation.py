@@ -18,6 +18,7 @@ from langgraph_rq.shared.queue.keys import graph_list
 from langgraph_rq.shared.queue.verbs import QueueTimes, claim_call, renew_call, submit_call
 from langgraph_rq.shared.settings import RedisSettings, WorkerSettings, load
 from langgraph_rq.shared.tasks import Task, TaskLimits
+from langgraph_rq.worker.fleet import isolation as isolation_module
 from langgraph_rq.worker.fleet import loop_watch
 from langgraph_rq.worker.fleet.fork_server import ForkServer
 from langgraph_rq.worker.fleet.isolation import Isolation, run_isolated
@@ -130,6 +131,27 @@ async def test_task_is_not_isolated_for_one_crash_or_a_stall_without_one(redis_u
         async with worker(redis_url, {"killer": one_node_graph(lambda _state: ran.append(1))}, isolation=isolated):
             await asyncio.to_thread(client.wait, task_id, 20)
     assert ran
+
+
+async def test_deadline_holds_while_a_task_waits_to_be_isolated(redis_url, isolated, monkeypatch):
+    monkeypatch.setattr(isolated, "_slots", asyncio.Semaphore(0))
+    with Client(redis_url) as client, Redis.from_url(redis_url) as raw:
+        task_id = client.submit({}, graph="killer", deadline_s=1).task_id
+        raw.hset(f"agent:task:{task_id}", mapping={"crashes": 2, "input_tokens": 7})
+        async with worker(redis_url, {"killer": one_node_graph(lambda _state: None)}, isolation=isolated):
+            result = await asyncio.to_thread(client.wait, task_id, 30)
+    assert (result.status, result.metadata.input_tokens) == (State.TIMEOUT, 7)
+
+
+async def test_isolated_task_that_blocks_past_its_deadline_ends_as_timeout(redis_url, isolated, monkeypatch):
+    monkeypatch.setattr(isolation_module, "_GRACE_S", 0.1)
+    with Client(redis_url) as client, Redis.from_url(redis_url) as raw:
+        task_id = client.submit({"seconds": 60}, graph="blocker", deadline_s=3).task_id
+        raw.hset(f"agent:task:{task_id}", "crashes", 2)
+        async with worker(redis_url, {"blocker": one_node_graph(lambda _state: None)}, isolation=isolated):
+            result = await asyncio.to_thread(client.wait, task_id, 30)
+        await until(lambda: not processes_of(isolated))
+    assert result.status is State.TIMEOUT
 
 
 def test_task_that_ends_its_process_is_poisoned_and_its_neighbours_succeed(tmp_path):
