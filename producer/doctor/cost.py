@@ -2,26 +2,27 @@
 
 from langgraph_rq.producer.doctor.finding import Check, Finding, failed, passed, warned
 from langgraph_rq.producer.doctor.system import System
+from langgraph_rq.shared.budget.answers import show_amount
 from langgraph_rq.shared.settings import AssistantSettings, TaskSettings, load
 
 
 def there_is_a_daily_budget(system: System) -> Finding:
     """The last line of defence against a bill."""
     budget = system.budget
-    if budget.daily_tokens is None and budget.daily_usd is None:
-        return failed("no daily budget", "set LGRQ_BUDGET_DAILY_USD or LGRQ_BUDGET_DAILY_TOKENS")
-    if budget.daily_usd is None:
+    if budget.daily_tokens is None and budget.daily_cost_nano_usd is None:
+        return failed("no daily budget", "langgraph-producer budget set global 1000000 --usd 50")
+    if budget.daily_cost_nano_usd is None:
         return warned(
             f"at most {budget.daily_tokens:,} tokens a day, but no limit on money; prices of models differ widely",
-            "set LGRQ_BUDGET_DAILY_USD too",
+            "langgraph-producer budget set global --usd 50",
         )
-    return passed(f"at most {budget.daily_usd} US dollars a day")
+    return passed(f"at most {show_amount(budget.daily_cost_nano_usd, 'cost')} a day")
 
 
 def requests_are_limited(system: System) -> Finding:
     """One call with a huge input must not take the day's budget."""
     if system.budget.request_tokens is None:
-        return failed("a single call may use any number of tokens", "set LGRQ_BUDGET_REQUEST_TOKENS")
+        return failed("a single call may use any number of tokens", "langgraph-producer budget set request 100000")
     return passed(
         f"at most {system.budget.request_tokens:,} tokens per call, {load(TaskSettings).input_bytes:,} bytes of input"
     )

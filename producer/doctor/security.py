@@ -9,6 +9,7 @@ from redis.exceptions import AuthenticationError, RedisError
 from langgraph_rq.producer.cli.audit import read_log
 from langgraph_rq.producer.doctor.finding import Check, Finding, failed, passed, warned
 from langgraph_rq.producer.doctor.system import System
+from langgraph_rq.shared.budget.answers import show_amount
 from langgraph_rq.shared.connections.clients import open_sync
 from langgraph_rq.shared.settings import RedactionSettings, TaskSettings, load
 from langgraph_rq.shared.telemetry.audit import HEADS, verify
@@ -53,10 +54,10 @@ def audit_log_is_intact(system: System) -> Finding:
 def users_are_limited(system: System) -> Finding:
     """One user must not spend the budget of all."""
     budget = system.budget
-    if budget.user_daily_tokens is None and budget.user_daily_usd is None:
-        return failed("a user may spend the whole day's budget", "set LGRQ_BUDGET_USER_DAILY_TOKENS")
+    if budget.user_daily_tokens is None and budget.user_daily_cost_nano_usd is None:
+        return failed("a user may spend the whole day's budget", "langgraph-producer budget set user 100000")
     limits = [f"{budget.user_daily_tokens:,} tokens"] if budget.user_daily_tokens else []
-    limits += [f"{budget.user_daily_usd} US dollars"] if budget.user_daily_usd else []
+    limits += [show_amount(budget.user_daily_cost_nano_usd, "cost")] if budget.user_daily_cost_nano_usd else []
     return passed(f"a user may spend {' and '.join(limits)} a day")
 
 

@@ -13,6 +13,9 @@ from urllib.request import Request, urlopen
 from redis import Redis
 
 from langgraph_rq.shared import settings
+from langgraph_rq.shared.budget.limits import BudgetLimits
+from langgraph_rq.shared.budget.policy import read_policy_call
+from langgraph_rq.shared.connections.scripts import run_sync
 
 PRIVATE_CA = Path("/run/secrets/ca.crt")
 _TIMEOUT_S = 5.0
@@ -43,9 +46,10 @@ class System:
         return settings.load(settings.RedisSettings)
 
     @cached_property
-    def budget(self) -> settings.BudgetSettings:
-        """The limits on tokens and money."""
-        return settings.load(settings.BudgetSettings)
+    def budget(self) -> BudgetLimits:
+        """The fleet's limits on tokens and money; before its first call those of the settings here."""
+        policy = run_sync(self.client, read_policy_call())
+        return policy.limits if policy else settings.load(settings.BudgetSettings).limits()
 
     @cached_property
     def gateway(self) -> settings.GatewaySettings:

@@ -8,6 +8,9 @@ from redis import Redis
 
 from langgraph_rq.producer.cli.main import main
 from langgraph_rq.producer.doctor.command import CHECKLIST
+from langgraph_rq.shared.budget.policy import set_limit_call
+from langgraph_rq.shared.budget.token_budget import BudgetLimits
+from langgraph_rq.shared.connections.scripts import run_sync
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from tests.deployment import make_secrets, role_url
 
@@ -102,6 +105,13 @@ def test_good_set_up_passes_every_check(examine, producer_url):
     assert {name: check["reason"] for name, check in checks.items() if check["level"] != "pass"} == {}
     assert code == 0
     assert len(checks) == sum(len(area) for area in CHECKLIST.values())
+
+
+def test_limits_are_the_fleets_and_not_this_machines(examine):
+    with EmbeddedRedis() as server, Redis.from_url(server.url) as redis:
+        run_sync(redis, set_limit_call(BudgetLimits(), "global", tokens=None))
+        _, checks, _ = examine(server.url, **GOOD)
+    assert (checks["daily budget"]["level"], checks["daily budget"]["reason"]) == ("fail", "no daily budget")
 
 
 def test_bad_set_up_is_named_item_by_item(examine, web):
