@@ -118,7 +118,7 @@ class Turn:
             self._event.clear()
         # Cleared before the call asks: what settles from now on is not missed.
         self._event.clear()
-        return left_s > 0
+        return time.monotonic() < give_up_at
 
     def wait_for(self, scope: str) -> None:
         """Go to the end of the line of a limit that is held by running calls.

@@ -88,7 +88,7 @@ def leave_usage_unknown(run: Run) -> Verdict:
 def spend_to_the_last_token(run: Run) -> Verdict:
     """C28: processes spend a budget of exactly what their calls use, with both holds."""
     violations: list[Violation] = []
-    calls, processes = run.count(1_000, 200), 16 if run.size.is_full else 4
+    calls, processes = run.count(1_000, 200), 16
     for hold in Hold:
         with run.stage.client() as client:
             client.flushall()
@@ -96,12 +96,12 @@ def spend_to_the_last_token(run: Run) -> Verdict:
         done = subprocess.run([str(one) for one in program], cwd=ROOT, capture_output=True, text=True, check=True)
         used, limit, refused, error, busy = map(int, done.stdout.split())
         run.figures |= {f"{hold}: used": used, f"{hold}: limit": limit, f"{hold}: refused": refused}
-        if hold is Hold.WORST:  # holds above the truth: at the end of the budget they do not fit side by side
-            run.proofs["busy"] = busy
+        run.figures[f"{hold}: busy"] = busy
         if used > limit + (error if hold is Hold.ESTIMATE else 0):
             violations.append(Violation("overspent", "", f"{hold}: {used} of {limit}"))
         if refused > 1:
             violations.append(Violation("refused", "", f"{hold}: {refused} calls"))
+        run.proofs[f"{hold}: used"] = used
     idle = [Violation("no effect", "", f"{name} is 0") for name, number in run.proofs.items() if not number]
     return Verdict((*violations, *idle), {**run.figures, **run.proofs})
 

@@ -63,6 +63,7 @@ async def test_task_is_run_and_its_result_has_the_documented_fields(redis_url, c
         "input_tokens": 0,
         "output_tokens": 0,
         "cost_usd": 0.0,
+        "usage_estimated": False,
         "attempts": 1,
         "fallback_used": False,
         "downgraded": False,
