@@ -11,6 +11,7 @@ from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits
 from langgraph_rq.shared.budget.pricing import Pricing
 from langgraph_rq.shared.budget.token_budget import BudgetLimits
 from langgraph_rq.shared.connections.clients import open_async
+from langgraph_rq.shared.pacing.pacing import Pace
 from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.tasks import Priority, TaskLimits
 from langgraph_rq.worker.fleet.graph_worker import GraphWorker
@@ -42,6 +43,7 @@ async def worker(
     burst: bool = False,
     breaker: BreakerLimits | None = None,
     budget: BudgetLimits | None = None,
+    paces: Mapping[str, Pace] | None = None,
     isolation: Isolation | None = None,
     **context: Any,
 ) -> AsyncIterator[GraphWorker]:
@@ -55,7 +57,7 @@ async def worker(
         loaded = {
             name: LoadedGraph(name, graph.copy({"checkpointer": checkpointer}), {}) for name, graph in graphs.items()
         }
-        guards = Guards(client, redis_url, breaker or BreakerLimits(), budget or BudgetLimits(), PRICING)
+        guards = Guards(client, redis_url, breaker or BreakerLimits(), budget or BudgetLimits(), PRICING, paces=paces)
         shared = RunContext(
             redis=client,
             events=EventWriter(client),

@@ -14,6 +14,7 @@ from langgraph_rq.shared.settings import (
     BudgetSettings,
     CallSettings,
     ModelSettings,
+    PaceSettings,
     QueueSettings,
     RedactionSettings,
     RedisSettings,
@@ -83,7 +84,7 @@ async def open_context(
             _log.warning("config.questioned", warning=warning)
         breaker, budget = load(BreakerSettings).limits(load(CallSettings).timeout_s), load(BudgetSettings)
         limits = await obeyed_limits(client, budget.limits())
-        guards = Guards(client, url, breaker, limits, Pricing(budget.rates()))
+        guards = Guards(client, url, breaker, limits, Pricing(budget.rates()), paces=load(PaceSettings).paces())
         stack.push_async_callback(guards.aclose)
         yield RunContext(
             redis=client,

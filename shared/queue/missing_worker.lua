@@ -2,7 +2,7 @@
 -- Tell what a pending task waits for when no live worker could run it.
 --
 -- Uses shared/connections/clock: clock
--- Uses shared/queue/routing: missing
+-- Uses shared/queue/routing: route
 --
 -- KEYS[1] agent:task:<id>   hash   the task's state
 -- ARGV[1] now (ms) in tests, else empty
@@ -14,4 +14,5 @@ if state ~= 'pending' or not (queue and graph) then
   return {'', '', ''}
 end
 queue = queue:match('^[^:]*')
-return {missing(queue, graph, now_ms), queue, graph}
+local _, missing = route(queue, graph, now_ms)
+return {missing, queue, graph}

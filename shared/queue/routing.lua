@@ -12,32 +12,18 @@ local function serves(graphs, graph)
   return graphs:find(',' .. graph .. ',', 1, true) ~= nil
 end
 
-local function live_lists(queue, now_ms)
-  return redis.call('ZRANGE', 'agent:serving:' .. queue, string.format('(%.0f', now_ms), '+inf', 'BYSCORE',
-    'LIMIT', 0, LISTS + 1)
-end
-
--- The queue for a new task; its own while no worker is alive, whose graphs would be known.
+-- Returns the queue for a new task, which is its own while no worker is alive, whose graphs would be known; and what is
+-- missing of a worker that could run it: worker (none is alive), queue (none reads it), graph (none that reads it serves
+-- the graph), or nothing: empty.
 local function route(queue, graph, now_ms)
-  for i, graphs in ipairs(live_lists(queue, now_ms)) do
-    if i > LISTS or not serves(graphs, graph) then
-      return queue .. ':' .. graph
-    end
+  local after_now = string.format('(%.0f', now_ms)
+  local live = redis.call('ZRANGE', 'agent:serving:' .. queue, after_now, '+inf', 'BYSCORE', 'LIMIT', 0, LISTS + 1)
+  local serving = 0
+  for i = 1, math.min(#live, LISTS) do
+    serving = serving + (serves(live[i], graph) and 1 or 0)
   end
-  return queue
-end
-
--- What a task of this queue or its side queue waits for: worker (none is alive), queue (none reads it), graph (none that
--- reads it serves the graph), or empty: for its turn.
-local function missing(queue, graph, now_ms)
-  local live = live_lists(queue, now_ms)
-  for i, graphs in ipairs(live) do
-    if i > LISTS or serves(graphs, graph) then
-      return ''
-    end
+  if #live == 0 then
+    return queue, redis.call('ZCOUNT', 'agent:workers', after_now, '+inf') > 0 and 'queue' or 'worker'
   end
-  if #live > 0 then
-    return 'graph'
-  end
-  return redis.call('ZCOUNT', 'agent:workers', string.format('(%.0f', now_ms), '+inf') > 0 and 'queue' or 'worker'
+  return serving == #live and queue or queue .. ':' .. graph, (serving > 0 or #live > LISTS) and '' or 'graph'
 end

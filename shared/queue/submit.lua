@@ -1,7 +1,7 @@
 -- Put one task on its queue, once. The same id again returns the state of the task that is there already.
 --
 -- Uses shared/connections/clock: clock, whole
--- Uses shared/queue/routing: missing, route
+-- Uses shared/queue/routing: route
 -- Uses shared/queue/turns: QUEUE_KEY, enqueue
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
@@ -54,8 +54,8 @@ if (tonumber(redis.call('ZSCORE', graphs_key, announced_graph)) or 0) <= now_ms 
   return {'unknown_graph', table.concat(redis.call('ZRANGEBYSCORE', graphs_key, now_ms, '+inf'), ', ')}
 end
 
-local waits_for = missing(queue, graph, now_ms)
-queue = route(queue, graph, now_ms)
+local missing
+queue, missing = route(queue, graph, now_ms)
 local forget_ms = whole(now_ms + deadline_ms + window_ms)
 redis.call('HSET', task_key, 'state', 'pending', 'epoch', 0, 'queue', queue, 'created', whole(now_ms),
   'deadline', whole(now_ms + deadline_ms), 'digest', digest, 'user', user,
@@ -71,8 +71,8 @@ if thread ~= '' then
   if redis.call('RPUSH', 'agent:thread:' .. thread, id) > 1 then
     redis.call('HSET', task_key, 'place', 'parked')
     redis.call('HSET', job_key, 'status', 'deferred')
-    return {'created', 'pending', waits_for}
+    return {'created', 'pending', missing}
   end
 end
 enqueue(id, queue, user)
-return {'created', 'pending', waits_for}
+return {'created', 'pending', missing}

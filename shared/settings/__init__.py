@@ -9,7 +9,7 @@ from langgraph_rq.shared.connections.clients import mask_url
 from langgraph_rq.shared.settings.catalogue import ALL, effective, refuse_unknown_names
 from langgraph_rq.shared.settings.environment import Settings, load
 from langgraph_rq.shared.settings.gateway import DashboardSettings, GatewaySettings
-from langgraph_rq.shared.settings.guards import BreakerSettings, BudgetSettings
+from langgraph_rq.shared.settings.guards import BreakerSettings, BudgetSettings, PaceSettings
 from langgraph_rq.shared.settings.models import AssistantSettings, CallSettings, ModelSettings
 from langgraph_rq.shared.settings.redis import LOCAL_SOCKET, RedisSettings
 from langgraph_rq.shared.settings.tasks import QueueSettings, TaskSettings
@@ -26,6 +26,7 @@ __all__ = [
     "DashboardSettings",
     "GatewaySettings",
     "ModelSettings",
+    "PaceSettings",
     "QueueSettings",
     "RedactionSettings",
     "RedisSettings",

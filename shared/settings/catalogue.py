@@ -10,7 +10,7 @@ from langgraph_rq.shared.connections.clients import mask_url
 from langgraph_rq.shared.errors import SettingsError
 from langgraph_rq.shared.settings.environment import FILE_SUFFIX, PREFIX, Settings, read_env_file
 from langgraph_rq.shared.settings.gateway import DashboardSettings, GatewaySettings
-from langgraph_rq.shared.settings.guards import BreakerSettings, BudgetSettings
+from langgraph_rq.shared.settings.guards import BreakerSettings, BudgetSettings, PaceSettings
 from langgraph_rq.shared.settings.models import AssistantSettings, CallSettings, ModelSettings
 from langgraph_rq.shared.settings.redis import RedisSettings
 from langgraph_rq.shared.settings.tasks import QueueSettings, TaskSettings
@@ -25,6 +25,7 @@ ALL: tuple[type[Settings], ...] = (
     ModelSettings,
     CallSettings,
     BreakerSettings,
+    PaceSettings,
     BudgetSettings,
     AssistantSettings,
     TelemetrySettings,

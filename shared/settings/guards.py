@@ -2,12 +2,13 @@
 
 from decimal import Decimal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from pydantic_settings import SettingsConfigDict
 
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits
 from langgraph_rq.shared.budget.pricing import Rate
 from langgraph_rq.shared.budget.token_budget import BudgetLimits, Hold
+from langgraph_rq.shared.pacing.pacing import Pace
 from langgraph_rq.shared.settings.environment import Settings
 
 
@@ -27,6 +28,24 @@ class BreakerSettings(Settings):
     def limits(self, call_timeout_s: float = 60.0) -> BreakerLimits:
         """The breaker's own view of these settings; a probe may take as long as a call, and 5 s."""
         return BreakerLimits(**self.model_dump(), probe_lease_s=call_timeout_s + 5.0)
+
+
+class PaceSettings(Settings):
+    """Rates that a provider allows, by model as JSON; all workers must agree. A model that is missing has no limit."""
+
+    model_config = SettingsConfigDict(env_prefix="LGRQ_MODEL_")
+
+    calls_per_minute: dict[str, PositiveInt] = Field(
+        default_factory=dict, description='calls of all workers per minute: {"gpt-4o": 500}'
+    )
+    tokens_per_minute: dict[str, PositiveInt] = Field(
+        default_factory=dict, description='tokens of all workers per minute, input and output: {"gpt-4o": 30000}'
+    )
+
+    def paces(self) -> dict[str, Pace]:
+        """The rates of each model that has any."""
+        models = {*self.calls_per_minute, *self.tokens_per_minute}
+        return {one: Pace(self.calls_per_minute.get(one), self.tokens_per_minute.get(one)) for one in models}
 
 
 class BudgetSettings(Settings):

@@ -1,7 +1,7 @@
 """The two scripts around a guarded call, one round trip each: admit it before it starts, settle it after it ended.
 
-Each script runs the scripts of the queue, the breaker and the budget as functions, in this order. The rules stay in
-those scripts; the two here only combine their decisions, in one atomic step.
+Each script runs the scripts of the queue, the breaker, pacing and the budget as functions, in this order. The rules
+stay in those scripts; the two here only combine their decisions, in one atomic step.
 """
 
 import time
@@ -25,10 +25,12 @@ from langgraph_rq.worker.guards.refusals import (
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The decisions of queue, breaker and budget; None: not taken, because an earlier one refused the call."""
+    """The decisions of queue, breaker, pacing and budget; None: not taken, because an earlier one refused the call."""
 
     ownership: Ownership
     allowed: Admission | None = None
+    pace_ms: int = 0
+    """How long the call is too early for the rate of its provider."""
     reserved: Reservation | Busy | Refused | None = None
 
 
@@ -41,24 +43,29 @@ class Settled:
 
 
 def admit_call(
-    owns: Call[Ownership] | None, allow: Call[Admission], reserve: Call[Reservation | Busy | Refused] | None
+    owns: Call[Ownership] | None,
+    allow: Call[Admission],
+    pace: Call[int] | None,
+    reserve: Call[Reservation | Busy | Refused] | None,
 ) -> Call[Decision]:
     """Decide whether a call may start.
 
     Args:
         owns: Is the task still this worker's? None: a call outside of any task.
         allow: Does the breaker admit the call?
+        pace: Is it the call's turn at the rate of its provider? None: the rate has no limit.
         reserve: Does the budget hold the call's cost? None: a call that no budget pays for.
     """
 
     def decode(reply: Sequence[Any]) -> Decision:
         parts = (
             allow.decode(reply[1]) if len(reply) > 1 else None,
-            reserve.decode(reply[2]) if reserve and len(reply) > 2 else None,
+            reply[2] if len(reply) > 2 else 0,
+            reserve.decode(reply[3]) if reserve and len(reply) > 3 else None,
         )
         return Decision(Ownership(reply[0]), *parts)
 
-    return Call(_ADMIT, *_slots(owns, allow, reserve), decode)
+    return Call(_ADMIT, *_slots(owns, allow, pace, reserve), decode)
 
 
 def report_and_settle_call(report: Call[Transition], settle: Call[Settlement], use: Call[bool] | None) -> Call[Settled]:
@@ -86,6 +93,10 @@ def refusal_of(decision: Decision, breaker: str) -> BaseException:
         resets_at_ms = decision.reserved.resets_at_ms
         return BudgetExceeded(str(decision.reserved), resets_at_ms and max(0.0, resets_at_ms / 1000 - time.time()))
     assert decision.allowed
+    if decision.pace_ms:
+        wait_s = decision.pace_ms / 1000
+        message = f"{breaker} is not called: its rate per minute is used up; next try in {wait_s:.1f} s"
+        return ProviderUnavailableError(message, retry_after_s=wait_s, is_rate_limited=True)
     wait_s, state, why = decision.allowed.wait_ms / 1000, decision.allowed.state, decision.allowed.why
     reason = f"the circuit breaker is {state} ({why})" if why else "its rate limit is reached"
     return ProviderUnavailableError(

@@ -1,14 +1,17 @@
 #!lua flags=allow-oom
--- Decide whether a call may start: does this worker own its task, does the breaker admit it, does the budget hold it?
+-- Decide whether a call may start: does this worker own its task, does the breaker admit it, is it its turn
+-- at the rate of its provider, does the budget hold it?
 -- The first refusal ends the script, so that nothing is held for a call that does not start.
 --
 -- Uses worker/guards/prelude: next_call
 -- Calls shared/queue/owns
 -- Calls shared/breaker/allow
+-- Calls shared/pacing/pace
 -- Calls shared/budget/reserve
 --
--- Returns {ownership, reply of allow, reply of reserve}, up to and including the first refusal. Without keys for `owns`
--- the call belongs to no task and counts as owned; without keys for `reserve` no budget pays for it.
+-- Returns {ownership, reply of allow, reply of pace, reply of reserve}, up to and including the first refusal. Without
+-- keys for `owns` the call belongs to no task and counts as owned; without keys for `pace` its rate has no limit;
+-- without keys for `reserve` no budget pays for it.
 local ownership = 1
 local task, claim = next_call()
 if task[1] then
@@ -21,8 +24,13 @@ local allowed = allow(next_call())
 if allowed[1] == 'reject' then
   return {ownership, allowed}
 end
-local reservation, amount = next_call()
-if not reservation[1] then
-  return {ownership, allowed}
+local rate, tokens = next_call()
+local wait_ms = 0
+if rate[1] then
+  wait_ms = pace(rate, tokens)
 end
-return {ownership, allowed, reserve(reservation, amount)}
+local reservation, amount = next_call()
+if wait_ms > 0 or not reservation[1] then
+  return {ownership, allowed, wait_ms}
+end
+return {ownership, allowed, wait_ms, reserve(reservation, amount)}

@@ -15,7 +15,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
@@ -42,6 +42,7 @@ from langgraph_rq.shared.budget.token_budget import (
     settle_call,
 )
 from langgraph_rq.shared.connections.scripts import Call
+from langgraph_rq.shared.pacing.pacing import Pace, pace_call
 from langgraph_rq.shared.queue.answers import Ownership, Use
 from langgraph_rq.shared.queue.verbs import owns_call, use_call
 from langgraph_rq.worker.guards.admission import Decision, Settled, admit_call, refusal_of, report_and_settle_call
@@ -167,6 +168,7 @@ class Guards:
         breaker, budget: The limits; all workers should use the same.
         pricing: The models' prices.
         is_held: Whether the worker is sure to hold its lease; without it no call starts.
+        paces: The rates of models, by their name in the price list; a model that is missing has no limit.
     """
 
     def __init__(
@@ -177,10 +179,12 @@ class Guards:
         budget: BudgetLimits,
         pricing: Pricing,
         is_held: Callable[[], bool] = lambda: True,
+        paces: Mapping[str, Pace] | None = None,
     ) -> None:
         self.breaker = breaker
         self.budget = budget
         self.pricing = pricing
+        self.paces = paces or {}
         self.is_held = is_held
         self.loops = EventLoops(redis, url)
         self._room = Room()
@@ -209,7 +213,8 @@ class Guards:
         ttl_ms = min(round((ttl_s + _RESERVATION_MARGIN_S) * 1000), MAX_TTL_MS)
         allow = allow_call(breaker, admitted.rid, self.breaker)
         reserve = reserve_call(admitted.rid, request, model, task.payer, self.budget, ttl_ms=ttl_ms)
-        call = admit_call(task.owns_call(), allow, reserve)
+        pace = self._pace_call(breaker, model, request)
+        call = admit_call(task.owns_call(), allow, pace, reserve)
         with self._room.turn(task.payer) as turn:
             while True:
                 if not await turn.comes(task.deadline_at):
@@ -219,7 +224,7 @@ class Guards:
                 except asyncio.CancelledError:
                     # Redis may have admitted the call or not. The same reservation id, admitted again, is the same
                     # reservation; the task is not checked again, because it may have ended.
-                    self.loops.run_in_background(self._release(admitted, admit_call(None, allow, reserve)))
+                    self.loops.run_in_background(self._release(admitted, admit_call(None, allow, None, reserve)))
                     raise
                 allowed, reserved = decision.allowed, decision.reserved
                 if allowed and isinstance(reserved, Reservation):
@@ -274,6 +279,10 @@ class Guards:
         tokens = (used.input_tokens, used.output_tokens)
         cost = self.pricing.cost_nano_usd(admitted.model, *tokens, *cached).nano_usd
         return Charge(*tokens, cost, is_estimated=used.is_estimated, input_bytes=admitted.size.prompt.text_bytes)
+
+    def _pace_call(self, breaker: str, model: str, request: Request) -> Call[int] | None:
+        pace = self.paces.get(model)
+        return pace_call(breaker, pace, request.input.tokens + request.output.tokens) if pace else None
 
     def _know(self, model: str, stats: ModelStats) -> None:
         self._stats.pop(model, None)

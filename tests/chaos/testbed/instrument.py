@@ -135,7 +135,7 @@ def _admitted(call: scripts.Call[Any], reply: Any, asked_at: float) -> None:
     task, epoch = call.keys[0].removeprefix("agent:task:"), int(call.args[2])
     if reply.ownership is Ownership.GONE:
         record("fenced", task, epoch, detail="admit")
-    elif reply.allowed and reply.allowed.admitted and not isinstance(reply.reserved, Refused):
+    elif reply.allowed and reply.allowed.admitted and not reply.pace_ms and not isinstance(reply.reserved, Refused):
         record("admitted", task, epoch, at=asked_at, detail=reply.allowed.verdict.value)
 
 

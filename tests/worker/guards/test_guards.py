@@ -11,6 +11,7 @@ from langgraph_rq.shared.budget.token_budget import BudgetLimits, Payer
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.shared.errors import ErrorType
+from langgraph_rq.shared.pacing.pacing import Pace
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.worker.guards.call_size import CallSize, Prompt
 from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
@@ -225,3 +226,36 @@ async def test_no_call_starts_while_redis_is_away(comes_back_in_time, is_sync, i
         assert (result.status, result.error.type) == (State.TIMEOUT, ErrorType.TIMEOUT)
         assert time.monotonic() - started >= deadline_s
         assert llm.calls() == []
+
+
+async def test_call_that_is_too_early_for_its_rate_holds_nothing_and_leaves_no_probe(guards, aredis):
+    guards.paces = {MODEL: Pace(calls_per_minute=1)}
+    await guards.settle(TaskGuard(guards), await admit(guards), Outcome.OK, Used(1, 1))
+    await open_breaker(aredis)
+    with pytest.raises(ProviderUnavailableError, match="rate per minute") as refused:
+        await admit(guards)
+    assert refused.value.is_rate_limited
+    assert 50 < refused.value.retry_after_s <= 60
+    assert await books(aredis) == (2, 0)
+    assert await probes_in_flight(aredis) == 0
+
+
+async def test_model_without_a_rate_leaves_no_trace_of_pacing(guards, aredis):
+    guards.paces = {"another": Pace(calls_per_minute=1)}
+    for _ in range(3):
+        await guards.settle(TaskGuard(guards), await admit(guards), Outcome.OK, Used(1, 1))
+    assert await aredis.keys("agent:pace:*") == []
+
+
+@pytest.mark.parametrize("is_guarded", [True, False])
+async def test_paced_calls_wait_for_their_turn_and_provoke_no_429(is_guarded, redis_url, llm, chat):
+    model = guarded_chat_model(chat()) if is_guarded else chat()
+
+    async def node(_state):
+        await asyncio.gather(*(model.ainvoke("hi") for _ in range(12)))
+
+    result = await run_node(redis_url, node, paces={MODEL: Pace(calls_per_minute=240)})
+    assert result.status is State.SUCCESS
+    calls = llm.calls()
+    assert len(calls) == 12
+    assert calls[-1]["started_monotonic_s"] - calls[0]["started_monotonic_s"] > 1.5

@@ -1,0 +1,1 @@
+"""The rates that providers allow, for the whole fleet. Begin with pacing.py."""
