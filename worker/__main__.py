@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Column, Table
 
-from langgraph_rq.shared.errors import LanggraphRqError
+from langgraph_rq.shared.errors import InvalidInputError, LanggraphRqError, Violation
 from langgraph_rq.shared.settings import (
     ALL,
     QueueSettings,
@@ -66,6 +66,8 @@ def main(
         worker = load(WorkerSettings, config=config, worker_concurrency=concurrency, worker_processes=processes)
         redis = load(RedisSettings, unsafe_redis=unsafe_redis, insecure_redis=insecure_redis)
         names = queues.split(",") if queues else load(QueueSettings).queues()
+        if queues and ":" in queues:  # it separates a queue from the graph of its side queue
+            raise InvalidInputError(Violation("--queues", "names without a colon", queues))
         if show_settings:
             _print_settings(worker, redis)
             return

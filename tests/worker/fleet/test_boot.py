@@ -130,6 +130,7 @@ def refusals(own_redis, tmp_path_factory):
             "unsafe redis": ({"REDIS_URL": unsafe.url}, ()),
             "no redis": ({"REDIS_URL": NO_REDIS}, ("--processes", "2")),
             "bad setting": ({"LGRQ_DRAIN_S": "-1"}, ()),
+            "bad queue": ({}, ("--queues", "high,a:b")),
         }
         started = {
             name: subprocess.Popen(
@@ -152,6 +153,7 @@ def refusals(own_redis, tmp_path_factory):
         ("bad graph", 2, "graph 'mine' (./broken.py:graph): could not be imported: ModuleNotFoundError: No module "),
         ("unsafe redis", 2, "would lose tasks: appendonly: expected yes, got: no. Change its configuration, or "),
         ("bad setting", 2, "LGRQ_DRAIN_S: expected greater than or equal to 0, got: -1"),
+        ("bad queue", 2, "--queues: expected names without a colon, got: high,a:b"),
     ],
 )
 def test_worker_that_cannot_start_says_why_in_one_line(refusals, mistake, code, says):
