@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from re import MULTILINE
 
 import psutil
@@ -49,7 +49,12 @@ def all_gone(processes) -> bool:
 
 
 def worker_of(process) -> list[psutil.Process]:
-    return [one for one in started_by(process) if one.cmdline()[1:3] == ["-m", "langgraph_rq.worker"]]
+    found = []
+    for one in started_by(process):
+        with suppress(psutil.Error):  # a process that has just ended has no command line any more
+            if one.cmdline()[1:3] == ["-m", "langgraph_rq.worker"]:
+                found.append(one)
+    return found
 
 
 def test_demo_answers_all_questions_and_says_what_it_cost(demo):

@@ -11,7 +11,6 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,8 +79,8 @@ class LoopWatch:
         if self.silent_s >= BLOCKED_S and not self._is_reported:
             self._is_reported = True
             line, context = self._line(), self._context()
-            report: Callable[..., None] = context.copy().run if context else Context().run
-            report(_log.warning, "loop.blocked", line=line, silent_ms=round(self.silent_s * 1000))
+            fields = {"line": line, "silent_ms": round(self.silent_s * 1000)}
+            (context.copy() if context else Context()).run(lambda: _log.warning("loop.blocked", **fields))
 
     def blocker(self) -> Blocker:
         """Find what the loop is running now."""

@@ -279,7 +279,7 @@ async def test_ends_that_could_not_be_recorded_are_recorded_once_that_is_possibl
 
 async def test_task_ends_whose_spans_cannot_be_written(redis_url, client, lines, monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
-    called = {"provider": "p", "model": "m", "outcome": "ok", "duration_ms": 1, "output_tokens": 1}
+    called = {"provider": "p", "model": "m", "outcome": "ok", "duration_ms": 1, "output_tokens": 1, "estimated": False}
 
     async def call(_state):
         logs.get_logger("tests").info("model.called", **called, input_tokens=2**70)  # longer than OTLP's numbers
