@@ -32,6 +32,9 @@ FUNCTIONS = (FUNCTION, "worker.run_task")
 EMPTIED_JOB = f'["{FUNCTION}",null,[],{{}}]'.encode()
 """The job data of a task that succeeded: its input is not needed any more."""
 
+_ENVELOPE_BYTES = 64_000
+"""What a task's document may hold besides its input, metadata included."""
+
 DEFAULT_GRAPH = "assistant"
 DEFAULT_TENANT = "default"
 
@@ -76,13 +79,32 @@ class StreamMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TaskLimits:
-    """What is refused at the door."""
+    """How large a task and its result may be. Every door derives its own limit from these."""
 
-    input_bytes: int = 256_000
+    input_bytes: int = 4_000_000
+    """Of the input, or of the answers of `resume`, as compact JSON in UTF-8."""
+    result_bytes: int = 4_000_000
+    """Of the result document."""
     metadata_bytes: int = 16_000
     depth: int = 32
     deadline_s: float = 86_400.0
     attempts: int = 10
+
+    @property
+    def job_bytes(self) -> int:
+        """The longest job data that a worker fetches."""
+        return self.input_bytes + _ENVELOPE_BYTES
+
+    @property
+    def text_bytes(self) -> int:
+        """The longest JSON text that is parsed: a job's data once inflated, the body of a request.
+
+        Other producers escape characters, which makes a text about twice as long as the input that is read from it.
+        """
+        return 2 * self.input_bytes + _ENVELOPE_BYTES
+
+
+DEFAULT_LIMITS = TaskLimits()
 
 
 # A double dash separates the tenant from the id in Redis, so an id cannot hold one.
@@ -154,6 +176,8 @@ class Task(BaseModel):
             violations.append(Violation("deadline_s", f"at most {limits.deadline_s:g}", f"{task.deadline_s:g}"))
         if task and task.max_attempts > limits.attempts:
             violations.append(Violation("max_attempts", f"at most {limits.attempts}", str(task.max_attempts)))
+        if task and task.resume and (length := len(task.job_data())) > limits.job_bytes:
+            violations.append(Violation("resume", f"a task of at most {limits.job_bytes:,} bytes", f"{length:,}"))
         if violations or task is None:
             raise InvalidTaskError(*violations)
         return task

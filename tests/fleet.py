@@ -13,7 +13,7 @@ from langgraph_rq.shared.budget.token_budget import BudgetLimits
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.shared.pacing.pacing import Pace
 from langgraph_rq.shared.queue.verbs import QueueTimes
-from langgraph_rq.shared.tasks import Priority, TaskLimits
+from langgraph_rq.shared.tasks import DEFAULT_LIMITS, Priority, TaskLimits
 from langgraph_rq.worker.fleet.graph_worker import GraphWorker
 from langgraph_rq.worker.fleet.isolation import Isolation
 from langgraph_rq.worker.graphs.graphs import LoadedGraph
@@ -37,6 +37,7 @@ async def worker(
     graphs: Mapping[str, Any],
     *,
     concurrency: int = 10,
+    input_bytes: int = 256_000_000,
     drain_s: float = 5.0,
     times: QueueTimes | None = None,
     checkpoints: bool = False,
@@ -44,6 +45,7 @@ async def worker(
     breaker: BreakerLimits | None = None,
     budget: BudgetLimits | None = None,
     paces: Mapping[str, Pace] | None = None,
+    limits: TaskLimits = DEFAULT_LIMITS,
     isolation: Isolation | None = None,
     **context: Any,
 ) -> AsyncIterator[GraphWorker]:
@@ -64,13 +66,19 @@ async def worker(
             graphs=loaded,
             base_queue="agent_tasks",
             times=times,
-            limits=TaskLimits(),
+            limits=limits,
             guards=guards,
             checkpointer=checkpointer,
             **context,
         )
         graph_worker = GraphWorker(
-            QUEUES, redis_url, shared, concurrency=concurrency, drain_s=drain_s, isolation=isolation
+            QUEUES,
+            redis_url,
+            shared,
+            concurrency=concurrency,
+            input_bytes=input_bytes,
+            drain_s=drain_s,
+            isolation=isolation,
         )
         running = asyncio.create_task(graph_worker.run(burst=burst))
         try:

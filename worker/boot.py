@@ -74,6 +74,7 @@ async def serve(
             url,
             context,
             concurrency=settings.worker_concurrency,
+            input_bytes=settings.worker_input_bytes,
             drain_s=settings.drain_s,
             checkpoint_ttl_s=settings.checkpoint_ttl_s,
             isolation=Isolation(fork_server, settings, redis, context.result_bytes),

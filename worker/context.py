@@ -65,7 +65,7 @@ async def open_context(
     """
     url = redis.redis_url.get_secret_value()
     checkpoint_url = redis.checkpoint_redis_url.get_secret_value() if redis.checkpoint_redis_url else url
-    queue, tasks, telemetry = load(QueueSettings), load(TaskSettings), load(TelemetrySettings)
+    queue, tasks, telemetry = load(QueueSettings), load(TaskSettings).limits(), load(TelemetrySettings)
     config = read_langgraph_json(_config(settings))
     key_file = file_of(VARIABLE)
     _export_key(load(ModelSettings))
@@ -91,12 +91,11 @@ async def open_context(
             events=EventWriter(client),
             graphs=graphs.by_name,
             base_queue=queue.queue,
-            times=queue.times(tasks.input_bytes),
-            limits=tasks.limits(),
+            times=queue.times(tasks),
+            limits=tasks,
             guards=guards,
             key_file=KeyFile(key_file) if key_file else None,
             checkpointer=checkpointer,
-            result_bytes=tasks.result_bytes,
             callbacks=callbacks,
             audit=Audit(telemetry.audit_key.get_secret_value(), telemetry.audit_days) if telemetry.audit_key else None,
             redaction=Redaction.of(load(RedactionSettings)),

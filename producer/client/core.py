@@ -74,7 +74,7 @@ class ClientCore:
         url = settings.redis_url.get_secret_value()
         self._queue = queue or load(QueueSettings)
         self._limits = (tasks or load(TaskSettings)).limits()
-        self._times = self._queue.times(self._limits.input_bytes)
+        self._times = self._queue.times(self._limits)
         self._records = Records.open()
         self._replicas = scripts.Replicas(settings.submit_replicas, round(settings.submit_replicas_timeout_s * 1000))
         self._tenant = DEFAULT_TENANT

@@ -34,9 +34,6 @@ from langgraph_rq.shared.settings import (
     load,
 )
 
-_ENVELOPE_BYTES = 24_000
-"""Room in a request's body besides the input."""
-
 _ABOUT = (
     "Submit tasks to a fleet of LangGraph workers, follow them, and read their results. "
     "Every error is a problem document (RFC 9457)."
@@ -69,8 +66,8 @@ def create_app(settings: GatewaySettings, redis_url: str | None = None) -> FastA
             )
             yield
 
-    limit = load(TaskSettings).input_bytes + _ENVELOPE_BYTES
-    middleware = [Middleware(Access, keyring=keyring), Middleware(BodyLimit, limit_bytes=limit)]
+    limits = load(TaskSettings).limits()
+    middleware = [Middleware(Access, keyring=keyring), Middleware(BodyLimit, limit_bytes=limits.text_bytes)]
     app = FastAPI(
         title="langgraph-rq",
         version="1",

@@ -17,7 +17,7 @@
 -- KEYS from the 6th on: rq:queue:<queue>, lists, the most urgent first; side queues too
 -- ARGV[1] worker
 -- ARGV[2] n
--- ARGV[3] longest job data that is read (bytes)
+-- ARGV[3] longest job data that is read (bytes); no further task is claimed once data of this size have been read
 -- ARGV[4] keep the events after the deadline (ms)
 -- ARGV[5] deadline of an adopted job until it is adopted (ms from now)
 -- ARGV[6] tasks of one user in flight at most, 0 for any number
@@ -35,6 +35,7 @@ local workers_key, own_key, open_key, suspended_key, rq_worker_key = KEYS[1], KE
 local worker, n, max_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local events_ms, adopt_ms, cap, now_iso = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local longest, graphs, now_ms = ARGV[8], ARGV[9], clock(ARGV[10])
+local read_bytes = 0
 local now = whole(now_ms)
 local MOST_ASIDE = 64
 
@@ -88,11 +89,14 @@ local function own(id, task_key, job_key, queue)
   local origin, data, acts = 'ours', nil, {}
   if digest == '' then
     origin, data, acts = foreign(job_key)
-  elseif redis.call('TYPE', job_key).ok == 'hash' then
-    data = redis.call('HGET', job_key, 'data') or ''
-  else
+  elseif redis.call('TYPE', job_key).ok ~= 'hash' then
     origin, data = 'malformed', ''
+  elseif redis.call('HSTRLEN', job_key, 'data') > max_bytes then
+    origin, data = 'too_long', ''
+  else
+    data = redis.call('HGET', job_key, 'data') or ''
   end
+  read_bytes = read_bytes + #data
   epoch = (tonumber(epoch) or 0) + 1
   deadline = tonumber(deadline) and deadline or now
   redis.call('HSET', task_key, 'state', 'running', 'epoch', epoch, 'owner', worker, 'place', 'owned',
@@ -132,7 +136,7 @@ local tasks, dropped, aside = {}, {}, 0
 for i = 6, #KEYS do
   local queue_key = KEYS[i]
   local queue = queue_key:sub(#QUEUE_KEY + 1)
-  while #tasks < n and looked < LOOKED and aside < MOST_ASIDE do
+  while #tasks < n and looked < LOOKED and aside < MOST_ASIDE and read_bytes < max_bytes do
     local id = redis.call('LPOP', queue_key) or (freed(queue) and redis.call('LPOP', queue_key))
     if not id then
       break

@@ -57,7 +57,7 @@ from langgraph_rq.shared.queue.keys import (
     task_hash,
     wip_key,
 )
-from langgraph_rq.shared.tasks import EMPTIED_JOB, State, Task
+from langgraph_rq.shared.tasks import DEFAULT_LIMITS, EMPTIED_JOB, State, Task
 
 ADOPT_NO_GRAPH = -2
 
@@ -74,7 +74,7 @@ class QueueTimes:
     events_ms: int = 300_000
     window_ms: int = 7 * 86_400_000
     adopt_ms: int = 300_000
-    job_bytes: int = 300_000
+    job_bytes: int = DEFAULT_LIMITS.job_bytes
     memory_percent: int = 85
     user_tasks: int = 0
     """Tasks of one user in flight at most, in the whole fleet; 0 for any number."""

@@ -4,10 +4,7 @@ from pydantic import Field
 
 from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.settings.environment import Settings
-from langgraph_rq.shared.tasks import Priority, TaskLimits
-
-_ENVELOPE_BYTES = 24_000
-"""Largest size of a task's document without its input, metadata included."""
+from langgraph_rq.shared.tasks import DEFAULT_LIMITS, Priority, TaskLimits
 
 
 class QueueSettings(Settings):
@@ -21,14 +18,14 @@ class QueueSettings(Settings):
     user_tasks: int = Field(0, ge=0, description="tasks of one user in flight at most, in the whole fleet; 0: no limit")
     memory_percent: int = Field(85, ge=1, le=99, description="refuse tasks above this share of Redis' maxmemory")
 
-    def times(self, input_bytes: int = 256_000) -> QueueTimes:
+    def times(self, limits: TaskLimits = DEFAULT_LIMITS) -> QueueTimes:
         """The queue's own view of these settings, in milliseconds and bytes."""
         return QueueTimes(
             lease_ms=round(self.lease_s * 1000),
             result_ms=round(self.result_ttl_s * 1000),
             events_ms=round(self.events_ttl_s * 1000),
             window_ms=round(self.idempotency_window_s * 1000),
-            job_bytes=input_bytes + _ENVELOPE_BYTES,
+            job_bytes=limits.job_bytes,
             memory_percent=self.memory_percent,
             user_tasks=self.user_tasks,
         )
@@ -41,16 +38,17 @@ class QueueSettings(Settings):
 class TaskSettings(Settings):
     """What is refused at the door, and how large a result may be."""
 
-    input_bytes: int = Field(256_000, ge=1, description="largest input of a task")
+    input_bytes: int = Field(DEFAULT_LIMITS.input_bytes, ge=1, description="largest input of a task")
     input_depth: int = Field(32, ge=1, le=100, description="deepest nesting of a task's input")
     max_deadline_s: float = Field(86_400.0, gt=0, description="longest deadline of a task")
     max_attempts: int = Field(10, ge=1, description="largest max_attempts of a task")
-    result_bytes: int = Field(1_000_000, ge=1, description="largest result of a task")
+    result_bytes: int = Field(DEFAULT_LIMITS.result_bytes, ge=1, description="largest result of a task")
 
     def limits(self) -> TaskLimits:
         """The wire contract's own view of these settings."""
         return TaskLimits(
             input_bytes=self.input_bytes,
+            result_bytes=self.result_bytes,
             depth=self.input_depth,
             deadline_s=self.max_deadline_s,
             attempts=self.max_attempts,

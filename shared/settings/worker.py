@@ -11,6 +11,9 @@ class WorkerSettings(Settings):
     """One worker process."""
 
     worker_concurrency: int = Field(100, ge=1, le=10_000, description="tasks in flight per process")
+    worker_input_bytes: int = Field(
+        256_000_000, ge=1, description="a process claims nothing while the inputs of its tasks are larger than this"
+    )
     worker_processes: int = Field(1, ge=1, le=256, description="worker processes")
     config: Path = Field(Path("langgraph.json"), description="the langgraph.json that names the graphs")
     checkpoints: bool = Field(default=True, description="keep checkpoints in Redis")

@@ -53,7 +53,7 @@ def test_task_is_written_as_a_job_of_rq_and_read_again():
         ({"input": {"x": float("inf")}}, "input.x: expected a finite number, got: inf"),
         ({"input": {"x": 10**400}}, "input.x: expected an integer below 2^63"),
         ({"input": {"x": "\ud800"}}, "input: expected JSON"),
-        ({"input": {"x": "y" * 300_000}}, "input: expected at most 256,000 bytes, got: 300,008"),
+        ({"input": {"x": "y" * 5_000_000}}, "input: expected at most 4,000,000 bytes, got: 5,000,008"),
         ('{"input": {"x": ' + "[" * 40 + "]" * 40 + "}}", "input: expected at most 32 levels of nesting"),
         ('{"input": {"x": ' + "[" * 9000 + "]" * 9000 + "}}", "task: expected JSON"),
         ({"input": {}, "metadata": {"x": "y" * 20_000}}, "metadata: expected at most 16,000 bytes"),

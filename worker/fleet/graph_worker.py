@@ -41,6 +41,7 @@ class GraphWorker(RegisteredWorker):
         redis_url: Redis; connections of its own are opened for blocking, for the lease, and for RQ's registers.
         context: What the tasks share.
         concurrency: Tasks in flight.
+        input_bytes: Nothing is claimed while the inputs of the tasks in flight are larger than this.
         drain_s: How long a worker that was asked to end waits for running tasks before it releases them.
         checkpoint_ttl_s: How long the checkpoints of a task without thread outlive it.
         isolation: Runs tasks under which workers crashed; None runs them here as any other.
@@ -55,6 +56,7 @@ class GraphWorker(RegisteredWorker):
         context: RunContext,
         *,
         concurrency: int = 100,
+        input_bytes: int = 256_000_000,
         drain_s: float = 30.0,
         checkpoint_ttl_s: float = 60.0,
         isolation: Isolation | None = None,
@@ -64,6 +66,7 @@ class GraphWorker(RegisteredWorker):
         self._redis_url = redis_url
         self._context = context
         self._concurrency = concurrency
+        self._input_bytes = input_bytes
         self._drain_s = drain_s
         self._node_threads = node_threads
         self._blocking = open_async(redis_url, connections=len(queues) + 1, timeout_s=BLOCK_S * 2)
@@ -160,7 +163,7 @@ class GraphWorker(RegisteredWorker):
             self._changed.clear()
             if self._is_fenced:
                 await self._rejoin()
-            free = self._concurrency - len(self._running)
+            free = self._free_slots()
             if not self._claimer.may_find_work or free <= 0:
                 await self._changed.wait()
                 continue
@@ -175,6 +178,12 @@ class GraphWorker(RegisteredWorker):
             self._claimer.may_find_work = burst  # running tasks may be released, or submit others
             await self._changed.wait()
         return started
+
+    def _free_slots(self) -> int:
+        """Count the tasks that may be claimed; none while those in flight hold too much memory."""
+        if self._running.input_bytes > self._input_bytes:
+            return 0
+        return self._concurrency - len(self._running)
 
     async def _drain(self) -> None:
         """Wait for running tasks, then release those that are left."""

@@ -66,6 +66,11 @@ class RunningTasks:
         """The ids of the tasks in flight."""
         return {running.attempt.claimed.id for running in self._running.values()}
 
+    @property
+    def input_bytes(self) -> int:
+        """How much the inputs of the tasks in flight take."""
+        return sum(running.attempt.input_bytes for running in self._running.values())
+
     def start(self, claimed: Claimed, worker: str) -> None:
         """Run a task that was claimed as `worker`."""
         key = (claimed.id, claimed.epoch)

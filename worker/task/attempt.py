@@ -41,6 +41,8 @@ class Attempt(TaskGuard):
 
     claimed: Claimed
     context: RunContext
+    input_bytes: int
+    """How much of the worker's memory the task's data take; once they are read, their inflated size."""
     is_cancelled: bool = False
     """Whether the task's user has cancelled it; then the run ends as cancelled when its asyncio task is cancelled."""
     task: Task | None = None
@@ -65,6 +67,7 @@ class Attempt(TaskGuard):
             worker=worker,
             claimed=claimed,
             context=context,
+            input_bytes=len(claimed.data),
             is_cancelled=claimed.is_cancelled,
             input_tokens=claimed.used.input_tokens,
             output_tokens=claimed.used.output_tokens,
@@ -77,7 +80,7 @@ class Attempt(TaskGuard):
         claimed = self.claimed
         current_task.set(self)
         bind(task_id=claimed.id, attempt=claimed.epoch, worker=self.worker)
-        _log.debug("task.claimed", queue=claimed.queue, crashes=claimed.crashes, input_bytes=len(claimed.data))
+        _log.debug("task.claimed", queue=claimed.queue, crashes=claimed.crashes, input_bytes=self.input_bytes)
 
     def read(self, task: Task) -> None:
         """Add the task itself: from here on log lines name its graph, thread and user."""
@@ -161,7 +164,7 @@ class Attempt(TaskGuard):
             error=ended.error_type,
             duration_ms=run_ms,
             total_ms=self._queued_ms + run_ms,
-            input_bytes=len(self.claimed.data),
+            input_bytes=self.input_bytes,
             result_bytes=len(ended.document),
         )
 

@@ -13,7 +13,7 @@ from langgraph_rq.shared.queue.keys import side_queue
 from langgraph_rq.shared.strict_json import kind, read_json
 from langgraph_rq.shared.tasks import FUNCTION, FUNCTIONS, SCHEMA, Task, TaskLimits
 
-_INFLATED_BYTES = 1_000_000
+_INPUT_LIMIT = "by LGRQ_INPUT_BYTES"
 _PICKLE = b"\x80"
 _ZLIB = b"\x78"
 
@@ -26,21 +26,26 @@ class NewerSchemaError(Exception):
     """The task has a newer schema, which a newer worker can run."""
 
 
-def read_job(claimed: Claimed, base_queue: str, limits: TaskLimits) -> Task:
-    """Read the task out of a claimed job.
+def job_text(claimed: Claimed, limits: TaskLimits) -> bytes:
+    """Return the JSON text of a claimed job. Raises RejectedJobError: it has none that may be read."""
+    if claimed.origin is Origin.MALFORMED:
+        raise RejectedJobError("expected rq:job to be a hash, got another type")
+    if claimed.origin is Origin.TOO_LONG:
+        raise RejectedJobError(f"expected job data of at most {limits.job_bytes:,} bytes ({_INPUT_LIMIT}), got more")
+    if claimed.acting_fields:
+        fields = ", ".join(claimed.acting_fields)
+        raise RejectedJobError(f"callbacks, dependencies, retries and webhooks are not run here, got: {fields}")
+    return _inflate(claimed.data, limits.text_bytes)
+
+
+def read_job(claimed: Claimed, text: bytes, base_queue: str, limits: TaskLimits) -> Task:
+    """Read the task out of the text of a claimed job.
 
     Raises:
         RejectedJobError: it is no task, names another function, or breaks the contract.
         NewerSchemaError: its schema is newer than this worker's.
     """
-    if claimed.origin is Origin.MALFORMED:
-        raise RejectedJobError("expected rq:job to be a hash, got another type")
-    if claimed.origin is Origin.TOO_LONG:
-        raise RejectedJobError("the job's data is longer than the limit")
-    if claimed.acting_fields:
-        fields = ", ".join(claimed.acting_fields)
-        raise RejectedJobError(f"callbacks, dependencies, retries and webhooks are not run here, got: {fields}")
-    document = _arguments(_inflate(claimed.data))
+    document = _arguments(text)
     if isinstance(document.get("schema"), int) and document["schema"] > SCHEMA:
         raise NewerSchemaError
     if claimed.origin is Origin.ENQUEUED:
@@ -57,17 +62,17 @@ def read_job(claimed: Claimed, base_queue: str, limits: TaskLimits) -> Task:
     return task
 
 
-def _inflate(data: bytes) -> bytes:
+def _inflate(data: bytes, most_bytes: int) -> bytes:
     """Undo RQ's optional compression, with a limit on the output."""
     if not data.startswith(_ZLIB):
         return data
     inflater = zlib.decompressobj()
     try:
-        inflated = inflater.decompress(data, _INFLATED_BYTES)
+        inflated = inflater.decompress(data, most_bytes + 1)
     except zlib.error as error:
         raise RejectedJobError(f"the job's data cannot be decompressed: {error}") from None
-    if inflater.unconsumed_tail:
-        raise RejectedJobError(f"the job's data inflates to more than {_INFLATED_BYTES:,} bytes")
+    if len(inflated) > most_bytes:
+        raise RejectedJobError(f"expected job data of at most {most_bytes:,} bytes inflated ({_INPUT_LIMIT}), got more")
     return inflated
 
 

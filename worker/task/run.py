@@ -22,7 +22,7 @@ from langgraph_rq.worker.task.attempt import Attempt
 from langgraph_rq.worker.task.events import TaskEvents
 from langgraph_rq.worker.task.guard_hook import install_handler
 from langgraph_rq.worker.task.interrupts import kept_answers, resume_again, resume_first
-from langgraph_rq.worker.task.job import NewerSchemaError, RejectedJobError, read_job
+from langgraph_rq.worker.task.job import NewerSchemaError, RejectedJobError, job_text, read_job
 from langgraph_rq.worker.task.result import Ended, Result, read_error, read_output, usage_of, write_result
 from langgraph_rq.worker.task.run_context import RunContext
 from langgraph_rq.worker.task.streaming import stream_graph
@@ -54,7 +54,10 @@ async def run_task(attempt: Attempt) -> Ended | Released | None:
     started = time.monotonic()
     deadline_at_ms = claimed.deadline_at_ms
     try:
-        task = read_job(claimed, context.base_queue, context.limits)
+        text = job_text(claimed, context.limits)
+        attempt.input_bytes = len(text)
+        task = read_job(claimed, text, context.base_queue, context.limits)
+        del text  # it may be long, and so may the run
     except NewerSchemaError:
         return Released(_NEWER_SCHEMA_MS, "newer schema")
     except RejectedJobError as error:

@@ -35,8 +35,6 @@ class RunContext:
     """Where the key of the model API comes from; None: from no file."""
     checkpointer: Checkpointer | None = None
     """Where the graphs' checkpoints live; None for none."""
-    result_bytes: int = 1_000_000
-    """Longest result document."""
     callbacks: Sequence[BaseCallbackHandler] = ()
     """LangChain handlers of every run."""
     audit: Audit | None = None
@@ -47,3 +45,8 @@ class RunContext:
     """How long a run that is cancelled, or has reached its deadline, gets to end before it is abandoned."""
     abandoned: set["asyncio.Task[Any]"] = field(default_factory=set)
     """Runs of tasks that have ended, in which a node does not let itself be cancelled."""
+
+    @property
+    def result_bytes(self) -> int:
+        """Longest result document."""
+        return self.limits.result_bytes

@@ -13,7 +13,7 @@ from tests.installation import clean_environment
 
 DOWN = "redis://ann:hunter2@127.0.0.1:1/0"
 UNKNOWN_ID = "7541897b-8dcb-4539-ad83-7db3f43609a3"
-TWO_MEGABYTES = json.dumps({"query": "x" * 2_000_000})
+FIVE_MEGABYTES = json.dumps({"query": "x" * 5_000_000})
 
 
 @pytest.fixture
@@ -114,12 +114,12 @@ def test_one_failure_among_many_ends_with_1(producer):
         (("--file", "-"), '{"input": {}, "querry": "?"}', "line 1: querry: unknown field"),
         (("--file", "-"), "\n", "--file: expected tasks as JSON lines, got: an empty file"),
         (("--graph", "assistent", "hello"), None, "graph: no live worker serves 'assistent', known: assistant, "),
-        (("--file", "-"), f'{{"input": {TWO_MEGABYTES}}}', "line 1: input: expected at most 256,000 "),
+        (("--file", "-"), f'{{"input": {FIVE_MEGABYTES}}}', "line 1: input: expected at most 4,000,000 "),
         (("--id", "order 7", "hello"), None, "task_id: expected letters, digits, _ and single dashes, at most 128"),
         (("--deadline", "0", "hello"), None, "deadline_s: expected greater than 0"),
         (("--deadline", "nan", "hello"), None, "deadline_s: expected "),
     ],
-    ids=["json", "list", "line", "array", "field", "empty", "graph", "2 MB", "id", "deadline", "nan"],
+    ids=["json", "list", "line", "array", "field", "empty", "graph", "5 MB", "id", "deadline", "nan"],
 )
 def test_bad_input_is_one_clear_line_and_nothing_is_queued(producer, installation, arguments, stdin, says):
     before = tasks_in_redis(installation.redis_url)

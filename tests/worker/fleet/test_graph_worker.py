@@ -24,7 +24,7 @@ from langgraph_rq import Client
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.verbs import QueueTimes
-from langgraph_rq.shared.tasks import State, TaskResult
+from langgraph_rq.shared.tasks import State, TaskLimits, TaskResult
 from tests.fleet import one_node_graph, worker
 from tests.waiting import until
 
@@ -207,7 +207,7 @@ async def test_result_over_the_limit_is_a_named_error(redis_url, client):
     async def long(_state):
         return {"n": "x" * 5000}
 
-    async with worker(redis_url, {"g": one_node_graph(long, Number)}, result_bytes=4000):
+    async with worker(redis_url, {"g": one_node_graph(long, Number)}, limits=TaskLimits(result_bytes=4000)):
         result = await ended(client, client.submit({"n": 1}, graph="g").task_id)
     assert result.error.type is ErrorType.RESULT_TOO_LARGE
     assert "at most 4,000 bytes" in result.error.message
@@ -346,12 +346,15 @@ async def test_foreign_job_is_rejected_with_the_reason(redis_url, client, enqueu
     [
         (pickle.dumps(("worker.run_task", None, ({},), {})), "expected JSON, got a pickle"),
         (zlib.compress(pickle.dumps(("worker.run_task", None, ({},), {}))), "expected JSON, got a pickle"),
-        (zlib.compress(b"[" + b" " * 50_000_000 + b"]"), "inflates to more than 1,000,000 bytes"),
+        (zlib.compress(b"[" + b" " * 50_000_000 + b"]"), "at most 8,064,000 bytes inflated"),
         (b"x\x9cgarbage", "cannot be decompressed"),
         (b"{", "expected JSON"),
         (b"[1, 2]", "expected [function, instance, args, kwargs]"),
         (b"", "expected JSON"),
-        (b'["worker.run_task", null, ["' + b"x" * 400_000 + b'"], {}]', "longer than the limit"),
+        (
+            b'["worker.run_task", null, ["' + b"x" * 4_100_000 + b'"], {}]',
+            "at most 4,064,000 bytes",
+        ),
     ],
     ids=lambda value: str(value)[:30],
 )
