@@ -1,4 +1,4 @@
--- Instants in milliseconds since the epoch.
+-- Instants in milliseconds since the epoch, and how numbers are read and written.
 
 -- The server's time. `given_ms` replaces it in tests; empty otherwise.
 local function clock(given_ms)
@@ -7,6 +7,14 @@ local function clock(given_ms)
   end
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- A whole number that was read from Redis, or `otherwise` when it is none.
+local function natural(text, otherwise)
+  if text and #text <= 15 and text:find('^%d+$') then
+    return tonumber(text)
+  end
+  return otherwise
 end
 
 -- The digits of a whole number; Lua itself writes large ones with an exponent.

@@ -21,6 +21,9 @@ from langgraph_rq.shared.connections.kept_connection import Argument, Command, K
 
 T = TypeVar("T")
 
+PRELUDE = "shared/connections/repair"
+"""A file that is put before every script."""
+
 _INCLUDE = re.compile(r"^-- (Uses|Calls) ([\w/]+)", re.MULTILINE)
 
 
@@ -42,10 +45,11 @@ def load_script(name: str) -> Script:
     Two kinds of lines in its header name other files, which are put before it:
         -- Uses shared/connections/clock: clock   the functions of a file that is no script
         -- Calls shared/breaker/read              another script, as a function `read(KEYS, ARGV)`
-    Flags count in the first line of the script itself only.
+    Flags count in the first line of the script itself only; before all stands `PRELUDE`.
     """
     flags, body = _read(name)
-    return make_script(name, flags + _included(body) + body)
+    _, prelude = _read(PRELUDE)
+    return make_script(name, flags + prelude + _included(body) + body)
 
 
 def _read(name: str) -> tuple[str, str]:

@@ -141,7 +141,10 @@ class Ownership(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """The answer of `sweep`: ids queued again, ids past their deadline that no worker runs, ids RQ's tools removed."""
+    """The answer of `sweep`: ids queued again; ids of tasks to be ended, which no worker runs.
+
+    These are past their deadline, were removed by RQ's tools, or have a hash that cannot be read.
+    """
 
     again: tuple[str, ...]
     overdue: tuple[str, ...]
@@ -150,6 +153,7 @@ class Swept:
     """Whether more may be past their deadline."""
     graphs: tuple[str, ...]
     """Served by live workers, if any id is overdue."""
+    unreadable: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +184,8 @@ def read_lease(reply: Sequence[Any]) -> Lease | None:
 
 def read_swept(reply: Sequence[Any]) -> Swept:
     """Read the reply of sweep.lua."""
-    again, overdue, removed, has_more, graphs = reply
-    return Swept(_ids(again), _ids(overdue), _ids(removed), bool(has_more), _ids(graphs))
+    again, overdue, removed, has_more, graphs, unreadable = reply
+    return Swept(_ids(again), _ids(overdue), _ids(removed), bool(has_more), _ids(graphs), _ids(unreadable))
 
 
 def read_reaped(reply: Sequence[Any]) -> Reaped:
@@ -215,12 +219,12 @@ def _claimed(task: Sequence[Any], now_ms: int) -> Claimed:
         id=id_.decode(),
         epoch=int(epoch),
         queue=queue.decode(),
-        created_at_ms=whole_number(created, now_ms),
-        started_at_ms=whole_number(started, now_ms),
-        deadline_at_ms=whole_number(deadline, now_ms),
-        crashes=whole_number(crashes),
-        failures=whole_number(failures),
-        waits=whole_number(waits),
+        created_at_ms=created,
+        started_at_ms=started,
+        deadline_at_ms=deadline,
+        crashes=crashes,
+        failures=failures,
+        waits=waits,
         is_cancelled=bool(cancelled),
         used=Use(*(whole_number(amount or b"0") for amount in used)),
         data=data,
@@ -232,4 +236,5 @@ def _claimed(task: Sequence[Any], now_ms: int) -> Claimed:
 
 
 def _ids(reply: Sequence[bytes]) -> tuple[str, ...]:
-    return tuple(id_.decode() for id_ in reply)
+    """Decode ids; those that a program wrote which knows no ids of ours must not hide the others."""
+    return tuple(id_.decode(errors="replace") for id_ in reply)

@@ -12,7 +12,7 @@
 -- KEYS[5] agent:delayed        zset    id -> when it is due (ms)
 -- KEYS[6] rq:job:<id>          hash    RQ's job
 -- ARGV[1] id
--- ARGV[2] state to end in: cancelled, or timeout, which leaves a running task alone
+-- ARGV[2] state to end in: cancelled; timeout or error leave a running task alone
 -- ARGV[3] result document (JSON)
 -- ARGV[4] result TTL (ms)
 -- ARGV[5] events TTL (ms)
@@ -35,14 +35,15 @@ end
 if before == 'running' and state == 'cancelled' then
   -- The flag decides: admission of every model call and every renewal read it. The message is only faster.
   redis.call('HSET', task_key, 'cancel', 1)
-  redis.call('PUBLISH', 'agent:commands:' .. owner, '{"command":"stop-job","job_id":"' .. id .. '"}')
+  redis.call('PUBLISH', 'agent:commands:' .. (owner or ''), '{"command":"stop-job","job_id":"' .. id .. '"}')
 end
 if before ~= 'pending' then
   return before
 end
 
--- Its id may stay behind in a list: the script that pops it skips it.
-redis.call('HSET', task_key, 'state', state, 'place', 'done')
+-- Its id may stay behind in a list: the script that pops it skips it, and counts it if it lies where its hash says.
+local is_listed = place == 'queue' or place == 'front'
+redis.call('HSET', task_key, 'state', state, 'place', is_listed and place or 'done')
 redis.call('PEXPIRE', task_key, window_ms)
 redis.call('SET', result_key, result, 'PX', result_ms)
 redis.call('ZREM', open_key, id)
@@ -52,7 +53,7 @@ end
 record_end(events_key, state, events_ms)
 leave_thread(id, thread)
 
-local registry_key = 'rq:' .. rq_status .. ':' .. queue
+local registry_key = 'rq:' .. rq_status .. ':' .. (queue or '')
 redis.pcall('ZADD', registry_key, math.floor((now_ms + result_ms) / 1000), id)
 redis.pcall('PEXPIRE', registry_key, result_ms + 1000)
 if redis.call('EXISTS', job_key) == 1 then

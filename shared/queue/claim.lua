@@ -4,9 +4,9 @@
 -- and then adopted or rejected by its owner. Of such a job only the fields that matter are read, and only when short.
 -- A task whose graph this worker does not serve is put aside for those that do.
 --
--- Uses shared/connections/clock: clock, whole
+-- Uses shared/connections/clock: clock, natural, whole
 -- Uses shared/queue/routing: serves
--- Uses shared/queue/turns: LOOKED, QUEUE_KEY, looked, put_aside, refill, taken
+-- Uses shared/queue/turns: LOOKED, QUEUE_KEY, lies_on, looked, put_aside, refill, taken
 -- Uses shared/queue/events: record_state
 --
 -- KEYS[1] agent:workers          zset    worker -> lease end (ms)
@@ -97,11 +97,12 @@ local function own(id, task_key, job_key, queue)
     data = redis.call('HGET', job_key, 'data') or ''
   end
   read_bytes = read_bytes + #data
-  epoch = (tonumber(epoch) or 0) + 1
-  deadline = tonumber(deadline) and deadline or now
+  epoch = natural(epoch, 0) + 1
+  created, started, deadline = natural(created, now_ms), natural(started, now_ms), natural(deadline, now_ms)
   redis.call('HSET', task_key, 'state', 'running', 'epoch', epoch, 'owner', worker, 'place', 'owned',
-    'started', started or now)
+    'started', whole(started))
   redis.call('SADD', own_key, id)
+  redis.call('ZADD', open_key, 'NX', whole(deadline), id) -- it is there already, unless another program removed it
   if user then
     redis.call('HINCRBY', 'agent:in_flight', user, 1)
   end
@@ -111,8 +112,8 @@ local function own(id, task_key, job_key, queue)
     redis.call('HSET', job_key, 'status', 'started', 'worker_name', worker, 'started_at', now_iso)
   end
   record_state(id, 'running', epoch, longest)
-  redis.call('PEXPIREAT', 'agent:events:' .. id, whole(tonumber(deadline) + events_ms))
-  return {id, epoch, queue, created, started or now, deadline, crashes or '0', failures or '0', waits or '0',
+  redis.call('PEXPIREAT', 'agent:events:' .. id, whole(deadline + events_ms))
+  return {id, epoch, queue, created, started, deadline, natural(crashes, 0), natural(failures, 0), natural(waits, 0),
     cancel and 1 or 0, {unpack(fields, 11, 14)}, data, origin, acts, fields[15] or ''}
 end
 
@@ -143,21 +144,24 @@ for i = 6, #KEYS do
     end
     looked = looked + 1
     local task_key, job_key = 'agent:task:' .. id, 'rq:job:' .. id
-    local task = redis.call('HMGET', task_key, 'state', 'user', 'place', 'graph', 'cancel')
-    local state, user, place, graph, cancel = unpack(task)
-    local is_last = user and taken(queue, user)
-    if state == 'pending' and user and graph and not (cancel or serves(graphs, graph)) then
+    local task = redis.call('HMGET', task_key, 'state', 'user', 'place', 'queue', 'graph', 'cancel')
+    local state, user, place, home, graph, cancel = unpack(task)
+    -- Stock RQ may push an id that waits elsewhere, or lies here already (R18 in docs/architecture.md).
+    local lies_here = lies_on(queue, home, place)
+    local is_last = lies_here and user and taken(queue, user)
+    local is_next = lies_here and state == 'pending'
+    if is_next and user and graph and not (cancel or serves(graphs, graph)) then
       aside = aside + 1
       put_aside(id, queue, graph, user)
       if is_last then
         refill(queue, user)
       end
-    elseif state == 'pending' and user and cap > 0
-        and tonumber(redis.call('HGET', 'agent:in_flight', user) or 0) >= cap then
+    elseif is_next and user and cap > 0
+        and natural(redis.call('HGET', 'agent:in_flight', user), 0) >= cap then
       redis.call('LPUSH', 'agent:waiting:' .. queue .. ':' .. user, id)
       redis.call('HSET', task_key, 'place', 'waiting')
       redis.call('SADD', 'agent:capped:' .. user, queue)
-    elseif (state == 'pending' and id:match('^[%w_-]+$')) or (not state and register(id, task_key, job_key, queue)) then
+    elseif (is_next and id:match('^[%w_-]+$')) or (not state and register(id, task_key, job_key, queue)) then
       tasks[#tasks + 1] = own(id, task_key, job_key, queue)
       if place == 'queue' then
         redis.call('HDEL', 'agent:runnable:' .. queue, '!run')
@@ -166,6 +170,9 @@ for i = 6, #KEYS do
         refill(queue, user)
       end
     else
+      if lies_here then -- it has ended meanwhile
+        redis.call('HSET', task_key, 'place', 'done')
+      end
       dropped[#dropped + 1] = id:sub(1, 64)
       if is_last then
         refill(queue, user)

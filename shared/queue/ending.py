@@ -35,35 +35,40 @@ def add_reads(pipeline: Pipeline | AsyncPipeline, task_id: str) -> None:
 def unrun_result(
     task_id: str, state: State, replies: Sequence[Any], served: Collection[str] | None = None
 ) -> bytes | None:
-    """Encode the result document of a task that ends as `state` (cancelled or timeout) without running any further.
+    """Encode the result document of a task that ends as `state` without running any further.
 
     Args:
         task_id: The task's id in Redis; the document has the id without its tenant.
-        state: How it ends.
-        replies: To what `add_reads` put into the pipeline. A job that a tool of RQ removed has no data.
+        state: How it ends; as an error a task whose hash cannot be read.
+        replies: To what `add_reads` put into the pipeline, or the errors of keys of another type. A job that a tool of
+            RQ removed has no data.
         served: The graphs of the live workers, where known: a task that waited for another one says so.
 
     Returns:
         The document; None when there is no such task.
     """
     fields, data, (seconds, microseconds) = replies
-    if fields[0] is None:
+    if isinstance(fields, Exception) or not any(fields):
         return None
     created_ms, epoch, waits, deadline_ms, input_tokens, output_tokens, cost_nano_usd, estimated_calls = (
         whole_number(value or b"") for value in fields
     )
     ended_ms = seconds * 1000 + microseconds // 1000
-    task = _read_task(data)
+    task = {} if isinstance(data, Exception) else _read_task(data)
     graph, deadline = str(task.get("graph", "")), f"the deadline of {(deadline_ms - created_ms) / 1000:g} s passed"
     late = TaskError(type=ErrorType.TIMEOUT, message=f"{deadline} in the queue")
     if graph and served is not None and graph not in served:
         late = TaskError(
             type=ErrorType.UNKNOWN_GRAPH, message=f"no live worker served the graph {graph!r} when {deadline}"
         )
+    errors = {
+        State.TIMEOUT: late,
+        State.ERROR: TaskError(type=ErrorType.REJECTED, message="the task's hash in Redis cannot be read"),
+    }
     return TaskResult.encode(
         task_id=str(task.get("task_id", task_id)),
         status=state,
-        error=late if state is State.TIMEOUT else None,
+        error=errors.get(state),
         metadata=ResultMetadata(
             graph=graph,
             input_tokens=input_tokens,

@@ -2,7 +2,7 @@
 -- Bring back the tasks of workers whose lease has ended, to the front of their queues, and promote delayed tasks that
 -- are due. Any number of callers; each does a bounded batch.
 --
--- Uses shared/connections/clock: clock, whole
+-- Uses shared/connections/clock: clock, natural, whole
 -- Uses shared/queue/turns: put_back, stopped_running
 -- Uses shared/queue/events: record_state
 --
@@ -17,12 +17,13 @@
 local workers_key, delayed_key, rq_workers_key = KEYS[1], KEYS[2], KEYS[3]
 local n, caller, longest, now_ms = tonumber(ARGV[1]), ARGV[2], ARGV[3], clock(ARGV[4])
 local now = whole(now_ms)
+local MOST_MS = 3600000 -- a score may be infinite
 
 -- The task that started last is put back first, which restores the order at the front of the queue.
 local function latest_first(ids)
   local started = {}
   for _, id in ipairs(ids) do
-    started[id] = tonumber(redis.call('HGET', 'agent:task:' .. id, 'started') or 0)
+    started[id] = natural(redis.call('HGET', 'agent:task:' .. id, 'started'), 0)
   end
   table.sort(ids, function(a, b)
     if started[a] ~= started[b] then
@@ -47,12 +48,12 @@ for _, worker in ipairs(dead) do
     redis.call('SREM', own_key, id)
     local task_key = 'agent:task:' .. id
     local task = redis.call('HMGET', task_key, 'state', 'owner', 'queue', 'epoch', 'user')
-    if task[1] == 'running' and task[2] == worker then
+    if task[1] == 'running' and task[2] == worker and task[3] then
       redis.call('HINCRBY', task_key, 'crashes', 1)
-      redis.pcall('ZREM', 'rq:wip:' .. task[3], id .. ':' .. task[4])
+      redis.pcall('ZREM', 'rq:wip:' .. task[3], id .. ':' .. (task[4] or ''))
       stopped_running(task[5])
       put_back(id, task[3], task[5])
-      record_state(id, 'pending', task[4], longest)
+      record_state(id, 'pending', natural(task[4], 0), longest)
       redis.pcall('HSET', 'rq:job:' .. id, 'status', 'queued', 'worker_name', '')
       reaped[#reaped + 1] = id
     end
@@ -72,10 +73,10 @@ local due = redis.call('ZRANGEBYSCORE', delayed_key, '-inf', now, 'LIMIT', 0, n)
 for _, id in ipairs(due) do
   redis.call('ZREM', delayed_key, id)
   local task = redis.call('HMGET', 'agent:task:' .. id, 'place', 'queue', 'user')
-  if task[1] == 'delayed' then
+  if task[1] == 'delayed' and task[2] then
     put_back(id, task[2], task[3])
     redis.pcall('HSET', 'rq:job:' .. id, 'status', 'queued')
   end
 end
 local first = redis.call('ZRANGE', delayed_key, 0, 0, 'WITHSCORES')
-return {reaped, due, first[2] and math.max(0, first[2] - now_ms) or -1}
+return {reaped, due, first[2] and math.max(0, math.min(first[2] - now_ms, MOST_MS)) or -1}

@@ -60,11 +60,14 @@ if redis.call('EXISTS', rq_worker_key) == 1 then
   redis.call('PEXPIRE', rq_worker_key, lease_ms * 10)
 end
 
-local own = redis.call('SMEMBERS', own_key)
-local cancelled = {}
-for _, id in ipairs(own) do
-  if redis.call('HEXISTS', 'agent:task:' .. id, 'cancel') == 1 then
-    cancelled[#cancelled + 1] = id
+local own, cancelled = {}, {}
+for _, id in ipairs(redis.call('SMEMBERS', own_key)) do
+  local task = redis.call('HMGET', 'agent:task:' .. id, 'state', 'owner', 'cancel')
+  if task[1] ~= 'running' or task[2] ~= worker then
+    redis.call('SREM', own_key, id)
+  else
+    own[#own + 1] = id
+    cancelled[#cancelled + 1] = task[3] and id or nil
   end
 end
 return {1, own, cancelled, sides}

@@ -3,19 +3,21 @@
 -- leave one behind; `rq empty`, a deleted key or a restored backup do. Also drop ended tasks from the head of one queue,
 -- which would stay if no worker reads it any more.
 --
--- Uses shared/connections/clock: clock, whole
--- Uses shared/queue/turns: LOOKED, QUEUE_KEY, leave_thread, looked, put_back, refill, stopped_running, taken
+-- Uses shared/connections/clock: clock, natural, whole
+-- Uses shared/queue/turns: LOOKED, QUEUE_KEY, leave_thread, lies_on, looked, put_back, refill, stopped_running, taken
 --
 -- KEYS[1] agent:open      zset    id -> deadline (ms); past it, when to look again
 -- KEYS[2] agent:sweep     string  how far the last caller got
 -- KEYS[3] agent:delayed   zset    id -> when it is due (ms)
 -- KEYS[4] agent:graphs    zset    graph -> until when a live worker serves it (ms)
 -- KEYS[5] rq:queues       set     keys of the queues' lists
+-- KEYS[6] agent:workers   zset    worker -> lease end (ms)
 -- ARGV[1] n, tasks looked at
 -- ARGV[2] now (ms) in tests, else empty
 -- Returns {ids queued again, ids past their deadline that nobody runs, ids that RQ's tools removed,
---          1 if more may be past their deadline, else 0, graphs of the live workers if there are overdue ids}
-local open_key, sweep_key, delayed_key, graphs_key, queues_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+--          1 if more may be past their deadline, else 0, graphs of the live workers if there are overdue ids,
+--          ids whose hash cannot be read, which nobody runs either}
+local open_key, sweep_key, delayed_key, graphs_key, queues_key, workers_key = unpack(KEYS)
 local n, now_ms = tonumber(ARGV[1]), clock(ARGV[2])
 -- Longer lists are not searched: they would block Redis.
 local SEARCHED = 10000
@@ -28,11 +30,28 @@ local function is_in(list_key, id)
   return length > SEARCHED or (length > 0 and redis.call('LPOS', list_key, id) ~= false)
 end
 
+-- A worker that has left the register is not reaped any more.
+local function is_owned(id, owner)
+  return owner and redis.call('SISMEMBER', 'agent:own:' .. owner, id) == 1 and redis.call('ZSCORE', workers_key, owner)
+end
+
+-- What the hash must have for the task to be at its place; other programs may write to it.
+local NEEDED = {queue = {}, front = {}, delayed = {}, owned = {}, waiting = {'user'}, parked = {'user', 'thread'}}
+
+local function is_readable(place, fields)
+  for _, name in ipairs(NEEDED[place] or {'place'}) do
+    if not fields[name] then
+      return false
+    end
+  end
+  return fields.queue
+end
+
 -- Whether the task is where its hash says, or behind one that is.
 local function is_in_place(id, place, queue, user, thread, owner)
   local queue_key, runnable_key = QUEUE_KEY .. queue, 'agent:runnable:' .. queue
   if place == 'owned' then
-    return owner and redis.call('SISMEMBER', 'agent:own:' .. owner, id) == 1
+    return is_owned(id, owner)
   elseif place == 'delayed' then
     return redis.call('ZSCORE', delayed_key, id)
   elseif place == 'parked' then
@@ -78,28 +97,37 @@ local function drop_ended(queue_key)
   local queue = queue_key:sub(#QUEUE_KEY + 1)
   while looked < LOOKED do
     local id = redis.call('LINDEX', queue_key, 0)
-    local state, user = unpack(redis.call('HMGET', 'agent:task:' .. (id or ''), 'state', 'user'))
+    local task_key = 'agent:task:' .. (id or '')
+    local state, user, place, home = unpack(redis.call('HMGET', task_key, 'state', 'user', 'place', 'queue'))
     if not state or state == 'pending' then
       return
     end
     looked = looked + 1
     redis.call('LPOP', queue_key)
-    if user and taken(queue, user) then
-      refill(queue, user)
+    if lies_on(queue, home, place) then
+      redis.call('HSET', task_key, 'place', 'done')
+      if user and taken(queue, user) then
+        refill(queue, user)
+      end
     end
   end
 end
 
-local from = tonumber(redis.call('GET', sweep_key) or 0)
+local from = natural(redis.call('GET', sweep_key), 0)
 local ids = redis.call('ZRANGE', open_key, from, from + n - 1)
 redis.call('SET', sweep_key, #ids < n and 0 or from + n, 'EX', 86400)
-local again, removed = {}, {}
+local again, removed, unreadable = {}, {}, {}
 for _, id in ipairs(ids) do
   local task_key = 'agent:task:' .. id
   local task = redis.call('HMGET', task_key, 'state', 'place', 'queue', 'user', 'thread', 'owner')
   local state, place, queue, user, thread, owner = unpack(task)
   if state ~= 'pending' and state ~= 'running' then
     redis.call('ZREM', open_key, id)
+  elseif not is_readable(place, {queue = queue, user = user, thread = thread}) then
+    if state == 'pending' or not is_owned(id, owner) then
+      redis.call('HSET', task_key, 'state', 'pending', 'place', 'done')
+      unreadable[#unreadable + 1] = id
+    end
   elseif not is_in_place(id, place, queue, user, thread, owner) then
     free_place(place, queue, user)
     local status = redis.call('HGET', 'rq:job:' .. id, 'status')
@@ -125,4 +153,4 @@ if some_queue then
   drop_ended(some_queue)
 end
 local graphs = #overdue > 0 and redis.call('ZRANGE', graphs_key, '(' .. whole(now_ms), '+inf', 'BYSCORE') or {}
-return {again, overdue, removed, #late == n and 1 or 0, graphs}
+return {again, overdue, removed, #late == n and 1 or 0, graphs, unreadable}

@@ -24,6 +24,11 @@ local function push(command, queue, id)
   end
 end
 
+-- Whether an id on the queue's list is where its task's hash says (R18 in docs/architecture.md).
+local function lies_on(queue, home, place)
+  return home == queue and (place == 'queue' or place == 'front')
+end
+
 -- Put a runnable task on its queue, or behind the other tasks of its user.
 local function enqueue(id, queue, user)
   local queue_key, runnable_key = QUEUE_KEY .. queue, 'agent:runnable:' .. queue
@@ -88,9 +93,7 @@ local function refill(queue, user)
     looked = looked + 1
     -- After LOOKED ended ones the next of them is put on the list: the script that pops it goes on from there.
     if is_next or (task[1] and looked > LOOKED) then
-      if is_next then
-        redis.call('HSET', task_key, 'place', 'queue')
-      end
+      redis.call('HSET', task_key, 'place', 'queue')
       push('RPUSH', queue, id)
       redis.call('HINCRBY', 'agent:runnable:' .. queue, user, 1)
       return
@@ -139,7 +142,7 @@ local function leave_thread(id, thread)
   local next_id = redis.call('LINDEX', thread_key, 0)
   while next_id do
     local task = redis.call('HMGET', 'agent:task:' .. next_id, 'state', 'place', 'queue', 'user')
-    if task[1] == 'pending' and task[2] == 'parked' then
+    if task[1] == 'pending' and task[2] == 'parked' and task[3] and task[4] then
       redis.pcall('HSET', 'rq:job:' .. next_id, 'status', 'queued')
       return enqueue(next_id, task[3], task[4])
     end

@@ -9,7 +9,7 @@
 local task_key = KEYS[1]
 local input_tokens, output_tokens, cost, estimated_calls = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
-if redis.call('EXISTS', task_key) == 0 then
+if redis.call('HEXISTS', task_key, 'state') == 0 then
   return 0
 end
 redis.call('HINCRBY', task_key, 'input_tokens', input_tokens)

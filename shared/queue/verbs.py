@@ -302,7 +302,7 @@ def sweep_call(n: int = 100, now_ms: int | str = _NOW) -> Call[Swept]:
     """
     return Call(
         load_script("shared/queue/sweep"),
-        [OPEN, SWEEP, DELAYED, GRAPHS, RQ_QUEUES],
+        [OPEN, SWEEP, DELAYED, GRAPHS, RQ_QUEUES, WORKERS],
         [n, now_ms],
         read_swept,
     )

@@ -1,5 +1,6 @@
 """Random histories of a queue: after every step Redis and the plain-Python model must agree."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -150,6 +151,11 @@ class QueueMachine(RuleBasedStateMachine):
         for worker in WORKERS:
             self.renew(worker)
 
+    @rule(task_id=st.sampled_from(IDS), queue=st.sampled_from(QUEUES), at_front=st.booleans())
+    def push_an_id_again_as_stock_rq_does(self, task_id: str, queue: str, *, at_front: bool) -> None:
+        push = self.redis.lpush if at_front else self.redis.rpush
+        push(f"rq:queue:{queue}", task_id)
+
     @rule(task_id=st.sampled_from(IDS), state=st.sampled_from([State.CANCELLED, State.TIMEOUT]))
     def cancel(self, task_id: str, state: State) -> None:
         answer = self._run(cancel_call(task_id, state, b"{}", self.times, self.now))
@@ -184,6 +190,23 @@ class QueueMachine(RuleBasedStateMachine):
         users = {task.user for task in self.model.tasks.values()}
         counts = {user: self.model.in_flight(user) for user in users}
         assert {user.decode(): int(n) for user, n in in_flight.items()} == {user: n for user, n in counts.items() if n}
+
+    @invariant()
+    def each_worker_is_marked_as_the_owner_of_what_it_runs(self) -> None:
+        for worker in WORKERS:
+            own = {id_.decode() for id_ in self.redis.smembers(f"agent:own:{worker}")}
+            assert own == {id_ for id_, task in self.model.tasks.items() if self.model.runs(task, worker)}
+
+    @invariant()
+    def each_user_is_counted_by_the_ids_that_lie_on_a_queue(self) -> None:
+        for queue in QUEUES:
+            counts: Counter[bytes] = Counter()
+            for id_ in set(self.redis.lrange(f"rq:queue:{queue}", 0, -1)):
+                place, home, user = self.redis.hmget(f"agent:task:{id_.decode()}", "place", "queue", "user")
+                if place in {b"queue", b"front"} and home == queue.encode():
+                    counts[user] += 1
+            marks = self.redis.hgetall(f"agent:runnable:{queue}")
+            assert counts == {user: int(number) for user, number in marks.items() if not user.startswith(b"!")}
 
     def teardown(self) -> None:
         """Nothing is left behind: whatever happened before, every open task can be claimed and finished."""

@@ -16,7 +16,7 @@ from tests.repository.lua_sources import NAMES, calls_in, literals, read_lua
 from tests.repository.test_keys import KNOWN
 
 INCLUDED = sorted({file for name in NAMES for file in read_lua(name).uses})
-SCRIPTS = [name for name in NAMES if name not in INCLUDED]
+SCRIPTS = [name for name in NAMES if name not in {*INCLUDED, scripts.PRELUDE}]
 QUEUE = [name for name in NAMES if name.startswith("shared/queue/")]
 
 

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.kept_connection import KeptConnection
-from langgraph_rq.shared.queue.answers import Claim
+from langgraph_rq.shared.queue.answers import Claim, whole_number
 from langgraph_rq.shared.queue.keys import graph_list, queue_key, side_queue, task_hash
 from langgraph_rq.shared.queue.verbs import QueueTimes, claim_call, release_call
 from langgraph_rq.shared.telemetry.logs import get_logger
@@ -79,7 +79,7 @@ class Claimer:
             call = claim_call(worker, n, self._in_order(), self._graphs, self._times)
             try:
                 claim = await scripts.run(self._claims, call)
-            except RedisError as error:
+            except Exception as error:  # whatever lies in Redis must not end the worker
                 _log.warning("claim.failed", worker=worker, error=str(error))
                 self.look_again_in(OUTAGE_WAIT_S)
                 return None
@@ -148,7 +148,7 @@ class Claimer:
             with suppress(RedisError):  # it is found again at the next renewals
                 fields: Any = await self._redis.hmget(task_hash(task_id), "epoch", "queue")
                 if None not in fields:
-                    epoch, queue = int(fields[0]), fields[1].decode()
+                    epoch, queue = whole_number(fields[0]), fields[1].decode(errors="replace")
                     await scripts.run(self._redis, release_call(task_id, epoch, queue, worker))
                     _log.warning("task.released", task_id=task_id, reason="the reply of its claim was lost", delay_ms=0)
 

@@ -4,14 +4,16 @@ A message is only the fast path: the next renewal of the lease reads the same fr
 """
 
 import asyncio
-import json
 from collections.abc import Callable, Sequence
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from langgraph_rq.shared.backoff import Backoff
+from langgraph_rq.shared.strict_json import read_json
 
+STOP_JOB = "stop-job"
+_RQ_CHANNELS = b"rq:"
 _OUTAGE = Backoff(first_s=0.25, longest_s=1.0)
 
 
@@ -43,15 +45,19 @@ async def listen(
                     if message["channel"] == news_channel.encode():
                         on_news(message["data"].decode(errors="replace"))
                     else:
-                        obey(*_read(message["data"]))
+                        obey(*_read(message["channel"], message["data"]))
         except RedisError:
             failures += 1
             await asyncio.sleep(_OUTAGE.pause_s(failures))
 
 
-def _read(data: bytes) -> tuple[str, str | None]:
+def _read(channel: bytes, data: bytes) -> tuple[str, str | None]:
+    """Read a message; on our own channels, on which producers may publish, the only command is to stop a job."""
     try:
-        message = json.loads(data)
-        return str(message["command"]), message.get("job_id")
+        message = read_json(data)
+        command, task_id = message["command"], message.get("job_id")
     except (ValueError, LookupError, TypeError, AttributeError):
         return "", None
+    if command != STOP_JOB and not channel.startswith(_RQ_CHANNELS):
+        return "", None
+    return str(command), task_id if isinstance(task_id, str) else None

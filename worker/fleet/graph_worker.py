@@ -21,7 +21,7 @@ from langgraph_rq.shared.queue.verbs import cancel_call
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.fleet.claiming import BLOCK_S, OUTAGE_WAIT_S, Claimer
-from langgraph_rq.worker.fleet.commands import listen
+from langgraph_rq.worker.fleet.commands import STOP_JOB, listen
 from langgraph_rq.worker.fleet.isolation import Isolation
 from langgraph_rq.worker.fleet.lease import LeaseKeeper
 from langgraph_rq.worker.fleet.node_threads import NodeThreads
@@ -253,7 +253,7 @@ class GraphWorker(RegisteredWorker):
         """Obey a command from one of this worker's channels: RQ's own, or the one on which `cancel` publishes."""
         if command == "shutdown":
             self.stop()
-        elif command == "stop-job" and task_id:
+        elif command == STOP_JOB and task_id:
             if task_id in self._running.ids:
                 asyncio.get_running_loop().create_task(self._cancel_for_good(task_id))
         else:

@@ -14,8 +14,8 @@ from redis.exceptions import RedisError
 
 from langgraph_rq.shared.budget.token_budget import BudgetLimits, expire_call
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.connections.clients import open_sync
-from langgraph_rq.shared.queue.answers import Lease, Reaped
+from langgraph_rq.shared.connections.clients import is_outage, open_sync
+from langgraph_rq.shared.queue.answers import Lease
 from langgraph_rq.shared.queue.verbs import QueueTimes, block_call, leave_call, reap_call, renew_call
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.fleet.loop_watch import LOOK_S, LoopWatch
@@ -67,6 +67,8 @@ class LeaseKeeper:
         self._on_renewed = on_renewed
         self._on_lost = on_lost
         self._budget = budget
+        self._next_due_ms: int | None = None
+        """Until the next delayed task is due, by the last reaping."""
         self._stopping = threading.Event()
         self._renewed_at = self._unbroken_since = time.monotonic()
         self._watch = LoopWatch(loop)
@@ -114,13 +116,13 @@ class LeaseKeeper:
                     self._loop.call_soon_threadsafe(self._on_lost)
                     return
                 wait_s = self._reap()
-            except (RedisError, OSError) as error:
-                self._unbroken_since = time.monotonic()
+            except Exception as error:  # malformed data in Redis must not end the lease of every worker that reads it
                 wait_s = min(0.5, self._lease_s / 8)
-                _log.warning("lease.not_renewed", worker=self.worker, error=str(error))
-            except Exception:  # malformed data in Redis must not end the lease of every worker that reads it
-                _log.exception("worker.broken", worker=self.worker)
-                wait_s = self._lease_s / 4
+                if is_outage(error) or isinstance(error, OSError):
+                    self._unbroken_since = time.monotonic()
+                    _log.warning("lease.not_renewed", worker=self.worker, error=str(error))
+                else:
+                    _log.exception("worker.broken", worker=self.worker)
 
     def _wait(self, seconds: float) -> bool:
         """Wait, and watch the loop meanwhile; False: the lease is not kept any longer."""
@@ -164,23 +166,30 @@ class LeaseKeeper:
             return wait_s
         # A million overdue tasks take minutes: each batch ends in time for the next renewal.
         renew_at = time.monotonic() + wait_s
+        for do_batch in (self._reap_batch, self._expire_batch, self._sweep_batch):
+            try:
+                while do_batch():
+                    if time.monotonic() > renew_at:
+                        return 0.0
+            except Exception as error:  # what one duty cannot read must not keep the others from their work
+                if is_outage(error) or isinstance(error, OSError):
+                    raise
+                _log.exception("worker.broken", worker=self.worker)
+        return wait_s if self._next_due_ms is None else min(wait_s, self._next_due_ms / 1000)
+
+    def _reap_batch(self) -> bool:
         reaped = scripts.run_sync(self._redis, reap_call(worker=self.worker))
-        while reaped.reaped or reaped.promoted:
-            _log_reaped(reaped)
-            if time.monotonic() > renew_at:
-                return 0.0
-            reaped = scripts.run_sync(self._redis, reap_call(worker=self.worker))
-        while (expired := scripts.run_sync(self._redis, expire_call(_EXPIRY_BATCH, self._budget))).charged:
+        for task_id in reaped.reaped:
+            _log.warning("task.reaped", task_id=task_id)
+        self._next_due_ms = reaped.next_due_ms
+        return bool(reaped.reaped or reaped.promoted)
+
+    def _expire_batch(self) -> bool:
+        expired = scripts.run_sync(self._redis, expire_call(_EXPIRY_BATCH, self._budget))
+        if expired.charged:
             _log.warning("budget.expired", reservations=len(expired.charged))
             emit_alerts(expired.alerts)
-            if time.monotonic() > renew_at:
-                return 0.0
-        while sweep(self._redis, self._times):
-            if time.monotonic() > renew_at:
-                return 0.0
-        return wait_s if reaped.next_due_ms is None else min(wait_s, reaped.next_due_ms / 1000)
+        return bool(expired.charged)
 
-
-def _log_reaped(reaped: Reaped) -> None:
-    for task_id in reaped.reaped:
-        _log.warning("task.reaped", task_id=task_id)
+    def _sweep_batch(self) -> bool:
+        return sweep(self._redis, self._times)

@@ -12,7 +12,10 @@ from redis.exceptions import RedisError
 from rq.serializers import JSONSerializer
 from rq.worker import BaseWorker
 
-from langgraph_rq.shared.connections.clients import open_sync
+from langgraph_rq.shared.connections.clients import is_outage, open_sync
+from langgraph_rq.shared.telemetry.logs import get_logger
+
+_log = get_logger(__name__)
 
 
 class RegisteredWorker(BaseWorker):
@@ -36,9 +39,15 @@ class RegisteredWorker(BaseWorker):
 
     def register(self) -> None:
         """Appear in RQ's registers. Raises what Redis raises when it cannot be reached."""
-        self.register_birth()  # type: ignore[no-untyped-call]
-        self.set_state("idle")
         self._is_shown_suspended = False
+        try:
+            self.register_birth()  # type: ignore[no-untyped-call]
+            self.set_state("idle")
+        except RedisError as error:
+            if is_outage(error):
+                raise
+            # A register of another type: only RQ's tools miss this worker.
+            _log.warning("worker.not_registered", worker=self.name, error=str(error))
 
     def deregister(self) -> None:
         """Disappear from RQ's registers; while Redis is away, the entry is left to expire."""

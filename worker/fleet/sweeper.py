@@ -23,6 +23,7 @@ def sweep(redis: Redis, times: QueueTimes) -> bool:
     for task_id in swept.again:
         _log.warning("task.swept", task_id=task_id, reason="it was not where its hash said")
     _end(redis, swept.removed, State.CANCELLED, times)
+    _end(redis, swept.unreadable, State.ERROR, times)
     _end(redis, swept.overdue, State.TIMEOUT, times, swept.graphs)
     return swept.has_more
 
@@ -34,6 +35,6 @@ def _end(
     for task_id in task_ids:
         pipeline = redis.pipeline(transaction=False)
         add_reads(pipeline, task_id)
-        result = unrun_result(task_id, state, pipeline.execute(), graphs)
+        result = unrun_result(task_id, state, pipeline.execute(raise_on_error=False), graphs)
         if result and scripts.run_sync(redis, cancel_call(task_id, state, result, times)) is state:
             _log.warning("task.completed", task_id=task_id, state=state, reason="it ended while it waited")

@@ -19,7 +19,7 @@ MUTANTS = {
     "another body is taken for the same task": ("submit", "known[1] == digest and 'exists' or 'conflict'", "'exists'"),
     "tasks of a thread run side by side": ("submit", "if thread ~= '' then", "if false then"),
     "a worker claims without a lease": ("claim", "if not lease_end or lease_end <= now_ms then", "if false then"),
-    "the epoch does not grow": ("claim", "(tonumber(epoch) or 0) + 1", "tonumber(epoch)"),
+    "the epoch does not grow": ("claim", "natural(epoch, 0) + 1", "natural(epoch, 0)"),
     "a user has no cap": ("claim", "and cap > 0\n", "and false\n"),
     "a capped user is forgotten": ("claim", "redis.call('SADD', 'agent:capped:' .. user, queue)", ""),
     "a user's next task is not called": ("claim", "and taken(queue, user)", "and taken(queue, user) and false"),
@@ -28,6 +28,8 @@ MUTANTS = {
     "a task that is put aside keeps its user's turn": (
         "claim", "graph, user)\n      if is_last then", "graph, user)\n      if false then"
     ),
+    "an id that waits elsewhere is claimed": ("claim", "lies_here and state == 'pending'", "state == 'pending'"),
+    "a cancelled task is not counted": ("cancel", "is_listed and place or 'done'", "'done'"),
     "an older attempt may finish": ("finish", "task[2] == epoch and task[3] == worker", "true"),
     "a result is written twice": ("finish", "is_latest and task[1] == 'running'", "is_latest"),
     "a lost reply is taken for a fence": ("finish", "known_state == state and 2 or 0", "0"),
@@ -42,7 +44,7 @@ MUTANTS = {
     "a cancelled task may go on": ("owns", "return cancel and 2 or 1", "return 1"),
     "an older attempt may go on": ("owns", "task[2] == epoch and task[3] == worker", "true"),
     "a mark is not kept": ("block", "redis.call('HSET', task_key, 'blocked_in', line)", ""),
-    "a mark is not told to the next owner": ("claim", "fields[14] or ''", "''"),
+    "a mark is not told to the next owner": ("claim", "fields[15] or ''", "''"),
     "a crash is not charged": ("reap", "redis.call('HINCRBY', task_key, 'crashes', 1)", ""),
     "reaped tasks are dropped": ("reap", "      put_back(id, task[3], task[5])\n", ""),
     "delayed tasks are dropped": ("reap", "    put_back(id, task[2], task[3])\n", ""),

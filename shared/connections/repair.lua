@@ -1,0 +1,43 @@
+-- Redis as every script sees it: a key of another type than a command expects is as good as none (R15 in
+-- docs/architecture.md). `load_script` puts this file before each script.
+--
+-- Whoever may write to Redis can put a list where a hash should be. What stood there before is lost already, so the
+-- script that meets the list deletes it, says so in the log of the server, and goes on. A caller that may not delete it
+-- gets the answer of an empty key. A field that should be a number and is none is deleted likewise.
+local server = redis
+local EMPTY_KEY = 'agent:task:' -- no task has an empty id
+local NO_NUMBERS = {'not an integer', 'not a float', 'overflow'}
+
+local function is_no_number(problem)
+  for _, words in ipairs(NO_NUMBERS) do
+    if problem:find(words, 1, true) then
+      return true
+    end
+  end
+  return false
+end
+
+local function delete(command, ...)
+  server.log(server.LOG_WARNING, 'langgraph-rq: data of another type than ' .. command .. ' expects are deleted: ' ..
+    table.concat({...}, ' '))
+  return server.pcall(...)
+end
+
+local function call(...)
+  local reply = server.pcall(...)
+  if type(reply) ~= 'table' or not reply.err then
+    return reply
+  end
+  local command, key, field = ...
+  if reply.err:find('WRONGTYPE', 1, true) == 1 then
+    local deleted = delete(command, 'DEL', key)
+    if type(deleted) == 'table' then
+      return server.call(command, EMPTY_KEY, select(3, ...))
+    end
+  elseif command == 'HINCRBY' and is_no_number(reply.err) then
+    delete(command, 'HDEL', key, field)
+  end
+  return server.call(...)
+end
+
+local redis = setmetatable({call = call}, {__index = server})
