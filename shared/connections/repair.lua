@@ -6,7 +6,7 @@
 -- gets the answer of an empty key. A field that should be a number and is none is deleted likewise.
 local server = redis
 local EMPTY_KEY = 'agent:task:' -- no task has an empty id
-local NO_NUMBERS = {'not an integer', 'not a float', 'overflow'}
+local NO_NUMBERS = {'hash value is not an integer', 'would overflow'}
 
 local function is_no_number(problem)
   for _, words in ipairs(NO_NUMBERS) do
@@ -23,7 +23,8 @@ local function delete(command, ...)
   return server.pcall(...)
 end
 
-local function call(...)
+-- The reply, or the error that nothing can be done about.
+local function attempt(...)
   local reply = server.pcall(...)
   if type(reply) ~= 'table' or not reply.err then
     return reply
@@ -32,12 +33,22 @@ local function call(...)
   if reply.err:find('WRONGTYPE', 1, true) == 1 then
     local deleted = delete(command, 'DEL', key)
     if type(deleted) == 'table' then
-      return server.call(command, EMPTY_KEY, select(3, ...))
+      return server.pcall(command, EMPTY_KEY, select(3, ...))
     end
   elseif command == 'HINCRBY' and is_no_number(reply.err) then
     delete(command, 'HDEL', key, field)
+  else
+    return reply
   end
-  return server.call(...)
+  return server.pcall(...)
 end
 
-local redis = setmetatable({call = call}, {__index = server})
+local function call(...)
+  local reply = attempt(...)
+  if type(reply) == 'table' and reply.err then
+    return server.call(...) -- which raises it
+  end
+  return reply
+end
+
+local redis = setmetatable({call = call, pcall = attempt}, {__index = server})

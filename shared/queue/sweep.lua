@@ -66,13 +66,15 @@ local function is_in_place(id, place, queue, user, thread, owner)
   return is_in(queue_key, id)
 end
 
-local function queue_again(id, place, queue, user, thread)
+local function queue_again(id, place, queue, user, thread, owner, epoch)
   local task_key = 'agent:task:' .. id
   if redis.call('EXISTS', QUEUE_KEY .. queue) == 0 then
     redis.call('DEL', 'agent:runnable:' .. queue)
   end
   if place == 'owned' then
     redis.call('HINCRBY', task_key, 'crashes', 1)
+    redis.call('SREM', 'agent:own:' .. (owner or ''), id)
+    redis.pcall('ZREM', 'rq:wip:' .. queue, id .. ':' .. (epoch or ''))
     stopped_running(user)
   elseif place == 'parked' then
     local thread_key = 'agent:thread:' .. thread
@@ -119,8 +121,8 @@ redis.call('SET', sweep_key, #ids < n and 0 or from + n, 'EX', 86400)
 local again, removed, unreadable = {}, {}, {}
 for _, id in ipairs(ids) do
   local task_key = 'agent:task:' .. id
-  local task = redis.call('HMGET', task_key, 'state', 'place', 'queue', 'user', 'thread', 'owner')
-  local state, place, queue, user, thread, owner = unpack(task)
+  local task = redis.call('HMGET', task_key, 'state', 'place', 'queue', 'user', 'thread', 'owner', 'epoch')
+  local state, place, queue, user, thread, owner, epoch = unpack(task)
   if state ~= 'pending' and state ~= 'running' then
     redis.call('ZREM', open_key, id)
   elseif not is_readable(place, {queue = queue, user = user, thread = thread}) then
@@ -134,7 +136,7 @@ for _, id in ipairs(ids) do
     if state == 'pending' and (not status or status == 'canceled') then
       removed[#removed + 1] = id
     else
-      queue_again(id, place, queue, user, thread)
+      queue_again(id, place, queue, user, thread, owner, epoch)
       again[#again + 1] = id
     end
   end

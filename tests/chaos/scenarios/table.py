@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from tests.chaos.checking.checker import Verdict
 from tests.chaos.run import Run
-from tests.chaos.scenarios import crashes, ordinary_day, provider, redis, routing, tasks
+from tests.chaos.scenarios import crashes, odd_data, ordinary_day, provider, redis, routing, tasks
 
 SCENARIOS: Mapping[str, Callable[[Run], Verdict]] = {
     "C1": crashes.kill_random_workers,
@@ -29,6 +29,7 @@ SCENARIOS: Mapping[str, Callable[[Run], Verdict]] = {
     "C22": routing.flood_with_an_unserved_graph,
     "C23": provider.limit_the_rate,
     "C24": routing.replace_the_only_worker_of_a_graph,
+    "C26": odd_data.replace_every_key,
     "C28": ordinary_day.spend_to_the_last_token,
     "C30": provider.answer_after_the_lease,
     "C31": crashes.block_a_loop,

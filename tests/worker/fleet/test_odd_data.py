@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from collections.abc import Callable
 from typing import TypedDict
 
 import pytest
@@ -15,6 +14,7 @@ from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.worker.fleet import lease
 from tests.fleet import one_node_graph, worker
+from tests.odd_data import PLANT, documented_keys, plant
 from tests.waiting import until
 
 TIMES = QueueTimes(lease_ms=1_000)
@@ -35,16 +35,6 @@ async def nap(_state: Number):
 
 
 GRAPHS = {"plus one": one_node_graph(plus_one, Number), "nap": one_node_graph(nap, Number)}
-
-PLANT: dict[str, Callable[[Redis, str], object]] = {
-    "string": lambda redis, key: redis.set(key, "garbage"),
-    "bytes": lambda redis, key: redis.set(key, b"\xff\x00"),
-    "list": lambda redis, key: redis.rpush(key, "garbage", b"\xff"),
-    "set": lambda redis, key: redis.sadd(key, "garbage", b"\xff"),
-    "zset": lambda redis, key: redis.zadd(key, {"garbage": 1, b"\xff": float("-inf"), "later": float("inf")}),
-    "hash": lambda redis, key: redis.hset(key, mapping={"garbage": "x", b"\xff": b"\xff", "default--": "x"}),
-    "stream": lambda redis, key: redis.xadd(key, {"garbage": "x"}),
-}
 
 
 @pytest.fixture
@@ -167,15 +157,6 @@ async def test_id_that_stock_rq_pushes_again_is_not_claimed_from_there(redis_url
     assert most == 1
 
 
-KEYS = [
-    "agent:task:{task}", "agent:result:{task}", "agent:events:{task}", "agent:open", "agent:delayed",
-    "agent:runnable:agent_tasks", "agent:waiting:agent_tasks:default--", "agent:in_flight", "agent:capped:default--",
-    "agent:thread:one", "agent:sweep", QUEUE, "rq:job:{task}", "rq:wip:agent_tasks", "rq:finished:agent_tasks",
-    "rq:failed:agent_tasks", "rq:results:{task}", "agent:workers", "agent:own:{worker}", "agent:graphs",
-    "agent:graph_schemas", "rq:queues", "rq:workers", "rq:workers:agent_tasks", "rq:worker:{worker}",
-]  # fmt: skip
-
-
 def submit_some(client: Client) -> list[str]:
     documents = [
         *[{"input": {"n": 1}, "graph": "nap", "deadline_s": 60}] * 3,
@@ -195,12 +176,12 @@ async def test_key_replaced_by_another_type_at_a_random_moment_ends_no_worker_an
     chance = random.Random(seed)
     with Redis.from_url(redis_url) as redis:
         async with worker(redis_url, GRAPHS, times=TIMES) as one, worker(redis_url, GRAPHS, times=TIMES) as other:
-            for pattern in chance.sample(KEYS, len(KEYS)):
+            keys = list(documented_keys(worker=one.name))
+            for key in chance.sample(keys, len(keys)):
                 ids = await until(lambda: submit_some(client))
                 await asyncio.sleep(chance.uniform(0, 0.05))  # the random moment
-                key, kind = pattern.format(task="planted", worker=one.name), chance.choice(list(PLANT))
-                redis.delete(key)
-                PLANT[kind](redis, key)
+                kind = chance.choice(list(PLANT))
+                plant(redis, key, kind)
                 states = await asyncio.gather(*[ended(client, task_id) for task_id in ids])
                 assert states == [State.SUCCESS] * len(ids), (key, kind)
             assert not one.is_stopping
