@@ -1,8 +1,8 @@
 """The event loops from which the guards call Redis: the worker's own, and one in a thread for all other callers.
 
 A Redis client and a background task belong to one loop each. A sync caller (a sync node, a sync call inside an async
-node) blocks until the second loop has answered. This cannot deadlock: that loop runs no code of a graph, only model
-calls in threads.
+node) blocks until the second loop has answered. That loop runs no code of a graph, only model calls in threads. But a
+caller inside of a running loop stops that loop, with all calls in it, so it may not wait for one of them to end.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, nullcontext
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -29,6 +29,9 @@ OUTAGE = Backoff(first_s=0.05, longest_s=2.0)
 _RETRY_FOR_S = 120.0
 _CLOSE_S = 2.0
 """How long closing waits for background tasks."""
+
+stops_a_loop: ContextVar[bool] = ContextVar("stops_a_loop", default=False)
+"""Whether the caller blocks a running loop until its call has ended."""
 
 T = TypeVar("T")
 
@@ -72,8 +75,8 @@ class EventLoops:
         return await asyncio.wrap_future(self._submit(coroutine))
 
     def run_sync(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Block until the second loop has run `coroutine`; safe inside a running loop."""
-        return self._submit(coroutine).result()
+        """Block until the second loop has run `coroutine`; inside a running loop, that loop stands still."""
+        return copy_context().run(self._block, coroutine)
 
     def place(self) -> AbstractAsyncContextManager[None]:
         """Wait for a place among the sync calls, to be taken before anything is admitted, held or timed for the call.
@@ -89,7 +92,7 @@ class EventLoops:
         """
         if self._is_closed:
             coroutine.close()
-        elif _running_loop() in self._loops:
+        elif running_loop() in self._loops:
             self._start(coroutine)
         else:
             self._submit(self._start_in_second(coroutine))
@@ -165,6 +168,11 @@ class EventLoops:
         await loop.finish()
         await loop.redis.aclose()
 
+    def _block(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        if running_loop():
+            stops_a_loop.set(True)
+        return self._submit(coroutine).result()
+
     def _submit(self, coroutine: Coroutine[Any, Any, T]) -> "Future[T]":
         with self._lock:
             if self._is_closed:
@@ -179,7 +187,8 @@ class EventLoops:
         return copy_context().run(asyncio.run_coroutine_threadsafe, coroutine, self._second)
 
 
-def _running_loop() -> asyncio.AbstractEventLoop | None:
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the loop that runs in this thread."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:

@@ -47,12 +47,13 @@ from langgraph_rq.shared.queue.answers import Ownership, Use
 from langgraph_rq.shared.queue.verbs import owns_call, use_call
 from langgraph_rq.worker.guards.admission import Decision, Settled, admit_call, refusal_of, report_and_settle_call
 from langgraph_rq.worker.guards.call_size import CallSize, likely_output_tokens
-from langgraph_rq.worker.guards.event_loops import OUTAGE, EventLoops
+from langgraph_rq.worker.guards.event_loops import OUTAGE, EventLoops, stops_a_loop
 from langgraph_rq.worker.guards.events import emit_called, emit_refused, emit_settled, emit_transition, emit_waiting
-from langgraph_rq.worker.guards.refusals import BudgetExceeded, DeadlinePassed, GuardUnavailable, TaskGone
+from langgraph_rq.worker.guards.refusals import BudgetBusy, DeadlinePassed, GuardUnavailable, TaskGone
 from langgraph_rq.worker.guards.room import Room
 
 _RESERVATION_MARGIN_S = 30.0
+_BUSY_RETRY_S = 1.0
 _CALL_ERRORS = 16
 _MODELS = 1_000
 """Models whose statistics a process keeps."""
@@ -197,6 +198,8 @@ class Guards:
     async def admit(self, task: TaskGuard, breaker: str, model: str, size: CallSize, ttl_s: float) -> Admitted:
         """Admit a model call; wait until the task's deadline while Redis is away or running calls hold the budget.
 
+        A caller that stops a loop does not wait for the budget: the calls that hold it may be in that loop.
+
         Args:
             task: The run that the call belongs to.
             breaker: The breaker's name.
@@ -215,10 +218,12 @@ class Guards:
         reserve = reserve_call(admitted.rid, request, model, task.payer, self.budget, ttl_ms=ttl_ms)
         pace = self._pace_call(breaker, model, request)
         call = admit_call(task.owns_call(), allow, pace, reserve)
-        with self._room.turn(task.payer) as turn:
+        with self._room.turn(task.payer, may_wait=not stops_a_loop.get()) as turn:
             while True:
                 if not await turn.comes(task.deadline_at):
-                    raise BudgetExceeded(f"the {turn.scope}'s budget was held by running calls until the deadline")
+                    raise BudgetBusy(
+                        f"the {turn.scope}'s budget was held by running calls until the deadline", _BUSY_RETRY_S
+                    )
                 try:
                     decision = await self.decide(task, breaker, call)
                 except asyncio.CancelledError:
@@ -241,6 +246,8 @@ class Guards:
                     emit_refused(breaker, reserved)
                 if not isinstance(reserved, Busy):
                     raise refusal_of(decision, breaker)
+                if stops_a_loop.get():
+                    raise BudgetBusy(f"{reserved}; a sync call in an async node does not wait", _BUSY_RETRY_S)
                 if not turn.line:
                     emit_waiting(breaker, reserved)
                 turn.wait_for(reserved.scope)

@@ -29,6 +29,10 @@ class BudgetExceeded(Refusal):
     error_type = ErrorType.BUDGET_EXCEEDED
 
 
+class BudgetBusy(BudgetExceeded):
+    """Running calls hold the budget that the call needs, and it may not wait for them: its task is tried again."""
+
+
 class GuardUnavailable(Refusal):
     """Redis did not answer before the deadline; no model call was started."""
 

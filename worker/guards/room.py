@@ -31,10 +31,10 @@ class Room:
         self._lock = threading.Lock()
 
     @contextmanager
-    def turn(self, payer: Payer) -> "Iterator[Turn]":
-        """Give a call its turn, at the end of a line if others of its limits wait."""
+    def turn(self, payer: Payer, *, may_wait: bool = True) -> "Iterator[Turn]":
+        """Give a call its turn, at the end of a line if others of its limits wait; at once if it may not wait."""
         turn = Turn(self, payer)
-        if self._lines:
+        if self._lines and may_wait:
             with self._lock:
                 line = next((one for one in _limits_of(payer).values() if one in self._lines), None)
             if line:

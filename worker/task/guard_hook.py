@@ -11,7 +11,7 @@ so a refusal that must end a sync call is a BaseException.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import ContextVar
 from functools import partial
 from itertools import chain
@@ -26,6 +26,7 @@ from langchain_core.tracers.context import register_configure_hook
 from langgraph_rq.shared.breaker.circuit_breaker import Outcome
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.guards.call_size import CallSize, Prompt, measure_messages, measure_texts, output_limit
+from langgraph_rq.worker.guards.event_loops import running_loop, stops_a_loop
 from langgraph_rq.worker.guards.guarded_model import GUARDED
 from langgraph_rq.worker.guards.guards import TaskGuard
 from langgraph_rq.worker.guards.model_call import CallLimits, settle_failure
@@ -102,8 +103,19 @@ class GuardHandler(BaseCallbackHandler):
             except Exception:
                 _log.exception("node.not_recorded")
 
-    async def on_chat_model_start(
+    @property
+    def on_chat_model_start(self) -> Callable[..., Coroutine[Any, Any, None]]:
+        """Look up what LangChain calls in its caller's thread, and awaits elsewhere if that caller is sync."""
+        return partial(self._chat_model_starts, running_loop())
+
+    @property
+    def on_llm_start(self) -> Callable[..., Coroutine[Any, Any, None]]:
+        """Do the same for a model without a chat interface."""
+        return partial(self._llm_starts, running_loop())
+
+    async def _chat_model_starts(
         self,
+        caller: asyncio.AbstractEventLoop | None,
         serialized: dict[str, Any],
         messages: list[list[BaseMessage]],
         *,
@@ -115,10 +127,11 @@ class GuardHandler(BaseCallbackHandler):
         if not (metadata or {}).get(GUARDED):
             parameters = kwargs.get("invocation_params") or {}
             prompt = measure_messages(chain.from_iterable(messages), parameters)
-            await self._admit(run_id, serialized, metadata or {}, parameters, prompt)
+            await self._admit(caller, run_id, serialized, metadata or {}, parameters, prompt)
 
-    async def on_llm_start(
+    async def _llm_starts(
         self,
+        caller: asyncio.AbstractEventLoop | None,
         serialized: dict[str, Any],
         prompts: list[str],
         *,
@@ -128,7 +141,7 @@ class GuardHandler(BaseCallbackHandler):
     ) -> None:
         """Admit the call of a model without a chat interface, or raise."""
         parameters = kwargs.get("invocation_params") or {}
-        await self._admit(run_id, serialized, metadata or {}, parameters, measure_texts(prompts))
+        await self._admit(caller, run_id, serialized, metadata or {}, parameters, measure_texts(prompts))
 
     def on_llm_new_token(
         self,
@@ -164,6 +177,7 @@ class GuardHandler(BaseCallbackHandler):
 
     async def _admit(
         self,
+        caller: asyncio.AbstractEventLoop | None,
         run_id: UUID,
         serialized: Mapping[str, Any] | None,
         metadata: Mapping[str, Any],
@@ -173,6 +187,8 @@ class GuardHandler(BaseCallbackHandler):
         model = _model_name(serialized, metadata, parameters)
         breaker = f"{metadata.get('ls_provider') or 'model'}/{model}"
         timeout_s = parameters.get("timeout")
+        if caller not in {None, asyncio.get_running_loop()}:
+            stops_a_loop.set(True)
         try:
             admit = partial(
                 self._guards.admit,

@@ -19,6 +19,7 @@ from langgraph_rq.worker.guards.guards import TaskGuard, current_task
 from langgraph_rq.worker.guards.provider_errors import read_failure
 from langgraph_rq.worker.guards.rate_limits import spread
 from langgraph_rq.worker.guards.refusals import (
+    BudgetBusy,
     DeadlinePassed,
     GuardUnavailable,
     ProviderRefused,
@@ -102,6 +103,8 @@ def read_error(error: BaseException, deadline_at: float) -> Result:
         return Result(State.CANCELLED)
     if isinstance(error, CheckpointOutageError) or is_outage(error):
         return Result(State.PENDING, error=(ErrorType.GUARD_UNAVAILABLE, message), retry_after_s=_OUTAGE_WAIT_S)
+    if isinstance(error, BudgetBusy) and error.retry_after_s and error.retry_after_s < left_s:
+        return Result(State.PENDING, error=(error.error_type, message), retry_after_s=error.retry_after_s)
     if isinstance(error, DeadlinePassed):
         return Result(State.TIMEOUT, error=(ErrorType.TIMEOUT, message))
     if isinstance(error, GuardUnavailable) and left_s <= _CLOSE_S:

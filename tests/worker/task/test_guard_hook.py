@@ -16,13 +16,13 @@ from langchain_core.tools import tool
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, BreakerState, Outcome
-from langgraph_rq.shared.budget.token_budget import BudgetLimits, Hold
+from langgraph_rq.shared.budget.token_budget import Amount, BudgetLimits, Charge, Hold, Payer, Request
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
 from langgraph_rq.worker.task.node_watch import NodeWatch
 from tests.breakers import Breakers
-from tests.budget import limit_day
+from tests.budget import Budget, limit_day
 from tests.fleet import one_node_graph
 from tests.model_calls import (
     OUTPUT_TOKENS,
@@ -525,3 +525,29 @@ async def test_node_that_cannot_be_told_about_ends_as_it_would(node, status, red
     assert result.status == status
     assert "cannot be told" not in str(result.error)
     assert "node.not_recorded" in caplog.text
+
+
+@pytest.mark.parametrize("is_guarded", [True, False])
+async def test_sync_call_in_an_async_node_does_not_stop_the_loop_of_the_call_that_holds_the_budget(
+    is_guarded, redis_url, aredis, llm, chat
+):
+    model = guarded_chat_model(chat()) if is_guarded else chat()
+    limits = BudgetLimits(daily_tokens=INPUT_TOKENS + OUTPUT_TOKENS)
+    budget = Budget(aredis, limits)
+    attempts = []
+
+    async def node(_state):
+        attempts.append("sync call")
+        return {"text": model.invoke(QUESTION).text}
+
+    async def settle_in_the_same_loop():
+        await until(lambda: attempts)
+        await budget.settle("other:1:1", Charge(0, 0), "gpt-4o-mini", Payer())
+
+    await budget.reserve("other:1:1", Request(Amount(50)), "gpt-4o-mini", Payer())
+    async with asyncio.TaskGroup() as group:
+        group.create_task(settle_in_the_same_loop())
+        result = await run_node(redis_url, node, budget=limits, deadline_s=20)
+    assert result.status is State.SUCCESS, result.error
+    assert len(attempts) == 2
+    assert await books(aredis) == (billed(llm), 0)
