@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Charge reservations that are past their time: the provider may have billed their calls. Charged is the mean call of
--- the model, or the input where none is known; with the hold `worst`, all that is held.
+-- Charge reservations that are past their time: the provider may have billed their calls. Charged is the input
+-- and the model's mean output, at most what is held; with the hold `worst`, all that is held.
 --
 -- Uses shared/connections/clock: clock
 -- Uses shared/budget/prelude: read_policy, read_record, write_record, book, count, read_stats
@@ -21,12 +21,10 @@ local function charge_of(record, limits)
   if limits.hold == "worst" then
     return { tokens = record.tokens, cost = record.cost }
   end
-  local stats = read_stats(record.model)
-  if stats and stats[1] > 0 then
-    local tokens, cost = math.ceil(stats[2] / stats[1]), math.ceil(stats[3] / stats[1])
-    return { tokens = math.min(record.tokens, tokens), cost = math.min(record.cost, cost) }
-  end
-  return { tokens = record.input_tokens, cost = record.input_cost }
+  local stats, output = read_stats(record.model), record.tokens - record.input_tokens
+  local mean = stats and stats[1] > 0 and math.min(output, math.ceil(stats[2] / stats[1])) or 0
+  local price = output > 0 and (record.cost - record.input_cost) / output or 0
+  return { tokens = record.input_tokens + mean, cost = math.min(record.cost, record.input_cost + math.ceil(price * mean)) }
 end
 
 local charged = {}

@@ -166,17 +166,20 @@ class Charge:
 
     Args:
         is_estimated: Whether the provider did not report it (a cancelled call, a timeout, a broken stream).
-        input_bytes: Of the text that was sent, for the model's ratio of tokens to bytes; 0 for unknown.
+        text_bytes: Of the text that was sent, for the model's ratio of tokens to bytes; 0 for a call that tells nothing
+            about it.
+        text_tokens: The input tokens of this text, without what the provider adds.
     """
 
     input_tokens: int
     output_tokens: int
     cost_nano_usd: int = 0
     is_estimated: bool = False
-    input_bytes: int = 0
+    text_bytes: int = 0
+    text_tokens: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("input_tokens", "output_tokens", "cost_nano_usd", "input_bytes"):
+        for name in ("input_tokens", "output_tokens", "cost_nano_usd", "text_bytes", "text_tokens"):
             check_amount(name, getattr(self, name))
 
 

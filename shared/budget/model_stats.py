@@ -10,6 +10,9 @@ KNOWN_CALLS = 50
 TOKENS_PER_BYTE = 1 / 3
 """Of text, before anything is measured: English has about a quarter, no script much more than a third."""
 
+_MOST_TOKENS_PER_BYTE = 1.0
+"""No tokenizer makes more tokens than bytes: what is above was not made of the text."""
+
 _SMALLEST_BUCKET, _BUCKET_GROWTH = 8, 1.5
 _PERCENTILE = 0.99
 
@@ -19,14 +22,15 @@ class ModelStats:
     """Sums over a model's last 500 to 1,000 calls whose usage the provider reported, as prelude.lua keeps them.
 
     Args:
+        text_bytes: Of long prompts of text only.
+        text_tokens: Their input tokens, without what the provider adds.
         outputs: Calls per bucket of output tokens; a bucket ends at 8 tokens, the next at 12, each 1.5 times the last.
     """
 
     calls: int = 0
-    tokens: int = 0
-    cost_nano_usd: int = 0
-    input_bytes: int = 0
-    input_tokens: int = 0
+    output_tokens: int = 0
+    text_bytes: int = 0
+    text_tokens: int = 0
     outputs: tuple[int, ...] = ()
 
     @classmethod
@@ -36,9 +40,9 @@ class ModelStats:
 
     @property
     def tokens_per_byte(self) -> float:
-        """Input tokens per byte of text, never less than a third."""
-        measured = self.input_tokens / self.input_bytes if self.input_bytes else 0.0
-        return max(TOKENS_PER_BYTE, measured)
+        """Input tokens per byte of text, from a third to one."""
+        measured = self.text_tokens / self.text_bytes if self.text_bytes else 0.0
+        return min(max(TOKENS_PER_BYTE, measured), _MOST_TOKENS_PER_BYTE)
 
     def likely_output(self, unknown: int) -> int:
         """Bound the output tokens of 99 calls in 100; `unknown` until enough calls are known."""
@@ -54,5 +58,5 @@ class ModelStats:
 def _parse(numbers: str) -> ModelStats:
     if not numbers:
         return ModelStats()
-    calls, tokens, cost_nano_usd, input_bytes, input_tokens, *outputs = (int(number) for number in numbers.split())
-    return ModelStats(calls, tokens, cost_nano_usd, input_bytes, input_tokens, tuple(outputs))
+    calls, output_tokens, text_bytes, text_tokens, *outputs = (int(number) for number in numbers.split())
+    return ModelStats(calls, output_tokens, text_bytes, text_tokens, tuple(outputs))

@@ -143,27 +143,27 @@ local function count(record, input_tokens, output_tokens, expired_tokens, calls,
   end
 end
 
--- What is known of a model's calls: calls, tokens, cost, input bytes, input tokens, then the calls per bucket of output
+-- What is known of a model's calls: calls, output tokens, bytes and tokens of text, then the calls per bucket of output
 -- tokens: up to 8, up to 12, ... each 1.5 times the one before. All are halved at 1,000 calls, so that new calls count.
 local function read_stats(model)
   local stats = {}
   for number in string.gmatch(redis.call("HGET", MODEL_STATS, model) or "", "%d+") do
     stats[#stats + 1] = tonumber(number)
   end
-  return #stats == 5 + BUCKETS and stats or nil
+  return #stats == 4 + BUCKETS and stats or nil
 end
 
-local function learn(model, input_bytes, input_tokens, output_tokens, cost)
+local function learn(model, output_tokens, text_bytes, text_tokens)
   local known = redis.call("HGET", MODEL_STATS, model)
   local stats = {}
   for number in string.gmatch(known or "", "%d+") do
     stats[#stats + 1] = number
   end
-  if #stats ~= 5 + BUCKETS then
+  if #stats ~= 4 + BUCKETS then
     if not known and redis.call("HLEN", MODEL_STATS) >= MODELS then
       return
     end
-    for i = 1, 5 + BUCKETS do
+    for i = 1, 4 + BUCKETS do
       stats[i] = 0
     end
   end
@@ -175,11 +175,10 @@ local function learn(model, input_bytes, input_tokens, output_tokens, cost)
     stats[i] = string.format("%.0f", stats[i] + more)
   end
   add(1, 1)
-  add(2, input_tokens + output_tokens)
-  add(3, cost)
-  add(4, input_bytes)
-  add(5, input_tokens)
-  add(5 + bucket, 1)
+  add(2, output_tokens)
+  add(3, text_bytes)
+  add(4, text_tokens)
+  add(4 + bucket, 1)
   if tonumber(stats[1]) >= STATS_CALLS then
     for i = 1, #stats do
       stats[i] = string.format("%.0f", math.floor(stats[i] / 2))

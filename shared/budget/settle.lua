@@ -12,13 +12,14 @@
 -- ARGV[3]  output tokens
 -- ARGV[4]  cost in nano-dollars
 -- ARGV[5]  1 if the amounts are estimated, else 0
--- ARGV[6]  bytes of the input, for the model's ratio of tokens to bytes; 0 for unknown
--- ARGV[7]  limits as JSON, as in reserve.lua; they and the rest are for a lost reservation and for alerts
--- ARGV[8]  model
--- ARGV[9]  tenant, encoded
--- ARGV[10] user with its tenant, encoded
--- ARGV[11] task with its tenant, encoded; empty for none
--- ARGV[12] now in ms; empty: server TIME
+-- ARGV[6]  bytes of the input's text, for the model's ratio of tokens to bytes; 0 for unknown
+-- ARGV[7]  tokens of this text
+-- ARGV[8]  limits as JSON, as in reserve.lua; they and the rest are for a lost reservation and for alerts
+-- ARGV[9]  model
+-- ARGV[10] tenant, encoded
+-- ARGV[11] user with its tenant, encoded
+-- ARGV[12] task with its tenant, encoded; empty for none
+-- ARGV[13] now in ms; empty: server TIME
 --
 -- Returns {outcome, tokens above what was held or charged, nano-dollars above it, {alert, ...}}; the outcome is settled,
 -- corrected (it had expired), repeated (settled before, nothing changed) or lost (Redis had forgotten the reservation:
@@ -26,7 +27,7 @@
 local reservations, reservation, alerts = KEYS[1], KEYS[2], { stream = KEYS[3] }
 local rid, input_tokens, output_tokens = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local tokens, cost = input_tokens + output_tokens, tonumber(ARGV[4])
-local estimated, input_bytes = tonumber(ARGV[5]), tonumber(ARGV[6])
+local estimated, text_bytes, text_tokens = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 
 local record = read_record(reservation)
 if record and record.state == "settled" then
@@ -39,15 +40,15 @@ if not record and not is_call then
   return { "lost", 0, 0, {} }
 end
 
-local limits = read_policy(ARGV[9], ARGV[10], ARGV[7])
+local limits = read_policy(ARGV[10], ARGV[11], ARGV[8])
 local outcome, more
 if not record then
   outcome = "lost"
-  local day = string.format("%d", math.floor((clock(ARGV[12]) + limits.utc_offset_ms) / DAY_MS))
+  local day = string.format("%d", math.floor((clock(ARGV[13]) + limits.utc_offset_ms) / DAY_MS))
   record = {
     day = day, tokens = 0, cost = 0, input_tokens = 0, input_cost = 0,
-    model = ARGV[8], tenant = ARGV[9], user = ARGV[10],
-    task = (limits.task.tokens or limits.task.cost) and ARGV[11] or "",
+    model = ARGV[9], tenant = ARGV[10], user = ARGV[11],
+    task = (limits.task.tokens or limits.task.cost) and ARGV[12] or "",
   }
   more = { tokens = tokens, cost = cost }
   book(record, { tokens = 0, cost = 0 }, more, limits, alerts, true)
@@ -64,7 +65,7 @@ else
   count(record, input_tokens, output_tokens, -record.tokens, calls - 1, calls * estimated - 1, more.cost)
 end
 if is_call and estimated == 0 then
-  learn(record.model, input_bytes, input_tokens, output_tokens, cost)
+  learn(record.model, output_tokens, text_bytes, text_tokens)
 end
 
 -- For repeated requests, which come within the time of their retries.

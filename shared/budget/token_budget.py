@@ -8,8 +8,9 @@ limit on tokens and one on money. No call is granted that does not fit beside wh
 With `Hold.WORST` used + held never passes a limit; with `Hold.ESTIMATE` a call can use more than it held, and a limit
 is passed by at most that error of the calls in flight. A guessed output shrinks to the room that there is.
 
-A reservation whose caller died is charged by `expire`, because the provider may have billed it: the model's mean call,
-or the input where none is known, or all that is held with `Hold.WORST`. Such charges are estimates, and counted so.
+A reservation whose caller died is charged by `expire`, because the provider may have billed it: its input and the
+model's mean output, at most what it holds, or all of that with `Hold.WORST`. Such charges are estimates, and counted
+so.
 
 A reservation id belongs to one HTTP attempt (task:epoch:sequence). Reserved again it is held already; settled again it
 changes nothing; settled after it expired, the charge is corrected, however late that is within an hour of the expiry;
@@ -154,7 +155,8 @@ def settle_call(
             charge.output_tokens,
             charge.cost_nano_usd,
             int(charge.is_estimated),
-            charge.input_bytes,
+            charge.text_bytes,
+            charge.text_tokens,
             limits.encoded,
             *_names(model, payer),
             _clock(now_ms),

@@ -133,10 +133,9 @@ class BudgetModel:
             outputs[next((i for i, most in enumerate(bounds) if call.output_tokens <= most), BUCKETS - 1)] += 1
         return ModelStats(
             len(calls),
-            sum(call.input_tokens + call.output_tokens for call in calls),
-            sum(call.cost_nano_usd for call in calls),
-            sum(call.input_bytes for call in calls),
-            sum(call.input_tokens for call in calls),
+            sum(call.output_tokens for call in calls),
+            sum(call.text_bytes for call in calls),
+            sum(call.text_tokens for call in calls),
             tuple(outputs),
         )
 
@@ -191,13 +190,11 @@ class BudgetModel:
     def _unknown_use(self, entry: Entry) -> Amount:
         if self.limits.hold is Hold.WORST:
             return entry.reserved
-        stats = self.stats(entry.model)
-        if not stats.calls:
-            return entry.request.input
-        return Amount(
-            min(entry.reserved.tokens, -(-stats.tokens // stats.calls)),
-            min(entry.reserved.cost_nano_usd, -(-stats.cost_nano_usd // stats.calls)),
-        )
+        stats, sent, held = self.stats(entry.model), entry.request.input, entry.reserved
+        output = held.tokens - sent.tokens
+        mean = min(output, -(-stats.output_tokens // stats.calls)) if stats.calls else 0
+        price = (held.cost_nano_usd - sent.cost_nano_usd) / output if output else 0.0
+        return Amount(sent.tokens + mean, min(held.cost_nano_usd, sent.cost_nano_usd + math.ceil(price * mean)))
 
     def _charge(self, entry: Entry, state: Literal["expired", "settled"], charged: Amount) -> tuple[Alert, ...]:
         entry.state, entry.charged = state, charged

@@ -60,7 +60,8 @@ CHARGES = st.builds(
     output_tokens=st.integers(0, 30),
     cost_nano_usd=COST,
     is_estimated=st.booleans(),
-    input_bytes=st.integers(0, 64),
+    text_bytes=st.integers(0, 64),
+    text_tokens=TOKENS,
 )
 MODELS = st.sampled_from(["gpt-4o", "a model"])
 

@@ -27,6 +27,9 @@ _LIKELY_CALL_TOKENS, _LIKELY_MESSAGE_TOKENS, _LIKELY_MEDIA_TOKENS = 8, 4, 1_000
 """What a provider adds to a call and to each message (role and separators), and an image or file given by its URL."""
 _MOST_CALL_TOKENS, _MOST_MESSAGE_TOKENS, _MOST_MEDIA_TOKENS = 32, 16, 3_000
 
+_MEASURED_BYTES = 1_000
+"""Shorter prompts tell little about a model's tokens per byte: what surrounds the text weighs too much."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -35,6 +38,12 @@ class Prompt:
     text_bytes: int
     messages: int = 0
     media: int = 0
+
+    def text_of(self, input_tokens: int) -> tuple[int, int]:
+        """Return bytes and tokens of the text, for the model's ratio; none for short prompts and those with media."""
+        if self.text_bytes < _MEASURED_BYTES or self.media:
+            return 0, 0
+        return self.text_bytes, max(0, input_tokens - Prompt(0, self.messages).likely_tokens(0))
 
     def likely_tokens(self, tokens_per_byte: float) -> int:
         """Estimate the tokens."""

@@ -285,7 +285,8 @@ class Guards:
         cached = (used.cached_input_tokens, used.cache_write_tokens)
         tokens = (used.input_tokens, used.output_tokens)
         cost = self.pricing.cost_nano_usd(admitted.model, *tokens, *cached).nano_usd
-        return Charge(*tokens, cost, is_estimated=used.is_estimated, input_bytes=admitted.size.prompt.text_bytes)
+        text = admitted.size.prompt.text_of(used.input_tokens)
+        return Charge(*tokens, cost, is_estimated=used.is_estimated, text_bytes=text[0], text_tokens=text[1])
 
     def _pace_call(self, breaker: str, model: str, request: Request) -> Call[int] | None:
         pace = self.paces.get(model)

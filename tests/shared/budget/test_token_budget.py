@@ -184,15 +184,15 @@ async def test_reservation_past_its_time_is_charged_its_input_while_its_model_is
     assert (usage.models[0].expired_tokens, usage.models[0].estimated_calls) == (100, 1)
 
 
-async def test_reservation_past_its_time_is_charged_its_models_mean_call(aredis):
+async def test_reservation_past_its_time_is_charged_its_input_and_its_models_mean_output(aredis):
     budget = Budget(aredis)
     for n, output_tokens in enumerate([50, 70]):
         await hold(budget, f"t1:1:{n}", 100, 10, output=4096, output_cost=900)
         await settle(budget, f"t1:1:{n}", 100, output_tokens, 40)
-    await hold(budget, "t2:1:1", 100, 10, output=4096, output_cost=900)
+    await hold(budget, "t2:1:1", 5_000, 500, output=4096, output_cost=8192)
     await budget.expire(now_ms=NOON + MINUTE)
     usage = await budget.usage(DAY)
-    assert (usage.tokens.used, usage.models[0].expired_tokens, usage.cost.used) == (320 + 160, 160, 120)
+    assert (usage.tokens.used, usage.models[0].expired_tokens, usage.cost.used) == (320 + 5_060, 5_060, 80 + 500 + 120)
 
 
 async def test_with_the_worst_hold_a_reservation_past_its_time_is_charged_in_full(aredis):
@@ -256,9 +256,9 @@ async def test_reservation_knows_what_calls_of_its_model_used(aredis):
     budget = Budget(aredis)
     for n in range(60):
         await hold(budget, f"t1:1:{n}", 100)
-        await settle(budget, f"t1:1:{n}", 100, 20 if n else 900, 7, input_bytes=150)
+        await settle(budget, f"t1:1:{n}", 100, 20 if n else 900, 7, text_bytes=150, text_tokens=100)
     stats = (await hold(budget, "t2:1:1", 1)).stats
-    assert (stats.calls, stats.tokens, stats.cost_nano_usd) == (60, 60 * 120 + 880, 420)
+    assert (stats.calls, stats.output_tokens) == (60, 60 * 20 + 880)
     assert stats.tokens_per_byte == pytest.approx(2 / 3)
     assert stats.likely_output(4096) == 1037
     assert (await hold(budget, "t3:1:1", 1, model="other")).stats.likely_output(4096) == 4096
@@ -267,24 +267,22 @@ async def test_reservation_knows_what_calls_of_its_model_used(aredis):
 async def test_estimated_calls_teach_nothing(aredis):
     budget = Budget(aredis)
     await hold(budget, "t1:1:1", 100)
-    await settle(budget, "t1:1:1", 100, 20, 7, is_estimated=True, input_bytes=150)
+    await settle(budget, "t1:1:1", 100, 20, 7, is_estimated=True, text_bytes=150)
     assert (await hold(budget, "t1:1:2", 1)).stats.calls == 0
 
 
 async def test_what_is_known_of_a_model_is_halved_at_a_thousand_calls(aredis):
     budget = Budget(aredis)
-    await aredis.hset(
-        "agent:budget:model_stats", "gpt-4o", " ".join(map(str, [999, 99_900, 5, 30, 10, 999, *[0] * 23]))
-    )
+    await aredis.hset("agent:budget:model_stats", "gpt-4o", " ".join(map(str, [999, 19_980, 30, 10, 999, *[0] * 23])))
     await hold(budget, "t1:1:1", 100)
     await settle(budget, "t1:1:1", 80, 20, 5)
     stats = (await hold(budget, "t1:1:2", 1)).stats
-    assert (stats.calls, stats.tokens, stats.outputs[:4]) == (500, 50_000, (499, 0, 0, 0))
+    assert (stats.calls, stats.output_tokens, stats.outputs[:4]) == (500, 10_000, (499, 0, 0, 0))
 
 
 async def test_at_most_500_models_are_known(aredis):
     budget = Budget(aredis)
-    await aredis.hset("agent:budget:model_stats", mapping={f"m{n}": " ".join(["1"] * 29) for n in range(500)})
+    await aredis.hset("agent:budget:model_stats", mapping={f"m{n}": " ".join(["1"] * 28) for n in range(500)})
     await spend(budget, "t1:1:1", 10)
     assert await aredis.hlen("agent:budget:model_stats") == 500
 

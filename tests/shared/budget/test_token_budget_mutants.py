@@ -39,7 +39,12 @@ MUTANTS = {
     "what is lost is not booked": ("settle", "limits, alerts, true)", "limits, alerts, false)"),
     "estimates are learned": ("settle", "if is_call and estimated == 0", "if is_call"),
     "what expires is not charged": ("expire", "= charge_of(record, limits)", "= { tokens = 0, cost = 0 }"),
-    "the mean is charged above what is held": ("expire", "math.min(record.tokens, tokens)", "tokens"),
+    "the mean is charged above what is held": (
+        "expire",
+        "math.min(output, math.ceil(stats[2] / stats[1]))",
+        "stats[2]",
+    ),
+    "what expires is charged without its input": ("expire", "tokens = record.input_tokens + mean", "tokens = mean"),
     "the worst is charged like an estimate": ("expire", 'limits.hold == "worst"', "false"),
     "what expires stays held": (
         "expire",

@@ -259,3 +259,36 @@ async def test_paced_calls_wait_for_their_turn_and_provoke_no_429(is_guarded, re
     calls = llm.calls()
     assert len(calls) == 12
     assert calls[-1]["started_monotonic_s"] - calls[0]["started_monotonic_s"] > 1.5
+
+
+async def test_what_a_provider_adds_to_short_prompts_is_no_ratio_for_long_ones(guards, aredis):
+    for _ in range(4):
+        task = TaskGuard(guards)
+        admitted = await guards.admit(task, BREAKER, MODEL, CallSize(Prompt(2, messages=1), 50), 60)
+        await guards.settle(task, admitted, Outcome.OK, Used(360, 10))
+    assert (await held_for(guards, aredis, Prompt(9_000, messages=1))) == 3_000 + 8 + 4 + 50
+
+
+async def test_ratio_of_tokens_to_bytes_is_learned_from_long_prompts_of_text(guards, aredis):
+    task = TaskGuard(guards)
+    admitted = await guards.admit(task, BREAKER, MODEL, CallSize(Prompt(1_000, messages=2), 50), 60)
+    await guards.settle(task, admitted, Outcome.OK, Used(500 + 8 + 2 * 4, 10))
+    await held_for(guards, aredis, Prompt(0))
+    assert (await held_for(guards, aredis, Prompt(9_000, messages=1))) == 4_500 + 8 + 4 + 50
+
+
+async def test_ratio_is_never_more_than_a_token_per_byte(guards, aredis):
+    task = TaskGuard(guards)
+    admitted = await guards.admit(task, BREAKER, MODEL, CallSize(Prompt(1_000, messages=2), 50), 60)
+    await guards.settle(task, admitted, Outcome.OK, Used(5_000, 10))
+    await held_for(guards, aredis, Prompt(0))
+    assert (await held_for(guards, aredis, Prompt(9_000, messages=1))) == 9_000 + 8 + 4 + 50
+
+
+async def held_for(guards, aredis, prompt):
+    before = (await books(aredis))[1]
+    task = TaskGuard(guards)
+    admitted = await guards.admit(task, BREAKER, MODEL, CallSize(prompt, 50), 60)
+    held = (await books(aredis))[1] - before
+    await guards.settle(task, admitted, Outcome.CANCEL, Used(0, 0))
+    return held
