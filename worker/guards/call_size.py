@@ -6,7 +6,7 @@ never produces more tokens than its text has UTF-8 bytes.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,13 @@ LIMIT_NAMES = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 _SCHEMAS = ("tools", "functions", "response_format", "tool_choice")
 
+_MEDIA = frozenset(
+    ("audio", "document", "file", "image", "image_url", "input_audio", "input_file", "input_image", "media", "video")
+)
+"""Kinds of blocks that are no text, whatever text carries their data."""
+
 _LIKELY_CALL_TOKENS, _LIKELY_MESSAGE_TOKENS, _LIKELY_MEDIA_TOKENS = 8, 4, 1_000
-"""What a provider adds to a call and to each message (role and separators), and an image or file given by its URL."""
+"""What a provider adds to a call and to each message (role and separators), and an image or file."""
 _MOST_CALL_TOKENS, _MOST_MESSAGE_TOKENS, _MOST_MEDIA_TOKENS = 32, 16, 3_000
 
 _MEASURED_BYTES = 1_000
@@ -33,11 +38,15 @@ _MEASURED_BYTES = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is sent to a model: bytes of text (schemas of tools included), messages, and images or files by URL."""
+    """What is sent to a model: bytes of text (schemas of tools included), messages, images and files.
+
+    `media_bytes` are those of images and files, inline or by URL: of them only a bound follows, no estimate.
+    """
 
     text_bytes: int
     messages: int = 0
     media: int = 0
+    media_bytes: int = 0
 
     def text_of(self, input_tokens: int) -> tuple[int, int]:
         """Return bytes and tokens of the text, for the model's ratio; none for short prompts and those with media."""
@@ -54,7 +63,7 @@ class Prompt:
     def most_tokens(self) -> int:
         """The bound of the tokens for any model."""
         around = _MOST_CALL_TOKENS + _MOST_MESSAGE_TOKENS * self.messages + _MOST_MEDIA_TOKENS * self.media
-        return self.text_bytes + around
+        return self.text_bytes + self.media_bytes + around
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +104,39 @@ def measure_messages(messages: Iterable[BaseMessage], parameters: Mapping[str, A
         parameters: The call's other parameters, by OpenAI's names; tools and schemas count as text.
     """
     text_bytes = sum(len(_json(parameters[name])) for name in _SCHEMAS if parameters.get(name))
-    number = media = 0
+    number = media = media_bytes = 0
     for message in messages:
         number += 1
-        content = message.content
         text_bytes += _bytes(message.name or "")
-        for block in [content] if isinstance(content, str) else content:
+        for block in _blocks(message.content):
             if isinstance(block, str):
                 text_bytes += _bytes(block)
+            elif _is_media(block):
+                media += 1
+                media_bytes += len(_json(block))
             else:
                 text_bytes += len(_json(block))
-                media += block.get("type") != "text"
         if isinstance(message, AIMessage) and message.tool_calls:
             text_bytes += len(_json(message.tool_calls))
         if message.additional_kwargs:
             text_bytes += len(_json(message.additional_kwargs))
-    return Prompt(text_bytes, number, media)
+    return Prompt(text_bytes, number, media, media_bytes)
+
+
+def _blocks(content: Any) -> Iterator[Any]:
+    """Give the blocks of a message's content, and those inside of a tool's result one by one."""
+    for block in content if isinstance(content, list) else [content]:
+        inner = block.get("content") if isinstance(block, dict) else None
+        if isinstance(inner, list) and not _is_media(block):
+            yield {name: value for name, value in block.items() if name != "content"}
+            yield from _blocks(inner)
+        else:
+            yield block
+
+
+def _is_media(block: Any) -> bool:
+    # Some providers name the kind as the type, some as the key.
+    return isinstance(block, dict) and not _MEDIA.isdisjoint((str(block.get("type")), *block))
 
 
 def measure_texts(texts: Sequence[str]) -> Prompt:
@@ -133,7 +159,7 @@ def _bytes(text: str) -> int:
 
 
 def _json(value: Any) -> bytes:
-    return to_json(value, fallback=_schema, inf_nan_mode="strings")
+    return to_json(value, fallback=_schema, inf_nan_mode="strings", bytes_mode="base64")
 
 
 def _schema(value: Any) -> Any:
