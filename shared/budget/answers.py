@@ -8,6 +8,8 @@ from typing import Any, Literal
 from langgraph_rq.shared.budget.limits import Amount, Scope, Unit
 from langgraph_rq.shared.budget.model_stats import ModelStats
 
+_UNKNOWN = ModelStats()
+
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
@@ -35,7 +37,9 @@ class _NoRoom:
     Args:
         scope: The narrowest such scope; `request` is the limit of a single call.
         limit: Like used, held and requested in tokens or nano-dollars, as `unit` says.
+        held: By running calls, and kept for the call that waits longest.
         resets_at_ms: When the scope's next day begins, in Unix time; None where no new day will help.
+        stats: What is known of the model's calls, for the next estimate.
     """
 
     rid: str
@@ -46,6 +50,7 @@ class _NoRoom:
     held: int
     requested: int
     resets_at_ms: int | None
+    stats: ModelStats = _UNKNOWN
 
     @property
     def remaining(self) -> int:
@@ -149,9 +154,10 @@ def read_reserved(rid: str, reply: Sequence[Any]) -> Reservation | Busy | Refuse
         return Reservation(
             rid, fill_permille, Amount(tokens, cost_nano_usd), output_tokens, ModelStats.parse(text(known))
         )
-    answer, scope, unit, limit, used, held, requested, resets_at_ms = reply
+    answer, scope, unit, limit, used, held, requested, resets_at_ms, known = reply
+    stats = ModelStats.parse(text(known))
     kind = Busy if text(answer) == "busy" else Refused
-    return kind(rid, text(scope), text(unit), limit, used, held, requested, resets_at_ms or None)
+    return kind(rid, text(scope), text(unit), limit, used, held, requested, resets_at_ms or None, stats)
 
 
 def read_settlement(reply: Sequence[Any]) -> Settlement:

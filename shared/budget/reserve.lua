@@ -21,10 +21,15 @@
 -- ARGV[12] limits as JSON, field -> value of the policy, to begin with where there is none
 -- ARGV[13] now in ms; empty: server TIME
 --
+-- A call that is busy becomes the first in wait for its limit, if there is none: for WAIT_MS, and again each time that it
+-- asks. Others leave room for it, so that many small calls cannot keep out a large one.
+--
 -- Returns {"held", fill of the tightest scope in thousandths, tokens, nano-dollars, output tokens among them, what is
 -- known of the model (see `learn`)}, again for an id that has a reservation already; or, with nothing held,
--- {"refused" | "busy", scope, unit, limit, used, held, requested, reset time in ms or 0}: refused if the amount does
--- not fit beside what is used, busy if it does not fit beside what is held too.
+-- {"refused" | "busy", scope, unit, limit, used, held, requested, reset time in ms or 0, what is known of the
+-- model}: refused if the amount does not fit beside what is used, busy if it does not fit beside what is held, or kept
+-- for the first in wait, too.
+local WAIT_MS = 3000
 local reservations, reservation = KEYS[1], KEYS[2]
 local rid, is_guess, ttl_ms, now_ms = ARGV[1], ARGV[6] == "1", tonumber(ARGV[11]), clock(ARGV[13])
 local limits = read_policy(ARGV[8], ARGV[9], ARGV[12])
@@ -40,10 +45,12 @@ record = record or {
   input_tokens = input.tokens, input_cost = input.cost, tokens = 0, cost = 0,
   tenant = ARGV[8], user = ARGV[9], task = (limits.task.tokens or limits.task.cost) and ARGV[10] or "", model = ARGV[7],
 }
+local known = redis.call("HGET", MODEL_STATS, record.model) or ""
 local resets_at_ms = (record.day + 1) * DAY_MS - limits.utc_offset_ms
 
 local function no(answer, scope, unit, limit, used, held, requested)
-  return { answer, scope, unit, limit, used, held, requested, (scope == "task" or scope == "request") and 0 or resets_at_ms }
+  local resets = (scope == "task" or scope == "request") and 0 or resets_at_ms
+  return { answer, scope, unit, limit, used, held, requested, resets, known }
 end
 
 -- Shrink a guessed output to what is left of a limit; false: not even the input fits.
@@ -63,7 +70,10 @@ end
 
 local scopes = scopes_of(record)
 for _, scope in ipairs(scopes) do
-  local booked = redis.call("HMGET", scope.key, "used_tokens", "held_tokens", "used_cost", "held_cost")
+  local booked = redis.call("HMGET", scope.key, "used_tokens", "held_tokens", "used_cost", "held_cost", "waiter")
+  local tokens, cost, ends_at, first = string.match(booked[5] or "", "^(%d+) (%d+) (%d+) (.+)$")
+  scope.is_first, scope.is_kept = first == rid, first and first ~= rid and tonumber(ends_at) > now_ms
+  scope.kept = scope.is_kept and { tokens = tonumber(tokens), cost = tonumber(cost) } or { tokens = 0, cost = 0 }
   scope.is_new = not booked[2]
   scope.used = { tokens = tonumber(booked[1] or 0), cost = tonumber(booked[3] or 0) }
   scope.held = { tokens = tonumber(booked[2] or 0), cost = tonumber(booked[4] or 0) }
@@ -90,8 +100,13 @@ for _, scope in ipairs(scopes) do
   for _, unit in ipairs({ "tokens", "cost" }) do
     local limit, used, held = limits[scope.name][unit], scope.used[unit], scope.held[unit]
     local requested = is_new and record[unit] or 0
-    if limit and is_new and used + held + requested > limit then
-      return no("busy", scope.name, unit, limit, used, held, requested)
+    if limit and is_new and used + held + scope.kept[unit] + requested > limit then
+      if not scope.is_kept then
+        redis.call(
+          "HSET", scope.key, "waiter", string.format("%.0f %.0f %.0f %s", record.tokens, record.cost, now_ms + WAIT_MS, rid)
+        )
+      end
+      return no("busy", scope.name, unit, limit, used, held + scope.kept[unit], requested)
     end
     fill = math.max(fill, limit and math.floor((used + held + requested) * 1000 / limit) or 0)
   end
@@ -102,6 +117,9 @@ if is_new then
     redis.call(
       "HSET", scope.key, "held_tokens", scope.held.tokens + record.tokens, "held_cost", scope.held.cost + record.cost
     )
+    if scope.is_first then
+      redis.call("HDEL", scope.key, "waiter")
+    end
     if scope.is_new or scope.name == "task" then
       forget_scope_later(scope)
     end
@@ -110,5 +128,4 @@ if is_new then
   redis.call("ZADD", reservations, now_ms + ttl_ms, rid)
   redis.call("PEXPIRE", reservations, 7 * DAY_MS)
 end
-local known = redis.call("HGET", MODEL_STATS, record.model) or ""
 return { "held", fill, record.tokens, record.cost, record.tokens - record.input_tokens, known }

@@ -27,7 +27,8 @@ Keys:
                                                        user:[<tenant>:]<user>, task ("tokens nano-dollars", - for no
                                                        limit), hold, alert_percents, utc_offset_s; stays
     agent:budget:<day>:global                  hash    used_tokens, held_tokens, used_cost, held_cost (nano-dollars),
-                                                       alerted_tokens, alerted_cost (percent)
+                                                       alerted_tokens, alerted_cost (percent), waiter ("tokens
+                                                       nano-dollars end id" of the first call that waits)
     agent:budget:<day>:tenant:<tenant>         hash    the same
     agent:budget:<day>:user:[<tenant>:]<user>  hash    the same
     agent:budget:task:[<tenant>:]<task>        hash    the same over all days; only if a task limit is set

@@ -83,7 +83,7 @@ def usage_call(
 
 def _read_usage(is_fleet: bool, reply: Sequence[Any]) -> Usage:
     number, utc_offset_s, limit, percents, booked, models = reply
-    fields = {text(field): int(value) for field, value in zip(booked[::2], booked[1::2], strict=True)}
+    fields = {text(field): value for field, value in zip(booked[::2], booked[1::2], strict=True)}
     by_model = (_model(model, totals) for model, totals in zip(models[::2], models[1::2], strict=True))
     tokens_limit, cost_limit = (None if one == "-" else int(one) for one in text(limit).split())
     alert_percents = [int(percent) for percent in text(percents).split()]
@@ -96,10 +96,10 @@ def _read_usage(is_fleet: bool, reply: Sequence[Any]) -> Usage:
     )
 
 
-def _meter(fields: Mapping[str, int], unit: str, limit: int | None, alert_percents: Sequence[int]) -> Meter:
-    alerted = fields.get(f"alerted_{unit}", 0)
+def _meter(fields: Mapping[str, Any], unit: str, limit: int | None, alert_percents: Sequence[int]) -> Meter:
+    alerted, used, held = (int(fields.get(f"{name}_{unit}", 0)) for name in ("alerted", "used", "held"))
     raised = tuple(percent for percent in alert_percents if percent <= alerted)
-    return Meter(fields.get(f"used_{unit}", 0), fields.get(f"held_{unit}", 0), limit, raised)
+    return Meter(used, held, limit, raised)
 
 
 def _model(model: bytes | str, totals: bytes | str) -> ModelUsage:

@@ -30,6 +30,7 @@ NOTHING = Amount(0)
 
 UNITS: tuple[Literal["tokens", "cost"], ...] = ("tokens", "cost")
 BUCKETS = 24
+WAIT_MS = 3000
 
 
 @dataclass
@@ -68,6 +69,8 @@ class BudgetModel:
     limits: BudgetLimits
     entries: dict[str, Entry] = field(default_factory=dict)
     raised: dict[tuple[tuple[str, ...], str], list[int]] = field(default_factory=dict)
+    waiters: dict[tuple[str, ...], tuple[str, Amount, int]] = field(default_factory=dict)
+    """The first call that waits for each account's limit, what it asked for, and until when it is the first."""
     known: dict[str, list[Charge]] = field(default_factory=dict)
     """The calls of each model whose usage was reported, in order; fewer than would be halved."""
 
@@ -76,16 +79,17 @@ class BudgetModel:
     ) -> Reservation | Busy | Refused:
         if rid not in self.entries:
             entry = Entry(self._day(now_ms), model, self._booked(payer), request, now_ms + ttl_ms)
-            answer = self._grant(rid, entry)
+            answer = self._grant(rid, entry, now_ms)
             if answer:
-                return answer
+                return replace(answer, stats=self.stats(model))
             self.entries[rid] = entry
+            self.waiters = {account: one for account, one in self.waiters.items() if one[0] != rid}
         entry = self.entries[rid]
         on_record = entry.reserved if entry.on_record is None else entry.on_record
         output_tokens = on_record.tokens - entry.request.input.tokens
         return Reservation(rid, self._fill(entry), on_record, output_tokens, self.stats(entry.model))
 
-    def _grant(self, rid: str, entry: Entry) -> Busy | Refused | None:
+    def _grant(self, rid: str, entry: Entry, now_ms: int) -> Busy | Refused | None:
         """Shrink what is guessed until it fits beside what is used; say what does not fit."""
         request, output = entry.request, entry.request.output
         least = min(1, output.tokens) if request.is_guess else output.tokens
@@ -108,11 +112,19 @@ class BudgetModel:
         entry.reserved = Amount(
             request.input.tokens + output.tokens, request.input.cost_nano_usd + output.cost_nano_usd
         )
-        for scope, unit, limit, used, held in lefts:
-            requested = _of(entry.reserved, unit)
-            if scope != "request" and used + held + requested > limit:
-                return Busy(rid, scope, unit, limit, used, held, requested, self._resets_at(scope, entry.day))
+        for scope, unit, limit, used, held in lefts[self.limits.request_tokens is not None :]:
+            account, requested = entry.scopes()[scope], _of(entry.reserved, unit)
+            kept = self._kept(account, rid, now_ms)
+            if used + held + _of(kept or NOTHING, unit) + requested > limit:
+                if kept is None:
+                    self.waiters[account] = (rid, entry.reserved, now_ms + WAIT_MS)
+                taken = held + _of(kept or NOTHING, unit)
+                return Busy(rid, scope, unit, limit, used, taken, requested, self._resets_at(scope, entry.day))
         return None
+
+    def _kept(self, account: tuple[str, ...], rid: str, now_ms: int) -> Amount | None:
+        first, amount, ends_at = self.waiters.get(account, (rid, NOTHING, now_ms))
+        return amount if first != rid and ends_at > now_ms else None
 
     def _day(self, now_ms: int) -> int:
         return (now_ms + self.limits.utc_offset_s * 1000) // DAY_MS

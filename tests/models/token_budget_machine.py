@@ -15,6 +15,7 @@ from langgraph_rq.shared.budget.token_budget import (
     Alert,
     Amount,
     BudgetLimits,
+    Busy,
     Charge,
     Hold,
     Payer,
@@ -75,6 +76,7 @@ class BudgetMachine(RuleBasedStateMachine):
         self.rids = count()
         self.now = 20_000 * DAY_MS - 3000
         self.alerts: list[Alert] = []
+        self.busy: dict[str, tuple[Request, str, Payer]] = {}
 
     @initialize(limits=LIMITS)
     def start_with_an_unused_budget(self, limits: BudgetLimits) -> None:
@@ -92,6 +94,12 @@ class BudgetMachine(RuleBasedStateMachine):
         rid = self._some_rid(data)
         entry = self.model.entries[rid]
         self._reserve(rid, entry.request, entry.model, entry.payer)
+
+    @precondition(lambda self: self.busy)
+    @rule(data=st.data())
+    def ask_again(self, data: st.DataObject) -> None:
+        rid = data.draw(st.sampled_from(sorted(self.busy)))
+        self._reserve(rid, *self.busy.pop(rid))
 
     @precondition(lambda self: self.model.entries)
     @rule(data=st.data(), charge=CHARGES)
@@ -120,7 +128,7 @@ class BudgetMachine(RuleBasedStateMachine):
         ]
         assert {self.redis.hget(key, f"held_{unit}") for key in hashes for unit in ("tokens", "cost")} <= {None, b"0"}
 
-    @rule(ms=st.sampled_from([1, 999, 1000, 20_000, DAY_MS // 2]))
+    @rule(ms=st.sampled_from([1, 999, 1000, 3000, 20_000, DAY_MS // 2]))
     def wait(self, ms: int) -> None:
         self.now += ms
 
@@ -167,7 +175,10 @@ class BudgetMachine(RuleBasedStateMachine):
 
     def _reserve(self, rid: str, request: Request, model: str, payer: Payer) -> None:
         call = reserve_call(rid, request, model, payer, self.limits, ttl_ms=TTL_MS, now_ms=self.now)
-        assert self._run(call) == self.model.reserve(rid, request, model, payer, ttl_ms=TTL_MS, now_ms=self.now)
+        answer = self._run(call)
+        assert answer == self.model.reserve(rid, request, model, payer, ttl_ms=TTL_MS, now_ms=self.now)
+        if isinstance(answer, Busy):
+            self.busy[rid] = request, model, payer
 
     def _settle(self, rid: str, charge: Charge, model: str = "gpt-4o", payer: Payer = PAYERS[0]) -> None:
         entry = self.model.entries.get(rid)

@@ -30,6 +30,7 @@ from langgraph_rq.shared.budget.model_stats import ModelStats
 from langgraph_rq.shared.budget.pricing import Pricing
 from langgraph_rq.shared.budget.token_budget import (
     MAX_TTL_MS,
+    Amount,
     BudgetLimits,
     Busy,
     Charge,
@@ -211,29 +212,16 @@ class Guards:
             Refusal: the run must end (budget, cancel, ownership, no Redis).
             ProviderUnavailableError: the breaker refused; `retry_after_s` is when to ask again.
         """
-        request = size.request(model, self._stats.get(model, _UNKNOWN), self.budget, self.pricing)
-        admitted = Admitted(task.next_rid(), breaker, model, 0, size, request, task.payer)
-        ttl_ms = min(round((ttl_s + _RESERVATION_MARGIN_S) * 1000), MAX_TTL_MS)
-        allow = allow_call(breaker, admitted.rid, self.breaker)
-        reserve = reserve_call(admitted.rid, request, model, task.payer, self.budget, ttl_ms=ttl_ms)
-        pace = self._pace_call(breaker, model, request)
-        call = admit_call(task.owns_call(), allow, pace, reserve)
+        admitted = Admitted(task.next_rid(), breaker, model, 0, size, Request(Amount(0)), task.payer)
         with self._room.turn(task.payer, may_wait=not stops_a_loop.get()) as turn:
             while True:
                 if not await turn.comes(task.deadline_at):
                     raise BudgetBusy(
                         f"the {turn.scope}'s budget was held by running calls until the deadline", _BUSY_RETRY_S
                     )
-                try:
-                    decision = await self.decide(task, breaker, call)
-                except asyncio.CancelledError:
-                    # Redis may have admitted the call or not. The same reservation id, admitted again, is the same
-                    # reservation; the task is not checked again, because it may have ended.
-                    self.loops.run_in_background(self._release(admitted, admit_call(None, allow, None, reserve)))
-                    raise
+                decision = await self._ask(task, admitted, ttl_s)
                 allowed, reserved = decision.allowed, decision.reserved
                 if allowed and isinstance(reserved, Reservation):
-                    self._know(model, reserved.stats)
                     task.budget_permille = reserved.fill_permille
                     admitted.generation, admitted.held, admitted.at = allowed.generation, reserved, time.monotonic()
                     admitted.is_probe = allowed.verdict is Verdict.PROBE
@@ -251,6 +239,26 @@ class Guards:
                 if not turn.line:
                     emit_waiting(breaker, reserved)
                 turn.wait_for(reserved.scope)
+
+    async def _ask(self, task: TaskGuard, admitted: Admitted, ttl_s: float) -> Decision:
+        """Ask whether the call may start, with an estimate by what is known of its model now."""
+        breaker, model, rid = admitted.breaker, admitted.model, admitted.rid
+        stats = self._stats.get(model, _UNKNOWN)
+        admitted.request = admitted.size.request(model, stats, self.budget, self.pricing)
+        ttl_ms = min(round((ttl_s + _RESERVATION_MARGIN_S) * 1000), MAX_TTL_MS)
+        allow = allow_call(breaker, rid, self.breaker)
+        reserve = reserve_call(rid, admitted.request, model, admitted.payer, self.budget, ttl_ms=ttl_ms)
+        pace = self._pace_call(breaker, model, admitted.request)
+        try:
+            decision = await self.decide(task, breaker, admit_call(task.owns_call(), allow, pace, reserve))
+        except asyncio.CancelledError:
+            # Redis may have admitted the call or not. The same reservation id, admitted again, is the same reservation;
+            # the task is not checked again, because it may have ended.
+            self.loops.run_in_background(self._release(admitted, admit_call(None, allow, None, reserve)))
+            raise
+        if decision.reserved:
+            self._know(model, decision.reserved.stats)
+        return decision
 
     async def settle(
         self, task: TaskGuard, admitted: Admitted, outcome: Outcome, used: Used | None, pause_s: float = 0.0

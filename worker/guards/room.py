@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from langgraph_rq.shared.backoff import Backoff
 from langgraph_rq.shared.budget.token_budget import Payer
 
-_ASK_AGAIN = Backoff(first_s=0.1, longest_s=2.0)
-"""Calls of other processes settle unnoticed: for them the first call of each line asks again by the clock."""
+_ASK_AGAIN = Backoff(first_s=0.1, longest_s=1.6)
+"""Calls of other processes settle unnoticed: for them the first call of each line asks again by the clock.
+
+With its jitter at most every 2 s, so that it keeps its place before those of other processes, see reserve.lua.
+"""
 _WITHOUT_DEADLINE_S = 60.0
 
 

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 SCRIPTS = {script.name: script for script in (token_budget.RESERVE, token_budget.SETTLE, token_budget.EXPIRE)}
 
 MUTANTS = {
-    "the limit check ignores held": ("reserve", "used + held + requested > limit", "used + requested > limit"),
+    "the limit check ignores held": ("reserve", "used + held + scope", "used + scope"),
     "the limit check ignores used": ("reserve", "fits(unit, limit - used)", "fits(unit, limit)"),
     "the limit check ignores money": (
         "reserve",
@@ -23,6 +23,11 @@ MUTANTS = {
     "a guess does not shrink": ("reserve", "not is_guess or tokens < least", "true"),
     "a guess shrinks without its price": ("reserve", "output.cost = math.floor(price * output.tokens)", ""),
     "what is held is refused": ("reserve", 'no("busy"', 'no("refused"'),
+    "calls that come later leave no room": ("reserve", " + scope.kept[unit] + requested", " + requested"),
+    "a call waits for itself": ("reserve", "first and first ~= rid and", "first and"),
+    "the first in wait is kept room for ever": ("reserve", "tonumber(ends_at) > now_ms", "true"),
+    "the first in wait is the last that came": ("reserve", "if not scope.is_kept then", "if true then"),
+    "room is kept for a call that runs": ("reserve", "if scope.is_first then", "if false then"),
     "a repeated reserve holds again": ("reserve", "local is_new = not record", "local is_new = true"),
     "the day does not follow the offset": ("reserve", "(now_ms + limits.utc_offset_ms) / DAY_MS", "now_ms / DAY_MS"),
     "tenants share their users": ("reserve", '":user:" .. record.user', '":user:" .. record.user:gsub("^acme:", "")'),

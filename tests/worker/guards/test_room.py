@@ -201,3 +201,48 @@ async def test_output_limit_is_lowered_to_what_is_left(limits, client, redis_url
     assert OUTPUT_TOKENS < asked[0] < 1_000 or "daily_cost_nano_usd" in limits
     assert await books(aredis) == (billed(llm), 0)
     await guards.aclose()
+
+
+async def test_small_calls_of_another_process_do_not_keep_out_a_large_one(client, redis_url):
+    limits = {"daily_tokens": 10_000}
+    guards, elsewhere = guards_of(client, redis_url, **limits), guards_of(client, redis_url, **limits)
+    large, small = CallSize(Prompt(0), output_limit=3_992), CallSize(Prompt(0), output_limit=992)
+    others = Caller(elsewhere, "bob")
+    started = []
+
+    async def stream(number):
+        while True:
+            admitted = await others.admit(small)
+            started.append(number)
+            await asyncio.sleep(0.02 + number / 1_000)  # the call itself; they do not end all at once
+            await others.settle(admitted)
+
+    streams = [asyncio.create_task(stream(number)) for number in range(7)]
+    await until(lambda: len(started) > 20)
+    async with asyncio.timeout(8):
+        admitted = await Caller(guards).admit(large)
+    await Caller(guards).settle(admitted)
+    for one in streams:
+        one.cancel()
+    await asyncio.wait(streams)
+    await guards.aclose()
+    await elsewhere.aclose()
+
+
+async def test_waiting_call_asks_for_what_its_model_has_turned_out_to_use(client, redis_url, aredis):
+    guards = guards_of(client, redis_url, daily_tokens=10_000)
+    guess = CallSize(Prompt(0))
+    elsewhere = guards_of(client, redis_url, daily_tokens=10_000)
+    running = await Caller(elsewhere).admit(CallSize(Prompt(0), output_limit=4_000))
+    task = TaskGuard(elsewhere)
+    for _ in range(50):
+        short = await elsewhere.admit(task, f"openai/{MODEL}", MODEL, SIZE, 60)
+        await elsewhere.settle(task, short, Outcome.OK, Used(1, 8))
+    second = await Caller(elsewhere).admit(CallSize(Prompt(0), output_limit=3_900))
+    async with asyncio.timeout(8):
+        admitted = await Caller(guards).admit(guess)
+    assert admitted.held.held.tokens == 8 + 8
+    for one in (running, second, admitted):
+        await Caller(guards).settle(one)
+    await guards.aclose()
+    await elsewhere.aclose()
