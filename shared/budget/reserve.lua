@@ -21,6 +21,8 @@
 -- ARGV[12] limits as JSON, field -> value of the policy, to begin with where there is none
 -- ARGV[13] now in ms; empty: server TIME
 --
+-- A guess shrinks to LEAST_GUESS tokens at least: a shorter answer is paid for and of no use.
+--
 -- A call that is busy becomes the first in wait for its limit, if there is none: for WAIT_MS, and again each time that it
 -- asks. Others leave room for it, so that many small calls cannot keep out a large one.
 --
@@ -29,14 +31,14 @@
 -- {"refused" | "busy", scope, unit, limit, used, held, requested, reset time in ms or 0, what is known of the
 -- model}: refused if the amount does not fit beside what is used, busy if it does not fit beside what is held, or kept
 -- for the first in wait, too.
-local WAIT_MS = 3000
+local WAIT_MS, LEAST_GUESS = 3000, 64
 local reservations, reservation = KEYS[1], KEYS[2]
 local rid, is_guess, ttl_ms, now_ms = ARGV[1], ARGV[6] == "1", tonumber(ARGV[11]), clock(ARGV[13])
 local limits = read_policy(ARGV[8], ARGV[9], ARGV[12])
 local input = { tokens = tonumber(ARGV[2]), cost = tonumber(ARGV[3]) }
 local output = { tokens = tonumber(ARGV[4]), cost = tonumber(ARGV[5]) }
 local price = output.tokens > 0 and output.cost / output.tokens or 0
-local least = is_guess and math.min(1, output.tokens) or output.tokens
+local least = is_guess and math.min(LEAST_GUESS, output.tokens) or output.tokens
 
 local record = read_record(reservation)
 local is_new = not record

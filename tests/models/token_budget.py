@@ -30,7 +30,7 @@ NOTHING = Amount(0)
 
 UNITS: tuple[Literal["tokens", "cost"], ...] = ("tokens", "cost")
 BUCKETS = 24
-WAIT_MS = 3000
+WAIT_MS, LEAST_GUESS = 3000, 64
 
 
 @dataclass
@@ -92,7 +92,7 @@ class BudgetModel:
     def _grant(self, rid: str, entry: Entry, now_ms: int) -> Busy | Refused | None:
         """Shrink what is guessed until it fits beside what is used; say what does not fit."""
         request, output = entry.request, entry.request.output
-        least = min(1, output.tokens) if request.is_guess else output.tokens
+        least = min(LEAST_GUESS, output.tokens) if request.is_guess else output.tokens
         price = output.cost_nano_usd / output.tokens if output.tokens else 0.0
         lefts = [] if self.limits.request_tokens is None else [("request", "tokens", self.limits.request_tokens, 0, 0)]
         for scope, account in entry.scopes().items():

@@ -30,14 +30,14 @@ from tests.models.token_budget import DAY_MS, BudgetModel
 
 LIMITS = st.builds(
     BudgetLimits,
-    request_tokens=st.sampled_from([None, 12]),
-    daily_tokens=st.sampled_from([None, 60, 97]),
+    request_tokens=st.sampled_from([None, 100]),
+    daily_tokens=st.sampled_from([None, 300, 485]),
     daily_cost_nano_usd=st.sampled_from([None, 500, 333]),
-    user_daily_tokens=st.sampled_from([None, 30]),
+    user_daily_tokens=st.sampled_from([None, 150]),
     user_daily_cost_nano_usd=st.sampled_from([None, 201]),
-    tenant_daily_tokens=st.sampled_from([None, 40]),
+    tenant_daily_tokens=st.sampled_from([None, 200]),
     tenant_daily_cost_nano_usd=st.sampled_from([None, 300]),
-    task_tokens=st.sampled_from([None, 20]),
+    task_tokens=st.sampled_from([None, 120]),
     task_cost_nano_usd=st.sampled_from([None, 99]),
     alert_percents=st.sampled_from([(), (50, 80, 95, 100), (1, 33, 100)]),
     utc_offset_s=st.sampled_from([0, -5 * 3600, 19_800]),
@@ -51,14 +51,14 @@ PAYERS = [
     Payer("acme", user_id="ann"),
 ]
 TTL_MS = 2000
-TOKENS, COST = st.integers(0, 16), st.integers(0, 120)
+TOKENS, COST = st.integers(0, 40), st.integers(0, 120)
 AMOUNTS = st.builds(Amount, tokens=TOKENS, cost_nano_usd=COST)
-OUTPUTS = st.builds(Amount, tokens=st.integers(0, 40), cost_nano_usd=COST) | st.just(Amount(0))
+OUTPUTS = st.builds(Amount, tokens=st.integers(0, 160), cost_nano_usd=COST) | st.just(Amount(0))
 REQUESTS = st.builds(Request, input=AMOUNTS, output=OUTPUTS, is_guess=st.booleans())
 CHARGES = st.builds(
     Charge,
     input_tokens=TOKENS,
-    output_tokens=st.integers(0, 30),
+    output_tokens=st.integers(0, 120),
     cost_nano_usd=COST,
     is_estimated=st.booleans(),
     text_bytes=st.integers(0, 64),

@@ -230,15 +230,36 @@ async def test_guessed_output_shrinks_to_the_limit_of_a_request(aredis):
     budget = Budget(aredis, BudgetLimits(request_tokens=1000))
     assert (await hold(budget, "t1:1:1", 900, output=64_000)).output_tokens == 100
     refused = await hold(budget, "t1:1:2", 1000, output=64_000)
-    assert (refused.scope, refused.requested) == ("request", 1001)
-    assert str(refused).endswith("or set LGRQ_BUDGET_REQUEST_TOKENS to 1001 or more")
+    assert (refused.scope, refused.requested) == ("request", 1064)
+    assert str(refused).endswith("or set LGRQ_BUDGET_REQUEST_TOKENS to 1064 or more")
 
 
 async def test_input_that_does_not_fit_is_refused_whatever_is_guessed(aredis):
     budget = Budget(aredis, BudgetLimits(daily_tokens=100))
     refused = await hold(budget, "t1:1:1", 100, output=4096)
     assert isinstance(refused, Refused)
-    assert (refused.requested, refused.remaining) == (101, 100)
+    assert (refused.requested, refused.remaining) == (164, 100)
+
+
+async def test_room_is_kept_for_the_call_that_waits_longest_until_it_runs(aredis):
+    budget = Budget(aredis, BudgetLimits(daily_tokens=100))
+    await hold(budget, "t1:1:1", 60)
+    assert isinstance(await hold(budget, "t1:1:2", 70), Busy)
+    assert isinstance(await hold(budget, "t1:1:3", 20), Busy)
+    await settle(budget, "t1:1:1", 0, 0, 0)
+    assert isinstance(await hold(budget, "t1:1:4", 40), Busy)
+    assert isinstance(await hold(budget, "t1:1:5", 30), Reservation)
+    assert isinstance(await hold(budget, "t1:1:2", 70), Reservation)
+    await settle(budget, "t1:1:2", 0, 0, 0)
+    assert isinstance(await hold(budget, "t1:1:6", 70), Reservation)
+
+
+async def test_room_is_not_kept_for_a_call_that_asks_no_more(aredis):
+    budget = Budget(aredis, BudgetLimits(daily_tokens=100))
+    await hold(budget, "t1:1:1", 60)
+    await hold(budget, "t1:1:2", 70)
+    assert isinstance(await hold(budget, "t1:1:3", 40, now_ms=NOON + 2_999), Busy)
+    assert isinstance(await hold(budget, "t1:1:3", 40, now_ms=NOON + 3_000), Reservation)
 
 
 async def test_output_limit_that_was_set_is_not_shrunk(aredis):
