@@ -9,7 +9,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
@@ -153,7 +153,7 @@ class EventLoops:
         done(reply)
 
     async def aclose(self) -> None:
-        """Wait briefly for the background tasks, then stop the second loop."""
+        """Wait briefly for the background tasks, then stop the second loop, and the calls in it."""
         await self._loops[asyncio.get_running_loop()].finish()
         self._is_closed = True
         second, self._second = self._second, None
@@ -166,12 +166,20 @@ class EventLoops:
     async def _close_second(self) -> None:
         loop = self._loops[asyncio.get_running_loop()]
         await loop.finish()
+        calls = asyncio.all_tasks() - {asyncio.current_task()}
+        for call in calls:
+            call.cancel()
+        if calls:
+            await asyncio.wait(calls, timeout=_CLOSE_S)
         await loop.redis.aclose()
 
     def _block(self, coroutine: Coroutine[Any, Any, T]) -> T:
         if running_loop():
             stops_a_loop.set(True)
-        return self._submit(coroutine).result()
+        try:
+            return self._submit(coroutine).result()
+        except CancelledError:
+            raise TaskGone("the worker has ended") from None
 
     def _submit(self, coroutine: Coroutine[Any, Any, T]) -> "Future[T]":
         with self._lock:

@@ -256,6 +256,10 @@ class Guards:
             # the task is not checked again, because it may have ended.
             self.loops.run_in_background(self._release(admitted, admit_call(None, allow, None, reserve)))
             raise
+        except Exception:
+            # A fault in the budget: the breaker has let the call through, perhaps as its probe, all the same.
+            self.loops.run_in_background(self._release(admitted, admit_call(None, allow, None, None)))
+            raise
         if decision.reserved:
             self._know(model, decision.reserved.stats)
         return decision

@@ -5,6 +5,7 @@ import time
 
 import pytest
 from redis.asyncio import Redis as AsyncRedis
+from redis.exceptions import ResponseError
 
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome
 from langgraph_rq.shared.budget.token_budget import BudgetLimits, Payer
@@ -128,6 +129,18 @@ async def test_probe_without_a_budget_lets_the_next_one_probe(guards, client, re
     await admit(guards)
     with pytest.raises(ProviderUnavailableError):
         await admit(guards)
+
+
+async def test_probe_of_a_call_that_failed_in_the_budget_is_handed_back(guards, aredis):
+    await open_breaker(aredis)
+    await aredis.set("agent:budget:policy", "not a hash")
+    with pytest.raises(ResponseError):
+        await admit(guards)
+
+    async def is_free():
+        return await probes_in_flight(aredis) == 0
+
+    await until(is_free)
 
 
 async def test_call_refused_by_the_breaker_is_not_booked(guards, aredis):

@@ -11,7 +11,7 @@ from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.worker.guards.call_size import CallSize, Prompt
 from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
 from langgraph_rq.worker.guards.guards import Guards, TaskGuard, Used
-from langgraph_rq.worker.guards.refusals import BudgetExceeded
+from langgraph_rq.worker.guards.refusals import BudgetExceeded, TaskGone
 from tests.breakers import Breakers
 from tests.fleet import PRICING
 from tests.model_calls import OUTPUT_TOKENS, billed, books
@@ -132,6 +132,18 @@ async def test_call_that_is_cancelled_as_its_turn_comes_wakes_the_next(guards):
         async with asyncio.timeout(5):
             await second
         await asyncio.wait([first])
+
+
+async def test_sync_call_that_waits_ends_with_its_worker(client, redis_url):
+    guards = guards_of(client, redis_url, daily_tokens=HELD)
+    await Caller(guards).admit()
+    waits = asyncio.create_task(asyncio.to_thread(guards.loops.run_sync, Caller(guards).admit()))
+    await until(waiting(guards, 1))
+    await guards.aclose()
+    async with asyncio.timeout(5):
+        [ended] = await asyncio.gather(waits, return_exceptions=True)
+    assert isinstance(ended, TaskGone)
+    assert guards._room._lines == {}
 
 
 async def test_calls_of_other_processes_are_noticed(guards, client, redis_url):
