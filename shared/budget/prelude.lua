@@ -85,10 +85,14 @@ local function level_of(limit, percent)
   return (limit - rest) / 100 * percent + math.ceil(rest * percent / 100)
 end
 
-local function raise_alerts(day, scope, unit, used, alerted, limits, alerts)
+-- What was raised counts only for the limit of that time, or a lower one: a raised limit raises its alerts again.
+local function raise_alerts(day, scope, unit, used, alerted, alerted_limit, limits, alerts)
   local limit = limits[scope.name][unit]
   if not limit then
     return
+  end
+  if tonumber(alerted_limit or limit) < limit then
+    alerted = 0
   end
   for word in string.gmatch(limits.alert_percents, "%d+") do
     local percent = tonumber(word)
@@ -97,7 +101,7 @@ local function raise_alerts(day, scope, unit, used, alerted, limits, alerts)
       return -- nor are those above it
     end
     if is_new then
-      redis.call("HSET", scope.key, "alerted_" .. unit, percent)
+      redis.call("HSET", scope.key, "alerted_" .. unit, percent, "alerted_limit_" .. unit, limit)
       table.insert(alerts, { scope.name, scope.subject, unit, percent, used, limit, tonumber(day) })
       redis.call(
         "XADD", alerts.stream, "MAXLEN", "~", 1000, "*",
@@ -109,24 +113,27 @@ local function raise_alerts(day, scope, unit, used, alerted, limits, alerts)
   end
 end
 
--- Add to what a record's scopes hold and have used; raise the alerts that this crosses. A scope that Redis has
+-- Add to what a record's scopes hold and have used, never below 0, as a scope may have been reset or lost; raise the alerts that this crosses. A scope that Redis has
 -- forgotten is left alone, unless `is_lost`: the reservation was lost with it.
 local function book(record, held, used, limits, alerts, is_lost)
   for _, scope in ipairs(scopes_of(record)) do
-    local held_tokens, held_cost, used_tokens, used_cost, alerted_tokens, alerted_cost = unpack(redis.call(
-      "HMGET", scope.key, "held_tokens", "held_cost", "used_tokens", "used_cost", "alerted_tokens", "alerted_cost"
-    ))
+    local held_tokens, held_cost, used_tokens, used_cost, alerted_tokens, alerted_cost, tokens_limit, cost_limit =
+      unpack(redis.call(
+        "HMGET", scope.key, "held_tokens", "held_cost", "used_tokens", "used_cost", "alerted_tokens", "alerted_cost",
+        "alerted_limit_tokens", "alerted_limit_cost"
+      ))
     if held_tokens or is_lost then
-      used_tokens, used_cost = (used_tokens or 0) + used.tokens, (used_cost or 0) + used.cost
+      used_tokens = math.max(0, (used_tokens or 0) + used.tokens)
+      used_cost = math.max(0, (used_cost or 0) + used.cost)
       redis.call(
-        "HSET", scope.key, "held_tokens", (held_tokens or 0) + held.tokens, "held_cost", (held_cost or 0) + held.cost,
-        "used_tokens", used_tokens, "used_cost", used_cost
+        "HSET", scope.key, "held_tokens", math.max(0, (held_tokens or 0) + held.tokens),
+        "held_cost", math.max(0, (held_cost or 0) + held.cost), "used_tokens", used_tokens, "used_cost", used_cost
       )
       if not held_tokens then
         forget_scope_later(scope)
       end
-      raise_alerts(record.day, scope, "tokens", used_tokens, alerted_tokens, limits, alerts)
-      raise_alerts(record.day, scope, "cost", used_cost, alerted_cost, limits, alerts)
+      raise_alerts(record.day, scope, "tokens", used_tokens, alerted_tokens, tokens_limit, limits, alerts)
+      raise_alerts(record.day, scope, "cost", used_cost, alerted_cost, cost_limit, limits, alerts)
     end
   end
 end
@@ -135,8 +142,13 @@ end
 local function count(record, input_tokens, output_tokens, expired_tokens, calls, estimated_calls, cost)
   local models = "agent:budget:" .. record.day .. ":models"
   local totals = redis.call("HGET", models, record.model)
-  local i, o, x, n, e, c = string.match(totals or "0 0 0 0 0 0", "(%d+) (%d+) (%d+) (%d+) (%d+) (%d+)")
-  local sums = { i + input_tokens, o + output_tokens, x + expired_tokens, n + calls, e + estimated_calls, c + cost }
+  local sums, more = {}, { input_tokens, output_tokens, expired_tokens, calls, estimated_calls, cost }
+  for number in string.gmatch(totals or "", "-?%d+") do
+    sums[#sums + 1] = tonumber(number)
+  end
+  for i = 1, #more do
+    sums[i] = math.max(0, (sums[i] or 0) + more[i])
+  end
   redis.call("HSET", models, record.model, string.format("%.0f %.0f %.0f %.0f %.0f %.0f", unpack(sums)))
   if not totals then
     redis.call("PEXPIRE", models, 8 * DAY_MS)

@@ -18,6 +18,6 @@ local key = "agent:budget:" .. string.format("%d", day) .. ":" .. (scope == "glo
 local used = redis.call("HMGET", key, "used_tokens", "used_cost")
 if redis.call("EXISTS", key) == 1 then
   redis.call("HSET", key, "used_tokens", 0, "used_cost", 0)
-  redis.call("HDEL", key, "alerted_tokens", "alerted_cost")
+  redis.call("HDEL", key, "alerted_tokens", "alerted_cost", "alerted_limit_tokens", "alerted_limit_cost")
 end
 return { day, tonumber(used[1] or 0), tonumber(used[2] or 0) }

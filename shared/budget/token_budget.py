@@ -27,7 +27,8 @@ Keys:
                                                        user:[<tenant>:]<user>, task ("tokens nano-dollars", - for no
                                                        limit), hold, alert_percents, utc_offset_s; stays
     agent:budget:<day>:global                  hash    used_tokens, held_tokens, used_cost, held_cost (nano-dollars),
-                                                       alerted_tokens, alerted_cost (percent), waiter ("tokens
+                                                       alerted_tokens, alerted_cost (percent), alerted_limit_tokens,
+                                                       alerted_limit_cost, waiter ("tokens
                                                        nano-dollars end id" of the first call that waits)
     agent:budget:<day>:tenant:<tenant>         hash    the same
     agent:budget:<day>:user:[<tenant>:]<user>  hash    the same

@@ -98,7 +98,8 @@ def _read_usage(is_fleet: bool, reply: Sequence[Any]) -> Usage:
 
 def _meter(fields: Mapping[str, Any], unit: str, limit: int | None, alert_percents: Sequence[int]) -> Meter:
     alerted, used, held = (int(fields.get(f"{name}_{unit}", 0)) for name in ("alerted", "used", "held"))
-    raised = tuple(percent for percent in alert_percents if percent <= alerted)
+    is_higher = limit is not None and int(fields.get(f"alerted_limit_{unit}", limit)) < limit
+    raised = tuple(percent for percent in alert_percents if percent <= alerted and not is_higher)
     return Meter(used, held, limit, raised)
 
 

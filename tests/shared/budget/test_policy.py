@@ -1,5 +1,7 @@
 """The fleet's limits in Redis: what the first process sets, what a person changes, and who obeys."""
 
+import time
+
 import pytest
 
 from langgraph_rq.shared.budget.policy import (
@@ -92,6 +94,31 @@ async def test_reset_forgets_what_was_used_and_keeps_what_is_held(aredis):
     usage = await budget.usage(payer=ANN)
     assert (usage.tokens.used, usage.tokens.held, usage.tokens.alerts) == (0, 10, ())
     assert (await budget.usage()).tokens.used == 90
+
+
+async def test_raised_limit_raises_its_alerts_again(aredis):
+    budget = Budget(aredis, LIMITS)
+    await ask(aredis, 95)
+    first = await budget.settle("t1:1:1", Charge(95, 0), "gpt-4o", ANN)
+    assert [alert.percent for alert in first.alerts] == [50, 80, 95]
+    await run(aredis, set_limit_call(LIMITS, "user", tokens=200))
+    assert (await budget.usage(payer=ANN)).tokens.alerts == ()
+    await ask(aredis, 5, rid="t1:1:2")
+    second = await budget.settle("t1:1:2", Charge(5, 0), "gpt-4o", ANN)
+    assert [(alert.percent, alert.limit) for alert in second.alerts] == [(50, 200)]
+
+
+async def test_reset_between_a_charge_and_its_correction_leaves_nothing_below_zero(aredis):
+    budget = Budget(aredis, LIMITS)
+    await ask(aredis, 90)
+    await budget.expire(now_ms=int((time.time() + 120) * 1000))
+    await run(aredis, reset_used_call(LIMITS, "user", ANN))
+    (models,) = await aredis.keys("agent:budget:*:models")
+    await aredis.delete(models)
+    for settled in (1, 2):
+        await budget.settle("t1:1:1", Charge(10, 0), "gpt-4o", ANN)
+        assert (await budget.usage(payer=ANN)).tokens.used == 0
+        assert await aredis.hget(models, "gpt-4o") == b"10 0 0 0 0 0", settled
 
 
 def test_limits_that_make_no_sense_are_refused():
