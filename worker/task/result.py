@@ -103,12 +103,6 @@ def read_error(error: BaseException, deadline_at: float) -> Result:
         return Result(State.CANCELLED)
     if isinstance(error, CheckpointOutageError) or is_outage(error):
         return Result(State.PENDING, error=(ErrorType.GUARD_UNAVAILABLE, message), retry_after_s=_OUTAGE_WAIT_S)
-    if isinstance(error, BudgetBusy) and error.retry_after_s and error.retry_after_s < left_s:
-        return Result(State.PENDING, error=(error.error_type, message), retry_after_s=error.retry_after_s)
-    if isinstance(error, DeadlinePassed):
-        return Result(State.TIMEOUT, error=(ErrorType.TIMEOUT, message))
-    if isinstance(error, GuardUnavailable) and left_s <= _CLOSE_S:
-        return Result(State.TIMEOUT, error=(ErrorType.TIMEOUT, f"the deadline passed while {message}"))
     wait_s = wait_for_provider_s(error, deadline_at)
     if wait_s is not None:
         return Result(State.PENDING, error=(ErrorType.PROVIDER_UNAVAILABLE, message), retry_after_s=wait_s)
@@ -120,7 +114,7 @@ def read_error(error: BaseException, deadline_at: float) -> Result:
             is_worth_retrying=True,
         )
     if isinstance(error, Refusal):
-        return Result(State.ERROR, error=(error.error_type, message), retry_after_s=error.retry_after_s)
+        return _read_refusal(error, message, left_s)
     if isinstance(error, ToolError):
         return Result(
             State.ERROR,
@@ -133,6 +127,17 @@ def read_error(error: BaseException, deadline_at: float) -> Result:
     # The rule of LangGraph's RetryPolicy: a TypeError, say, would be raised again.
     is_passing = is_provider or (isinstance(error, Exception) and default_retry_on(error))
     return Result(State.ERROR, error=(kind, f"{type(error).__name__}: {error}"), is_worth_retrying=is_passing)
+
+
+def _read_refusal(error: Refusal, message: str, left_s: float) -> Result:
+    """Read the end of a run whose model call was refused, `left_s` before its deadline."""
+    if isinstance(error, BudgetBusy) and error.retry_after_s and error.retry_after_s < left_s:
+        return Result(State.PENDING, error=(error.error_type, message), retry_after_s=error.retry_after_s)
+    if isinstance(error, DeadlinePassed):
+        return Result(State.TIMEOUT, error=(ErrorType.TIMEOUT, message))
+    if isinstance(error, GuardUnavailable) and left_s <= _CLOSE_S:
+        return Result(State.TIMEOUT, error=(ErrorType.TIMEOUT, f"the deadline passed while {message}"))
+    return Result(State.ERROR, error=(error.error_type, message), retry_after_s=error.retry_after_s)
 
 
 def _is_of_a_model_call(error: BaseException) -> bool:
