@@ -17,7 +17,8 @@
 -- Returns {ids queued again, ids past their deadline that nobody runs, ids that RQ's tools removed,
 --          1 if more may be past their deadline, else 0, graphs of the live workers if there are overdue ids,
 --          ids whose hash cannot be read, which nobody runs either}
-local open_key, sweep_key, delayed_key, graphs_key, queues_key, workers_key = unpack(KEYS)
+local open_key, sweep_key, delayed_key, graphs_key, queues_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local workers_key = KEYS[6]
 local n, now_ms = tonumber(ARGV[1]), clock(ARGV[2])
 -- Longer lists are not searched: they would block Redis.
 local SEARCHED = 10000

@@ -32,6 +32,7 @@ IDS = [f"t{i}" for i in range(12)]
 QUEUES = ["q_high", "q"]
 WORKERS = ["w1", "w2"]
 GRAPHS = {"w1": ["assistant", "left"], "w2": ["assistant", "right"]}
+SIDE_QUEUES = [side_queue(queue, graph) for queue in QUEUES for graph in ("left", "right")]
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -151,7 +152,7 @@ class QueueMachine(RuleBasedStateMachine):
         for worker in WORKERS:
             self.renew(worker)
 
-    @rule(task_id=st.sampled_from(IDS), queue=st.sampled_from(QUEUES), at_front=st.booleans())
+    @rule(task_id=st.sampled_from(IDS), queue=st.sampled_from(QUEUES + SIDE_QUEUES), at_front=st.booleans())
     def push_an_id_again_as_stock_rq_does(self, task_id: str, queue: str, *, at_front: bool) -> None:
         push = self.redis.lpush if at_front else self.redis.rpush
         push(f"rq:queue:{queue}", task_id)
@@ -199,7 +200,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def each_user_is_counted_by_the_ids_that_lie_on_a_queue(self) -> None:
-        for queue in QUEUES:
+        for queue in QUEUES + SIDE_QUEUES:
             counts: Counter[bytes] = Counter()
             for id_ in set(self.redis.lrange(f"rq:queue:{queue}", 0, -1)):
                 place, home, user = self.redis.hmget(f"agent:task:{id_.decode()}", "place", "queue", "user")

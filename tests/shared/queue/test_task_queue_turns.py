@@ -273,6 +273,17 @@ async def test_sweeper_queues_again_what_a_deleted_key_had_held(queue, loss):
     assert ("owned" in ran) == (loss == "agent:own:w1")
 
 
+async def test_sweeper_drops_the_id_of_a_running_task_and_gives_no_user_a_turn_for_it(queue):
+    await queue.submit("t1", user_id="ann")
+    await queue.claim_ids()
+    for task_id in ("t2", "t3"):
+        await queue.submit(task_id, user_id="ann")
+    await queue.redis.lpush("rq:queue:agent_tasks", "t1")  # as `rq requeue` may
+    await queue.sweep()
+    assert await queue.redis.lrange("rq:queue:agent_tasks", 0, -1) == [b"t2"]
+    assert await queue.claim_ids(3) == ["t2", "t3"]
+
+
 async def test_sweeper_reports_a_job_that_an_rq_tool_removed(queue):
     await queue.submit("gone")
     await queue.redis.delete("rq:job:gone", "rq:queue:agent_tasks")
