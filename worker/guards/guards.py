@@ -336,7 +336,7 @@ class Guards:
             if left_s <= 0 and problem is None:
                 raise DeadlinePassed("the task's deadline has passed")
             if left_s <= 0 or (problem and task.deadline_at is None):
-                raise GuardUnavailable(f"Redis could not be asked whether a call may start: {problem}")
+                raise GuardUnavailable(f"Redis could not be asked whether a call may start: {problem}", _BUSY_RETRY_S)
             problem = "the worker's lease may be over"
             if self.is_held():
                 decision = await self.loops.attempt(call)

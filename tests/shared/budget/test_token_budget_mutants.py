@@ -56,7 +56,7 @@ MUTANTS = {
         "{ tokens = -record.tokens, cost = -record.cost }",
         "{ tokens = 0, cost = 0 }",
     ),
-    "an alert is raised again and again": ("settle", 'redis.call("HSET", scope.key, "alerted_" .. unit, percent)', ""),
+    "an alert is raised again and again": ("settle", '"HSET", scope.key, "alerted_"', '"HSET", scope.key, "nothing_"'),
 }
 
 

@@ -549,5 +549,5 @@ async def test_sync_call_in_an_async_node_does_not_stop_the_loop_of_the_call_tha
         group.create_task(settle_in_the_same_loop())
         result = await run_node(redis_url, node, budget=limits, deadline_s=20)
     assert result.status is State.SUCCESS, result.error
-    assert len(attempts) == 2
+    assert len(attempts) > 1
     assert await books(aredis) == (billed(llm), 0)
