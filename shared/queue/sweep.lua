@@ -120,6 +120,14 @@ local from = natural(redis.call('GET', sweep_key), 0)
 local ids = redis.call('ZRANGE', open_key, from, from + n - 1)
 redis.call('SET', sweep_key, #ids < n and 0 or from + n, 'EX', 86400)
 local again, removed, unreadable = {}, {}, {}
+-- A thread that lost its list gets it back from its task that runs or is next, before a parked one is taken for next.
+for _, id in ipairs(ids) do
+  local state, place, thread = unpack(redis.call('HMGET', 'agent:task:' .. id, 'state', 'place', 'thread'))
+  if thread and place ~= 'parked' and (state == 'pending' or state == 'running')
+      and redis.call('EXISTS', 'agent:thread:' .. thread) == 0 then
+    redis.call('RPUSH', 'agent:thread:' .. thread, id)
+  end
+end
 for _, id in ipairs(ids) do
   local task_key = 'agent:task:' .. id
   local task = redis.call('HMGET', task_key, 'state', 'place', 'queue', 'user', 'thread', 'owner', 'epoch')

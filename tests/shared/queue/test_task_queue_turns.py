@@ -361,3 +361,15 @@ async def test_id_that_is_none_is_dropped_whatever_its_hash_says(queue):
     await queue.redis.hset(b"agent:task:\xff", mapping={"state": "pending", "epoch": 0, "created": 1, "deadline": 1})
     await queue.redis.rpush("rq:queue:agent_tasks", b"\xff")
     assert len((await queue.claim()).dropped) == 1
+
+
+async def test_thread_that_lost_its_list_still_runs_one_task_at_a_time(queue):
+    for name in ("t0", "t1", "t2"):
+        await queue.submit(name, thread_id="chat")
+    (first,) = (await queue.claim("w1", 1)).tasks
+    await queue.redis.delete("agent:thread:chat")
+    assert (await queue.sweep()).again == ()
+    assert await queue.claim_ids() == []
+    await queue.finish(first, "w1")
+    assert (await queue.sweep()).again != ()
+    assert len(await queue.claim_ids(9)) == 1
