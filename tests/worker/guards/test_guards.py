@@ -133,7 +133,7 @@ async def test_probe_without_a_budget_lets_the_next_one_probe(guards, client, re
 
 async def test_probe_of_a_call_that_failed_in_the_budget_is_handed_back(guards, aredis):
     await open_breaker(aredis)
-    await aredis.set("agent:budget:policy", "not a hash")
+    await aredis.hset("agent:budget:policy", "utc_offset_s", "two hours")
     with pytest.raises(ResponseError):
         await admit(guards)
 

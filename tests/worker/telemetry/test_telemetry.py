@@ -5,6 +5,7 @@ import json
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypedDict
 
 import pytest
@@ -259,18 +260,27 @@ async def test_end_that_was_refused_is_taken_back_in_the_audit_log(redis_url, cl
     assert [json.loads(entry["details"])["attempts"] for entry in entries] == [1, 1]
 
 
+@contextmanager
+def forbidden_audit_log(redis_client):
+    """Let Redis refuse all that touches the audit log, for want of a permission."""
+    redis_client.execute_command("ACL", "SETUSER", "default", "resetkeys", "~rq:*", "~agent:[^a]*")
+    try:
+        yield
+    finally:
+        redis_client.execute_command("ACL", "SETUSER", "default", "allkeys")
+
+
 async def test_ends_that_could_not_be_recorded_are_recorded_once_that_is_possible(
     redis_url, client, redis_client, lines, monkeypatch
 ):
     monkeypatch.setattr("langgraph_rq.shared.telemetry.audit._OVERDUE_S", 0.05)
     audit = Audit("key")
-    redis_client.set(STREAM, "somebody else's")
     async with worker(redis_url, {"g": one_node_graph(answer, Asked)}, audit=audit):
-        tasks = [client.submit({"question": "x"}, graph="g").task_id for _ in range(3)]
-        for task in tasks:
-            await ended(client, task)
-        await until(lambda: len(lines.named("record.refused")) >= 3)
-        redis_client.delete(STREAM)
+        with forbidden_audit_log(redis_client):
+            tasks = [client.submit({"question": "x"}, graph="g").task_id for _ in range(3)]
+            for task in tasks:
+                await ended(client, task)
+            await until(lambda: len(lines.named("record.refused")) >= 3)
         await until(lambda: redis_client.xlen(STREAM) == 3)
     entries = [entry for _, entry in redis_client.xrange(STREAM)]
     assert [entry["seq"] for entry in entries] == ["1", "2", "3"]
@@ -292,11 +302,10 @@ async def test_task_ends_whose_spans_cannot_be_written(redis_url, client, lines,
 
 async def test_worker_that_ends_records_what_is_left(redis_url, client, redis_client, lines):
     audit = Audit("key")
-    redis_client.set(STREAM, "somebody else's")
     async with worker(redis_url, {"g": one_node_graph(answer, Asked)}, audit=audit):
-        await ended(client, client.submit({"question": "x"}, graph="g").task_id)
-        await until(lambda: lines.named("record.refused"))
-        redis_client.delete(STREAM)
+        with forbidden_audit_log(redis_client):
+            await ended(client, client.submit({"question": "x"}, graph="g").task_id)
+            await until(lambda: lines.named("record.refused"))
     assert redis_client.xlen(STREAM) == 1
 
 
