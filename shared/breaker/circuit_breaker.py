@@ -7,7 +7,7 @@ half_open  single calls go through, the probes, each with a lease: a good one cl
 Beside the state there is a cooldown: a provider that answers 429 is healthy and wants a pause, so all callers wait.
 Each transition starts a new generation. A call reports under the generation that admitted it, and a report of an older
 one has no vote: a slow failure from before an outage cannot reopen a breaker that has closed since. A probe that is
-answered after its lease still closes the breaker: the provider is back, whoever asks next.
+answered after its lease still closes the breaker: the provider is back, the next caller is admitted.
 
 Keys, forgotten 24 hours after their last use; forgetting never makes a transition, and all times are the server's:
     agent:breaker:<name>         hash  state, why, generation, changed_at, open_ends_at, cooldown_ends_at (ms since the

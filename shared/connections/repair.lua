@@ -1,7 +1,7 @@
 -- Redis as every script sees it: a key of another type than a command expects is as good as none (R15 in
 -- docs/architecture.md). `load_script` puts this file before each script.
 --
--- Whoever may write to Redis can put a list where a hash should be. What stood there before is lost already, so the
+-- A client that may write to Redis can put a list where a hash should be. What stood there is lost already, so the
 -- script that meets the list deletes it, says so in the log of the server, and goes on. A caller that may not delete it
 -- gets the answer of an empty key. A field that should be a number and is none is deleted likewise.
 local server = redis

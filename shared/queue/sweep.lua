@@ -14,9 +14,9 @@
 -- KEYS[6] agent:workers   zset    worker -> lease end (ms)
 -- ARGV[1] n, tasks looked at
 -- ARGV[2] now (ms) in tests, else empty
--- Returns {ids queued again, ids past their deadline that nobody runs, ids that RQ's tools removed,
+-- Returns {ids queued again, ids past their deadline that no worker runs, ids that RQ's tools removed,
 --          1 if more may be past their deadline, else 0, graphs of the live workers if there are overdue ids,
---          ids whose hash cannot be read, which nobody runs either}
+--          ids whose hash cannot be read, which no worker runs either}
 local open_key, sweep_key, delayed_key, graphs_key, queues_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local workers_key = KEYS[6]
 local n, now_ms = tonumber(ARGV[1]), clock(ARGV[2])

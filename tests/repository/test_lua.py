@@ -137,7 +137,7 @@ async def test_scripts_are_taught_and_run_in_one_round_trip_lest_they_are_forgot
     calls = [
         scripts.Call(scripts.make_script(name, f"return '{name}'"), [], [], bytes.decode) for name in ("one", "two")
     ]
-    # One of its own, which nobody else asks: its reads are counted.
+    # One of its own, which no other caller uses: its reads are counted.
     with EmbeddedRedis() as server:
         async with open_async(server.url) as redis, redis.client() as asking:
             connection = KeptConnection(redis)
