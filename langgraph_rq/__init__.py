@@ -29,10 +29,10 @@ if TYPE_CHECKING:
         WaitTimeoutError,
     )
     from langgraph_rq.shared.tasks import State, Task, TaskError, TaskLimits, TaskResult
-    from langgraph_rq.worker.guards.guarded_embeddings import guarded_embeddings
-    from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
+    from langgraph_rq.worker.calls.guarded_embeddings import guarded_embeddings
+    from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
+    from langgraph_rq.worker.calls.tools import guarded
     from langgraph_rq.worker.guards.refusals import ToolError
-    from langgraph_rq.worker.guards.tools import guarded
 
 _ERRORS = "langgraph_rq.shared.errors"
 _TASKS = "langgraph_rq.shared.tasks"
@@ -57,9 +57,9 @@ _HOMES = {
     "UnknownGraphError": _ERRORS,
     "UnknownTaskError": _ERRORS,
     "WaitTimeoutError": _ERRORS,
-    "guarded": "langgraph_rq.worker.guards.tools",
-    "guarded_chat_model": "langgraph_rq.worker.guards.guarded_model",
-    "guarded_embeddings": "langgraph_rq.worker.guards.guarded_embeddings",
+    "guarded": "langgraph_rq.worker.calls.tools",
+    "guarded_chat_model": "langgraph_rq.worker.calls.guarded_model",
+    "guarded_embeddings": "langgraph_rq.worker.calls.guarded_embeddings",
 }
 
 __all__ = [

@@ -11,6 +11,7 @@ assistant/   the built-in graph
 task/        the life of one task
 state/       checkpoints and the store
 graphs/      from langgraph.json to graphs that are ready to run
+calls/       guarded models, embeddings and tools: retries, fallbacks, what an error means
 guards/      which model call may start, and what it cost
 
 dev/ holds the offline model server of the demo, the tests and the benchmarks.

@@ -26,12 +26,12 @@ from langgraph_rq.shared.settings import (
 from langgraph_rq.shared.settings.environment import file_of
 from langgraph_rq.shared.telemetry.audit import Audit
 from langgraph_rq.shared.telemetry.logs import get_logger
+from langgraph_rq.worker.calls.provider_key import VARIABLE, KeyFile
+from langgraph_rq.worker.calls.stream_usage import ask_for_usage
 from langgraph_rq.worker.graphs.graphs import load_graphs
 from langgraph_rq.worker.graphs.langgraph_json import read_langgraph_json
 from langgraph_rq.worker.guards.fleet_limits import obeyed_limits
 from langgraph_rq.worker.guards.guards import Guards
-from langgraph_rq.worker.guards.provider_key import VARIABLE, KeyFile
-from langgraph_rq.worker.guards.stream_usage import ask_for_usage
 from langgraph_rq.worker.state.checkpoints import Checkpointer
 from langgraph_rq.worker.state.store import open_store
 from langgraph_rq.worker.task.events import EventWriter

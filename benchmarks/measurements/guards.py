@@ -25,9 +25,9 @@ from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.shared.queue.keys import task_hash
 from langgraph_rq.shared.telemetry.logs import configure
+from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 from langgraph_rq.worker.guards.call_size import CallSize, Prompt
-from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
 from langgraph_rq.worker.guards.guards import Admitted, Guards, TaskGuard, Used, current_task
 
 PING_LIMIT = 3.0

@@ -31,7 +31,7 @@ class HourlyCost:
 def hourly_cost_call(utc_offset_s: int = 0, now_ms: int | None = None) -> Call[HourlyCost]:
     """Look at what this hour costs; `now_ms` is a test's clock, None the server's."""
     return Call(
-        load_script("shared/budget/hourly_cost"),
+        load_script("shared/budget/scripts/hourly_cost"),
         [HOURS, ALERTS],
         [utc_offset_s, TIMES, HISTORY_HOURS, "" if now_ms is None else now_ms],
         lambda reply: HourlyCost(int(reply[0]), int(reply[1]), bool(reply[2])),

@@ -58,7 +58,7 @@ class NotALimitError(ValueError):
 
 def read_policy_call() -> Call[Policy | None]:
     """Read the fleet's limits; None: no call was made yet, so that the first one's settings will be the limits."""
-    return Call(load_script("shared/budget/read_policy"), [POLICY], [], _policy)
+    return Call(load_script("shared/budget/scripts/read_policy"), [POLICY], [], _policy)
 
 
 def set_limit_call(
@@ -87,7 +87,10 @@ def set_limit_call(
         raise NotALimitError("expected the limit of a request to be in tokens, got: an amount of money")
     amounts = [_written(amount, is_raise=is_raise) for amount in (tokens, cost_nano_usd)]
     return Call(
-        load_script("shared/budget/set_limit"), [POLICY], [seed.encoded, _field(scope, payer), *amounts, 0], _change
+        load_script("shared/budget/scripts/set_limit"),
+        [POLICY],
+        [seed.encoded, _field(scope, payer), *amounts, 0],
+        _change,
     )
 
 
@@ -98,7 +101,7 @@ def set_option_call(seed: BudgetLimits, option: Literal["hold", "utc_offset_s"],
         ValueError: the value is none of this option's.
     """
     checked = Hold(value).value if option == "hold" else str(BudgetLimits(utc_offset_s=int(value)).utc_offset_s)
-    script = load_script("shared/budget/set_limit")
+    script = load_script("shared/budget/scripts/set_limit")
     return Call(
         script, [POLICY], [seed.encoded, option, checked, "", 0], lambda reply: (text(reply[0]), text(reply[1]))
     )
@@ -106,7 +109,7 @@ def set_option_call(seed: BudgetLimits, option: Literal["hold", "utc_offset_s"],
 
 def remove_limit_call(seed: BudgetLimits, scope: Literal["tenant", "user"], payer: Payer) -> Call[Change]:
     """Let a tenant or user have the limit for all of them again."""
-    script = load_script("shared/budget/set_limit")
+    script = load_script("shared/budget/scripts/set_limit")
     return Call(script, [POLICY], [seed.encoded, _field(scope, payer), "", "", 1], _change)
 
 
@@ -120,7 +123,7 @@ def reset_used_call(
     subject = _subject(scope, payer) if payer else ""
     now = "" if now_ms is None else now_ms
     return Call(
-        load_script("shared/budget/reset_used"),
+        load_script("shared/budget/scripts/reset_used"),
         [POLICY],
         [seed.encoded, scope, subject, now],
         lambda reply: Amount(int(reply[1]), int(reply[2])),

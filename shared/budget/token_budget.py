@@ -93,7 +93,7 @@ ALERTS = "agent:budget:alerts"
 MAX_TTL_MS = 24 * 3600 * 1000
 """The longest life of a reservation; far below the 7 days after which Redis forgets its scopes."""
 
-RESERVE, SETTLE, EXPIRE = (load_script(f"shared/budget/{verb}") for verb in ("reserve", "settle", "expire"))
+RESERVE, SETTLE, EXPIRE = (load_script(f"shared/budget/scripts/{verb}") for verb in ("reserve", "settle", "expire"))
 
 
 def reserve_call(

@@ -74,7 +74,7 @@ def usage_call(
     number = "" if day is None else (day - day_of(0)).days
     subject = "" if payer is None else payer.user if scope == "user" else payer.encoded_tenant
     return Call(
-        load_script("shared/budget/usage"),
+        load_script("shared/budget/scripts/usage"),
         [POLICY],
         [number, "global" if payer is None else scope, subject, limits.encoded, "" if now_ms is None else now_ms],
         lambda reply: _read_usage(payer is None, reply),

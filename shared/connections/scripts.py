@@ -1,4 +1,4 @@
-"""Load the .lua files beside their Python owners and call them from sync and async clients alike.
+"""Load .lua files and call them from sync and async clients alike.
 
 A verb of the queue, the breaker or the budget is a pure function that returns a `Call`: which script, with which keys
 and arguments, and how to read its reply. The logic exists once; only the awaiting differs.

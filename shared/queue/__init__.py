@@ -1,1 +1,1 @@
-"""The queue: who owns which task, decided in one Lua script per verb. Begin with verbs.py."""
+"""The queue: who owns which task. One Lua script per verb in scripts/; begin with verbs.py."""

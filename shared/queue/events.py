@@ -92,7 +92,7 @@ def append_call(task_id: str, epoch: int, worker: str, written: int, events: Seq
     """Add events after the `written` first ones of this attempt; answers how many are written now, -1: fenced off."""
     pairs: list[Argument] = [part for event in events for part in event]
     return Call(
-        load_script("shared/queue/append_events"),
+        load_script("shared/queue/scripts/append_events"),
         [task_hash(task_id), events_key(task_id)],
         [epoch, worker, written, LONGEST_STREAM, *pairs],
         int,

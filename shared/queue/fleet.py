@@ -62,7 +62,7 @@ class Fleet:
 def fleet_call(*, now_ms: int | None = None) -> Call[Fleet]:
     """Read the fleet; `now_ms` is a test's clock, None the server's."""
     keys = [WORKERS, RQ_QUEUES, OPEN, DELAYED]
-    return Call(load_script("shared/queue/fleet"), keys, ["" if now_ms is None else now_ms], _read_fleet)
+    return Call(load_script("shared/queue/scripts/fleet"), keys, ["" if now_ms is None else now_ms], _read_fleet)
 
 
 def _read_fleet(reply: Sequence[Any]) -> Fleet:

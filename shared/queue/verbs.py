@@ -90,7 +90,7 @@ def submit_call(task: Task, queue: str, times: QueueTimes, now_ms: int | str = _
     """Put `task` on `queue` unless its id is known already."""
     key = task.key
     return Call(
-        load_script("shared/queue/submit"),
+        load_script("shared/queue/scripts/submit"),
         [task_hash(key), job_hash(key), RQ_QUEUES, OPEN, GRAPHS, WORKERS],
         [
             key,
@@ -114,7 +114,7 @@ def submit_call(task: Task, queue: str, times: QueueTimes, now_ms: int | str = _
 
 def missing_worker_call(task_id: str, now_ms: int | str = _NOW) -> Call[str | None]:
     """Ask why no live worker could run a pending task; None: one could."""
-    return Call(load_script("shared/queue/missing_worker"), [task_hash(task_id)], [now_ms], read_missing)
+    return Call(load_script("shared/queue/scripts/missing_worker"), [task_hash(task_id)], [now_ms], read_missing)
 
 
 def renew_call(
@@ -131,7 +131,7 @@ def renew_call(
     It also announces that the worker serves these graphs (-> the JSON schema of their input) from these queues.
     """
     return Call(
-        load_script("shared/queue/renew"),
+        load_script("shared/queue/scripts/renew"),
         [WORKERS, own_key(worker), GRAPHS, GRAPH_SCHEMAS, rq_worker_key(worker), *map(serving_key, queues)],
         [worker, lease_ms, int(join), json.dumps(dict(graphs)), _rq_now(), graph_list(graphs), now_ms],
         read_lease,
@@ -143,7 +143,7 @@ def claim_call(
 ) -> Call[Claim]:
     """Take up to `n` tasks, the queues in strict order. A task whose graph is not in the `graph_list` is put aside."""
     return Call(
-        load_script("shared/queue/claim"),
+        load_script("shared/queue/scripts/claim"),
         [WORKERS, own_key(worker), OPEN, RQ_SUSPENDED, rq_worker_key(worker), *map(queue_key, queues)],
         [
             worker,
@@ -176,7 +176,7 @@ def adopt_call(
     it is not this worker's to run: fenced off, parked for its thread, or put aside.
     """
     return Call(
-        load_script("shared/queue/adopt"),
+        load_script("shared/queue/scripts/adopt"),
         [task_hash(claimed.id), job_hash(claimed.id), OPEN, own_key(worker), GRAPHS],
         [
             claimed.id,
@@ -213,7 +213,7 @@ def finish_call(
     task_id, queue = claimed.id, claimed.queue
     job_status = _job_status(state)
     return Call(
-        load_script("shared/queue/finish"),
+        load_script("shared/queue/scripts/finish"),
         [
             task_hash(task_id),
             result_key(task_id),
@@ -262,7 +262,7 @@ def release_call(
     No crash is charged; `failed` counts against the task's max_attempts.
     """
     return Call(
-        load_script("shared/queue/release"),
+        load_script("shared/queue/scripts/release"),
         [task_hash(task_id), own_key(worker), DELAYED, wip_key(queue), job_hash(task_id)],
         [task_id, epoch, worker, delay_ms, int(failed), LONGEST_STREAM, now_ms],
         bool,
@@ -278,7 +278,7 @@ def cancel_call(
     in which it is now; None: there is no such task.
     """
     return Call(
-        load_script("shared/queue/cancel"),
+        load_script("shared/queue/scripts/cancel"),
         [task_hash(task_id), result_key(task_id), events_key(task_id), OPEN, DELAYED, job_hash(task_id)],
         [
             task_id,
@@ -301,7 +301,7 @@ def sweep_call(n: int = 100, now_ms: int | str = _NOW) -> Call[Swept]:
     Drops ended tasks from the head of a queue too, which no worker may read any more.
     """
     return Call(
-        load_script("shared/queue/sweep"),
+        load_script("shared/queue/scripts/sweep"),
         [OPEN, SWEEP, DELAYED, GRAPHS, RQ_QUEUES, WORKERS],
         [n, now_ms],
         read_swept,
@@ -310,23 +310,23 @@ def sweep_call(n: int = 100, now_ms: int | str = _NOW) -> Call[Swept]:
 
 def owns_call(task_id: str, epoch: int, worker: str, now_ms: int | str = _NOW) -> Call[Ownership]:
     """Check that the worker still owns the task and may go on with it."""
-    return Call(load_script("shared/queue/owns"), [task_hash(task_id)], [epoch, worker, now_ms], Ownership)
+    return Call(load_script("shared/queue/scripts/owns"), [task_hash(task_id)], [epoch, worker, now_ms], Ownership)
 
 
 def use_call(task_id: str, used: Use) -> Call[bool]:
     """Add what a model call used to its task; False: the task is not kept any more."""
     args = [used.input_tokens, used.output_tokens, used.cost_nano_usd, used.estimated_calls]
-    return Call(load_script("shared/queue/use"), [task_hash(task_id)], args, bool)
+    return Call(load_script("shared/queue/scripts/use"), [task_hash(task_id)], args, bool)
 
 
 def block_call(task_id: str, epoch: int, worker: str, line: str) -> Call[bool]:
     """Record that a task blocks its worker's event loop in `line` (file:line); False: the worker owns it no more."""
-    return Call(load_script("shared/queue/block"), [task_hash(task_id)], [epoch, worker, line], bool)
+    return Call(load_script("shared/queue/scripts/block"), [task_hash(task_id)], [epoch, worker, line], bool)
 
 
 def leave_call(worker: str) -> Call[int]:
     """Leave the fleet; returns how many tasks the worker still owns, in which case it has not left."""
-    return Call(load_script("shared/queue/leave"), [WORKERS, own_key(worker)], [worker], int)
+    return Call(load_script("shared/queue/scripts/leave"), [WORKERS, own_key(worker)], [worker], int)
 
 
 def reap_call(n: int = 100, now_ms: int | str = _NOW, *, worker: str = "") -> Call[Reaped]:
@@ -336,7 +336,7 @@ def reap_call(n: int = 100, now_ms: int | str = _NOW, *, worker: str = "") -> Ca
     delayed those of the others too.
     """
     return Call(
-        load_script("shared/queue/reap"),
+        load_script("shared/queue/scripts/reap"),
         [WORKERS, DELAYED, RQ_WORKERS],
         [n, worker, LONGEST_STREAM, now_ms],
         read_reaped,

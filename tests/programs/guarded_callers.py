@@ -25,9 +25,9 @@ from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits
 from langgraph_rq.shared.budget.pricing import Pricing
 from langgraph_rq.shared.budget.token_budget import BudgetLimits
 from langgraph_rq.shared.connections.clients import open_async
-from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
+from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
+from langgraph_rq.worker.calls.model_call import CallLimits
 from langgraph_rq.worker.guards.guards import Guards, TaskGuard, current_task
-from langgraph_rq.worker.guards.model_call import CallLimits
 from langgraph_rq.worker.guards.refusals import BudgetExceeded, ProviderUnavailableError
 
 BREAKER = BreakerLimits(window_s=0, open_s=0.2, max_open_s=0.2)

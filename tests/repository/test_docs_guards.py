@@ -19,9 +19,9 @@ from langgraph_rq.shared.budget.pricing import UNKNOWN_RATE
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.settings import BreakerSettings, BudgetSettings, Settings
 from langgraph_rq.shared.tasks import State
+from langgraph_rq.worker.calls.inner_model import OUTPUT_TOKENS
+from langgraph_rq.worker.calls.model_call import CallLimits
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
-from langgraph_rq.worker.guards.inner_model import OUTPUT_TOKENS
-from langgraph_rq.worker.guards.model_call import CallLimits
 from tests.fleet import worker
 from tests.installation import ROOT
 

@@ -55,7 +55,7 @@ def test_shared_functions_come_without_flags_and_slots_of_their_own(name):
 
 
 def test_flags_stay_the_first_line_before_what_a_script_uses():
-    assert scripts.load_script("shared/queue/finish").source.startswith("#!lua flags=allow-oom\n")
+    assert scripts.load_script("shared/queue/scripts/finish").source.startswith("#!lua flags=allow-oom\n")
     assert scripts.load_script("shared/breaker/read").command == "EVALSHA_RO"
 
 
@@ -64,7 +64,7 @@ def test_clock_and_fence_stand_once():
     assert clocks == {"shared/connections/clock"}
     fences = [name for name in NAMES if re.search(r"\bepoch\b.*==|==.*\bepoch\b|~= epoch", read_lua(name).body)]
     assert fences == [
-        "shared/queue/append_events",
+        "shared/queue/scripts/append_events",
         "shared/queue/fence",
     ]  # the first compares who counted, not who owns
 

@@ -9,8 +9,8 @@ from langchain_openai import ChatOpenAI
 from openai import DefaultAsyncHttpxClient
 
 from langgraph_rq.shared.settings import AssistantSettings, CallSettings, ModelSettings, load
-from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
-from langgraph_rq.worker.guards.model_call import CallLimits
+from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
+from langgraph_rq.worker.calls.model_call import CallLimits
 
 
 @dataclass(frozen=True, slots=True)

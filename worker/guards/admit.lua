@@ -4,10 +4,10 @@
 -- The first refusal ends the script, so that nothing is held for a call that does not start.
 --
 -- Uses worker/guards/prelude: next_call
--- Calls shared/queue/owns
+-- Calls shared/queue/scripts/owns
 -- Calls shared/breaker/allow
 -- Calls shared/pacing/pace
--- Calls shared/budget/reserve
+-- Calls shared/budget/scripts/reserve
 --
 -- Returns {ownership, reply of allow, reply of pace, reply of reserve}, up to and including the first refusal. Without
 -- keys for `owns` the call belongs to no task and counts as owned; without keys for `pace` its rate has no limit;

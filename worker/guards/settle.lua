@@ -3,8 +3,8 @@
 --
 -- Uses worker/guards/prelude: next_call
 -- Calls shared/breaker/report
--- Calls shared/budget/settle
--- Calls shared/queue/use
+-- Calls shared/budget/scripts/settle
+-- Calls shared/queue/scripts/use
 --
 -- Returns {reply of report, reply of settle}. Without keys for `use` the call belongs to no task.
 local reported = report(next_call())

@@ -32,9 +32,9 @@ from langgraph.store.base import (
 from langgraph.store.redis.aio import AsyncRedisStore
 from redis.asyncio import Redis as AsyncRedis
 
+from langgraph_rq.worker.calls.guarded_embeddings import guarded_embeddings
 from langgraph_rq.worker.graphs.graphs import load_attribute
 from langgraph_rq.worker.graphs.langgraph_json import GraphLoadError, LanggraphJson
-from langgraph_rq.worker.guards.guarded_embeddings import guarded_embeddings
 from langgraph_rq.worker.state.search_indexes import create_indexes
 
 _OPENAI = "openai:"

@@ -25,13 +25,13 @@ from langchain_core.tracers.context import register_configure_hook
 
 from langgraph_rq.shared.breaker.circuit_breaker import Outcome
 from langgraph_rq.shared.telemetry.logs import get_logger
+from langgraph_rq.worker.calls.guarded_model import GUARDED
+from langgraph_rq.worker.calls.model_call import CallLimits, settle_failure
+from langgraph_rq.worker.calls.model_usage import answer_bytes, read_usage, written_bytes
+from langgraph_rq.worker.calls.rate_limits import call_at_rate
 from langgraph_rq.worker.guards.call_size import CallSize, Prompt, measure_messages, measure_texts, output_limit
 from langgraph_rq.worker.guards.event_loops import running_loop, stops_a_loop
-from langgraph_rq.worker.guards.guarded_model import GUARDED
 from langgraph_rq.worker.guards.guards import TaskGuard
-from langgraph_rq.worker.guards.model_call import CallLimits, settle_failure
-from langgraph_rq.worker.guards.model_usage import answer_bytes, read_usage, written_bytes
-from langgraph_rq.worker.guards.rate_limits import call_at_rate
 from langgraph_rq.worker.guards.refusals import ProviderRefused, ProviderUnavailableError, TaskGone
 from langgraph_rq.worker.task.attempt import Attempt
 from langgraph_rq.worker.task.node_watch import NodeWatch

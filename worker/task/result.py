@@ -15,9 +15,9 @@ from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.answers import Claimed
 from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import ResultMetadata, State, Task, TaskResult
+from langgraph_rq.worker.calls.provider_errors import read_failure
+from langgraph_rq.worker.calls.rate_limits import spread
 from langgraph_rq.worker.guards.guards import TaskGuard, current_task
-from langgraph_rq.worker.guards.provider_errors import read_failure
-from langgraph_rq.worker.guards.rate_limits import spread
 from langgraph_rq.worker.guards.refusals import (
     BudgetBusy,
     DeadlinePassed,

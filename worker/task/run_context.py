@@ -12,9 +12,9 @@ from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.tasks import TaskLimits
 from langgraph_rq.shared.telemetry import tracing
 from langgraph_rq.shared.telemetry.audit import Audit
+from langgraph_rq.worker.calls.provider_key import KeyFile
 from langgraph_rq.worker.graphs.graphs import LoadedGraph
 from langgraph_rq.worker.guards.guards import Guards
-from langgraph_rq.worker.guards.provider_key import KeyFile
 from langgraph_rq.worker.state.checkpoints import Checkpointer
 from langgraph_rq.worker.task.events import EventWriter
 from langgraph_rq.worker.task.redacted import Redaction

@@ -78,12 +78,12 @@ MUTANTS: Mapping[str, Mutant] = {
     "clock an hour ahead": Mutant(patch=_use_own_clock),
     "finish without a fence": Mutant(
         {
-            "shared/queue/finish": ("if not is_owner then", "if false then"),
+            "shared/queue/scripts/finish": ("if not is_owner then", "if false then"),
         }
     ),
-    "a claim forgets the owner": Mutant({"shared/queue/claim": ("redis.call('SADD', own_key, id)", "")}),
+    "a claim forgets the owner": Mutant({"shared/queue/scripts/claim": ("redis.call('SADD', own_key, id)", "")}),
     "a claim takes what its worker does not serve": Mutant(
-        {"shared/queue/claim": ("not (cancel or serves(graphs, graph))", "false")}
+        {"shared/queue/scripts/claim": ("not (cancel or serves(graphs, graph))", "false")}
     ),
     "former owners go on": Mutant({"worker/guards/admit": ("if ownership ~= 1 then", "if false then")}, _go_on),
     "reaping right after an outage": Mutant(patch=_reap_at_once),
@@ -91,7 +91,7 @@ MUTANTS: Mapping[str, Mutant] = {
     "a result is committed once only": Mutant(patch=_commit_once),
     "calls after the lease": Mutant(patch=_hold_for_ever),
     "a blocking task is not marked": Mutant(
-        {"shared/queue/block": ("redis.call('HSET', task_key, 'blocked_in', line)", "")}
+        {"shared/queue/scripts/block": ("redis.call('HSET', task_key, 'blocked_in', line)", "")}
     ),
     "a cancel is not seen": Mutant({"worker/guards/admit": ("return cancel and 2 or 1", "return 1")}),
 }

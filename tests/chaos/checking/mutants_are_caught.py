@@ -50,7 +50,7 @@ def test_queue_that_lets_a_former_owner_write_a_result_is_caught(mutated):
 
 def test_submit_without_idempotency_is_caught(mutated, monkeypatch):
     run = mutated("")
-    script = load_script("shared/queue/submit")
+    script = load_script("shared/queue/scripts/submit")
     mutant = make_script(script.name, script.source.replace("if known[2] then", "if false then"))
     monkeypatch.setattr(verbs, "load_script", lambda name: mutant if name == script.name else load_script(name))
     run.start(1, 10)
@@ -121,7 +121,7 @@ def test_claims_that_are_lost_and_never_given_back_are_caught(mutated):
     run = mutated("unknown tasks are not given back")
     with proxy(run) as between:
         run.start(1, 10, redis_url=between.url)
-        between.lose_replies(load_script("shared/queue/claim").sha, 1)
+        between.lose_replies(load_script("shared/queue/scripts/claim").sha, 1)
         run.submit(ids("t", 10), graph="chain", pause_s=0.5)  # in two batches: the first claim gets its reply
         run.wait_until(lambda: between.dropped)
         between.lose_replies("", 0)

@@ -54,12 +54,12 @@ _BY_THE_LEASE = {"reap", "sweep", "renew"}
 def scripts() -> dict[str, Script]:
     """Return the scripts whose replies are lost, in order: a lost renewal keeps a worker from reaping for a while."""
     folders = {
-        "shared/queue": ("reap", "sweep", "submit", "claim", "finish", "release"),
+        "shared/queue/scripts": ("reap", "sweep", "submit", "claim", "finish", "release"),
         "worker/guards": ("admit", "settle"),
         "worker/state": ("put", "put_writes", "expire"),
     }
     found = {verb: load_script(f"{folder}/{verb}") for folder, verbs in folders.items() for verb in verbs}
-    return found | {"renew": load_script("shared/queue/renew")}
+    return found | {"renew": load_script("shared/queue/scripts/renew")}
 
 
 def lose_replies(run: Run) -> Verdict:

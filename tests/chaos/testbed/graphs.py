@@ -12,7 +12,7 @@ from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
 
-from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
+from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
 from langgraph_rq.worker.guards.guards import current_task
 from tests.chaos.checking.history import record
 from tests.chaos.testbed.instrument import install, reach

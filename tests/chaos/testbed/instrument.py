@@ -149,12 +149,12 @@ def _settled(_call: scripts.Call[Any], reply: Any, asked_at: float) -> None:
 
 
 _RECORDERS: Mapping[str, Callable[[scripts.Call[Any], Any, float], None]] = {
-    "shared/queue/claim": _claimed,
-    "shared/queue/finish": _finished,
-    "shared/queue/release": _released,
-    "shared/queue/renew": _renewed,
-    "shared/queue/reap": _reaped,
-    "shared/queue/sweep": _swept,
+    "shared/queue/scripts/claim": _claimed,
+    "shared/queue/scripts/finish": _finished,
+    "shared/queue/scripts/release": _released,
+    "shared/queue/scripts/renew": _renewed,
+    "shared/queue/scripts/reap": _reaped,
+    "shared/queue/scripts/sweep": _swept,
     "worker/guards/admit": _admitted,
     "worker/guards/settle": _settled,
 }

@@ -63,4 +63,6 @@ MUTANTS = {
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_budget_with_one_rule_taken_out_is_caught(redis_url, mutant):
     verb, original, replacement = MUTANTS[mutant]
-    assert_caught(redis_url, BudgetMachine, SCRIPTS[f"shared/budget/{verb}"], original, replacement, examples=1_000)
+    assert_caught(
+        redis_url, BudgetMachine, SCRIPTS[f"shared/budget/scripts/{verb}"], original, replacement, examples=1_000
+    )

@@ -61,5 +61,11 @@ MUTANTS = {
 def test_queue_with_one_rule_taken_out_is_caught(redis_url, mutant):
     verb, original, replacement = MUTANTS[mutant]
     assert_caught(
-        redis_url, QueueMachine, load_script(f"shared/queue/{verb}"), original, replacement, examples=500, steps=50
+        redis_url,
+        QueueMachine,
+        load_script(f"shared/queue/scripts/{verb}"),
+        original,
+        replacement,
+        examples=500,
+        steps=50,
     )

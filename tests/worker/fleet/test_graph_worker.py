@@ -477,7 +477,7 @@ async def test_task_whose_claim_is_answered_late_is_not_given_back(redis_url, cl
 
         async def answer_late(redis, call):
             answer = await run(redis, call)
-            if call.script.name == "shared/queue/claim" and answer.tasks:
+            if call.script.name == "shared/queue/scripts/claim" and answer.tasks:
                 await proceed.wait()
             return answer
 

@@ -14,8 +14,8 @@ from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.pacing.pacing import Pace
 from langgraph_rq.shared.tasks import State
+from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
 from langgraph_rq.worker.guards.call_size import CallSize, Prompt
-from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
 from langgraph_rq.worker.guards.guards import Guards, TaskGuard, Used
 from langgraph_rq.worker.guards.refusals import BudgetExceeded, GuardUnavailable, ProviderUnavailableError, TaskGone
 from tests.breakers import Breakers

@@ -8,8 +8,8 @@ import pytest
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome
 from langgraph_rq.shared.budget.token_budget import BudgetLimits, Payer
 from langgraph_rq.shared.connections.clients import open_async
+from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
 from langgraph_rq.worker.guards.call_size import CallSize, Prompt
-from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
 from langgraph_rq.worker.guards.guards import Guards, TaskGuard, Used
 from langgraph_rq.worker.guards.refusals import BudgetExceeded, TaskGone
 from tests.breakers import Breakers

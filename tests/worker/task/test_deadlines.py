@@ -11,7 +11,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph_rq import Client, State
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.keys import task_hash
-from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
+from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
 from tests.fleet import one_node_graph, worker
 from tests.model_calls import Said, counted, run_node
 from tests.waiting import until

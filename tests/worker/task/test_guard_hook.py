@@ -19,7 +19,7 @@ from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, BreakerSt
 from langgraph_rq.shared.budget.token_budget import Amount, BudgetLimits, Charge, Hold, Payer, Request
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.tasks import State
-from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
+from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
 from langgraph_rq.worker.task.node_watch import NodeWatch
 from tests.breakers import Breakers
 from tests.budget import Budget, limit_day

@@ -20,8 +20,8 @@ from langgraph_rq.shared.redaction import Redactor
 from langgraph_rq.shared.settings import RedactionSettings
 from langgraph_rq.shared.telemetry import logs, tracing
 from langgraph_rq.shared.telemetry.audit import STREAM, Audit
+from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
-from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
 from langgraph_rq.worker.task.redacted import Redaction
 from langgraph_rq.worker.telemetry.metrics import WorkerMetrics
 from langgraph_rq.worker.telemetry.metrics_server import MetricsServer

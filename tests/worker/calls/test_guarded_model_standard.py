@@ -10,8 +10,8 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits
 from langgraph_rq.shared.budget.token_budget import BudgetLimits
 from langgraph_rq.shared.connections.clients import open_async
+from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
-from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
 from langgraph_rq.worker.guards.guards import Guards
 from tests.fleet import PRICING
 

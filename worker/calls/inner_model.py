@@ -7,8 +7,8 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 
+from langgraph_rq.worker.calls.provider_key import follow_environment
 from langgraph_rq.worker.guards.call_size import LIMIT_NAMES, CallSize, measure_messages, output_limit
-from langgraph_rq.worker.guards.provider_key import follow_environment
 
 OUTPUT_TOKENS = 1_024
 """The output limit given to a model that has none."""

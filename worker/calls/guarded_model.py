@@ -17,10 +17,10 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult, LLMResult
 from pydantic import PrivateAttr
 
 from langgraph_rq.shared.breaker.circuit_breaker import Outcome
+from langgraph_rq.worker.calls.inner_model import InnerModel
+from langgraph_rq.worker.calls.model_call import Called, CallLimits, Target, call_models, settle_failure
+from langgraph_rq.worker.calls.model_usage import StreamMeter, answer_bytes, read_usage
 from langgraph_rq.worker.guards.guards import Admitted, Guards, TaskGuard, find_guards
-from langgraph_rq.worker.guards.inner_model import InnerModel
-from langgraph_rq.worker.guards.model_call import Called, CallLimits, Target, call_models, settle_failure
-from langgraph_rq.worker.guards.model_usage import StreamMeter, answer_bytes, read_usage
 from langgraph_rq.worker.guards.refusals import Refusal
 
 GUARDED = "langgraph_rq_guarded"

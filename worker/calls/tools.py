@@ -29,11 +29,11 @@ from langchain_core.tools import BaseTool
 from langgraph.errors import GraphBubbleUp
 
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome, allow_call, report_call
+from langgraph_rq.worker.calls.model_call import describe
+from langgraph_rq.worker.calls.provider_errors import Failure, read_failure
 from langgraph_rq.worker.guards.admission import admit_call, refusal_of
 from langgraph_rq.worker.guards.events import emit_transition
 from langgraph_rq.worker.guards.guards import Guards, TaskGuard, current_task
-from langgraph_rq.worker.guards.model_call import describe
-from langgraph_rq.worker.guards.provider_errors import Failure, read_failure
 from langgraph_rq.worker.guards.refusals import ProviderUnavailableError, ToolError
 
 TIMEOUT_S = 30.0

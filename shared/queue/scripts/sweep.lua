@@ -124,7 +124,7 @@ local again, removed, unreadable = {}, {}, {}
 for _, id in ipairs(ids) do
   local state, place, thread = unpack(redis.call('HMGET', 'agent:task:' .. id, 'state', 'place', 'thread'))
   if thread and place ~= 'parked' and (state == 'pending' or state == 'running')
-      and redis.call('EXISTS', 'agent:thread:' .. thread) == 0 then
+      and redis.call('LLEN', 'agent:thread:' .. thread) == 0 then -- of another type it is no list either
     redis.call('RPUSH', 'agent:thread:' .. thread, id)
   end
 end

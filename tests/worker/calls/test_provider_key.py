@@ -11,8 +11,8 @@ from langchain_openai import ChatOpenAI
 from langgraph_rq import Client
 from langgraph_rq.shared.settings.environment import file_of
 from langgraph_rq.shared.tasks import State
-from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
-from langgraph_rq.worker.guards.provider_key import VARIABLE, KeyFile
+from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
+from langgraph_rq.worker.calls.provider_key import VARIABLE, KeyFile
 from tests.fleet import one_node_graph, worker
 from tests.model_calls import Said
 

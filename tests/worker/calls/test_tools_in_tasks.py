@@ -12,9 +12,9 @@ from langgraph.types import interrupt
 from langgraph_rq import Client
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits
 from langgraph_rq.shared.tasks import State
+from langgraph_rq.worker.calls.tools import guarded
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 from langgraph_rq.worker.guards.refusals import ToolError
-from langgraph_rq.worker.guards.tools import guarded
 from tests.fleet import one_node_graph, worker
 
 LIMITS = BreakerLimits(failure_threshold=2, window_s=0)

@@ -27,10 +27,10 @@ from tenacity import (
 
 from langgraph_rq.shared.breaker.circuit_breaker import Outcome
 from langgraph_rq.shared.telemetry.logs import get_logger
+from langgraph_rq.worker.calls.provider_errors import read_failure, status_of
+from langgraph_rq.worker.calls.rate_limits import PATIENCE_S, call_at_rate
 from langgraph_rq.worker.guards.call_size import CallSize
 from langgraph_rq.worker.guards.guards import Admitted, Guards, TaskGuard, Used
-from langgraph_rq.worker.guards.provider_errors import read_failure, status_of
-from langgraph_rq.worker.guards.rate_limits import PATIENCE_S, call_at_rate
 from langgraph_rq.worker.guards.refusals import ProviderUnavailableError
 
 T = TypeVar("T")

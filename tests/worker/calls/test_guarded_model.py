@@ -15,12 +15,12 @@ from pydantic import BaseModel
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, BreakerState, Outcome
 from langgraph_rq.shared.budget.token_budget import BudgetLimits, Hold
 from langgraph_rq.shared.connections.clients import open_async
+from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
+from langgraph_rq.worker.calls.inner_model import OUTPUT_TOKENS as DEFAULT_OUTPUT_TOKENS
+from langgraph_rq.worker.calls.model_call import CallLimits
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 from langgraph_rq.worker.guards import call_threads
-from langgraph_rq.worker.guards.guarded_model import guarded_chat_model
 from langgraph_rq.worker.guards.guards import Guards, TaskGuard, current_task
-from langgraph_rq.worker.guards.inner_model import OUTPUT_TOKENS as DEFAULT_OUTPUT_TOKENS
-from langgraph_rq.worker.guards.model_call import CallLimits
 from langgraph_rq.worker.guards.refusals import BudgetExceeded, ProviderUnavailableError
 from tests.breakers import Breakers
 from tests.budget import Budget

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from langchain_openai.chat_models.base import BaseChatOpenAI
 
-from langgraph_rq.worker.guards import stream_usage
-from langgraph_rq.worker.guards.stream_usage import ask_for_usage
+from langgraph_rq.worker.calls import stream_usage
+from langgraph_rq.worker.calls.stream_usage import ask_for_usage
 
 QUESTION = "What is 2 + 2?"
 
