@@ -363,11 +363,14 @@ async def test_id_that_is_none_is_dropped_whatever_its_hash_says(queue):
     assert len((await queue.claim()).dropped) == 1
 
 
-async def test_thread_that_lost_its_list_still_runs_one_task_at_a_time(queue):
+@pytest.mark.parametrize("is_replaced", [False, True], ids=["deleted", "of another type"])
+async def test_thread_that_lost_its_list_still_runs_one_task_at_a_time(queue, is_replaced):
     for name in ("t0", "t1", "t2"):
         await queue.submit(name, thread_id="chat")
     (first,) = (await queue.claim("w1", 1)).tasks
     await queue.redis.delete("agent:thread:chat")
+    if is_replaced:
+        await queue.redis.zadd("agent:thread:chat", {"garbage": 1})
     assert (await queue.sweep()).again == ()
     assert await queue.claim_ids() == []
     await queue.finish(first, "w1")
