@@ -43,7 +43,7 @@ lint: install ## Check style, types and the direction of imports
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: install ## Measure speed and memory against the bare graph, stock RQ and arq (about 9 minutes)
+bench: install ## Measure speed and memory against the bare graph, stock RQ and arq (about 13 minutes)
 	@$(BIN)/python -m benchmarks.run
 
 clean: ## Remove .venv, caches and built files

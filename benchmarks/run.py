@@ -82,7 +82,7 @@ Exit codes:
 def main(*, quick: bool, full: bool, only: tuple[str, ...], file: Path | None, results: Path | None) -> None:
     """Measure this project against the bare graph, RQ and arq, all in one run, as ratios.
 
-    It takes less than nine minutes on two cores. Tables go to stdout, progress and errors to stderr.
+    It takes about thirteen minutes on two cores. Tables go to stdout, progress and errors to stderr.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that everything started here is ended
     wanted = [MEASUREMENTS[name] for name in dict.fromkeys(only or MEASUREMENTS)]
@@ -124,7 +124,9 @@ def _measure(measurements: Iterable[Measurement], *, quick: bool, full: bool) ->
                 found[measurement.name] = measurement.measure(rig)
             except (BenchmarkError, LanggraphRqError) as error:
                 errors.append(f"{measurement.name}: {error}")
-            except Exception as error:  # a fault of one measurement must not cost minutes of the others
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # refusals of model calls are such, too; it must not cost the others minutes
                 traceback.print_exc()
                 errors.append(f"{measurement.name}: {error!r}")
     return found, errors

@@ -116,7 +116,9 @@ async def _guards(redis: Redis, url: str) -> tuple[Guards, TaskGuard]:
     day = 2**50
     budget = BudgetLimits(daily_tokens=day, daily_cost_nano_usd=day, user_daily_tokens=day, task_tokens=day)
     guards = Guards(redis, url, BreakerLimits(), budget, Pricing())
-    await redis.hset(task_hash("t"), mapping={"state": "running", "epoch": 1, "owner": _OWNER})
+    deadline_ms = round((time.time() + 3600) * 1000)
+    task = {"state": "running", "epoch": 1, "owner": _OWNER, "deadline": deadline_ms}
+    await redis.hset(task_hash("t"), mapping=task)
     return guards, TaskGuard(guards, "t", 1, _OWNER)
 
 

@@ -24,14 +24,15 @@ def rig(tmp_path):
 
 @pytest.mark.slow
 def test_quick_run_measures_and_writes_figures_and_a_report(tmp_path):
-    wanted = ["--quick", "--only", "submitting", "--only", "queue-memory", "--results", str(tmp_path)]
-    command = [sys.executable, "-m", "benchmarks.run", *wanted]
+    wanted = [part for name in ("submitting", "queue-memory", "guards") for part in ("--only", name)]
+    command = [sys.executable, "-m", "benchmarks.run", "--quick", *wanted, "--results", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stderr
     assert "measuring submitting" in done.stderr
     assert "Goals" in done.stdout
     figures = json.loads((tmp_path / "figures.json").read_text())["measurements"]
     assert figures["queue-memory"]["goals"][0]["value"] > 0
+    assert figures["guards"]["goals"][0]["value"] > 0
     calls = {row["call"]: row["tasks_per_s"] for row in figures["submitting"]["rows"]}
     assert calls["Client.submit_many"] > calls["Client.submit"] > 0
     assert "| 1,000,000 queued tasks |" in (tmp_path / "report.md").read_text()

@@ -64,9 +64,9 @@ def test_clock_and_fence_stand_once():
     assert clocks == {"shared/connections/clock"}
     fences = [name for name in NAMES if re.search(r"\bepoch\b.*==|==.*\bepoch\b|~= epoch", read_lua(name).body)]
     assert fences == [
-        "shared/queue/scripts/append_events",
         "shared/queue/fence",
-    ]  # the first compares who counted, not who owns
+        "shared/queue/scripts/append_events",
+    ]  # the second compares who counted, not who owns
 
 
 def written(keys: tuple[str, ...], *, names: list[str]) -> dict[str, set[str]]:
