@@ -78,7 +78,7 @@ def _mutated(call: scripts.Call[Any], mutations: Source) -> scripts.Call[Any]:
 
 def _point(call: scripts.Call[Any]) -> str:
     """Name a script by its folder and file, in characters that task ids may have: `queue_claim`."""
-    return "_".join(call.script.name.split("/")[-2:])
+    return "_".join([part for part in call.script.name.split("/") if part != "scripts"][-2:])
 
 
 def _before(calls: Iterable[scripts.Call[Any]]) -> float:
