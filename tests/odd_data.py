@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 from redis import Redis
 
@@ -37,7 +36,9 @@ def documented_keys(**names: str) -> dict[str, str]:
     }
 
 
-def plant(redis: Any, key: str, kind: str) -> None:
-    """Replace whatever is at `key`."""
-    redis.delete(key)
-    PLANT[kind](redis, key)
+def plant(redis: Redis, key: str, kind: str) -> None:
+    """Replace whatever is at `key`, at once: workers write there too."""
+    with redis.pipeline() as together:
+        together.delete(key)
+        PLANT[kind](together, key)
+        together.execute()
