@@ -1,8 +1,10 @@
 """Open what all tasks of one process share: connections, graphs, checkpoints, store and guards."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -30,7 +32,7 @@ from langgraph_rq.worker.calls.provider_key import VARIABLE, KeyFile
 from langgraph_rq.worker.calls.stream_usage import ask_for_usage
 from langgraph_rq.worker.graphs.graphs import load_graphs
 from langgraph_rq.worker.graphs.langgraph_json import read_langgraph_json
-from langgraph_rq.worker.guards.fleet_limits import obeyed_limits
+from langgraph_rq.worker.guards.fleet_limits import follow_limits, obeyed_limits
 from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.state.checkpoints import Checkpointer
 from langgraph_rq.worker.state.store import open_store
@@ -83,9 +85,12 @@ async def open_context(
         for warning in graphs.warnings:
             _log.warning("config.questioned", warning=warning)
         breaker, budget = load(BreakerSettings).limits(load(CallSettings).timeout_s), load(BudgetSettings)
-        limits = await obeyed_limits(client, budget.limits())
+        own = budget.limits()
+        limits = await obeyed_limits(client, own)
         guards = Guards(client, url, breaker, limits, Pricing(budget.rates()), paces=load(PaceSettings).paces())
         stack.push_async_callback(guards.aclose)
+        following = asyncio.create_task(follow_limits(client, own, partial(setattr, guards, "budget")))
+        stack.callback(following.cancel)
         yield RunContext(
             redis=client,
             events=EventWriter(client),

@@ -18,6 +18,7 @@ from langgraph_rq.shared.budget.policy import (
     Change,
     Limit,
     LimitScope,
+    NotALimitError,
     Policy,
     read_policy_call,
     remove_limit_call,
@@ -85,13 +86,15 @@ def show(tenant: str | None, user_id: str | None, *, as_json: bool) -> None:
     """  # noqa: D301
     own = load(BudgetSettings).limits()
     with connected_redis() as redis:
-        policy = run_sync(redis, read_policy_call())
+        policy = run_sync(redis, read_policy_call(own))
         if tenant or user_id:
             scope: Literal["user", "tenant"] = "user" if user_id else "tenant"
             used = run_sync(redis, usage_call(own, payer=Payer(tenant or DEFAULT_TENANT, user_id), scope=scope))
             limit = Limit(used.tokens.limit, used.cost.limit)
             found = {"scope": scope, "tenant": tenant or DEFAULT_TENANT, "user": user_id, **limit_json(limit)}
-            output.write(found if as_json else f"{user_id or tenant}: {_words(limit)}")
+            found["unreadable"] = used.unreadable or None
+            unreadable = f"; field {used.unreadable} cannot be read, so no call starts" if used.unreadable else ""
+            output.write(found if as_json else f"{user_id or tenant}: {_words(limit)}{unreadable}")
             return
     shown = policy or Policy(own)
     output.write(policy_json(shown, is_set=policy is not None) if as_json else policy_table(shown, is_set=bool(policy)))
@@ -123,7 +126,7 @@ def set_(
       langgraph-producer budget set user 100000               # of each user
       langgraph-producer budget set user 500000 --user ann
       langgraph-producer budget set user --user ann --default
-      langgraph-producer budget set hold worst                # workers read it at their start
+      langgraph-producer budget set hold worst                # workers follow in half a minute
     """  # noqa: D301
     own = load(BudgetSettings).limits()
     if scope in _OPTIONS:
@@ -196,6 +199,8 @@ def _change(call: Call[T], action: Action, **details: Any) -> T:
     records = Records.open().of(action, "", **details)
     with connected_redis() as redis:
         answer, *recorded = run_many_sync(redis, [call, *records])
+        if isinstance(answer, NotALimitError):
+            raise InvalidInputError(Violation("VALUE", answer.expected, answer.got))
         for one in (answer, *recorded):
             if isinstance(one, Exception):
                 raise one

@@ -27,6 +27,7 @@ def policy_json(policy: Policy, *, is_set: bool) -> dict[str, Any]:
         "hold": limits.hold.value,
         "utc_offset_s": limits.utc_offset_s,
         "alert_percents": list(limits.alert_percents),
+        "unreadable": policy.unreadable,
     }
 
 
@@ -50,7 +51,11 @@ def policy_table(policy: Policy, *, is_set: bool) -> RenderableType:
         table.add_row(Text(title), amount(limit.tokens), amount(limit.cost_nano_usd, _NANO))
     source = "the fleet's limits" if is_set else "this machine's settings; the fleet has made no call yet"
     rest = f"a call holds its {limits.hold.value}; the day begins {limits.utc_offset_s} s east of UTC"
-    return Group(Text(source, style="bold"), Text(), table, Text(), Text(rest))
+    problems = [
+        Text(f"{name} cannot be read, got: {value!r}; set it again{_EFFECTS.get(name, _NO_CALL)}", style="red")
+        for name, value in policy.unreadable.items()
+    ]
+    return Group(Text(source, style="bold"), Text(), table, Text(), Text(rest), *problems)
 
 
 def amount(value: int | None, unit: int = 1) -> str:
@@ -59,6 +64,10 @@ def amount(value: int | None, unit: int = 1) -> str:
         return "-"
     return f"{value:,}" if unit == 1 else f"{value / unit:,.9f}".rstrip("0").rstrip(".")
 
+
+_NO_CALL = ", until then no call that it limits starts"
+_EFFECTS = {"hold": "", "utc_offset_s": "", "alert_percents": ""}
+"""Fields that are no limits."""
 
 _TITLES = {
     "request": "one call",

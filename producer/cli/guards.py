@@ -5,6 +5,7 @@ Reading changes nothing in Redis; `breaker --reset` writes, and needs a Redis us
 
 from datetime import date, datetime
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ from langgraph_rq.producer.cli import output
 from langgraph_rq.producer.cli.connection import connected_redis
 from langgraph_rq.producer.cli.guards_output import breaker_json, breaker_table, usage_json, usage_table
 from langgraph_rq.shared.breaker.circuit_breaker import read_all_call, reset_call
+from langgraph_rq.shared.budget.limits import DEFAULT_TENANT
 from langgraph_rq.shared.budget.token_budget import Payer, usage_call
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import InvalidInputError, UnknownBreakerError, Violation
@@ -63,26 +65,29 @@ def breaker(name: str | None, *, as_json: bool) -> None:
 
 
 @click.command(epilog=_EXIT_CODES.replace("  4  no such breaker\n", ""))
-@click.option("--user", "user_id", metavar="USER", help="Of this user; without it, of the whole fleet.")
+@click.option("--user", "user_id", metavar="USER", help="Of this user, of --tenant or of the default tenant.")
+@click.option("--tenant", metavar="TENANT", help="Of this tenant; without both, of the whole fleet.")
 @click.option("--day", type=click.DateTime(["%Y-%m-%d"]), help="One of the last 7 days (default: today).")
 @_json_option
-def usage(user_id: str | None, day: datetime | None, *, as_json: bool) -> None:
+def usage(user_id: str | None, tenant: str | None, day: datetime | None, *, as_json: bool) -> None:
     """Show tokens and money that were used on a day, with their limits and the alerts that were raised.
 
     \b
     Examples:
       langgraph-producer usage
       langgraph-producer usage --user ann --day 2026-11-21
+      langgraph-producer usage --tenant acme
       langgraph-producer usage --json | jq .tokens.remaining
 
     Limits are the fleet's: see `langgraph-producer budget show`.
     """  # noqa: D301
     limits = load(BudgetSettings).limits()
-    payer = Payer(user_id=user_id) if user_id else None
+    payer = Payer(tenant or DEFAULT_TENANT, user_id) if user_id or tenant else None
+    read = partial(usage_call, limits, payer=payer, scope="user" if user_id else "tenant")
     with connected_redis() as redis:
-        today = scripts.run_sync(redis, usage_call(limits, None, payer))
-        shown = scripts.run_sync(redis, usage_call(limits, _kept(day.date(), today.day), payer)) if day else today
-    output.write(usage_json(shown, user_id) if as_json else usage_table(shown, user_id))
+        today = scripts.run_sync(redis, read())
+        shown = scripts.run_sync(redis, read(_kept(day.date(), today.day))) if day else today
+    output.write(usage_json(shown, user_id, tenant) if as_json else usage_table(shown, user_id, tenant))
 
 
 def _require(name: str, known: list[str]) -> None:

@@ -47,11 +47,13 @@ def _until(one: BreakerStatus, now_ms: int) -> str:
     ]
 
 
-def usage_json(shown: Usage, user_id: str | None) -> dict[str, Any]:
+def usage_json(shown: Usage, user_id: str | None, tenant: str | None) -> dict[str, Any]:
     """Give a day of the budget as JSON, money in US dollars."""
     return {
         "day": shown.day.isoformat(),
         "user": user_id,
+        "tenant": tenant,
+        "unreadable": shown.unreadable or None,
         "resets_at": _iso(shown.resets_at_ms),
         "tokens": _meter_json(shown.tokens, lambda tokens: tokens),
         "cost_usd": _meter_json(shown.cost, lambda nano: nano / 1e9),
@@ -69,13 +71,18 @@ def _meter_json(meter: Meter, shown: Callable[[int], float]) -> dict[str, Any]:
     return {**counted, "alerts_percent": list(meter.alerts)}
 
 
-def usage_table(shown: Usage, user_id: str | None) -> RenderableType:
+def usage_table(shown: Usage, user_id: str | None, tenant: str | None) -> RenderableType:
     """Lay out a day of the budget: its limits, then its models."""
-    title = f"{shown.day} (resets at {_iso(shown.resets_at_ms)}), {f'user {user_id}' if user_id else 'the whole fleet'}"
+    names = {"user": user_id, "tenant": tenant}
+    whose = " of ".join(f"{kind} {name}" for kind, name in names.items() if name) or "the whole fleet"
+    title = f"{shown.day} (resets at {_iso(shown.resets_at_ms)}), {whose}"
     meters = _table("", right=("used", "held", "limit", "remaining", "used %"), last="alerts at")
     meters.add_row("tokens", *_meter_row(shown.tokens, lambda tokens: f"{tokens:,}"))
     meters.add_row("US dollars", *_meter_row(shown.cost, lambda nano: f"{nano / 1e9:,.6f}"))
     parts: list[RenderableType] = [Text(title, style="bold"), Text(), meters]
+    if shown.unreadable:
+        problem = f"the limit in field {shown.unreadable} of agent:budget:policy cannot be read, so no call starts"
+        parts += [Text(), Text(problem, style="red")]
     if shown.models:
         models = _table("model", right=("calls", "input", "output", "expired", "estimated calls", "US dollars"))
         for model in shown.models:

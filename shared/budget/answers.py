@@ -98,6 +98,21 @@ class Refused(_NoRoom):
         return f"{message}; resets at {datetime.fromtimestamp(self.resets_at_ms / 1000, UTC):%Y-%m-%dT%H:%MZ}"
 
 
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A field of the policy is no limit; nothing was held, since no call may start on a limit that nobody can read."""
+
+    rid: str
+    field: str
+    stats: ModelStats = _UNKNOWN
+
+    def __str__(self) -> str:
+        return (
+            f"the limit in field {self.field} of agent:budget:policy cannot be read; an administrator sets it with "
+            f"`langgraph-producer budget set {self.field.partition(':')[0]}`"
+        )
+
+
 def show_amount(value: int, unit: Unit) -> str:
     """Write tokens or nano-dollars for people."""
     if unit == "tokens":
@@ -147,8 +162,10 @@ class Expiry:
     alerts: tuple[Alert, ...]
 
 
-def read_reserved(rid: str, reply: Sequence[Any]) -> Reservation | Busy | Refused:
+def read_reserved(rid: str, reply: Sequence[Any]) -> Reservation | Busy | Refused | Unreadable:
     """Read the reply of reserve.lua."""
+    if text(reply[0]) == "unreadable":
+        return Unreadable(rid, text(reply[1]))
     if text(reply[0]) == "held":
         _, fill_permille, tokens, cost_nano_usd, output_tokens, known = reply
         return Reservation(

@@ -10,6 +10,7 @@ Key:
 from dataclasses import dataclass
 
 from langgraph_rq.shared.budget.token_budget import ALERTS
+from langgraph_rq.shared.budget.usage import POLICY
 from langgraph_rq.shared.connections.scripts import Call, load_script
 
 HOURS = "agent:budget:hours"
@@ -29,10 +30,15 @@ class HourlyCost:
 
 
 def hourly_cost_call(utc_offset_s: int = 0, now_ms: int | None = None) -> Call[HourlyCost]:
-    """Look at what this hour costs; `now_ms` is a test's clock, None the server's."""
+    """Look at what this hour costs.
+
+    Args:
+        utc_offset_s: Begin of the day where the fleet's policy does not say it.
+        now_ms: A test's clock; None: the server's.
+    """
     return Call(
         load_script("shared/budget/scripts/hourly_cost"),
-        [HOURS, ALERTS],
+        [HOURS, ALERTS, POLICY],
         [utc_offset_s, TIMES, HISTORY_HOURS, "" if now_ms is None else now_ms],
         lambda reply: HourlyCost(int(reply[0]), int(reply[1]), bool(reply[2])),
     )

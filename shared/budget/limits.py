@@ -4,6 +4,7 @@ Tokens and money are integers below 2**53, where Lua's numbers stop being exact;
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -99,7 +100,11 @@ class BudgetLimits:
 
     @classmethod
     def of_policy(cls, policy: Mapping[str, str]) -> "BudgetLimits":
-        """Read the limits for all tenants and users from the policy's fields."""
+        """Read the limits for all tenants and users from the policy's fields.
+
+        Raises:
+            ValueError: one of them cannot be read.
+        """
         (request,) = _read(policy["request"])
         tokens, cost = _read(policy["global"])
         tenant_tokens, tenant_cost = _read(policy["tenant"])
@@ -115,21 +120,28 @@ class BudgetLimits:
             user_daily_cost_nano_usd=user_cost,
             task_tokens=task_tokens,
             task_cost_nano_usd=task_cost,
-            alert_percents=tuple(int(percent) for percent in policy["alert_percents"].split()),
-            utc_offset_s=int(policy["utc_offset_s"]),
+            alert_percents=tuple(whole_number(percent) for percent in policy["alert_percents"].split()),
+            utc_offset_s=whole_number(policy["utc_offset_s"]),
             hold=Hold(policy["hold"]),
         )
 
 
-_NO_LIMIT = "-"
+NO_LIMIT = "-"
 
 
 def _written(limit: int | None) -> str:
-    return _NO_LIMIT if limit is None else str(limit)
+    return NO_LIMIT if limit is None else str(limit)
 
 
 def _read(amounts: str) -> list[int | None]:
-    return [None if amount == _NO_LIMIT else int(amount) for amount in amounts.split()]
+    return [None if amount == NO_LIMIT else whole_number(amount) for amount in amounts.split(" ")]
+
+
+def whole_number(number: str) -> int:
+    """Read a number as the scripts do: int() also takes "1_000", " 7" and the digits of other alphabets."""
+    if not re.fullmatch(r"-?[0-9]{1,16}", number):
+        raise ValueError(f"expected a whole number, got: {number!r}")
+    return int(number)
 
 
 @dataclass(frozen=True, slots=True)

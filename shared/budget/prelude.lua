@@ -3,6 +3,8 @@
 --
 -- Numbers go to redis.call as they are: Redis writes whole ones exactly. In strings it takes %.0f, as %d and tostring
 -- spoil the digits of large doubles.
+--
+-- Uses shared/budget/policy: amount_of, in_force, offset_of
 
 local DAY_MS = 86400000
 local MODEL_STATS = "agent:budget:model_stats"
@@ -10,34 +12,40 @@ local POLICY = "agent:budget:policy"
 local MODELS, STATS_DAYS, STATS_CALLS = 500, 30, 1000
 local BUCKETS, SMALLEST_BUCKET, BUCKET_GROWTH = 24, 8, 1.5
 
--- The fleet's limits, which are the same for every caller: the first one writes its own. A table of request, hold,
--- alert_percents, utc_offset_ms, and of tokens and cost (nil for no limit) by scope; a tenant's or user's own limit
--- goes before the one for all.
+-- The fleet's limits, which are the same for every caller: a field that is missing is the caller's own from then on.
+-- A table of request, hold, alert_percents, utc_offset_ms, and of tokens and cost (nil for no limit) by scope; a
+-- tenant's or user's own limit goes before the one for all. `unreadable` is the name of a field that is no limit, on
+-- which no call may start; an offset that cannot be read is the caller's own.
 local function read_policy(tenant, user, seed)
-  local names = { "utc_offset_s", "request", "hold", "alert_percents", "task", "tenant", "user", "global" }
-  local function own_fields()
-    return redis.call("HMGET", POLICY, "tenant:" .. tenant, "user:" .. user, unpack(names))
-  end
-  local found = own_fields()
-  if not found[3] then
-    local fields = {}
-    for name, value in pairs(cjson.decode(seed)) do
-      fields[#fields + 1] = name
-      fields[#fields + 1] = value
+  local names = { "request", "utc_offset_s", "hold", "alert_percents", "task", "tenant", "user", "global" }
+  local own_tenant, own_user = "tenant:" .. tenant, "user:" .. user
+  local found = redis.call("HMGET", POLICY, own_tenant, own_user, unpack(names))
+  local values = { [own_tenant] = found[1], [own_user] = found[2] }
+  for i, name in ipairs(names) do
+    values[name] = found[i + 2]
+    if not values[name] then
+      values[name] = cjson.decode(seed)[name]
+      redis.call("HSETNX", POLICY, name, values[name])
     end
-    redis.call("HSET", POLICY, unpack(fields))
-    found = own_fields()
-  end
-  local function amounts(own, all)
-    local tokens, cost = string.match(own or all or "", "^(%S+) (%S+)$")
-    return { tokens = tonumber(tokens), cost = tonumber(cost) }
   end
   local policy = {
-    utc_offset_ms = tonumber(found[3]) * 1000, request = tonumber(found[4]), hold = found[5],
-    alert_percents = found[6],
-    task = amounts(found[7]), tenant = amounts(found[1], found[8]), user = amounts(found[2], found[9]),
-    global = amounts(found[10]),
+    hold = values.hold, alert_percents = values.alert_percents,
+    utc_offset_ms = (offset_of(values.utc_offset_s) or cjson.decode(seed).utc_offset_s) * 1000,
   }
+  local function amount(word, name)
+    local number, is_readable = amount_of(word)
+    if not is_readable then
+      policy.unreadable = name
+    end
+    return number
+  end
+  local function limit(name, own)
+    local tokens, cost, has_tokens, has_cost = in_force(own and values[own], values[name])
+    return { tokens = amount(tokens, has_tokens and own or name), cost = amount(cost, has_cost and own or name) }
+  end
+  policy.request = amount(values.request, "request")
+  policy.task, policy.global = limit("task"), limit("global")
+  policy.tenant, policy.user = limit("tenant", own_tenant), limit("user", own_user)
   return policy
 end
 
@@ -91,12 +99,12 @@ local function raise_alerts(day, scope, unit, used, alerted, alerted_limit, limi
   if not limit then
     return
   end
-  if tonumber(alerted_limit or limit) < limit then
+  if (tonumber(alerted_limit) or limit) < limit then
     alerted = 0
   end
   for word in string.gmatch(limits.alert_percents, "%d+") do
     local percent = tonumber(word)
-    local is_new = percent > tonumber(alerted or 0)
+    local is_new = percent > (tonumber(alerted) or 0)
     if is_new and used < level_of(limit, percent) then
       return -- nor are those above it
     end
@@ -113,8 +121,9 @@ local function raise_alerts(day, scope, unit, used, alerted, alerted_limit, limi
   end
 end
 
--- Add to what a record's scopes hold and have used, never below 0, as a scope may have been reset or lost; raise the alerts that this crosses. A scope that Redis has
--- forgotten is left alone, unless `is_lost`: the reservation was lost with it.
+-- Add to what a record's scopes hold and have used, never below 0, as a scope may have been reset or lost; raise the
+-- alerts that this crosses. A scope that Redis has forgotten is left alone, unless `is_lost`: the reservation was lost
+-- with it. Numbers that are none count as 0.
 local function book(record, held, used, limits, alerts, is_lost)
   for _, scope in ipairs(scopes_of(record)) do
     local held_tokens, held_cost, used_tokens, used_cost, alerted_tokens, alerted_cost, tokens_limit, cost_limit =
@@ -123,11 +132,12 @@ local function book(record, held, used, limits, alerts, is_lost)
         "alerted_limit_tokens", "alerted_limit_cost"
       ))
     if held_tokens or is_lost then
-      used_tokens = math.max(0, (used_tokens or 0) + used.tokens)
-      used_cost = math.max(0, (used_cost or 0) + used.cost)
+      used_tokens = math.max(0, (tonumber(used_tokens) or 0) + used.tokens)
+      used_cost = math.max(0, (tonumber(used_cost) or 0) + used.cost)
       redis.call(
-        "HSET", scope.key, "held_tokens", math.max(0, (held_tokens or 0) + held.tokens),
-        "held_cost", math.max(0, (held_cost or 0) + held.cost), "used_tokens", used_tokens, "used_cost", used_cost
+        "HSET", scope.key, "held_tokens", math.max(0, (tonumber(held_tokens) or 0) + held.tokens),
+        "held_cost", math.max(0, (tonumber(held_cost) or 0) + held.cost),
+        "used_tokens", used_tokens, "used_cost", used_cost
       )
       if not held_tokens then
         forget_scope_later(scope)

@@ -25,7 +25,8 @@ numbered from 1970-01-01. The clock resets nothing: a new day has new keys, and 
 Keys:
     agent:budget:policy                        hash    request, global, tenant, tenant:<tenant>, user,
                                                        user:[<tenant>:]<user>, task ("tokens nano-dollars", - for no
-                                                       limit), hold, alert_percents, utc_offset_s; stays
+                                                       limit, = in one tenant's or user's for that of
+                                                       all), hold, alert_percents, utc_offset_s; stays
     agent:budget:<day>:global                  hash    used_tokens, held_tokens, used_cost, held_cost (nano-dollars),
                                                        alerted_tokens, alerted_cost (percent), alerted_limit_tokens,
                                                        alerted_limit_cost, waiter ("tokens
@@ -56,6 +57,7 @@ from langgraph_rq.shared.budget.answers import (
     Refused,
     Reservation,
     Settlement,
+    Unreadable,
     read_expiry,
     read_reserved,
     read_settlement,
@@ -79,6 +81,7 @@ __all__ = [
     "Request",
     "Reservation",
     "Settlement",
+    "Unreadable",
     "Usage",
     "expire_call",
     "reserve_call",
@@ -104,12 +107,20 @@ def reserve_call(
     limits: BudgetLimits,
     *,
     ttl_ms: int,
+    may_wait: bool = True,
     now_ms: int | None = None,
-) -> Call[Reservation | Busy | Refused]:
+) -> Call[Reservation | Busy | Refused | Unreadable]:
     """Hold what the HTTP attempt `rid` asks for, for at most `ttl_ms`, in every scope of `payer` or in none.
 
-    `ttl_ms` is the attempt's timeout and some margin: past it, `expire` charges the call. `now_ms` is a test's clock in
-    Unix time; None: the server's.
+    Args:
+        rid: Of this attempt only.
+        request: What is to be held.
+        model: By its name in the price list.
+        payer: Who pays.
+        limits: Of this process, where the fleet has none.
+        ttl_ms: The attempt's timeout and some margin: past it, `expire` charges the call.
+        may_wait: Whether room is kept for a call that is busy; one that then does not wait settles nothing.
+        now_ms: A test's clock in Unix time; None: the server's.
     """
     if not 1 <= ttl_ms <= MAX_TTL_MS:
         raise ValueError(f"expected ttl_ms to be from 1 to {MAX_TTL_MS}, got: {ttl_ms!r}")
@@ -129,6 +140,7 @@ def reserve_call(
             *_names(model, payer),
             ttl_ms,
             limits.encoded,
+            int(may_wait),
             _clock(now_ms),
         ],
         lambda reply: read_reserved(rid, reply),
@@ -144,8 +156,9 @@ def settle_call(
     *,
     now_ms: int | None = None,
 ) -> Call[Settlement]:
-    """Book what the attempt `rid` really used, and release what it holds; all zero hands the reservation back.
+    """Book what the attempt `rid` really used, and release what it holds.
 
+    A charge of nothing hands the reservation back; of a call that was busy, it gives up the place in wait.
     `model` and `payer` are for a reservation that Redis has lost: it is booked all the same, on today.
     """
     return Call(

@@ -50,13 +50,17 @@ class ModelUsage:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """A day of the whole fleet, a tenant or a user; `models` are the whole fleet's, and empty for the others."""
+    """A day of the whole fleet, a tenant or a user; `models` are the whole fleet's, and empty for the others.
+
+    `unreadable` names the policy's field in which the limit cannot be read, so that no call starts; empty: none.
+    """
 
     day: date
     resets_at_ms: int
     tokens: Meter
     cost: Meter
     models: tuple[ModelUsage, ...]
+    unreadable: str = ""
 
 
 def usage_call(
@@ -82,17 +86,17 @@ def usage_call(
 
 
 def _read_usage(is_fleet: bool, reply: Sequence[Any]) -> Usage:
-    number, utc_offset_s, limit, percents, booked, models = reply
+    number, utc_offset_s, limit, percents, booked, models, unreadable = reply
     fields = {text(field): value for field, value in zip(booked[::2], booked[1::2], strict=True)}
     by_model = (_model(model, totals) for model, totals in zip(models[::2], models[1::2], strict=True))
     tokens_limit, cost_limit = (None if one == "-" else int(one) for one in text(limit).split())
-    alert_percents = [int(percent) for percent in text(percents).split()]
     return Usage(
         day=day_of(number),
         resets_at_ms=((number + 1) * _DAY_S - utc_offset_s) * 1000,
-        tokens=_meter(fields, "tokens", tokens_limit, alert_percents),
-        cost=_meter(fields, "cost", cost_limit, alert_percents),
+        tokens=_meter(fields, "tokens", tokens_limit, percents),
+        cost=_meter(fields, "cost", cost_limit, percents),
         models=tuple(sorted((one for one in by_model if one.calls), key=attrgetter("model"))) if is_fleet else (),
+        unreadable=text(unreadable),
     )
 
 

@@ -59,14 +59,19 @@ def _read(name: str) -> tuple[str, str]:
     return (flags + end_of_line, body) if flags.startswith("#!") else ("", source)
 
 
-def _included(body: str) -> str:
-    """Return the sources that the header of `body` names, each behind what it names itself."""
+def _included(body: str, seen: set[str] | None = None) -> str:
+    """Return the sources that the header of `body` names, each once and behind what it names itself."""
+    seen = set() if seen is None else seen
     included = ""
     for kind, name in _INCLUDE.findall(body):
         _, other = _read(name)
-        other = _included(other) + other
         if kind == "Calls":
-            other = f"local function {name.rpartition('/')[2]}(KEYS, ARGV)\n{other}end\n"
+            other = f"local function {name.rpartition('/')[2]}(KEYS, ARGV)\n{_included(other)}{other}end\n"
+        elif name in seen:
+            continue
+        else:
+            seen.add(name)
+            other = _included(other, seen) + other
         included += f"{other}\n"
     return included
 

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from langgraph_rq.shared.breaker.circuit_breaker import Admission, Transition
-from langgraph_rq.shared.budget.token_budget import Busy, Refused, Reservation, Settlement
+from langgraph_rq.shared.budget.token_budget import Busy, Refused, Reservation, Settlement, Unreadable
 from langgraph_rq.shared.connections.kept_connection import Argument
 from langgraph_rq.shared.connections.scripts import Call, load_script
 from langgraph_rq.shared.queue.answers import Ownership
 from langgraph_rq.worker.guards.refusals import (
     BudgetExceeded,
     DeadlinePassed,
+    GuardUnavailable,
     ProviderUnavailableError,
     TaskCancelled,
     TaskGone,
@@ -31,7 +32,7 @@ class Decision:
     allowed: Admission | None = None
     pace_ms: int = 0
     """How long the call is too early for the rate of its provider."""
-    reserved: Reservation | Busy | Refused | None = None
+    reserved: Reservation | Busy | Refused | Unreadable | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def admit_call(
     owns: Call[Ownership] | None,
     allow: Call[Admission],
     pace: Call[int] | None,
-    reserve: Call[Reservation | Busy | Refused] | None,
+    reserve: Call[Reservation | Busy | Refused | Unreadable] | None,
 ) -> Call[Decision]:
     """Decide whether a call may start.
 
@@ -92,6 +93,8 @@ def refusal_of(decision: Decision, breaker: str) -> BaseException:
     if isinstance(decision.reserved, Refused):
         resets_at_ms = decision.reserved.resets_at_ms
         return BudgetExceeded(str(decision.reserved), resets_at_ms and max(0.0, resets_at_ms / 1000 - time.time()))
+    if isinstance(decision.reserved, Unreadable):
+        return GuardUnavailable(str(decision.reserved))
     assert decision.allowed
     if decision.pace_ms:
         wait_s = decision.pace_ms / 1000

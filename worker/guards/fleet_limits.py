@@ -1,18 +1,23 @@
 """The limits that a worker obeys: those of the fleet, in Redis, whatever its own settings say."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import NoReturn
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from langgraph_rq.shared.budget.limits import BudgetLimits
-from langgraph_rq.shared.budget.policy import read_policy_call
+from langgraph_rq.shared.budget.policy import Policy, read_policy_call
 from langgraph_rq.shared.connections.clients import is_outage
 from langgraph_rq.shared.connections.scripts import run
 from langgraph_rq.shared.telemetry.logs import get_logger
 
 _log = get_logger(__name__)
+
+FOLLOW_S = 30.0
+"""How often a worker reads the fleet's limits."""
 
 _NANO = 10**9
 _COMMANDS = {
@@ -37,18 +42,52 @@ async def obeyed_limits(redis: Redis, own: BudgetLimits) -> BudgetLimits:
     Where the fleet has made no call yet, and while Redis is away, they are this process' own: its first call writes
     them, or is held to the fleet's by the scripts.
     """
-    try:
-        policy = await run(redis, read_policy_call())
-    except RedisError as error:
-        if not is_outage(error):
-            raise
-        return own
+    policy = await _read(redis, own)
     if policy is None:
         return own
+    _emit_unreadable(policy)
     fleet = replace(policy.limits, call_output_tokens=own.call_output_tokens)
     for setting, ours, theirs, command in _differences(own, fleet):
         _log.warning("budget.settings_differ", setting=setting, own=ours, fleet=theirs, command=command)
     return fleet
+
+
+async def follow_limits(
+    redis: Redis, own: BudgetLimits, obey: Callable[[BudgetLimits], None], every_s: float = FOLLOW_S
+) -> NoReturn:
+    """Call `obey` with the fleet's limits whenever they have changed, until cancelled.
+
+    The scripts read the limits themselves at each call; what a call holds is decided here, before it asks.
+    """
+    before: Policy | None = None
+    while True:
+        await asyncio.sleep(every_s)
+        try:
+            policy = await _read(redis, own)
+        except RedisError:
+            _log.exception("budget.policy_not_read")
+            continue
+        if policy and policy != before:
+            if before is None or policy.unreadable != before.unreadable:
+                _emit_unreadable(policy)
+            obey(replace(policy.limits, call_output_tokens=own.call_output_tokens))
+            before = policy
+
+
+def _emit_unreadable(policy: Policy) -> None:
+    """Log the fields of the policy that cannot be read."""
+    for name in policy.unreadable:
+        _log.error("budget.policy_unreadable", field=name)
+
+
+async def _read(redis: Redis, own: BudgetLimits) -> Policy | None:
+    """Read the fleet's limits; None: there are none yet, or Redis is away."""
+    try:
+        return await run(redis, read_policy_call(own, with_own=False))
+    except RedisError as error:
+        if not is_outage(error):
+            raise
+        return None
 
 
 def _differences(own: BudgetLimits, fleet: BudgetLimits) -> Iterator[tuple[str, str, str, str]]:

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Charge reservations that are past their time: the provider may have billed their calls. Charged is the input
--- and the model's mean output, at most what is held; with the hold `worst`, all that is held.
+-- and the model's mean output, at most what is held; with any other hold than `estimate`, all that is
+-- held.
 --
 -- Uses shared/connections/clock: clock
 -- Uses shared/budget/prelude: read_policy, read_record, write_record, book, count, read_stats
@@ -18,7 +19,7 @@ local reservations, alerts = KEYS[1], { stream = KEYS[2] }
 local batch, seed, prefix, now_ms = ARGV[1], ARGV[2], ARGV[3], clock(ARGV[4])
 
 local function charge_of(record, limits)
-  if limits.hold == "worst" then
+  if limits.hold ~= "estimate" then
     return { tokens = record.tokens, cost = record.cost }
   end
   local stats, output = read_stats(record.model), record.tokens - record.input_tokens

@@ -1,17 +1,20 @@
 -- Add up what the fleet spends per hour, from the day's total, and tell once when an hour is far above the usual.
 --
 -- Uses shared/connections/clock: clock
+-- Uses shared/budget/policy: offset_of
 --
 -- KEYS[1] agent:budget:hours   hash    hour since 1970 -> nano-dollars; last_day, last_used: what was looked at last;
 --                                      first: the first hour that was looked at; alerted: the last hour told about
 -- KEYS[2] agent:budget:alerts  stream  scope, subject, unit, percent, used, limit, day
--- ARGV[1] offset of the day from UTC (s)
+-- KEYS[3] agent:budget:policy  hash    limits of the fleet, and the offset of its day
+-- ARGV[1] offset of the day from UTC (s), where the policy has none that can be read
 -- ARGV[2] how many times the mean is far above
 -- ARGV[3] hours of history that a mean needs
 -- ARGV[4] now (ms) in tests, else empty
 -- Returns {nano-dollars of this hour, mean of the seven days before, 1 if this call raised the alert else 0, day number}
-local hours_key, alerts_key = KEYS[1], KEYS[2]
-local utc_offset_s, times, history, now_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), clock(ARGV[4])
+local hours_key, alerts_key, policy_key = KEYS[1], KEYS[2], KEYS[3]
+local times, history, now_ms = tonumber(ARGV[2]), tonumber(ARGV[3]), clock(ARGV[4])
+local utc_offset_s = offset_of(redis.call('HGET', policy_key, 'utc_offset_s')) or tonumber(ARGV[1])
 local WEEK, DAY_MS = 168, 86400000
 
 local now_s = now_ms / 1000

@@ -19,22 +19,23 @@
 -- ARGV[10] task with its tenant, encoded; empty for none
 -- ARGV[11] life of the reservation in ms
 -- ARGV[12] limits as JSON, field -> value of the policy, to begin with where there is none
--- ARGV[13] now in ms; empty: server TIME
+-- ARGV[13] 1 if the call waits while it is busy, else 0
+-- ARGV[14] now in ms; empty: server TIME
 --
 -- A guess shrinks to LEAST_GUESS tokens at least: a shorter answer is paid for and of no use.
 --
--- A call that is busy becomes the first in wait for its limit, if there is none: for WAIT_MS, and again each time that it
--- asks. Others leave room for it, so that many small calls cannot keep out a large one.
+-- A call that is busy and waits becomes the first in wait for its limit, if there is none: for WAIT_MS, and again each
+-- time that it asks. It gives up its place by a settle of nothing. Others leave room for it, so that many small calls cannot keep out a large one.
 --
 -- Returns {"held", fill of the tightest scope in thousandths, tokens, nano-dollars, output tokens among them, what is
 -- known of the model (see `learn`)}, again for an id that has a reservation already; or, with nothing held,
 -- {"refused" | "busy", scope, unit, limit, used, held, requested, reset time in ms or 0, what is known of the
 -- model}: refused if the amount does not fit beside what is used, busy if it does not fit beside what is held, or kept
--- for the first in wait, too.
+-- for the first in wait, too; or {"unreadable", name of a field of the policy that is no limit}.
 local WAIT_MS, LEAST_GUESS = 3000, 64
 local reservations, reservation = KEYS[1], KEYS[2]
-local rid, is_guess, ttl_ms, now_ms = ARGV[1], ARGV[6] == "1", tonumber(ARGV[11]), clock(ARGV[13])
-local limits = read_policy(ARGV[8], ARGV[9], ARGV[12])
+local rid, is_guess, ttl_ms, now_ms = ARGV[1], ARGV[6] == "1", tonumber(ARGV[11]), clock(ARGV[14])
+local limits, may_wait = read_policy(ARGV[8], ARGV[9], ARGV[12]), ARGV[13] == "1"
 local input = { tokens = tonumber(ARGV[2]), cost = tonumber(ARGV[3]) }
 local output = { tokens = tonumber(ARGV[4]), cost = tonumber(ARGV[5]) }
 local price = output.tokens > 0 and output.cost / output.tokens or 0
@@ -77,11 +78,14 @@ for _, scope in ipairs(scopes) do
   scope.is_first, scope.is_kept = first == rid, first and first ~= rid and tonumber(ends_at) > now_ms
   scope.kept = scope.is_kept and { tokens = tonumber(tokens), cost = tonumber(cost) } or { tokens = 0, cost = 0 }
   scope.is_new = not booked[2]
-  scope.used = { tokens = tonumber(booked[1] or 0), cost = tonumber(booked[3] or 0) }
-  scope.held = { tokens = tonumber(booked[2] or 0), cost = tonumber(booked[4] or 0) }
+  scope.used = { tokens = tonumber(booked[1]) or 0, cost = tonumber(booked[3]) or 0 }
+  scope.held = { tokens = tonumber(booked[2]) or 0, cost = tonumber(booked[4]) or 0 }
 end
 
 if is_new then
+  if limits.unreadable then
+    return { "unreadable", limits.unreadable }
+  end
   if limits.request and not fits("tokens", limits.request) then
     return no("refused", "request", "tokens", limits.request, 0, 0, input.tokens + least)
   end
@@ -103,7 +107,7 @@ for _, scope in ipairs(scopes) do
     local limit, used, held = limits[scope.name][unit], scope.used[unit], scope.held[unit]
     local requested = is_new and record[unit] or 0
     if limit and is_new and used + held + scope.kept[unit] + requested > limit then
-      if not scope.is_kept then
+      if may_wait and not scope.is_kept then
         redis.call(
           "HSET", scope.key, "waiter", string.format("%.0f %.0f %.0f %s", record.tokens, record.cost, now_ms + WAIT_MS, rid)
         )

@@ -1,8 +1,10 @@
 #!lua flags=allow-oom
--- Replace what a reservation holds, or was charged when it expired, by what the call really used.
+-- Replace what a reservation holds, or was charged when it expired, by what the call really used. A call that holds
+-- nothing and used nothing gives up its place as the first in wait.
 --
 -- Uses shared/connections/clock: clock
--- Uses shared/budget/prelude: DAY_MS, read_policy, read_record, write_record, book, count, learn
+-- Uses shared/budget/policy: offset_of
+-- Uses shared/budget/prelude: DAY_MS, POLICY, read_policy, scopes_of, read_record, write_record, book, count, learn
 --
 -- KEYS[1]  zset of live reservations: id -> end in ms
 -- KEYS[2]  record of this reservation
@@ -36,7 +38,19 @@ end
 -- Nothing used: the call never left, its reservation is handed back and is not counted.
 local is_call = tokens > 0 or cost > 0
 local calls = is_call and 1 or 0
+local function of_no_record(offset_ms, task)
+  return {
+    day = string.format("%d", math.floor((clock(ARGV[13]) + offset_ms) / DAY_MS)), tokens = 0, cost = 0,
+    input_tokens = 0, input_cost = 0, model = ARGV[9], tenant = ARGV[10], user = ARGV[11], task = task,
+  }
+end
 if not record and not is_call then
+  local offset_s = offset_of(redis.call("HGET", POLICY, "utc_offset_s")) or cjson.decode(ARGV[8]).utc_offset_s
+  for _, scope in ipairs(scopes_of(of_no_record(offset_s * 1000, ARGV[12]))) do
+    if string.match(redis.call("HGET", scope.key, "waiter") or "", "^%d+ %d+ %d+ (.+)$") == rid then
+      redis.call("HDEL", scope.key, "waiter")
+    end
+  end
   return { "lost", 0, 0, {} }
 end
 
@@ -44,12 +58,7 @@ local limits = read_policy(ARGV[10], ARGV[11], ARGV[8])
 local outcome, more
 if not record then
   outcome = "lost"
-  local day = string.format("%d", math.floor((clock(ARGV[13]) + limits.utc_offset_ms) / DAY_MS))
-  record = {
-    day = day, tokens = 0, cost = 0, input_tokens = 0, input_cost = 0,
-    model = ARGV[9], tenant = ARGV[10], user = ARGV[11],
-    task = (limits.task.tokens or limits.task.cost) and ARGV[12] or "",
-  }
+  record = of_no_record(limits.utc_offset_ms, (limits.task.tokens or limits.task.cost) and ARGV[12] or "")
   more = { tokens = tokens, cost = cost }
   book(record, { tokens = 0, cost = 0 }, more, limits, alerts, true)
   count(record, input_tokens, output_tokens, 0, 1, estimated, cost)

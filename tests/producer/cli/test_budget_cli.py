@@ -161,3 +161,27 @@ def test_each_change_is_in_the_audit_log(raw, budget, monkeypatch):
     assert [action for action, _ in entries] == ["limit_changed"] * 3 + ["usage_reset"]
     assert {"scope": "user", "user": "ann", "tokens": "50"}.items() <= entries[0][1].items()
     assert {"scope": "global", "tokens": "+500"}.items() <= entries[1][1].items()
+
+
+def test_limit_that_would_be_too_large_is_refused_with_the_amounts(raw, budget):
+    done(budget("set", "global", str(2**53 - 1)))
+    refused = budget("raise", "global", "1")
+    assert refused.exit_code == 2
+    assert "expected a limit of at most 2**53 - 1, got: 9007199254740991 + 1" in refused.stderr
+
+
+def test_limit_that_cannot_be_read_is_shown_and_can_be_set(raw, budget):
+    reserve(raw, "1", 10)
+    raw.hset("agent:budget:policy", "user", "50,000 -")
+    raw.hset("agent:budget:policy", "user:bob", "x")
+    raw.hset("agent:budget:policy", "hold", "wrst")
+    shown = done(budget("show"))
+    assert "user cannot be read, got: '50,000 -'; set it again, until then no call that it limits starts" in shown
+    assert "hold cannot be read, got: 'wrst'; set it again" in shown
+    assert read(budget("show", "--json"))["unreadable"] == {"user": "50,000 -", "user:bob": "x", "hold": "wrst"}
+    assert "field user cannot be read, so no call starts" in done(budget("show", "--user", "ann"))
+    assert read(budget("show", "--user", "ann", "--json"))["unreadable"] == "user"
+    done(budget("set", "user", "50000"))
+    done(budget("set", "user", "1", "--user", "bob"))
+    done(budget("set", "hold", "estimate"))
+    assert read(budget("show", "--json"))["unreadable"] == {}

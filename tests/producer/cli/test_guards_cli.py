@@ -167,6 +167,27 @@ def test_usage_of_a_user_is_the_users_alone(raw, producer):
     assert (usage["user"], usage["tokens"]["used"], usage["tokens"]["limit"]) == ("ann", 800, None)
 
 
+def test_usage_of_a_tenant_is_that_of_its_users(raw, producer):
+    for number, payer in enumerate((Payer("acme", "ann"), Payer("acme", "bob"), Payer(user_id="ann"))):
+        call = settle_call(f"lost:{number}", Charge(100, 10), "gpt-4o", payer, BudgetSettings().limits())
+        scripts.run_sync(raw, call)
+    (usage,) = lines(producer("usage", "--tenant", "acme", "--json"))
+    assert (usage["tenant"], usage["user"], usage["tokens"]["used"], usage["models"]) == ("acme", None, 220, [])
+    (usage,) = lines(producer("usage", "--tenant", "acme", "--user", "ann", "--json"))
+    assert (usage["tenant"], usage["user"], usage["tokens"]["used"]) == ("acme", "ann", 110)
+    assert "user ann of tenant acme" in producer("usage", "--tenant", "acme", "--user", "ann").stdout
+    (usage,) = lines(producer("usage", "--tenant", "default", "--json"))
+    assert usage["tokens"]["used"] == 110
+
+
+def test_usage_names_a_limit_that_cannot_be_read(raw, producer):
+    spend(raw)
+    raw.hset("agent:budget:policy", "global", "lots")
+    assert "field global of agent:budget:policy cannot be read, so no call starts" in producer("usage").stdout
+    (usage,) = lines(producer("usage", "--json"))
+    assert (usage["unreadable"], usage["tokens"]["limit"]) == ("global", None)
+
+
 def test_usage_of_another_day(raw, producer):
     spend(raw)
     (today,) = lines(producer("usage", "--json"))

@@ -1,16 +1,19 @@
 """A worker obeys the fleet's limits, and says which of its settings differ."""
 
+import asyncio
 import shlex
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 
 from langgraph_rq.producer.cli.main import main
-from langgraph_rq.shared.budget.policy import read_policy_call, set_limit_call
+from langgraph_rq.shared.budget.policy import read_policy_call, set_limit_call, set_option_call
 from langgraph_rq.shared.budget.token_budget import BudgetLimits, Hold
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.shared.connections.scripts import run
-from langgraph_rq.worker.guards.fleet_limits import obeyed_limits
+from langgraph_rq.worker.guards.fleet_limits import follow_limits, obeyed_limits
+from tests.waiting import until
 
 OWN = BudgetLimits(daily_tokens=5_000, daily_cost_nano_usd=12_500_000_000, hold=Hold.WORST, call_output_tokens=7)
 
@@ -51,3 +54,37 @@ async def test_limits_of_the_fleet_are_those_that_it_was_given(limits, aredis):
     policy = await run(aredis, read_policy_call())
     assert policy
     assert (await obeyed_limits(aredis, limits)) == limits
+
+
+async def test_worker_follows_the_fleets_limits_while_it_runs(aredis, caplog):
+    await run(aredis, set_limit_call(OWN, "global", tokens=""))
+    obeyed = []
+    following = asyncio.create_task(follow_limits(aredis, OWN, obeyed.append, every_s=0.01))
+    await until(lambda: obeyed == [OWN])
+    await run(aredis, set_option_call(OWN, "hold", "estimate"))
+    await run(aredis, set_limit_call(OWN, "request", tokens=77))
+    await until(lambda: obeyed[-1] == replace(OWN, hold=Hold.ESTIMATE, request_tokens=77))
+    await aredis.hset("agent:budget:policy", "request", "many")
+    await until(lambda: "budget.policy_unreadable" in caplog.text)
+    assert obeyed[-1].request_tokens == OWN.request_tokens
+    assert "field=request" in caplog.text
+    asked = (await aredis.info("commandstats"))["cmdstat_evalsha_ro"]["calls"]
+
+    async def is_asked_again():
+        return (await aredis.info("commandstats"))["cmdstat_evalsha_ro"]["calls"] > asked + 3
+
+    await until(is_asked_again)
+    assert caplog.text.count("budget.policy_unreadable") == 1
+    following.cancel()
+
+
+async def test_worker_that_may_not_read_the_limits_goes_on(redis_url, aredis, caplog):
+    await aredis.acl_setuser("blind", enabled=True, passwords=["+secret"], keys=["agent:task:*"], commands=["+@all"])
+    try:
+        async with open_async(redis_url.replace("unix://", "unix://blind:secret@")) as redis:
+            following = asyncio.create_task(follow_limits(redis, OWN, pytest.fail, every_s=0.01))
+            await until(lambda: caplog.text.count("budget.policy_not_read") > 1)
+            assert not following.done()
+            following.cancel()
+    finally:
+        await aredis.acl_deluser("blind")
