@@ -15,7 +15,8 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
@@ -88,6 +89,8 @@ class Admitted:
     """Of the answer, as far as it came: the measure of a stream that reports no usage."""
     is_probe: bool = False
     """Whether the breaker is half-open and waits for the outcome of this call."""
+    was_busy: bool = False
+    """Whether it had to wait for the budget, so that other calls leave room for it."""
     at: float = field(default_factory=time.monotonic)
 
     @property
@@ -213,7 +216,7 @@ class Guards:
             ProviderUnavailableError: the breaker refused; `retry_after_s` is when to ask again.
         """
         admitted = Admitted(task.next_rid(), breaker, model, 0, size, Request(Amount(0)), task.payer)
-        with self._room.turn(task.payer, may_wait=not stops_a_loop.get()) as turn:
+        with self._room.turn(task.payer, may_wait=not stops_a_loop.get()) as turn, self._gives_up(admitted):
             while True:
                 if not await turn.comes(task.deadline_at):
                     raise BudgetBusy(
@@ -236,6 +239,7 @@ class Guards:
                     raise refusal_of(decision, breaker)
                 if stops_a_loop.get():
                     raise BudgetBusy(f"{reserved}; a sync call in an async node does not wait", _BUSY_RETRY_S)
+                admitted.was_busy = True
                 if not turn.line:
                     emit_waiting(breaker, reserved)
                 turn.wait_for(reserved.scope)
@@ -247,19 +251,22 @@ class Guards:
         admitted.request = admitted.size.request(model, stats, self.budget, self.pricing)
         ttl_ms = min(round((ttl_s + _RESERVATION_MARGIN_S) * 1000), MAX_TTL_MS)
         allow = allow_call(breaker, rid, self.breaker)
-        reserve = reserve_call(rid, admitted.request, model, admitted.payer, self.budget, ttl_ms=ttl_ms)
+        reserving = partial(reserve_call, rid, admitted.request, model, admitted.payer, self.budget, ttl_ms=ttl_ms)
         pace = self._pace_call(breaker, model, admitted.request)
+        reserve = reserving(may_wait=not stops_a_loop.get())
         try:
             decision = await self.decide(task, breaker, admit_call(task.owns_call(), allow, pace, reserve))
         except asyncio.CancelledError:
             # Redis may have admitted the call or not. The same reservation id, admitted again, is the same reservation;
             # the task is not checked again, because it may have ended.
-            self.loops.run_in_background(self._release(admitted, admit_call(None, allow, None, reserve)))
+            again = admit_call(None, allow, None, reserving(may_wait=False))
+            self.loops.run_in_background(self._release(admitted, again))
             raise
-        except Exception:
+        except Exception as error:
             # A fault in the budget: the breaker has let the call through, perhaps as its probe, all the same.
             self.loops.run_in_background(self._release(admitted, admit_call(None, allow, None, None)))
-            raise
+            # No Exception: LangChain swallows those of a sync call's callbacks, and makes the call.
+            raise GuardUnavailable(f"Redis could not decide whether a call may start: {error}") from error
         if decision.reserved:
             self._know(model, decision.reserved.stats)
         return decision
@@ -356,6 +363,17 @@ class Guards:
         while task.open:
             _, admitted = task.open.popitem()
             await self.settle(task, admitted, Outcome.CANCEL, None)
+
+    @contextmanager
+    def _gives_up(self, admitted: Admitted) -> Iterator[None]:
+        """Free the place in wait for the budget of a call that ends before it was admitted."""
+        try:
+            yield
+        except BaseException:
+            if admitted.was_busy:
+                nothing = settle_call(admitted.rid, Charge(0, 0), admitted.model, admitted.payer, self.budget)
+                self.loops.deliver_in_background(nothing, lambda _: self._room.freed(admitted.payer))
+            raise
 
     async def _release(self, admitted: Admitted, admit: Call[Decision]) -> None:
         """Admit the call once more, which returns its generation, and settle it with nothing used."""

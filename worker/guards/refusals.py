@@ -34,7 +34,7 @@ class BudgetBusy(BudgetExceeded):
 
 
 class GuardUnavailable(Refusal):
-    """Redis did not answer before the deadline; no model call was started."""
+    """It could not be decided whether a call may start, so none was: no answer before the deadline, or an error."""
 
 
 class DeadlinePassed(Refusal):

@@ -11,7 +11,8 @@ so a refusal that must end a sync call is a BaseException.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from itertools import chain
@@ -26,13 +27,13 @@ from langchain_core.tracers.context import register_configure_hook
 from langgraph_rq.shared.breaker.circuit_breaker import Outcome
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.calls.guarded_model import GUARDED
-from langgraph_rq.worker.calls.model_call import CallLimits, settle_failure
+from langgraph_rq.worker.calls.model_call import CallLimits, describe, settle_failure
 from langgraph_rq.worker.calls.model_usage import answer_bytes, read_usage, written_bytes
 from langgraph_rq.worker.calls.rate_limits import call_at_rate
 from langgraph_rq.worker.guards.call_size import CallSize, Prompt, measure_messages, measure_texts, output_limit
 from langgraph_rq.worker.guards.event_loops import running_loop, stops_a_loop
 from langgraph_rq.worker.guards.guards import TaskGuard
-from langgraph_rq.worker.guards.refusals import ProviderRefused, ProviderUnavailableError, TaskGone
+from langgraph_rq.worker.guards.refusals import GuardUnavailable, ProviderRefused, ProviderUnavailableError, TaskGone
 from langgraph_rq.worker.task.attempt import Attempt
 from langgraph_rq.worker.task.node_watch import NodeWatch
 
@@ -124,7 +125,9 @@ class GuardHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Admit the call, or raise."""
-        if not (metadata or {}).get(GUARDED):
+        if (metadata or {}).get(GUARDED):
+            return
+        with _not_swallowed():
             parameters = kwargs.get("invocation_params") or {}
             prompt = measure_messages(chain.from_iterable(messages), parameters)
             await self._admit(caller, run_id, serialized, metadata or {}, parameters, prompt)
@@ -140,8 +143,9 @@ class GuardHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Admit the call of a model without a chat interface, or raise."""
-        parameters = kwargs.get("invocation_params") or {}
-        await self._admit(caller, run_id, serialized, metadata or {}, parameters, measure_texts(prompts))
+        with _not_swallowed():
+            parameters = kwargs.get("invocation_params") or {}
+            await self._admit(caller, run_id, serialized, metadata or {}, parameters, measure_texts(prompts))
 
     def on_llm_new_token(
         self,
@@ -207,6 +211,18 @@ class GuardHandler(BaseCallbackHandler):
         if self._task.is_over:  # it ended during the round trip: nothing else would settle this call
             await self._guards.loops.run_here(self._guards.close_task(self._task))
             raise TaskGone("the run has ended")
+
+
+@contextmanager
+def _not_swallowed() -> Iterator[None]:
+    """Let no fault start a call: LangChain swallows an Exception of a sync call's handler, and makes the call."""
+    try:
+        yield
+    except ProviderUnavailableError:
+        raise
+    except Exception as error:
+        _log.exception("model_call.not_admitted")
+        raise GuardUnavailable(f"it could not be decided whether a call may start: {describe(error)}") from error
 
 
 def _model_name(

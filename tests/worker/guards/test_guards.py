@@ -4,8 +4,8 @@ import asyncio
 import time
 
 import pytest
+from langchain_core.messages import HumanMessage
 from redis.asyncio import Redis as AsyncRedis
-from redis.exceptions import ResponseError
 
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome
 from langgraph_rq.shared.budget.token_budget import BudgetLimits, Payer
@@ -131,16 +131,79 @@ async def test_probe_without_a_budget_lets_the_next_one_probe(guards, client, re
         await admit(guards)
 
 
-async def test_probe_of_a_call_that_failed_in_the_budget_is_handed_back(guards, aredis):
+async def forbid_the_budget(aredis):
+    """Let the budget's scripts fail, as for a Redis user that lacks a permission."""
+    await aredis.execute_command("ACL", "SETUSER", "default", "resetkeys", "~agent:[^b]*", "~agent:breaker*", "~rq:*")
+
+
+async def test_probe_of_a_call_that_failed_in_the_budget_is_handed_back(own_redis):
+    async with open_async(own_redis.url) as redis, AsyncRedis.from_url(own_redis.url) as other:
+        guards = Guards(redis, own_redis.url, BREAKER_LIMITS, BudgetLimits(), PRICING)
+        await open_breaker(other)
+        await forbid_the_budget(other)
+        with pytest.raises(GuardUnavailable, match="could not decide whether a call may start"):
+            await admit(guards)
+        await other.execute_command("ACL", "SETUSER", "default", "allkeys")
+
+        async def is_free():
+            return await probes_in_flight(other) == 0
+
+        await until(is_free)
+        await guards.aclose()
+
+
+@pytest.mark.parametrize(("is_guarded", "is_sync"), [(True, False), (True, True), (False, False), (False, True)])
+async def test_no_call_starts_when_a_script_fails(is_sync, is_guarded, own_redis, llm, chat):
+    model = guarded_chat_model(chat()) if is_guarded else chat()
+
+    async def node(_state):
+        async with AsyncRedis.from_url(own_redis.url) as other:
+            await forbid_the_budget(other)
+            try:
+                await (asyncio.to_thread(model.invoke, "hi") if is_sync else model.ainvoke("hi"))
+            except Exception:
+                return {"text": "swallowed"}
+            finally:
+                await other.execute_command("ACL", "SETUSER", "default", "allkeys")
+
+    result = await run_node(own_redis.url, node)
+    assert llm.calls() == []
+    assert (result.status, result.error.type) == (State.ERROR, ErrorType.GUARD_UNAVAILABLE)
+
+
+async def test_no_call_starts_on_a_limit_that_cannot_be_read(guards, aredis, redis_url, llm, chat):
+    await guards.settle(TaskGuard(guards), await admit(guards), Outcome.OK, Used(1, 1))
     await open_breaker(aredis)
-    await aredis.hset("agent:budget:policy", "utc_offset_s", "two hours")
-    with pytest.raises(ResponseError):
+    await aredis.hset("agent:budget:policy", "user", "50,000 -")
+    with pytest.raises(GuardUnavailable, match="field user of agent:budget:policy cannot be read"):
         await admit(guards)
 
     async def is_free():
         return await probes_in_flight(aredis) == 0
 
     await until(is_free)
+    await Breakers(aredis, BREAKER_LIMITS).report(BREAKER, "t", 0, Outcome.OK)
+    result = await run_node(redis_url, lambda _state: chat().invoke("hi"))
+    assert (result.error.type, llm.calls()) == (ErrorType.GUARD_UNAVAILABLE, [])
+
+
+class Odd:
+    """A value that no one can write down."""
+
+    def __repr__(self):
+        raise ValueError("odd")
+
+
+@pytest.mark.parametrize("is_sync", [False, True])
+async def test_no_call_starts_when_its_prompt_cannot_be_measured(is_sync, redis_url, llm, chat):
+    message = HumanMessage("hi", additional_kwargs={"odd": Odd()})
+
+    async def node(_state):
+        await (asyncio.to_thread(chat().invoke, [message]) if is_sync else chat().ainvoke([message]))
+
+    result = await run_node(redis_url, node)
+    assert llm.calls() == []
+    assert (result.status, result.error.type) == (State.ERROR, ErrorType.GUARD_UNAVAILABLE)
 
 
 async def test_call_refused_by_the_breaker_is_not_booked(guards, aredis):

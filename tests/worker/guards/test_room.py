@@ -10,8 +10,9 @@ from langgraph_rq.shared.budget.token_budget import BudgetLimits, Payer
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
 from langgraph_rq.worker.guards.call_size import CallSize, Prompt
+from langgraph_rq.worker.guards.event_loops import stops_a_loop
 from langgraph_rq.worker.guards.guards import Guards, TaskGuard, Used
-from langgraph_rq.worker.guards.refusals import BudgetExceeded, TaskGone
+from langgraph_rq.worker.guards.refusals import BudgetBusy, BudgetExceeded, TaskGone
 from tests.breakers import Breakers
 from tests.fleet import PRICING
 from tests.model_calls import OUTPUT_TOKENS, billed, books
@@ -258,3 +259,51 @@ async def test_waiting_call_asks_for_what_its_model_has_turned_out_to_use(client
         await Caller(guards).settle(one)
     await guards.aclose()
     await elsewhere.aclose()
+
+
+async def waiters(aredis):
+    """Return the calls that the scopes keep room for."""
+    keys = [key async for key in aredis.scan_iter("agent:budget:*", _type="hash")]
+    found = [await aredis.hget(key, "waiter") for key in keys]
+    return {one.split()[-1].decode() for one in found if one}
+
+
+async def test_waiting_call_that_is_cancelled_keeps_room_from_nobody(guards, aredis):
+    running = await Caller(guards).admit()
+    waiting = asyncio.create_task(Caller(guards).admit())
+
+    async def is_first():
+        return await waiters(aredis) != set()
+
+    await until(is_first)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+    async def nobody():
+        return await waiters(aredis) == set()
+
+    await until(nobody, timeout_s=1)
+    await Caller(guards).settle(running)
+
+
+async def test_waiting_call_whose_deadline_passes_keeps_room_from_nobody(guards, aredis):
+    await Caller(guards).admit()
+    late = Caller(guards)
+    late._task.deadline_at = time.monotonic() + 0.3
+    with pytest.raises(BudgetBusy):
+        await late.admit()
+
+    async def nobody():
+        return await waiters(aredis) == set()
+
+    await until(nobody, timeout_s=1)
+
+
+async def test_call_that_may_not_wait_keeps_room_from_nobody(guards, aredis):
+    await Caller(guards).admit()
+    token = stops_a_loop.set(True)
+    with pytest.raises(BudgetBusy):
+        await Caller(guards).admit()
+    stops_a_loop.reset(token)
+    assert await waiters(aredis) == set()
