@@ -32,8 +32,8 @@ local failure_rate, open_ms, max_open_ms = tonumber(ARGV[9]), tonumber(ARGV[10])
 local jitter, successes_to_close, max_cooldown_ms = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14])
 local keep_ms, now_ms = tonumber(ARGV[15]), clock(ARGV[16])
 
-local state, why, generation, openings, open_ends_at, cooldown_ends_at, forget_at = unpack(redis.call('HMGET', key,
-  'state', 'why', 'generation', 'openings', 'open_ends_at', 'cooldown_ends_at', 'forget_at'))
+local state, why, generation, openings, open_ends_at, cooldown_ends_at, forget_at, failures = unpack(redis.call(
+  'HMGET', key, 'state', 'why', 'generation', 'openings', 'open_ends_at', 'cooldown_ends_at', 'forget_at', 'failures'))
 state, why, generation, openings = state or 'closed', why or '', tonumber(generation or 0), tonumber(openings or 0)
 open_ends_at, cooldown_ends_at = tonumber(open_ends_at or 0), tonumber(cooldown_ends_at or 0)
 forget_at = tonumber(forget_at or 0)
@@ -66,10 +66,12 @@ local function vote()
     count(bucket)
   end
   if outcome == 'ok' then
-    redis.call('HSET', key, 'failures', 0)
+    if failures ~= '0' then
+      redis.call('HSET', key, 'failures', 0)
+    end
     return
   end
-  local failures = redis.call('HINCRBY', key, 'failures', 1)
+  failures = redis.call('HINCRBY', key, 'failures', 1)
   local calls, failed = 1, 1
   if bucket then
     calls, failed = window_of(key, bucket)

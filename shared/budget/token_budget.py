@@ -31,7 +31,7 @@ Keys:
                                                        alerted_tokens, alerted_cost (percent), alerted_limit_tokens,
                                                        alerted_limit_cost, waiter ("tokens
                                                        nano-dollars end id" of the first call that waits)
-    agent:budget:<day>:tenant:<tenant>         hash    the same
+    agent:budget:<day>:tenant:<tenant>         hash    the same; of the default tenant only if it has a limit
     agent:budget:<day>:user:[<tenant>:]<user>  hash    the same
     agent:budget:task:[<tenant>:]<task>        hash    the same over all days; only if a task limit is set
     agent:budget:<day>:models                  hash    model -> its totals, the numbers of `ModelUsage`

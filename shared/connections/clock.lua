@@ -1,12 +1,17 @@
 -- Instants in milliseconds since the epoch, and how numbers are read and written.
 
--- The server's time. `given_ms` replaces it in tests; empty otherwise.
+local server_ms
+
+-- The server's time, which stands still during a script. `given_ms` replaces it in tests; empty otherwise.
 local function clock(given_ms)
   if given_ms ~= '' then
     return tonumber(given_ms)
   end
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
+  if not server_ms then
+    local time = redis.call('TIME')
+    server_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+  end
+  return server_ms
 end
 
 -- A whole number that was read from Redis, or `otherwise` when it is none.

@@ -23,32 +23,42 @@ local function delete(command, ...)
   return server.pcall(...)
 end
 
--- The reply, or the error that nothing can be done about.
-local function attempt(...)
-  local reply = server.pcall(...)
-  if type(reply) ~= 'table' or not reply.err then
-    return reply
-  end
-  local command, key, field = ...
+-- What becomes of an error reply: another reply, or the error if nothing can be done about it.
+local function mended(reply, command, key, ...)
   if reply.err:find('WRONGTYPE', 1, true) == 1 then
     local deleted = delete(command, 'DEL', key)
     if type(deleted) == 'table' then
-      return server.pcall(command, EMPTY_KEY, select(3, ...))
+      return server.pcall(command, EMPTY_KEY, ...)
     end
   elseif command == 'HINCRBY' and is_no_number(reply.err) then
-    delete(command, 'HDEL', key, field)
+    delete(command, 'HDEL', key, (...))
   else
     return reply
   end
-  return server.pcall(...)
+  return server.pcall(command, key, ...)
+end
+
+-- Nearly all replies are no errors, and these functions run a dozen times per script: they do the least for them.
+local type, try = type, server.pcall
+
+local function attempt(...)
+  local reply = try(...)
+  if type(reply) == 'table' and reply.err then
+    return mended(reply, ...)
+  end
+  return reply
 end
 
 local function call(...)
-  local reply = attempt(...)
+  local reply = try(...)
+  if type(reply) ~= 'table' or not reply.err then
+    return reply
+  end
+  reply = mended(reply, ...)
   if type(reply) == 'table' and reply.err then
     return server.call(...) -- which raises it
   end
   return reply
 end
 
-local redis = setmetatable({call = call, pcall = attempt}, {__index = server})
+local redis = {call = call, pcall = attempt, sha1hex = server.sha1hex}

@@ -5,7 +5,7 @@ and arguments, and how to read its reply. The logic exists once; only the awaiti
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha1
@@ -43,13 +43,14 @@ def load_script(name: str) -> Script:
     """Read a script of the installed package by its path without the suffix, such as `shared/breaker/allow`.
 
     Two kinds of lines in its header name other files, which are put before it:
-        -- Uses shared/connections/clock: clock   the functions of a file that is no script
+        -- Uses shared/connections/clock: clock   the functions of a file that is no script, once for all that use them
         -- Calls shared/breaker/read              another script, as a function `read(KEYS, ARGV)`
     Flags count in the first line of the script itself only; before all stands `PRELUDE`.
     """
     flags, body = _read(name)
     _, prelude = _read(PRELUDE)
-    return make_script(name, flags + prelude + _included(body) + body)
+    files = "".join(_read(used)[1] + "\n" for used in dict.fromkeys(_used(body)))
+    return make_script(name, flags + prelude + files + _functions(body) + body)
 
 
 def _read(name: str) -> tuple[str, str]:
@@ -59,21 +60,21 @@ def _read(name: str) -> tuple[str, str]:
     return (flags + end_of_line, body) if flags.startswith("#!") else ("", source)
 
 
-def _included(body: str, seen: set[str] | None = None) -> str:
-    """Return the sources that the header of `body` names, each once and behind what it names itself."""
-    seen = set() if seen is None else seen
-    included = ""
+def _used(body: str) -> Iterator[str]:
+    """Yield the files that `body` and the scripts that it calls use, each behind what it uses itself."""
     for kind, name in _INCLUDE.findall(body):
-        _, other = _read(name)
-        if kind == "Calls":
-            other = f"local function {name.rpartition('/')[2]}(KEYS, ARGV)\n{_included(other)}{other}end\n"
-        elif name in seen:
-            continue
-        else:
-            seen.add(name)
-            other = _included(other, seen) + other
-        included += f"{other}\n"
-    return included
+        yield from _used(_read(name)[1])
+        if kind == "Uses":
+            yield name
+
+
+def _functions(body: str) -> str:
+    """Return the scripts that `body` calls, as functions."""
+    called = ((name, _read(name)[1]) for kind, name in _INCLUDE.findall(body) if kind == "Calls")
+    return "".join(
+        f"local function {name.rpartition('/')[2]}(KEYS, ARGV)\n{_functions(other)}{other}end\n"
+        for name, other in called
+    )
 
 
 def make_script(name: str, source: str) -> Script:

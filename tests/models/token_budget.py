@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import Literal
 
+from langgraph_rq.shared.budget.limits import DEFAULT_TENANT
 from langgraph_rq.shared.budget.model_stats import ModelStats
 from langgraph_rq.shared.budget.token_budget import (
     Alert,
@@ -52,15 +53,18 @@ class Entry:
     expired_tokens: int = 0
     estimated: bool = False
     is_call: bool = False
+    has_tenant: bool = True
+    """Whether its tenant is booked too."""
 
     def scopes(self) -> dict[str, tuple[str, ...]]:
         """The accounts that this reservation is booked on, narrowest first."""
         day = str(self.day)
         accounts = {
             "user": ("user", day, self.payer.user),
-            "tenant": ("tenant", day, self.payer.encoded_tenant),
             "global": ("global", day),
         }
+        if self.has_tenant:
+            accounts = {"user": accounts["user"], "tenant": ("tenant", day, self.payer.encoded_tenant), **accounts}
         return {"task": ("task", self.payer.task), **accounts} if self.payer.task else accounts
 
 
@@ -79,6 +83,7 @@ class BudgetModel:
     ) -> Reservation | Busy | Refused:
         if rid not in self.entries:
             entry = Entry(self._day(now_ms), model, self._booked(payer), request, now_ms + ttl_ms)
+            entry.has_tenant = self._has_tenant(payer)
             answer = self._grant(rid, entry, now_ms)
             if answer:
                 return replace(answer, stats=self.stats(model))
@@ -132,6 +137,10 @@ class BudgetModel:
     def _booked(self, payer: Payer) -> Payer:
         return payer if (self.limits.task_tokens or self.limits.task_cost_nano_usd) else replace(payer, task_id=None)
 
+    def _has_tenant(self, payer: Payer) -> bool:
+        is_limited = self.limits.tenant_daily_tokens or self.limits.tenant_daily_cost_nano_usd
+        return bool(is_limited) or payer.tenant != DEFAULT_TENANT
+
     def _resets_at(self, scope: str, day: int) -> int | None:
         return None if scope in {"task", "request"} else self.resets_at_ms(day)
 
@@ -169,7 +178,7 @@ class BudgetModel:
             if not is_call:
                 return Settlement("lost", NOTHING, ())
             entry = Entry(self._day(now_ms), model, self._booked(payer), Request(NOTHING), now_ms)
-            entry.state, outcome = "settled", "lost"
+            entry.state, outcome, entry.has_tenant = "settled", "lost", self._has_tenant(payer)
             self.entries[rid] = entry
         elif entry.state == "settled":
             return Settlement("repeated", NOTHING, ())

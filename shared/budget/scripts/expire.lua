@@ -4,7 +4,8 @@
 -- held.
 --
 -- Uses shared/connections/clock: clock
--- Uses shared/budget/prelude: read_policy, read_record, write_record, book, count, read_stats
+-- Uses shared/budget/prelude: read_policy, read_record, write_record
+-- Uses shared/budget/booking: book, count, read_stats
 --
 -- KEYS[1]  zset of live reservations: id -> end in ms
 -- KEYS[2]  stream of alerts: scope, subject, unit, percent, used, limit, day

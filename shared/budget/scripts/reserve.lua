@@ -2,7 +2,7 @@
 -- Hold an amount for one HTTP attempt in its task, user and tenant and in the whole fleet: in all of them or in none.
 --
 -- Uses shared/connections/clock: clock
--- Uses shared/budget/prelude: DAY_MS, MODEL_STATS, read_policy, scopes_of, read_record, write_record,
+-- Uses shared/budget/prelude: DAY_MS, MODEL_STATS, read_policy, booked, scopes_of, read_record, write_record,
 --   forget_scope_later
 --
 -- KEYS[1]  zset of live reservations: id -> end in ms
@@ -43,11 +43,14 @@ local least = is_guess and math.min(LEAST_GUESS, output.tokens) or output.tokens
 
 local record = read_record(reservation)
 local is_new = not record
-record = record or {
-  state = "held", day = string.format("%d", math.floor((now_ms + limits.utc_offset_ms) / DAY_MS)),
-  input_tokens = input.tokens, input_cost = input.cost, tokens = 0, cost = 0,
-  tenant = ARGV[8], user = ARGV[9], task = (limits.task.tokens or limits.task.cost) and ARGV[10] or "", model = ARGV[7],
-}
+if not record then
+  local tenant, task = booked(limits, ARGV[8], ARGV[10])
+  record = {
+    state = "held", day = string.format("%d", math.floor((now_ms + limits.utc_offset_ms) / DAY_MS)),
+    input_tokens = input.tokens, input_cost = input.cost, tokens = 0, cost = 0,
+    tenant = tenant, user = ARGV[9], task = task, model = ARGV[7],
+  }
+end
 local known = redis.call("HGET", MODEL_STATS, record.model) or ""
 local resets_at_ms = (record.day + 1) * DAY_MS - limits.utc_offset_ms
 
@@ -71,15 +74,20 @@ local function fits(unit, left)
   return true
 end
 
-local scopes = scopes_of(record)
+local UNITS = { "tokens", "cost" }
+local scopes, limited = scopes_of(record), {}
 for _, scope in ipairs(scopes) do
-  local booked = redis.call("HMGET", scope.key, "used_tokens", "held_tokens", "used_cost", "held_cost", "waiter")
-  local tokens, cost, ends_at, first = string.match(booked[5] or "", "^(%d+) (%d+) (%d+) (.+)$")
-  scope.is_first, scope.is_kept = first == rid, first and first ~= rid and tonumber(ends_at) > now_ms
-  scope.kept = scope.is_kept and { tokens = tonumber(tokens), cost = tonumber(cost) } or { tokens = 0, cost = 0 }
-  scope.is_new = not booked[2]
-  scope.used = { tokens = tonumber(booked[1]) or 0, cost = tonumber(booked[3]) or 0 }
-  scope.held = { tokens = tonumber(booked[2]) or 0, cost = tonumber(booked[4]) or 0 }
+  local amounts = redis.call("HMGET", scope.key, "used_tokens", "held_tokens", "used_cost", "held_cost", "waiter")
+  scope.is_new = not amounts[2]
+  scope.held = { tokens = tonumber(amounts[2]) or 0, cost = tonumber(amounts[4]) or 0 }
+  scope.limit = limits[scope.name]
+  if scope.limit.tokens or scope.limit.cost then
+    limited[#limited + 1] = scope
+    scope.used = { tokens = tonumber(amounts[1]) or 0, cost = tonumber(amounts[3]) or 0 }
+    local tokens, cost, ends_at, first = string.match(amounts[5] or "", "^(%d+) (%d+) (%d+) (.+)$")
+    scope.is_first, scope.is_kept = first == rid, first and first ~= rid and tonumber(ends_at) > now_ms
+    scope.kept = { tokens = scope.is_kept and tonumber(tokens) or 0, cost = scope.is_kept and tonumber(cost) or 0 }
+  end
 end
 
 if is_new then
@@ -89,9 +97,9 @@ if is_new then
   if limits.request and not fits("tokens", limits.request) then
     return no("refused", "request", "tokens", limits.request, 0, 0, input.tokens + least)
   end
-  for _, scope in ipairs(scopes) do
-    for _, unit in ipairs({ "tokens", "cost" }) do
-      local limit, used = limits[scope.name][unit], scope.used[unit]
+  for _, scope in ipairs(limited) do
+    for _, unit in ipairs(UNITS) do
+      local limit, used = scope.limit[unit], scope.used[unit]
       if limit and not fits(unit, limit - used) then
         local requested = input[unit] + (is_guess and unit == "tokens" and least or is_guess and 0 or output[unit])
         return no("refused", scope.name, unit, limit, used, scope.held[unit], requested)
@@ -102,9 +110,9 @@ if is_new then
 end
 
 local fill = 0
-for _, scope in ipairs(scopes) do
-  for _, unit in ipairs({ "tokens", "cost" }) do
-    local limit, used, held = limits[scope.name][unit], scope.used[unit], scope.held[unit]
+for _, scope in ipairs(limited) do
+  for _, unit in ipairs(UNITS) do
+    local limit, used, held = scope.limit[unit], scope.used[unit], scope.held[unit]
     local requested = is_new and record[unit] or 0
     if limit and is_new and used + held + scope.kept[unit] + requested > limit then
       if may_wait and not scope.is_kept then
@@ -132,6 +140,10 @@ if is_new then
   end
   write_record(reservation, record, 7 * DAY_MS)
   redis.call("ZADD", reservations, now_ms + ttl_ms, rid)
-  redis.call("PEXPIRE", reservations, 7 * DAY_MS)
+  local fleet = scopes[#scopes]
+  -- Each day, and when the key may be new: it goes with the last reservation, when nothing is held.
+  if fleet.is_new or fleet.held.tokens == 0 then
+    redis.call("PEXPIRE", reservations, 8 * DAY_MS)
+  end
 end
 return { "held", fill, record.tokens, record.cost, record.tokens - record.input_tokens, known }

@@ -4,7 +4,8 @@
 --
 -- Uses shared/connections/clock: clock
 -- Uses shared/budget/policy: offset_of
--- Uses shared/budget/prelude: DAY_MS, POLICY, read_policy, scopes_of, read_record, write_record, book, count, learn
+-- Uses shared/budget/prelude: DAY_MS, POLICY, read_policy, booked, scopes_of, read_record, write_record
+-- Uses shared/budget/booking: book, count, is_learned, learn
 --
 -- KEYS[1]  zset of live reservations: id -> end in ms
 -- KEYS[2]  record of this reservation
@@ -38,15 +39,15 @@ end
 -- Nothing used: the call never left, its reservation is handed back and is not counted.
 local is_call = tokens > 0 or cost > 0
 local calls = is_call and 1 or 0
-local function of_no_record(offset_ms, task)
+local function of_no_record(offset_ms, tenant, task)
   return {
     day = string.format("%d", math.floor((clock(ARGV[13]) + offset_ms) / DAY_MS)), tokens = 0, cost = 0,
-    input_tokens = 0, input_cost = 0, model = ARGV[9], tenant = ARGV[10], user = ARGV[11], task = task,
+    input_tokens = 0, input_cost = 0, model = ARGV[9], tenant = tenant, user = ARGV[11], task = task,
   }
 end
 if not record and not is_call then
   local offset_s = offset_of(redis.call("HGET", POLICY, "utc_offset_s")) or cjson.decode(ARGV[8]).utc_offset_s
-  for _, scope in ipairs(scopes_of(of_no_record(offset_s * 1000, ARGV[12]))) do
+  for _, scope in ipairs(scopes_of(of_no_record(offset_s * 1000, ARGV[10], ARGV[12]))) do
     if string.match(redis.call("HGET", scope.key, "waiter") or "", "^%d+ %d+ %d+ (.+)$") == rid then
       redis.call("HDEL", scope.key, "waiter")
     end
@@ -55,26 +56,26 @@ if not record and not is_call then
 end
 
 local limits = read_policy(ARGV[10], ARGV[11], ARGV[8])
-local outcome, more
+local outcome, more, calls_of_day
 if not record then
   outcome = "lost"
-  record = of_no_record(limits.utc_offset_ms, (limits.task.tokens or limits.task.cost) and ARGV[12] or "")
+  record = of_no_record(limits.utc_offset_ms, booked(limits, ARGV[10], ARGV[12]))
   more = { tokens = tokens, cost = cost }
   book(record, { tokens = 0, cost = 0 }, more, limits, alerts, true)
-  count(record, input_tokens, output_tokens, 0, 1, estimated, cost)
+  calls_of_day = count(record, input_tokens, output_tokens, 0, 1, estimated, cost)
 elseif record.state == "held" then
   outcome = "settled"
   more = { tokens = tokens - record.tokens, cost = cost - record.cost }
   book(record, { tokens = -record.tokens, cost = -record.cost }, { tokens = tokens, cost = cost }, limits, alerts)
-  count(record, input_tokens, output_tokens, 0, calls, calls * estimated, cost)
+  calls_of_day = count(record, input_tokens, output_tokens, 0, calls, calls * estimated, cost)
 else
   outcome = "corrected"
   more = { tokens = tokens - record.tokens, cost = cost - record.cost }
   book(record, { tokens = 0, cost = 0 }, more, limits, alerts)
-  count(record, input_tokens, output_tokens, -record.tokens, calls - 1, calls * estimated - 1, more.cost)
+  calls_of_day = count(record, input_tokens, output_tokens, -record.tokens, calls - 1, calls * estimated - 1, more.cost)
 end
-if is_call and estimated == 0 then
-  learn(record.model, output_tokens, text_bytes, text_tokens)
+if is_call and estimated == 0 and is_learned(calls_of_day) then
+  learn(record.model, calls_of_day, output_tokens, text_bytes, text_tokens)
 end
 
 -- For repeated requests, which come within the time of their retries.

@@ -9,12 +9,14 @@
 local task_key = KEYS[1]
 local input_tokens, output_tokens, cost, estimated_calls = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
-if redis.call('HEXISTS', task_key, 'state') == 0 then
+local state, input_before, output_before, cost_before = unpack(redis.call('HMGET', task_key, 'state', 'input_tokens',
+  'output_tokens', 'cost_nano_usd'))
+if not state then
   return 0
 end
-redis.call('HINCRBY', task_key, 'input_tokens', input_tokens)
-redis.call('HINCRBY', task_key, 'output_tokens', output_tokens)
-redis.call('HINCRBY', task_key, 'cost_nano_usd', cost)
+redis.call('HSET', task_key, 'input_tokens', (tonumber(input_before) or 0) + input_tokens,
+  'output_tokens', (tonumber(output_before) or 0) + output_tokens,
+  'cost_nano_usd', (tonumber(cost_before) or 0) + cost)
 if estimated_calls ~= '0' then
   redis.call('HINCRBY', task_key, 'estimated_calls', estimated_calls)
 end

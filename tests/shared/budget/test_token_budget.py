@@ -5,6 +5,7 @@ from datetime import date
 
 import pytest
 
+from langgraph_rq.shared.budget.policy import remove_limit_call, set_limit_call
 from langgraph_rq.shared.budget.token_budget import (
     ALERTS,
     Amount,
@@ -20,7 +21,7 @@ from langgraph_rq.shared.budget.token_budget import (
     settle_call,
     usage_call,
 )
-from langgraph_rq.shared.connections.scripts import run_sync
+from langgraph_rq.shared.connections.scripts import run, run_sync
 from tests.budget import Budget
 
 NOON = 20_000 * 86_400_000 + 43_200_000
@@ -452,12 +453,11 @@ async def test_every_key_has_a_ttl_and_outlives_its_reservations(aredis):
         {
             "agent:budget:20000:global": 8,
             "agent:budget:20000:user:ann": 8,
-            "agent:budget:20000:tenant:default": 8,
             "agent:budget:model_stats": 30,
             "agent:budget:20000:models": 8,
             "agent:budget:task:t1": 2,
             "agent:budget:alerts": 7,
-            "agent:budget:reservations": 7,
+            "agent:budget:reservations": 8,
             "agent:budget:reservation:t1:1:1": 10 / 1440,
             "agent:budget:reservation:t1:1:2": 7,
             "agent:budget:reservation:t1:1:3": 1 / 24,
@@ -497,3 +497,42 @@ def test_calls_run_on_a_sync_client_that_decodes(redis_client):
     settle = settle_call("t1:1:1", Charge(60, 0), "gpt-4o", ANN, limits)
     assert run_sync(redis_client, settle).alerts[0].percent == 50
     assert run_sync(redis_client, usage_call(limits, DAY)).models[0].model == "gpt-4o"
+
+
+async def test_default_tenant_is_booked_only_while_it_has_a_limit(aredis):
+    budget, payer = Budget(aredis, BudgetLimits(daily_tokens=1000)), Payer(user_id="ann")
+    tenant = "agent:budget:20000:tenant:default"
+
+    async def reserve(rid):
+        return await budget.reserve(rid, Request(Amount(100)), "gpt-4o", payer, now_ms=NOON)
+
+    await reserve("a")
+    assert not await aredis.exists(tenant)
+    await run(aredis, set_limit_call(BudgetLimits(), "tenant", payer, tokens=150))
+    await reserve("b")
+    assert isinstance(await reserve("c"), Busy)
+    await budget.settle("a", Charge(90, 0), "gpt-4o", payer, now_ms=NOON)
+    assert await aredis.hmget(tenant, "used_tokens", "held_tokens") == [None, b"100"]
+    await run(aredis, remove_limit_call(BudgetLimits(), "tenant", payer))
+    # What was booked while there was a limit is settled after it.
+    await budget.settle("b", Charge(90, 0), "gpt-4o", payer, now_ms=NOON)
+    assert await aredis.hmget(tenant, "used_tokens", "held_tokens") == [b"90", b"0"]
+    assert (await budget.usage(DAY)).tokens.used == 180
+
+
+async def test_one_call_in_four_is_learned_of_a_model_that_is_called_often(aredis):
+    budget = Budget(aredis, BudgetLimits())
+    for number in range(240):
+        await budget.settle(f"lost:{number}", Charge(1, 7), "gpt-4o", Payer(), now_ms=NOON)
+    known = (await aredis.hget("agent:budget:model_stats", "gpt-4o")).split()
+    assert (known[0], known[1]) == (b"210", b"1470")
+    assert await aredis.pttl("agent:budget:model_stats") > 29 * 86_400_000
+
+
+async def test_reservations_keep_a_ttl_though_the_key_was_empty_in_between(aredis):
+    budget = Budget(aredis, BudgetLimits())
+    for number in range(3):
+        await budget.reserve(f"t1:1:{number}", Request(Amount(number)), "gpt-4o", Payer(), now_ms=NOON)
+        assert await aredis.pttl("agent:budget:reservations") > 0
+        await budget.settle(f"t1:1:{number}", Charge(0, 0), "gpt-4o", Payer(), now_ms=NOON)
+        assert not await aredis.exists("agent:budget:reservations")

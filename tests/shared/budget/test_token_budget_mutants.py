@@ -27,7 +27,7 @@ MUTANTS = {
     "calls that come later leave no room": ("reserve", " + scope.kept[unit] + requested", " + requested"),
     "a call waits for itself": ("reserve", "first and first ~= rid and", "first and"),
     "the first in wait is kept room for ever": ("reserve", "tonumber(ends_at) > now_ms", "true"),
-    "the first in wait is the last that came": ("reserve", "if not scope.is_kept then", "if true then"),
+    "the first in wait is the last that came": ("reserve", "may_wait and not scope.is_kept", "may_wait"),
     "a repeated reserve holds again": ("reserve", "local is_new = not record", "local is_new = true"),
     "the day does not follow the offset": ("reserve", "(now_ms + limits.utc_offset_ms) / DAY_MS", "now_ms / DAY_MS"),
     "tenants share their users": ("reserve", '":user:" .. record.user', '":user:" .. record.user:gsub("^acme:", "")'),
@@ -43,6 +43,7 @@ MUTANTS = {
     "a late settle changes nothing": ("expire", 'record.cost = "expired"', 'record.cost = "settled"'),
     "what is lost is not booked": ("settle", "limits, alerts, true)", "limits, alerts, false)"),
     "estimates are learned": ("settle", "if is_call and estimated == 0", "if is_call"),
+    "a day's first calls are not learned": ("settle", "calls_of_day <= LEARNED or", ""),
     "what expires is not charged": ("expire", "= charge_of(record, limits)", "= { tokens = 0, cost = 0 }"),
     "the mean is charged above what is held": (
         "expire",
@@ -50,7 +51,7 @@ MUTANTS = {
         "stats[2]",
     ),
     "what expires is charged without its input": ("expire", "tokens = record.input_tokens + mean", "tokens = mean"),
-    "the worst is charged like an estimate": ("expire", 'limits.hold == "worst"', "false"),
+    "the worst is charged like an estimate": ("expire", 'limits.hold ~= "estimate"', "false"),
     "what expires stays held": (
         "expire",
         "{ tokens = -record.tokens, cost = -record.cost }",
