@@ -29,7 +29,7 @@ class RedactionSettings(Settings):
 
     mode: str = Field("off", pattern="^(off|mask|refuse)$", description="off, mask, or refuse to deliver such a result")
     patterns: dict[str, str] = Field(
-        default_factory=dict, description='own regular expressions as JSON: {"case": "CASE-[0-9]{6}"}'
+        default_factory=dict, description='own regular expressions (RE2) as JSON: {"case": "CASE-[0-9]{6}"}'
     )
     phone_region: str | None = Field("US", pattern="^[A-Z]{2}$", description="country of phone numbers without a code")
 

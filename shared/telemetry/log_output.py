@@ -25,9 +25,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from langgraph_rq.shared.errors import LanggraphRqError
 from langgraph_rq.shared.redaction import Redactor
-
-OURS = frozenset({"attempt", "level", "logger", "span_id", "task_id", "timestamp", "trace_id", "worker"})
-"""Fields with ids and words of our own making, which need no masking."""
+from langgraph_rq.shared.telemetry.log_masking import OURS, Masked
 
 _OPERATIONAL = (OSError, RedisError, LanggraphRqError)
 """Exceptions whose messages name hosts and limits; the message of any other one may quote a prompt."""
@@ -63,7 +61,7 @@ class LogWriter:
         write = _one_line(structlog.dev.ConsoleRenderer()) if stream.isatty() else _write_json
         self.first: list[Processor] = [_stamp, _without_content]
         """Processors that must run when the event is emitted."""
-        self.last: list[Processor] = [_Masked(redactor), write]
+        self.last: list[Processor] = [Masked(redactor), write]
         """Processors that render it, possibly later."""
         self.reset_after_fork()
 
@@ -186,36 +184,6 @@ class StructlogLogger:
         self._writer.write(f"{message}\n")
 
     log = debug = info = warn = warning = error = critical = fatal = failure = exception = err = msg
-
-
-_PLAIN = {int, float, bool}
-
-
-def _listed(value: Any) -> Any:
-    return sorted(value, key=str) if isinstance(value, set | frozenset) else value
-
-
-class _Masked:
-    """Processor that masks strings at any depth, except in fields of `OURS`, and drops fields that are None."""
-
-    def __init__(self, redactor: Redactor) -> None:
-        self._redactor = redactor
-
-    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        redact, are_some_none = self._redactor.redact, False
-        for name, value in event.items():
-            kind = type(value)
-            if kind is str:
-                if name not in OURS:
-                    event[name] = redact(value)
-            elif value is None:
-                are_some_none = True
-            elif isinstance(value, str):
-                event[name] = redact(value)
-            elif kind not in _PLAIN and name not in OURS:
-                known = isinstance(value, Mapping | list | tuple | set | frozenset)
-                event[name] = self._redactor.redact_json(_listed(value) if known else str(value))[0]
-        return {name: value for name, value in event.items() if value is not None} if are_some_none else event
 
 
 def _without_content(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

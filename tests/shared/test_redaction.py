@@ -5,6 +5,14 @@ from itertools import pairwise
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from phonenumbers import (
+    SUPPORTED_REGIONS,
+    PhoneNumberFormat,
+    PhoneNumberMatcher,
+    PhoneNumberType,
+    example_number_for_type,
+    format_number,
+)
 
 from langgraph_rq.shared.redaction import SEGMENT_CHARS, Redactor
 
@@ -23,6 +31,10 @@ PEM = (
         ("日本語ann@example.com日本", "日本語[email]日本"),
         ("call +49 30 901820 please", "call [phone] please"),
         ("call (212) 555-1234, thanks", "call [phone], thanks"),
+        ("(212) 555-1234 (212) 555-1235/212.555.1236", "[phone] [phone]/[phone]"),
+        ("+49 30 901820 +49 (0)30 901821, 011 49 30 901822", "[phone] [phone], [phone]"),
+        ("1234 4111 1111 1111 1111", "1234 [card]"),
+        ("from DE00 1234 to DE89 3704 0044 0532 0130 00", "from DE00 1234 to [iban]"),
         ("card 4111 1111 1111 1111 exp 12/29", "card [card] exp 12/29"),
         ("4111-1111-1111-1111", "[card]"),
         ("pay to DE89 3704 0044 0532 0130 00 EUR 5", "pay to [iban] EUR 5"),
@@ -73,14 +85,54 @@ def test_national_numbers_need_a_region():
     assert Redactor(phone_region="DE").redact(text) == "ring [phone] today"
 
 
+def test_every_kind_of_number_of_every_country_is_found_as_libphonenumber_finds_it():
+    missed = []
+    for region in sorted(SUPPORTED_REGIONS):
+        redactor = Redactor(phone_region=region)
+        examples = (example_number_for_type(region, kind) for kind in PhoneNumberType.values())
+        formats = (PhoneNumberFormat.INTERNATIONAL, PhoneNumberFormat.NATIONAL)
+        texts = [f"call {format_number(one, style)} now" for one in examples if one for style in formats]
+        for text in texts:
+            found = [match.raw_string for match in PhoneNumberMatcher(text, region)]
+            if found and sum(map(str.isdigit, found[0])) >= 7 and not found[0].isdigit():
+                masked = redactor.redact(text)
+                missed += [text] if masked not in {text.replace(found[0], "[phone]"), "call +[card] now"} else []
+    assert missed == []
+
+
 def test_own_patterns_are_found_across_words_of_a_line():
     redactor = Redactor({"project": r"project \w+ night"})
     assert redactor.redact("the project silent night, ann@example.com") == "the [project], [email]"
 
 
 def test_a_pattern_that_cannot_be_compiled_is_named():
-    with pytest.raises(ValueError, match=r"pattern case: expected a regular expression, got: \("):
+    with pytest.raises(ValueError, match=r"pattern case: expected a regular expression that RE2 runs .*, got: \("):
         Redactor({"case": "("})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "construct"),
+    [
+        ("(?<=CASE-)[0-9]+", r"invalid perl operator: \(\?<"),
+        ("(?=x)y", r"invalid perl operator: \(\?="),
+        (r"(a)\1", r"invalid escape sequence: \\1"),
+        (r"x\C", r"\\C may match a part of a character"),
+    ],
+)
+def test_a_pattern_that_cannot_run_in_linear_time_is_refused_with_its_construct(pattern, construct):
+    with pytest.raises(ValueError, match=rf"pattern case: expected .* RE2 .*\({construct}"):
+        Redactor({"case": pattern})
+
+
+def test_beginning_of_a_long_text_does_not_end_in_a_part_of_a_secret():
+    assert REDACTOR.redact_beginning("the key sk-abcdEFGH1234567890abcd is", 20) == "the key "
+    assert REDACTOR.redact_beginning("write to ann@example.com now", 26) == "write to [email] "
+    assert REDACTOR.redact_beginning("ann@example.com", 15) == "[email]"
+
+
+def test_text_with_nuls_keeps_them():
+    text = "\0\0a\0 ann@example.com\0\0 b\0"
+    assert REDACTOR.redact(text) == "\0\0a\0 [email]\0\0 b\0"
 
 
 def test_strings_of_a_json_value_are_masked_and_counted():
@@ -111,7 +163,7 @@ PIECES = st.sampled_from(
     [
         *("ann@example.com", "+49 30 901820", "(212) 555-1234", "4111 1111 1111 1111", "DE89 3704 0044 0532 0130 00"),
         *("sk-abcdEFGH1234567890abcd", "Bearer abc.def-ghi123", "password: hunter22", "the ", "TO ", "12 ", "日本"),
-        *(" ", "\n", ":", "x", "@", "9", "-", "\u00a0", "://u:", PEM),
+        *(" ", "\n", ":", "x", "@", "9", "-", "\u00a0", "://u:", "\0", "\ud800", PEM),
     ]
 )
 TEXTS = st.lists(PIECES | st.text(max_size=5), max_size=12).map("".join)

@@ -7,6 +7,7 @@ worker owns by now.
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
@@ -52,14 +53,13 @@ class TaskEvents:
         self._all_written = asyncio.Event()
         self._is_over = False
 
-    def add(self, kind: EventType, **data: Any) -> None:
+    async def add(self, kind: EventType, **data: Any) -> None:
         """Add an event, to be written soon. A value that JSON cannot carry becomes its text."""
         if self._is_over or len(self._waiting) >= LONGEST_STREAM:  # a long outage of Redis
             return
         encoded = self._encode(data)
         if len(encoded) > EVENT_BYTES:
-            kept = {name: value for name, value in data.items() if name in {"node", "phase"}}
-            encoded = self._encode({**kept, "omitted_bytes": len(encoded)})
+            encoded = self._encode(size_only(data, len(encoded)))
         if not self._waiting:
             self._all_written.clear()
             self._batcher.add(self)
@@ -95,6 +95,12 @@ class TaskEvents:
 
     def _encode(self, data: dict[str, Any]) -> bytes:
         return to_json({"attempt": self._claimed.epoch, **data}, inf_nan_mode="null", fallback=str)
+
+
+def size_only(data: Mapping[str, Any], omitted_bytes: int) -> dict[str, Any]:
+    """Return what is written of data that are too long: what they belong to, and how long they were."""
+    kept = {name: data[name] for name in ("node", "phase", "id", "type") if name in data}
+    return {**kept, "omitted_bytes": omitted_bytes}
 
 
 class EventWriter(Batcher):

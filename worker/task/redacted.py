@@ -2,13 +2,17 @@
 
 `mask` replaces each match. `refuse` ends the task with `result_refused` instead of delivering such a result, and masks
 its events, because a token that was streamed cannot be withdrawn. Tokens are delayed while they may be part of a match.
+
+What is longer than `LONG_BYTES` is masked in a thread, so that the other tasks of the process go on meanwhile.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
-from pydantic_core import PydanticSerializationError, to_jsonable_python
+from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.answers import Claimed
@@ -16,8 +20,13 @@ from langgraph_rq.shared.queue.events import EventType
 from langgraph_rq.shared.redaction import RedactedStream, Redactor
 from langgraph_rq.shared.settings import RedactionSettings
 from langgraph_rq.shared.tasks import State
-from langgraph_rq.worker.task.events import EventWriter, TaskEvents
-from langgraph_rq.worker.task.result import Result
+from langgraph_rq.worker.task.events import EVENT_BYTES, EventWriter, TaskEvents, size_only
+from langgraph_rq.worker.task.result import ERROR_BYTES, Result
+
+Masked = TypeVar("Masked")
+
+LONG_BYTES = 8_000
+"""Longest JSON that is masked on the event loop: 1 ms of prose, 6 ms of a text that was made to be slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +35,8 @@ class Redaction:
 
     redactor: Redactor
     refuses: bool = False
+    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "masking"))
+    """Not the loop's own threads: nodes may have taken all of them."""
 
     @classmethod
     def of(cls, settings: RedactionSettings) -> "Redaction | None":
@@ -34,65 +45,91 @@ class Redaction:
             return None
         return cls(settings.redactor(), settings.mode == "refuse")
 
-    def result(self, result: Result) -> Result:
+    async def result(self, result: Result) -> Result:
         """Mask a result, or refuse it."""
         try:
-            output, found = self.redactor.redact_json(to_jsonable_python(result.output))
+            plain = to_jsonable_python(result.output)
+            output, found = await self.mask(self.redactor.redact_json, plain, _bytes_of(plain))
         except (PydanticSerializationError, ValueError):
             return result  # it cannot be encoded either, which ends the task as `result_not_json`
         if found and self.refuses:
             message = f"{found} values of the result look like personal data or secrets, so it is not delivered"
             return replace(result, state=State.ERROR, output=None, error=(ErrorType.RESULT_REFUSED, message))
-        error = result.error and (result.error[0], self.redactor.redact(result.error[1]))
+        error = result.error
+        if error:
+            # What is left of a longer message would be cut off from the result.
+            error = (error[0], await self.mask(self._redact_error, error[1], len(error[1])))
         return replace(result, output=output if found else result.output, error=error)
+
+    def _redact_error(self, message: str) -> str:
+        return self.redactor.redact_beginning(message, 2 * ERROR_BYTES)
+
+    async def mask(self, mask: Callable[[Any], Masked], value: Any, size_bytes: int) -> Masked:
+        """Call `mask` with a value, in a thread if the value is long."""
+        if size_bytes <= LONG_BYTES:
+            return mask(value)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, mask, value)
 
     def events(self, writer: EventWriter, claimed: Claimed, worker: str) -> "RedactedEvents":
         """Begin the events of an attempt."""
-        return RedactedEvents(writer, claimed, worker, self.redactor)
+        return RedactedEvents(writer, claimed, worker, self)
 
 
 class RedactedEvents(TaskEvents):
     """Events with masked values; the chunks of a message are masked as the whole message would be."""
 
-    def __init__(self, writer: EventWriter, claimed: Claimed, worker: str, redactor: Redactor) -> None:
+    def __init__(self, writer: EventWriter, claimed: Claimed, worker: str, redaction: Redaction) -> None:
         super().__init__(writer, claimed, worker)
-        self._redactor = redactor
+        self._redaction = redaction
+        self._redactor = redaction.redactor
         self._streams: dict[str, tuple[RedactedStream, dict[str, Any]]] = {}
 
-    def add(self, kind: EventType, **data: Any) -> None:
+    async def add(self, kind: EventType, **data: Any) -> None:
         """Add an event, masked; a chunk of a message may be delayed, or merged into the next."""
         if kind is EventType.MESSAGES and isinstance(data.get("message"), Mapping):
-            self._add_piece(data)
+            await self._add_piece(data)
             return
         if kind is EventType.NODE:
-            self._end_streams()
-        plain = to_jsonable_python(data, fallback=str, inf_nan_mode="null")
-        super().add(kind, **self._redactor.redact_json(plain)[0])
+            await self._end_streams()
+        await super().add(kind, **await self._masked(to_jsonable_python(data, fallback=str, inf_nan_mode="null")))
 
     async def flush(self) -> None:
         """Write all events, also delayed ones."""
-        self._end_streams()
+        await self._end_streams()
         await super().flush()
 
-    def _add_piece(self, data: Mapping[str, Any]) -> None:
+    async def _masked(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Mask JSON data, or what is written of data that are too long for an event."""
+        size = _bytes_of(data)
+        if size > EVENT_BYTES:
+            data, size = size_only(data, size), 0
+        masked: dict[str, Any] = (await self._redaction.mask(self._redactor.redact_json, data, size))[0]
+        return masked
+
+    async def _add_piece(self, data: Mapping[str, Any]) -> None:
         message = to_jsonable_python(data["message"], fallback=str, inf_nan_mode="null")
-        content = message.pop("content", "")
-        masked = self._redactor.redact_json(message)[0]
+        content = _text(message.pop("content", ""))
+        masked = await self._masked(message)
         piece = {**data, "message": masked}
         stream, _ = self._streams.get(str(message.get("id")), (self._redactor.stream(), None))
         self._streams[str(message.get("id"))] = stream, piece
-        text = stream.feed(_text(content))
+        text = await self._redaction.mask(stream.feed, content, len(content))
         if not str(message.get("type", "")).endswith("Chunk") or message.get("chunk_position") == "last":
             del self._streams[str(message.get("id"))]
             text += stream.end()
         if text or len(masked) > len({"id", "type"} & masked.keys()):
-            super().add(EventType.MESSAGES, **{**piece, "message": {**masked, "content": text}})
+            await super().add(EventType.MESSAGES, **{**piece, "message": {**masked, "content": text}})
 
-    def _end_streams(self) -> None:
+    async def _end_streams(self) -> None:
         streams, self._streams = self._streams, {}
         for stream, piece in streams.values():
             if text := stream.end():
-                super().add(EventType.MESSAGES, **{**piece, "message": {**piece["message"], "content": text}})
+                await super().add(EventType.MESSAGES, **{**piece, "message": {**piece["message"], "content": text}})
+
+
+def _bytes_of(value: Any) -> int:
+    """Return the length of a value as JSON."""
+    return len(to_json(value, inf_nan_mode="null"))
 
 
 def _text(content: Any) -> str:

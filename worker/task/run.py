@@ -82,7 +82,7 @@ async def run_task(attempt: Attempt) -> Ended | Released | None:
     if result.state is State.RUNNING:
         return None
     again = _again(claimed, task, result, started + remaining_s)
-    result = context.redaction.result(result) if context.redaction else result
+    result = await context.redaction.result(result) if context.redaction else result
     return again or write_result(claimed, task, result, worker, context.result_bytes, started)
 
 

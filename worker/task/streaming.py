@@ -32,11 +32,11 @@ async def stream_graph(
     part: Any
     async for mode, part in graph.astream(start, config, stream_mode=[*_NEEDED, *chosen], durability=durability):
         if mode == "tasks":
-            _add_node(events, part)
+            await _add_node(events, part)
         elif mode == "messages":
-            _add_message(events, *part)
+            await _add_message(events, *part)
         elif mode in modes:
-            events.add(EventType(mode), data=part)
+            await events.add(EventType(mode), data=part)
         if mode == "values":
             output = part
         elif mode == "updates" and _INTERRUPT in part:
@@ -46,19 +46,19 @@ async def stream_graph(
     return output
 
 
-def _add_node(events: TaskEvents, part: dict[str, Any]) -> None:
+async def _add_node(events: TaskEvents, part: dict[str, Any]) -> None:
     """Add the start or the end of a node; its return value is in the `updates` mode."""
     if "input" in part:
-        events.add(EventType.NODE, node=part["name"], phase="start")
+        await events.add(EventType.NODE, node=part["name"], phase="start")
         return
     error = part.get("error")
     why = {"error": f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else str(error)}
-    events.add(EventType.NODE, node=part["name"], phase="end", **(why if error else {}))
+    await events.add(EventType.NODE, node=part["name"], phase="end", **(why if error else {}))
 
 
-def _add_message(events: TaskEvents, message: BaseMessage, metadata: dict[str, Any]) -> None:
+async def _add_message(events: TaskEvents, message: BaseMessage, metadata: dict[str, Any]) -> None:
     """Add a message or a chunk of one, without its many empty fields."""
     shown = {
         name: value for name, value in message.model_dump(mode="python").items() if value not in (None, "", [], {})
     }
-    events.add(EventType.MESSAGES, node=metadata.get("langgraph_node"), message=shown)
+    await events.add(EventType.MESSAGES, node=metadata.get("langgraph_node"), message=shown)
