@@ -21,7 +21,7 @@ class ErrorType(StrEnum):
     GUARD_UNAVAILABLE = "guard_unavailable"
     """Redis could not be asked whether a model call may start."""
     INVALID_INPUT = "invalid_input"
-    """The graph refused its input."""
+    """The graph refused its input, before any node ran."""
     POISONED = "poisoned"
     """The task ended its process again and again."""
     PROVIDER_UNAVAILABLE = "provider_unavailable"
@@ -82,17 +82,19 @@ class InvalidInputError(LanggraphRqError, ValueError):
     Attributes:
         violations: Every field that is wrong.
         line: The line of a file that holds it, from 1.
+        position: Which of several tasks holds it, from 0.
     """
 
-    def __init__(self, *violations: Violation, line: int | None = None) -> None:
+    def __init__(self, *violations: Violation, line: int | None = None, position: int | None = None) -> None:
         place = f"line {line}: " if line is not None else ""
         super().__init__(place + "; ".join(map(str, violations)))
         self.violations = violations
         self.line = line
+        self.position = position
 
 
 class InvalidTaskError(InvalidInputError):
-    """A task breaks the contract: an unknown field, a limit, a wrong type. `violations` names each field."""
+    """A task breaks the contract, or its graph would refuse its input. `violations` names each field."""
 
 
 class TaskConflictError(LanggraphRqError):

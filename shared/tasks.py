@@ -15,7 +15,7 @@ from typing import Annotated, Any, Self
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
-from pydantic_core import ErrorDetails, to_json
+from pydantic_core import ErrorDetails, to_json, to_jsonable_python
 
 from langgraph_rq.shared.errors import ErrorType, InvalidTaskError, UnknownField, Violation
 from langgraph_rq.shared.strict_json import kind, read_json, unsafe_parts
@@ -137,7 +137,8 @@ class Task(BaseModel):
     schema_version: int = Field(default=SCHEMA, alias="schema", ge=1, le=SCHEMA)
     task_id: TaskId = Field(default_factory=lambda: str(uuid4()))
     graph: Name = DEFAULT_GRAPH
-    input: dict[str, Any]
+    input: Any
+    """Any JSON value but null. Most graphs take an object."""
     tenant: Tenant = DEFAULT_TENANT
     user_id: Name | None = None
     thread_id: ThreadId | None = None
@@ -181,6 +182,13 @@ class Task(BaseModel):
         if violations or task is None:
             raise InvalidTaskError(*violations)
         return task
+
+    @field_validator("input")
+    @classmethod
+    def _as_json(cls, value: Any) -> Any:
+        if value is None:
+            raise ValueError("null")
+        return value if isinstance(value, dict | list | str | int | float) else to_jsonable_python(value)
 
     @field_validator("stream")
     @classmethod
@@ -337,7 +345,7 @@ _EXPECTED = {
     "thread_id": "letters, digits, any of _ . @ + and single dashes, at most 128",
     "user_id": "1 to 256 characters",
     "graph": "a name of 1 to 256 characters",
-    "input": "a JSON object",
+    "input": "a JSON value other than null",
     "metadata": "a JSON object",
     "schema": f"a version up to {SCHEMA}",
     "traceparent": "a W3C traceparent",

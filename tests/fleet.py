@@ -17,6 +17,7 @@ from langgraph_rq.shared.tasks import DEFAULT_LIMITS, Priority, TaskLimits
 from langgraph_rq.worker.fleet.graph_worker import GraphWorker
 from langgraph_rq.worker.fleet.isolation import Isolation
 from langgraph_rq.worker.graphs.graphs import LoadedGraph
+from langgraph_rq.worker.graphs.input_keys import graph_input
 from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.state.checkpoints import Checkpointer
 from langgraph_rq.worker.task.events import EventWriter
@@ -57,7 +58,8 @@ async def worker(
             checkpointer = Checkpointer(saved)
             await checkpointer.asetup()
         loaded = {
-            name: LoadedGraph(name, graph.copy({"checkpointer": checkpointer}), {}) for name, graph in graphs.items()
+            name: LoadedGraph(name, graph.copy({"checkpointer": checkpointer}), graph_input(graph))
+            for name, graph in graphs.items()
         }
         guards = Guards(client, redis_url, breaker or BreakerLimits(), budget or BudgetLimits(), PRICING, paces=paces)
         shared = RunContext(

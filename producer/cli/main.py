@@ -128,10 +128,17 @@ def submit(
         if file:
             if query or input_json or given:
                 raise click.UsageError("--file holds whole tasks: give their fields in the file")
-            tasks = _read_lines(client, file)
+            tasks, lines = _read_lines(client, file)
         else:
-            tasks = [client.parse({"input": _input(query, input_json), **given})]
-        receipts = list(_progress(client.submit_each(tasks), len(tasks), "queued"))
+            tasks, lines = [client.parse({"input": _input(query, input_json), **given})], [None]
+        try:
+            receipts = list(_progress(client.submit_each(tasks), len(tasks), "queued"))
+        except InvalidTaskError as error:
+            raise InvalidTaskError(*error.violations, line=lines[error.position or 0]) from None
+        for receipt, line in zip(receipts, lines, strict=True):
+            for warning in receipt.warnings:
+                place = f"line {line}: " if line else ""
+                _errors.print(f"warning: {place}{warning}", style="yellow", soft_wrap=True, markup=False)
         for reason in dict.fromkeys(receipt.reason for receipt in receipts if receipt.reason):
             _errors.print(f"warning: {reason}; tasks wait for one", style="yellow", soft_wrap=True, markup=False)
         if wait:
@@ -188,17 +195,20 @@ def _input(query: str | None, input_json: str | None) -> Any:
         raise InvalidInputError(Violation("--input", "JSON", str(error))) from None
 
 
-def _read_lines(client: Client, file: Iterable[str]) -> list[Task]:
-    tasks = []
+def _read_lines(client: Client, file: Iterable[str]) -> tuple[list[Task], list[int | None]]:
+    """Read the tasks of a file, and the line of each."""
+    tasks: list[Task] = []
+    lines: list[int | None] = []
     for number, line in enumerate(file, start=1):
         if line.strip():
             try:
                 tasks.append(client.parse(line))
+                lines.append(number)
             except InvalidTaskError as error:
                 raise InvalidTaskError(*error.violations, line=number) from None
     if not tasks:
         raise InvalidInputError(Violation("--file", "tasks as JSON lines", "an empty file"))
-    return tasks
+    return tasks, lines
 
 
 def _write_results(client: Client, task_ids: Sequence[str], timeout_s: float | None, *, as_json: bool) -> None:

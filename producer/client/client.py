@@ -48,13 +48,13 @@ class Client:
         """Check a task against the contract without queueing it; raises InvalidTaskError."""
         return self._core.parse(document)
 
-    def submit(self, input: Mapping[str, Any], **fields: Unpack[TaskFields]) -> Receipt:  # noqa: A002 - the contract's word
+    def submit(self, input: Any, **fields: Unpack[TaskFields]) -> Receipt:  # noqa: A002 - the contract's word
         """Put one task on the queue. `TaskFields` describes the keywords.
 
         The same `task_id` again answers with the task that is there; it runs once.
 
         Raises:
-            InvalidTaskError: a field breaks the contract; nothing was queued.
+            InvalidTaskError: a field breaks the contract, or the graph would refuse the input; nothing was queued.
             TaskConflictError: another task is known under this id.
             UnknownGraphError: no live worker serves the graph.
             QueueFullError: Redis is nearly full.

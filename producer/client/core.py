@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, Self, Unpack
 
 from langgraph_rq.producer.client.connection import Connection
+from langgraph_rq.producer.client.door import Door
 from langgraph_rq.producer.client.event_feed import PAGE
 from langgraph_rq.producer.client.lookup import (
     JOB_FIELDS,
@@ -81,6 +82,7 @@ class ClientCore:
         self._warned: set[str] = set()
         self._transport = transport(url, settings.redis_connections, settings.redis_timeout_s)
         self._connection = Connection(self._transport, mask_url(url))
+        self._door = Door(self._connection)
 
     def for_tenant(self, tenant: str) -> Self:
         """Return a client to which only the tasks of `tenant` exist; it shares the connections of this one."""
@@ -103,13 +105,13 @@ class ClientCore:
             return task.model_copy(update={"tenant": self._tenant})
         raise InvalidTaskError(Violation("tenant", f"{self._tenant}, the client's own", task.tenant))
 
-    async def submit(self, input: Mapping[str, Any], **fields: Unpack[TaskFields]) -> Receipt:  # noqa: A002 - the contract's word
+    async def submit(self, input: Any, **fields: Unpack[TaskFields]) -> Receipt:  # noqa: A002 - the contract's word
         """Put one task on the queue. `TaskFields` describes the keywords.
 
         The same `task_id` again answers with the task that is there; it runs once.
 
         Raises:
-            InvalidTaskError: a field breaks the contract; nothing was queued.
+            InvalidTaskError: a field breaks the contract, or the graph would refuse the input; nothing was queued.
             TaskConflictError: another task is known under this id.
             UnknownGraphError: no live worker serves the graph.
             QueueFullError: Redis is nearly full.
@@ -123,6 +125,7 @@ class ClientCore:
 
     async def submit_each(self, tasks: Sequence[Task]) -> AsyncGenerator[Receipt, None]:
         """Put checked tasks on the queue, yielding each one's receipt as it is known. Raises as `submit`."""
+        warned = iter(await self._door.judge(tasks))
         for start in range(0, len(tasks), _SUBMIT_BATCH):
             batch, records = self._records.submit(tasks[start : start + _SUBMIT_BATCH], self._queue.queue)
             queues = [task.priority.queue(self._queue.queue) for task in batch]
@@ -130,7 +133,7 @@ class ClientCore:
             # Submitting is idempotent under the id, so a lost reply is answered by asking again.
             answers = await self._connection.run(calls + records, self._replicas)
             for task, queue, submission in zip(batch, queues, answers[: len(batch)], strict=True):
-                receipt = read_receipt(task, queue, submission)
+                receipt = replace(read_receipt(task, queue, submission), warnings=next(warned))
                 self._warn(receipt)
                 yield receipt
 

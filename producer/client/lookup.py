@@ -31,6 +31,8 @@ class Receipt:
     created: bool
     reason: str | None = None
     """Why no live worker can run it, so that it waits until one comes."""
+    warnings: tuple[str, ...] = ()
+    """Keys of the input that the graph does not take, so that LangGraph ignores them; a sentence each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,9 @@ class ReceiptAnswer(BaseModel):
     task_id: str = Field(examples=[_ID])
     state: State = Field(examples=[State.PENDING])
     created: bool = Field(description="False: it was known already.", examples=[True])
+    warnings: list[str] = Field(
+        description="Keys of the input that the graph does not take, so that LangGraph ignores them.", examples=[[]]
+    )
 
 
 class StatusAnswer(BaseModel):

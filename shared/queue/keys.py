@@ -18,7 +18,7 @@ Keys (type; lifetime):
     agent:own:<worker>     set     ids that the worker owns; emptied by `finish`, `release` and `reap`
     agent:graphs           zset    graph -> until when a live worker serves it (ms); a day
     agent:serving:<queue>  zset    graphs that a live worker of the queue serves, `,a,b,` -> until when (ms); a day
-    agent:graph_schemas    hash    graph -> JSON schema of its input; a day
+    agent:graph_inputs     hash    graph -> what it takes as input, JSON as in shared/graph_input.py; a day
     rq:queue:<queue>       list    runnable ids, one per user; the others wait for their user's turn. A queue may be a
                                    side queue, `<queue>:<graph>`: tasks that not all workers of the queue can run
     rq:job:<id>            hash    RQ's job, its `data` holds the task; as agent:task
@@ -38,7 +38,7 @@ DELAYED = "agent:delayed"
 SWEEP = "agent:sweep"
 WORKERS = "agent:workers"
 GRAPHS = "agent:graphs"
-GRAPH_SCHEMAS = "agent:graph_schemas"
+GRAPH_INPUTS = "agent:graph_inputs"
 RQ_QUEUES = "rq:queues"
 RQ_WORKERS = "rq:workers"
 RQ_SUSPENDED = "rq:suspended"

@@ -34,7 +34,7 @@ from langgraph_rq.shared.queue.answers import (
 from langgraph_rq.shared.queue.events import LONGEST_STREAM
 from langgraph_rq.shared.queue.keys import (
     DELAYED,
-    GRAPH_SCHEMAS,
+    GRAPH_INPUTS,
     GRAPHS,
     OPEN,
     RQ_QUEUES,
@@ -128,11 +128,11 @@ def renew_call(
 ) -> Call[Lease | None]:
     """Extend the worker's lease (or take one, with `join`); None: the lease is lost, another worker has reaped.
 
-    It also announces that the worker serves these graphs (-> the JSON schema of their input) from these queues.
+    It also announces that the worker serves these graphs (-> what they take as input) from these queues.
     """
     return Call(
         load_script("shared/queue/scripts/renew"),
-        [WORKERS, own_key(worker), GRAPHS, GRAPH_SCHEMAS, rq_worker_key(worker), *map(serving_key, queues)],
+        [WORKERS, own_key(worker), GRAPHS, GRAPH_INPUTS, rq_worker_key(worker), *map(serving_key, queues)],
         [worker, lease_ms, int(join), json.dumps(dict(graphs)), _rq_now(), graph_list(graphs), now_ms],
         read_lease,
     )

@@ -5,7 +5,6 @@ It is registered as any RQ worker. It differs where stock RQ loses or doubles wo
 """
 
 import asyncio
-import json
 import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -142,20 +141,20 @@ class GraphWorker(RegisteredWorker):
     def _join(self) -> None:
         self.register()
         self._context.guards.is_held = lambda: self.is_held
-        schemas = {name: json.dumps(loaded.input_schema) for name, loaded in self._context.graphs.items()}
+        inputs = {name: loaded.input.announcement() for name, loaded in self._context.graphs.items()}
         self._lease = LeaseKeeper(
             self._redis_url,
             self.name,
             self._context.times,
             self.queue_names(),
-            schemas,
+            inputs,
             asyncio.get_running_loop(),
             self._reconcile,
             self._stand_down,
             self._context.guards.budget,
         )
         self._lease.start()
-        _log.info("worker.started", worker=self.name, queues=self.queue_names(), graphs=list(schemas))
+        _log.info("worker.started", worker=self.name, queues=self.queue_names(), graphs=list(inputs))
 
     async def _serve(self, *, burst: bool) -> int:
         started = 0

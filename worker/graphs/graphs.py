@@ -27,7 +27,8 @@ from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
 from langgraph.store.base import BaseStore
 
-from langgraph_rq.worker.graphs.input_schema import input_schema
+from langgraph_rq.shared.graph_input import GraphInput
+from langgraph_rq.worker.graphs.input_keys import graph_input
 from langgraph_rq.worker.graphs.langgraph_json import GraphLoadError, LanggraphJson, add_to_import_path, package_root
 
 __all__ = ["GraphLoadError", "Graphs", "LoadedGraph", "load_graphs"]
@@ -46,8 +47,8 @@ class LoadedGraph:
 
     name: str
     graph: AnyGraph
-    input_schema: Mapping[str, Any]
-    """JSON schema of the input, by which producers validate it; empty if none can be derived from the graph's types."""
+    input: GraphInput
+    """What the graph takes, by which producers judge inputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +81,9 @@ async def load_graphs(
             where = f"graph {name!r} ({spec})"
             made = await _make(load_attribute(config, spec, where), where, stack)
             graph = _compile(made, name, where, checkpointer, store)
-            schema, problem = _schema(graph)
+            takes, problem = _input(graph)
             warnings += [f"{where}: its input cannot be checked at the door: {problem}"] if problem else []
-            by_name[name] = LoadedGraph(name, graph, schema)
+            by_name[name] = LoadedGraph(name, graph, takes)
         yield Graphs(by_name, tuple(warnings))
 
 
@@ -196,11 +197,11 @@ def _compile(
     return made.copy(update)
 
 
-def _schema(graph: AnyGraph) -> tuple[Mapping[str, Any], str | None]:
+def _input(graph: AnyGraph) -> tuple[GraphInput, str | None]:
     try:
-        return input_schema(graph), None
-    except Exception as error:
-        return {}, _one_line(error)
+        return graph_input(graph), None
+    except Exception as error:  # a graph of an unusual class still runs
+        return GraphInput(), _one_line(error)
 
 
 def _suggestion(module: ModuleType, attribute: str) -> str:

@@ -23,6 +23,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
 from langchain_core.tracers.context import register_configure_hook
+from langgraph.graph import START
 
 from langgraph_rq.shared.breaker.circuit_breaker import Outcome
 from langgraph_rq.shared.telemetry.logs import get_logger
@@ -35,7 +36,7 @@ from langgraph_rq.worker.guards.event_loops import running_loop, stops_a_loop
 from langgraph_rq.worker.guards.guards import TaskGuard
 from langgraph_rq.worker.guards.refusals import GuardUnavailable, ProviderRefused, ProviderUnavailableError, TaskGone
 from langgraph_rq.worker.task.attempt import Attempt
-from langgraph_rq.worker.task.node_watch import NodeWatch
+from langgraph_rq.worker.task.node_watch import STEP, NodeWatch
 
 _DEFAULT = CallLimits()
 _log = get_logger(__name__)
@@ -48,6 +49,12 @@ register_configure_hook(_handler, inheritable=True)
 def install_handler(attempt: Attempt) -> None:
     """Let LangChain call the handler in every run that begins in this context."""
     _handler.set(GuardHandler(attempt, NodeWatch.of(attempt)))
+
+
+def has_begun() -> bool:
+    """Whether a node of this context's graph has begun."""
+    handler = _handler.get()
+    return handler is not None and handler.has_begun
 
 
 class GuardHandler(BaseCallbackHandler):
@@ -67,7 +74,8 @@ class GuardHandler(BaseCallbackHandler):
         self._nodes = nodes
         self._guards = task.guards
         self._home = asyncio.get_running_loop()
-        self.ignore_chain = nodes is None
+        self.has_begun = False
+        """Whether a node has begun. LangGraph's own, which writes the input, is none."""
 
     def on_chain_start(
         self,
@@ -82,9 +90,12 @@ class GuardHandler(BaseCallbackHandler):
         """Pass on the start of a graph, a node or another runnable; none starts in a run that was abandoned."""
         if self._task.is_over:
             raise TaskGone("the run has ended")
+        name = str(kwargs.get("name"))
+        if not self.has_begun and name != START:
+            self.has_begun = any(tag.startswith(STEP) for tag in tags or ())
         if self._nodes:
             try:  # a fault in the records of a node must not end its task: `raise_error` is for refusals
-                self._nodes.began(run_id, parent_run_id, tags, str(kwargs.get("name")))
+                self._nodes.began(run_id, parent_run_id, tags, name)
             except Exception:
                 _log.exception("node.not_recorded")
 

@@ -15,7 +15,8 @@ from langgraph_rq.shared.telemetry.logs import bind, get_logger
 from langgraph_rq.shared.telemetry.spans import Span
 from langgraph_rq.worker.task.attempt import Attempt
 
-_STEP = "graph:step:"
+STEP = "graph:step:"
+"""The beginning of a tag of each run that is a node."""
 
 _Step = tuple[str | None, Span | None, float]
 """A run that has begun: the node, or None for the graph itself; its span; the start on the monotonic clock."""
@@ -48,7 +49,7 @@ class NodeWatch:
             self._open[run_id] = None, self._begin_graph(), 0.0
             return
         for tag in tags or ():
-            if tag.startswith(_STEP):
+            if tag.startswith(STEP):
                 span = None
                 _, above, _ = around or _NOTHING
                 if above:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.types import Command
 
 from langgraph_rq.shared.backoff import Backoff
@@ -16,12 +17,13 @@ from langgraph_rq.shared.queue.answers import Claimed, Origin
 from langgraph_rq.shared.queue.verbs import ADOPT_NO_GRAPH, adopt_call
 from langgraph_rq.shared.tasks import State, Task
 from langgraph_rq.shared.telemetry.logs import get_logger
-from langgraph_rq.worker.graphs.graphs import LoadedGraph
+from langgraph_rq.worker.graphs.graphs import AnyGraph, LoadedGraph
 from langgraph_rq.worker.state.checkpoints import Checkpointer
 from langgraph_rq.worker.task.attempt import Attempt
 from langgraph_rq.worker.task.events import TaskEvents
-from langgraph_rq.worker.task.guard_hook import install_handler
+from langgraph_rq.worker.task.guard_hook import has_begun, install_handler
 from langgraph_rq.worker.task.interrupts import kept_answers, resume_again, resume_first
+from langgraph_rq.worker.task.invalid_input import read_invalid_input
 from langgraph_rq.worker.task.job import NewerSchemaError, RejectedJobError, job_text, read_job
 from langgraph_rq.worker.task.result import Ended, Result, read_error, read_output, usage_of, write_result
 from langgraph_rq.worker.task.run_context import RunContext
@@ -70,6 +72,8 @@ async def run_task(attempt: Attempt) -> Ended | Released | None:
         deadline_at_ms = await scripts.run(context.redis, call)
         if deadline_at_ms <= 0 and deadline_at_ms != ADOPT_NO_GRAPH:
             return None
+    if claimed.origin is Origin.ENQUEUED and loaded and (ignored := loaded.input.ignored(task.input)):
+        _log.warning("input.ignored", graph=task.graph, keys=len(ignored))
     remaining_s = (deadline_at_ms - claimed.claimed_at_ms) / 1000
     if deadline_at_ms == ADOPT_NO_GRAPH:
         result = Result(State.ERROR, error=(ErrorType.UNKNOWN_GRAPH, f"no live worker has the graph {task.graph!r}"))
@@ -163,8 +167,12 @@ async def _invoke(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline_at
         "run_name": task.graph,
         "callbacks": list(context.callbacks) or None,
     }
+    before: CheckpointTuple | None = None
+    start: Any = None
     try:
-        start = await _start(attempt.claimed, task, loaded, context.checkpointer, config)
+        if context.checkpointer and (attempt.claimed.epoch > 1 or task.thread_id is not None or task.resume):
+            before = await context.checkpointer.aget_tuple(config)
+        start = await _start(attempt.claimed, task, loaded, context.checkpointer, before, config)
         if isinstance(start, Result):
             return start
         durability: Literal["sync"] | None = "sync" if context.checkpointer else None
@@ -176,28 +184,53 @@ async def _invoke(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline_at
             raise
         return read_error(error, deadline_at)
     except BaseException as error:  # a node that calls sys.exit() fails its task, not its neighbours
-        return read_error(error, deadline_at)
+        is_new = start is not None and not isinstance(start, Command)
+        reason = read_invalid_input(error, start) if is_new and not has_begun() else None
+        if reason is None:
+            return read_error(error, deadline_at)
+        try:
+            await _restore(loaded.graph, before, context.checkpointer, task)
+        except Exception as outage:
+            return read_error(outage, deadline_at)
+        return Result(State.ERROR, error=(ErrorType.INVALID_INPUT, reason))
 
 
 async def _start(
-    claimed: Claimed, task: Task, loaded: LoadedGraph, checkpointer: Checkpointer | None, config: RunnableConfig
-) -> "dict[str, Any] | Command[str] | Result | None":
+    claimed: Claimed,
+    task: Task,
+    loaded: LoadedGraph,
+    checkpointer: Checkpointer | None,
+    last: CheckpointTuple | None,
+    config: RunnableConfig,
+) -> "Any | Command[str] | Result | None":
     """Choose the graph's input: the task's, the answers to an interrupt, or None to continue from its own checkpoint.
 
-    The newest checkpoint of a thread may be an older task's: continuing from that would return the older task's state.
-    A result means that there is nothing to run.
+    The newest checkpoint of a thread, `last`, may be an older task's: continuing from that would return the older
+    task's state. A result means that there is nothing to run.
     """
-    if checkpointer is None or (claimed.epoch == 1 and task.thread_id is None and not task.resume):
-        return task.input
-    last = await checkpointer.aget_tuple(config)
     if last and last.metadata.get("task_id") == task.key:
         return None
-    if task.resume:
+    if checkpointer and task.resume:
         state = await loaded.graph.aget_state(config, subgraphs=claimed.epoch > 1)
         if claimed.epoch == 1:
             return resume_first(state, task.resume)
         return resume_again(state, task.resume, await kept_answers(checkpointer, state))
     return continue_thread(last.checkpoint["channel_values"], task.input) if last else task.input
+
+
+async def _restore(
+    graph: AnyGraph, before: CheckpointTuple | None, checkpointer: Checkpointer | None, task: Task
+) -> None:
+    """Restore a thread to what it was before an input that LangGraph refused.
+
+    LangGraph has saved that input already, and would refuse every later one because of it.
+    """
+    if checkpointer is None or task.thread_id is None:
+        return
+    if before is None:
+        await checkpointer.expire_thread(task.thread_key, 0)
+    else:
+        await graph.aupdate_state(before.config, None, as_node="__copy__")
 
 
 def _is_being_cancelled() -> bool:

@@ -29,7 +29,7 @@ def unanswered(messages: Sequence[Any]) -> list[ToolMessage]:
     return []
 
 
-def continue_thread(values: dict[str, Any], task_input: dict[str, Any]) -> dict[str, Any]:
+def continue_thread(values: dict[str, Any], task_input: Any) -> Any:
     """Add the missing answers in front of a task's own messages.
 
     Args:
@@ -37,7 +37,7 @@ def continue_thread(values: dict[str, Any], task_input: dict[str, Any]) -> dict[
         task_input: The task's input; one without `messages` is returned unchanged.
     """
     messages = values.get("messages")
-    if "messages" not in task_input or not isinstance(messages, list):
+    if not isinstance(task_input, dict) or "messages" not in task_input or not isinstance(messages, list):
         return task_input
     missing: list[BaseMessage] = [*unanswered(messages)]
     if not missing:

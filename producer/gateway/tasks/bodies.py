@@ -37,7 +37,7 @@ class SubmitBody(Body):
         }
     )
 
-    input: dict[str, Any] = Field(description="The graph's input.")
+    input: Any = Field(description="The graph's input: an object for most graphs, and never null.")
     graph: Name = Field(DEFAULT_GRAPH, description="The graph to run.")
     task_id: TaskId | None = Field(None, description="Your own id: the same task again under it runs once.")
     user_id: Name | None = Field(None, description="The user for whom it runs: limits and turns are per user.")

@@ -134,6 +134,7 @@ def keyed_id(key: str) -> str:
 
 def _accepted(receipt: Receipt, headers: dict[str, str]) -> Response:
     body = {"task_id": receipt.task_id, "state": receipt.state, "created": receipt.created}
+    body["warnings"] = receipt.warnings
     return JSONResponse(body, 202, {**headers, "Location": f"/tasks/{receipt.task_id}"})
 
 

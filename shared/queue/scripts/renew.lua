@@ -7,20 +7,20 @@
 -- KEYS[1] agent:workers          zset    worker -> lease end (ms)
 -- KEYS[2] agent:own:<worker>     set     ids that this worker owns
 -- KEYS[3] agent:graphs           zset    graph -> until when a live worker serves it (ms)
--- KEYS[4] agent:graph_schemas    hash    graph -> JSON schema of its input
+-- KEYS[4] agent:graph_inputs     hash    graph -> what it takes as input, JSON
 -- KEYS[5] rq:worker:<worker>     hash    RQ's worker, read by its tools
 -- KEYS from the 6th on: agent:serving:<queue>, of each of its queues, zsets  graphs that a live worker serves -> until
 --   when (ms)
 -- ARGV[1] worker
 -- ARGV[2] lease (ms)
 -- ARGV[3] 1 to join, 0 to renew
--- ARGV[4] graphs that the worker serves: JSON object graph -> JSON schema as a string
+-- ARGV[4] graphs that the worker serves: JSON object graph -> what it takes, JSON as a string
 -- ARGV[5] now as RQ writes it, for its tools only
 -- ARGV[6] the graphs as in the names of queues, ",a,b,"
 -- ARGV[7] now (ms) in tests, else empty
 -- Returns {0} when the lease is lost, else {1, own ids, those of them that are to be cancelled, those of its side queues
 --   that hold tasks}
-local workers_key, own_key, graphs_key, schemas_key, rq_worker_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local workers_key, own_key, graphs_key, inputs_key, rq_worker_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local worker, lease_ms, joining, graphs, now_iso = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1', ARGV[4], ARGV[5]
 local names, now_ms = ARGV[6], clock(ARGV[7])
 
@@ -30,17 +30,16 @@ end
 
 local lease_end = whole(now_ms + lease_ms)
 redis.call('ZADD', workers_key, lease_end, worker)
-for graph, schema in pairs(cjson.decode(graphs)) do
+for graph, input in pairs(cjson.decode(graphs)) do
   redis.call('ZADD', graphs_key, 'GT', lease_end, graph)
-  if joining then
-    redis.call('HSET', schemas_key, graph, schema)
-  end
+  -- That of the worker that joined last. A renewal writes it again only where it was lost.
+  redis.call(joining and 'HSET' or 'HSETNX', inputs_key, graph, input)
 end
 -- Forgetting only: what a graph's last worker announced is gone a day after it.
 local forgotten = whole(now_ms - 86400000)
 redis.call('ZREMRANGEBYSCORE', graphs_key, '-inf', forgotten)
 redis.call('EXPIRE', graphs_key, 86400)
-redis.call('EXPIRE', schemas_key, 86400)
+redis.call('EXPIRE', inputs_key, 86400)
 local sides = {}
 for i = 6, #KEYS do
   local serving_key = KEYS[i]

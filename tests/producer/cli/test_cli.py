@@ -55,6 +55,7 @@ def test_submit_as_json_is_the_receipt(producer):
         "state": "pending",
         "created": True,
         "reason": None,
+        "warnings": [],
     }
     assert json.loads(again.stdout)["created"] is False
 

@@ -113,3 +113,22 @@ async def test_queue_that_no_live_worker_reads_is_said(redis_url, run, monkeypat
         monkeypatch.setenv("LGRQ_QUEUE", "other")
         waiting = run("submit", "--graph", "g", "--input", "{}")
     assert waiting.stderr == "warning: no live worker reads the queue other; tasks wait for one\n"
+
+
+async def test_input_is_judged_by_what_the_graph_takes_and_a_files_line_is_named(redis_url, run, tmp_path):
+    file = tmp_path / "tasks.jsonl"
+    async with worker(redis_url, {"g": one_node_graph(ask, Number)}) as one:
+        await until(lambda: one.is_held)
+        submit = ("submit", "--graph", "g", "--input")
+        warned, refused = run(*submit, '{"n": 1, "m": 2}'), run(*submit, "[1]")
+        file.write_text('{"graph": "g", "input": {}}\n\n{"graph": "g", "input": [1]}\n')
+        in_file = run("submit", "--file", str(file))
+        file.write_text('{"graph": "g", "input": {}}\n\n{"graph": "g", "input": {"nn": 1}}\n')
+        warned_in_file = run("submit", "--file", str(file), "--json")
+    said = "unknown field (did you mean n?); the graph ignores it"
+    assert (warned.exit_code, warned.stderr) == (0, "warning: input.m: unknown field, known: n; the graph ignores it\n")
+    assert (refused.exit_code, refused.stderr) == (2, "error: input: expected a JSON object, got: a list of 1\n")
+    assert in_file.stderr == "error: line 3: input: expected a JSON object, got: a list of 1\n"
+    assert warned_in_file.stderr == f"warning: line 3: input.nn: {said}\n"
+    receipts = [json.loads(line) for line in warned_in_file.stdout.splitlines()]
+    assert [receipt["warnings"] for receipt in receipts] == [[], [f"input.nn: {said}"]]

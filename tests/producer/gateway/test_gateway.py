@@ -12,6 +12,7 @@ from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.worker.guards.refusals import BudgetExceeded
 from tests.fleet import one_node_graph, worker
 from tests.gateways import gateway
+from tests.waiting import until
 
 
 class Number(TypedDict):
@@ -67,6 +68,15 @@ async def test_task_is_accepted_and_its_result_is_where_location_says(http, serv
     assert result.status_code == 200
     assert (result.json()["status"], result.json()["result"]) == ("success", {"n": 2})
     assert (await http.get(accepted.headers["location"])).json()["state"] == "success"
+
+
+async def test_input_is_judged_by_what_the_graph_takes(http, serving):
+    await until(lambda: serving.is_held)
+    refused = problem(await post(http, input=[1], graph="g"), 422, "invalid_request")
+    assert refused["errors"] == [{"field": "input", "message": "input: expected a JSON object, got: a list of 1"}]
+    accepted = await post(http, input={"nn": 1}, graph="g")
+    assert accepted.status_code == 202
+    assert accepted.json()["warnings"] == ["input.nn: unknown field (did you mean n?); the graph ignores it"]
 
 
 async def test_result_that_is_not_there_yet_is_202(http):
@@ -150,7 +160,7 @@ async def test_another_body_under_the_same_identity_is_a_conflict(http, identifi
 @pytest.mark.parametrize(
     ("body", "field", "words"),
     [
-        ({"input": 3}, "input", "a JSON object"),
+        ({"input": None}, "input", "a JSON value other than null"),
         ({}, "input", "nothing"),
         ({"input": {}, "inptu": {}}, "inptu", "unknown field (did you mean input?)"),
         ({"input": {}, "tenant": "acme"}, "tenant", "unknown field"),
