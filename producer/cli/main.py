@@ -3,7 +3,7 @@
 import json
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, TextIO
 
@@ -17,6 +17,7 @@ from langgraph_rq.producer.cli.budget import budget
 from langgraph_rq.producer.cli.dev import dev
 from langgraph_rq.producer.cli.fleet import workers
 from langgraph_rq.producer.cli.guards import breaker, usage
+from langgraph_rq.producer.cli.reasons import shown_reasons
 from langgraph_rq.producer.cli.tasks import cancel, events, new_key, resume, serve
 from langgraph_rq.producer.client.client import Client
 from langgraph_rq.producer.dashboard.launcher import dashboard
@@ -139,10 +140,11 @@ def submit(
             for warning in receipt.warnings:
                 place = f"line {line}: " if line else ""
                 _errors.print(f"warning: {place}{warning}", style="yellow", soft_wrap=True, markup=False)
-        for reason in dict.fromkeys(receipt.reason for receipt in receipts if receipt.reason):
+        reasons = dict.fromkeys(receipt.reason for receipt in receipts if receipt.reason)
+        for reason in reasons:
             _errors.print(f"warning: {reason}; tasks wait for one", style="yellow", soft_wrap=True, markup=False)
         if wait:
-            _write_results(client, [receipt.task_id for receipt in receipts], timeout_s, as_json=as_json)
+            _write_results(client, [one.task_id for one in receipts], timeout_s, reasons, as_json=as_json)
         else:
             for receipt in receipts:
                 output.write(asdict(receipt) if as_json else receipt.task_id)
@@ -181,7 +183,7 @@ def result(task_id: str, *, as_json: bool) -> None:
 def wait(task_ids: tuple[str, ...], *, timeout_s: float | None, as_json: bool) -> None:
     """Wait until tasks have ended and write their results as they come."""
     with Client() as client:
-        _write_results(client, task_ids, timeout_s, as_json=as_json)
+        _write_results(client, task_ids, timeout_s, (), as_json=as_json)
 
 
 def _input(query: str | None, input_json: str | None) -> Any:
@@ -211,12 +213,17 @@ def _read_lines(client: Client, file: Iterable[str]) -> tuple[list[Task], list[i
     return tasks, lines
 
 
-def _write_results(client: Client, task_ids: Sequence[str], timeout_s: float | None, *, as_json: bool) -> None:
+def _write_results(
+    client: Client, task_ids: Sequence[str], timeout_s: float | None, reasons: Collection[str], *, as_json: bool
+) -> None:
     results = []
-    for one in _progress(client.wait_each(task_ids, timeout_s), len(task_ids), "ended"):
-        results.append(one)
-        if as_json or len(task_ids) == 1:
-            _write_result(one, as_json=as_json)
+    left = dict.fromkeys(task_ids)
+    with shown_reasons(client, left, _errors, reasons):
+        for one in _progress(client.wait_each(task_ids, timeout_s), len(task_ids), "ended"):
+            left.pop(one.task_id, None)
+            results.append(one)
+            if as_json or len(task_ids) == 1:
+                _write_result(one, as_json=as_json)
     if not as_json and len(task_ids) > 1:
         output.write(output.results(results))
     sys.exit(_exit_code(results))

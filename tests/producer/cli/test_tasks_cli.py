@@ -1,14 +1,17 @@
 """The commands that follow, stop and answer tasks."""
 
 import asyncio
+import io
 import json
 from typing import TypedDict
 
 import pytest
 from click.testing import CliRunner
 from langgraph.types import interrupt
+from rich.console import Console
 
 from langgraph_rq import Client
+from langgraph_rq.producer.cli import reasons
 from langgraph_rq.producer.cli.main import main
 from langgraph_rq.shared.queue.verbs import QueueTimes
 from tests.fleet import one_node_graph, worker
@@ -132,3 +135,34 @@ async def test_input_is_judged_by_what_the_graph_takes_and_a_files_line_is_named
     assert warned_in_file.stderr == f"warning: line 3: input.nn: {said}\n"
     receipts = [json.loads(line) for line in warned_in_file.stdout.splitlines()]
     assert [receipt["warnings"] for receipt in receipts] == [[], [f"input.nn: {said}"]]
+
+
+def test_wait_shows_what_a_task_waits_for(client, run, monkeypatch):
+    monkeypatch.setattr(reasons, "_LOOK_S", 0.05)
+    client.submit({}, graph="g", task_id="t1")
+    waited = run("wait", "t1", "--timeout", "1")
+    assert waited.exit_code == 5
+    assert waited.stderr.splitlines()[0] == "task t1: no worker is alive"
+    submitted = run("submit", "--id", "t2", "--graph", "g", "--input", "{}", "--wait", "--timeout", "1")
+    assert submitted.stderr.splitlines()[0] == "warning: no worker is alive; tasks wait for one"
+    assert "task t2: no worker is alive" not in submitted.stderr, "it was said before"
+
+
+async def test_reason_is_shown_each_time_that_it_changes(redis_url, client, monkeypatch):
+    monkeypatch.setattr(reasons, "_LOOK_S", 0.01)
+    graph, brief = one_node_graph(ask, Number), QueueTimes(lease_ms=1_000)
+    client.submit({}, graph="g", task_id="t1")
+    left, written = {"t1": None, "forgotten": None}, io.StringIO()
+
+    def lines() -> list[str]:
+        return written.getvalue().splitlines()
+
+    unserved = "task t1: no live worker of the queue agent_tasks serves the graph 'g'"
+    with reasons.shown_reasons(client, left, Console(file=written, width=200), ["no worker is alive"]):
+        async with worker(redis_url, {"h": graph}, times=brief):
+            await until(lambda: lines() == [unserved])
+        await until(lambda: lines() == [unserved, "task t1: no worker is alive"])
+        async with worker(redis_url, {"h": graph}, times=brief):
+            await until(lambda: lines()[2:] == [unserved])
+        left.clear()
+    assert len(lines()) == 3
