@@ -158,6 +158,18 @@ class RedisUnavailableError(LanggraphRqError, ConnectionError):
         self.retry_after_s = retry_after_s
 
 
+class ScriptsMissingError(RedisUnavailableError):
+    """Redis lacks the scripts of this version, and its user may not load them; a worker loads them when it starts.
+
+    Attributes:
+        url, reason, retry_after_s: As in `RedisUnavailableError`.
+    """
+
+    def __init__(self, url: str, reason: object, retry_after_s: float = 5) -> None:
+        super().__init__(url, reason, retry_after_s)
+        self.args = (f"Redis at {url} {reason}",)
+
+
 class UnknownTaskError(LanggraphRqError, LookupError):
     """No task is known under this id, or its result is no longer kept.
 

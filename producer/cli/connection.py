@@ -8,8 +8,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from langgraph_rq.producer.client.connection import unavailable
 from langgraph_rq.shared.connections.clients import open_sync
-from langgraph_rq.shared.errors import InvalidInputError, RedisUnavailableError, Violation
+from langgraph_rq.shared.errors import InvalidInputError, Violation
 from langgraph_rq.shared.settings import RedisSettings, load, mask_url
 
 
@@ -22,7 +23,7 @@ def connected_redis() -> Iterator[Redis]:
         with open_sync(url, connections=1, timeout_s=settings.redis_timeout_s) as redis:
             yield redis
     except (RedisConnectionError, RedisTimeoutError) as error:
-        raise RedisUnavailableError(mask_url(url), error) from None
+        raise unavailable(mask_url(url), error) from None
     except NoPermissionError as error:
         raise InvalidInputError(
             Violation("REDIS_URL", "a user that may do that, use the admin's REDIS_URL", str(error))

@@ -18,6 +18,7 @@ from langgraph_rq.producer.cli.dev import dev
 from langgraph_rq.producer.cli.fleet import workers
 from langgraph_rq.producer.cli.guards import breaker, usage
 from langgraph_rq.producer.cli.reasons import shown_reasons
+from langgraph_rq.producer.cli.scripts import load_scripts
 from langgraph_rq.producer.cli.tasks import cancel, events, new_key, resume, serve
 from langgraph_rq.producer.client.client import Client
 from langgraph_rq.producer.dashboard.launcher import dashboard
@@ -92,7 +93,7 @@ main.add_command(audit)
 main.add_command(breaker)
 main.add_command(budget)
 main.add_command(usage)
-for command in (workers, events, cancel, resume, serve, new_key, dashboard, doctor, dev):
+for command in (workers, events, cancel, resume, serve, new_key, load_scripts, dashboard, doctor, dev):
     main.add_command(command)
 
 

@@ -95,7 +95,7 @@ def serve(*, host: str | None, port: int | None, without_keys: bool | None) -> N
 
     SIGTERM and SIGINT let requests end; event streams are closed, so that their clients go on elsewhere.
     """  # noqa: D301
-    if not (find_spec("fastapi") and find_spec("uvicorn") and find_spec("limits")):
+    if not (find_spec("fastapi") and find_spec("uvicorn")):
         raise SettingsError("serve: expected the extra `api`: pip install 'langgraph-rq[api]'")
     settings = load(GatewaySettings, host=host, port=port, without_keys=without_keys)
     # Only this command needs them; all others stay quick.

@@ -9,11 +9,13 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from langgraph_rq.producer.client.transports import Ask, Transport
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.connections.scripts import Call, Replicas
-from langgraph_rq.shared.errors import RedisUnavailableError
+from langgraph_rq.shared.connections.scripts import Call, Replicas, ScriptNotLoadedError
+from langgraph_rq.shared.errors import RedisUnavailableError, ScriptsMissingError
 
 _WAITS_S = (0.05, 0.3)
 """Between the attempts of one round trip."""
+_SCRIPT_WAITS_S = (0.1, 0.4, 1.0, 1.5)
+"""Between the attempts while Redis lacks a script: after a restart of Redis, live workers load it when they renew."""
 
 T = TypeVar("T")
 
@@ -34,16 +36,32 @@ class Connection:
         """Run commands in one round trip, in order but not as a transaction. Raises RedisUnavailableError."""
         return await self._retry(partial(self.transport.read, ask))
 
-    async def run(self, calls: Sequence[Call[Any]], replicas: Replicas = scripts.PRIMARY_ONLY) -> list[Any]:
-        """Run scripts in one round trip; each answers its value or its exception. Raises RedisUnavailableError."""
-        return await self._retry(partial(self.transport.run, calls, replicas))
+    async def run(
+        self, calls: Sequence[Call[Any]], replicas: Replicas = scripts.PRIMARY_ONLY, *, awaits_scripts: bool = True
+    ) -> list[Any]:
+        """Run scripts in one round trip; each answers its value or its exception.
 
-    async def _retry(self, ask: Callable[[], Awaitable[T]]) -> T:
-        for wait_s in (*_WAITS_S, None):
+        Raises:
+            RedisUnavailableError: Redis is away.
+            ScriptsMissingError: Redis lacks the scripts, and still does after 3 s if `awaits_scripts`.
+        """
+        return await self._retry(
+            partial(self.transport.run, calls, replicas), _SCRIPT_WAITS_S if awaits_scripts else ()
+        )
+
+    async def _retry(self, ask: Callable[[], Awaitable[T]], script_waits_s: Sequence[float] = ()) -> T:
+        outages, absences = iter(_WAITS_S), iter(script_waits_s)
+        while True:
             try:
                 return await ask()
             except (RedisConnectionError, RedisTimeoutError) as error:
+                wait_s = next(absences if isinstance(error, ScriptNotLoadedError) else outages, None)
                 if wait_s is None:
-                    raise RedisUnavailableError(self._shown_url, error) from error
+                    raise unavailable(self._shown_url, error) from error
                 await self.transport.pause(wait_s)
-        raise AssertionError
+
+
+def unavailable(shown_url: str, error: Exception) -> RedisUnavailableError:
+    """Translate an outage of Redis, or its lack of a script, into an error of this library."""
+    kind = ScriptsMissingError if isinstance(error, ScriptNotLoadedError) else RedisUnavailableError
+    return kind(shown_url, error)

@@ -32,6 +32,7 @@ from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import (
     InvalidTaskError,
     RedisUnavailableError,
+    ScriptsMissingError,
     UnknownTaskError,
     Violation,
     WaitTimeoutError,
@@ -51,6 +52,7 @@ _WATCHED = 100
 _LOOK_AGAIN_S = 60.0
 _QUIET_TIMES = 4
 """A waiter checks that its task still exists: after `_LOOK_AGAIN_S`, a follower after so many quiet times."""
+_NO_WORKER_YET = "no worker has been there since Redis started"
 
 _log = get_logger(__name__)
 
@@ -149,7 +151,10 @@ class ClientCore:
             raise UnknownTaskError(task_id)
         if found.state is not State.PENDING:
             return found
-        (reason,) = await self._connection.run([missing_worker_call(key)])
+        try:
+            (reason,) = await self._connection.run([missing_worker_call(key)], awaits_scripts=False)
+        except ScriptsMissingError:
+            reason = _NO_WORKER_YET
         return replace(found, reason=reason)
 
     def _warn(self, receipt: Receipt) -> None:

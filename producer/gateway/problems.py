@@ -16,12 +16,14 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
 from langgraph_rq.shared.connections.clients import is_outage
+from langgraph_rq.shared.connections.scripts import ScriptNotLoadedError
 from langgraph_rq.shared.errors import (
     InvalidInputError,
     LanggraphRqError,
     NotInterruptedError,
     QueueFullError,
     RedisUnavailableError,
+    ScriptsMissingError,
     TaskConflictError,
     UnknownGraphError,
     UnknownTaskError,
@@ -36,6 +38,7 @@ PREFIX = "urn:langgraph-rq:problem:"
 
 _OUTAGE = "Redis cannot be reached: nothing is lost, try again"
 _OUTAGE_RETRY_S = 1
+_NO_SCRIPTS = "no worker has been here since Redis started: nothing is lost, try again"
 
 _log = get_logger(__name__)
 
@@ -131,12 +134,16 @@ def problem_of(error: Exception) -> ProblemError | None:
             return ProblemError(404, "unknown_task", str(error))
         case QueueFullError():
             return ProblemError(503, "redis_full", str(error), headers=_retry_after(error.retry_after_s))
-        case RedisUnavailableError():
-            return ProblemError(503, "redis_unavailable", _OUTAGE, headers=_retry_after(error.retry_after_s))
-        case RedisError() if is_outage(error):
-            return ProblemError(503, "redis_unavailable", _OUTAGE, headers=_retry_after(_OUTAGE_RETRY_S))
         case _:
-            return None
+            return _outage(error)
+
+
+def _outage(error: Exception) -> ProblemError | None:
+    if not (isinstance(error, RedisUnavailableError) or is_outage(error)):
+        return None
+    detail = _NO_SCRIPTS if isinstance(error, ScriptsMissingError | ScriptNotLoadedError) else _OUTAGE
+    retry_after_s = error.retry_after_s if isinstance(error, RedisUnavailableError) else _OUTAGE_RETRY_S
+    return ProblemError(503, "redis_unavailable", detail, headers=_retry_after(retry_after_s))
 
 
 def _retry_after(seconds: float) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar, cast
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoPermissionError, NoScriptError
 
 from langgraph_rq.shared.connections.kept_connection import Argument, Command, KeptConnection
 
@@ -118,8 +118,24 @@ class ReplicasMissingError(RedisConnectionError):
     """What was written may be lost in a failover; everything that was run may safely be run again."""
 
 
+class ScriptNotLoadedError(RedisConnectionError):
+    """Redis lacks a script, and its user may not load it, as producers may not: an outage until a worker comes.
+
+    The message goes on after the words "Redis at <url>".
+    """
+
+    def __init__(self, script: str) -> None:
+        super().__init__(
+            f"lacks the script {script}, which this user may not load: start a worker of this version, or run "
+            "`langgraph-producer load-scripts` with the REDIS_URL of a worker"
+        )
+
+
 async def run(redis: AsyncRedis | KeptConnection, call: Call[T]) -> T:
-    """Run `call` in one round trip, or two when the server has to load the script first."""
+    """Run `call` in one round trip, or two when the server has to load the script first.
+
+    Raises `ScriptNotLoadedError` when it may not, as all functions here do.
+    """
     (reply,) = await _run_all(redis, [call])
     if isinstance(reply, Exception):
         raise reply
@@ -131,7 +147,7 @@ def run_sync(redis: Redis, call: Call[T]) -> T:
     try:
         reply = redis.execute_command(*call.command)
     except NoScriptError:
-        redis.script_load(call.script.source)
+        _load_sync(redis, [call.script])
         reply = redis.execute_command(*call.command)
     return call.decode(reply)
 
@@ -141,8 +157,9 @@ async def run_many(
 ) -> list[Any]:
     """Run several calls in one round trip, in order; each answers its own value or the exception it raised.
 
-    Not a transaction: other clients' commands may run in between. Raises only what breaks the connection itself, and
-    `ReplicasMissingError` when fewer than `replicas` have what was written.
+    Not a transaction: other clients' commands may run in between. Raises only what breaks the connection itself,
+    `ReplicasMissingError` when fewer than `replicas` have what was written, and `ScriptNotLoadedError`, when the calls
+    of other scripts may have run.
     """
     return await _run_all(redis, calls, replicas)
 
@@ -154,10 +171,23 @@ async def _run_all(
     missed = _missed(replies)
     if missed:
         # In one round trip, so that no SCRIPT FLUSH comes in between.
-        loads: list[Command] = [("SCRIPT", "LOAD", source) for source in {calls[i].script.source for i in missed}]
+        scripts = list({calls[i].script for i in missed})
+        loads: list[Command] = [("SCRIPT", "LOAD", script.source) for script in scripts]
         again = _commands([calls[i] for i in missed], replicas)
-        _fill(replies, missed, _replicated((await _exchange(redis, loads + again))[len(loads) :], replicas))
+        both = await _exchange(redis, loads + again)
+        for script, reply in zip(scripts, both, strict=False):
+            if isinstance(reply, NoPermissionError):
+                raise ScriptNotLoadedError(script.name)
+        _fill(replies, missed, _replicated(both[len(loads) :], replicas))
     return _decode(calls, replies)
+
+
+def _load_sync(redis: Redis, scripts: Iterable[Script]) -> None:
+    for script in scripts:
+        try:
+            redis.script_load(script.source)
+        except NoPermissionError:
+            raise ScriptNotLoadedError(script.name) from None
 
 
 async def _exchange(redis: AsyncRedis | KeptConnection, commands: Sequence[Command]) -> list[Any]:
@@ -175,8 +205,7 @@ def run_many_sync(redis: Redis, calls: Sequence[Call[Any]], replicas: Replicas =
     replies = _replicated(_exchange_sync(redis, _commands(calls, replicas)), replicas)
     missed = _missed(replies)
     if missed:
-        for script in {calls[i].script for i in missed}:
-            redis.script_load(script.source)
+        _load_sync(redis, {calls[i].script for i in missed})
         again = _commands([calls[i] for i in missed], replicas)
         _fill(replies, missed, _replicated(_exchange_sync(redis, again), replicas))
     return _decode(calls, replies)

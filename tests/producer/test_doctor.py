@@ -10,6 +10,7 @@ from langgraph_rq.producer.cli.main import main
 from langgraph_rq.producer.doctor.command import CHECKLIST
 from langgraph_rq.shared.budget.policy import set_limit_call
 from langgraph_rq.shared.budget.token_budget import BudgetLimits
+from langgraph_rq.shared.connections.script_cache import load_missing
 from langgraph_rq.shared.connections.scripts import run_sync
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from tests.deployment import make_secrets, role_url
@@ -78,6 +79,7 @@ def producer_url(secrets):
     with EmbeddedRedis(aclfile=str(secrets / "users.acl"), maxmemory="200mb") as server:
         with Redis.from_url(role_url(server, "worker", secrets)) as client:
             client.zadd("agent:workers", {"one": 9e12, "two": 9e12})
+            load_missing(client)
         yield role_url(server, "producer", secrets)
 
 

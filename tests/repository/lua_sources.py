@@ -9,7 +9,7 @@ from tests.installation import ROOT
 
 NAMES = sorted(
     str(file.relative_to(ROOT).with_suffix(""))
-    for part in ("shared", "worker")
+    for part in ("shared", "worker", "producer")
     for file in (ROOT / part).rglob("*.lua")
 )
 

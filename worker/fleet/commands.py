@@ -11,10 +11,18 @@ from redis.exceptions import RedisError
 
 from langgraph_rq.shared.backoff import Backoff
 from langgraph_rq.shared.strict_json import read_json
+from langgraph_rq.shared.telemetry.logs import get_logger
 
 STOP_JOB = "stop-job"
+SHUTDOWN = "shutdown"
 _RQ_CHANNELS = b"rq:"
+_LONGEST_BYTES = 4_096
+"""A longer message is refused unread."""
+_SHOWN = 64
+"""Characters of a refused command in the log."""
 _OUTAGE = Backoff(first_s=0.25, longest_s=1.0)
+
+_log = get_logger(__name__)
 
 
 async def listen(
@@ -24,12 +32,12 @@ async def listen(
     news_channel: str,
     on_news: Callable[[str], None],
 ) -> None:
-    """Call `obey(command, job id)` for each command until cancelled; a malformed one is the empty command.
+    """Call `obey(command, job id)` for each command that may be obeyed, until cancelled; refuse and log the others.
 
     Args:
         redis: A client with a connection to spare.
-        channels: The worker's channels; they change with its name.
-        obey: Must not raise.
+        channels: The worker's channels, RQ's and ours; they change with its name.
+        obey: Called with STOP_JOB and a job id, or with SHUTDOWN; must not raise.
         news_channel: A channel of all workers.
         on_news: Called with each message of that channel; must not raise.
     """
@@ -45,19 +53,27 @@ async def listen(
                     if message["channel"] == news_channel.encode():
                         on_news(message["data"].decode(errors="replace"))
                     else:
-                        obey(*_read(message["channel"], message["data"]))
+                        _receive(message["channel"], message["data"], obey)
         except RedisError:
             failures += 1
             await asyncio.sleep(_OUTAGE.pause_s(failures))
 
 
-def _read(channel: bytes, data: bytes) -> tuple[str, str | None]:
-    """Read a message; on our own channels, on which producers may publish, the only command is to stop a job."""
+def _receive(channel: bytes, data: bytes, obey: Callable[[str, str | None], None]) -> None:
+    """Obey a command that `channel` may carry: on ours, on which producers may publish, only that to stop a job."""
+    command, task_id = _read(data) if len(data) <= _LONGEST_BYTES else ("", None)
+    is_rqs = channel.startswith(_RQ_CHANNELS)
+    if (command == STOP_JOB and task_id) or (command == SHUTDOWN and is_rqs):
+        obey(command, task_id)
+    else:
+        _log.warning("command.refused", command=command[:_SHOWN], channel="rq" if is_rqs else "agent")
+
+
+def _read(data: bytes) -> tuple[str, str | None]:
+    """Read a command and its job id; a malformed message is the empty command."""
     try:
         message = read_json(data)
         command, task_id = message["command"], message.get("job_id")
     except (ValueError, LookupError, TypeError, AttributeError):
-        return "", None
-    if command != STOP_JOB and not channel.startswith(_RQ_CHANNELS):
         return "", None
     return str(command), task_id if isinstance(task_id, str) else None

@@ -20,7 +20,7 @@ from langgraph_rq.shared.queue.verbs import cancel_call
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.fleet.claiming import BLOCK_S, OUTAGE_WAIT_S, Claimer
-from langgraph_rq.worker.fleet.commands import STOP_JOB, listen
+from langgraph_rq.worker.fleet.commands import SHUTDOWN, listen
 from langgraph_rq.worker.fleet.isolation import Isolation
 from langgraph_rq.worker.fleet.lease import LeaseKeeper
 from langgraph_rq.worker.fleet.node_threads import NodeThreads
@@ -250,13 +250,10 @@ class GraphWorker(RegisteredWorker):
 
     def _obey(self, command: str, task_id: str | None) -> None:
         """Obey a command from one of this worker's channels: RQ's own, or the one on which `cancel` publishes."""
-        if command == "shutdown":
+        if command == SHUTDOWN:
             self.stop()
-        elif command == STOP_JOB and task_id:
-            if task_id in self._running.ids:
-                asyncio.get_running_loop().create_task(self._cancel_for_good(task_id))
-        else:
-            _log.warning("command.ignored", command=command[:64])
+        elif task_id and task_id in self._running.ids:
+            asyncio.get_running_loop().create_task(self._cancel_for_good(task_id))
 
     async def _cancel_for_good(self, task_id: str) -> None:
         """Cancel in Redis too: RQ's stop command leaves no trace there, and this worker may die before the end."""

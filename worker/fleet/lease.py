@@ -10,11 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from langgraph_rq.shared.budget.token_budget import BudgetLimits, expire_call
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.clients import is_outage, open_sync
+from langgraph_rq.shared.connections.script_cache import load_missing
 from langgraph_rq.shared.queue.answers import Lease
 from langgraph_rq.shared.queue.verbs import QueueTimes, block_call, leave_call, reap_call, renew_call
 from langgraph_rq.shared.telemetry.logs import get_logger
@@ -76,6 +77,7 @@ class LeaseKeeper:
 
     def start(self) -> None:
         """Join the fleet, then renew in the background. Raises what Redis raises when it cannot be reached."""
+        self._load_scripts()
         asked_at = time.monotonic()
         lease = scripts.run_sync(self._redis, self._renewal(join=True))
         self._renewed_at = self._unbroken_since = asked_at
@@ -154,7 +156,17 @@ class LeaseKeeper:
             self._unbroken_since = asked_at
         self._renewed_at = asked_at
         self._loop.call_soon_threadsafe(self._on_renewed, lease, asked_at)
+        self._load_scripts()
         return True
+
+    def _load_scripts(self) -> None:
+        """Load what producers call and may not load; a Redis that was restarted or replaced has none of it."""
+        try:
+            loaded = load_missing(self._redis)
+        except NoPermissionError:  # of a user of one's own: then `load-scripts` is a step of the deployment
+            return
+        if loaded:
+            _log.info("scripts.loaded", worker=self.worker, count=loaded)
 
     def _reap(self) -> float:
         """Reap dead workers, expired reservations and lost tasks; returns the seconds to wait before the next renewal.

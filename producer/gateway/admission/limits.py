@@ -1,49 +1,67 @@
 """A rate limit per user, and back-pressure for all while the queue is long.
 
 Keys:
-    agent:rate:<user>    string  counters of the current and the last window, kept by the library `limits`; two windows
+    agent:rate:<tenant>--<user>  hash  submissions in the current and the last window; two windows
 """
 
-import time
+import re
 from dataclasses import dataclass
-from typing import Any
 
-from limits import RateLimitItem, parse
-from limits.aio.storage import RedisStorage
-from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from redis.asyncio import Redis
 
 from langgraph_rq.producer.gateway.problems import ProblemError
+from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.connections.scripts import Call, load_script
 from langgraph_rq.shared.errors import SettingsError
 from langgraph_rq.shared.queue.keys import OPEN
 
-_PREFIX = "agent:rate"
+_UNITS_S = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
+_RATE = re.compile(rf"([1-9]\d{{0,8}})\s*(?:/|per)\s*([1-9]\d{{0,5}})?\s*({'|'.join(_UNITS_S)})s?")
 _QUEUE_RETRY_S = 5
 
 
-def parse_rate(text: str) -> RateLimitItem:
-    """Read a rate such as "600/minute". Raises SettingsError."""
-    try:
-        return parse(text)
-    except ValueError:
-        raise SettingsError(f'LGRQ_GATEWAY_RATE: expected a rate such as "600/minute", got: {text}') from None
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many submissions in so many milliseconds."""
+
+    limit: int
+    window_ms: int
+    text: str
+    """As it was set, for people."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def parse_rate(text: str) -> Rate:
+    """Read a rate such as "600/minute" or "10 per 5 seconds". Raises SettingsError."""
+    found = _RATE.fullmatch(text.strip().lower())
+    if not found:
+        raise SettingsError(f'LGRQ_GATEWAY_RATE: expected a rate such as "600/minute", got: {text}')
+    amount, multiple, unit = found.groups()
+    return Rate(int(amount), int(multiple or 1) * _UNITS_S[unit] * 1_000, text.strip())
 
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What is left of a user's rate: `resets_at` is a Unix time."""
+    """What is left of a user's rate."""
 
-    limit: int
+    wait_ms: int
+    """Until a submission is allowed again; 0: this one was."""
     remaining: int
     resets_at: int
+    """When the window ends (Unix time)."""
 
-    def headers(self) -> dict[str, str]:
-        """Write the de-facto standard headers."""
-        return {
-            "X-RateLimit-Limit": str(self.limit),
-            "X-RateLimit-Remaining": str(self.remaining),
-            "X-RateLimit-Reset": str(self.resets_at),
-        }
+
+def hit_call(rate: Rate, tenant: str, user_id: str | None, now_ms: int | str = "") -> Call[Allowance]:
+    """Count a submission of a user, if the rate allows it; users without an id are one user of their tenant."""
+    key = f"agent:rate:{tenant}--{user_id or ''}"
+    return Call(
+        load_script("producer/gateway/admission/hit"),
+        [key],
+        [rate.limit, rate.window_ms, now_ms],
+        lambda reply: Allowance(reply[0], reply[1], reply[2] // 1_000),
+    )
 
 
 class Limits:
@@ -55,18 +73,14 @@ class Limits:
         open_tasks: Refuse further tasks while so many have not ended.
     """
 
-    def __init__(self, redis: Redis, rate: RateLimitItem | None, open_tasks: int) -> None:
+    def __init__(self, redis: Redis, rate: Rate | None, open_tasks: int) -> None:
         self._redis = redis
         self._rate = rate
         self._open_tasks = open_tasks
-        # The library types its options as plain values and passes them on to redis-py, which takes a pool.
-        pool: Any = redis.connection_pool
-        storage = RedisStorage("async+redis://", connection_pool=pool, implementation="redispy", key_prefix=_PREFIX)
-        self._limiter = SlidingWindowCounterRateLimiter(storage)
 
     async def admit(self, tenant: str, user_id: str | None) -> dict[str, str]:
         """Count one submission; answers the headers that say what is left. Raises ProblemError 429."""
-        headers = await self._count(tenant, f"user {user_id}" if user_id else "anonymous")
+        headers = await self._count(self._rate, tenant, user_id) if self._rate else {}
         waiting = await self._redis.zcard(OPEN)
         if waiting >= self._open_tasks:
             raise ProblemError(
@@ -77,18 +91,19 @@ class Limits:
             )
         return headers
 
-    async def _count(self, tenant: str, user: str) -> dict[str, str]:
-        if self._rate is None:
-            return {}
-        is_allowed = await self._limiter.hit(self._rate, tenant, user)
-        window = await self._limiter.get_window_stats(self._rate, tenant, user)
-        left = Allowance(self._rate.amount, max(0, window.remaining), round(window.reset_time))
-        if is_allowed:
-            return left.headers()
-        wait_s = max(1, round(window.reset_time - time.time()))
+    async def _count(self, rate: Rate, tenant: str, user_id: str | None) -> dict[str, str]:
+        left = await scripts.run(self._redis, hit_call(rate, tenant, user_id))
+        headers = {
+            "X-RateLimit-Limit": str(rate.limit),
+            "X-RateLimit-Remaining": str(left.remaining),
+            "X-RateLimit-Reset": str(left.resets_at),
+        }
+        if not left.wait_ms:
+            return headers
+        wait_s = -(-left.wait_ms // 1_000)
         raise ProblemError(
             429,
             "rate_limited",
-            f"more than {self._rate} of this user: try again in {wait_s} s",
-            headers={**left.headers(), "Retry-After": str(wait_s)},
+            f"more than {rate} of this user: try again in {wait_s} s",
+            headers={**headers, "Retry-After": str(wait_s)},
         )

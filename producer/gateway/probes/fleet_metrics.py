@@ -44,6 +44,8 @@ class FleetMetrics:
 
         try:
             samples = [("agent_redis_up", (), 1.0), *await self.read()]
+        except scripts.ScriptNotLoadedError:  # no worker has been there since it started
+            samples = [("agent_redis_up", (), 1.0), ("agent_workers", (), 0.0)]
         except (RedisError, OSError):
             samples = [("agent_redis_up", (), 0.0)]
         registry = CollectorRegistry()

@@ -57,6 +57,11 @@ async def breakers(gateway: Gateway) -> list[BreakerStatus]:
 async def _parts(gateway: Gateway) -> dict[str, PartAnswer]:
     try:
         workers, found = await asyncio.gather(live_workers(gateway), breakers(gateway))
+    except scripts.ScriptNotLoadedError:
+        return {
+            "redis": PartAnswer(ready=True, detail="Redis answers"),
+            "workers": PartAnswer(ready=False, detail="no worker has been here since Redis started"),
+        }
     except (RedisError, OSError):
         return {"redis": PartAnswer(ready=False, detail="Redis does not answer")}
     is_open = [one.name for one in found if one.state is BreakerState.OPEN]

@@ -14,6 +14,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 from langgraph_rq import Client
 from langgraph_rq.producer.dashboard.app import make_app
 from langgraph_rq.shared.connections.clients import open_sync
+from langgraph_rq.shared.connections.script_cache import load_missing
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 from tests.deployment import make_secrets, role_url
@@ -35,6 +36,15 @@ FORBIDDEN = [
     ("CLIENT", "KILL", "TYPE", "normal"),
     ("FUNCTION", "FLUSH"),
     ("EVAL", "return 1", "0"),
+    ("SCRIPT", "LOAD", "return 1"),
+    ("SCRIPT", "EXISTS", "0" * 40),
+    ("FUNCTION", "LOAD", "#!lua name=f\nredis.register_function('f', function() end)"),
+    ("FCALL", "f", "0"),
+    ("SCAN", "0"),
+    ("RANDOMKEY",),
+    ("DBSIZE",),
+    ("FT._LIST",),
+    ("FT.SEARCH", "checkpoint", "*"),
     ("HSET", "agent:budget:20000:global", "used_tokens", "0"),
     ("DEL", "agent:budget:reservations"),
     ("HSET", "agent:budget:policy", "global", "- -"),
@@ -57,7 +67,10 @@ def secrets(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def urls(secrets) -> Iterator[dict[str, str]]:
     with EmbeddedRedis(aclfile=str(secrets / "users.acl")) as server:
-        yield {role: role_url(server, role, secrets) for role in ROLES}
+        urls = {role: role_url(server, role, secrets) for role in ROLES}
+        with open_sync(urls["worker"]) as worker:
+            load_missing(worker)
+        yield urls
 
 
 @pytest.fixture
@@ -171,6 +184,8 @@ def test_nobody_is_anonymous(urls, login):
 
 def test_nothing_acknowledged_is_gone_after_a_restart_with_these_users(secrets):
     with EmbeddedRedis(aclfile=str(secrets / "users.acl"), appendfsync="always") as server:
+        with open_sync(role_url(server, "worker", secrets)) as worker:
+            load_missing(worker)
         with Client(role_url(server, "producer", secrets)) as client:
             tasks = client.submit_many([{"input": {"query": f"What is {n}?"}} for n in range(3)])
         server.kill()
