@@ -57,6 +57,7 @@ mv -f users.acl.new users.acl
 
 password dashboard_password
 password audit_key
+password audit_worker_key
 
 # One API key for the default tenant. The gateway gets its digest; more keys: langgraph-producer new-key
 have gateway_api_key || printf 'lgrq_%s\n' "$(openssl rand -hex 32)" >gateway_api_key

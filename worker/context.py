@@ -26,6 +26,7 @@ from langgraph_rq.shared.settings import (
     load,
 )
 from langgraph_rq.shared.settings.environment import file_of
+from langgraph_rq.shared.telemetry.anchors import AnchorWriter
 from langgraph_rq.shared.telemetry.audit import Audit
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.calls.provider_key import VARIABLE, KeyFile
@@ -68,6 +69,7 @@ async def open_context(
     url = redis.redis_url.get_secret_value()
     checkpoint_url = redis.checkpoint_redis_url.get_secret_value() if redis.checkpoint_redis_url else url
     queue, tasks, telemetry = load(QueueSettings), load(TaskSettings).limits(), load(TelemetrySettings)
+    audit_key = telemetry.workers_audit_key
     config = read_langgraph_json(_config(settings))
     key_file = file_of(VARIABLE)
     _export_key(load(ModelSettings))
@@ -102,7 +104,8 @@ async def open_context(
             key_file=KeyFile(key_file) if key_file else None,
             checkpointer=checkpointer,
             callbacks=callbacks,
-            audit=Audit(telemetry.audit_key.get_secret_value(), telemetry.audit_days) if telemetry.audit_key else None,
+            audit=Audit(audit_key, telemetry.audit_days) if audit_key else None,
+            anchors=AnchorWriter(audit_key, telemetry.audit_days) if audit_key else None,
             redaction=Redaction.of(load(RedactionSettings)),
             cancel_grace_s=settings.cancel_grace_s,
         )

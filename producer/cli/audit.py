@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -14,13 +15,19 @@ from rich.table import Table
 from langgraph_rq.producer.cli.connection import connected_redis
 from langgraph_rq.shared.errors import SettingsError
 from langgraph_rq.shared.settings import TelemetrySettings, load
-from langgraph_rq.shared.telemetry.audit import HEADS, STREAM, Fault, read_entries, verify
+from langgraph_rq.shared.telemetry.anchors import ANCHORS, AnchorCheck
+from langgraph_rq.shared.telemetry.audit import DAY_MS, HEADS, STREAM, Fault, read_entries, verify
 
 _PAGE = 1_000
 
 
 @click.command()
-@click.option("--verify", "check", is_flag=True, help="Check every writer's chain; needs LGRQ_AUDIT_KEY.")
+@click.option(
+    "--verify",
+    "check",
+    is_flag=True,
+    help="Check all chains and anchors; needs LGRQ_AUDIT_KEY and LGRQ_AUDIT_WORKER_KEY.",
+)
 @click.option("--export", "file", type=click.File("w"), help="Write all entries as JSON lines; - is stdout.")
 @click.option("--task", "task_id", help="Show only what was done to this task.")
 @click.option("--last", default=50, show_default=True, type=click.IntRange(1), help="Show so many entries.")
@@ -34,7 +41,8 @@ def audit(*, check: bool, file: TextIO | None, task_id: str | None, last: int, a
       langgraph-producer audit --verify
       langgraph-producer audit --export audit-2026-11.jsonl
 
-    With --verify the exit code is 1 when entries were altered, inserted or removed.
+    With --verify the exit code is 1 when entries were altered, inserted or removed. What was removed of the last
+    seconds, before a worker anchored it, is not found.
     """  # noqa: D301 - \b is the character that tells click to keep the lines
     with connected_redis() as redis:
         if check:
@@ -46,48 +54,93 @@ def audit(*, check: bool, file: TextIO | None, task_id: str | None, last: int, a
             _show(redis, task_id, last, as_json=as_json)
 
 
-def read_log(redis: Redis) -> Iterator[dict[str, str]]:
-    """Yield all entries, the oldest first, page by page."""
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a check of the whole log found."""
+
+    entries: int
+    writers: int
+    faults: list[Fault]
+    anchored_at: datetime | None
+    """When the newest entry was appended that a worker has signed as one of all; None: there is no anchor."""
+    behind: int
+    """Entries that no anchor covers."""
+
+
+def read_log(redis: Redis, check: AnchorCheck | None = None) -> Iterator[dict[str, str]]:
+    """Yield all entries, the oldest first, page by page; `check` sees each."""
     after = "-"
     while True:
         rows: Any = redis.xrange(STREAM, min=after, count=_PAGE)
-        yield from read_entries(rows)
+        for (entry_id, _), entry in zip(rows, read_entries(rows), strict=True):
+            if check:
+                check.see(entry_id.decode(), entry.get("digest", ""))
+            yield entry
         if len(rows) < _PAGE:
             return
         after = f"({rows[-1][0].decode()}"
 
 
-def _verify(redis: Redis, *, as_json: bool) -> None:
-    settings = load(TelemetrySettings)
+def verify_log(redis: Redis, settings: TelemetrySettings) -> Verdict:
+    """Check every chain and every anchor. Raises SettingsError: there is no key."""
     if settings.audit_key is None:
         raise SettingsError("LGRQ_AUDIT_KEY: expected the key that signed the audit log, got: nothing")
-    # The heads first: what is written in between is then in the entries, beyond its head, which is no fault.
+    key, worker_key = settings.audit_key.get_secret_value(), settings.workers_audit_key or ""
+    now_ms = round(time.time() * 1000)
+    # Anchors and heads first: what is written in between is then in the entries, beyond both, which is no fault.
+    anchors: Any = redis.hgetall(ANCHORS)
     heads: Any = redis.hgetall(HEADS)
     known = {writer.decode(): head.decode() for writer, head in heads.items()}
-    key = settings.audit_key.get_secret_value()
+    check = AnchorCheck(anchors, worker_key, now_ms - settings.audit_days * DAY_MS)
     seen = 0
 
     def counted() -> Iterator[dict[str, str]]:
         nonlocal seen
-        for entry in read_log(redis):
+        for entry in read_log(redis, check):
             seen += 1
             yield entry
 
-    now_ms = round(time.time() * 1000)
-    faults = list(verify(counted(), known, key, keep_days=settings.audit_days, now_ms=now_ms))
+    entries = counted()
+    faults = list(verify(entries, known, key, worker_key=worker_key, keep_days=settings.audit_days, now_ms=now_ms))
+    at_ms = check.anchored_at_ms
+    anchored_at = None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC)
+    return Verdict(seen, len(known), [*faults, *check.faults()], anchored_at, check.behind)
+
+
+def _verify(redis: Redis, *, as_json: bool) -> None:
+    settings = load(TelemetrySettings)
+    found = verify_log(redis, settings)
     if as_json:
-        shown = [{"writer": one.writer, "seq": one.seq, "what": one.what} for one in faults]
-        click.echo(json.dumps({"entries": seen, "writers": len(known), "faults": shown}))
+        shown = [{"writer": one.writer, "seq": one.seq, "what": one.what} for one in found.faults]
+        click.echo(
+            json.dumps(
+                {
+                    "entries": found.entries,
+                    "writers": found.writers,
+                    "anchored_until": found.anchored_at and found.anchored_at.isoformat(timespec="milliseconds"),
+                    "not_anchored": found.behind,
+                    "faults": shown,
+                }
+            )
+        )
     else:
-        click.echo(_sentence(seen, len(known), faults))
-    if faults:
+        click.echo(_sentence(found))
+        if found.faults and settings.audit_worker_key is None:
+            click.echo("LGRQ_AUDIT_WORKER_KEY is not set: if workers have it, what they signed counts as a fault here")
+    if found.faults:
         click.get_current_context().exit(1)
 
 
-def _sentence(entries: int, writers: int, faults: list[Fault]) -> str:
-    lines = [f"{one.writer} entry {one.seq}: {one.what}" for one in faults]
-    verdict = f"{len(faults)} faults" if faults else "every chain is whole"
-    return "\n".join([*lines, f"{entries} entries of {writers} writers: {verdict}"])
+def _sentence(found: Verdict) -> str:
+    lines = [f"{one.writer} entry {one.seq}: {one.what}" for one in found.faults]
+    verdict = f"{len(found.faults)} faults" if found.faults else "every chain is whole"
+    lines.append(f"{found.entries} entries of {found.writers} writers: {verdict}")
+    if found.anchored_at is None:
+        lines.append("no worker has anchored the log: entries that its writers removed from its end do not show")
+    else:
+        until = found.anchored_at.isoformat(timespec="milliseconds")
+        lines.append(f"anchored by workers until {until}; {found.behind} entries are newer: removed ones do not show")
+    return "\n".join(lines)
 
 
 def _show(redis: Redis, task_id: str | None, last: int, *, as_json: bool) -> None:

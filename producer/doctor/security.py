@@ -1,21 +1,22 @@
 """Security: permissions, data that leaves the system, and evidence of tampering."""
 
 import time
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import Any
 
 from redis.exceptions import AuthenticationError, RedisError
 
-from langgraph_rq.producer.cli.audit import read_log
+from langgraph_rq.producer.cli.audit import verify_log
 from langgraph_rq.producer.doctor.finding import Check, Finding, failed, passed, warned
 from langgraph_rq.producer.doctor.system import System
 from langgraph_rq.shared.budget.answers import show_amount
 from langgraph_rq.shared.connections.clients import open_sync
 from langgraph_rq.shared.settings import RedactionSettings, TaskSettings, load
-from langgraph_rq.shared.telemetry.audit import HEADS, verify
 
 _SKEW_WARN_S = 1.0
 _OLDEST_REDIS = (7, 4)
+_ANCHORS_LAG = timedelta(minutes=1)
 
 
 def input_is_validated(_system: System) -> Finding:
@@ -39,16 +40,24 @@ def audit_log_is_intact(system: System) -> Finding:
     telemetry = system.telemetry
     if telemetry.audit_key is None:
         return warned("there is no audit log", "set LGRQ_AUDIT_KEY_FILE, the same for gateway and workers")
-    # The heads first: what is written in between is beyond its head, which is no fault.
-    heads: Any = system.client.hgetall(HEADS)
-    known = {writer.decode(): head.decode() for writer, head in heads.items()}
-    key, now_ms = telemetry.audit_key.get_secret_value(), round(time.time() * 1000)
-    faults = list(verify(read_log(system.client), known, key, keep_days=telemetry.audit_days, now_ms=now_ms))
+    found = verify_log(system.client, telemetry)
+    faults = [one for one in found.faults if telemetry.audit_worker_key or not one.is_workers]
     if faults:
         return failed(
             f"the audit log was changed: {len(faults)} faults", "langgraph-producer audit --verify names them"
         )
-    return passed(f"the chains of {len(known)} writers verify")
+    if telemetry.audit_worker_key is None:
+        reason = "the workers' part of the audit log was not checked" if found.faults else "one key signs the audit log"
+        return warned(reason, "give workers LGRQ_AUDIT_WORKER_KEY_FILE, and the doctor too, outside of the producers")
+    if found.behind and _is_long_ago(found.anchored_at):
+        return warned(
+            f"the last {found.behind} entries of the audit log are not anchored", "start a worker that has the key"
+        )
+    return passed(f"the chains of {found.writers} writers verify")
+
+
+def _is_long_ago(anchored_at: datetime | None) -> bool:
+    return anchored_at is None or datetime.now(UTC) - anchored_at > _ANCHORS_LAG
 
 
 def users_are_limited(system: System) -> Finding:

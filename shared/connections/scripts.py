@@ -5,7 +5,7 @@ and arguments, and how to read its reply. The logic exists once; only the awaiti
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha1

@@ -16,10 +16,19 @@ class TelemetrySettings(Settings):
     )
     metrics_host: str = Field("0.0.0.0", description="the address that this port is on")  # noqa: S104 - Prometheus is elsewhere
     audit_key: SecretStr | None = Field(None, description="signs the audit log; without it there is none")
+    audit_worker_key: SecretStr | None = Field(
+        None, description="signs the workers' part of the audit log and its anchors; not for producers"
+    )
     audit_days: int = Field(90, ge=1, le=3_650, description="keep the audit log this long")
     alert_webhook_url: SecretStr | None = Field(None, description="budget alerts are posted here, over https only")
     alert_webhook_hosts: list[str] = Field(default_factory=list, description="hosts that it may be on, as JSON")
     alert_webhook_key: SecretStr | None = Field(None, description="signs what is posted")
+
+    @property
+    def workers_audit_key(self) -> str | None:
+        """The key with which a worker signs; None: it writes no audit log."""
+        key = self.audit_worker_key or self.audit_key
+        return key.get_secret_value() if key else None
 
 
 class RedactionSettings(Settings):

@@ -2,10 +2,12 @@
 
 Each writing process keeps its own chain, so that writers never wait for each other: an entry carries its writer, its
 number, and the HMAC of itself and of the entry before. The newest number and digest of each writer, its head, are
-stored beside the stream. Without the key an entry cannot be changed, inserted or removed undetected by `verify`;
-removing the newest entries of a writer takes a forged head, which needs the key too.
+stored beside the stream. Without the key an entry cannot be changed, inserted or removed from the middle of a chain
+undetected by `verify`. A writer that removes its own newest entries and puts its head back is found by the anchors of
+the workers, see anchors.py.
 
-Enabled by LGRQ_AUDIT_KEY. Entries are removed after LGRQ_AUDIT_DAYS (90). Memory: about 450 bytes an entry.
+Enabled by LGRQ_AUDIT_KEY; workers sign with LGRQ_AUDIT_WORKER_KEY where that is set. Entries are removed after
+LGRQ_AUDIT_DAYS (90). Memory: about 450 bytes an entry.
 
 Keys:
     agent:audit        stream  writer, seq, prev, at (ms), prev_at (ms), action, task, details (JSON), digest;
@@ -39,7 +41,7 @@ from langgraph_rq.shared.connections.scripts import Call, load_script
 STREAM = "agent:audit"
 HEADS = "agent:audit:heads"
 GENESIS = ""
-_DAY_MS = 86_400_000
+DAY_MS = 86_400_000
 _OVERDUE_S = 2.0
 """An unacknowledged entry is sent again after this time: longer than a round trip takes."""
 _PATIENCE_S = 5.0
@@ -67,6 +69,10 @@ class Action(StrEnum):
     """The end recorded before it was refused, mostly because another worker owns the task by now."""
 
 
+OF_WORKERS = frozenset({Action.ENDED, Action.FENCED})
+"""What only workers record, and so sign with their key."""
+
+
 class _Delivery(Enum):
     """State of a writer's unacknowledged entries. Any acknowledgement leads back to FLOWING."""
 
@@ -82,7 +88,7 @@ class Audit:
     """The chain of one process. Thread-safe; a forked process begins its own chain.
 
     Args:
-        key: Signs the entries; the same for all processes and for `verify`.
+        key: Signs the entries; that of the workers or that of the producers.
         keep_days: Age in days at which entries are removed.
     """
 
@@ -90,7 +96,7 @@ class Audit:
         if not key:
             raise ValueError("expected the audit log's key to be set, got: nothing")
         self._key = key.encode()
-        self._keep_ms = keep_days * _DAY_MS
+        self._keep_ms = keep_days * DAY_MS
         self._lock = Lock()
         self._unacknowledged: dict[int, tuple[float, Mapping[str, str], Call[None]]] = {}
         """Number -> when it was created (monotonic), the entry, and the call that appends it."""
@@ -201,12 +207,14 @@ class Fault:
     writer: str
     seq: int
     what: str
+    is_workers: bool = False
+    """Of what workers sign, which only their key can tell from a forgery."""
 
 
 def read_entries(rows: Iterable[tuple[Any, Mapping[bytes, bytes]]]) -> Iterator[dict[str, str]]:
-    """Read entries as Redis returns them."""
+    """Read entries as Redis returns them; bytes that are no UTF-8, which no writer of ours writes, are replaced."""
     for _, fields in rows:
-        yield {name.decode(): value.decode() for name, value in fields.items()}
+        yield {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}
 
 
 def sign(key: bytes, entry: Mapping[str, str]) -> str:
@@ -215,20 +223,29 @@ def sign(key: bytes, entry: Mapping[str, str]) -> str:
 
 
 def verify(
-    entries: Iterable[Mapping[str, str]], heads: Mapping[str, str], key: str, *, keep_days: int, now_ms: int
+    entries: Iterable[Mapping[str, str]],
+    heads: Mapping[str, str],
+    key: str,
+    *,
+    keep_days: int,
+    now_ms: int,
+    worker_key: str | None = None,
 ) -> Iterator[Fault]:
     """Check every writer's chain through `entries`, in the order of the stream, up to its head; yield the faults.
 
+    What only workers record must be signed with `worker_key`, all else with `key`; without `worker_key` both are one.
     A chain may begin in the middle if the entries before are older than `keep_days`. Read `heads` before `entries`:
     an entry appended in between is then no fault.
     """
     last: dict[str, Mapping[str, str]] = {}
-    trimmed_ms = now_ms - keep_days * _DAY_MS
+    trimmed_ms = now_ms - keep_days * DAY_MS
     for entry in entries:
         writer = entry.get("writer", "?")
-        what = _fault_of(entry, last.get(writer), key.encode(), trimmed_ms)
+        is_workers = entry.get("action") in OF_WORKERS
+        signing = worker_key if worker_key and is_workers else key
+        what = _fault_of(entry, last.get(writer), signing.encode(), trimmed_ms)
         if what:
-            yield Fault(writer, int(entry.get("seq", 0)), what)
+            yield Fault(writer, int(entry.get("seq", 0)), what, is_workers=is_workers)
         last[writer] = entry
     for writer in heads.keys() | last.keys():
         fault = _fault_of_head(writer, heads.get(writer), last.get(writer), trimmed_ms)

@@ -93,7 +93,10 @@ def examine(monkeypatch, tmp_path, web):
         secret.write_text(url)
         audit = tmp_path / "audit_key"
         audit.write_text("a-key-of-32-characters-and-more-")
-        given = {"REDIS_URL_FILE": str(secret), "LGRQ_AUDIT_KEY_FILE": str(audit), **environment}
+        workers = tmp_path / "audit_worker_key"
+        workers.write_text("a-key-of-the-workers-and-longer-")
+        keys = {"LGRQ_AUDIT_KEY_FILE": str(audit), "LGRQ_AUDIT_WORKER_KEY_FILE": str(workers)}
+        given = {"REDIS_URL_FILE": str(secret), **keys, **environment}
         urls = [part for name in ("gateway", "prometheus", "dashboard") for part in (f"--{name}", web["url"])]
         result = CliRunner().invoke(main, ["doctor", "--json", *(arguments or urls)], env=given)
         lines = [json.loads(line) for line in result.stdout.splitlines()]
@@ -107,6 +110,11 @@ def test_good_set_up_passes_every_check(examine, producer_url):
     assert {name: check["reason"] for name, check in checks.items() if check["level"] != "pass"} == {}
     assert code == 0
     assert len(checks) == sum(len(area) for area in CHECKLIST.values())
+
+
+def test_audit_log_that_one_key_signs_is_a_warning(examine, producer_url):
+    _, checks, _ = examine(producer_url, **{**GOOD, "LGRQ_AUDIT_WORKER_KEY_FILE": ""})
+    assert (checks["audit log"]["level"], checks["audit log"]["reason"]) == ("warn", "one key signs the audit log")
 
 
 def test_limits_are_the_fleets_and_not_this_machines(examine):

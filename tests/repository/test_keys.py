@@ -15,7 +15,7 @@ from langgraph_rq.producer.gateway.tasks import recent
 from langgraph_rq.shared.breaker import circuit_breaker
 from langgraph_rq.shared.budget import hourly_cost, token_budget
 from langgraph_rq.shared.queue import keys as queue_keys
-from langgraph_rq.shared.telemetry import audit, tracing
+from langgraph_rq.shared.telemetry import anchors, audit, tracing
 from langgraph_rq.worker.state import checkpoints
 
 OWNERS = (
@@ -23,6 +23,7 @@ OWNERS = (
     circuit_breaker,
     token_budget,
     hourly_cost,
+    anchors,
     audit,
     tracing,
     checkpoints,

@@ -152,6 +152,7 @@ class GraphWorker(RegisteredWorker):
             self._reconcile,
             self._stand_down,
             self._context.guards.budget,
+            self._context.anchors,
         )
         self._lease.start()
         _log.info("worker.started", worker=self.name, queues=self.queue_names(), graphs=list(inputs))

@@ -18,6 +18,7 @@ from langgraph_rq.shared.connections.clients import is_outage, open_sync
 from langgraph_rq.shared.connections.script_cache import load_missing
 from langgraph_rq.shared.queue.answers import Lease
 from langgraph_rq.shared.queue.verbs import QueueTimes, block_call, leave_call, reap_call, renew_call
+from langgraph_rq.shared.telemetry.anchors import AnchorWriter
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.fleet.loop_watch import LOOK_S, LoopWatch
 from langgraph_rq.worker.fleet.sweeper import sweep
@@ -44,6 +45,7 @@ class LeaseKeeper:
         on_renewed: Called with the reply to each renewal and the time at which it was sent (monotonic).
         on_lost: Called once when another worker has reaped this one.
         budget: Limits under which reservations of dead callers are charged.
+        anchors: Signs the audit log after each renewal, and once more at the end; None: there is no audit log.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class LeaseKeeper:
         on_renewed: Callable[[Lease, float], None],
         on_lost: Callable[[], None],
         budget: BudgetLimits,
+        anchors: AnchorWriter | None = None,
     ) -> None:
         self.worker = worker
         self._redis = open_sync(url, connections=1, timeout_s=max(1.0, times.lease_ms / 4000))
@@ -68,6 +71,7 @@ class LeaseKeeper:
         self._on_renewed = on_renewed
         self._on_lost = on_lost
         self._budget = budget
+        self._anchors = anchors
         self._next_due_ms: int | None = None
         """Until the next delayed task is due, by the last reaping."""
         self._stopping = threading.Event()
@@ -95,6 +99,7 @@ class LeaseKeeper:
         self._stopping.set()
         self._thread.join(timeout=self._lease_s)
         try:
+            self._anchor_batch(is_last=True)
             return scripts.run_sync(self._redis, leave_call(self.worker))
         except (RedisError, OSError) as error:
             _log.warning("worker.leave_failed", worker=self.worker, error=str(error))
@@ -178,7 +183,7 @@ class LeaseKeeper:
             return wait_s
         # A million overdue tasks take minutes: each batch ends in time for the next renewal.
         renew_at = time.monotonic() + wait_s
-        for do_batch in (self._reap_batch, self._expire_batch, self._sweep_batch):
+        for do_batch in (self._reap_batch, self._expire_batch, self._sweep_batch, self._anchor_batch):
             try:
                 while do_batch():
                     if time.monotonic() > renew_at:
@@ -205,3 +210,6 @@ class LeaseKeeper:
 
     def _sweep_batch(self) -> bool:
         return sweep(self._redis, self._times)
+
+    def _anchor_batch(self, *, is_last: bool = False) -> bool:
+        return self._anchors is not None and self._anchors.write(self._redis, self.worker, is_last=is_last)

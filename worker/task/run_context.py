@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.tasks import TaskLimits
 from langgraph_rq.shared.telemetry import tracing
+from langgraph_rq.shared.telemetry.anchors import AnchorWriter
 from langgraph_rq.shared.telemetry.audit import Audit
 from langgraph_rq.worker.calls.provider_key import KeyFile
 from langgraph_rq.worker.graphs.graphs import LoadedGraph
@@ -38,6 +39,8 @@ class RunContext:
     callbacks: Sequence[BaseCallbackHandler] = ()
     """LangChain handlers of every run."""
     audit: Audit | None = None
+    anchors: AnchorWriter | None = None
+    """Signs the audit log as a whole; None: there is none."""
     is_traced: bool = field(default_factory=tracing.is_on)
     """Whether attempts have spans."""
     redaction: Redaction | None = None

@@ -58,7 +58,8 @@ def test_entries_of_one_task_or_the_last_ones_can_be_chosen(audited):
 
 def test_whole_log_is_verified_with_exit_code_0(audited):
     done = run("--verify")
-    assert (done.exit_code, done.stdout) == (0, "3 entries of 1 writers: every chain is whole\n")
+    assert done.exit_code == 0
+    assert done.stdout.startswith("3 entries of 1 writers: every chain is whole\nno worker has anchored the log")
 
 
 def test_removed_entry_is_verified_with_exit_code_1(audited, redis_client):

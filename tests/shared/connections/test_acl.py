@@ -50,6 +50,7 @@ FORBIDDEN = [
     ("HSET", "agent:budget:policy", "global", "- -"),
     ("HSET", "agent:breaker:openai/gpt-4o", "state", "closed"),
     ("DEL", "agent:breakers"),
+    ("DEL", "agent:anchors"),
     ("ZADD", "agent:workers", "9999999999999", "intruder"),
     ("ZADD", "agent:graphs", "9999999999999", "intruder"),
     ("HSET", "rq:worker:one", "state", "idle"),
@@ -94,7 +95,7 @@ def test_tasks_run_and_are_looked_up_with_nothing_refused(urls, admin, tmp_path)
             "REDIS_URL": urls["worker"],
             "OPENAI_BASE_URL": model.url,
             "OPENAI_API_KEY": "offline",
-            "LGRQ_AUDIT_KEY": "a-key-of-32-characters-and-more-",
+            "LGRQ_AUDIT_WORKER_KEY": "a-key-of-32-characters-and-more-",
         }
         command = [sys.executable, "-m", "langgraph_rq.worker", "--burst"]
         done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=60)
