@@ -356,8 +356,8 @@ def _rq_now() -> str:
 
 
 def _description(task: Task) -> str:
-    """Describe a task to RQ's tools without its input."""
-    return f"{task.graph} for {task.user_id or 'anonymous'}"
+    """Describe a task to RQ's tools by its graph and id: nothing that a user wrote stands there."""
+    return f"{task.graph} {task.task_id}"
 
 
 def _thread(task: Task) -> str:

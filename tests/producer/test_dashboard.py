@@ -50,7 +50,7 @@ async def test_queues_workers_a_finished_and_a_failed_job_are_shown(browser, red
     assert queues["agent_tasks"]["finished_job_registry_count"] == 1
     assert queues["agent_tasks"]["failed_job_registry_count"] == 1
     finished = browser.get(f"/0/data/job/{good.task_id}.json").json
-    assert (finished["status"], finished["description"]) == ("finished", "assistant for ann")
+    assert (finished["status"], finished["description"]) == ("finished", f"assistant {good.task_id}")
     failed = browser.get(f"/0/data/job/{bad.task_id}.json").json
     assert failed["status"] == "failed"
     assert "the reason is said" in failed["exc_info"]

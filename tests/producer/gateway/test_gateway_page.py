@@ -1,48 +1,22 @@
 """The page for people, in a real browser."""
 
-import os
-import shutil
-import warnings
-from pathlib import Path
-
 import pytest
 from redis import Redis
 from rq.suspension import resume, suspend
 
 from langgraph_rq.producer.gateway.admission.api_keys import make_key
+from tests.browsers import errors, needs_chromium, picture, start_browser, until
 from tests.gateways import start_gateway
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-WAIT_S = 60
-"""A browser beside other work on two cores is slow."""
-
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="the page's tests need chromium and chromium-driver")
+pytestmark = needs_chromium
 
 KEY, LINE = make_key("acme")
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # selenium's own
-        from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-dev-shm-usage",
-        "--disable-gpu",
-        "--window-size=960,900",
-        f"--user-data-dir={tmp_path_factory.mktemp('browser')}",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+    with start_browser(tmp_path_factory.mktemp("browser")) as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +37,6 @@ def page(browser, url):
     return browser
 
 
-def until(browser, condition):
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    return WebDriverWait(browser, WAIT_S, poll_frequency=0.02).until(lambda _: condition())
-
-
 def shown(browser, element_id) -> bool:
     return browser.find_element("id", element_id).is_displayed()
 
@@ -86,14 +54,6 @@ def type_into(browser, element_id, value):
 def ask(browser, query):
     type_into(browser, "query", query)
     browser.find_element("id", "send").click()
-
-
-def picture(browser, name):
-    """Keep a screenshot in the folder that SCREENSHOTS names, for people to look at."""
-    folder = os.environ.get("SCREENSHOTS")
-    if folder:
-        Path(folder).mkdir(exist_ok=True)
-        browser.save_screenshot(f"{folder}/{name}.png")
 
 
 def test_page_asks_for_a_key_and_remembers_it_in_the_tab(browser, url):
@@ -165,11 +125,11 @@ def test_recent_task_is_shown_again_when_it_is_clicked(page):
 
 
 def test_page_needs_nothing_from_elsewhere_and_makes_no_error(page):
-    page.get_log("browser")  # forgets what earlier tests provoked
+    errors(page)  # forgets what earlier tests provoked
     page.refresh()
     ask(page, "What is a lease?")
     until(page, lambda: text(page, "state") == "success")
     loaded = page.execute_script("return performance.getEntriesByType('resource').map((one) => one.name)")
     assert loaded
     assert all(name.startswith(page.current_url) for name in loaded)
-    assert [line for line in page.get_log("browser") if line["level"] == "SEVERE"] == []
+    assert errors(page) == []
