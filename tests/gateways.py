@@ -1,9 +1,10 @@
 """Gateways for tests: inside the test's own event loop, or as a process that can be killed."""
 
+import asyncio
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ from pathlib import Path
 import httpx
 
 from langgraph_rq.producer.gateway.app import create_app
+from langgraph_rq.producer.gateway.server import GatewayServer, server_config
 from langgraph_rq.shared.settings import GatewaySettings
 from tests.installation import START_TIMEOUT_S, clean_environment
-from tests.waiting import until_sync
+from tests.waiting import until, until_sync
 
 
 @asynccontextmanager
@@ -27,6 +29,21 @@ async def gateway(redis_url: str, **settings) -> AsyncIterator[httpx.AsyncClient
         httpx.AsyncClient(transport=transport, base_url="http://localhost") as http,
     ):
         yield http
+
+
+@asynccontextmanager
+async def listening(redis_url: str, **settings) -> AsyncIterator[tuple[httpx.AsyncClient, GatewayServer]]:
+    """Serve on a port, in the test's own loop: a transport without one would gather a stream."""
+    port = free_port()
+    settings = {"without_keys": "keys" not in settings, "rate": None, **settings}
+    options = GatewaySettings(port=port, **settings)
+    server = GatewayServer(server_config(create_app(options, redis_url), options))
+    serving = asyncio.create_task(server._serve())
+    await until(lambda: server.started or serving.done())
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as http:
+        yield http, server
+    server.should_exit = True
+    await serving
 
 
 def free_port() -> int:
@@ -55,8 +72,10 @@ class GatewayProcess:
 
 
 @contextmanager
-def start_gateway(folder: Path, environment: Mapping[str, str], port: int | None = None) -> Iterator[GatewayProcess]:
-    """Run it in `folder` until the end of the block, on `port` or on a free one."""
+def start_gateway(
+    folder: Path, environment: Mapping[str, str], port: int | None = None, before: Callable[[], None] | None = None
+) -> Iterator[GatewayProcess]:
+    """Run it in `folder` until the end of the block, on `port` or on a free one; `before` runs in it first."""
     port = port or free_port()
     log = folder / f"gateway-{port}.log"
     with log.open("ab") as said:
@@ -66,6 +85,7 @@ def start_gateway(folder: Path, environment: Mapping[str, str], port: int | None
             env=clean_environment({"LGRQ_GATEWAY_WITHOUT_KEYS": "true", "LGRQ_GATEWAY_RATE": "none", **environment}),
             stdout=said,
             stderr=said,
+            preexec_fn=before,  # noqa: PLW1509 - it only calls setrlimit
         )
     try:
         yield GatewayProcess(process, f"http://127.0.0.1:{port}", log)

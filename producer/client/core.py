@@ -12,7 +12,6 @@ from typing import Any, Self, Unpack
 
 from langgraph_rq.producer.client.connection import Connection
 from langgraph_rq.producer.client.door import Door
-from langgraph_rq.producer.client.event_feed import PAGE
 from langgraph_rq.producer.client.lookup import (
     JOB_FIELDS,
     STATUS_FIELDS,
@@ -38,7 +37,7 @@ from langgraph_rq.shared.errors import (
     WaitTimeoutError,
 )
 from langgraph_rq.shared.queue import ending
-from langgraph_rq.shared.queue.events import BEGINNING, FORGOTTEN_END, Event, EventType, order, read_event
+from langgraph_rq.shared.queue.events import BEGINNING, FORGOTTEN_END, Event, EventType, may_go_on, order
 from langgraph_rq.shared.queue.keys import events_key, job_hash, result_key, task_hash
 from langgraph_rq.shared.queue.verbs import cancel_call, missing_worker_call, submit_call
 from langgraph_rq.shared.settings import QueueSettings, RedisSettings, TaskSettings, load, mask_url
@@ -274,7 +273,7 @@ class ClientCore:
         return None if _is_over(state, last, after) else self._follow(task_id, after, quiet_s, state, last)
 
     async def _follow(
-        self, task_id: str, after: str, quiet_s: float, state: State, last: Event | None
+        self, task_id: str, after: str, quiet_s: float, state: State, last: str | None
     ) -> AsyncGenerator[Event | None, None]:
         key = events_key(self._key(task_id))
         while not (_is_over(state, last, after) or self._transport.is_ending):
@@ -283,15 +282,16 @@ class ClientCore:
                 return
             quiet, is_drained = 0, False
             while quiet < _QUIET_TIMES and not self._transport.is_ending:
-                news = await self._transport.news({key: after}, quiet_s, is_drained=is_drained)
-                events = news.get(key, [])
-                is_drained = len(events) < PAGE
+                events = (await self._transport.news({key: after}, quiet_s, is_drained=is_drained)).get(key, [])
+                is_drained = not may_go_on(events)
                 quiet = 0 if events else quiet + 1
                 for event in events or (None,):
                     yield event
                     after = event.id if event else after
                     if event and event.is_last:
                         return
+                # A wait may be long, and longer if it is cancelled: it must not hold the page.
+                events, event = [], None
             state, last = await self._where(task_id, patiently=True)
 
     async def cancel(self, task_id: str) -> State:
@@ -349,8 +349,8 @@ class ClientCore:
     def _key(self, task_id: str) -> str:
         return task_key(task_id, self._tenant)
 
-    async def _where(self, task_id: str, *, patiently: bool = False) -> tuple[State, Event | None]:
-        """Read a task's state and its last event; `patiently` waits for a Redis that is away."""
+    async def _where(self, task_id: str, *, patiently: bool = False) -> tuple[State, str | None]:
+        """Read a task's state and the place of its last event; `patiently` waits for a Redis that is away."""
         key = self._key(task_id)
         while True:
             try:
@@ -362,7 +362,7 @@ class ClientCore:
                 break
         if state is None and not has_job:
             raise UnknownTaskError(task_id)
-        return State(state.decode()) if state else State.PENDING, read_event(last[0]) if last else None
+        return State(state.decode()) if state else State.PENDING, last[0][0].decode() if last else None
 
     async def _record(self, action: Action, *keys: str, **details: Any) -> None:
         """Write what was done to the audit log, if there is one."""
@@ -370,6 +370,6 @@ class ClientCore:
             await self._connection.run(records)
 
 
-def _is_over(state: State, last: Event | None, after: str) -> bool:
+def _is_over(state: State, last: str | None, after: str) -> bool:
     """Whether the event `after` is the task's end."""
-    return state.is_terminal and order(after) >= order(last.id if last else FORGOTTEN_END)
+    return state.is_terminal and order(after) >= order(last or FORGOTTEN_END)

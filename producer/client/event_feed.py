@@ -19,8 +19,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from langgraph_rq.shared.backoff import Backoff
+from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.clients import is_outage
-from langgraph_rq.shared.queue.events import BEGINNING, Event, order, read_event
+from langgraph_rq.shared.queue.events import BEGINNING, Event, order, read_call
 
 READERS = 8
 """Connections that block; more would be cheaper per stream, fewer need fewer connections."""
@@ -32,8 +33,6 @@ _GATHER_S = 0.004
 _WAKE_TTL_S = 60
 OUTAGE_WAIT_S = 0.25
 _OUTAGE = Backoff(first_s=OUTAGE_WAIT_S, longest_s=1.0)
-PAGE = 200
-"""Events of one stream that are read at once."""
 
 
 class _Waiter:
@@ -175,14 +174,12 @@ class EventFeed:
 
     async def _read(self, places: Mapping[str, str]) -> dict[str, list[Event]] | None:
         """Read a page of each stream; None: Redis is away."""
-        streams: Any = dict(places)
         try:
-            found: Any = await self._redis.xread(streams, count=PAGE)
+            return await scripts.run(self._redis, read_call(places))
         except (RedisError, OSError) as error:
             if is_outage(error) or isinstance(error, OSError):
                 return None
             raise
-        return {stream.decode(): [read_event(entry) for entry in entries] for stream, entries in found or ()}
 
     def _reader_of(self, key: str) -> _Reader:
         return self._readers[crc32(key.encode()) % READERS]

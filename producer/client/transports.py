@@ -16,11 +16,11 @@ from redis.asyncio.client import Pipeline as AsyncPipeline
 from redis.client import Pipeline
 from redis.exceptions import RedisError
 
-from langgraph_rq.producer.client.event_feed import BLOCK_S, OUTAGE_WAIT_S, PAGE, READERS, EventFeed
+from langgraph_rq.producer.client.event_feed import BLOCK_S, OUTAGE_WAIT_S, READERS, EventFeed
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.clients import is_outage, open_async, open_sync
 from langgraph_rq.shared.connections.scripts import Call, Replicas
-from langgraph_rq.shared.queue.events import Event, read_event
+from langgraph_rq.shared.queue.events import PAGE, Event, read_event
 
 Ask = Callable[[Pipeline | AsyncPipeline], object]
 """Puts commands into a pipeline."""
@@ -53,8 +53,8 @@ class Transport(Protocol):
             is_drained: Nothing was left at these places a moment ago, so that waiting comes before reading.
 
         Returns:
-            At most `PAGE` events of each stream that has some. Empty after the time, while Redis is away and after
-            `end_waits`.
+            A page of each stream that has events: at most `PAGE`, and of an async client about `PAGE_BYTES`. Empty
+            after the time, while Redis is away and after `end_waits`.
         """
         ...
 

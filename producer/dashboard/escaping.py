@@ -27,7 +27,8 @@ _LOOK_UP = "_.template = (text) => window.rows.get(text);"
 
 _STYLES = """
 #requeue-all-btn, #requeue-job-btn, #compact-btn, [data-role=requeue-job-btn] { display: none !important }
-#job-data, h2, td { overflow-wrap: anywhere }
+#job-data, h2, td:first-child { overflow-wrap: anywhere }
+td:first-child { min-width: 16rem }
 .table-responsive-md { overflow-x: auto }
 """
 """What would be refused is not offered; a long name does not widen the page."""

@@ -17,6 +17,7 @@ from langgraph_rq.producer.gateway.admission.access import LOOPBACK, Access, is_
 from langgraph_rq.producer.gateway.admission.api_keys import Keyring
 from langgraph_rq.producer.gateway.admission.body_limit import BodyLimit
 from langgraph_rq.producer.gateway.admission.limits import Limits, parse_rate
+from langgraph_rq.producer.gateway.admission.streams import Streams
 from langgraph_rq.producer.gateway.console import overview, page
 from langgraph_rq.producer.gateway.dependencies import Gateway
 from langgraph_rq.producer.gateway.probes import health
@@ -57,6 +58,7 @@ def create_app(settings: GatewaySettings, redis_url: str | None = None) -> FastA
                 settings=settings,
                 client=client,
                 limits=Limits(client.redis, rate, settings.open_tasks),
+                streams=Streams(settings.streams, settings.tenant_streams if keyring else None),
                 breaker=load(BreakerSettings).limits(calls.timeout_s),
                 budget=load(BudgetSettings).limits(),
                 queues=tuple(load(QueueSettings).queues()),
@@ -67,7 +69,10 @@ def create_app(settings: GatewaySettings, redis_url: str | None = None) -> FastA
             yield
 
     limits = load(TaskSettings).limits()
-    middleware = [Middleware(Access, keyring=keyring), Middleware(BodyLimit, limit_bytes=limits.text_bytes)]
+    middleware = [
+        Middleware(Access, keyring=keyring),
+        Middleware(BodyLimit, limit_bytes=limits.text_bytes, limit_s=settings.body_s),
+    ]
     app = FastAPI(
         title="langgraph-rq",
         version="1",

@@ -4,13 +4,19 @@ import signal
 import socket
 import sys
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
+from langgraph_rq.producer.client.event_feed import READERS
 from langgraph_rq.producer.gateway.app import create_app
-from langgraph_rq.shared.settings import GatewaySettings, RedactionSettings, load
+from langgraph_rq.producer.gateway.connections import Connections, affordable
+from langgraph_rq.shared.settings import GatewaySettings, RedactionSettings, RedisSettings, load
 from langgraph_rq.shared.telemetry.logs import configure
+
+_OTHER_FILES = 64
+"""Modules, logs, the listening socket, and connections that were accepted and not yet looked at."""
 
 
 class GatewayServer(uvicorn.Server):
@@ -27,11 +33,27 @@ class GatewayServer(uvicorn.Server):
 def serve(settings: GatewaySettings, redis_url: str | None = None) -> None:
     """Serve on `settings.host` and `settings.port`; SIGTERM and SIGINT let requests end."""
     configure(redactor=load(RedactionSettings).redactor())
-    app = create_app(settings, redis_url)
-    config = uvicorn.Config(
+    config = server_config(create_app(settings, redis_url), settings)
+    # uvicorn ends gracefully, then raises the signal again for the handler before its own.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _exit)
+    GatewayServer(config).run()
+
+
+def server_config(app: FastAPI, settings: GatewaySettings) -> uvicorn.Config:
+    """Say how uvicorn serves the application, within what this process may open."""
+    others = _OTHER_FILES + READERS + load(RedisSettings).redis_connections
+    connections = Connections(
+        most=affordable(settings.connections, others), head_s=settings.head_s, stalled_s=settings.stalled_s
+    )
+    protocol: Any = connections.protocol
+    return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
+        http=protocol,
+        ws="none",
+        backlog=connections.backlog,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -39,10 +61,6 @@ def serve(settings: GatewaySettings, redis_url: str | None = None) -> None:
         ssl_keyfile=settings.tls_key,
         timeout_graceful_shutdown=round(settings.drain_s),
     )
-    # uvicorn ends gracefully, then raises the signal again for the handler before its own.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _exit)
-    GatewayServer(config).run()
 
 
 def _exit(_signal: int, _frame: FrameType | None) -> None:

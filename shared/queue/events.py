@@ -34,6 +34,12 @@ BEGINNING = "0-0"
 FORGOTTEN_END = f"{2**63 - 1}-0"
 """The place of a task's end when its events are forgotten: after every event."""
 
+PAGE = 200
+"""Events of one stream that are read at once."""
+
+PAGE_BYTES = 262_144
+"""A page ends earlier, with the event that makes it so long: thousands of readers may hold one each."""
+
 LONGEST_STREAM = 10_000
 """About how many events are kept of one task."""
 
@@ -86,6 +92,27 @@ def read_event(entry: tuple[bytes, Mapping[bytes, bytes]]) -> Event:
     """Read one entry of the stream, as redis-py answers it."""
     place, fields = entry
     return Event(place.decode(), fields[b"type"].decode(), fields[b"data"].decode())
+
+
+def _paired(entry: Sequence[Any]) -> tuple[bytes, dict[bytes, bytes]]:
+    """Make a mapping of the fields of an entry as a script returns it."""
+    place, fields = entry
+    return place, dict(zip(fields[::2], fields[1::2], strict=True))
+
+
+def read_call(places: Mapping[str, str]) -> Call[dict[str, list[Event]]]:
+    """Read a page of each stream, given as key -> place, after that place; streams without events are left out."""
+    keys = list(places)
+
+    def decode(reply: Any) -> dict[str, list[Event]]:
+        return {keys[number - 1]: [read_event(_paired(entry)) for entry in entries] for number, entries in reply}
+
+    return Call(load_script("shared/queue/scripts/read_events"), keys, [PAGE, PAGE_BYTES, *places.values()], decode)
+
+
+def may_go_on(page: Sequence[Event]) -> bool:
+    """Whether more events may follow a page at once; characters stand for bytes, of which each has four at most."""
+    return len(page) >= PAGE or sum(len(event.text) for event in page) >= PAGE_BYTES // 4
 
 
 def append_call(task_id: str, epoch: int, worker: str, written: int, events: Sequence[tuple[str, bytes]]) -> Call[int]:

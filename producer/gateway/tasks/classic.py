@@ -20,7 +20,7 @@ router = APIRouter(route_class=StrictRoute, tags=["classic"])
 @router.post(
     "/query",
     response_model=QueryAnswer,
-    responses={202: {"model": QueryAnswer, "description": "Not yet"}, **documented(401, 409, 413, 422, 429, 503)},
+    responses={202: {"model": QueryAnswer, "description": "Not yet"}, **documented(401, 408, 409, 413, 422, 429, 503)},
 )
 async def query(
     body: QueryBody,

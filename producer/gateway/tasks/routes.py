@@ -38,7 +38,7 @@ router = APIRouter(route_class=StrictRoute, tags=["tasks"])
 
 
 @router.post(
-    "/tasks", status_code=202, response_model=ReceiptAnswer, responses=documented(401, 409, 413, 422, 429, 503)
+    "/tasks", status_code=202, response_model=ReceiptAnswer, responses=documented(401, 408, 409, 413, 422, 429, 503)
 )
 async def submit(
     body: SubmitBody, caller: FromCaller, key: IdempotencyKey = None, traceparent: Traceparent = None
@@ -103,7 +103,7 @@ async def cancel(task_id: TaskPath, caller: FromCaller) -> Response:
     "/tasks/{task_id}/resume",
     status_code=202,
     response_model=ReceiptAnswer,
-    responses=documented(401, 404, 409, 413, 422, 429, 503),
+    responses=documented(401, 404, 408, 409, 413, 422, 429, 503),
 )
 async def resume(task_id: TaskPath, body: ResumeBody, caller: FromCaller) -> Response:
     """Answer what the task was interrupted for; the receipt is that of the task that goes on with the thread."""

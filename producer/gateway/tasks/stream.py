@@ -4,12 +4,13 @@ An event's `id` is its place in the task's stream in Redis, which every gateway 
 with `Last-Event-ID`, here or elsewhere, misses nothing and sees nothing twice.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack, aclosing, suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Response
 from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from langgraph_rq.producer.gateway.dependencies import Caller, FromCaller
 from langgraph_rq.producer.gateway.problems import documented
@@ -45,7 +46,7 @@ router = APIRouter(route_class=StrictRoute, tags=["tasks"])
             },
         },
         204: {"description": "The end was seen: do not come back"},
-        **documented(401, 404, 422, 503),
+        **documented(401, 404, 422, 429, 503),
     },
 )
 async def events(
@@ -54,18 +55,43 @@ async def events(
     after: LastEventId = None,
 ) -> Response:
     """Follow a task: what happened so far, then what happens, up to its end with the result."""
-    following = await caller.client.follow(task_id, after or BEGINNING, caller.gateway.settings.heartbeat_s)
-    if following is None:
-        return Response(status_code=204)
-    return StreamingResponse(_write(task_id, caller, following), media_type="text/event-stream", headers=_HEADERS)
+    with ExitStack() as stack:
+        stack.enter_context(caller.gateway.streams.admit(caller.tenant))
+        following = await caller.client.follow(task_id, after or BEGINNING, caller.gateway.settings.heartbeat_s)
+        if following is None:
+            return Response(status_code=204)
+        return EventsResponse(_write(task_id, caller, following), stack.pop_all())
 
 
-async def _write(task_id: str, caller: Caller, following: AsyncIterator[Event | None]) -> AsyncIterator[bytes]:
+class EventsResponse(StreamingResponse):
+    """An event stream that counts as open until it has ended, and whose page is freed then, however it ends."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, content: AsyncGenerator[bytes, None], admission: ExitStack) -> None:
+        super().__init__(content, headers=_HEADERS)
+        self._content = content
+        self._admission = admission
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        with self._admission:
+            try:
+                await super().__call__(scope, receive, send)
+            finally:
+                # A cancelled send leaves cycles of frames and tracebacks behind: a page must not wait for their end.
+                await self._content.aclose()
+
+
+async def _write(
+    task_id: str, caller: Caller, following: AsyncGenerator[Event | None, None]
+) -> AsyncGenerator[bytes, None]:
     yield b"retry: %d\n" % _RETRY_MS
     # A failure from here on only ends the stream: the client reconnects and gets the error then.
     with suppress(LanggraphRqError):
-        async for event in following:
-            yield await _encode(task_id, caller, event)
+        async with aclosing(following) as events:
+            async for event in events:
+                yield await _encode(task_id, caller, event)
 
 
 async def _encode(task_id: str, caller: Caller, event: Event | None) -> bytes:

@@ -2,23 +2,18 @@
 
 import asyncio
 import json
-from contextlib import asynccontextmanager
 from typing import TypedDict
 
 import httpx
 import pytest
-import uvicorn
 from httpx_sse import aconnect_sse
 from langgraph.config import get_stream_writer
 
 from langgraph_rq import AsyncClient
-from langgraph_rq.producer.gateway.app import create_app
-from langgraph_rq.producer.gateway.server import GatewayServer
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.shared.queue.events import FORGOTTEN_END
-from langgraph_rq.shared.settings import GatewaySettings
 from tests.fleet import one_node_graph, worker
-from tests.gateways import free_port, start_gateway
+from tests.gateways import listening, start_gateway
 from tests.installation import ROOT, start_worker
 from tests.projects.telling.graphs import STEPS
 from tests.projects.telling.graphs import graph as telling
@@ -29,20 +24,6 @@ TELLING = ROOT / "tests/projects/telling/langgraph.json"
 
 class Number(TypedDict):
     n: int
-
-
-@asynccontextmanager
-async def listening(redis_url: str, **settings):
-    """A gateway on a port, in the test's own loop: a transport without one would gather the stream."""
-    port = free_port()
-    options = GatewaySettings(without_keys=True, rate=None, port=port, **settings)
-    server = GatewayServer(uvicorn.Config(create_app(options, redis_url), port=port, log_config=None))
-    serving = asyncio.create_task(server._serve())
-    await until(lambda: server.started or serving.done())
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as http:
-        yield http, server
-    server.should_exit = True
-    await serving
 
 
 @pytest.fixture
