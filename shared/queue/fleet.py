@@ -30,7 +30,7 @@ class QueueStatus:
 
     name: str
     runnable: int
-    """The length of its list, which holds one id per user; the user's other tasks wait behind it."""
+    """Users with a runnable task, and tasks that were given back; the users' other tasks wait behind these."""
     first_age_s: float
     """Since the first task of the list was submitted; 0 for none."""
 

@@ -8,7 +8,10 @@ Keys (type; lifetime):
     agent:open             zset    id -> deadline (ms), or when the sweeper looks again at one past it; tasks that are
                                    not terminal; stays
     agent:delayed          zset    id -> when it is due (ms); stays
-    agent:runnable:<queue> hash    user -> ids of theirs in rq:queue:<queue>; stays
+    agent:runnable:<queue> hash    user -> ids of theirs in rq:queue:<queue>; stays while there are any
+    agent:tenant_turns:<queue>  hash  tenant -> ids of its in rq:queue:<queue>; stays while there are any
+    agent:tenant_line:<queue>:<tenant>  zset  user -> position; users with a waiting task and none on the queue's list;
+                                   stays while there are any
     agent:waiting:<queue>:<user>  list  ids that wait for their user's turn; stays while there are any
     agent:in_flight        hash    user -> tasks that run; stays while there are any
     agent:capped:<user>    set     queues in which only the cap holds a user back; stays while it does
@@ -19,8 +22,9 @@ Keys (type; lifetime):
     agent:graphs           zset    graph -> until when a live worker serves it (ms); a day
     agent:serving:<queue>  zset    graphs that a live worker of the queue serves, `,a,b,` -> until when (ms); a day
     agent:graph_inputs     hash    graph -> what it takes as input, JSON as in shared/graph_input.py; a day
-    rq:queue:<queue>       list    runnable ids, one per user; the others wait for their user's turn. A queue may be a
-                                   side queue, `<queue>:<graph>`: tasks that not all workers of the queue can run
+    rq:queue:<queue>       list    runnable ids, one per tenant; the others wait for the turns of their user and tenant.
+                                   A queue may be a side queue, `<queue>:<graph>`: tasks that not all workers of the
+                                   queue can run
     rq:job:<id>            hash    RQ's job, its `data` holds the task; as agent:task
     rq:wip:<queue>         zset    `<id>:<epoch>` of running tasks
     rq:finished:<queue>    zset    id -> when to forget it (s); result TTL; rq:failed: and rq:canceled: likewise
@@ -94,10 +98,8 @@ class Place(StrEnum):
 
     QUEUE = "queue"
     """In its queue's list."""
-    FRONT = "front"
-    """In its queue's list, before the tasks of users who have some in flight."""
     WAITING = "waiting"
-    """Behind other tasks of its user."""
+    """Behind other tasks of its user, or other users of its tenant."""
     PARKED = "parked"
     """Behind another task of its thread."""
     DELAYED = "delayed"

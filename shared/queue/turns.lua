@@ -1,17 +1,24 @@
 -- Turns: where a task waits and which one is next.
 --
--- Users take turns: a queue's list holds one id per user, the user's other tasks wait behind it, and when that one is
--- taken the next goes to the tail. A user with nothing in flight goes first. A thread's tasks run one at a time: its
--- list holds them in order, and all but the head are parked.
+-- Tenants take turns, and so do the users of a tenant: a queue's list holds one id per tenant. The tenant's other users
+-- stand in its line, and the tasks of a user wait in a list. When an id is taken from the queue's list, its user goes to
+-- the end of the line, and the first user of the line puts a task on the queue's list. A user with nothing in flight goes
+-- first. A thread's tasks run one at a time: its list holds them in order, and all but the head are parked.
 --
--- agent:runnable:<queue>         hash    user -> ids of theirs in rq:queue:<queue>; !newest and !run, see `enqueue`
--- agent:waiting:<queue>:<user>   list    ids that wait for their user's turn
--- agent:in_flight                hash    user -> tasks that run
--- agent:capped:<user>            set     queues in which the user waits only because of the cap on tasks in flight
--- agent:thread:<thread>          list    ids of the thread's open tasks, in order
--- None of these has a TTL; all but the first, which is small, are gone when nothing waits or runs.
+-- agent:tenant_turns:<queue>          hash  tenant -> ids of its in rq:queue:<queue>; <tenant>! -> users with nothing in
+--                                           flight who were called in a row
+-- agent:tenant_line:<queue>:<tenant>  zset  user -> position, below 0 with nothing in flight; users with a waiting task
+--                                           and none on the queue's list
+-- agent:runnable:<queue>              hash  user -> ids of theirs in rq:queue:<queue>
+-- agent:waiting:<queue>:<user>        list  ids that wait for their user's turn
+-- agent:in_flight                     hash  user -> tasks that run
+-- agent:capped:<user>                 set   queues in which the user waits only because of the cap on tasks in flight
+-- agent:thread:<thread>               list  ids of the thread's open tasks, in order
+-- None of these has a TTL; all are gone when nothing waits or runs.
 local QUEUE_KEY = 'rq:queue:'
 local FAIR_RUN = 100
+-- Position before that of the first user with nothing in flight; numbers up to 2^53 are exact.
+local NEWCOMERS = -4503599627370496
 -- Ended tasks that one script skips at most, so that a million of them never block Redis.
 local LOOKED = 1000
 local looked = 0
@@ -24,46 +31,55 @@ local function push(command, queue, id)
   end
 end
 
--- Whether an id on the queue's list is where its task's hash says (R18 in docs/architecture.md).
-local function lies_on(queue, home, place)
-  return home == queue and (place == 'queue' or place == 'front')
+-- The tenant of a user's key, <tenant>--<user>.
+local function tenant_of(user)
+  return user:match('^(.-)%-%-') or user
 end
 
--- Put a runnable task on its queue, or behind the other tasks of its user.
+-- Whether an id on the queue's list is where its task's hash says (R18 in docs/architecture.md).
+local function lies_on(queue, home, place)
+  return home == queue and place == 'queue'
+end
+
+-- Put a task on its queue's list with `command`, and count it for its user and its tenant.
+local function lay(command, id, queue, user)
+  redis.call('HSET', 'agent:task:' .. id, 'place', 'queue')
+  push(command, queue, id)
+  if user then
+    redis.call('HINCRBY', 'agent:runnable:' .. queue, user, 1)
+    redis.call('HINCRBY', 'agent:tenant_turns:' .. queue, tenant_of(user), 1)
+  end
+end
+
+-- Let the user stand in the tenant's line, behind all others or, with nothing in flight, behind those like them.
+local function line_up(queue, user, is_newcomer)
+  local line_key = 'agent:tenant_line:' .. queue .. ':' .. tenant_of(user)
+  local last
+  if is_newcomer then
+    last = redis.call('ZRANGE', line_key, '(0', '-inf', 'BYSCORE', 'REV', 'LIMIT', 0, 1, 'WITHSCORES')[2] or NEWCOMERS
+  else
+    last = math.max(redis.call('ZRANGE', line_key, -1, -1, 'WITHSCORES')[2] or 0, 0)
+  end
+  redis.call('ZADD', line_key, 'NX', last + 1, user)
+end
+
+-- Put a runnable task on its queue, or behind the other tasks of its user and the other users of its tenant.
 local function enqueue(id, queue, user)
-  local queue_key, runnable_key = QUEUE_KEY .. queue, 'agent:runnable:' .. queue
   local waiting_key = 'agent:waiting:' .. queue .. ':' .. user
   -- Behind others of a user who is at the cap too, or it would overtake them.
-  if redis.call('HEXISTS', runnable_key, user) == 1 or redis.call('EXISTS', waiting_key) == 1 then
-    redis.call('RPUSH', waiting_key, id)
-    redis.call('HSET', 'agent:task:' .. id, 'place', 'waiting')
-    return
+  if redis.call('HEXISTS', 'agent:tenant_turns:' .. queue, tenant_of(user)) == 0
+      and redis.call('EXISTS', waiting_key) == 0 then
+    return lay('RPUSH', id, queue, user)
   end
-  redis.call('HSET', runnable_key, user, 1)
-  -- First come, first served among users with nothing in flight; after FAIR_RUN of them in a row another user gets a
-  -- turn, or an endless row of newcomers would starve the rest.
-  if redis.call('HEXISTS', 'agent:in_flight', user) == 0
-      and redis.call('HINCRBY', runnable_key, '!run', 1) <= FAIR_RUN then
-    redis.call('HSET', 'agent:task:' .. id, 'place', 'front')
-    local newest = redis.call('HGET', runnable_key, '!newest')
-    redis.call('HSET', runnable_key, '!newest', id)
-    if not newest or redis.call('HGET', 'agent:task:' .. newest, 'place') ~= 'front'
-        or redis.call('LINSERT', queue_key, 'AFTER', newest, id) < 1 then
-      push('LPUSH', queue, id)
-    end
-  else
-    redis.call('HSET', 'agent:task:' .. id, 'place', 'queue')
-    push('RPUSH', queue, id)
+  redis.call('HSET', 'agent:task:' .. id, 'place', 'waiting')
+  if redis.call('RPUSH', waiting_key, id) == 1 and redis.call('HEXISTS', 'agent:runnable:' .. queue, user) == 0 then
+    line_up(queue, user, redis.call('HEXISTS', 'agent:in_flight', user) == 0)
   end
 end
 
 -- Move a task that has left its queue's list to the side queue of its graph, which the workers that serve it read.
 local function put_aside(id, queue, graph, user)
-  local runnable_key = 'agent:runnable:' .. queue
   local side = queue:match('^[^:]*') .. ':' .. graph
-  if redis.call('HGET', runnable_key, '!newest') == id then
-    redis.call('HDEL', runnable_key, '!newest')
-  end
   redis.call('HSET', 'agent:task:' .. id, 'queue', side)
   redis.call('SADD', 'rq:queues', QUEUE_KEY .. side)
   if redis.call('EXISTS', 'rq:job:' .. id) == 1 then
@@ -74,42 +90,80 @@ end
 
 -- Put a task back that had left its queue: it goes first.
 local function put_back(id, queue, user)
-  redis.call('HSET', 'agent:task:' .. id, 'state', 'pending', 'place', 'queue')
+  redis.call('HSET', 'agent:task:' .. id, 'state', 'pending')
   redis.call('HDEL', 'agent:task:' .. id, 'owner')
-  push('LPUSH', queue, id)
-  if user then
-    redis.call('HINCRBY', 'agent:runnable:' .. queue, user, 1)
-  end
+  lay('LPUSH', id, queue, user)
 end
 
--- Move the user's next waiting task to the list.
-local function refill(queue, user)
+-- Take the next user of the tenant's line. After FAIR_RUN of them in a row with nothing in flight another one gets a
+-- turn, or an endless row of newcomers would starve the rest.
+local function next_user(queue, tenant)
+  local line_key, turns_key, run = 'agent:tenant_line:' .. queue .. ':' .. tenant, 'agent:tenant_turns:' .. queue, tenant .. '!'
+  local first = redis.call('ZRANGE', line_key, 0, 0, 'WITHSCORES')
+  local user, is_newcomer = first[1], first[1] and tonumber(first[2]) < 0
+  if is_newcomer and redis.call('HINCRBY', turns_key, run, 1) > FAIR_RUN then
+    user = redis.call('ZRANGE', line_key, 0, '+inf', 'BYSCORE', 'LIMIT', 0, 1)[1] or user
+    is_newcomer = false
+  end
+  if not is_newcomer then
+    redis.call('HDEL', turns_key, run)
+  end
+  if user then
+    redis.call('ZREM', line_key, user)
+  end
+  return user
+end
+
+-- Take the user's next waiting task.
+local function next_waiting(queue, user)
   local waiting_key = 'agent:waiting:' .. queue .. ':' .. user
   local id = redis.call('LPOP', waiting_key)
   while id do
-    local task_key = 'agent:task:' .. id
-    local task = redis.call('HMGET', task_key, 'state', 'place')
-    local is_next = task[1] == 'pending' and task[2] == 'waiting'
+    local task = redis.call('HMGET', 'agent:task:' .. id, 'state', 'place')
     looked = looked + 1
     -- After LOOKED ended ones the next of them is put on the list: the script that pops it goes on from there.
-    if is_next or (task[1] and looked > LOOKED) then
-      redis.call('HSET', task_key, 'place', 'queue')
-      push('RPUSH', queue, id)
-      redis.call('HINCRBY', 'agent:runnable:' .. queue, user, 1)
-      return
+    if (task[1] == 'pending' and task[2] == 'waiting') or (task[1] and looked > LOOKED) then
+      return id
     end
     id = redis.call('LPOP', waiting_key)
   end
 end
 
--- Note that an id of the user has left the list. Returns whether it was the user's last one there.
+-- Let the tenant's next user put a task on the queue's list, unless one of the tenant's lies there.
+local function call_next(queue, tenant)
+  if redis.call('HEXISTS', 'agent:tenant_turns:' .. queue, tenant) == 1 then
+    return
+  end
+  local user = next_user(queue, tenant)
+  while user do
+    local id = next_waiting(queue, user)
+    if id then
+      return lay('RPUSH', id, queue, user)
+    end
+    user = next_user(queue, tenant)
+  end
+end
+
+-- Count off an id of the user that has left the list. Returns whether it was the user's last one there.
 local function taken(queue, user)
-  local runnable_key = 'agent:runnable:' .. queue
+  local runnable_key, turns_key, tenant = 'agent:runnable:' .. queue, 'agent:tenant_turns:' .. queue, tenant_of(user)
+  if redis.call('HINCRBY', turns_key, tenant, -1) <= 0 then
+    redis.call('HDEL', turns_key, tenant)
+  end
   if redis.call('HINCRBY', runnable_key, user, -1) <= 0 then
     redis.call('HDEL', runnable_key, user)
     return true
   end
   return false
+end
+
+-- Give the turn of an id that has left the list to the tenant's next user. With `is_waiting` the id's own user, who has
+-- none on the list, lines up again.
+local function pass_turn(queue, user, is_waiting)
+  if is_waiting and redis.call('EXISTS', 'agent:waiting:' .. queue .. ':' .. user) == 1 then
+    line_up(queue, user, false)
+  end
+  call_next(queue, tenant_of(user))
 end
 
 -- Note that a task of the user has stopped running; a user held back by the cap gets a turn.
@@ -123,9 +177,7 @@ local function stopped_running(user)
   local capped_key = 'agent:capped:' .. user
   local queues = redis.call('SORT', capped_key, 'ALPHA')
   for _, queue in ipairs(queues) do
-    if redis.call('HEXISTS', 'agent:runnable:' .. queue, user) == 0 then
-      refill(queue, user)
-    end
+    pass_turn(queue, user, redis.call('HEXISTS', 'agent:runnable:' .. queue, user) == 0)
   end
   if #queues > 0 then
     redis.call('DEL', capped_key)

@@ -25,10 +25,10 @@ from langgraph_rq.shared.queue.verbs import (
     submit_call,
     sweep_call,
 )
-from langgraph_rq.shared.tasks import State, Task, TaskLimits
+from langgraph_rq.shared.tasks import DEFAULT_TENANT, State, Task, TaskLimits
 from tests.models.task_queue import LEASE_MS, QueueModel
 
-IDS = [f"t{i}" for i in range(12)]
+IDS = [f"t{i}" for i in range(8)] + [f"acme--t{i}" for i in range(4)]
 QUEUES = ["q_high", "q"]
 WORKERS = ["w1", "w2"]
 GRAPHS = {"w1": ["assistant", "left"], "w2": ["assistant", "right"]}
@@ -62,8 +62,10 @@ class QueueMachine(RuleBasedStateMachine):
     def submit(
         self, task_id: str, queue: str, graph: str, user: str | None, thread: str | None, deadline_s: int
     ) -> None:
+        tenant, _, name = task_id.rpartition("--")
         document = {
-            "task_id": task_id,
+            "task_id": name,
+            "tenant": tenant or DEFAULT_TENANT,
             "graph": graph,
             "input": {},
             "user_id": user,
@@ -73,7 +75,8 @@ class QueueMachine(RuleBasedStateMachine):
         task = Task.parse(document, TaskLimits())
         answer = self._run(submit_call(task, queue, self.times, self.now))
         deadline_at = self.now + deadline_s * 1000
-        expected = self.model.submit(task_id, queue, graph, task.user_key, thread or "", task.digest, deadline_at)
+        thread_key = task.thread_key if thread else ""
+        expected = self.model.submit(task_id, queue, graph, task.user_key, thread_key, task.digest, deadline_at)
         assert answer.outcome is expected
 
     @rule(worker=st.sampled_from(WORKERS), n=st.sampled_from([1, 3, 20]))
@@ -199,15 +202,26 @@ class QueueMachine(RuleBasedStateMachine):
             assert own == {id_ for id_, task in self.model.tasks.items() if self.model.runs(task, worker)}
 
     @invariant()
-    def each_user_is_counted_by_the_ids_that_lie_on_a_queue(self) -> None:
+    def each_user_and_tenant_is_counted_by_the_ids_that_lie_on_a_queue(self) -> None:
         for queue in QUEUES + SIDE_QUEUES:
-            counts: Counter[bytes] = Counter()
+            users: Counter[bytes] = Counter()
             for id_ in set(self.redis.lrange(f"rq:queue:{queue}", 0, -1)):
                 place, home, user = self.redis.hmget(f"agent:task:{id_.decode()}", "place", "queue", "user")
-                if place in {b"queue", b"front"} and home == queue.encode():
-                    counts[user] += 1
-            marks = self.redis.hgetall(f"agent:runnable:{queue}")
-            assert counts == {user: int(number) for user, number in marks.items() if not user.startswith(b"!")}
+                if place == b"queue" and home == queue.encode():
+                    users[user] += 1
+            assert users == {user: int(n) for user, n in self.redis.hgetall(f"agent:runnable:{queue}").items()}
+            tenants = Counter(user.partition(b"--")[0] for user in users.elements())
+            turns = self.redis.hgetall(f"agent:tenant_turns:{queue}").items()
+            assert tenants == {tenant: int(n) for tenant, n in turns if not tenant.endswith(b"!")}
+
+    @invariant()
+    def each_tenant_with_users_in_line_has_an_id_on_the_queue(self) -> None:
+        for queue in QUEUES + SIDE_QUEUES:
+            for tenant in (DEFAULT_TENANT, "acme"):
+                line = self.redis.zrange(f"agent:tenant_line:{queue}:{tenant}", 0, -1)
+                assert not line or self.redis.hexists(f"agent:tenant_turns:{queue}", tenant)
+                for user in line:
+                    assert self.redis.exists(f"agent:waiting:{queue}:{user.decode()}")
 
     def teardown(self) -> None:
         """Nothing is left behind: whatever happened before, every open task can be claimed and finished."""
@@ -226,7 +240,8 @@ class QueueMachine(RuleBasedStateMachine):
                 break
         assert not self.model.open_ids(), "some task is stuck"
         left = {key.decode().split(":")[1] for key in self.redis.keys("agent:*")}
-        assert not left & {"thread", "capped", "waiting", "own", "in_flight", "delayed", "open"}
+        kept_while_used = {"thread", "capped", "waiting", "own", "in_flight", "delayed", "open"}
+        assert not left & {*kept_while_used, "runnable", "tenant_turns", "tenant_line"}
 
     def _renewal(self, worker: str, *, join: bool) -> Call[Any]:
         return renew_call(worker, LEASE_MS, QUEUES, dict.fromkeys(GRAPHS[worker], "{}"), join=join, now_ms=self.now)

@@ -7,12 +7,12 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 
 from langgraph_rq.producer.gateway.answers import BreakerAnswer, MeterAnswer, UsageAnswer
-from langgraph_rq.producer.gateway.dependencies import Caller, FromCaller
-from langgraph_rq.producer.gateway.probes.health import breakers, live_workers
+from langgraph_rq.producer.gateway.dependencies import FromCaller
+from langgraph_rq.producer.gateway.probes.health import breakers
 from langgraph_rq.producer.gateway.problems import documented
 from langgraph_rq.shared.budget.token_budget import Meter, Payer, usage_call
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.queue.keys import OPEN, queue_key
+from langgraph_rq.shared.queue.fleet import fleet_call
 from langgraph_rq.shared.tasks import Name
 
 router = APIRouter(tags=["overview"])
@@ -26,26 +26,17 @@ async def usage(
     gateway = caller.gateway
     payer = Payer(caller.tenant, user_id) if user_id else None
     spent = await scripts.run(caller.client.redis, usage_call(gateway.budget, payer=payer))
-    open_tasks, queued = await _depth(caller)
+    fleet = await scripts.run(caller.client.redis, fleet_call())
     answer = UsageAnswer(
         resets_at=datetime.fromtimestamp(spent.resets_at_ms / 1000, UTC),
         tokens=_meter(spent.tokens),
         cost_nano_usd=_meter(spent.cost),
-        open_tasks=open_tasks,
-        queued_tasks=queued,
-        workers=await live_workers(gateway),
+        open_tasks=fleet.open,
+        queued_tasks=sum(queue.runnable for queue in fleet.queues),
+        workers=len(fleet.workers),
         breakers=[BreakerAnswer(name=one.name, state=one.state.value) for one in await breakers(gateway)],
     )
     return JSONResponse(answer.model_dump(mode="json"))
-
-
-async def _depth(caller: Caller) -> tuple[int, int]:
-    pipeline = caller.client.redis.pipeline(transaction=False)
-    pipeline.zcard(OPEN)
-    for queue in caller.gateway.queues:
-        pipeline.llen(queue_key(queue))
-    open_tasks, *queued = await pipeline.execute()
-    return open_tasks, sum(queued)
 
 
 def _meter(meter: Meter) -> MeterAnswer:

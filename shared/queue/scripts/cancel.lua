@@ -42,8 +42,7 @@ if before ~= 'pending' then
 end
 
 -- Its id may stay behind in a list: the script that pops it skips it, and counts it if it lies where its hash says.
-local is_listed = place == 'queue' or place == 'front'
-redis.call('HSET', task_key, 'state', state, 'place', is_listed and place or 'done')
+redis.call('HSET', task_key, 'state', state, 'place', place == 'queue' and place or 'done')
 redis.call('PEXPIRE', task_key, window_ms)
 redis.call('SET', result_key, result, 'PX', result_ms)
 redis.call('ZREM', open_key, id)

@@ -6,7 +6,7 @@
 --
 -- Uses shared/connections/clock: clock, natural, whole
 -- Uses shared/queue/routing: serves
--- Uses shared/queue/turns: LOOKED, QUEUE_KEY, lies_on, looked, put_aside, refill, taken
+-- Uses shared/queue/turns: LOOKED, QUEUE_KEY, call_next, lies_on, looked, pass_turn, put_aside, taken
 -- Uses shared/queue/events: record_state
 --
 -- KEYS[1] agent:workers          zset    worker -> lease end (ms)
@@ -117,18 +117,23 @@ local function own(id, task_key, job_key, queue)
     cancel and 1 or 0, {unpack(fields, 11, 14)}, data, origin, acts, fields[15] or ''}
 end
 
--- An empty list holds no user's id. A user marked as having one there lost it to a tool of RQ, or its task's hash expired.
+-- An empty list holds no id of anybody. A user or a tenant marked as having one there lost it to a tool of RQ, or its
+-- task's hash expired.
 local function freed(queue)
-  local runnable_key = 'agent:runnable:' .. queue
-  local marks = redis.call('HEXISTS', runnable_key, '!newest') + redis.call('HEXISTS', runnable_key, '!run')
-  if redis.call('HLEN', runnable_key) == marks then
+  local runnable_key, turns_key = 'agent:runnable:' .. queue, 'agent:tenant_turns:' .. queue
+  if redis.call('EXISTS', runnable_key, turns_key) == 0 then
     return false
   end
-  for _, user in ipairs(redis.call('HRANDFIELD', runnable_key, LOOKED)) do
-    if user:sub(1, 1) ~= '!' then
-      redis.call('HDEL', runnable_key, user)
-      refill(queue, user)
-    end
+  local users, tenants = redis.call('HRANDFIELD', runnable_key, LOOKED), redis.call('HRANDFIELD', turns_key, LOOKED)
+  for i = 1, math.max(#users, #tenants) do
+    redis.call('HDEL', runnable_key, users[i] or '')
+    redis.call('HDEL', turns_key, tenants[i] or '')
+  end
+  for _, user in ipairs(users) do
+    pass_turn(queue, user, true)
+  end
+  for _, tenant in ipairs(tenants) do
+    call_next(queue, tenant)
   end
   return true
 end
@@ -153,30 +158,22 @@ for i = 6, #KEYS do
     if is_next and user and graph and not (cancel or serves(graphs, graph)) then
       aside = aside + 1
       put_aside(id, queue, graph, user)
-      if is_last then
-        refill(queue, user)
-      end
     elseif is_next and user and cap > 0
         and natural(redis.call('HGET', 'agent:in_flight', user), 0) >= cap then
       redis.call('LPUSH', 'agent:waiting:' .. queue .. ':' .. user, id)
       redis.call('HSET', task_key, 'place', 'waiting')
       redis.call('SADD', 'agent:capped:' .. user, queue)
+      is_last = false
     elseif (is_next and id:match('^[%w_-]+$')) or (not state and register(id, task_key, job_key, queue)) then
       tasks[#tasks + 1] = own(id, task_key, job_key, queue)
-      if place == 'queue' then
-        redis.call('HDEL', 'agent:runnable:' .. queue, '!run')
-      end
-      if is_last then
-        refill(queue, user)
-      end
     else
       if lies_here then -- it has ended meanwhile
         redis.call('HSET', task_key, 'place', 'done')
       end
       dropped[#dropped + 1] = id:sub(1, 64)
-      if is_last then
-        refill(queue, user)
-      end
+    end
+    if lies_here and user then
+      pass_turn(queue, user, is_last)
     end
   end
 end

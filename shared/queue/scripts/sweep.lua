@@ -4,7 +4,8 @@
 -- which would stay if no worker reads it any more.
 --
 -- Uses shared/connections/clock: clock, natural, whole
--- Uses shared/queue/turns: LOOKED, QUEUE_KEY, leave_thread, lies_on, looked, put_back, refill, stopped_running, taken
+-- Uses shared/queue/turns: LOOKED, QUEUE_KEY, call_next, leave_thread, lies_on, looked, pass_turn, put_back,
+--   stopped_running, taken, tenant_of
 --
 -- KEYS[1] agent:open      zset    id -> deadline (ms); past it, when to look again
 -- KEYS[2] agent:sweep     string  how far the last caller got
@@ -37,7 +38,7 @@ local function is_owned(id, owner)
 end
 
 -- What the hash must have for the task to be at its place; other programs may write to it.
-local NEEDED = {queue = {}, front = {}, delayed = {}, owned = {}, waiting = {'user'}, parked = {'user', 'thread'}}
+local NEEDED = {queue = {}, delayed = {}, owned = {}, waiting = {'user'}, parked = {'user', 'thread'}}
 
 local function is_readable(place, fields)
   for _, name in ipairs(NEEDED[place] or {'place'}) do
@@ -50,7 +51,7 @@ end
 
 -- Whether the task is where its hash says, or behind one that is.
 local function is_in_place(id, place, queue, user, thread, owner)
-  local queue_key, runnable_key = QUEUE_KEY .. queue, 'agent:runnable:' .. queue
+  local queue_key = QUEUE_KEY .. queue
   if place == 'owned' then
     return is_owned(id, owner)
   elseif place == 'delayed' then
@@ -59,8 +60,11 @@ local function is_in_place(id, place, queue, user, thread, owner)
     local head = redis.call('LINDEX', 'agent:thread:' .. thread, 0)
     return head and head ~= id and redis.call('ZSCORE', open_key, head)
   elseif place == 'waiting' then
-    if redis.call('HEXISTS', runnable_key, user) == 1 then
-      return redis.call('EXISTS', queue_key) == 1 and is_in('agent:waiting:' .. queue .. ':' .. user, id)
+    local tenant = tenant_of(user)
+    if redis.call('HEXISTS', 'agent:runnable:' .. queue, user) == 1
+        or redis.call('ZSCORE', 'agent:tenant_line:' .. queue .. ':' .. tenant, user) then
+      return redis.call('HEXISTS', 'agent:tenant_turns:' .. queue, tenant) == 1 and redis.call('EXISTS', queue_key) == 1
+        and is_in('agent:waiting:' .. queue .. ':' .. user, id)
     end
     return redis.call('SISMEMBER', 'agent:capped:' .. user, queue) == 1
   end
@@ -70,7 +74,7 @@ end
 local function queue_again(id, place, queue, user, thread, owner, epoch)
   local task_key = 'agent:task:' .. id
   if redis.call('EXISTS', QUEUE_KEY .. queue) == 0 then
-    redis.call('DEL', 'agent:runnable:' .. queue)
+    redis.call('DEL', 'agent:runnable:' .. queue, 'agent:tenant_turns:' .. queue)
   end
   if place == 'owned' then
     redis.call('HINCRBY', task_key, 'crashes', 1)
@@ -89,11 +93,27 @@ local function queue_again(id, place, queue, user, thread, owner, epoch)
   put_back(id, queue, user)
 end
 
--- Give the user's next task the place of one that left its list without being taken.
+-- Give the place of a task that left its list without being taken to the next one.
 local function free_place(place, queue, user)
-  if user and (place == 'queue' or place == 'front') and taken(queue, user) then
-    refill(queue, user)
+  if user and place == 'queue' then
+    pass_turn(queue, user, taken(queue, user))
   end
+end
+
+-- A tenant whose id was lost together with its task's hash would wait until the list is empty.
+local function check_turn(queue)
+  local turns_key, length = 'agent:tenant_turns:' .. queue, redis.call('LLEN', QUEUE_KEY .. queue)
+  local tenant = redis.call('HRANDFIELD', turns_key)
+  if not tenant or length == 0 or length > LOOKED then
+    return
+  end
+  for _, id in ipairs(redis.call('LRANGE', QUEUE_KEY .. queue, 0, -1)) do
+    if (id:match('^(.-)%-%-') or 'default') == tenant then
+      return
+    end
+  end
+  redis.call('HDEL', turns_key, tenant)
+  call_next(queue, tenant)
 end
 
 local function drop_ended(queue_key)
@@ -109,8 +129,8 @@ local function drop_ended(queue_key)
     redis.call('LPOP', queue_key)
     if lies_on(queue, home, place) then
       redis.call('HSET', task_key, 'place', 'done')
-      if user and taken(queue, user) then
-        refill(queue, user)
+      if user then
+        pass_turn(queue, user, taken(queue, user))
       end
     end
   end
@@ -162,6 +182,7 @@ end
 local some_queue = redis.call('SRANDMEMBER', queues_key)
 if some_queue then
   drop_ended(some_queue)
+  check_turn(some_queue:sub(#QUEUE_KEY + 1))
 end
 local graphs = #overdue > 0 and redis.call('ZRANGE', graphs_key, '(' .. whole(now_ms), '+inf', 'BYSCORE') or {}
 return {again, overdue, removed, #late == n and 1 or 0, graphs, unreadable}

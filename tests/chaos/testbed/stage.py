@@ -217,7 +217,8 @@ def _read_left(client: Redis) -> dict[str, int]:
         "agent:in_flight": client.hlen("agent:in_flight"),
     }
     found |= {queue: client.llen(queue) for queue in client.smembers(RQ_QUEUES)}
-    for pattern in ("agent:own:*", "agent:waiting:*", "agent:capped:*", "agent:thread:*"):
+    turns = ("agent:waiting:*", "agent:tenant_turns:*", "agent:tenant_line:*", "agent:capped:*", "agent:thread:*")
+    for pattern in ("agent:own:*", *turns):
         found[pattern] = sum(1 for _ in client.scan_iter(pattern, count=1000))
     found["rq:wip:*"] = sum(int(client.zcard(key)) for key in client.scan_iter("rq:wip:*", count=1000))
     return {key: int(number) for key, number in found.items() if number}

@@ -25,11 +25,13 @@ MUTANTS = {
     "a user's next task is not called": ("claim", "and taken(queue, user)", "and taken(queue, user) and false"),
     "a worker gets what it does not serve": ("claim", "not (cancel or serves(graphs, graph))", "false"),
     "a task that is put aside is lost": ("claim", "      put_aside(id, queue, graph, user)\n", ""),
-    "a task that is put aside keeps its user's turn": (
-        "claim", "graph, user)\n      if is_last then", "graph, user)\n      if false then"
+    "a tenant's next user is not called": ("claim", "  call_next(queue, tenant_of(user))\n", ""),
+    "a tenant keeps the turn of an id that was taken": ("claim", "redis.call('HDEL', turns_key, tenant)\n", "\n"),
+    "a user who comes to a busy queue is not lined up": (
+        "submit", "    line_up(queue, user, redis.call('HEXISTS', 'agent:in_flight', user) == 0)\n", ""
     ),
     "an id that waits elsewhere is claimed": ("claim", "lies_here and state == 'pending'", "state == 'pending'"),
-    "a cancelled task is not counted": ("cancel", "is_listed and place or 'done'", "'done'"),
+    "a cancelled task is not counted": ("cancel", "place == 'queue' and place or 'done'", "'done'"),
     "an older attempt may finish": ("finish", "task[2] == epoch and task[3] == worker", "true"),
     "a result is written twice": ("finish", "is_latest and task[1] == 'running'", "is_latest"),
     "a lost reply is taken for a fence": ("finish", "known_state == state and 2 or 0", "0"),

@@ -53,7 +53,7 @@ async def ended(client: Client, task_id: str) -> State:
         {"state": "pending", "queue": "agent_tasks"},
         {"state": "pending", "queue": "agent_tasks", "place": "queue"},
         {"state": "pending", "queue": "agent_tasks", "place": "queue", "user": "\x00", "epoch": "x", "created": "x"},
-        {"state": "pending", "queue": "agent_tasks", "place": "front", "epoch": "9" * 30, "deadline": "inf"},
+        {"state": "pending", "queue": "agent_tasks", "place": "queue", "epoch": "9" * 30, "deadline": "inf"},
         {"state": "pending", "queue": "agent_tasks", "place": "queue", "started": "nan", "created": "-1"},
         {"state": "running", "owner": "nobody"},
         {"state": "odd", "place": "odd"},
