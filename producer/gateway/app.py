@@ -17,7 +17,9 @@ from langgraph_rq.producer.gateway.admission.access import LOOPBACK, Access, is_
 from langgraph_rq.producer.gateway.admission.api_keys import Keyring
 from langgraph_rq.producer.gateway.admission.body_limit import BodyLimit
 from langgraph_rq.producer.gateway.admission.limits import Limits, parse_rate
+from langgraph_rq.producer.gateway.admission.refused_keys import RefusedKeys
 from langgraph_rq.producer.gateway.admission.streams import Streams
+from langgraph_rq.producer.gateway.answer_headers import AnswerHeaders
 from langgraph_rq.producer.gateway.console import overview, page
 from langgraph_rq.producer.gateway.dependencies import Gateway
 from langgraph_rq.producer.gateway.probes import health
@@ -49,6 +51,7 @@ def create_app(settings: GatewaySettings, redis_url: str | None = None) -> FastA
     """
     keyring = _keyring(settings)
     rate = parse_rate(settings.rate) if settings.rate else None
+    refused = RefusedKeys()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -58,6 +61,7 @@ def create_app(settings: GatewaySettings, redis_url: str | None = None) -> FastA
                 settings=settings,
                 client=client,
                 limits=Limits(client.redis, rate, settings.open_tasks),
+                refused=refused,
                 streams=Streams(settings.streams, settings.tenant_streams if keyring else None),
                 breaker=load(BreakerSettings).limits(calls.timeout_s),
                 budget=load(BudgetSettings).limits(),
@@ -69,8 +73,10 @@ def create_app(settings: GatewaySettings, redis_url: str | None = None) -> FastA
             yield
 
     limits = load(TaskSettings).limits()
+    metrics_key = settings.metrics_key.get_secret_value() if settings.metrics_key else None
     middleware = [
-        Middleware(Access, keyring=keyring),
+        Middleware(AnswerHeaders),
+        Middleware(Access, keyring=keyring, refused=refused, metrics_key=metrics_key),
         Middleware(BodyLimit, limit_bytes=limits.text_bytes, limit_s=settings.body_s),
     ]
     app = FastAPI(
@@ -79,6 +85,7 @@ def create_app(settings: GatewaySettings, redis_url: str | None = None) -> FastA
         description=_ABOUT,
         lifespan=lifespan,
         middleware=middleware,
+        docs_url=None,  # page.py has it: FastAPI's own loads a script from elsewhere
         redoc_url=None,
     )
     problems.install(app)

@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 
 from langgraph_rq.producer.client.async_client import AsyncClient
 from langgraph_rq.producer.gateway.admission.limits import Limits
+from langgraph_rq.producer.gateway.admission.refused_keys import RefusedKeys
 from langgraph_rq.producer.gateway.admission.streams import Streams
 from langgraph_rq.producer.gateway.probes.model_ping import ModelPing
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits
@@ -21,6 +22,7 @@ class Gateway:
     settings: GatewaySettings
     client: AsyncClient
     limits: Limits
+    refused: RefusedKeys
     streams: Streams
     breaker: BreakerLimits
     budget: BudgetLimits

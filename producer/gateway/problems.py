@@ -98,17 +98,19 @@ class ProblemError(HTTPException):
         }
         if self.violations:
             document["errors"] = [{"field": one.field, "message": str(one)} for one in self.violations]
-        return JSONResponse(document, self.status_code, self.headers, MEDIA_TYPE)
+        headers = {"Cache-Control": "no-store", **(self.headers or {})}  # of a 500 too, which passes no middleware
+        return JSONResponse(document, self.status_code, headers, MEDIA_TYPE)
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Declare for OpenAPI that a route answers with problems of these statuses."""
+    """Declare for OpenAPI that a route answers with problems of these statuses; 401 brings 429, to many wrong keys."""
+    too_many = {429} if 401 in statuses else set()
     return {
         status: {
             "description": HTTPStatus(status).phrase,
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
-        for status in statuses
+        for status in sorted({*statuses, *too_many})
     }
 
 

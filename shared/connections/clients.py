@@ -99,12 +99,16 @@ def check_url(url: str) -> None:
 def leaves_host_in_plain(url: str) -> bool:
     """Say whether what is sent to this Redis can be read or changed on the way: no TLS, or TLS that checks nothing."""
     parts = urlsplit(url)
-    hosts = parts.netloc.rpartition("@")[2].split(",")
+    # Repeated options count each: redis-py takes the first one. A host may stand among them too.
+    options = parse_qsl(parts.query)
+    hosts = parts.netloc.rpartition("@")[2].split(",") + [value for name, value in options if name == "host"]
     if parts.scheme == "unix" or all(_is_local(host) for host in hosts):
         return False
-    options = dict(parse_qsl(parts.query))
-    checks_nothing = options.get("ssl_cert_reqs") == "none" or options.get("ssl_check_hostname", "").lower() in _NO
-    return not parts.scheme.startswith("rediss") or checks_nothing
+    return not parts.scheme.startswith("rediss") or any(_checks_nothing(*option) for option in options)
+
+
+def _checks_nothing(name: str, value: str) -> bool:
+    return (name == "ssl_cert_reqs" and value != "required") or (name == "ssl_check_hostname" and value.lower() in _NO)
 
 
 def mask_url(url: str) -> str:

@@ -18,6 +18,7 @@ class GatewaySettings(Settings):
     port: int = Field(8080, ge=0, le=65_535, description="port to listen on; 0: a free one")
     keys: SecretStr | None = Field(None, description="API keys, a line tenant:sha256 each; usually from a file")
     without_keys: bool = Field(default=False, description="let everybody on this machine in, as the default tenant")
+    metrics_key: SecretStr | None = Field(None, description="what /metrics asks for as a key; none: it is open")
     rate: str | None = Field("600/minute", description="tasks of one user; none: no limit")
     open_tasks: int = Field(100_000, ge=1, description="take no further task while so many have not ended")
     heartbeat_s: float = Field(15.0, gt=0, description="time between heartbeats of an event stream without events")

@@ -1,7 +1,7 @@
 """The metrics by name: what each counts and by which labels. docs/observability.md explains them to people.
 
 Workers expose `WORKER` on their own ports, one port per process, so that Prometheus adds them up and a process that
-ends takes its gauges along. The gateway exposes `FLEET`, which it reads from Redis.
+ends takes its gauges along. The gateway exposes `FLEET`, which it reads from Redis, and `GATEWAY`, which it counts.
 
 Labels are bounded: graphs, models and queues are those of the configuration, and past `LONGEST` values of one label
 further ones count as `other`. No label holds anything of a task or a user.
@@ -70,6 +70,10 @@ FLEET = (
     Metric("agent_redis_memory_bytes", "gauge", "Memory that Redis uses"),
     Metric("agent_redis_memory_limit_bytes", "gauge", "Redis' maxmemory; absent without one"),
 )
+
+REFUSED_KEYS = Metric("agent_refused_keys_total", "counter", "Requests to this gateway with a wrong API key")
+
+GATEWAY = (REFUSED_KEYS,)
 
 
 class Bounded:

@@ -8,13 +8,13 @@ import subprocess
 import pytest
 import yaml
 
-from langgraph_rq.shared.telemetry.metrics import FLEET, WORKER
+from langgraph_rq.shared.telemetry.metrics import FLEET, GATEWAY, WORKER
 from tests.installation import ROOT
 
 DEPLOY = ROOT / "deploy"
 ALERTS = DEPLOY / "prometheus/alerts.yml"
 BOARDS = sorted((DEPLOY / "grafana/dashboards").glob("*.json"))
-KNOWN = {metric.name for metric in (*WORKER, *FLEET)}
+KNOWN = {metric.name for metric in (*WORKER, *FLEET, *GATEWAY)}
 KNOWN |= {
     f"{metric.name}{part}" for metric in WORKER if metric.kind == "histogram" for part in ("_bucket", "_sum", "_count")
 }
@@ -78,11 +78,12 @@ def test_dashboard_shows_metrics_that_exist(board):
 
 def test_dashboards_show_every_metric_but_details():
     text = "".join(board.read_text() for board in BOARDS)
-    names = {metric.name for metric in (*WORKER, *FLEET)}
+    names = {metric.name for metric in (*WORKER, *FLEET, *GATEWAY)}
     hidden = {name for name in names if name not in text}
     assert hidden == {
         "agent_alert_posts_total",
         "agent_breaker_transitions_total",
         "agent_redis_up",
+        "agent_refused_keys_total",
         "agent_tasks_open",
     }

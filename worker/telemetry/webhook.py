@@ -14,7 +14,7 @@ import ssl
 import time
 from collections.abc import Callable, Collection, Mapping
 from hashlib import sha256
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,10 +24,32 @@ TIMEOUT_S = 10.0
 _ANSWER_BYTES = 4_096
 
 
+_PUBLIC_6 = ip_network("2000::/3")
+_DETOURS = tuple(
+    map(
+        ip_network,
+        (
+            "192.88.99.0/24",  # relays of 6to4
+            "2001::/23",  # Teredo and other protocols' own
+            "2002::/16",  # 6to4
+            "2620:4f:8000::/48",  # a black hole
+            "3fff::/20",  # for documentation
+        ),
+    )
+)
+"""Of the public ranges what leads elsewhere: such an address has an IPv4 address in it, which may be any."""
+
+
 def is_public(address: str) -> bool:
-    """Say whether an address is of the public Internet."""
+    """Say whether an address is of the public Internet, and leads to no other one.
+
+    `ipaddress` alone lets too much through: NAT64, site-local addresses and IPv4 addresses in other forms, all of which
+    lie outside 2000::/3, and 6to4.
+    """
     parsed = ip_address(address)
-    return parsed.is_global and not parsed.is_multicast
+    if not parsed.is_global or parsed.is_multicast or any(parsed in detour for detour in _DETOURS):
+        return False
+    return parsed.version == 4 or parsed in _PUBLIC_6
 
 
 class Webhook:

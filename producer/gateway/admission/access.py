@@ -1,11 +1,13 @@
 """Authentication: an API key stands for a tenant, to which only its own tasks, threads and users exist."""
 
+from hmac import compare_digest
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from langgraph_rq.producer.gateway.admission.api_keys import Keyring
+from langgraph_rq.producer.gateway.admission.refused_keys import RefusedKeys, unauthorized
 from langgraph_rq.producer.gateway.problems import ProblemError
 from langgraph_rq.shared.tasks import DEFAULT_TENANT
 from langgraph_rq.shared.telemetry.audit import actor
@@ -13,7 +15,9 @@ from langgraph_rq.shared.telemetry.audit import actor
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Where a gateway without keys listens, and the names to which it answers."""
 
-OPEN_PATHS = frozenset({"/", "/health", "/ready", "/metrics", "/docs", "/openapi.json", "/favicon.ico"})
+METRICS_PATH = "/metrics"
+
+OPEN_PATHS = frozenset({"/", "/health", "/ready", METRICS_PATH, "/docs", "/openapi.json", "/favicon.ico"})
 """Paths that need no key; they reveal nothing about any tenant."""
 
 
@@ -22,46 +26,59 @@ class Access:
 
     Args:
         keyring: None admits every request, as the default tenant.
+        refused: Counts and delays requests with a wrong key.
+        metrics_key: What /metrics asks for; None: nothing.
     """
 
-    def __init__(self, app: ASGIApp, keyring: Keyring | None) -> None:
+    def __init__(self, app: ASGIApp, keyring: Keyring | None, refused: RefusedKeys, metrics_key: str | None) -> None:
         self._app = app
         self._keyring = keyring
+        self._refused = refused
+        self._metrics_key = metrics_key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 401, or pass the request on."""
+        """Answer 401 or 421, or pass the request on."""
         if scope["type"] == "http":
-            if self._keyring is None and not self._is_ours(scope):
-                await ProblemError(
-                    421, "foreign_host", f"without keys this gateway answers to {', '.join(LOOPBACK)} only"
-                ).response()(scope, receive, send)
+            headers = Headers(scope=scope)
+            refusal = self._refuse_host(headers) or await self._admit(scope, _key(headers))
+            if refusal:
+                await refusal.response()(scope, receive, send)
                 return
-            tenant = self._tenant(scope)
-            if tenant is None and not is_open(scope["path"]):
-                problem = ProblemError(
-                    401,
-                    "unauthorized",
-                    "expected a valid API key as `Authorization: Bearer KEY` or `X-API-Key: KEY`",
-                    headers={"WWW-Authenticate": "Bearer"},
-                )
-                await problem.response()(scope, receive, send)
-                return
-            scope.setdefault("state", {})["tenant"] = tenant
-            if self._keyring and tenant:
-                actor.set(f"API key of {tenant}")
         await self._app(scope, receive, send)
 
-    def _is_ours(self, scope: Scope) -> bool:
-        """Whether the host is a loopback name: without keys a web page could reach us by DNS rebinding."""
-        return urlsplit(f"//{Headers(scope=scope).get('host', '')}").hostname in LOOPBACK
+    def _refuse_host(self, headers: Headers) -> ProblemError | None:
+        """Refuse a host that is none and, without keys, one by which a web page could reach us: DNS rebinding."""
+        try:
+            host = urlsplit(f"//{headers.get('host', '')}").hostname
+        except ValueError:
+            return ProblemError(421, "foreign_host", "expected a host name or an address as `Host`")
+        if self._keyring or host in LOOPBACK:
+            return None
+        return ProblemError(421, "foreign_host", f"without keys this gateway answers to {', '.join(LOOPBACK)} only")
 
-    def _tenant(self, scope: Scope) -> str | None:
+    async def _admit(self, scope: Scope, key: str) -> ProblemError | None:
+        """Note the tenant; answers the refusal of a request that needs a key and has no valid one."""
+        tenant = self._tenant(key)
+        is_allowed = tenant is not None or is_open(scope["path"])
+        if scope["path"] == METRICS_PATH and self._metrics_key:
+            is_allowed = compare_digest(key.encode(), self._metrics_key.encode())
+        if not is_allowed:
+            client = scope.get("client")
+            return await self._refused.refuse(client[0] if client else "", scope["path"]) if key else unauthorized()
+        scope.setdefault("state", {})["tenant"] = tenant
+        if self._keyring and tenant:
+            actor.set(f"API key of {tenant}")
+        return None
+
+    def _tenant(self, key: str) -> str | None:
         if self._keyring is None:
             return DEFAULT_TENANT
-        headers = Headers(scope=scope)
-        kind, _, bearer = headers.get("authorization", "").partition(" ")
-        key = bearer.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
         return self._keyring.tenant_of(key) if key else None
+
+
+def _key(headers: Headers) -> str:
+    kind, _, bearer = headers.get("authorization", "").partition(" ")
+    return bearer.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
 
 
 def is_open(path: str) -> bool:

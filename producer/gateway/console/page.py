@@ -1,4 +1,4 @@
-"""The page for people at `/`: three files, served as they are."""
+"""The page for people at `/` and the description of the API at `/docs`: files, served as they are."""
 
 from importlib.resources import files
 
@@ -7,15 +7,17 @@ from fastapi import APIRouter, Response
 from langgraph_rq.producer.gateway.problems import ProblemError
 
 _TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
+_POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "Content-Security-Policy": f"{_POLICY}; img-src 'self' data:",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
 _FILES = {
     entry.name: (entry.read_bytes(), _TYPES[entry.name.rpartition(".")[2]])
-    for entry in files("langgraph_rq").joinpath("producer/gateway/console/page").iterdir()
+    for folder in ("page", "swagger")
+    for entry in files("langgraph_rq").joinpath("producer/gateway/console", folder).iterdir()
     if entry.name.rpartition(".")[2] in _TYPES
 }
 
@@ -28,9 +30,15 @@ async def index() -> Response:
     return await part("index.html")
 
 
+@router.get("/docs")
+async def docs() -> Response:
+    """Show the description of the API."""
+    return await part("docs.html")
+
+
 @router.get("/page/{name}")
 async def part(name: str) -> Response:
-    """Send a file of the page."""
+    """Send a file of the pages."""
     if name not in _FILES:
         raise ProblemError(404, "not_found", "there is no such file")
     content, kind = _FILES[name]

@@ -7,9 +7,11 @@ from fastapi.responses import JSONResponse
 from prometheus_client import generate_latest
 from redis.exceptions import RedisError
 
+from langgraph_rq.producer.gateway.admission.access import METRICS_PATH
 from langgraph_rq.producer.gateway.answers import HealthAnswer, PartAnswer, ReadyAnswer
 from langgraph_rq.producer.gateway.dependencies import FromGateway, Gateway
 from langgraph_rq.producer.gateway.probes.fleet_metrics import FleetMetrics
+from langgraph_rq.producer.gateway.problems import documented
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerState, BreakerStatus, read_all_call
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.fleet import fleet_call
@@ -36,12 +38,12 @@ async def ready(gateway: FromGateway) -> Response:
     return JSONResponse(answer.model_dump(), 200 if is_ready else 503)
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+@router.get(METRICS_PATH, response_class=Response, responses={200: {"content": {"text/plain": {}}}, **documented(401)})
 async def metrics(gateway: FromGateway) -> Response:
     """Show the fleet's gauges and this process's metrics to Prometheus."""
     fleet = FleetMetrics(gateway.client.redis, gateway.queues, gateway.breaker, gateway.budget)
     content_type, body = await fleet.page()
-    return Response(body + generate_latest(), media_type=content_type)
+    return Response(body + gateway.refused.page() + generate_latest(), media_type=content_type)
 
 
 async def live_workers(gateway: Gateway) -> int:

@@ -21,7 +21,7 @@ from langgraph_rq.shared.budget.token_budget import (
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.keys import graph_list
 from langgraph_rq.shared.queue.verbs import QueueTimes, claim_call, renew_call
-from langgraph_rq.shared.telemetry.metrics import FLEET, LONGEST, WORKER, Bounded
+from langgraph_rq.shared.telemetry.metrics import FLEET, GATEWAY, LONGEST, WORKER, Bounded
 from tests.gateways import gateway
 from tests.installation import ROOT
 
@@ -118,7 +118,7 @@ def test_label_has_a_bounded_set_of_values():
     assert bounded("graph 0") == "graph 0"
 
 
-@pytest.mark.parametrize("metric", [*WORKER, *FLEET], ids=lambda metric: metric.name)
+@pytest.mark.parametrize("metric", [*WORKER, *FLEET, *GATEWAY], ids=lambda metric: metric.name)
 def test_name_says_its_type_and_unit(metric):
     assert metric.name.startswith("agent_")
     assert metric.name.endswith("_total") == (metric.kind == "counter")
@@ -129,4 +129,4 @@ def test_name_says_its_type_and_unit(metric):
 def test_every_metric_is_in_the_documentation_and_no_other():
     table = DOCS.read_text().partition("## Metrics")[2].partition("\n## ")[0]
     documented = re.findall(r"^\| `(agent_\w+)` \| (\w+)", table, re.MULTILINE)
-    assert dict(documented) == {metric.name: metric.kind for metric in (*WORKER, *FLEET)}
+    assert dict(documented) == {metric.name: metric.kind for metric in (*WORKER, *FLEET, *GATEWAY)}
