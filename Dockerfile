@@ -1,7 +1,7 @@
 # One image for worker, gateway, dashboard and command line. It runs as an unprivileged user and writes only to /tmp.
 # For your own graphs: FROM this image, COPY them to /app with their langgraph.json.
-FROM python:3.12-slim AS build
-RUN python -m venv /opt/venv && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check uv
+FROM python:3.12.15-slim AS build
+RUN python -m venv /opt/venv && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check uv==0.13.9
 WORKDIR /src
 # Libraries first: they change less often than our own files, so that their layer is cached.
 COPY pyproject.toml requirements.lock ./
@@ -16,7 +16,7 @@ RUN /opt/venv/bin/uv pip install --no-cache --python /opt/venv/bin/python --no-d
  && /opt/venv/bin/uv pip uninstall --python /opt/venv/bin/python uv \
  && /opt/venv/bin/python -m compileall -q /opt/venv/lib >/dev/null
 
-FROM python:3.12-slim
+FROM python:3.12.15-slim
 RUN useradd --system --uid 10001 --home-dir /app --no-create-home --shell /usr/sbin/nologin app
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 COPY --from=build /opt/venv /opt/venv

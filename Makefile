@@ -16,7 +16,7 @@ install: .venv/.installed ## Set up .venv with all dependencies and a private Re
 	  echo "langgraph-rq needs Python >= 3.11, but $(PYTHON) is $$($(PYTHON) --version 2>&1): run 'make $(MAKECMDGOALS) PYTHON=/path/to/python3.11'"; exit 2; }
 	@echo "Setting up .venv (about a minute, once)"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@$(BIN)/langgraph-producer dev redis --install
