@@ -2,7 +2,8 @@
 
 Without it a limited provider is stormed: calls go out until a 429, all wait as long as it asks, and go out again. With
 it each call is booked at the rates of its model, in calls and in tokens, for the whole fleet, and one that comes too
-early is told when to ask again. A second's worth may go out at once.
+early is told when to ask again. A second's worth may go out at once. A booking is an estimate; it is corrected when the
+call has ended, and given back when it is not made.
 
 Key, forgotten a minute after its last booking has passed; all times are the server's:
     agent:pace:<name>  hash  calls_at, tokens_at (until when each rate is used up), asked_at (when the last caller that
@@ -52,3 +53,13 @@ def pace_call(name: str, pace: Pace, tokens: int, *, now_ms: int | None = None) 
     clock = "" if now_ms is None else now_ms
     args = (*rates, tokens, BURST_MS, LONGEST_WAIT_MS, clock)
     return Call(load_script("shared/pacing/pace"), (f"agent:pace:{name}",), args, int)
+
+
+def correct_call(name: str, pace: Pace, calls: int, tokens: int, *, now_ms: int | None = None) -> Call[bool]:
+    """Add to what was booked, or give back what is negative; the reply is whether anything was corrected.
+
+    Not idempotent: it belongs into a script that decides whether it was run before.
+    """
+    rates = (pace.calls_per_minute or 0, pace.tokens_per_minute or 0)
+    args = (*rates, calls, tokens, "" if now_ms is None else now_ms)
+    return Call(load_script("shared/pacing/correct"), (f"agent:pace:{name}",), args, bool)

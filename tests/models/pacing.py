@@ -25,3 +25,10 @@ class PaceModel:
         asks_at = min(max(self.asked_at, free_at), now + LONGEST_WAIT_MS)
         self.asked_at = asks_at + max(calls_ms, tokens_ms)
         return max(1, ceil(asks_at - now))
+
+    def correct(self, now: int, calls: int, tokens: int) -> None:
+        """Add to what is booked, or give back what is negative."""
+        if self.pace.calls_per_minute and calls and self.calls_at:
+            self.calls_at = max(self.calls_at, now) + calls * 60_000 / self.pace.calls_per_minute
+        if self.pace.tokens_per_minute and tokens and self.tokens_at:
+            self.tokens_at = max(self.tokens_at, now) + tokens * 60_000 / self.pace.tokens_per_minute

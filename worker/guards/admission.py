@@ -69,16 +69,21 @@ def admit_call(
     return Call(_ADMIT, *_slots(owns, allow, pace, reserve), decode)
 
 
-def report_and_settle_call(report: Call[Transition], settle: Call[Settlement], use: Call[bool] | None) -> Call[Settled]:
-    """Report a call's outcome to its breaker, settle its reservation, and add its usage to its task.
+def report_and_settle_call(
+    report: Call[Transition], settle: Call[Settlement], use: Call[bool] | None, correct: Call[bool] | None = None
+) -> Call[Settled]:
+    """Report a call's outcome to its breaker, settle its reservation, and add its usage to its task and its rate.
 
     Args:
         report: The outcome, for the breaker.
         settle: The usage, for the budget.
         use: The usage, for the task's record; None: a call outside of any task.
+        correct: What was used beyond what its rate was booked with; None: the rate has no limit.
     """
     return Call(
-        _SETTLE, *_slots(report, settle, use), lambda reply: Settled(report.decode(reply[0]), settle.decode(reply[1]))
+        _SETTLE,
+        *_slots(report, settle, use, correct),
+        lambda reply: Settled(report.decode(reply[0]), settle.decode(reply[1])),
     )
 
 

@@ -1,12 +1,14 @@
 #!lua flags=allow-oom
 -- Decide whether a call may start: does this worker own its task, does the breaker admit it, is it its turn
 -- at the rate of its provider, does the budget hold it?
--- The first refusal ends the script, so that nothing is held for a call that does not start.
+-- The first refusal ends the script, so that nothing is held for a call that does not start. What its rate was booked
+-- with before the budget refused it is given back.
 --
 -- Uses worker/guards/prelude: next_call
 -- Calls shared/queue/scripts/owns
 -- Calls shared/breaker/allow
 -- Calls shared/pacing/pace
+-- Calls shared/pacing/correct
 -- Calls shared/budget/scripts/reserve
 --
 -- Returns {ownership, reply of allow, reply of pace, reply of reserve}, up to and including the first refusal. Without
@@ -33,4 +35,8 @@ local reservation, amount = next_call()
 if wait_ms > 0 or not reservation[1] then
   return {ownership, allowed, wait_ms}
 end
-return {ownership, allowed, wait_ms, reserve(reservation, amount)}
+local reserved = reserve(reservation, amount)
+if rate[1] and reserved[1] ~= 'held' then
+  correct(rate, {tokens[1], tokens[2], -1, -tokens[3], ''})
+end
+return {ownership, allowed, wait_ms, reserved}

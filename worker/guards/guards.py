@@ -44,7 +44,7 @@ from langgraph_rq.shared.budget.token_budget import (
     settle_call,
 )
 from langgraph_rq.shared.connections.scripts import Call
-from langgraph_rq.shared.pacing.pacing import Pace, pace_call
+from langgraph_rq.shared.pacing.pacing import Pace, correct_call, pace_call
 from langgraph_rq.shared.queue.answers import Ownership, Use
 from langgraph_rq.shared.queue.verbs import owns_call, use_call
 from langgraph_rq.worker.guards.admission import Decision, Settled, admit_call, refusal_of, report_and_settle_call
@@ -89,9 +89,16 @@ class Admitted:
     """Of the answer, as far as it came: the measure of a stream that reports no usage."""
     is_probe: bool = False
     """Whether the breaker is half-open and waits for the outcome of this call."""
+    pace: Pace | None = None
+    """The rates at which it was booked; None: its model has none."""
     was_busy: bool = False
     """Whether it had to wait for the budget, so that other calls leave room for it."""
     at: float = field(default_factory=time.monotonic)
+
+    @property
+    def booked_tokens(self) -> int:
+        """The tokens that count for the rate of its model while it runs."""
+        return self.request.input.tokens + self.request.output.tokens
 
     @property
     def granted_tokens(self) -> int | None:
@@ -252,7 +259,8 @@ class Guards:
         ttl_ms = min(round((ttl_s + _RESERVATION_MARGIN_S) * 1000), MAX_TTL_MS)
         allow = allow_call(breaker, rid, self.breaker)
         reserving = partial(reserve_call, rid, admitted.request, model, admitted.payer, self.budget, ttl_ms=ttl_ms)
-        pace = self._pace_call(breaker, model, admitted.request)
+        admitted.pace = self.paces.get(model)
+        pace = admitted.pace and pace_call(breaker, admitted.pace, admitted.booked_tokens)
         reserve = reserving(may_wait=not stops_a_loop.get())
         try:
             decision = await self.decide(task, breaker, admit_call(task.owns_call(), allow, pace, reserve))
@@ -306,10 +314,6 @@ class Guards:
         cost = self.pricing.cost_nano_usd(admitted.model, *tokens, *cached).nano_usd
         text = admitted.size.prompt.text_of(used.input_tokens)
         return Charge(*tokens, cost, is_estimated=used.is_estimated, text_bytes=text[0], text_tokens=text[1])
-
-    def _pace_call(self, breaker: str, model: str, request: Request) -> Call[int] | None:
-        pace = self.paces.get(model)
-        return pace_call(breaker, pace, request.input.tokens + request.output.tokens) if pace else None
 
     def _know(self, model: str, stats: ModelStats) -> None:
         self._stats.pop(model, None)
@@ -381,6 +385,7 @@ class Guards:
         if decision and decision.allowed:
             emit_transition(admitted.breaker, decision.allowed.transition)
             admitted.generation = decision.allowed.generation
+            admitted.pace = None  # it was not booked again, and may not have been before
             settled = await self.loops.retry(self._settle_call(admitted, Outcome.CANCEL, Charge(0, 0)))
             emit_settled(admitted.breaker, settled)
             self._room.freed(admitted.payer)
@@ -395,8 +400,10 @@ class Guards:
         pause_s: float = 0.0,
     ) -> Call[Settled]:
         breaker, rid, pause_ms = admitted.breaker, admitted.rid, round(pause_s * 1000)
+        more_tokens = charge.input_tokens + charge.output_tokens - admitted.booked_tokens
         return report_and_settle_call(
             report_call(breaker, rid, admitted.generation, outcome, self.breaker, retry_after_ms=pause_ms),
             settle_call(rid, charge, admitted.model, admitted.payer, self.budget),
             use,
+            admitted.pace and correct_call(breaker, admitted.pace, 0, more_tokens),
         )

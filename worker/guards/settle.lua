@@ -1,16 +1,23 @@
 #!lua flags=allow-oom
--- Report a call's outcome to its breaker, settle its reservation, and add its usage to its task.
+-- Report a call's outcome to its breaker, settle its reservation, add its usage to its task, and correct what its rate
+-- was booked with.
 --
 -- Uses worker/guards/prelude: next_call
 -- Calls shared/breaker/report
 -- Calls shared/budget/scripts/settle
 -- Calls shared/queue/scripts/use
+-- Calls shared/pacing/correct
 --
--- Returns {reply of report, reply of settle}. Without keys for `use` the call belongs to no task.
+-- Returns {reply of report, reply of settle}. Without keys for `use` the call belongs to no task, without keys for
+-- `correct` its rate has no limit.
 local reported = report(next_call())
 local settled = settle(next_call())
 local task, used = next_call()
 if task[1] and settled[1] ~= 'repeated' then
   use(task, used)
+end
+local rate, more = next_call()
+if rate[1] and settled[1] ~= 'repeated' then
+  correct(rate, more)
 end
 return {reported, settled}

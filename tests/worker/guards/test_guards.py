@@ -316,6 +316,31 @@ async def test_call_that_is_too_early_for_its_rate_holds_nothing_and_leaves_no_p
     assert await probes_in_flight(aredis) == 0
 
 
+async def pace_of(aredis):
+    return float(await aredis.hget(f"agent:pace:{BREAKER}", "tokens_at") or 0) - time.time() * 1000
+
+
+async def test_rate_is_booked_with_the_estimate_and_corrected_by_what_was_used(guards, aredis):
+    guards.paces = {MODEL: Pace(tokens_per_minute=1_000)}
+    task = TaskGuard(guards)
+    admitted = await admit(guards, task)
+    booked_ms = await pace_of(aredis)
+    assert HELD * 60 - 2_000 < booked_ms <= HELD * 60
+    await guards.settle(task, admitted, Outcome.OK, Used(HELD - 100, 0))
+    assert await pace_of(aredis) < booked_ms - 100 * 60
+    await guards.settle(task, admitted, Outcome.OK, Used(HELD - 100, 0))  # as a repeated request
+    assert await pace_of(aredis) > booked_ms - 100 * 60 - 5_000
+
+
+async def test_call_that_the_budget_refuses_takes_nothing_of_the_rate(guards, aredis):
+    guards.paces = {MODEL: Pace(calls_per_minute=60, tokens_per_minute=10_000)}
+    guards.budget = BudgetLimits(daily_tokens=10)
+    for _ in range(5):
+        with pytest.raises(BudgetExceeded):
+            await admit(guards)
+    assert await pace_of(aredis) <= 0
+
+
 async def test_model_without_a_rate_leaves_no_trace_of_pacing(guards, aredis):
     guards.paces = {"another": Pace(calls_per_minute=1)}
     for _ in range(3):
