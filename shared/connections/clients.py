@@ -7,7 +7,6 @@ A URL is redis-py's (`redis://`, `rediss://`, `unix://`) or one that `sentinel.p
 server's certificate; the option `ssl_ca_certs` names the file of a private CA.
 """
 
-import re
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -109,14 +108,6 @@ def leaves_host_in_plain(url: str) -> bool:
 
 def _checks_nothing(name: str, value: str) -> bool:
     return (name == "ssl_cert_reqs" and value != "required") or (name == "ssl_check_hostname" and value.lower() in _NO)
-
-
-def mask_url(url: str) -> str:
-    """Hide the credentials of a URL."""
-    scheme, separator, rest = url.partition("://")
-    credentials, at, host = rest.rpartition("@")
-    masked = f"{scheme}{separator}***@{host}" if at and credentials else url
-    return re.sub(r"(password=)[^&]*", r"\1***", masked)
 
 
 _NO = {"0", "f", "false", "n", "no"}

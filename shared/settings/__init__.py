@@ -5,7 +5,7 @@ Names of ours begin with `LGRQ_` and are strict: an unknown one is an error with
 them; `catalogue` lists all classes.
 """
 
-from langgraph_rq.shared.connections.clients import mask_url
+from langgraph_rq.shared.connections.masked_url import mask_url
 from langgraph_rq.shared.settings.catalogue import ALL, effective, refuse_unknown_names
 from langgraph_rq.shared.settings.environment import Settings, load
 from langgraph_rq.shared.settings.gateway import DashboardSettings, GatewaySettings

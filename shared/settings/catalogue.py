@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 from pydantic import SecretStr
 
-from langgraph_rq.shared.connections.clients import mask_url
+from langgraph_rq.shared.connections.masked_url import mask_url, mask_urls, mask_webhook
 from langgraph_rq.shared.errors import SettingsError
 from langgraph_rq.shared.settings.environment import FILE_SUFFIX, PREFIX, Settings, read_env_file
 from langgraph_rq.shared.settings.gateway import DashboardSettings, GatewaySettings
@@ -58,6 +58,14 @@ def effective(settings: Iterable[Settings]) -> Iterator[tuple[str, str, str]]:
     for one in settings:
         for variable, field in one.names().items():
             value = getattr(one, field)
-            if isinstance(value, SecretStr):
-                value = mask_url(value.get_secret_value()) if field.endswith("_url") else "***"
-            yield variable, "" if value is None else str(value), type(one).model_fields[field].description or ""
+            shown = "" if value is None else _shown(field, value)
+            yield variable, shown, type(one).model_fields[field].description or ""
+
+
+def _shown(field: str, value: object) -> str:
+    if not isinstance(value, SecretStr):
+        return mask_url(str(value)) if field.endswith("_url") else mask_urls(str(value))
+    if not field.endswith("_url"):
+        return "***"
+    url = value.get_secret_value()
+    return mask_url(url) if field.endswith("redis_url") else mask_webhook(url)

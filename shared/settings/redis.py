@@ -5,7 +5,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from langgraph_rq.shared.connections.clients import check_url, leaves_host_in_plain, mask_url
+from langgraph_rq.shared.connections.clients import check_url, leaves_host_in_plain
+from langgraph_rq.shared.connections.masked_url import mask_url
 from langgraph_rq.shared.errors import SettingsError
 from langgraph_rq.shared.settings.environment import Settings
 

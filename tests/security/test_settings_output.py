@@ -1,0 +1,60 @@
+"""`langgraph-worker --settings` as a process: no password of any URL is in what it prints."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.installation import clean_environment
+
+URLS = {
+    "a user's": ("REDIS_URL", "rediss://worker:hunter2-a@redis.example:6380/0", "rediss://***@redis.example:6380/0"),
+    "an option's": (
+        "REDIS_URL",
+        "rediss://redis.example/0?PASSWORD=hunter2-b&ssl_ca_certs=/ca.crt",
+        "rediss://redis.example/0?PASSWORD=***&ssl_ca_certs=/ca.crt",
+    ),
+    "an option's, with its name encoded": (
+        "LGRQ_CHECKPOINT_REDIS_URL",
+        "rediss://redis.example/0?p%61ssword=hunter2-c",
+        "rediss://redis.example/0?p%61ssword=***",
+    ),
+    "one with signs": ("REDIS_URL", "rediss://:hunter2@#/-d@redis.example/0", "rediss://***@redis.example/0"),
+    "a sentinel's": (
+        "REDIS_URL",
+        "rediss+sentinel://w:hunter2-e@one,two/agents?sentinel_password=hunter2-f",
+        "rediss+sentinel://***@one,two/agents?sentinel_password=***",
+    ),
+    "a model API's": (
+        "OPENAI_BASE_URL",
+        "https://ann:hunter2-g@models.example/v1?api_key=hunter2-h&team=a",
+        "https://***@models.example/v1?api_key=***&team=a",
+    ),
+    "a model API's without a scheme": ("OPENAI_BASE_URL", "ann:hunter2-i@models.example/v1", "***@models.example/v1"),
+    "a webhook's path": (
+        "LGRQ_ALERT_WEBHOOK_URL",
+        "https://hooks.example/services/hunter2-j?sig=hunter2-k",
+        "https://hooks.example/***",
+    ),
+    "one in a list": (
+        "LGRQ_ALERT_WEBHOOK_HOSTS",
+        '["https://ann:hunter2-l@one.example", "two.example"]',
+        "https://***@one.example",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "url", "shown"), URLS.values(), ids=URLS)
+def test_no_password_of_a_url_is_printed(name, url, shown, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "langgraph_rq.worker", "--settings"],
+        cwd=tmp_path,
+        env=clean_environment({name: url, "COLUMNS": "300"}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "hunter2" not in done.stdout + done.stderr
+    assert shown in re.sub(r"\s+", " ", done.stdout)
