@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Column, Table
 
+from langgraph_rq.shared import terminal
 from langgraph_rq.shared.errors import InvalidInputError, LanggraphRqError, Violation
 from langgraph_rq.shared.settings import (
     ALL,
@@ -72,7 +72,7 @@ def main(
             _print_settings(worker, redis)
             return
     except LanggraphRqError as error:
-        click.echo(f"error: {error}", err=True)
+        terminal.report(f"error: {error}")
         sys.exit(2)
     # The libraries take seconds to import: errors above are reported before that, and the processes share the import.
     # Modules live as long as the process; collecting garbage among them would take a fifth of the start.
@@ -90,7 +90,7 @@ def _print_settings(worker: WorkerSettings, redis: RedisSettings) -> None:
     table = Table(*columns, box=None, header_style="bold")
     for variable, value, description in effective(given.get(kind) or load(kind) for kind in ALL):
         table.add_row(variable, value or "-", description)
-    Console(highlight=False, soft_wrap=True).print(table)
+    terminal.write(table, soft_wrap=True)
 
 
 if __name__ == "__main__":

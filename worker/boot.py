@@ -12,11 +12,11 @@ from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any
 
-import click
 import uvloop
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from langgraph_rq.shared import terminal
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.shared.errors import LanggraphRqError, RedisUnavailableError, SettingsError
 from langgraph_rq.shared.settings import RedactionSettings, RedisSettings, WorkerSettings, load, mask_url
@@ -53,7 +53,7 @@ def boot(worker: WorkerSettings, redis: RedisSettings, queues: Sequence[str], *,
             code = _run_until_done(runner.get_loop(), partial(serve, worker, redis, queues, fork_server, burst=burst))
             _exit_past_abandoned_runs(runner.get_loop(), code)
     except LanggraphRqError as error:
-        click.echo(f"error: {error}", err=True)
+        terminal.report(f"error: {error}")
         return 3 if isinstance(error, RedisUnavailableError) else 2
     _exit_past_stuck_threads(code)
     return code

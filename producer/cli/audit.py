@@ -9,10 +9,10 @@ from typing import Any, TextIO
 
 import click
 from redis import Redis
-from rich.console import Console
 from rich.table import Table
 
 from langgraph_rq.producer.cli.connection import connected_redis
+from langgraph_rq.shared import terminal
 from langgraph_rq.shared.errors import SettingsError
 from langgraph_rq.shared.settings import TelemetrySettings, load
 from langgraph_rq.shared.telemetry.anchors import ANCHORS, AnchorCheck
@@ -112,26 +112,25 @@ def _verify(redis: Redis, *, as_json: bool) -> None:
     found = verify_log(redis, settings)
     if as_json:
         shown = [{"writer": one.writer, "seq": one.seq, "what": one.what} for one in found.faults]
-        click.echo(
-            json.dumps(
-                {
-                    "entries": found.entries,
-                    "writers": found.writers,
-                    "anchored_until": found.anchored_at and found.anchored_at.isoformat(timespec="milliseconds"),
-                    "not_anchored": found.behind,
-                    "faults": shown,
-                }
-            )
+        terminal.write(
+            {
+                "entries": found.entries,
+                "writers": found.writers,
+                "anchored_until": found.anchored_at and found.anchored_at.isoformat(timespec="milliseconds"),
+                "not_anchored": found.behind,
+                "faults": shown,
+            }
         )
     else:
-        click.echo(_sentence(found))
+        for line in _sentences(found):
+            terminal.write(line)
         if found.faults and settings.audit_worker_key is None:
-            click.echo("LGRQ_AUDIT_WORKER_KEY is not set: if workers have it, what they signed counts as a fault here")
+            terminal.write("LGRQ_AUDIT_WORKER_KEY is not set: what workers signed with it counts as a fault here")
     if found.faults:
         click.get_current_context().exit(1)
 
 
-def _sentence(found: Verdict) -> str:
+def _sentences(found: Verdict) -> list[str]:
     lines = [f"{one.writer} entry {one.seq}: {one.what}" for one in found.faults]
     verdict = f"{len(found.faults)} faults" if found.faults else "every chain is whole"
     lines.append(f"{found.entries} entries of {found.writers} writers: {verdict}")
@@ -140,14 +139,14 @@ def _sentence(found: Verdict) -> str:
     else:
         until = found.anchored_at.isoformat(timespec="milliseconds")
         lines.append(f"anchored by workers until {until}; {found.behind} entries are newer: removed ones do not show")
-    return "\n".join(lines)
+    return lines
 
 
 def _show(redis: Redis, task_id: str | None, last: int, *, as_json: bool) -> None:
     chosen = [entry for entry in read_log(redis) if task_id in {None, entry["task"]}][-last:]
     if as_json:
         for entry in chosen:
-            click.echo(json.dumps(_shown(entry)))
+            terminal.write(_shown(entry))
         return
     table = Table(box=None, header_style="bold")
     for column in ("at", "who", "action", "task", "details"):
@@ -156,7 +155,7 @@ def _show(redis: Redis, task_id: str | None, last: int, *, as_json: bool) -> Non
         shown = _shown(entry)
         details = ", ".join(f"{name}={value}" for name, value in shown["details"].items())
         table.add_row(shown["at"], shown["actor"], shown["action"], shown["task"], details)
-    Console(highlight=False, markup=False).print(table)
+    terminal.write(table)
 
 
 def _shown(entry: dict[str, str]) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from typing import Any, Literal, TypeVar, cast
 
 import click
 
-from langgraph_rq.producer.cli import output
 from langgraph_rq.producer.cli.budget_output import amount, limit_json, policy_json, policy_table
 from langgraph_rq.producer.cli.connection import connected_redis
 from langgraph_rq.producer.client.records import Records
+from langgraph_rq.shared import terminal
 from langgraph_rq.shared.budget.limits import DEFAULT_TENANT
 from langgraph_rq.shared.budget.policy import (
     Change,
@@ -94,10 +94,11 @@ def show(tenant: str | None, user_id: str | None, *, as_json: bool) -> None:
             found = {"scope": scope, "tenant": tenant or DEFAULT_TENANT, "user": user_id, **limit_json(limit)}
             found["unreadable"] = used.unreadable or None
             unreadable = f"; field {used.unreadable} cannot be read, so no call starts" if used.unreadable else ""
-            output.write(found if as_json else f"{user_id or tenant}: {_words(limit)}{unreadable}")
+            terminal.write(found if as_json else f"{user_id or tenant}: {_words(limit)}{unreadable}")
             return
     shown = policy or Policy(own)
-    output.write(policy_json(shown, is_set=policy is not None) if as_json else policy_table(shown, is_set=bool(policy)))
+    is_set = policy is not None
+    terminal.write(policy_json(shown, is_set=is_set) if as_json else policy_table(shown, is_set=is_set))
 
 
 @budget.command("set", epilog=_EXIT_CODES)
@@ -135,7 +136,7 @@ def set_(
         option = cast(Literal["hold", "utc_offset_s"], scope)
         before, after = _change(_option_call(option, value), Action.LIMIT_CHANGED, scope=scope, value=value)
         done = {"scope": scope, "before": before, "after": after}
-        output.write(done if as_json else f"{scope}: {before} -> {after}")
+        terminal.write(done if as_json else f"{scope}: {before} -> {after}")
         return
     payer = _payer(scope, tenant, user_id)
     if is_default:
@@ -191,7 +192,7 @@ def reset(
     forgotten: Amount = _change(call, Action.USAGE_RESET, **_details(scope, payer))
     tokens, usd = forgotten.tokens, forgotten.cost_nano_usd / _NANO
     done = {**_names(scope, payer), "forgotten_tokens": tokens, "forgotten_usd": usd}
-    output.write(done if as_json else f"{_title(scope, payer)}: forgot {tokens:,} tokens and ${usd:,.6f} of today")
+    terminal.write(done if as_json else f"{_title(scope, payer)}: forgot {tokens:,} tokens and ${usd:,.6f} of today")
 
 
 def _change(call: Call[T], action: Action, **details: Any) -> T:
@@ -269,10 +270,10 @@ def _nano(usd: str | None, *, may_be_none: bool) -> int | Literal[""] | None:
 def _write_change(scope: str, payer: Payer | None, change: Change, *, as_json: bool) -> None:
     if as_json:
         before = limit_json(change.before) if change.before else None
-        output.write({**_names(scope, payer), "before": before, "after": limit_json(change.after)})
+        terminal.write({**_names(scope, payer), "before": before, "after": limit_json(change.after)})
     else:
         before_words = _words(change.before) if change.before else "the limit of all"
-        output.write(f"{_title(scope, payer)}: {before_words} -> {_words(change.after)}")
+        terminal.write(f"{_title(scope, payer)}: {before_words} -> {_words(change.after)}")
 
 
 def _names(scope: str, payer: Payer | None) -> dict[str, Any]:

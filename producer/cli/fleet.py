@@ -8,8 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from langgraph_rq.producer.cli import output
 from langgraph_rq.producer.cli.connection import connected_redis
+from langgraph_rq.shared import terminal
 from langgraph_rq.shared.connections.scripts import run_sync
 from langgraph_rq.shared.queue.fleet import Fleet, fleet_call
 
@@ -36,7 +36,7 @@ def workers(ctx: click.Context, *, as_json: bool) -> None:
     """  # noqa: D301 - \b is the character that tells click to keep the lines
     with connected_redis() as redis:
         fleet = run_sync(redis, fleet_call())
-    output.write(_json(fleet) if as_json else _show(fleet))
+    terminal.write(_json(fleet) if as_json else _show(fleet))
     if not fleet.workers:
         ctx.exit(5)
 

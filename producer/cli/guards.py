@@ -11,9 +11,9 @@ from typing import Any
 import click
 from redis import Redis
 
-from langgraph_rq.producer.cli import output
 from langgraph_rq.producer.cli.connection import connected_redis
 from langgraph_rq.producer.cli.guards_output import breaker_json, breaker_table, usage_json, usage_table
+from langgraph_rq.shared import terminal
 from langgraph_rq.shared.breaker.circuit_breaker import read_all_call, reset_call
 from langgraph_rq.shared.budget.limits import DEFAULT_TENANT
 from langgraph_rq.shared.budget.token_budget import Payer, usage_call
@@ -54,12 +54,12 @@ def breaker(name: str | None, *, as_json: bool) -> None:
             _require(name, [one.name for one in breakers])
             transition = scripts.run_sync(redis, reset_call(name))
             changed = {"name": name, "before": transition.before, "after": transition.after}
-            output.write(changed if as_json else f"{name}: {transition.before} -> {transition.after}")
+            terminal.write(changed if as_json else f"{name}: {transition.before} -> {transition.after}")
         elif as_json:
             for one in breakers:
-                output.write(breaker_json(one))
+                terminal.write(breaker_json(one))
         else:
-            output.write(
+            terminal.write(
                 breaker_table(breakers, _now_ms(redis)) if breakers else "no breaker was used in the last 24 hours"
             )
 
@@ -87,7 +87,7 @@ def usage(user_id: str | None, tenant: str | None, day: datetime | None, *, as_j
     with connected_redis() as redis:
         today = scripts.run_sync(redis, read())
         shown = scripts.run_sync(redis, read(_kept(day.date(), today.day))) if day else today
-    output.write(usage_json(shown, user_id, tenant) if as_json else usage_table(shown, user_id, tenant))
+    terminal.write(usage_json(shown, user_id, tenant) if as_json else usage_table(shown, user_id, tenant))
 
 
 def _require(name: str, known: list[str]) -> None:

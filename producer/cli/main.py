@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from langgraph_rq.producer.cli import output
@@ -23,6 +22,7 @@ from langgraph_rq.producer.cli.tasks import cancel, events, new_key, resume, ser
 from langgraph_rq.producer.client.client import Client
 from langgraph_rq.producer.dashboard.launcher import dashboard
 from langgraph_rq.producer.doctor.command import doctor
+from langgraph_rq.shared import terminal
 from langgraph_rq.shared.errors import (
     InvalidInputError,
     InvalidTaskError,
@@ -55,7 +55,6 @@ _EXIT_OF = {
     NotEndedError: 5,
     WaitTimeoutError: 5,
 }
-_errors = Console(stderr=True, highlight=False)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Write one JSON object per line.")
 
@@ -69,7 +68,7 @@ class _Group(click.Group):
             refuse_unknown_names()
             return super().invoke(ctx)
         except LanggraphRqError as error:
-            _errors.print(f"error: {error}", style="red", soft_wrap=True, markup=False)
+            terminal.report(f"error: {error}")
             ctx.exit(next((code for kind, code in _EXIT_OF.items() if isinstance(error, kind)), 2))
 
 
@@ -140,15 +139,15 @@ def submit(
         for receipt, line in zip(receipts, lines, strict=True):
             for warning in receipt.warnings:
                 place = f"line {line}: " if line else ""
-                _errors.print(f"warning: {place}{warning}", style="yellow", soft_wrap=True, markup=False)
+                terminal.report(f"warning: {place}{warning}", "yellow")
         reasons = dict.fromkeys(receipt.reason for receipt in receipts if receipt.reason)
         for reason in reasons:
-            _errors.print(f"warning: {reason}; tasks wait for one", style="yellow", soft_wrap=True, markup=False)
+            terminal.report(f"warning: {reason}; tasks wait for one", "yellow")
         if wait:
             _write_results(client, [one.task_id for one in receipts], timeout_s, reasons, as_json=as_json)
         else:
             for receipt in receipts:
-                output.write(asdict(receipt) if as_json else receipt.task_id)
+                terminal.write(asdict(receipt) if as_json else receipt.task_id)
 
 
 @main.command(epilog=EXIT_CODES)
@@ -158,7 +157,7 @@ def status(task_id: str, *, as_json: bool) -> None:
     """Show where a task is."""
     with Client() as client:
         found = client.status(task_id)
-        output.write(asdict(found) if as_json else output.status(found))
+        terminal.write(asdict(found) if as_json else output.status(found))
 
 
 @main.command(epilog=EXIT_CODES)
@@ -219,19 +218,19 @@ def _write_results(
 ) -> None:
     results = []
     left = dict.fromkeys(task_ids)
-    with shown_reasons(client, left, _errors, reasons):
+    with shown_reasons(client, left, reasons):
         for one in _progress(client.wait_each(task_ids, timeout_s), len(task_ids), "ended"):
             left.pop(one.task_id, None)
             results.append(one)
             if as_json or len(task_ids) == 1:
                 _write_result(one, as_json=as_json)
     if not as_json and len(task_ids) > 1:
-        output.write(output.results(results))
+        terminal.write(output.results(results))
     sys.exit(_exit_code(results))
 
 
 def _write_result(one: TaskResult, *, as_json: bool) -> None:
-    output.write(one.model_dump(mode="json", by_alias=True) if as_json else output.result(one))
+    terminal.write(one.model_dump(mode="json", by_alias=True) if as_json else output.result(one))
 
 
 def _exit_code(results: Iterable[TaskResult]) -> int:
@@ -240,9 +239,9 @@ def _exit_code(results: Iterable[TaskResult]) -> int:
 
 def _progress(items: Iterator[Any], total: int, what: str) -> Iterator[Any]:
     """Pass items on, with a progress bar on a terminal when there are many."""
-    if total == 1 or not _errors.is_terminal:
+    if total == 1 or not terminal.errors.is_terminal:
         yield from items
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=_errors) as progress:
+    with Progress(*columns, console=terminal.errors) as progress:
         yield from progress.track(items, total=total, description=what)

@@ -1,11 +1,9 @@
-"""What commands write: JSON for machines, results and states as tables for people."""
+"""What commands write for people: results and states as tables."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
-import click
 from pydantic_core import to_json
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -13,16 +11,6 @@ from langgraph_rq.producer.client.lookup import TaskStatus
 from langgraph_rq.shared.tasks import State, TaskResult
 
 _COLOURS = {State.SUCCESS: "green", State.RUNNING: "cyan", State.PENDING: "yellow", State.INTERRUPTED: "magenta"}
-
-
-def write(value: Mapping[str, Any] | RenderableType) -> None:
-    """Write to stdout: documents as a line of JSON, words as they are, anything else laid out for the terminal."""
-    if isinstance(value, Mapping):
-        click.echo(to_json(value).decode())
-    elif isinstance(value, str):
-        click.echo(value)
-    else:
-        Console(highlight=False).print(value)
 
 
 def state(value: State) -> Text:

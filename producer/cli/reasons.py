@@ -4,9 +4,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
 
-from rich.console import Console
-
 from langgraph_rq.producer.client.client import Client
+from langgraph_rq.shared import terminal
 from langgraph_rq.shared.errors import LanggraphRqError
 
 _LOOK_S = 2.0
@@ -16,19 +15,16 @@ _LOOKED_AT = 20
 
 
 @contextmanager
-def shown_reasons(
-    client: Client, left: Collection[str], console: Console, said: Collection[str] = ()
-) -> Iterator[None]:
+def shown_reasons(client: Client, left: Collection[str], said: Collection[str] = ()) -> Iterator[None]:
     """Write new reasons of tasks that wait, while the block runs.
 
     Args:
         client: Of any number of threads.
         left: Ids of the tasks that have not ended; the block takes out those that have.
-        console: Where to write.
         said: Reasons that were written before.
     """
     is_over = Event()
-    thread = Thread(target=_watch, args=(client, left, console, set(said), is_over), daemon=True)
+    thread = Thread(target=_watch, args=(client, left, set(said), is_over), daemon=True)
     thread.start()
     try:
         yield
@@ -37,7 +33,7 @@ def shown_reasons(
         thread.join()
 
 
-def _watch(client: Client, left: Collection[str], console: Console, said: Collection[str], is_over: Event) -> None:
+def _watch(client: Client, left: Collection[str], said: Collection[str], is_over: Event) -> None:
     while not is_over.wait(_LOOK_S):
         reasons: dict[str, str] = {}
         for task_id in list(left)[:_LOOKED_AT]:
@@ -51,5 +47,5 @@ def _watch(client: Client, left: Collection[str], console: Console, said: Collec
                 reasons.setdefault(reason, task_id)
         for reason, task_id in reasons.items():
             if reason not in said:
-                console.print(f"task {task_id}: {reason}", style="yellow", soft_wrap=True, markup=False)
+                terminal.report(f"task {task_id}: {reason}", "yellow")
         said = reasons

@@ -2,8 +2,8 @@
 
 import click
 
-from langgraph_rq.producer.cli import output
 from langgraph_rq.producer.cli.connection import connected_redis
+from langgraph_rq.shared import terminal
 from langgraph_rq.shared.connections.script_cache import every_script, load_missing
 
 _EXIT_CODES = """
@@ -29,4 +29,4 @@ def load_scripts(*, as_json: bool) -> None:
     with connected_redis() as redis:
         loaded = load_missing(redis)
     known = len(every_script())
-    output.write({"loaded": loaded, "scripts": known} if as_json else f"{loaded} of {known} scripts loaded")
+    terminal.write({"loaded": loaded, "scripts": known} if as_json else f"{loaded} of {known} scripts loaded")

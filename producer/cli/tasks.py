@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from langgraph_rq.producer.cli import output
 from langgraph_rq.producer.client.client import Client
 from langgraph_rq.producer.client.resume import MISSING
 from langgraph_rq.producer.gateway.admission.api_keys import make_key
+from langgraph_rq.shared import terminal
 from langgraph_rq.shared.errors import InvalidInputError, SettingsError, Violation
 from langgraph_rq.shared.queue.events import BEGINNING, is_place
 from langgraph_rq.shared.settings import GatewaySettings, load
@@ -44,9 +44,9 @@ def events(task_id: str, *, after: str, as_json: bool) -> None:
     with Client() as client:
         for event in client.events(task_id, after):
             if as_json:
-                click.echo(f'{{"id":"{event.id}","type":"{event.type}","data":{event.text}}}')
+                terminal.write_json(f'{{"id":"{event.id}","type":"{event.type}","data":{event.text}}}')
             else:
-                click.echo(f"{event.id}  {event.type:<8}  {event.text}")
+                terminal.write(f"{event.id}  {event.type:<8}  {event.text}")
 
 
 @click.command(epilog=_EXIT_CODES)
@@ -56,7 +56,7 @@ def cancel(task_id: str, *, as_json: bool) -> None:
     """Stop a task: from now on no model call of it starts. Writes the state in which it is now."""
     with Client() as client:
         state = client.cancel(task_id)
-        output.write({"task_id": task_id, "state": state} if as_json else state.value)
+        terminal.write({"task_id": task_id, "state": state} if as_json else state.value)
 
 
 @click.command(epilog=_EXIT_CODES)
@@ -78,7 +78,7 @@ def resume(task_id: str, value: str | None, *, answers: Iterable[str], as_json: 
     by_id = dict(_split(answer) for answer in answers) or None
     with Client() as client:
         receipt = client.resume(task_id, MISSING if value is None else _read(value), answers=by_id)
-        output.write(asdict(receipt) if as_json else receipt.task_id)
+        terminal.write(asdict(receipt) if as_json else receipt.task_id)
 
 
 @click.command(epilog="\b\nExit codes:\n  0  asked to end\n  2  a setting is wrong")
@@ -116,10 +116,10 @@ def new_key(tenant: str, *, as_json: bool) -> None:
     """  # noqa: D301
     key, line = make_key(tenant)
     if as_json:
-        output.write({"key": key, "line": line})
+        terminal.write({"key": key, "line": line})
     else:
-        click.echo(f"key, for {tenant} only:                 {key}")
-        click.echo(f"line for LGRQ_GATEWAY_KEYS_FILE: {line}")
+        terminal.write(f"key, for {tenant} only:                 {key}")
+        terminal.write(f"line for LGRQ_GATEWAY_KEYS_FILE: {line}")
 
 
 def _split(answer: str) -> tuple[str, Any]:

@@ -1,19 +1,18 @@
 """`langgraph-producer doctor`: run the checklist and print it."""
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 from redis.exceptions import RedisError
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from langgraph_rq.producer.doctor import cost, infrastructure, monitoring, resilience, security
 from langgraph_rq.producer.doctor.finding import Check, Finding, Level, failed
 from langgraph_rq.producer.doctor.system import PRIVATE_CA, System, Urls
+from langgraph_rq.shared import terminal
 from langgraph_rq.shared.connections.clients import open_sync
 from langgraph_rq.shared.settings import RedisSettings, load
 
@@ -73,7 +72,7 @@ def doctor(
         for area, name, finding in results:
             level = finding.level.name.lower()
             shown = {"area": area, "check": name, "level": level, "reason": finding.reason, "fix": finding.fix}
-            click.echo(json.dumps(shown))
+            terminal.write(shown)
     else:
         _show(results)
     context.exit(max(finding.level for _, _, finding in results))
@@ -100,4 +99,4 @@ def _show(results: list[tuple[str, str, Finding]]) -> None:
         if finding.fix:
             text.append(f"\n-> {finding.fix}", colour)
         table.add_row(Text(finding.level.name.lower(), colour), area, name, text)
-    Console(highlight=False).print(table)
+    terminal.write(table)

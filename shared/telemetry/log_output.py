@@ -6,7 +6,6 @@ line cannot be forged: control characters are escaped.
 
 import json
 import logging
-import re
 import sys
 import time
 import traceback
@@ -23,6 +22,7 @@ from pydantic_core import to_json
 from redis.exceptions import RedisError
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from langgraph_rq.shared.control_characters import visible
 from langgraph_rq.shared.errors import LanggraphRqError
 from langgraph_rq.shared.redaction import Redactor
 from langgraph_rq.shared.telemetry.log_masking import OURS, Masked
@@ -31,7 +31,6 @@ _OPERATIONAL = (OSError, RedisError, LanggraphRqError)
 """Exceptions whose messages name hosts and limits; the message of any other one may quote a prompt."""
 
 _FRAMES = 20
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _BATCH_S = 0.1
 _LONGEST_BATCH = 1_000
 _ATOMIC = 4_096
@@ -241,5 +240,5 @@ def _one_line(renderer: Callable[[WrappedLogger, str, EventDict], str]) -> Proce
 def escape(value: Any) -> Any:
     """Escape control characters in what would be shown to people."""
     if isinstance(value, str):
-        return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), value)
+        return visible(value)
     return value if isinstance(value, int | float | None) else escape(str(value))

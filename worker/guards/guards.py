@@ -260,7 +260,7 @@ class Guards:
         allow = allow_call(breaker, rid, self.breaker)
         reserving = partial(reserve_call, rid, admitted.request, model, admitted.payer, self.budget, ttl_ms=ttl_ms)
         admitted.pace = self.paces.get(model)
-        pace = admitted.pace and pace_call(breaker, admitted.pace, admitted.booked_tokens)
+        pace = pace_call(breaker, admitted.pace, admitted.booked_tokens) if admitted.pace else None
         reserve = reserving(may_wait=not stops_a_loop.get())
         try:
             decision = await self.decide(task, breaker, admit_call(task.owns_call(), allow, pace, reserve))
@@ -405,5 +405,5 @@ class Guards:
             report_call(breaker, rid, admitted.generation, outcome, self.breaker, retry_after_ms=pause_ms),
             settle_call(rid, charge, admitted.model, admitted.payer, self.budget),
             use,
-            admitted.pace and correct_call(breaker, admitted.pace, 0, more_tokens),
+            correct_call(breaker, admitted.pace, 0, more_tokens) if admitted.pace else None,
         )

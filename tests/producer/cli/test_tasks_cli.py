@@ -1,14 +1,12 @@
 """The commands that follow, stop and answer tasks."""
 
 import asyncio
-import io
 import json
 from typing import TypedDict
 
 import pytest
 from click.testing import CliRunner
 from langgraph.types import interrupt
-from rich.console import Console
 
 from langgraph_rq import Client
 from langgraph_rq.producer.cli import reasons
@@ -148,17 +146,18 @@ def test_wait_shows_what_a_task_waits_for(client, run, monkeypatch):
     assert "task t2: no worker is alive" not in submitted.stderr, "it was said before"
 
 
-async def test_reason_is_shown_each_time_that_it_changes(redis_url, client, monkeypatch):
+async def test_reason_is_shown_each_time_that_it_changes(redis_url, client, monkeypatch, capsys):
     monkeypatch.setattr(reasons, "_LOOK_S", 0.01)
     graph, brief = one_node_graph(ask, Number), QueueTimes(lease_ms=1_000)
     client.submit({}, graph="g", task_id="t1")
-    left, written = {"t1": None, "forgotten": None}, io.StringIO()
+    left, written = {"t1": None, "forgotten": None}, []
 
     def lines() -> list[str]:
-        return written.getvalue().splitlines()
+        written.extend(capsys.readouterr().err.splitlines())
+        return written
 
     unserved = "task t1: no live worker of the queue agent_tasks serves the graph 'g'"
-    with reasons.shown_reasons(client, left, Console(file=written, width=200), ["no worker is alive"]):
+    with reasons.shown_reasons(client, left, ["no worker is alive"]):
         async with worker(redis_url, {"h": graph}, times=brief):
             await until(lambda: lines() == [unserved])
         await until(lambda: lines() == [unserved, "task t1: no worker is alive"])
