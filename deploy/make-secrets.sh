@@ -6,6 +6,7 @@
 # usage: deploy/make-secrets.sh [DIRECTORY]        default: secrets
 #   TLS_HOSTS="redis.example.org gateway.example.org"   further host names in the certificates
 #   REDIS_HOST=redis REDIS_PORT=6379                    where clients find Redis
+#   TENANTS="acme beta"                                 a Redis user producer-TENANT and a task key for each
 #   OPENAI_API_KEY=...                                  the key of the model API; without it one for the offline model
 set -eu
 umask 077
@@ -42,9 +43,33 @@ have ca.crt && have ca.key || {
 certificate redis
 certificate gateway
 
+# Tenants that were named once are kept.
+tenants=$({
+  for tenant in ${TENANTS:-}; do echo "$tenant"; done
+  for file in redis_producer-*_password; do
+    file=${file#redis_producer-}
+    [ "$file" = "*_password" ] || echo "${file%_password}"
+  done
+} | sort -u)
+
 # The users of Redis: deploy/redis/users.acl with the SHA-256 of each password.
 grep -v -e '^#' -e '^$' "$here/redis/users.acl" >users.acl.new
-for role in admin producer worker dashboard; do
+roles="admin producer worker dashboard"
+# A producer of one tenant has the producer's rights, on the keys of its tenant where a key belongs to one.
+for tenant in $tenants; do
+  own="$tenant--"
+  grep '^user producer ' users.acl.new | sed -e "s/^user producer /user producer-$tenant /" \
+    -e "s/#<producer>/#<producer-$tenant>/" \
+    -e "s/~agent:task:\*/~agent:task:$own*/" -e "s/~agent:result:\*/~agent:result:$own*/" \
+    -e "s/~agent:events:\*/~agent:events:$own*/" -e "s/~agent:waiting:\*/~agent:waiting:*:$own*/" \
+    -e "s/~agent:capped:\*/~agent:capped:$own*/" -e "s/~agent:thread:\*/~agent:thread:$own*/" \
+    -e "s/~rq:job:\*/~rq:job:$own*/" -e "s/ %R~rq:\* / %R~rq:workers* %R~rq:worker:* /" \
+    -e "s/ ~agent:rate\* / /" -e "s/ ~agent:recent:\* / /" -e "s/ %R~agent:budget:\* / /" >tenant.acl
+  cat tenant.acl >>users.acl.new
+  roles="$roles producer-$tenant"
+done
+rm -f tenant.acl
+for role in $roles; do
   password "redis_${role}_password"
   sha=$(tr -d '\n' <"redis_${role}_password" | openssl dgst -sha256 | sed 's/.* //')
   sed "s/#<$role>/#$sha/" users.acl.new >users.acl.part
@@ -56,6 +81,15 @@ done
 mv -f users.acl.new users.acl
 
 password dashboard_password
+# The keys of signed tasks: those of all tenants for workers and the gateway, its own for each tenant's producers.
+if [ -n "$tenants" ]; then
+  for tenant in default $tenants; do
+    have "task_key_$tenant" || printf '%s:1:%s\n' "$tenant" "$(openssl rand -hex 32)" >"task_key_$tenant"
+  done
+  cat task_key_* >task_keys.new
+  mv -f task_keys.new task_keys
+fi
+
 password audit_key
 password audit_worker_key
 

@@ -188,6 +188,20 @@ class UnknownTaskError(LanggraphRqError, LookupError):
         self.state = state
 
 
+class ForgedResultError(LanggraphRqError):
+    """What stands in Redis for a task was not signed with a key of its tenant; nothing of it is returned.
+
+    Attributes:
+        task_id: The task.
+        reason: Which signature was expected, and what was found.
+    """
+
+    def __init__(self, task_id: str, reason: str) -> None:
+        super().__init__(f"task {task_id}: {reason}")
+        self.task_id = task_id
+        self.reason = reason
+
+
 class NotInterruptedError(LanggraphRqError):
     """The task waits for no answer, so that it cannot be resumed.
 

@@ -230,6 +230,12 @@ def task_key(task_id: str, tenant: str = DEFAULT_TENANT) -> str:
     return task_id if tenant == DEFAULT_TENANT else f"{tenant}--{task_id}"
 
 
+def tenant_of(key: str) -> str:
+    """Return the tenant of a task by the id under which Redis knows it."""
+    tenant, dashes, _ = key.partition("--")
+    return tenant if dashes else DEFAULT_TENANT
+
+
 class TaskError(BaseModel):
     """Why a task did not succeed: `type` is one of `langgraph_rq.shared.errors.ErrorType`, `message` is for people."""
 

@@ -68,7 +68,8 @@ async def open_context(
     """
     url = redis.redis_url.get_secret_value()
     checkpoint_url = redis.checkpoint_redis_url.get_secret_value() if redis.checkpoint_redis_url else url
-    queue, tasks, telemetry = load(QueueSettings), load(TaskSettings).limits(), load(TelemetrySettings)
+    queue, telemetry, task_settings = load(QueueSettings), load(TelemetrySettings), load(TaskSettings)
+    tasks, keys = task_settings.limits(), task_settings.keys()
     audit_key = telemetry.workers_audit_key
     config = read_langgraph_json(_config(settings))
     key_file = file_of(VARIABLE)
@@ -101,6 +102,7 @@ async def open_context(
             times=queue.times(tasks),
             limits=tasks,
             guards=guards,
+            keys=keys,
             key_file=KeyFile(key_file) if key_file else None,
             checkpointer=checkpointer,
             callbacks=callbacks,

@@ -24,6 +24,7 @@ from langgraph_rq.producer.dashboard.launcher import dashboard
 from langgraph_rq.producer.doctor.command import doctor
 from langgraph_rq.shared import terminal
 from langgraph_rq.shared.errors import (
+    ForgedResultError,
     InvalidInputError,
     InvalidTaskError,
     LanggraphRqError,
@@ -49,6 +50,7 @@ Exit codes:
 """
 
 _EXIT_OF = {
+    ForgedResultError: 1,
     RedisUnavailableError: 3,
     UnknownTaskError: 4,
     UnknownBreakerError: 4,

@@ -29,6 +29,7 @@ from langgraph_rq.producer.client.task_fields import TaskFields
 from langgraph_rq.producer.client.transports import Transport
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import (
+    ForgedResultError,
     InvalidTaskError,
     RedisUnavailableError,
     ScriptsMissingError,
@@ -41,6 +42,7 @@ from langgraph_rq.shared.queue.events import BEGINNING, FORGOTTEN_END, Event, Ev
 from langgraph_rq.shared.queue.keys import events_key, job_hash, result_key, task_hash
 from langgraph_rq.shared.queue.verbs import cancel_call, missing_worker_call, submit_call
 from langgraph_rq.shared.settings import QueueSettings, RedisSettings, TaskSettings, load, mask_url
+from langgraph_rq.shared.signing import SignatureError, unsigned_result
 from langgraph_rq.shared.tasks import DEFAULT_TENANT, State, Task, TaskResult, task_key
 from langgraph_rq.shared.telemetry.audit import Action
 from langgraph_rq.shared.telemetry.logs import get_logger
@@ -75,7 +77,8 @@ class ClientCore:
         settings = load(RedisSettings, redis_url=redis_url)
         url = settings.redis_url.get_secret_value()
         self._queue = queue or load(QueueSettings)
-        self._limits = (tasks or load(TaskSettings)).limits()
+        tasks = tasks or load(TaskSettings)
+        self._limits, self._keys = tasks.limits(), tasks.keys()
         self._times = self._queue.times(self._limits)
         self._records = Records.open()
         self._replicas = scripts.Replicas(settings.submit_replicas, round(settings.submit_replicas_timeout_s * 1000))
@@ -130,7 +133,10 @@ class ClientCore:
         for start in range(0, len(tasks), _SUBMIT_BATCH):
             batch, records = self._records.submit(tasks[start : start + _SUBMIT_BATCH], self._queue.queue)
             queues = [task.priority.queue(self._queue.queue) for task in batch]
-            calls = [submit_call(task, queue, self._times) for task, queue in zip(batch, queues, strict=True)]
+            calls = [
+                submit_call(task, queue, self._times, data=self._keys.sign_task(task) if self._keys else None)
+                for task, queue in zip(batch, queues, strict=True)
+            ]
             # Submitting is idempotent under the id, so a lost reply is answered by asking again.
             answers = await self._connection.run(calls + records, self._replicas)
             for task, queue, submission in zip(batch, queues, answers[: len(batch)], strict=True):
@@ -173,8 +179,9 @@ class ClientCore:
         (document,) = await self._connection.read(lambda pipeline: pipeline.get(result_key(key)))
         if document is None:
             return None
+        document = self._checked(task_id, document)
         await self._record(Action.READ, key)
-        return bytes(document)
+        return document
 
     async def wait(self, task_id: str, timeout_s: float | None = None) -> TaskResult:
         """Wait until the task has ended. Raises WaitTimeoutError, UnknownTaskError, RedisUnavailableError."""
@@ -236,7 +243,7 @@ class ClientCore:
         for i, task_id in enumerate(task_ids):
             last, state, has_job, document = replies[4 * i : 4 * i + 4]
             if document:
-                documents[self._key(task_id)] = document
+                documents[self._key(task_id)] = self._checked(task_id, document)
             elif not (state or has_job):
                 raise UnknownTaskError(task_id)
             elif state and State(state.decode()).is_terminal:
@@ -310,6 +317,8 @@ class ClientCore:
         )
         if result is None:
             raise UnknownTaskError(task_id)
+        if self._keys:
+            result = self._keys.sign_result(key, result)
         call = cancel_call(key, State.CANCELLED, result, self._times)
         (state,) = await self._connection.run([call])
         if isinstance(state, Exception):
@@ -335,6 +344,8 @@ class ClientCore:
             InvalidTaskError: an answer to a question that was not asked. Further as `submit`.
         """
         (data,) = await self._connection.read(lambda pipeline: pipeline.hget(job_hash(self._key(task_id)), "data"))
+        if data and self._keys:
+            self._refuse_forged(task_id, data)
         document = resume_document(task_id, data, await self.result(task_id), answers, value, self._limits)
         return (await self.submit_many([document]))[0]
 
@@ -348,6 +359,22 @@ class ClientCore:
 
     def _key(self, task_id: str) -> str:
         return task_key(task_id, self._tenant)
+
+    def _checked(self, task_id: str, document: bytes) -> bytes:
+        """Return a result document without its signature. Raises ForgedResultError, when tasks are signed."""
+        if self._keys is None:
+            return unsigned_result(document)
+        try:
+            return self._keys.check_result(self._key(task_id), document)
+        except SignatureError as error:
+            raise ForgedResultError(task_id, str(error)) from None
+
+    def _refuse_forged(self, task_id: str, data: bytes) -> None:
+        assert self._keys
+        try:
+            self._keys.check_task(self._key(task_id), data)
+        except SignatureError as error:
+            raise ForgedResultError(task_id, str(error)) from None
 
     async def _where(self, task_id: str, *, patiently: bool = False) -> tuple[State, str | None]:
         """Read a task's state and the place of its last event; `patiently` waits for a Redis that is away."""

@@ -60,6 +60,20 @@ def _is_long_ago(anchored_at: datetime | None) -> bool:
     return anchored_at is None or datetime.now(UTC) - anchored_at > _ANCHORS_LAG
 
 
+def tasks_are_signed(system: System) -> Finding:
+    """Without signatures whoever may write to Redis acts for every tenant."""
+    keys = load(TaskSettings).keys()
+    if keys is None:
+        return warned("tasks are not signed: a stolen producer acts for every tenant", "set LGRQ_TASK_KEYS_FILE")
+    lines = system.gateway.keys.get_secret_value().split() if system.gateway.keys else []
+    missing = sorted({line.partition(":")[0] for line in lines if ":" in line} - {*keys.tenants})
+    if missing:
+        return failed(
+            f"no key signs the tasks of {', '.join(missing)}", "add lines tenant:key id:key to LGRQ_TASK_KEYS"
+        )
+    return passed(f"tasks of {', '.join(keys.tenants)} are signed")
+
+
 def users_are_limited(system: System) -> Finding:
     """One user must not spend the budget of all."""
     budget = system.budget
@@ -141,6 +155,7 @@ CHECKS: dict[str, Check] = {
     "input validation": input_is_validated,
     "output filter": output_is_filtered,
     "audit log": audit_log_is_intact,
+    "signed tasks": tasks_are_signed,
     "limits per user": users_are_limited,
     "Redis roles": redis_user_has_a_role,
     "API keys": gateway_asks_for_keys,

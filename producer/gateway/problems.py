@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from langgraph_rq.shared.connections.clients import is_outage
 from langgraph_rq.shared.connections.scripts import ScriptNotLoadedError
 from langgraph_rq.shared.errors import (
+    ForgedResultError,
     InvalidInputError,
     LanggraphRqError,
     NotInterruptedError,
@@ -130,6 +131,8 @@ def problem_of(error: Exception) -> ProblemError | None:
             return invalid(Violation("graph", f"one that a live worker serves ({error.known})", kind(error.graph)))
         case TaskConflictError():
             return ProblemError(409, "task_conflict", str(error))
+        case ForgedResultError():
+            return ProblemError(502, "forged_result", str(error))
         case NotInterruptedError():
             return ProblemError(409, "not_interrupted", str(error))
         case UnknownTaskError():

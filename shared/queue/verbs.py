@@ -86,8 +86,10 @@ class QueueTimes:
                 raise ValueError(f"expected {name} to be above 0, got: {getattr(self, name)}")
 
 
-def submit_call(task: Task, queue: str, times: QueueTimes, now_ms: int | str = _NOW) -> Call[Submission]:
-    """Put `task` on `queue` unless its id is known already."""
+def submit_call(
+    task: Task, queue: str, times: QueueTimes, now_ms: int | str = _NOW, *, data: bytes | None = None
+) -> Call[Submission]:
+    """Put `task` on `queue` unless its id is known already; `data` is its signed form."""
     key = task.key
     return Call(
         load_script("shared/queue/scripts/submit"),
@@ -95,7 +97,7 @@ def submit_call(task: Task, queue: str, times: QueueTimes, now_ms: int | str = _
         [
             key,
             queue,
-            task.job_data(),
+            data or task.job_data(),
             task.digest,
             graph_part(task.graph),
             int(task.deadline_s * 1000),
@@ -169,8 +171,11 @@ def adopt_call(
     *,
     is_served: bool = True,
     now_ms: int | str = _NOW,
+    data: bytes | None = None,
 ) -> Call[int]:
     """Take over a job of stock RQ that holds `task`. Unless its graph `is_served`, put it, or a task of ours, aside.
+
+    `data` is the signed form of the task, which replaces the job's.
 
     Returns its deadline (ms); `ADOPT_NO_GRAPH` if no worker had the graph in the last day; another number below 1 when
     it is not this worker's to run: fenced off, parked for its thread, or put aside.
@@ -186,7 +191,7 @@ def adopt_call(
             int(task.deadline_s * 1000),
             times.window_ms,
             _description(task),
-            task.job_data(),
+            data or task.job_data(),
             task.user_key,
             _thread(task),
             graph_part(task.graph),

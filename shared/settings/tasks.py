@@ -1,9 +1,10 @@
 """Settings of the queue and of the tasks that it accepts."""
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.settings.environment import Settings
+from langgraph_rq.shared.signing import TaskKeys
 from langgraph_rq.shared.tasks import DEFAULT_LIMITS, Priority, TaskLimits
 
 
@@ -42,7 +43,14 @@ class TaskSettings(Settings):
     input_depth: int = Field(32, ge=1, le=100, description="deepest nesting of a task's input")
     max_deadline_s: float = Field(86_400.0, gt=0, description="longest deadline of a task")
     max_attempts: int = Field(10, ge=1, description="largest max_attempts of a task")
+    task_keys: SecretStr | None = Field(
+        None, description="sign tasks and results: lines tenant:key id:key; workers refuse tasks without a signature"
+    )
     result_bytes: int = Field(DEFAULT_LIMITS.result_bytes, ge=1, description="largest result of a task")
+
+    def keys(self) -> TaskKeys | None:
+        """The keys of signed tasks; None: tasks are not signed. Raises SettingsError."""
+        return TaskKeys.parse(self.task_keys.get_secret_value()) if self.task_keys else None
 
     def limits(self) -> TaskLimits:
         """The wire contract's own view of these settings."""

@@ -48,6 +48,7 @@ WORKER = (
     Metric("agent_reaped_total", "counter", "Tasks taken from dead workers"),
     Metric("agent_fenced_total", "counter", "Results refused, because another worker owns the task by now"),
     Metric("agent_swept_total", "counter", "Tasks that the sweeper had to put back; must stay 0"),
+    Metric("agent_signatures_refused_total", "counter", "Tasks whose signature did not hold", ("reason",)),
     Metric("agent_commands_refused_total", "counter", "Messages on pub/sub that no worker obeys"),
     Metric("agent_loop_blocked_total", "counter", "Nodes that kept the event loop for a second", ("graph", "node")),
     Metric("agent_redis_errors_total", "counter", "Operations that Redis did not answer", ("event",)),

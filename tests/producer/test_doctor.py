@@ -95,7 +95,13 @@ def examine(monkeypatch, tmp_path, web):
         audit.write_text("a-key-of-32-characters-and-more-")
         workers = tmp_path / "audit_worker_key"
         workers.write_text("a-key-of-the-workers-and-longer-")
-        keys = {"LGRQ_AUDIT_KEY_FILE": str(audit), "LGRQ_AUDIT_WORKER_KEY_FILE": str(workers)}
+        signing = tmp_path / "task_keys"
+        signing.write_text(f"default:1:{'x' * 32}")
+        keys = {
+            "LGRQ_AUDIT_KEY_FILE": str(audit),
+            "LGRQ_AUDIT_WORKER_KEY_FILE": str(workers),
+            "LGRQ_TASK_KEYS_FILE": str(signing),
+        }
         given = {"REDIS_URL_FILE": str(secret), **keys, **environment}
         urls = [part for name in ("gateway", "prometheus", "dashboard") for part in (f"--{name}", web["url"])]
         result = CliRunner().invoke(main, ["doctor", "--json", *(arguments or urls)], env=given)
@@ -115,6 +121,16 @@ def test_good_set_up_passes_every_check(examine, producer_url):
 def test_audit_log_that_one_key_signs_is_a_warning(examine, producer_url):
     _, checks, _ = examine(producer_url, **{**GOOD, "LGRQ_AUDIT_WORKER_KEY_FILE": ""})
     assert (checks["audit log"]["level"], checks["audit log"]["reason"]) == ("warn", "one key signs the audit log")
+
+
+def test_tenant_whose_tasks_no_key_signs_fails(examine, producer_url, tmp_path):
+    keys = tmp_path / "gateway_keys"
+    keys.write_text(f"default:{'0' * 64}\nacme:{'1' * 64}\n")
+    _, checks, _ = examine(producer_url, **GOOD, LGRQ_GATEWAY_KEYS_FILE=str(keys))
+    assert (checks["signed tasks"]["level"], checks["signed tasks"]["reason"]) == (
+        "fail",
+        "no key signs the tasks of acme",
+    )
 
 
 def test_limits_are_the_fleets_and_not_this_machines(examine):

@@ -7,6 +7,7 @@ import pytest
 
 from langgraph_rq.shared import errors
 from langgraph_rq.shared.errors import (
+    ForgedResultError,
     InvalidInputError,
     InvalidTaskError,
     LanggraphRqError,
@@ -36,6 +37,7 @@ EXAMPLES = [
     (ScriptsMissingError("redis://host", "lacks the script x"), {"url": "redis://host", "retry_after_s": 5}),
     (UnknownTaskError("order-7"), {"task_id": "order-7", "state": None}),
     (UnknownTaskError("order-7", "success"), {"state": "success"}),
+    (ForgedResultError("order-7", "signature: expected x"), {"task_id": "order-7", "reason": "signature: expected x"}),
     (NotInterruptedError("order-7", "success"), {"task_id": "order-7", "state": "success"}),
     (UnknownBreakerError("gpt", ["gpt-4o"], "gpt-4o"), {"known": ("gpt-4o",), "suggestion": "gpt-4o"}),
     (WaitTimeoutError("order-7", 2), {"task_id": "order-7", "count": 2}),

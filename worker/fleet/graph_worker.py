@@ -153,6 +153,7 @@ class GraphWorker(RegisteredWorker):
             self._stand_down,
             self._context.guards.budget,
             self._context.anchors,
+            self._context.keys,
         )
         self._lease.start()
         _log.info("worker.started", worker=self.name, queues=self.queue_names(), graphs=list(inputs))

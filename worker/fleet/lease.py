@@ -18,6 +18,7 @@ from langgraph_rq.shared.connections.clients import is_outage, open_sync
 from langgraph_rq.shared.connections.script_cache import load_missing
 from langgraph_rq.shared.queue.answers import Lease
 from langgraph_rq.shared.queue.verbs import QueueTimes, block_call, leave_call, reap_call, renew_call
+from langgraph_rq.shared.signing import TaskKeys
 from langgraph_rq.shared.telemetry.anchors import AnchorWriter
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.fleet.loop_watch import LOOK_S, LoopWatch
@@ -45,6 +46,7 @@ class LeaseKeeper:
         on_renewed: Called with the reply to each renewal and the time at which it was sent (monotonic).
         on_lost: Called once when another worker has reaped this one.
         budget: Limits under which reservations of dead callers are charged.
+        keys: Sign the results of tasks that end without having run; None: results are not signed.
         anchors: Signs the audit log after each renewal, and once more at the end; None: there is no audit log.
     """
 
@@ -60,6 +62,7 @@ class LeaseKeeper:
         on_lost: Callable[[], None],
         budget: BudgetLimits,
         anchors: AnchorWriter | None = None,
+        keys: TaskKeys | None = None,
     ) -> None:
         self.worker = worker
         self._redis = open_sync(url, connections=1, timeout_s=max(1.0, times.lease_ms / 4000))
@@ -72,6 +75,7 @@ class LeaseKeeper:
         self._on_lost = on_lost
         self._budget = budget
         self._anchors = anchors
+        self._keys = keys
         self._next_due_ms: int | None = None
         """Until the next delayed task is due, by the last reaping."""
         self._stopping = threading.Event()
@@ -209,7 +213,7 @@ class LeaseKeeper:
         return bool(expired.charged)
 
     def _sweep_batch(self) -> bool:
-        return sweep(self._redis, self._times)
+        return sweep(self._redis, self._times, self._keys)
 
     def _anchor_batch(self, *, is_last: bool = False) -> bool:
         return self._anchors is not None and self._anchors.write(self._redis, self.worker, is_last=is_last)

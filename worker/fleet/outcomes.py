@@ -62,11 +62,12 @@ class OutcomeWriter:
 
     async def _finish(self, attempt: Attempt, ended: Ended) -> None:
         self._send_records(attempt, ended)
+        keys, task_id = self._context.keys, attempt.claimed.id
         call = finish_call(
             attempt.claimed,
             attempt.worker,
             ended.state,
-            ended.document,
+            keys.sign_result(task_id, ended.document) if keys else ended.document,
             self._context.times,
             failure=ended.failure,
             run_s=ended.run_s,

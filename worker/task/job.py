@@ -5,21 +5,33 @@ and rejects a job that asks for more, with the reason.
 """
 
 import zlib
+from datetime import timedelta
 from typing import Any
 
 from langgraph_rq.shared.errors import InvalidTaskError
 from langgraph_rq.shared.queue.answers import Claimed, Origin
 from langgraph_rq.shared.queue.keys import side_queue
+from langgraph_rq.shared.signing import Refused, SignatureError, TaskKeys
 from langgraph_rq.shared.strict_json import kind, read_json
 from langgraph_rq.shared.tasks import FUNCTION, FUNCTIONS, SCHEMA, Task, TaskLimits
 
 _INPUT_LIMIT = "by LGRQ_INPUT_BYTES"
+_SKEW_S = 60.0
+"""How far the clocks of producers and Redis may be apart."""
 _PICKLE = b"\x80"
 _ZLIB = b"\x78"
 
 
 class RejectedJobError(Exception):
     """The job is no valid task; the message is the reason."""
+
+
+class UnsignedJobError(RejectedJobError):
+    """The task carries no signature of its tenant that holds."""
+
+    def __init__(self, reason: Refused, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class NewerSchemaError(Exception):
@@ -38,13 +50,17 @@ def job_text(claimed: Claimed, limits: TaskLimits) -> bytes:
     return _inflate(claimed.data, limits.text_bytes)
 
 
-def read_job(claimed: Claimed, text: bytes, base_queue: str, limits: TaskLimits) -> Task:
-    """Read the task out of the text of a claimed job.
+def read_job(claimed: Claimed, text: bytes, base_queue: str, limits: TaskLimits, keys: TaskKeys | None = None) -> Task:
+    """Read the task out of the text of a claimed job; with `keys` only one that is signed.
 
     Raises:
+        UnsignedJobError: its signature is missing or does not hold, or its deadline was over when it was claimed: what
+            is kept of a signed task cannot be queued again later.
         RejectedJobError: it is no task, names another function, or breaks the contract.
         NewerSchemaError: its schema is newer than this worker's.
     """
+    if keys:
+        _check_signature(claimed, text, keys)
     document = _arguments(text)
     if isinstance(document.get("schema"), int) and document["schema"] > SCHEMA:
         raise NewerSchemaError
@@ -59,7 +75,27 @@ def read_job(claimed: Claimed, text: bytes, base_queue: str, limits: TaskLimits)
     queue = task.priority.queue(base_queue)
     if "priority" in task.model_fields_set and claimed.queue not in {queue, side_queue(queue, task.graph)}:
         raise RejectedJobError(f"expected priority {task.priority} on its own queue, got: {claimed.queue}")
+    if keys:
+        _check_age(claimed, task)
     return task
+
+
+def _check_signature(claimed: Claimed, text: bytes, keys: TaskKeys) -> None:
+    try:
+        keys.check_task(claimed.id, text)
+    except SignatureError as error:
+        raise UnsignedJobError(error.reason, f"{error}; submit it by a langgraph_rq client that has a key") from None
+
+
+def _check_age(claimed: Claimed, task: Task) -> None:
+    """Refuse a task that was submitted long ago and queued again since; one that waited for long ends as `timeout`."""
+    is_late = claimed.deadline_at_ms <= claimed.claimed_at_ms
+    until = task.submitted_at + timedelta(seconds=task.deadline_s)
+    if not is_late and until.timestamp() + _SKEW_S < claimed.claimed_at_ms / 1000:
+        message = (
+            f"signature: expected a task before its deadline at {until.isoformat(timespec='seconds')}, got: it later"
+        )
+        raise UnsignedJobError(Refused.EXPIRED, message)
 
 
 def _inflate(data: bytes, most_bytes: int) -> bytes:
@@ -89,7 +125,7 @@ def _arguments(data: bytes) -> dict[str, Any]:
     function, instance, args, kwargs = job
     if function not in FUNCTIONS or instance is not None:
         raise RejectedJobError(f"expected the function {FUNCTION}, got: {kind(function)}")
-    if not isinstance(args, list) or len(args) != 1 or kwargs:
+    if not isinstance(args, list) or len(args) != 1 or (kwargs and kwargs.keys() != {"signature"}):
         raise RejectedJobError(f"expected one argument, the task, got: {kind(args)} and {kind(kwargs)}")
     if not isinstance(args[0], dict):
         raise RejectedJobError(f"expected the task to be a JSON object, got: {kind(args[0])}")

@@ -24,7 +24,7 @@ from langgraph_rq.worker.task.events import TaskEvents
 from langgraph_rq.worker.task.guard_hook import has_begun, install_handler
 from langgraph_rq.worker.task.interrupts import kept_answers, resume_again, resume_first
 from langgraph_rq.worker.task.invalid_input import read_invalid_input
-from langgraph_rq.worker.task.job import NewerSchemaError, RejectedJobError, job_text, read_job
+from langgraph_rq.worker.task.job import NewerSchemaError, RejectedJobError, UnsignedJobError, job_text, read_job
 from langgraph_rq.worker.task.result import Ended, Result, read_error, read_output, usage_of, write_result
 from langgraph_rq.worker.task.run_context import RunContext
 from langgraph_rq.worker.task.streaming import stream_graph
@@ -58,17 +58,17 @@ async def run_task(attempt: Attempt) -> Ended | Released | None:
     try:
         text = job_text(claimed, context.limits)
         attempt.input_bytes = len(text)
-        task = read_job(claimed, text, context.base_queue, context.limits)
+        task = read_job(claimed, text, context.base_queue, context.limits, context.keys)
+        signed = text if context.keys and claimed.origin is Origin.ENQUEUED else None
         del text  # it may be long, and so may the run
     except NewerSchemaError:
         return Released(_NEWER_SCHEMA_MS, "newer schema")
     except RejectedJobError as error:
-        result = Result(State.ERROR, error=(ErrorType.REJECTED, str(error)))
-        return write_result(claimed, None, result, worker, context.result_bytes, started)
+        return write_result(claimed, None, _rejected(error), worker, context.result_bytes, started)
     attempt.read(task)
     loaded = context.graphs.get(task.graph)
     if claimed.origin is Origin.ENQUEUED or not (loaded or attempt.is_cancelled):
-        call = adopt_call(claimed, worker, task, context.times, is_served=loaded is not None)
+        call = adopt_call(claimed, worker, task, context.times, is_served=loaded is not None, data=signed)
         deadline_at_ms = await scripts.run(context.redis, call)
         if deadline_at_ms <= 0 and deadline_at_ms != ADOPT_NO_GRAPH:
             return None
@@ -88,6 +88,12 @@ async def run_task(attempt: Attempt) -> Ended | Released | None:
     again = _again(claimed, task, result, started + remaining_s)
     result = await context.redaction.result(result) if context.redaction else result
     return again or write_result(claimed, task, result, worker, context.result_bytes, started)
+
+
+def _rejected(error: RejectedJobError) -> Result:
+    if isinstance(error, UnsignedJobError):
+        _log.warning("signature.refused", reason=error.reason.value)
+    return Result(State.ERROR, error=(ErrorType.REJECTED, str(error)))
 
 
 def _again(claimed: Claimed, task: Task, result: Result, deadline_at: float) -> Released | None:

@@ -9,6 +9,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from redis.asyncio import Redis
 
 from langgraph_rq.shared.queue.verbs import QueueTimes
+from langgraph_rq.shared.signing import TaskKeys
 from langgraph_rq.shared.tasks import TaskLimits
 from langgraph_rq.shared.telemetry import tracing
 from langgraph_rq.shared.telemetry.anchors import AnchorWriter
@@ -32,6 +33,8 @@ class RunContext:
     times: QueueTimes
     limits: TaskLimits
     guards: Guards
+    keys: TaskKeys | None = None
+    """Of signed tasks; None: tasks and results carry no signatures."""
     key_file: KeyFile | None = None
     """Where the key of the model API comes from; None: from no file."""
     checkpointer: Checkpointer | None = None

@@ -68,6 +68,7 @@ class WorkerMetrics:
             "model.called": self._called,
             "model.retried": lambda fields: self._add("agent_retries_total", fields["model"]),
             "model.fell_back": lambda fields: self._add("agent_fallbacks_total", fields["model"]),
+            "signature.refused": lambda fields: self._add("agent_signatures_refused_total", fields["reason"]),
             "budget.refused": lambda fields: self._add("agent_budget_refusals_total", fields["scope"]),
             "budget.alerted": self._alerted,
             "alert.posted": lambda fields: self._add("agent_alert_posts_total", fields["outcome"]),

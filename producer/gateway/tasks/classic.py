@@ -20,7 +20,10 @@ router = APIRouter(route_class=StrictRoute, tags=["classic"])
 @router.post(
     "/query",
     response_model=QueryAnswer,
-    responses={202: {"model": QueryAnswer, "description": "Not yet"}, **documented(401, 408, 409, 413, 422, 429, 503)},
+    responses={
+        202: {"model": QueryAnswer, "description": "Not yet"},
+        **documented(401, 408, 409, 413, 422, 429, 502, 503),
+    },
 )
 async def query(
     body: QueryBody,
@@ -52,7 +55,7 @@ async def query(
     return JSONResponse(answer, headers=headers)
 
 
-@router.get("/status/{request_id}", response_model=FoundAnswer, responses=documented(401, 503))
+@router.get("/status/{request_id}", response_model=FoundAnswer, responses=documented(401, 502, 503))
 async def status(request_id: str, caller: FromCaller) -> Response:
     """Look a request up: whether it is known, and the graph's values once it has ended."""
     try:

@@ -68,7 +68,7 @@ async def status(task_id: TaskPath, caller: FromCaller) -> Response:
 @router.get(
     "/tasks/{task_id}/result",
     response_model=TaskResult,
-    responses={202: {"model": StatusAnswer, "description": "It has not ended"}, **documented(401, 404, 422, 503)},
+    responses={202: {"model": StatusAnswer, "description": "It has not ended"}, **documented(401, 404, 422, 502, 503)},
 )
 async def result(
     task_id: TaskPath,
@@ -103,7 +103,7 @@ async def cancel(task_id: TaskPath, caller: FromCaller) -> Response:
     "/tasks/{task_id}/resume",
     status_code=202,
     response_model=ReceiptAnswer,
-    responses=documented(401, 404, 408, 409, 413, 422, 429, 503),
+    responses=documented(401, 404, 408, 409, 413, 422, 429, 502, 503),
 )
 async def resume(task_id: TaskPath, body: ResumeBody, caller: FromCaller) -> Response:
     """Answer what the task was interrupted for; the receipt is that of the task that goes on with the thread."""
