@@ -34,6 +34,8 @@ class ErrorType(StrEnum):
     """The graph's output holds what looks like personal data or secrets, and such results are not delivered."""
     RESULT_TOO_LARGE = "result_too_large"
     """The graph's output is longer than the limit."""
+    STATE_REFUSED = "state_refused"
+    """The state holds a type that is not allowed, or what is stored of it cannot be read."""
     TIMEOUT = "timeout"
     """The deadline passed."""
     TOOL_ERROR = "tool_error"

@@ -18,8 +18,10 @@ from langgraph_rq.worker.fleet.graph_worker import GraphWorker
 from langgraph_rq.worker.fleet.isolation import Isolation
 from langgraph_rq.worker.graphs.graphs import LoadedGraph
 from langgraph_rq.worker.graphs.input_keys import graph_input
+from langgraph_rq.worker.graphs.state_types import state_types
 from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.state.checkpoints import Checkpointer
+from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.task.events import EventWriter
 from langgraph_rq.worker.task.run_context import RunContext
 
@@ -42,6 +44,7 @@ async def worker(
     drain_s: float = 5.0,
     times: QueueTimes | None = None,
     checkpoints: bool = False,
+    serializer: StateSerializer | None = None,
     burst: bool = False,
     breaker: BreakerLimits | None = None,
     budget: BudgetLimits | None = None,
@@ -55,7 +58,9 @@ async def worker(
     async with open_async(redis_url) as client, open_async(redis_url) as saved:
         checkpointer = None
         if checkpoints:
-            checkpointer = Checkpointer(saved)
+            checkpointer = Checkpointer(saved, serializer=serializer)
+            for graph in graphs.values():
+                checkpointer.serde.allow(state_types(graph))
             await checkpointer.asetup()
         loaded = {
             name: LoadedGraph(name, graph.copy({"checkpointer": checkpointer}), graph_input(graph))

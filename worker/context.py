@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from langgraph_rq.shared.settings import (
     QueueSettings,
     RedactionSettings,
     RedisSettings,
+    StateSettings,
     TaskSettings,
     TelemetrySettings,
     WorkerSettings,
@@ -31,11 +32,14 @@ from langgraph_rq.shared.telemetry.audit import Audit
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.calls.provider_key import VARIABLE, KeyFile
 from langgraph_rq.worker.calls.stream_usage import ask_for_usage
-from langgraph_rq.worker.graphs.graphs import load_graphs
+from langgraph_rq.worker.graphs.graphs import LoadedGraph, load_graphs
 from langgraph_rq.worker.graphs.langgraph_json import read_langgraph_json
+from langgraph_rq.worker.graphs.state_types import named_types, state_types, with_subgraphs
 from langgraph_rq.worker.guards.fleet_limits import follow_limits, obeyed_limits
 from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.state.checkpoints import Checkpointer
+from langgraph_rq.worker.state.serializer import StateSerializer
+from langgraph_rq.worker.state.state_keys import StateKeys
 from langgraph_rq.worker.state.store import open_store
 from langgraph_rq.worker.task.events import EventWriter
 from langgraph_rq.worker.task.redacted import Redaction
@@ -72,6 +76,8 @@ async def open_context(
     tasks, keys = task_settings.limits(), task_settings.keys()
     audit_key = telemetry.workers_audit_key
     config = read_langgraph_json(_config(settings))
+    state = load(StateSettings)
+    serializer = StateSerializer(StateKeys.parse(state.key.get_secret_value() if state.key else None))
     key_file = file_of(VARIABLE)
     _export_key(load(ModelSettings))
     async with AsyncExitStack() as stack:
@@ -79,10 +85,11 @@ async def open_context(
         checkpointer = store = None
         if settings.checkpoints:
             saved = await stack.enter_async_context(open_async(checkpoint_url, connections=redis.redis_connections))
-            checkpointer = Checkpointer(saved, ttl_s=settings.thread_ttl_s, is_fenced=is_fenced)
+            checkpointer = Checkpointer(saved, serializer=serializer, ttl_s=settings.thread_ttl_s, is_fenced=is_fenced)
             await checkpointer.asetup()
-            store = await stack.enter_async_context(open_store(saved, config))
+            store = await stack.enter_async_context(open_store(saved, config, serializer))
         graphs = await stack.enter_async_context(load_graphs(config, checkpointer=checkpointer, store=store))
+        _allow_types(serializer, graphs.by_name.values(), state.types)
         if settings.stream_usage:
             ask_for_usage()
         for warning in graphs.warnings:
@@ -116,6 +123,16 @@ async def open_context(
 def _config(settings: WorkerSettings) -> Path:
     is_given = "config" in settings.model_fields_set or settings.config.exists()
     return settings.config if is_given else BUILT_IN
+
+
+def _allow_types(serializer: StateSerializer, graphs: Iterable[LoadedGraph], named: str) -> None:
+    """Let state hold the types of the graphs and those of the setting, also in the graphs' caches of node results."""
+    serializer.allow(named_types(named))
+    for loaded in graphs:
+        serializer.allow(state_types(loaded.graph))
+        for graph in with_subgraphs(loaded.graph):
+            if graph.cache is not None:
+                graph.cache.serde = serializer.at("cache")
 
 
 def _export_key(provider: ModelSettings) -> None:

@@ -14,7 +14,7 @@ from langgraph_rq.shared.settings.models import AssistantSettings, CallSettings,
 from langgraph_rq.shared.settings.redis import LOCAL_SOCKET, RedisSettings
 from langgraph_rq.shared.settings.tasks import QueueSettings, TaskSettings
 from langgraph_rq.shared.settings.telemetry import RedactionSettings, TelemetrySettings
-from langgraph_rq.shared.settings.worker import WorkerSettings
+from langgraph_rq.shared.settings.worker import StateSettings, WorkerSettings
 
 __all__ = [
     "ALL",
@@ -31,6 +31,7 @@ __all__ = [
     "RedactionSettings",
     "RedisSettings",
     "Settings",
+    "StateSettings",
     "TaskSettings",
     "TelemetrySettings",
     "WorkerSettings",

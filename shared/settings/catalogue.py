@@ -15,13 +15,14 @@ from langgraph_rq.shared.settings.models import AssistantSettings, CallSettings,
 from langgraph_rq.shared.settings.redis import RedisSettings
 from langgraph_rq.shared.settings.tasks import QueueSettings, TaskSettings
 from langgraph_rq.shared.settings.telemetry import RedactionSettings, TelemetrySettings
-from langgraph_rq.shared.settings.worker import WorkerSettings
+from langgraph_rq.shared.settings.worker import StateSettings, WorkerSettings
 
 ALL: tuple[type[Settings], ...] = (
     RedisSettings,
     QueueSettings,
     TaskSettings,
     WorkerSettings,
+    StateSettings,
     ModelSettings,
     CallSettings,
     BreakerSettings,

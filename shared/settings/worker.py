@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
 
 from langgraph_rq.shared.settings.environment import Settings
 
@@ -29,3 +30,18 @@ class WorkerSettings(Settings):
     thread_ttl_s: float = Field(604_800.0, gt=0, description="keep the checkpoints of a thread this long")
     checkpoint_ttl_s: float = Field(60.0, gt=0, description="keep those of a task without thread this long after it")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error")
+
+
+class StateSettings(Settings):
+    """What is kept of the graphs' state: checkpoints and the store; all workers must agree."""
+
+    model_config = SettingsConfigDict(env_prefix="LGRQ_STATE_")
+
+    types: str = Field(
+        "",
+        description="further classes that state may hold: module:Class,module:Class; those of the graphs' schemas may",
+    )
+    key: SecretStr | None = Field(
+        None,
+        description="secrets that encrypt state, separated by commas: the first writes, all read; plain: no encryption",
+    )

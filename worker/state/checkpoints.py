@@ -1,12 +1,13 @@
 """LangGraph's checkpoints in Redis: after a crash another worker continues a task from its last checkpoint.
 
-`Checkpointer` extends langgraph-checkpoint-redis' `AsyncRedisSaver` and keeps its key format, so the library reads and
-lists what is written here. It differs in three ways:
+`Checkpointer` extends langgraph-checkpoint-redis' `AsyncRedisSaver` and keeps its keys and indexes. It differs in this:
 
 - A write is one Lua script, which takes one round trip and a third of the CPU, and leaves no key without a TTL even if
   the worker is killed.
 - While Redis is away a write waits, because a lost checkpoint makes a paid node run again.
 - A checkpoint's metadata holds the id of the task that wrote it, which the library drops.
+- Checkpoint, metadata and writes are each one opaque text of `StateSerializer`. The library writes JSON, takes dicts of
+  the user for its own, and imports and builds whatever they name.
 
 Keys, all with the thread's TTL, counted from their last write:
     checkpoint:<thread>:<namespace>:<id>       JSON    a checkpoint
@@ -20,8 +21,10 @@ The root graph's namespace is written `__empty__`; each subgraph has its own. Th
 """
 
 import asyncio
+import base64
+import copy
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import orjson
@@ -41,7 +44,9 @@ from langgraph_rq.shared.connections.clients import is_outage
 from langgraph_rq.shared.connections.kept_connection import Argument
 from langgraph_rq.shared.errors import LanggraphRqError
 from langgraph_rq.worker.guards.guards import current_task
+from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.state.search_indexes import create_indexes
+from langgraph_rq.worker.state.serializer import StateSerializer
 
 TASK_ID = "task_id"
 """Key of the task's id in a run's `configurable` and in a checkpoint's metadata."""
@@ -67,24 +72,29 @@ class CheckpointFencedError(LanggraphRqError):
 
 
 class Checkpointer(AsyncRedisSaver):
-    """The library's saver with a TTL on every key, retries while Redis is away, and the task's id in the metadata.
+    """The library's saver with a TTL on every key, retries while Redis is away, and a serializer of our own.
 
     Args:
         redis: A client of the running loop, on a pool whose callers wait for a connection.
+        serializer: Writes and reads values; None: those of LangGraph's own types, not encrypted.
         ttl_s: How long a thread is kept after its last write.
         patience_s: How long a call waits while Redis is away.
         is_fenced: Whether this worker has lost its lease; then nothing is written or waited for.
     """
 
+    serde: StateSerializer
+
     def __init__(
         self,
         redis: AsyncRedis,
         *,
+        serializer: StateSerializer | None = None,
         ttl_s: float = THREAD_TTL_S,
         patience_s: float = PATIENCE_S,
         is_fenced: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(redis_client=redis)
+        self.serde = serializer or StateSerializer()
         self._trips = Batcher(redis)
         self._ttl_ms = round(ttl_s * 1000)
         self._patience_s = patience_s
@@ -99,8 +109,20 @@ class Checkpointer(AsyncRedisSaver):
         await create_indexes(super().asetup)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """Read a thread's newest checkpoint, or the one in `config`; waits while Redis is away."""
-        return await self._retry_outages(lambda: super(Checkpointer, self).aget_tuple(config))
+        """Read a thread's newest checkpoint, or the one in `config`; waits while Redis is away.
+
+        Raises:
+            RefusedStateError: it holds a type that is not allowed, or was not written here with a known key.
+        """
+        reader = self._at(config)
+        found = await self._retry_outages(lambda: super(Checkpointer, reader).aget_tuple(config))
+        return found and _with_metadata(reader.serde, found)
+
+    async def alist(self, config: RunnableConfig | None, **options: Any) -> AsyncIterator[CheckpointTuple]:
+        """List a thread's checkpoints as the library does, newest first."""
+        reader = self._at(config or {})
+        async for found in super(Checkpointer, reader).alist(config, **options):
+            yield _with_metadata(reader.serde, found)
 
     async def aput(
         self,
@@ -110,7 +132,11 @@ class Checkpointer(AsyncRedisSaver):
         new_versions: ChannelVersions,
         stream_mode: str = "values",
     ) -> RunnableConfig:
-        """Write a checkpoint; waits while Redis is away. Atomic, also if the caller is cancelled."""
+        """Write a checkpoint; waits while Redis is away. Atomic, also if the caller is cancelled.
+
+        Raises:
+            RefusedStateError: it holds a type that is not allowed; nothing is written.
+        """
         del new_versions, stream_mode  # the checkpoint contains its values
         self._check_fence()
         configurable = config["configurable"]
@@ -143,6 +169,7 @@ class Checkpointer(AsyncRedisSaver):
         self, configurable: dict[str, Any], checkpoint: Checkpoint, metadata: CheckpointMetadata
     ) -> scripts.Call[int]:
         thread, namespace = configurable["thread_id"], configurable["checkpoint_ns"]
+        serializer = self.serde.at(_place_of(thread))
         stamped: Any = {**metadata, **({TASK_ID: configurable[TASK_ID]} if TASK_ID in configurable else {})}
         parent = configurable.get("checkpoint_id")
         run_id = configurable.get("run_id", metadata.get("run_id"))
@@ -151,8 +178,9 @@ class Checkpointer(AsyncRedisSaver):
             "run_id": str(run_id) if run_id else "",
             "parent_checkpoint_id": parent if parent and parent != checkpoint["id"] else "",
             "checkpoint_ts": time.time() * 1000,
-            "checkpoint": self._dump_checkpoint(checkpoint),
-            "metadata": self._dump_metadata(stamped),
+            "checkpoint": _text(serializer, checkpoint),
+            # A string, as the library wants it of a search.
+            "metadata": orjson.dumps(_text(serializer, stamped)).decode(),
             "has_writes": False,
             "source": metadata.get("source", ""),
             "step": metadata.get("step", 0),
@@ -171,9 +199,9 @@ class Checkpointer(AsyncRedisSaver):
         self, configurable: dict[str, Any], writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
     ) -> scripts.Call[int]:
         place = (configurable["thread_id"], configurable.get("checkpoint_ns", ""), configurable["checkpoint_id"])
+        serializer = self.serde.at(_place_of(configurable["thread_id"]))
         args: list[Argument] = [self._ttl_ms]
         for position, (channel, value) in enumerate(writes):
-            kind, blob = self.serde.dumps_typed(value)
             idx = WRITES_IDX_MAP.get(channel, position)
             document = {
                 **_place(*place),
@@ -181,12 +209,57 @@ class Checkpointer(AsyncRedisSaver):
                 "task_path": task_path,
                 "idx": idx,
                 "channel": channel,
-                "type": kind,
-                "blob": self._encode_blob(blob),
+                **_text(serializer, value),
             }
             args += [self._make_redis_checkpoint_writes_key(*place, task_id, idx), orjson.dumps(document)]
         keys = [self._make_redis_checkpoint_key(*place), CheckpointKeyRegistry.make_write_keys_zset_key(*place)]
         return scripts.Call(scripts.load_script("worker/state/put_writes"), keys, args, int)
+
+    def _at(self, config: RunnableConfig) -> "Checkpointer":
+        """Return a reader of one thread: the library gives the thread to none of the methods that decode."""
+        reader = copy.copy(self)
+        reader.serde = self.serde.at(_place_of(config.get("configurable", {}).get("thread_id", "")))
+        return reader
+
+    # What follows replaces steps of the library's reading.
+
+    def with_allowlist(self, extra_allowlist: Any) -> "Checkpointer":
+        """Return this checkpointer, whose types are always checked; LANGGRAPH_STRICT_MSGPACK calls this."""
+        del extra_allowlist
+        return self
+
+    def _load_checkpoint(self, checkpoint: Any, channel_values: Any, pending_sends: Any) -> Checkpoint:
+        del channel_values, pending_sends  # the checkpoint contains both
+        loaded: Checkpoint = _value(self.serde, checkpoint)
+        return loaded
+
+    def _recursive_deserialize(self, obj: Any) -> Any:
+        return obj
+
+    async def aget_channel_values(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return nothing: a checkpoint contains its values."""
+        del args, kwargs
+        return {}
+
+    async def _aload_pending_sends(self, *args: Any, **kwargs: Any) -> list[tuple[str, str | bytes]]:
+        del args, kwargs
+        return []
+
+    async def _abatch_load_pending_sends(self, batch_keys: Any) -> dict[Any, list[Any]]:
+        del batch_keys
+        return {}
+
+    async def _aload_pending_writes(
+        self, thread_id: str, checkpoint_ns: str = "", checkpoint_id: str = ""
+    ) -> list[tuple[str, str, Any]]:
+        registry = CheckpointKeyRegistry.make_write_keys_zset_key(thread_id, checkpoint_ns, checkpoint_id)
+        keys: Any = await self._redis.zrange(registry, 0, -1)
+        found: list[Any] = await self._redis.json().mget(keys, "$") if keys else []
+        writes = [write for documents in found if documents for write in documents]
+        return [(*_names(write), _value(self.serde, write)) for write in writes]
+
+    async def _abatch_load_pending_writes(self, batch_keys: Any) -> dict[Any, list[tuple[str, str, Any]]]:
+        return {place: await self._aload_pending_writes(*place) for place in batch_keys}
 
     def _check_fence(self) -> None:
         """Refuse what an abandoned run writes: its thread may be another task's by now.
@@ -222,6 +295,35 @@ class Checkpointer(AsyncRedisSaver):
 def _is_outage(error: BaseException) -> bool:
     """Recognise an outage, also when the search library has wrapped it."""
     return is_outage(error) or (isinstance(error, RedisVLError) and is_outage(error.__cause__ or error))
+
+
+def _text(serializer: StateSerializer, value: Any) -> dict[str, str]:
+    """Write a value as two fields of a JSON document."""
+    kind, data = serializer.dumps_typed(value)
+    return {"type": kind, "blob": base64.b64encode(data).decode()}
+
+
+def _value(serializer: StateSerializer, document: Any) -> Any:
+    """Read a value that `_text` wrote, of a document that may be anything."""
+    try:
+        fields = document if isinstance(document, dict) else orjson.loads(document)
+        kind, data = fields["type"], base64.b64decode(fields["blob"], validate=True)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RefusedStateError(f"state: expected what a worker wrote, got: another document ({error!r})") from None
+    return serializer.loads_typed((str(kind), data))
+
+
+def _with_metadata(serializer: StateSerializer, found: CheckpointTuple) -> CheckpointTuple:
+    return found._replace(metadata=_value(serializer, found.metadata))
+
+
+def _names(write: Any) -> tuple[str, str]:
+    """Return the node's task and the channel of a pending write, of a document that may be anything."""
+    return (str(write.get("task_id")), str(write.get("channel"))) if isinstance(write, dict) else ("", "")
+
+
+def _place_of(thread: str) -> str:
+    return f"thread:{thread}"
 
 
 def _place(thread: str, namespace: str, checkpoint_id: str) -> dict[str, str]:

@@ -4,12 +4,18 @@ The library indexes namespace and key as full text, which folds case, drops stop
 matches prefixes: a search in `("users", "1")` also finds the items of `("users", "10")`. `Store` therefore encodes both
 as single words without these ambiguities, and decodes them on reading.
 
+A value is stored as the JSON that it is. What JSON cannot hold (messages, say), and all values where there is a key, is
+one text of `StateSerializer`; a value of the user that looks like such a text becomes one too. The library builds what
+these texts name. An embedding is not encrypted, as Redis searches by it.
+
 Keys, which stay until a graph deletes them or `store.ttl` of langgraph.json expires them:
     store:<id>           JSON  an item
     store_vectors:<id>   JSON  an item's embedding
 The search indexes `store` and `store_vectors` are permanent.
 """
 
+import base64
+import json
 import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -35,18 +41,29 @@ from redis.asyncio import Redis as AsyncRedis
 from langgraph_rq.worker.calls.guarded_embeddings import guarded_embeddings
 from langgraph_rq.worker.graphs.graphs import load_attribute
 from langgraph_rq.worker.graphs.langgraph_json import GraphLoadError, LanggraphJson
+from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.state.search_indexes import create_indexes
+from langgraph_rq.worker.state.serializer import StateSerializer
 
 _OPENAI = "openai:"
 _MARK = "ns"
 """Prefix of every namespace, so that a search through all of them has a prefix to match."""
 _NAMESPACES = 10_000
 """The most namespaces that a listing returns."""
+_TEXT = {"__serde_type__", "__serde_data__"}
+"""The fields of a value that is stored as a text of the serializer; the library's names."""
 
 
 @asynccontextmanager
-async def open_store(redis: AsyncRedis, config: LanggraphJson) -> AsyncIterator["Store"]:
+async def open_store(
+    redis: AsyncRedis, config: LanggraphJson, serializer: StateSerializer | None = None
+) -> AsyncIterator["Store"]:
     """Open the store; without `store.index` in langgraph.json, search is by namespace and filter only.
+
+    Args:
+        redis: Where the items are.
+        config: What langgraph.json says about the store.
+        serializer: Writes and reads values that are not JSON; None: those of LangGraph's own types, not encrypted.
 
     Raises:
         GraphLoadError: `store.index` is invalid.
@@ -57,7 +74,7 @@ async def open_store(redis: AsyncRedis, config: LanggraphJson) -> AsyncIterator[
     async with AsyncExitStack() as stack:
         try:
             index = await _index(config, stack) if config.store_index is not None else None
-            store = Store(redis, index, ttl)
+            store = Store(redis, index, ttl, serializer or StateSerializer())
         except (ImportError, ValueError) as error:
             raise GraphLoadError(f"{config.path}: store.index: {error}") from error
         await stack.enter_async_context(store)
@@ -76,18 +93,64 @@ class Store(AsyncRedisStore):
     aget, asearch, aput, adelete = BaseStore.aget, BaseStore.asearch, BaseStore.aput, BaseStore.adelete
     alist_namespaces = BaseStore.alist_namespaces
 
-    def __init__(self, redis: AsyncRedis, index: Any, ttl: Any) -> None:
+    def __init__(self, redis: AsyncRedis, index: Any, ttl: Any, serializer: StateSerializer) -> None:
         client: Any = _AnyClient(redis)
         super().__init__(redis_client=client, index=index, ttl=ttl)
         self._client = redis
+        self._serializer = serializer
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
-        """Run operations: listings here, all others in the library."""
+        """Run operations: listings here, all others in the library.
+
+        Raises:
+            RefusedStateError: an item holds a type that is not allowed, or was not written here with a known key.
+        """
         ops = list(ops)
         items = iter(await super().abatch([_encode(op) for op in ops if not isinstance(op, ListNamespacesOp)]))
         return [
-            await self._namespaces(op) if isinstance(op, ListNamespacesOp) else _decode(op, next(items)) for op in ops
+            await self._namespaces(op) if isinstance(op, ListNamespacesOp) else self._decode(op, next(items))
+            for op in ops
         ]
+
+    def _decode(self, op: Op, result: Result) -> Result:
+        if isinstance(op, SearchOp) and isinstance(result, list):
+            items = [self._decode_item(item) for item in result if isinstance(item, SearchItem)]
+            return [item for item in items if _fits(item.value, op.filter or {})]
+        return self._decode_item(result) if isinstance(result, Item) else result
+
+    def _decode_item(self, item: Any) -> Any:
+        item.namespace = _decode_namespace(item.namespace[0])
+        item.key = _decode_name(item.key)
+        item.value = self._read(item.namespace, item.key, item.value)
+        return item
+
+    # The library calls these two with a value alone, which is read where its namespace and key are known.
+
+    def _serialize_value(self, value: Any) -> Any:
+        return self._write(*value.place, dict(value)) if isinstance(value, _Placed) else value
+
+    def _deserialize_value(self, value: Any) -> Any:
+        return value
+
+    def _write(self, namespace: tuple[str, ...], key: str, value: dict[str, Any]) -> dict[str, Any]:
+        if self._serializer.is_plain and _is_json(value) and value.keys() != _TEXT:
+            return value
+        kind, data = self._serializer.at(_place(namespace, key)).dumps_typed(value)
+        return {"__serde_type__": kind, "__serde_data__": base64.b64encode(data).decode()}
+
+    def _read(self, namespace: tuple[str, ...], key: str, value: Any) -> Any:
+        serializer = self._serializer.at(_place(namespace, key))
+        if not isinstance(value, dict) or value.keys() != _TEXT:
+            serializer.check_plain()
+            return value
+        try:
+            data = base64.b64decode(value["__serde_data__"], validate=True)
+        except (TypeError, ValueError):
+            data = b""
+        read = serializer.loads_typed((str(value["__serde_type__"]), data))
+        if not isinstance(read, dict):
+            raise RefusedStateError("store: expected a value that a worker wrote, got: another text")
+        return read
 
     async def _namespaces(self, op: ListNamespacesOp) -> list[tuple[str, ...]]:
         """List the namespaces of all items; the library reads only ten items."""
@@ -112,23 +175,43 @@ class _AnyClient:
         return getattr(self._redis, name)
 
 
+class _Placed(dict[str, Any]):
+    """A value that knows the namespace and the key that it is stored at."""
+
+    place: tuple[tuple[str, ...], str]
+
+
 def _encode(op: Op) -> Op:
     if isinstance(op, SearchOp):
-        return op._replace(namespace_prefix=(_encode_namespace(op.namespace_prefix),))
+        # The library would compare the filter with texts of the serializer.
+        return op._replace(namespace_prefix=(_encode_namespace(op.namespace_prefix),), filter=None)
     assert isinstance(op, GetOp | PutOp)
+    if isinstance(op, PutOp) and op.value is not None:
+        value = _Placed(op.value)
+        value.place = (op.namespace, op.key)
+        op = op._replace(value=value)
     return op._replace(namespace=(_encode_namespace(op.namespace),), key=_encode_name(op.key))
 
 
-def _decode(op: Op, result: Result) -> Result:
-    if isinstance(op, SearchOp) and isinstance(result, list):
-        return [_decode_item(item) for item in result if isinstance(item, SearchItem)]
-    return _decode_item(result) if isinstance(result, Item) else result
+def _place(namespace: tuple[str, ...], key: str) -> str:
+    return "store:" + json.dumps([*namespace, key])
 
 
-def _decode_item(item: Any) -> Any:
-    item.namespace = _decode_namespace(item.namespace[0])
-    item.key = _decode_name(item.key)
-    return item
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _fits(value: Any, conditions: dict[str, Any]) -> bool:
+    """Compare as the library does: a field is equal, or among the members of a list."""
+    fields = value if isinstance(value, dict) else {}
+    return all(
+        fields.get(field) in wanted if isinstance(wanted, list) else fields.get(field) == wanted
+        for field, wanted in conditions.items()
+    )
 
 
 def _encode_namespace(namespace: tuple[str, ...]) -> str:

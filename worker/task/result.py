@@ -30,6 +30,7 @@ from langgraph_rq.worker.guards.refusals import (
     ToolError,
 )
 from langgraph_rq.worker.state.checkpoints import CheckpointOutageError
+from langgraph_rq.worker.state.refused_state import RefusedStateError
 
 ERROR_BYTES = 8_000
 """Longest error message of a result."""
@@ -115,6 +116,8 @@ def read_error(error: BaseException, deadline_at: float) -> Result:
         )
     if isinstance(error, Refusal):
         return _read_refusal(error, message, left_s)
+    if isinstance(error, RefusedStateError):
+        return Result(State.ERROR, error=(ErrorType.STATE_REFUSED, message))
     if isinstance(error, ToolError):
         return Result(
             State.ERROR,

@@ -1,0 +1,19 @@
+"""The error of state that is refused: on writing a type that is not allowed, on reading whatever nobody here wrote."""
+
+from langgraph_rq.shared.errors import LanggraphRqError
+
+TYPES_SETTING = "LGRQ_STATE_TYPES"
+KEY_SETTING = "LGRQ_STATE_KEY"
+
+
+class RefusedStateError(LanggraphRqError):
+    """A checkpoint, a store item or a cached result holds a type that is not allowed, or cannot be read."""
+
+
+def type_refused(module: str, name: str) -> RefusedStateError:
+    """Make the error of a type that is not allowed; both names may come from Redis, and are cut."""
+    spec = f"{module[:100]}:{name[:100]}"
+    return RefusedStateError(
+        f"state: expected plain data, messages or a type of the graphs' states, got: {spec!r}; "
+        f"if that is a type of yours, name it in {TYPES_SETTING}={spec} of every worker"
+    )
