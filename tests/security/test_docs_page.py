@@ -16,7 +16,7 @@ def test_vendored_files_are_those_of_the_named_version():
     listed = dict(re.findall(r"\| `([\w.-]+)` \| `(\w{64})` \|", VENDORED.joinpath("README.md").read_text()))
     assert listed.keys() == {"swagger-ui-bundle.js", "swagger-ui.css"}
     assert {name: sha256(VENDORED.joinpath(name).read_bytes()).hexdigest() for name in listed} == listed
-    assert "Apache License" in VENDORED.joinpath("LICENSE").read_text()
+    assert "Apache License" in VENDORED.joinpath("LICENSE.txt").read_text()
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
