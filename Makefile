@@ -22,9 +22,9 @@ install: .venv/.installed ## Set up .venv with all dependencies and a private Re
 	@$(BIN)/langgraph-producer dev redis --install
 	@touch $@
 
-lock: ## Renew requirements.lock from pyproject.toml
+lock: ## Write requirements.lock, with hashes, from pyproject.toml; UPGRADE=1 renews the versions in it
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate \
-	  --no-emit-index-url --no-emit-find-links --upgrade --output-file requirements.lock pyproject.toml
+	  --no-emit-index-url --no-emit-find-links --generate-hashes $(if $(UPGRADE),--upgrade) --output-file requirements.lock pyproject.toml
 
 demo: install ## Answer 20 questions end to end on a private Redis, offline unless OPENAI_API_KEY is set
 	@$(BIN)/python -m examples.demo

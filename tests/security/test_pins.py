@@ -26,3 +26,9 @@ def test_base_image_and_installer_name_their_versions():
     assert len(installers) == 2
     assert re.fullmatch(r"==\d+\.\d+\.\d+", installers[0])
     assert set(installers) == {installers[0]}
+
+
+def test_every_library_is_locked_with_its_hashes():
+    lock = ROOT.joinpath("requirements.lock").read_text().replace("\\\n", " ").splitlines()
+    assert len(lock) > 100
+    assert [line for line in lock if not re.match(r"[\w.-]+==\S+ .*--hash=sha256:[0-9a-f]{64}", line)] == []
