@@ -204,6 +204,25 @@ class ForgedResultError(LanggraphRqError):
         self.reason = reason
 
 
+class UnreadableTaskError(UnknownTaskError):
+    """Another program has written to the task's keys in Redis, so that its state or its result cannot be read.
+
+    Attributes:
+        task_id: The task.
+        part: What cannot be read.
+        found: What stands there, shortened.
+    """
+
+    def __init__(self, task_id: str, part: str, found: str) -> None:
+        LanggraphRqError.__init__(
+            self, f"task {task_id!r}: its {part} in Redis cannot be read, got: {found[:60]!r}; another program wrote it"
+        )
+        self.task_id = task_id
+        self.state = None
+        self.part = part
+        self.found = found[:60]
+
+
 class NotInterruptedError(LanggraphRqError):
     """The task waits for no answer, so that it cannot be resumed.
 

@@ -3,7 +3,6 @@
 `AsyncClient` is this core over a transport that suspends; `Client` runs each of these coroutines over one that blocks.
 """
 
-import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from copy import copy
@@ -18,12 +17,14 @@ from langgraph_rq.producer.client.lookup import (
     Receipt,
     TaskStatus,
     ask_place,
-    ask_results,
     read_job_status,
     read_receipt,
+    read_result,
+    read_state,
     read_status,
 )
 from langgraph_rq.producer.client.records import Records
+from langgraph_rq.producer.client.results import LOOK_AGAIN_S, Results
 from langgraph_rq.producer.client.resume import MISSING, resume_document
 from langgraph_rq.producer.client.task_fields import TaskFields
 from langgraph_rq.producer.client.transports import Transport
@@ -34,8 +35,8 @@ from langgraph_rq.shared.errors import (
     RedisUnavailableError,
     ScriptsMissingError,
     UnknownTaskError,
+    UnreadableTaskError,
     Violation,
-    WaitTimeoutError,
 )
 from langgraph_rq.shared.queue import ending
 from langgraph_rq.shared.queue.events import BEGINNING, FORGOTTEN_END, Event, EventType, may_go_on, order
@@ -48,11 +49,8 @@ from langgraph_rq.shared.telemetry.audit import Action
 from langgraph_rq.shared.telemetry.logs import get_logger
 
 _SUBMIT_BATCH = 200
-_WATCHED = 100
-"""Results waited for at once; the others are found when their turn comes."""
-_LOOK_AGAIN_S = 60.0
 _QUIET_TIMES = 4
-"""A waiter checks that its task still exists: after `_LOOK_AGAIN_S`, a follower after so many quiet times."""
+"""A follower checks after so many quiet times that its task still exists."""
 _NO_WORKER_YET = "no worker has been there since Redis started"
 
 _log = get_logger(__name__)
@@ -171,7 +169,7 @@ class ClientCore:
     async def result(self, task_id: str) -> TaskResult | None:
         """Read a task's result; None while it has none, or when its TTL is over. Raises RedisUnavailableError."""
         document = await self.result_json(task_id)
-        return TaskResult.model_validate_json(document) if document else None
+        return read_result(task_id, document) if document else None
 
     async def result_json(self, task_id: str) -> bytes | None:
         """Read a task's result as `result` does, as the JSON document that stands in Redis."""
@@ -185,73 +183,31 @@ class ClientCore:
 
     async def wait(self, task_id: str, timeout_s: float | None = None) -> TaskResult:
         """Wait until the task has ended. Raises WaitTimeoutError, UnknownTaskError, RedisUnavailableError."""
-        return TaskResult.model_validate_json(await self.wait_json(task_id, timeout_s))
+        return read_result(task_id, await self.wait_json(task_id, timeout_s))
 
     async def wait_json(self, task_id: str, timeout_s: float | None = None) -> bytes:
         """Wait as `wait` does, for the JSON document that stands in Redis."""
-        async with aclosing(self._ends([task_id], timeout_s)) as documents:
-            return await anext(documents)
+        async with aclosing(self._results().ends([task_id], timeout_s)) as documents:
+            return (await anext(documents))[1]
 
     async def wait_each(
         self, task_ids: Iterable[str], timeout_s: float | None = None
     ) -> AsyncGenerator[TaskResult, None]:
-        """Yield each task's result as it ends, whichever is first. Raises as `wait`."""
-        async with aclosing(self._ends(task_ids, timeout_s)) as documents:
-            async for document in documents:
-                yield TaskResult.model_validate_json(document)
+        """Yield each task's result as it ends, whichever is first. Raises as `wait`.
 
-    async def _ends(self, task_ids: Iterable[str], timeout_s: float | None) -> AsyncGenerator[bytes, None]:
-        give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
-        pending = list(dict.fromkeys(task_ids))
-        places: dict[str, str] = {}
-        while pending or places:
-            while pending and len(places) < _WATCHED:
-                room = _WATCHED - len(places)
-                documents, seen = await self._look(pending[:room])
-                pending = pending[room:]
-                places |= seen
-                for document in documents:
-                    yield document
-            if not places:
-                continue
-            left_s = _LOOK_AGAIN_S if give_up_at is None else min(give_up_at - time.monotonic(), _LOOK_AGAIN_S)
-            if left_s <= 0 or self._transport.is_ending:
-                raise WaitTimeoutError(next(iter(places)), len(places))
-            for document in await self._await_ends(places, left_s):
-                yield document
-
-    async def _await_ends(self, places: dict[str, str], timeout_s: float) -> list[bytes]:
-        """Wait for events of tasks, and take the tasks that ended out of `places`; answers their results."""
-        ids = {events_key(self._key(task_id)): task_id for task_id in places}
-        news = await self._transport.news({key: places[id_] for key, id_ in ids.items()}, timeout_s, is_drained=True)
-        for key, events in news.items():
-            places[ids[key]] = events[-1].id
-        # When nothing has happened for a while, the events may have been forgotten before we looked.
-        again = [ids[key] for key, events in news.items() if events[-1].is_last] if news else list(places)
-        for task_id in again:
-            del places[task_id]
-        documents, seen = await self._look(again)
-        places |= seen
-        return documents
-
-    async def _look(self, task_ids: Sequence[str]) -> tuple[list[bytes], dict[str, str]]:
-        """Read the results that are there, and for the others the last event's id, after which to wait."""
-        keys = [self._key(task_id) for task_id in task_ids]
-        replies = await self._connection.read(lambda pipeline: ask_results(pipeline, keys)) if keys else []
-        documents: dict[str, bytes] = {}
-        places: dict[str, str] = {}
-        for i, task_id in enumerate(task_ids):
-            last, state, has_job, document = replies[4 * i : 4 * i + 4]
-            if document:
-                documents[self._key(task_id)] = self._checked(task_id, document)
-            elif not (state or has_job):
-                raise UnknownTaskError(task_id)
-            elif state and State(state.decode()).is_terminal:
-                raise UnknownTaskError(task_id, State(state.decode()))
-            else:
-                places[task_id] = last[0][0].decode() if last else BEGINNING
-        await self._record(Action.READ, *documents)
-        return list(documents.values()), places
+        UnreadableTaskError, of a task whose keys another program has overwritten, comes after the others' results.
+        """
+        problem: UnreadableTaskError | None = None
+        async with aclosing(self._results().ends(task_ids, timeout_s)) as documents:
+            async for task_id, document in documents:
+                try:
+                    found = read_result(task_id, document)
+                except UnreadableTaskError as error:
+                    problem = problem or error
+                    continue
+                yield found
+        if problem:
+            raise problem
 
     async def events(self, task_id: str, after: str = BEGINNING) -> AsyncGenerator[Event, None]:
         """Yield what happens to a task, from its beginning or `after` the event of that id, until it has ended.
@@ -263,7 +219,7 @@ class ClientCore:
             UnknownTaskError: no such task is known at the start, or it is forgotten meanwhile.
             RedisUnavailableError: Redis cannot be reached at the start.
         """
-        following = await self.follow(task_id, after, _LOOK_AGAIN_S)
+        following = await self.follow(task_id, after, LOOK_AGAIN_S)
         if following is None:
             return
         async with aclosing(following) as events:
@@ -321,6 +277,8 @@ class ClientCore:
             result = self._keys.sign_result(key, result)
         call = cancel_call(key, State.CANCELLED, result, self._times)
         (state,) = await self._connection.run([call])
+        if isinstance(state, ValueError):
+            raise UnreadableTaskError(task_id, "state", str(state)) from state
         if isinstance(state, Exception):
             raise state
         if state is None:
@@ -376,6 +334,9 @@ class ClientCore:
         except SignatureError as error:
             raise ForgedResultError(task_id, str(error)) from None
 
+    def _results(self) -> Results:
+        return Results(self._connection, self._key, self._record, self._checked)
+
     async def _where(self, task_id: str, *, patiently: bool = False) -> tuple[State, str | None]:
         """Read a task's state and the place of its last event; `patiently` waits for a Redis that is away."""
         key = self._key(task_id)
@@ -389,7 +350,7 @@ class ClientCore:
                 break
         if state is None and not has_job:
             raise UnknownTaskError(task_id)
-        return State(state.decode()) if state else State.PENDING, last[0][0].decode() if last else None
+        return read_state(task_id, state) if state else State.PENDING, last[0][0].decode() if last else None
 
     async def _record(self, action: Action, *keys: str, **details: Any) -> None:
         """Write what was done to the audit log, if there is one."""

@@ -10,17 +10,20 @@ Key:
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 from zlib import crc32
 
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline as AsyncPipeline
+from redis.client import Pipeline
 from redis.exceptions import RedisError
 
 from langgraph_rq.shared.backoff import Backoff
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.connections.clients import is_outage
+from langgraph_rq.shared.connections.clients import is_outage, is_wrong_type
 from langgraph_rq.shared.queue.events import BEGINNING, Event, order, read_call
 
 READERS = 8
@@ -32,7 +35,27 @@ _GATHER_S = 0.004
 """Between two reads: a waiter that was woken just now waits again within this time, without waking the reader."""
 _WAKE_TTL_S = 60
 OUTAGE_WAIT_S = 0.25
+ODD_WAIT_S = 1.0
+"""A task whose stream is a key of another type is looked at again after this time."""
 _OUTAGE = Backoff(first_s=OUTAGE_WAIT_S, longest_s=1.0)
+
+
+def ask_types(pipeline: Pipeline | AsyncPipeline, keys: Iterable[str]) -> None:
+    """Ask for the type of each key."""
+    for key in keys:
+        pipeline.type(key)
+
+
+def of_another_type(keys: Iterable[str], types: Iterable[bytes]) -> set[str]:
+    """Return the keys that are no streams."""
+    return {key for key, kind in zip(keys, types, strict=True) if kind not in {b"stream", b"none"}}
+
+
+async def _odd(redis: Redis, keys: Iterable[str]) -> set[str]:
+    names = list(keys)
+    pipeline = redis.pipeline(transaction=False)
+    ask_types(pipeline, names)
+    return of_another_type(names, await pipeline.execute())
 
 
 class _Waiter:
@@ -115,14 +138,24 @@ class _Reader:
             try:
                 found: Any = await self._blocking.xread(streams, count=1, block=round(BLOCK_S * 1000))
                 failures = 0
-            except (RedisError, OSError):
+            except (RedisError, OSError) as error:
                 found = ()
-                failures += 1
-                await asyncio.sleep(_OUTAGE.pause_s(failures))
+                if is_wrong_type(error):
+                    await self._notify_odd(streams)
+                else:
+                    failures += 1
+                    await asyncio.sleep(_OUTAGE.pause_s(failures))
             self._watched, self._is_waking = {}, False
             for stream, entries in found or ():
                 self._notify(stream.decode(), entries[-1][0].decode())
             await asyncio.sleep(_GATHER_S)
+
+    async def _notify_odd(self, keys: Iterable[str]) -> None:
+        """Notify the waiters of keys that are no streams: one of them would keep all others waiting."""
+        with suppress(RedisError, OSError):
+            for key in await _odd(self._redis, keys):
+                for waiter in self._waiters.get(key, ()):
+                    waiter.notify()
 
     def _notify(self, key: str, place: str) -> None:
         if key == self._wake_key:
@@ -173,16 +206,13 @@ class EventFeed:
         return notified.done()
 
     async def _read(self, places: Mapping[str, str]) -> dict[str, list[Event]] | None:
-        """Read a page of each stream; None: Redis is away."""
+        """Read a page of each stream; None: nothing can be read now, because Redis is away or a key is no stream."""
         try:
             return await scripts.run(self._redis, read_call(places))
         except (RedisError, OSError) as error:
-            if is_outage(error) or isinstance(error, OSError):
+            if is_outage(error) or is_wrong_type(error) or isinstance(error, OSError):
                 return None
             raise
-
-    def _reader_of(self, key: str) -> _Reader:
-        return self._readers[crc32(key.encode()) % READERS]
 
     def end_waits(self) -> None:
         """End all waits, now and from now on."""

@@ -4,13 +4,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from pydantic import ValidationError
 from redis.asyncio.client import Pipeline as AsyncPipeline
 from redis.client import Pipeline
 
-from langgraph_rq.shared.errors import QueueFullError, TaskConflictError, UnknownGraphError
-from langgraph_rq.shared.queue.answers import Submission, Submitted
+from langgraph_rq.shared.errors import QueueFullError, TaskConflictError, UnknownGraphError, UnreadableTaskError
+from langgraph_rq.shared.queue.answers import Submission, Submitted, whole_number
 from langgraph_rq.shared.queue.keys import events_key, job_hash, result_key, task_hash
-from langgraph_rq.shared.tasks import State, Task
+from langgraph_rq.shared.tasks import State, Task, TaskResult
 from langgraph_rq.shared.telemetry.logs import get_logger
 
 STATUS_FIELDS = ("state", "queue", "epoch", "waits", "created", "started", "deadline", "owner")
@@ -76,9 +77,10 @@ def read_receipt(task: Task, queue: str, submission: Submission | Exception) -> 
     match submission.outcome:
         case Submitted.CREATED | Submitted.EXISTS:
             created = submission.outcome is Submitted.CREATED
+            state = read_state(task.task_id, submission.detail.encode())
             _log.info("task.submitted", task_id=task.key, graph=task.graph, state=submission.detail, created=created)
             reason = submission.missing and submission.missing.explain(queue, task.graph)
-            return Receipt(task.task_id, State(submission.detail), created, reason)
+            return Receipt(task.task_id, state, created, reason)
         case Submitted.CONFLICT:
             raise TaskConflictError(task.task_id, submission.detail)
         case Submitted.UNKNOWN_GRAPH:
@@ -87,18 +89,39 @@ def read_receipt(task: Task, queue: str, submission: Submission | Exception) -> 
             raise QueueFullError(int(submission.detail))
 
 
-def read_status(task_id: str, fields: Sequence[bytes | None]) -> TaskStatus | None:
-    """Read STATUS_FIELDS; None: no task of ours."""
-    if fields[0] is None:
+def read_state(task_id: str, value: bytes) -> State:
+    """Read the state in a task's hash. Raises UnreadableTaskError."""
+    try:
+        return State(value.decode(errors="replace"))
+    except ValueError as error:
+        raise UnreadableTaskError(task_id, "state", value.decode(errors="replace")) from error
+
+
+def read_result(task_id: str, document: bytes) -> TaskResult:
+    """Read a result document. Raises UnreadableTaskError."""
+    try:
+        return TaskResult.model_validate_json(document)
+    except ValidationError as error:
+        raise UnreadableTaskError(task_id, "result", document[:60].decode(errors="replace")) from error
+
+
+def read_status(task_id: str, fields: Sequence[bytes | None] | None) -> TaskStatus | None:
+    """Read STATUS_FIELDS, of which numbers of other programs count as zero; None: no task of ours.
+
+    Raises:
+        UnreadableTaskError: the state is none.
+    """
+    if fields is None or fields[0] is None:
         return None
-    state, queue, epoch, waits, created, started, deadline, owner = (
-        value.decode() if value else "" for value in fields
+    found = read_state(task_id, fields[0])
+    queue, epoch, waits, created, started, deadline, owner = (
+        value.decode(errors="replace") if value else "" for value in fields[1:]
     )
     return TaskStatus(
         task_id,
-        State(state),
+        found,
         queue,
-        int(epoch) - int(waits or 0),
+        max(0, _number(epoch) - _number(waits)),
         _instant(created),
         _instant(started) if started else None,
         _instant(deadline) if deadline else None,
@@ -106,15 +129,21 @@ def read_status(task_id: str, fields: Sequence[bytes | None]) -> TaskStatus | No
     )
 
 
-def read_job_status(task_id: str, fields: Sequence[bytes | None]) -> TaskStatus | None:
+def read_job_status(task_id: str, fields: Sequence[bytes | None] | None) -> TaskStatus | None:
     """Read JOB_FIELDS of a job that stock RQ enqueued and no worker has seen yet; None: there is none."""
-    queue, created = fields
+    queue, created = fields or (None, None)
     if queue is None or created is None:
         return None
-    return TaskStatus(
-        task_id, State.PENDING, queue.decode(), 0, datetime.fromisoformat(created.decode()), None, None, None
-    )
+    try:
+        created_at = datetime.fromisoformat(created.decode())
+    except ValueError:
+        created_at = _instant("")
+    return TaskStatus(task_id, State.PENDING, queue.decode(errors="replace"), 0, created_at, None, None, None)
+
+
+def _number(text: str) -> int:
+    return whole_number(text.encode())
 
 
 def _instant(ms: str) -> datetime:
-    return datetime.fromtimestamp(int(ms) / 1000, UTC)
+    return datetime.fromtimestamp(_number(ms) / 1000, UTC)

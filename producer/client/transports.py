@@ -8,6 +8,7 @@ loop that its caller may have.
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from redis import Redis
@@ -16,9 +17,17 @@ from redis.asyncio.client import Pipeline as AsyncPipeline
 from redis.client import Pipeline
 from redis.exceptions import RedisError
 
-from langgraph_rq.producer.client.event_feed import BLOCK_S, OUTAGE_WAIT_S, READERS, EventFeed
+from langgraph_rq.producer.client.event_feed import (
+    BLOCK_S,
+    ODD_WAIT_S,
+    OUTAGE_WAIT_S,
+    READERS,
+    EventFeed,
+    ask_types,
+    of_another_type,
+)
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.connections.clients import is_outage, open_async, open_sync
+from langgraph_rq.shared.connections.clients import is_outage, is_wrong_type, open_async, open_sync
 from langgraph_rq.shared.connections.scripts import Call, Replicas
 from langgraph_rq.shared.queue.events import PAGE, Event, read_event
 
@@ -35,7 +44,11 @@ class Transport(Protocol):
         ...
 
     async def read(self, ask: Ask) -> list[Any]:
-        """Run commands in one round trip, in order but not as a transaction."""
+        """Run commands in one round trip, in order but not as a transaction.
+
+        The reply of a command whose key is of another type is None: such a key is as good as none (R15 in
+        docs/architecture.md).
+        """
         ...
 
     async def run(self, calls: Sequence[Call[Any]], replicas: Replicas = scripts.PRIMARY_ONLY) -> list[Any]:
@@ -89,7 +102,7 @@ class BlockingTransport:
         """Run commands in one round trip, in order but not as a transaction."""
         pipeline = self.redis.pipeline(transaction=False)
         ask(pipeline)
-        return list(pipeline.execute())
+        return readable(pipeline.execute(raise_on_error=False))
 
     async def run(self, calls: Sequence[Call[Any]], replicas: Replicas = scripts.PRIMARY_ONLY) -> list[Any]:
         """Run scripts in one round trip."""
@@ -112,6 +125,15 @@ class BlockingTransport:
             try:
                 found: Any = self._blocking.xread(streams, count=PAGE, block=max(1, int(left_s * 1000)))
             except (RedisError, OSError) as error:
+                if is_wrong_type(error):
+                    odd = of_another_type(streams, await self.read(partial(ask_types, keys=streams)))
+                    streams = {key: place for key, place in streams.items() if key not in odd}
+                    # Its callers look at the tasks without a readable stream again after this time.
+                    give_up_at = min(give_up_at, time.monotonic() + ODD_WAIT_S)
+                    if streams:
+                        continue
+                    await self.pause(max(0.0, give_up_at - time.monotonic()))
+                    break
                 if not (is_outage(error) or isinstance(error, OSError)):
                     raise
                 await self.pause(OUTAGE_WAIT_S)
@@ -158,7 +180,7 @@ class AsyncTransport:
         """Run commands in one round trip, in order but not as a transaction."""
         pipeline = self.redis.pipeline(transaction=False)
         ask(pipeline)
-        return list(await pipeline.execute())
+        return readable(await pipeline.execute(raise_on_error=False))
 
     async def run(self, calls: Sequence[Call[Any]], replicas: Replicas = scripts.PRIMARY_ONLY) -> list[Any]:
         """Run scripts in one round trip."""
@@ -183,3 +205,11 @@ class AsyncTransport:
         await self._feed.aclose()
         await self._blocking.aclose()
         await self.redis.aclose()
+
+
+def readable(replies: Sequence[Any]) -> list[Any]:
+    """Replace the errors of keys of another type by None; raise any other one."""
+    for reply in replies:
+        if isinstance(reply, Exception) and not is_wrong_type(reply):
+            raise reply
+    return [None if isinstance(reply, Exception) else reply for reply in replies]

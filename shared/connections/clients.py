@@ -122,6 +122,11 @@ def _is_local(host: str) -> bool:
         return name == "localhost"
 
 
+def is_wrong_type(error: object) -> bool:
+    """Return whether a key is of another type than the command expects: another program wrote it (R15)."""
+    return isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")
+
+
 def is_outage(error: BaseException) -> bool:
     """Return whether Redis is unreachable, restarting, full or read-only, rather than the command being wrong."""
     return isinstance(error, OUTAGES) or (isinstance(error, ResponseError) and str(error).startswith(_OUTAGE_CODES))

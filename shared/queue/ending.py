@@ -40,15 +40,15 @@ def unrun_result(
     Args:
         task_id: The task's id in Redis; the document has the id without its tenant.
         state: How it ends; as an error a task whose hash cannot be read.
-        replies: To what `add_reads` put into the pipeline, or the errors of keys of another type. A job that a tool of
-            RQ removed has no data.
+        replies: To what `add_reads` put into the pipeline; None or the errors for keys of another type. A job that a
+            tool of RQ removed has no data.
         served: The graphs of the live workers, where known: a task that waited for another one says so.
 
     Returns:
         The document; None when there is no such task.
     """
     fields, data, (seconds, microseconds) = replies
-    if isinstance(fields, Exception) or not any(fields):
+    if fields is None or isinstance(fields, Exception) or not any(fields):
         return None
     created_ms, epoch, waits, deadline_ms, input_tokens, output_tokens, cost_nano_usd, estimated_calls = (
         whole_number(value or b"") for value in fields

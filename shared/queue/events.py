@@ -58,6 +58,9 @@ class EventType(StrEnum):
     END = "end"
 
 
+_TYPES = frozenset(EventType)
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One event: `id` is its place, `text` its data as JSON."""
@@ -89,9 +92,12 @@ def is_place(text: str) -> bool:
 
 
 def read_event(entry: tuple[bytes, Mapping[bytes, bytes]]) -> Event:
-    """Read one entry of the stream, as redis-py answers it."""
+    """Read one entry of the stream, as redis-py answers it. One of another program is of the type `unknown`."""
     place, fields = entry
-    return Event(place.decode(), fields[b"type"].decode(), fields[b"data"].decode())
+    kind = fields.get(b"type", b"").decode(errors="replace")
+    if kind not in _TYPES or b"data" not in fields:
+        return Event(place.decode(), "unknown", "null")
+    return Event(place.decode(), kind, fields[b"data"].decode(errors="replace"))
 
 
 def _paired(entry: Sequence[Any]) -> tuple[bytes, dict[bytes, bytes]]:

@@ -79,6 +79,20 @@ async def test_input_is_judged_by_what_the_graph_takes(http, serving):
     assert accepted.json()["warnings"] == ["input.nn: unknown field (did you mean n?); the graph ignores it"]
 
 
+async def test_overwritten_tasks_hide_no_others_and_are_not_found(http, redis_client):
+    ids = [(await post(http, input={})).json()["task_id"] for _ in range(3)]
+    redis_client.hset(f"agent:task:{ids[0]}", "state", "odd")
+    redis_client.delete(f"agent:task:{ids[1]}", f"rq:job:{ids[1]}")
+    redis_client.set(f"agent:task:{ids[1]}", "odd")
+    assert [one["task_id"] for one in (await http.get("/tasks")).json()["tasks"]] == [ids[2]]
+    for task_id in ids[:2]:
+        problem(await http.get(f"/tasks/{task_id}"), 404, "unknown_task")
+    redis_client.delete("agent:recent:default")
+    redis_client.set("agent:recent:default", "odd")
+    assert (await post(http, input={})).status_code == 202
+    assert (await http.get("/tasks")).json() == {"tasks": []}
+
+
 async def test_result_that_is_not_there_yet_is_202(http):
     location = (await post(http, input={})).headers["location"]
     for wait in (0, 0.05):

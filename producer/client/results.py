@@ -1,0 +1,127 @@
+"""Wait for the results of many tasks over their event streams, whichever ends first."""
+
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from typing import Protocol
+
+from langgraph_rq.producer.client.connection import Connection
+from langgraph_rq.producer.client.lookup import ask_results, read_state
+from langgraph_rq.shared.errors import ForgedResultError, UnknownTaskError, UnreadableTaskError, WaitTimeoutError
+from langgraph_rq.shared.queue.events import BEGINNING
+from langgraph_rq.shared.queue.keys import events_key
+from langgraph_rq.shared.tasks import State
+from langgraph_rq.shared.telemetry.audit import Action
+
+_WATCHED = 100
+"""Results waited for at once; the others are found when their turn comes."""
+LOOK_AGAIN_S = 60.0
+"""A waiter checks after this time that its task still exists."""
+
+
+class Record(Protocol):
+    """Writes what was done to tasks to the audit log, if there is one."""
+
+    def __call__(self, action: Action, *keys: str) -> Awaitable[None]:
+        """Write it."""
+        ...
+
+
+class Results:
+    """The results of one tenant.
+
+    Args:
+        connection: To Redis.
+        key: Returns the key of a task's id.
+        record: Records results that were read.
+        check: Returns the document of a task without its signature, or raises ForgedResultError.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        key: Callable[[str], str],
+        record: Record,
+        check: Callable[[str, bytes], bytes],
+    ) -> None:
+        self._connection = connection
+        self._key = key
+        self._record = record
+        self._check = check
+
+    async def ends(self, task_ids: Iterable[str], timeout_s: float | None) -> AsyncGenerator[tuple[str, bytes], None]:
+        """Yield each task's id and result document as it ends, whichever is first.
+
+        Raises:
+            UnknownTaskError: there is no such task, or its result is forgotten.
+            UnreadableTaskError, ForgedResultError: a task's state cannot be read, or its result is not signed; after
+                the documents of all others.
+            WaitTimeoutError: not all have ended in time.
+        """
+        problems: list[UnreadableTaskError | ForgedResultError] = []
+        give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
+        pending = list(dict.fromkeys(task_ids))
+        places: dict[str, str] = {}
+        while pending or places:
+            while pending and len(places) < _WATCHED:
+                room = _WATCHED - len(places)
+                documents, seen = await self._look(pending[:room], problems)
+                pending = pending[room:]
+                places |= seen
+                for document in documents.items():
+                    yield document
+            if not places:
+                continue
+            left_s = LOOK_AGAIN_S if give_up_at is None else min(give_up_at - time.monotonic(), LOOK_AGAIN_S)
+            if left_s <= 0 or self._connection.transport.is_ending:
+                raise WaitTimeoutError(next(iter(places)), len(places))
+            for document in (await self._await_ends(places, left_s, problems)).items():
+                yield document
+        if problems:
+            raise problems[0]
+
+    async def _await_ends(
+        self, places: dict[str, str], timeout_s: float, problems: list[UnreadableTaskError | ForgedResultError]
+    ) -> dict[str, bytes]:
+        """Wait for events of tasks, and take the tasks that ended out of `places`; answers their results."""
+        ids = {events_key(self._key(task_id)): task_id for task_id in places}
+        news = await self._connection.transport.news(
+            {key: places[id_] for key, id_ in ids.items()}, timeout_s, is_drained=True
+        )
+        for key, events in news.items():
+            places[ids[key]] = events[-1].id
+        # When nothing has happened for a while, the events may have been forgotten before we looked.
+        again = [ids[key] for key, events in news.items() if events[-1].is_last] if news else list(places)
+        for task_id in again:
+            del places[task_id]
+        documents, seen = await self._look(again, problems)
+        places |= seen
+        return documents
+
+    async def _look(
+        self, task_ids: Sequence[str], problems: list[UnreadableTaskError | ForgedResultError]
+    ) -> tuple[dict[str, bytes], dict[str, str]]:
+        """Read the results that are there, and for the others the last event's id, after which to wait.
+
+        A task that is unknown raises; one that cannot be read or is forged is added to `problems`.
+        """
+        keys = [self._key(task_id) for task_id in task_ids]
+        replies = await self._connection.read(lambda pipeline: ask_results(pipeline, keys)) if keys else []
+        documents: dict[str, bytes] = {}
+        places: dict[str, str] = {}
+        for i, task_id in enumerate(task_ids):
+            last, state, has_job, document = replies[4 * i : 4 * i + 4]
+            if not (document or state or has_job):
+                raise UnknownTaskError(task_id)
+            try:
+                if document:
+                    documents[task_id] = self._check(task_id, document)
+                    continue
+                known = read_state(task_id, state) if state else State.PENDING
+            except (UnreadableTaskError, ForgedResultError) as error:
+                problems.append(error)
+                continue
+            if known.is_terminal:
+                raise UnknownTaskError(task_id, known)
+            places[task_id] = last[0][0].decode() if last else BEGINNING
+        await self._record(Action.READ, *map(self._key, documents))
+        return documents, places
