@@ -223,6 +223,19 @@ class QueueMachine(RuleBasedStateMachine):
                 for user in line:
                     assert self.redis.exists(f"agent:waiting:{queue}:{user.decode()}")
 
+    @invariant()
+    def each_waiting_task_will_be_called(self) -> None:
+        for id_ in self.model.open_ids():
+            place, queue, user = self.redis.hmget(f"agent:task:{id_}", "place", "queue", "user")
+            if place != b"waiting":
+                continue
+            name = queue.decode()
+            assert (
+                self.redis.hexists(f"agent:runnable:{name}", user)
+                or self.redis.zscore(f"agent:tenant_line:{name}:{user.decode().partition('--')[0]}", user) is not None
+                or self.redis.sismember(f"agent:capped:{user.decode()}", name)
+            )
+
     def teardown(self) -> None:
         """Nothing is left behind: whatever happened before, every open task can be claimed and finished."""
         if not hasattr(self, "model"):
