@@ -22,6 +22,7 @@ from langgraph_rq.shared.errors import (
     UnknownField,
     UnknownGraphError,
     UnknownTaskError,
+    UnreadableTaskError,
     Violation,
     WaitTimeoutError,
 )
@@ -37,6 +38,7 @@ EXAMPLES = [
     (ScriptsMissingError("redis://host", "lacks the script x"), {"url": "redis://host", "retry_after_s": 5}),
     (UnknownTaskError("order-7"), {"task_id": "order-7", "state": None}),
     (UnknownTaskError("order-7", "success"), {"state": "success"}),
+    (UnreadableTaskError("order-7", "state", "odd"), {"task_id": "order-7", "part": "state", "found": "odd"}),
     (ForgedResultError("order-7", "signature: expected x"), {"task_id": "order-7", "reason": "signature: expected x"}),
     (NotInterruptedError("order-7", "success"), {"task_id": "order-7", "state": "success"}),
     (UnknownBreakerError("gpt", ["gpt-4o"], "gpt-4o"), {"known": ("gpt-4o",), "suggestion": "gpt-4o"}),
