@@ -18,7 +18,7 @@ from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.telemetry.audit import STREAM
 from langgraph_rq.worker.task.result import TASK_METADATA
 from tests.fleet import one_node_graph, worker
-from tests.installation import clean_environment
+from tests.installation import ROOT, clean_environment
 
 HOSTILE = (
     "\x1b]0;owned\x07\x1b[2J\x9b31m\x90q\x9c\u202elive\u2066\r\x08\x7f\u2028\u2029"
@@ -141,6 +141,13 @@ def test_error_is_one_line_whatever_was_given(redis_url):
     assert "error: fake" in done.stderr
     assert not CONTROL.search(done.stderr)
     assert done.stderr.count("\n") == 1
+
+
+def test_commands_write_through_one_module_only():
+    writers = re.compile(r"click\.s?echo\(|\bConsole\(|\bprint\(|console\.print\(|sys\.std(out|err)\.write")
+    folders = ("producer/cli", "producer/doctor")
+    files = [*(file for folder in folders for file in (ROOT / folder).glob("*.py")), ROOT / "worker/__main__.py"]
+    assert [str(file.relative_to(ROOT)) for file in files if writers.search(file.read_text())] == []
 
 
 def test_events_that_are_no_json_stay_on_their_line(redis_url):
