@@ -77,7 +77,7 @@ async def open_context(
     audit_key = telemetry.workers_audit_key
     config = read_langgraph_json(_config(settings))
     state = load(StateSettings)
-    serializer = StateSerializer(StateKeys.parse(state.key.get_secret_value() if state.key else None))
+    serializer = StateSerializer(StateKeys.parse(None if state.key is None else state.key.get_secret_value()))
     key_file = file_of(VARIABLE)
     _export_key(load(ModelSettings))
     async with AsyncExitStack() as stack:

@@ -11,7 +11,8 @@ from langgraph.types import interrupt
 
 from langgraph_rq import Client, State
 from langgraph_rq.shared.errors import ErrorType, SettingsError
-from langgraph_rq.shared.settings import StateSettings, load
+from langgraph_rq.shared.settings import RedisSettings, StateSettings, WorkerSettings, load
+from langgraph_rq.worker.context import open_context
 from langgraph_rq.worker.graphs.langgraph_json import read_langgraph_json
 from langgraph_rq.worker.state.checkpoints import Checkpointer
 from langgraph_rq.worker.state.refused_state import RefusedStateError
@@ -200,11 +201,20 @@ async def is_read(reading: Any) -> bool:
     return True
 
 
-@pytest.mark.parametrize("text", ["short", f"{NEW},short", f"{NEW} plain2"])
+@pytest.mark.parametrize("text", ["short", f"{NEW},short", f"{NEW} plain2", "", " , "])
 def test_short_secret_is_refused_without_telling_it(text):
     with pytest.raises(SettingsError, match="LGRQ_STATE_KEY: expected secrets of at least 32 characters") as caught:
         StateKeys.parse(text)
     assert "short" not in str(caught.value).replace("shorter", "")
+
+
+async def test_empty_file_of_secrets_does_not_switch_encryption_off(redis_url, tmp_path, monkeypatch):
+    (tmp_path / "key").write_text("\n")
+    monkeypatch.setenv("LGRQ_STATE_KEY_FILE", str(tmp_path / "key"))
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    with pytest.raises(SettingsError, match="got: none"):
+        async with open_context(load(WorkerSettings), load(RedisSettings)):
+            pass
 
 
 def test_secrets_come_from_a_file(tmp_path, monkeypatch):

@@ -5,8 +5,8 @@ secret is replaced in three steps: every worker gets it as the second, then as t
 word `plain` stands for no encryption in such a list, and brings it to threads that exist, or ends it.
 
 Of a secret and a place (a thread, a store item) follows the key of that place. State that is moved to another place,
-shortened, changed or put there by somebody without a secret does not decrypt. A place's older state does: whoever
-writes to Redis can turn a thread back.
+shortened, changed or put there by somebody without a secret does not decrypt. A place's own older state does: a writer
+to Redis can turn a thread back.
 """
 
 import hashlib
@@ -40,11 +40,11 @@ class StateKeys:
         Raises:
             SettingsError: a secret is too short, or the library for encryption is not installed.
         """
-        words = (text or PLAIN).replace(",", " ").split()
-        if any(word != PLAIN and len(word) < SHORTEST for word in words):
+        words = [PLAIN] if text is None else text.replace(",", " ").split()
+        if not words or any(word != PLAIN and len(word) < SHORTEST for word in words):
             raise SettingsError(
                 f"{KEY_SETTING}: expected secrets of at least {SHORTEST} characters, such as `openssl rand -base64 32` "
-                f"makes, separated by commas, got: a shorter one"
+                f"makes, separated by commas, got: {'a shorter one' if words else 'none'}"
             )
         if set(words) != {PLAIN}:
             _cipher_class()
