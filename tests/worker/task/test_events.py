@@ -195,7 +195,7 @@ async def test_events_wait_for_a_redis_that_is_away_and_come_once_and_in_order()
         async with open_async(server.url) as redis:
             events = EventWriter(redis).open(claim(*await running(redis)), "w")
             for n in range(50):
-                events.add(EventType.CUSTOM, n=n)
+                await events.add(EventType.CUSTOM, n=n)
                 await asyncio.sleep(0)
                 if n == 25:
                     await events.flush()
@@ -216,7 +216,7 @@ async def test_events_of_all_tasks_of_a_process_share_round_trips(aredis):
     opened = [writer.open(claim(task, 1), "w") for task in tasks]
     for _ in range(100):
         for events in opened:
-            events.add(EventType.CUSTOM, data="token")
+            await events.add(EventType.CUSTOM, data="token")
     await asyncio.gather(*(events.flush() for events in opened))
     assert await script_calls(aredis) - before <= len(tasks) * 5
     assert {await aredis.xlen(f"agent:events:{task}") for task in tasks} == {101}
