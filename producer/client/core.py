@@ -39,7 +39,7 @@ from langgraph_rq.shared.errors import (
     Violation,
 )
 from langgraph_rq.shared.queue import ending
-from langgraph_rq.shared.queue.events import BEGINNING, FORGOTTEN_END, Event, EventType, may_go_on, order
+from langgraph_rq.shared.queue.events import BEGINNING, FORGOTTEN_END, SMALL_PAGE, Event, EventType, next_page, order
 from langgraph_rq.shared.queue.keys import events_key, job_hash, result_key, task_hash
 from langgraph_rq.shared.queue.verbs import cancel_call, missing_worker_call, submit_call
 from langgraph_rq.shared.settings import QueueSettings, RedisSettings, TaskSettings, load, mask_url
@@ -243,10 +243,11 @@ class ClientCore:
             if state.is_terminal and last is None:
                 yield Event(FORGOTTEN_END, EventType.END, f'{{"state":"{state}"}}')
                 return
-            quiet, is_drained = 0, False
+            quiet, is_drained, most = 0, False, SMALL_PAGE
             while quiet < _QUIET_TIMES and not self._transport.is_ending:
-                events = (await self._transport.news({key: after}, quiet_s, is_drained=is_drained)).get(key, [])
-                is_drained = not may_go_on(events)
+                news = await self._transport.news({key: after}, quiet_s, most=most, is_drained=is_drained)
+                events = news.get(key, [])
+                is_drained, most = len(events) < most, next_page(events)
                 quiet = 0 if events else quiet + 1
                 for event in events or (None,):
                     yield event
@@ -254,7 +255,7 @@ class ClientCore:
                     if event and event.is_last:
                         return
                 # A wait may be long, and longer if it is cancelled: it must not hold the page.
-                events, event = [], None
+                news, events, event = {}, [], None
             state, last = await self._where(task_id, patiently=True)
 
     async def cancel(self, task_id: str) -> State:

@@ -22,9 +22,8 @@ from redis.client import Pipeline
 from redis.exceptions import RedisError
 
 from langgraph_rq.shared.backoff import Backoff
-from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.clients import is_outage, is_wrong_type
-from langgraph_rq.shared.queue.events import BEGINNING, Event, order, read_call
+from langgraph_rq.shared.queue.events import BEGINNING, Event, order, read_event
 
 READERS = 8
 """Connections that block; more would be cheaper per stream, fewer need fewer connections."""
@@ -178,11 +177,13 @@ class EventFeed:
         self._readers = [_Reader(redis, blocking) for _ in range(READERS)]
         self.is_ending = False
 
-    async def news(self, places: Mapping[str, str], timeout_s: float, *, is_drained: bool) -> dict[str, list[Event]]:
+    async def news(
+        self, places: Mapping[str, str], timeout_s: float, *, most: int, is_drained: bool
+    ) -> dict[str, list[Event]]:
         """Read the events of streams after the given places, as `Transport.news` describes it."""
-        found = {} if is_drained else await self._read(places)
+        found = {} if is_drained else await self._read(places, most)
         if found == {} and not self.is_ending and await self._is_notified(places, timeout_s):
-            found = await self._read(places)
+            found = await self._read(places, most)
         if found is None:
             await asyncio.sleep(OUTAGE_WAIT_S)
         return found or {}
@@ -205,14 +206,16 @@ class EventFeed:
                 reader.remove(key, waiter)
         return notified.done()
 
-    async def _read(self, places: Mapping[str, str]) -> dict[str, list[Event]] | None:
+    async def _read(self, places: Mapping[str, str], most: int) -> dict[str, list[Event]] | None:
         """Read a page of each stream; None: nothing can be read now, because Redis is away or a key is no stream."""
+        streams: Any = dict(places)
         try:
-            return await scripts.run(self._redis, read_call(places))
+            found: Any = await self._redis.xread(streams, count=most)
         except (RedisError, OSError) as error:
             if is_outage(error) or is_wrong_type(error) or isinstance(error, OSError):
                 return None
             raise
+        return {stream.decode(): [read_event(entry) for entry in entries] for stream, entries in found or ()}
 
     def end_waits(self) -> None:
         """End all waits, now and from now on."""

@@ -56,18 +56,18 @@ class Transport(Protocol):
         ...
 
     async def news(
-        self, places: Mapping[str, str], timeout_s: float, *, is_drained: bool = False
+        self, places: Mapping[str, str], timeout_s: float, *, most: int = PAGE, is_drained: bool = False
     ) -> Mapping[str, list[Event]]:
         """Read the events of streams after the given places; wait for the first for up to `timeout_s`.
 
         Args:
             places: Stream -> id of the last event that was read.
             timeout_s: In seconds.
+            most: Events of one stream.
             is_drained: Nothing was left at these places a moment ago, so that waiting comes before reading.
 
         Returns:
-            A page of each stream that has events: at most `PAGE`, and of an async client about `PAGE_BYTES`. Empty
-            after the time, while Redis is away and after `end_waits`.
+            The events of each stream that has some. Empty after the time, while Redis is away and after `end_waits`.
         """
         ...
 
@@ -113,6 +113,7 @@ class BlockingTransport:
         places: Mapping[str, str],
         timeout_s: float,
         *,
+        most: int = PAGE,
         is_drained: bool = False,  # noqa: ARG002 - one XREAD reads and waits
     ) -> Mapping[str, list[Event]]:
         """Read or wait in one command, which is sent again every `BLOCK_S`."""
@@ -123,7 +124,7 @@ class BlockingTransport:
             if left_s <= 0:
                 break
             try:
-                found: Any = self._blocking.xread(streams, count=PAGE, block=max(1, int(left_s * 1000)))
+                found: Any = self._blocking.xread(streams, count=most, block=max(1, int(left_s * 1000)))
             except (RedisError, OSError) as error:
                 if is_wrong_type(error):
                     odd = of_another_type(streams, await self.read(partial(ask_types, keys=streams)))
@@ -187,10 +188,10 @@ class AsyncTransport:
         return await scripts.run_many(self.redis, calls, replicas)
 
     async def news(
-        self, places: Mapping[str, str], timeout_s: float, *, is_drained: bool = False
+        self, places: Mapping[str, str], timeout_s: float, *, most: int = PAGE, is_drained: bool = False
     ) -> Mapping[str, list[Event]]:
         """Read, or wait on the connections that all waits share."""
-        return await self._feed.news(places, timeout_s, is_drained=is_drained)
+        return await self._feed.news(places, timeout_s, most=most, is_drained=is_drained)
 
     async def pause(self, seconds: float) -> None:
         """Sleep."""
