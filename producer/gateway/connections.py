@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from uvicorn.loops.auto import auto_loop_factory
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from langgraph_rq.shared.telemetry.logs import get_logger
@@ -29,6 +30,7 @@ _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nCache-Control: no-store\r\n"
     b"Connection: close\r\n\r\n"
 )
+HANDSHAKE_S = 10.0
 _RETURN_S = 5.0
 """The process stands still for some 50 ms then."""
 _MOST_BACKLOG = 2_048
@@ -212,6 +214,21 @@ class LimitedProtocol(HttpToolsProtocol):
     def _forget(self) -> None:
         self._stop_waiting()
         self._stop_watching()
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """Make uvicorn's event loop, in which a TLS handshake may not take a minute; uvicorn has no setting for that."""
+    loop = auto_loop_factory(use_subprocess=False)()
+    create = loop.create_server
+
+    async def create_server(*args: Any, **options: Any) -> asyncio.Server:
+        if options.get("ssl"):
+            options["ssl_handshake_timeout"] = HANDSHAKE_S
+        server: asyncio.Server = await create(*args, **options)
+        return server
+
+    loop.create_server = create_server  # type: ignore[method-assign]
+    return loop
 
 
 def affordable(most: int, others: int) -> int:

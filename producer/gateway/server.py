@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from langgraph_rq.producer.client.event_feed import READERS
 from langgraph_rq.producer.gateway.app import create_app
-from langgraph_rq.producer.gateway.connections import Connections, affordable
+from langgraph_rq.producer.gateway.connections import Connections, affordable, new_loop
 from langgraph_rq.shared.settings import GatewaySettings, RedactionSettings, RedisSettings, load
 from langgraph_rq.shared.telemetry.logs import configure
 
@@ -52,6 +52,7 @@ def server_config(app: FastAPI, settings: GatewaySettings) -> uvicorn.Config:
         host=settings.host,
         port=settings.port,
         http=protocol,
+        loop=f"{new_loop.__module__}:{new_loop.__name__}",
         ws="none",
         backlog=connections.backlog,
         log_config=None,

@@ -151,7 +151,11 @@ class EmbeddedRedis:
         found = find_redis()
         self._refuse_a_second_server()
         self.directory.mkdir(parents=True, exist_ok=True)
-        listen = {"port": str(self._port)} if self._port else {"port": "0", "unixsocket": str(self._socket)}
+        listen = (
+            {"port": str(self._port)}
+            if self._port
+            else {"port": "0", "unixsocket": str(self._socket), "unixsocketperm": "700"}
+        )
         options = {
             "dir": str(self.directory),
             "logfile": str(self.directory / "redis.log"),

@@ -4,6 +4,7 @@ import asyncio
 import resource
 import select
 import socket
+import ssl
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import pytest
 from redis import Redis
 
 from langgraph_rq import Client
+from langgraph_rq.producer.gateway import connections
 from langgraph_rq.producer.gateway.admission.api_keys import make_key
+from tests.deployment import make_secrets
 from tests.gateways import listening, start_gateway
 from tests.waiting import until, until_sync
 
@@ -210,3 +213,21 @@ def test_low_file_limit_is_warned_of_and_300_silent_connections_shut_nobody_out(
         for _ in range(5):
             assert httpx.get(f"{process.url}/tasks/{task_id}", timeout=5).status_code == 200
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == limits
+
+
+def test_tls_handshake_that_does_not_happen_ends_the_connection(tmp_path, monkeypatch):
+    monkeypatch.setattr(connections, "HANDSHAKE_S", 0.3)
+    secrets = make_secrets(tmp_path / "secrets")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(secrets / "gateway.crt", secrets / "gateway.key")
+
+    async def serve():
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0, ssl=context)
+        port = server.sockets[0].getsockname()[1]
+        with await asyncio.to_thread(connect, f"https://127.0.0.1:{port}") as silent:
+            await until(lambda: is_closed(silent))
+        server.close()
+
+    with asyncio.Runner(loop_factory=connections.new_loop) as runner:
+        runner.run(serve())
