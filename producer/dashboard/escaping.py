@@ -30,6 +30,7 @@ _STYLES = """
 #job-data, h2, td:first-child { overflow-wrap: anywhere }
 td:first-child { min-width: 16rem }
 .table-responsive-md { overflow-x: auto }
+p.fixed.intro { height: auto }
 """
 """What would be refused is not offered; a long name does not widen the page."""
 
