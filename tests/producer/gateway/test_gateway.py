@@ -255,7 +255,7 @@ async def test_user_over_the_rate_is_429_and_others_are_not(redis_url):
         assert (first.status_code, first.headers["x-ratelimit-limit"]) == (202, "2")
         assert [one.headers["x-ratelimit-remaining"] for one in (first, second, third)] == ["1", "0", "0"]
         problem(third, 429, "rate_limited")
-        assert 0 < int(third.headers["retry-after"]) <= 60
+        assert 0 < int(third.headers["retry-after"]) <= 90  # two submissions of a window leave half of the next one
         assert (await post(http, input={}, user_id="bob")).status_code == 202
         assert (await post(http, input={})).status_code == 202
 
