@@ -63,8 +63,8 @@ for tenant in $tenants; do
     -e "s/~agent:task:\*/~agent:task:$own*/" -e "s/~agent:result:\*/~agent:result:$own*/" \
     -e "s/~agent:events:\*/~agent:events:$own*/" -e "s/~agent:waiting:\*/~agent:waiting:*:$own*/" \
     -e "s/~agent:capped:\*/~agent:capped:$own*/" -e "s/~agent:thread:\*/~agent:thread:$own*/" \
-    -e "s/~rq:job:\*/~rq:job:$own*/" -e "s/ %R~rq:\* / %R~rq:workers* %R~rq:worker:* /" \
-    -e "s/ ~agent:rate\* / /" -e "s/ ~agent:recent:\* / /" -e "s/ %R~agent:budget:\* / /" >tenant.acl
+    -e "s/ ~agent:tenant_\* / ~agent:tenant_turns:* ~agent:tenant_line:*:$tenant /" -e "s/~rq:job:\*/~rq:job:$own*/" -e "s/ %R~rq:\* / %R~rq:workers* %R~rq:worker:* /" \
+    -e "s/ ~agent:rate\* / /g" -e "s/ ~agent:recent:\* / /g" -e "s/ %R~agent:budget:\* / /g" >tenant.acl
   cat tenant.acl >>users.acl.new
   roles="$roles producer-$tenant"
 done

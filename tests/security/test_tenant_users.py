@@ -61,7 +61,9 @@ async def test_main_path_of_a_tenants_producer_leaves_nothing_in_acl_log(users, 
         resumed = await client.resume(task.task_id, 2)
         assert (await client.wait(resumed.task_id, 10)).result == {"n": 3}
         assert (await client.status(resumed.task_id)).state is State.SUCCESS
-        many = await client.submit_many([{"input": {"n": n}, "graph": "ask", "user_id": "bob"} for n in range(3)])
+        many = await client.submit_many(
+            [{"input": {"n": n}, "graph": "ask", "user_id": user} for n in range(3) for user in ("bob", "cid")]
+        )
         for receipt in many:
             await client.cancel(receipt.task_id)
             await client.wait(receipt.task_id, 10)
@@ -81,6 +83,7 @@ OTHERS = [
     ("HSET", "rq:job:beta--one", "data", "[]"),
     ("LPUSH", "agent:thread:beta--t", "x"),
     ("LRANGE", "agent:waiting:agent_tasks:beta--ann", "0", "-1"),
+    ("ZRANGE", "agent:tenant_line:agent_tasks:beta", "0", "-1"),
     ("HSET", "agent:rate:beta--ann", "used", "1000"),
     ("DEL", "agent:rate:acme--"),
     ("LRANGE", "agent:recent:beta", "0", "-1"),
