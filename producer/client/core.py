@@ -155,10 +155,10 @@ class ClientCore:
         if found.state is not State.PENDING:
             return found
         try:
-            (reason,) = await self._connection.run([missing_worker_call(key)], awaits_scripts=False)
+            (missing,) = await self._connection.run([missing_worker_call(key)], awaits_scripts=False)
         except ScriptsMissingError:
-            reason = _NO_WORKER_YET
-        return replace(found, reason=reason)
+            missing = _NO_WORKER_YET
+        return replace(found, reason=missing or found.reason)
 
     def _warn(self, receipt: Receipt) -> None:
         """Log, once for each reason, that no live worker can run what is submitted."""

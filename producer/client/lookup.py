@@ -10,11 +10,14 @@ from redis.client import Pipeline
 
 from langgraph_rq.shared.errors import QueueFullError, TaskConflictError, UnknownGraphError, UnreadableTaskError
 from langgraph_rq.shared.queue.answers import Submission, Submitted, whole_number
-from langgraph_rq.shared.queue.keys import events_key, job_hash, result_key, task_hash
+from langgraph_rq.shared.queue.keys import Place, events_key, job_hash, result_key, task_hash
+from langgraph_rq.shared.queue.waits import explain
 from langgraph_rq.shared.tasks import State, Task, TaskResult
 from langgraph_rq.shared.telemetry.logs import get_logger
 
-STATUS_FIELDS = ("state", "queue", "epoch", "waits", "created", "started", "deadline", "owner")
+STATUS_FIELDS = (
+    "state", "queue", "epoch", "waits", "created", "started", "deadline", "owner", "place", "waits_for", "waits_until"
+)  # fmt: skip
 """Of a task's hash, for `read_status`."""
 
 JOB_FIELDS = ("origin", "created_at")
@@ -49,7 +52,7 @@ class TaskStatus:
     deadline_at: datetime | None
     worker: str | None
     reason: str | None = None
-    """Why no live worker can run it, so that it waits until one comes."""
+    """Why no live worker can run it, so that it waits until one comes; or what it waits for."""
 
 
 def ask_results(pipeline: Pipeline | AsyncPipeline, keys: Iterable[str]) -> None:
@@ -114,9 +117,10 @@ def read_status(task_id: str, fields: Sequence[bytes | None] | None) -> TaskStat
     if fields is None or fields[0] is None:
         return None
     found = read_state(task_id, fields[0])
-    queue, epoch, waits, created, started, deadline, owner = (
+    queue, epoch, waits, created, started, deadline, owner, place, thing, until = (
         value.decode(errors="replace") if value else "" for value in fields[1:]
     )
+    is_waiting = found is State.PENDING and place == Place.DELAYED and thing
     return TaskStatus(
         task_id,
         found,
@@ -126,6 +130,7 @@ def read_status(task_id: str, fields: Sequence[bytes | None] | None) -> TaskStat
         _instant(started) if started else None,
         _instant(deadline) if deadline else None,
         owner or None,
+        explain(thing, _number(until)) if is_waiting else None,
     )
 
 

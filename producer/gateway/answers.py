@@ -30,7 +30,9 @@ class StatusAnswer(BaseModel):
     submitted_at: datetime
     started_at: datetime | None
     deadline_at: datetime | None
-    reason: str | None = Field(None, description="Why no live worker can run it yet.", examples=[None])
+    reason: str | None = Field(
+        None, description="What it waits for, or why no live worker can run it yet.", examples=[None]
+    )
 
 
 class StateAnswer(BaseModel):

@@ -158,11 +158,13 @@ class Swept:
 
 @dataclass(frozen=True, slots=True)
 class Reaped:
-    """The answer of `reap`: ids taken from dead workers, ids that became due, ms until the next one is due."""
+    """The answer of `reap`: ids taken from dead workers, ids that were due, ids whose thing is free."""
 
     reaped: tuple[str, ...]
     promoted: tuple[str, ...]
-    next_due_ms: int | None
+    woken: tuple[str, ...]
+    next_due_ms: int
+    """Until there may be more that are due or free; an hour at most."""
 
 
 def read_submission(reply: Sequence[bytes]) -> Submission:
@@ -190,8 +192,8 @@ def read_swept(reply: Sequence[Any]) -> Swept:
 
 def read_reaped(reply: Sequence[Any]) -> Reaped:
     """Read the reply of reap.lua."""
-    reaped, promoted, next_due_ms = reply
-    return Reaped(_ids(reaped), _ids(promoted), None if int(next_due_ms) < 0 else int(next_due_ms))
+    reaped, promoted, woken, next_due_ms = reply
+    return Reaped(_ids(reaped), _ids(promoted), _ids(woken), int(next_due_ms))
 
 
 def read_claim(reply: Sequence[Any]) -> Claim:

@@ -9,7 +9,8 @@ from redis.client import Pipeline
 
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.answers import whole_number
-from langgraph_rq.shared.queue.keys import TaskField, job_hash, task_hash
+from langgraph_rq.shared.queue.keys import Place, TaskField, job_hash, task_hash
+from langgraph_rq.shared.queue.waits import describe
 from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import ResultMetadata, State, TaskError, TaskResult
 
@@ -22,6 +23,8 @@ _FIELDS = (
     TaskField.OUTPUT_TOKENS,
     TaskField.COST_NANO_USD,
     TaskField.ESTIMATED_CALLS,
+    TaskField.PLACE,
+    TaskField.WAITS_FOR,
 )
 
 
@@ -51,12 +54,14 @@ def unrun_result(
     if fields is None or isinstance(fields, Exception) or not any(fields):
         return None
     created_ms, epoch, waits, deadline_ms, input_tokens, output_tokens, cost_nano_usd, estimated_calls = (
-        whole_number(value or b"") for value in fields
+        whole_number(value or b"") for value in fields[:-2]
     )
+    place, thing = ((value or b"").decode(errors="replace") for value in fields[-2:])
+    where = f"while it waited for {describe(thing)}" if place == Place.DELAYED and thing else "in the queue"
     ended_ms = seconds * 1000 + microseconds // 1000
     task = {} if isinstance(data, Exception) else _read_task(data)
     graph, deadline = str(task.get("graph", "")), f"the deadline of {(deadline_ms - created_ms) / 1000:g} s passed"
-    late = TaskError(type=ErrorType.TIMEOUT, message=f"{deadline} in the queue")
+    late = TaskError(type=ErrorType.TIMEOUT, message=f"{deadline} {where}")
     if graph and served is not None and graph not in served:
         late = TaskError(
             type=ErrorType.UNKNOWN_GRAPH, message=f"no live worker served the graph {graph!r} when {deadline}"

@@ -4,7 +4,8 @@ An entry has two fields, `type` and `data`, a JSON object. Every event of a run 
 after a crash the node that was cut off runs again, and its events come again under the next attempt.
 
     type      data                                                written
-    state     {state, attempt}                                    always
+    state     {state, attempt}, and of a task that waits for something
+              {waits_for, until_ms}                               always
     node      {attempt, node, phase: start | end, error?}         when the task asks for any stream mode
     values    {attempt, data}: the whole state after each step    when the task asks for it, as LangGraph's stream modes
     updates   {attempt, data}: {node: what it returned}

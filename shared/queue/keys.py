@@ -7,7 +7,12 @@ Keys (type; lifetime):
     agent:events:<id>      stream  events, see events.py; until a while after the end
     agent:open             zset    id -> deadline (ms), or when the sweeper looks again at one past it; tasks that are
                                    not terminal; stays
-    agent:delayed          zset    id -> when it is due (ms); stays
+    agent:wait:<thing>     zset    id -> when it may go on at the earliest (ms), of tasks that wait for the thing; an
+                                   hour after the last of them came, or while there are any
+    agent:delayed          zset    id -> when it goes on at the latest (ms), of all tasks that wait for a thing or for
+                                   their time; stays
+    agent:waits            zset    thing -> from when on some of its tasks may go on (ms); stays while any may wait
+    agent:wait_limits      hash    thing -> how many of its tasks, if not all; stays while any may wait
     agent:runnable:<queue> hash    user -> ids of theirs in rq:queue:<queue>; stays while there are any
     agent:tenant_turns:<queue>  hash  tenant -> ids of its in rq:queue:<queue>; stays while there are any
     agent:tenant_line:<queue>:<tenant>  zset  user -> position; users with a waiting task and none on the queue's list;
@@ -39,6 +44,7 @@ from urllib.parse import quote, unquote
 
 OPEN = "agent:open"
 DELAYED = "agent:delayed"
+WAITS = "agent:waits"
 SWEEP = "agent:sweep"
 WORKERS = "agent:workers"
 GRAPHS = "agent:graphs"
@@ -66,6 +72,14 @@ class TaskField(StrEnum):
     """As `graph_part` writes it. A job of stock RQ has none until it was read."""
     WAITS = "waits"
     """How many claims ended with the task waiting before its graph could start; they are no attempts."""
+    WAITS_FOR = "waits_for"
+    """What it waits for, or waited for last; see waits.py."""
+    WAITS_SINCE = "waits_since"
+    """When the first of its waits in a row for that began."""
+    WAITS_IN_ROW = "waits_in_row"
+    """How often in a row it has waited for that."""
+    WAITS_UNTIL = "waits_until"
+    """When it goes on at the earliest."""
     PLACE = "place"
     """One of `Place`."""
     USER = "user"
@@ -103,6 +117,7 @@ class Place(StrEnum):
     PARKED = "parked"
     """Behind another task of its thread."""
     DELAYED = "delayed"
+    """In the set of a thing that it waits for, or waiting for its time."""
     OWNED = "owned"
     """With a worker."""
     DONE = "done"

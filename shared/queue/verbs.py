@@ -41,6 +41,7 @@ from langgraph_rq.shared.queue.keys import (
     RQ_SUSPENDED,
     RQ_WORKERS,
     SWEEP,
+    WAITS,
     WORKERS,
     JobStatus,
     events_key,
@@ -57,6 +58,7 @@ from langgraph_rq.shared.queue.keys import (
     task_hash,
     wip_key,
 )
+from langgraph_rq.shared.queue.waits import AT_ONCE, Wait
 from langgraph_rq.shared.tasks import DEFAULT_LIMITS, EMPTIED_JOB, State, Task
 
 ADOPT_NO_GRAPH = -2
@@ -257,19 +259,20 @@ def release_call(
     epoch: int,
     queue: str,
     worker: str,
-    delay_ms: int = 0,
+    wait: Wait = AT_ONCE,
     *,
     failed: bool = False,
     now_ms: int | str = _NOW,
 ) -> Call[bool]:
-    """Give a task back, to the front of its queue or for later; False: it was not ours any more.
+    """Give a task back, to the front of its queue or to wait for something; False: it was not ours any more.
 
     No crash is charged; `failed` counts against the task's max_attempts.
     """
+    doubles, is_attempt = int(wait.doubles), int(wait.is_attempt)
     return Call(
         load_script("shared/queue/scripts/release"),
-        [task_hash(task_id), own_key(worker), DELAYED, wip_key(queue), job_hash(task_id)],
-        [task_id, epoch, worker, delay_ms, int(failed), LONGEST_STREAM, now_ms],
+        [task_hash(task_id), own_key(worker), wip_key(queue), job_hash(task_id)],
+        [task_id, epoch, worker, wait.thing, wait.delay_ms, doubles, int(failed), is_attempt, LONGEST_STREAM, now_ms],
         bool,
     )
 
@@ -284,7 +287,7 @@ def cancel_call(
     """
     return Call(
         load_script("shared/queue/scripts/cancel"),
-        [task_hash(task_id), result_key(task_id), events_key(task_id), OPEN, DELAYED, job_hash(task_id)],
+        [task_hash(task_id), result_key(task_id), events_key(task_id), OPEN, job_hash(task_id)],
         [
             task_id,
             state.value,
@@ -335,14 +338,14 @@ def leave_call(worker: str) -> Call[int]:
 
 
 def reap_call(n: int = 100, now_ms: int | str = _NOW, *, worker: str = "") -> Call[Reaped]:
-    """Bring back the tasks of dead workers and promote delayed tasks that are due, `n` of each at most.
+    """Bring back the tasks of dead workers, let tasks go on that are due, `n` of each at most, and some that are free.
 
     With `worker`, the caller, none is reaped once the caller's own lease is over: what delayed its renewal may have
     delayed those of the others too.
     """
     return Call(
         load_script("shared/queue/scripts/reap"),
-        [WORKERS, DELAYED, RQ_WORKERS],
+        [WORKERS, DELAYED, RQ_WORKERS, WAITS],
         [n, worker, LONGEST_STREAM, now_ms],
         read_reaped,
     )

@@ -58,7 +58,7 @@ WORKER = (
 FLEET = (
     Metric("agent_queue_depth", "gauge", "Runnable tasks", ("queue",)),
     Metric("agent_tasks_open", "gauge", "Tasks that have not ended, wherever they wait or run"),
-    Metric("agent_tasks_delayed", "gauge", "Tasks that wait for their time"),
+    Metric("agent_tasks_delayed", "gauge", "Tasks that wait for a provider, a budget or their time"),
     Metric("agent_tasks_running", "gauge", "Tasks that a worker owns"),
     Metric("agent_oldest_task_age_seconds", "gauge", "Age of the oldest runnable task, 0 for none"),
     Metric("agent_workers", "gauge", "Workers whose lease holds"),

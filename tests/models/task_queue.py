@@ -8,9 +8,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from langgraph_rq.shared.queue.answers import Finished, Ownership, Submitted
+from langgraph_rq.shared.queue.waits import Wait
 from langgraph_rq.shared.tasks import State
 
 LEASE_MS = 8_000
+FIRST_WAIT_MS = 1_000
+LONGEST_WAIT_MS = 60_000
+MARKED_AGAIN_MS = 5_000
+WOKEN_BY_CLAIM = 16
+WOKEN_BY_REAP = 100
+MOST_TASKS_OF_A_MARK = 100
+SETS = 4
+"""Marked sets out of which one script takes tasks."""
 LOOK_AGAIN_MS = 5_000
 
 
@@ -28,9 +37,19 @@ class ModelTask:
     state: State = State.PENDING
     epoch: int = 0
     owner: str = ""
-    due_at: int = 0
-    """When it may run again; it waits until `promote` is called after that."""
     is_delayed: bool = False
+    thing: str = ""
+    """What it waits for, or waited for last."""
+    in_row: int = 0
+    """How often in a row it has waited for that."""
+    since: int = 0
+    earliest_at: int = 0
+    """When it goes on if its set is marked."""
+    latest_at: int = 0
+    """When it goes on anyway."""
+    is_in_set: bool = False
+    """Whether it waits for its thing, and not for its time only."""
+    waits: int = 0
     crashes: int = 0
     failures: int = 0
     is_cancelled: bool = False
@@ -47,6 +66,8 @@ class QueueModel:
     graphs: Mapping[str, Sequence[str]]
     tasks: dict[str, ModelTask] = field(default_factory=dict)
     leases: dict[str, int] = field(default_factory=dict)
+    marks: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Thing -> from when on how many of its tasks may go on, 0 for all."""
 
     def submit(
         self, task_id: str, queue: str, graph: str, user: str, thread: str, body: str, deadline_at: int
@@ -72,6 +93,7 @@ class QueueModel:
         if self.leases.get(worker, 0) <= now:
             assert not ids
             return
+        self.take_marked(WOKEN_BY_CLAIM, now)
         for task_id in ids:
             task = self.tasks[task_id]
             more_urgent = queues[: queues.index(task.queue)]
@@ -146,14 +168,85 @@ class QueueModel:
         task.state = state
         return Finished.WRITTEN
 
-    def release(self, task_id: str, epoch: int, worker: str, due_at: int, *, failed: bool, is_delayed: bool) -> bool:
+    def release(self, task_id: str, epoch: int, worker: str, wait: Wait, now: int, *, failed: bool) -> bool:
         task = self.tasks[task_id]
         if not self.runs(task, worker) or task.epoch != epoch:
             return False
         self._put_back(task)
-        task.is_delayed, task.due_at = is_delayed and not task.is_cancelled, due_at
         task.failures += failed
+        task.waits += not wait.is_attempt
+        if wait.thing and not task.is_cancelled:
+            self._enter(task, wait, now)
         return True
+
+    def _enter(self, task: ModelTask, wait: Wait, now: int) -> None:
+        is_again = task.thing == wait.thing
+        task.thing, task.in_row = wait.thing, task.in_row + 1 if is_again else 1
+        task.since = task.since if is_again else now
+        mark = self.marks.get(wait.thing)
+        is_free = mark is None or (mark[0] <= now and mark[1] == 0)
+        if not wait.delay_ms and task.in_row == 1 and is_free:
+            return
+        task.is_delayed, task.is_in_set = True, not wait.delay_ms
+
+    def entered(self, task_id: str, wait: Wait, earliest_at: int, now: int) -> None:
+        """Take over when a task goes on that has just begun to wait: the script throws dice within a range."""
+        task = self.tasks[task_id]
+        shortest = min(FIRST_WAIT_MS * 2 ** (task.in_row - 1), LONGEST_WAIT_MS) if wait.doubles else 0
+        low, high = max(shortest, wait.delay_ms), max(min(shortest * 1.25, LONGEST_WAIT_MS), wait.delay_ms)
+        assert low - 1 <= earliest_at - now <= high + 1
+        task.earliest_at, task.latest_at = earliest_at, earliest_at if wait.delay_ms else now + LONGEST_WAIT_MS
+        if task.is_in_set:
+            self.marks.setdefault(wait.thing, (earliest_at, 1))
+
+    def refuse(self, thing: str, wait_ms: int, now: int) -> None:
+        at, limit = self.marks.get(thing, (now + 1, 0))
+        if not limit or at > now:
+            self.marks[thing] = (now + wait_ms, 1)
+
+    def wake(self, things: Sequence[str], tasks: int, now: int) -> int:
+        """Return how many of the things are waited for, or may be soon."""
+        known = [thing for thing in things if thing in self.marks]
+        for thing in known:
+            at, limit = self.marks[thing]
+            if at > now or (limit and not tasks):
+                self.marks[thing] = (now, tasks)
+            elif limit:
+                self.marks[thing] = (at, min(limit + tasks, MOST_TASKS_OF_A_MARK))
+        return len(known)
+
+    def take_marked(self, n: int, now: int) -> set[str]:
+        gone: set[str] = set()
+        for thing in sorted((thing for thing, (at, _) in self.marks.items() if at <= now), key=self._marked_at)[:SETS]:
+            if len(gone) < n:
+                gone |= self._take_from(thing, n - len(gone), now)
+        return gone
+
+    def _marked_at(self, thing: str) -> tuple[int, str]:
+        return self.marks[thing][0], thing
+
+    def _take_from(self, thing: str, most: int, now: int) -> set[str]:
+        _, limit = self.marks[thing]
+        waiting = sorted(
+            (task.earliest_at, id_)
+            for id_, task in self.tasks.items()
+            if task.is_delayed and task.is_in_set and task.thing == thing
+        )
+        going = [id_ for at, id_ in waiting if at <= now][: min(most, limit) if limit else most]
+        for task_id in going:
+            self._go_on(self.tasks[task_id])
+        left = [at for at, id_ in waiting if id_ not in going]
+        if not left:
+            del self.marks[thing]
+        elif limit and len(going) >= limit:
+            self.marks[thing] = (max(now + MARKED_AGAIN_MS, left[0]), 1)
+        else:
+            self.marks[thing] = (left[0], limit - len(going) if limit else 0)
+        return set(going)
+
+    @staticmethod
+    def _go_on(task: ModelTask) -> None:
+        task.is_delayed = task.is_in_set = False
 
     def owns(self, task_id: str, epoch: int, worker: str, now: int) -> Ownership:
         task = self.tasks[task_id]
@@ -170,8 +263,8 @@ class QueueModel:
         task.blocked_in = line
         return True
 
-    def reap(self, now: int) -> tuple[set[str], set[str]]:
-        """Answers what is reaped and what is promoted."""
+    def reap(self, now: int) -> tuple[set[str], set[str], set[str]]:
+        """Answers what is reaped, what was due, and what is free."""
         dead = {worker for worker, ends_at in self.leases.items() if ends_at <= now}
         reaped = {id_ for id_, task in self.tasks.items() if task.state is State.RUNNING and task.owner in dead}
         for task_id in reaped:
@@ -179,10 +272,13 @@ class QueueModel:
             self._put_back(self.tasks[task_id])
         for worker in dead:
             del self.leases[worker]
-        due = {id_ for id_, task in self.tasks.items() if task.is_delayed and task.due_at <= now}
-        for task_id in due:
-            self.tasks[task_id].is_delayed = False
-        return reaped, due
+        due = {id_ for id_, task in self.tasks.items() if task.is_delayed and task.latest_at <= now}
+        put_off = {id_ for id_ in due if self.tasks[id_].is_in_set and self._marked_at(self.tasks[id_].thing)[0] > now}
+        for task_id in put_off:
+            self.tasks[task_id].latest_at = now + LONGEST_WAIT_MS
+        for task_id in due - put_off:
+            self._go_on(self.tasks[task_id])
+        return reaped, due - put_off, self.take_marked(WOKEN_BY_REAP, now)
 
     def cancel(self, task_id: str, state: State) -> State | None:
         task = self.tasks.get(task_id)
@@ -191,7 +287,8 @@ class QueueModel:
         if task.state is State.RUNNING and state is State.CANCELLED:
             task.is_cancelled = True
         if task.state is State.PENDING:
-            task.state, task.is_delayed = state, False
+            task.state = state
+            self._go_on(task)
         return task.state
 
     def open_ids(self) -> set[str]:

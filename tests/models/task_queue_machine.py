@@ -25,6 +25,7 @@ from langgraph_rq.shared.queue.verbs import (
     submit_call,
     sweep_call,
 )
+from langgraph_rq.shared.queue.waits import AT_ONCE, REDIS, RETRY, Wait, await_call, wake_call
 from langgraph_rq.shared.tasks import DEFAULT_TENANT, State, Task, TaskLimits
 from tests.models.task_queue import LEASE_MS, QueueModel
 
@@ -32,6 +33,15 @@ IDS = [f"t{i}" for i in range(8)] + [f"acme--t{i}" for i in range(4)]
 QUEUES = ["q_high", "q"]
 WORKERS = ["w1", "w2"]
 GRAPHS = {"w1": ["assistant", "left"], "w2": ["assistant", "right"]}
+THINGS = ["breaker:m", "budget:global"]
+WAITS = [
+    *map(Wait, THINGS),
+    AT_ONCE,
+    AT_ONCE,
+    Wait(RETRY, 1_000, doubles=False, is_attempt=True),
+    Wait(RETRY, 20_000, doubles=False, is_attempt=True),
+    Wait(REDIS, 1_000),
+]
 SIDE_QUEUES = [side_queue(queue, graph) for queue in QUEUES for graph in ("left", "right")]
 
 
@@ -87,7 +97,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.model.claimed(worker, n, QUEUES, [one.id for one in answer.tasks], self.now)
         for one in answer.tasks:
             task = self.model.tasks[one.id]
-            assert (one.attempts, one.crashes, one.failures) == (task.epoch, task.crashes, task.failures)
+            assert (one.attempts, one.crashes, one.failures) == (task.epoch - task.waits, task.crashes, task.failures)
             assert (one.is_cancelled, one.blocked_in) == (task.is_cancelled, task.blocked_in)
         self.claims += [(worker, one) for one in answer.tasks]
 
@@ -99,14 +109,46 @@ class QueueMachine(RuleBasedStateMachine):
         assert answer is self.model.finish(claimed.id, claimed.epoch, worker, state)
 
     @precondition(lambda self: self.claims)
-    @rule(data=st.data(), delay_ms=st.sampled_from([0, 0, 1_000, 20_000]), failed=st.booleans())
-    def release_any_attempt_perhaps_again(self, data: st.DataObject, delay_ms: int, *, failed: bool) -> None:
+    @rule(data=st.data(), wait=st.sampled_from(WAITS), failed=st.booleans())
+    def release_any_attempt_perhaps_again(self, data: st.DataObject, wait: Wait, *, failed: bool) -> None:
         worker, one = self._some_claim(data)
-        call = release_call(one.id, one.epoch, one.queue, worker, delay_ms, failed=failed, now_ms=self.now)
-        expected = self.model.release(
-            one.id, one.epoch, worker, self.now + delay_ms, failed=failed, is_delayed=delay_ms > 0
-        )
+        call = release_call(one.id, one.epoch, one.queue, worker, wait, failed=failed, now_ms=self.now)
+        expected = self.model.release(one.id, one.epoch, worker, wait, self.now, failed=failed)
         assert self._run(call) == expected
+        task = self.model.tasks[one.id]
+        if expected and task.is_delayed:
+            earliest_at = self.redis.zscore(f"agent:wait:{wait.thing}" if task.is_in_set else "agent:delayed", one.id)
+            assert earliest_at is not None
+            self.model.entered(one.id, wait, int(earliest_at), self.now)
+
+    @precondition(lambda self: self.claims)
+    @rule(
+        data=st.data(),
+        wait=st.sampled_from(WAITS[:2]),
+        ms=st.sampled_from([0, 1_300, 2_600]),
+        tasks=st.sampled_from([None, 0, 1]),
+        takes_over=st.booleans(),
+    )
+    def refuse_something_to_an_attempt_which_waits_for_it(
+        self, data: st.DataObject, wait: Wait, ms: int, tasks: int | None, *, takes_over: bool
+    ) -> None:
+        self.refuse(wait.thing, 20_000)
+        self.release_any_attempt_perhaps_again(data, wait, failed=False)
+        if tasks is not None:
+            self.wake([wait.thing], tasks)
+        self.now += ms
+        if takes_over:
+            self.join("w1")
+            self.claim("w1", 20)
+
+    @rule(thing=st.sampled_from(THINGS), wait_ms=st.sampled_from([1_000, 20_000]))
+    def refuse(self, thing: str, wait_ms: int) -> None:
+        self._run(await_call(thing, wait_ms, self.now))
+        self.model.refuse(thing, wait_ms, self.now)
+
+    @rule(things=st.sampled_from([THINGS[:1], THINGS[1:], THINGS]), tasks=st.sampled_from([0, 0, 1, 2]))
+    def wake(self, things: list[str], tasks: int) -> None:
+        assert self._run(wake_call(things, tasks, self.now)) == self.model.wake(things, tasks, self.now)
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
@@ -137,9 +179,10 @@ class QueueMachine(RuleBasedStateMachine):
     @rule()
     def reap(self) -> None:
         answer = self._run(reap_call(now_ms=self.now))
-        reaped, promoted = self.model.reap(self.now)
+        reaped, promoted, woken = self.model.reap(self.now)
         assert set(answer.reaped) == reaped
         assert set(answer.promoted) == promoted
+        assert set(answer.woken) == woken
 
     @rule()
     def let_the_workers_die_and_others_take_over(self) -> None:
@@ -196,6 +239,25 @@ class QueueMachine(RuleBasedStateMachine):
         assert {user.decode(): int(n) for user, n in in_flight.items()} == {user: n for user, n in counts.items() if n}
 
     @invariant()
+    def each_waiting_task_is_in_the_set_of_what_it_waits_for(self) -> None:
+        pipeline = self.redis.pipeline(transaction=False)
+        pipeline.zrange("agent:delayed", 0, -1, withscores=True)
+        pipeline.zrange("agent:waits", 0, -1, withscores=True)
+        pipeline.hgetall("agent:wait_limits")
+        for thing in THINGS:
+            pipeline.zrange(f"agent:wait:{thing}", 0, -1, withscores=True)
+        delayed, marks, limits, *sets = pipeline.execute()
+        tasks = [(id_, task) for id_, task in self.model.tasks.items() if task.is_delayed]
+        assert {id_.decode(): at for id_, at in delayed} == {id_: task.latest_at for id_, task in tasks}
+        for thing, stored in zip(THINGS, sets, strict=True):
+            expected = {id_: task.earliest_at for id_, task in tasks if task.is_in_set and task.thing == thing}
+            assert {id_.decode(): at for id_, at in stored} == expected
+        assert {thing.decode(): at for thing, at in marks} == {one: at for one, (at, _) in self.model.marks.items()}
+        assert {thing.decode(): int(n) for thing, n in limits.items()} == {
+            one: limit for one, (_, limit) in self.model.marks.items() if limit
+        }
+
+    @invariant()
     def each_worker_is_marked_as_the_owner_of_what_it_runs(self) -> None:
         for worker in WORKERS:
             own = {id_.decode() for id_ in self.redis.smembers(f"agent:own:{worker}")}
@@ -241,7 +303,10 @@ class QueueMachine(RuleBasedStateMachine):
         if not hasattr(self, "model"):
             return
         self.now += 60_000
-        for _ in range(2 * len(IDS)):
+        for _ in range(3 * len(IDS)):
+            self.now += 6_000  # a refused thing lets one task go in this time
+            for worker in WORKERS:
+                self.join(worker)
             self.reap()
             for worker in WORKERS:
                 self.join(worker)
@@ -253,7 +318,7 @@ class QueueMachine(RuleBasedStateMachine):
                 break
         assert not self.model.open_ids(), "some task is stuck"
         left = {key.decode().split(":")[1] for key in self.redis.keys("agent:*")}
-        kept_while_used = {"thread", "capped", "waiting", "own", "in_flight", "delayed", "open"}
+        kept_while_used = {"thread", "capped", "waiting", "own", "in_flight", "delayed", "wait", "open"}
         assert not left & {*kept_while_used, "runnable", "tenant_turns", "tenant_line"}
 
     def _renewal(self, worker: str, *, join: bool) -> Call[Any]:

@@ -150,7 +150,7 @@ class Claimer:
                 if None not in fields:
                     epoch, queue = whole_number(fields[0]), fields[1].decode(errors="replace")
                     await scripts.run(self._redis, release_call(task_id, epoch, queue, worker))
-                    _log.warning("task.released", task_id=task_id, reason="the reply of its claim was lost", delay_ms=0)
+                    _log.warning("task.released", task_id=task_id, reason="the reply of its claim was lost")
 
     def _look_again(self) -> None:
         self.may_find_work = True

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.answers import Claimed
+from langgraph_rq.shared.queue.waits import AFTER_OUTAGE, WORKER, Wait
 from langgraph_rq.shared.settings import RedactionSettings, RedisSettings, WorkerSettings, load
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import configure, get_logger
@@ -37,8 +38,7 @@ _MOST_CHILDREN = 4
 """Isolated tasks of one worker at a time; the others wait."""
 _GRACE_S = 5.0
 """A child that still runs so long after its deadline, and after the grace of its run, is ended."""
-_RETRY_MS = 1_000
-"""A task whose process could not be started, or that lost Redis, returns to the queue for this time."""
+_START_AGAIN = Wait(WORKER, 1_000)
 _POLL_S = 0.2
 """The thread that reads a child's messages checks this often whether they are still wanted."""
 
@@ -99,7 +99,7 @@ class Isolation:
             connection = self.fork_server.fork()
             connection.send(_Order(claimed, worker, self._settings, self._redis, time.monotonic()))
         except OSError as error:  # too many processes or files: no fault of the task
-            return Released(_RETRY_MS, f"its process could not be started: {error}")
+            return Released(_START_AGAIN, f"its process could not be started: {error}")
         is_cancelled = threading.Event()
         reading = asyncio.get_running_loop().run_in_executor(
             None, self._read, connection, is_cancelled, claimed, worker
@@ -133,7 +133,7 @@ class Isolation:
         if time.monotonic() >= give_up_at:
             return self._late(claimed, worker, started, "the deadline passed in a process of its own")
         if not has_begun:
-            return Released(_RETRY_MS, f"its process could not be started: {_death(exit_code)}")
+            return Released(_START_AGAIN, f"its process could not be started: {_death(exit_code)}")
         where = f"in node {node!r}" if node else "before its first node"
         message = f"the task ended {claimed.crashes + 1} processes, the last one its own, {where}: "
         _log.error("task.poisoned", task_id=claimed.id, node=node, exit_code=exit_code)
@@ -212,7 +212,7 @@ async def _run(sender: Connection, order: _Order) -> None:
         try:
             outcome = await run_task(attempt)
         except RedisError as error:
-            outcome = Released(_RETRY_MS, f"Redis is away: {error}")
+            outcome = Released(AFTER_OUTAGE, f"Redis is away: {error}")
         with suppress(Exception):  # a record that cannot be written must not keep the task from ending
             if spans := attempt.spans_call(outcome if isinstance(outcome, Ended) else None):
                 await scripts.run(context.redis, spans)

@@ -77,7 +77,7 @@ class LeaseKeeper:
         self._anchors = anchors
         self._keys = keys
         self._next_due_ms: int | None = None
-        """Until the next delayed task is due, by the last reaping."""
+        """Until a waiting task is due or free, by the last reaping."""
         self._stopping = threading.Event()
         self._renewed_at = self._unbroken_since = time.monotonic()
         self._watch = LoopWatch(loop)

@@ -52,13 +52,12 @@ class OutcomeWriter:
     async def _release(self, attempt: Attempt, released: Released) -> None:
         self._send_records(attempt, None)
         claimed = attempt.claimed
-        call = release_call(
-            claimed.id, claimed.epoch, claimed.queue, attempt.worker, released.delay_ms, failed=released.failed
-        )
+        wait = released.wait
+        call = release_call(claimed.id, claimed.epoch, claimed.queue, attempt.worker, wait, failed=released.failed)
         if await self._commits.run(call):
             # The message of a failed graph may quote a prompt.
             reason = "the graph failed" if released.failed else released.reason
-            _log.info("task.released", reason=reason, delay_ms=released.delay_ms)
+            _log.info("task.released", reason=reason, waits_for=wait.thing or None, delay_ms=wait.delay_ms)
 
     async def _finish(self, attempt: Attempt, ended: Ended) -> None:
         self._send_records(attempt, ended)

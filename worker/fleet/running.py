@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.answers import Claimed, Lease
+from langgraph_rq.shared.queue.waits import AFTER_OUTAGE, AT_ONCE
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.fleet.isolation import Isolation, is_to_be_isolated
@@ -20,7 +21,6 @@ from langgraph_rq.worker.task.run_context import RunContext
 
 CANCEL_AGAIN_S = 0.2
 """A cancellation may be swallowed, by a node or by redis-py while it connects; it is repeated after this time."""
-_AFTER_OUTAGE_MS = 1_000
 
 _log = get_logger(__name__)
 
@@ -132,9 +132,9 @@ class RunningTasks:
         try:
             outcome = await self._isolate_or_run(attempt)
         except asyncio.CancelledError:
-            outcome = Released(0, "the worker ends") if self._releases else None
+            outcome = Released(AT_ONCE, "the worker ends") if self._releases else None
         except RedisError as error:
-            outcome = Released(_AFTER_OUTAGE_MS, f"Redis is away: {error}")
+            outcome = Released(AFTER_OUTAGE, f"Redis is away: {error}")
         except Exception as error:  # a fault of the worker must not let the task run again and again
             _log.exception("task.broken")
             broken = Result(State.ERROR, error=(ErrorType.GRAPH_ERROR, f"the worker failed: {error!r}"))

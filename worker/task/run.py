@@ -15,6 +15,7 @@ from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.answers import Claimed, Origin
 from langgraph_rq.shared.queue.verbs import ADOPT_NO_GRAPH, adopt_call
+from langgraph_rq.shared.queue.waits import PROVIDER, RETRY, WORKER, Wait
 from langgraph_rq.shared.tasks import State, Task
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.graphs.graphs import AnyGraph, LoadedGraph
@@ -31,7 +32,7 @@ from langgraph_rq.worker.task.streaming import stream_graph
 from langgraph_rq.worker.task.threads import continue_thread
 
 _RETRY = Backoff(first_s=1.0, longest_s=60.0, jitter=0.5)
-_NEWER_SCHEMA_MS = 2_000
+_NEWER_SCHEMA = Wait(WORKER, 2_000, doubles=False)
 """A task of a newer schema comes back after this time."""
 
 _log = get_logger(__name__)
@@ -39,9 +40,9 @@ _log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The task goes back to the queue; `failed`: the attempt counts against its max_attempts."""
+    """The task goes back to the queue, or waits; `failed`: the attempt counts against its max_attempts."""
 
-    delay_ms: int
+    wait: Wait
     reason: str
     failed: bool = False
 
@@ -62,7 +63,7 @@ async def run_task(attempt: Attempt) -> Ended | Released | None:
         signed = text if context.keys and claimed.origin is Origin.ENQUEUED else None
         del text  # it may be long, and so may the run
     except NewerSchemaError:
-        return Released(_NEWER_SCHEMA_MS, "newer schema")
+        return Released(_NEWER_SCHEMA, "newer schema")
     except RejectedJobError as error:
         return write_result(claimed, None, _rejected(error), worker, context.result_bytes, started)
     attempt.read(task)
@@ -82,7 +83,8 @@ async def run_task(attempt: Attempt) -> Ended | Released | None:
     else:
         result = await _run_graph(attempt, task, loaded, started + remaining_s)
     if result.state is State.PENDING:
-        return Released(round((result.retry_after_s or 0) * 1000), result.error[1] if result.error else "")
+        wait = Wait(PROVIDER, round((result.retry_after_s or 0) * 1000), doubles=False)
+        return Released(wait, result.error[1] if result.error else "")
     if result.state is State.RUNNING:
         return None
     again = _again(claimed, task, result, started + remaining_s)
@@ -104,7 +106,8 @@ def _again(claimed: Claimed, task: Task, result: Result, deadline_at: float) -> 
     if time.monotonic() + wait_s >= deadline_at:
         return None
     message = result.error[1] if result.error else ""
-    return Released(round(wait_s * 1000), f"attempt {claimed.failures + 1} failed: {message}", failed=True)
+    wait = Wait(RETRY, round(wait_s * 1000), doubles=False, is_attempt=True)
+    return Released(wait, f"attempt {claimed.failures + 1} failed: {message}", failed=True)
 
 
 async def _run_graph(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline_at: float) -> Result:

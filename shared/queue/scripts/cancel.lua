@@ -3,14 +3,14 @@
 --
 -- Uses shared/connections/clock: clock
 -- Uses shared/queue/turns: leave_thread
+-- Uses shared/queue/waits: leave_wait
 -- Uses shared/queue/events: record_end
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
 -- KEYS[2] agent:result:<id>    string  the result document
 -- KEYS[3] agent:events:<id>    stream  what `wait` blocks on
 -- KEYS[4] agent:open           zset    id -> deadline (ms)
--- KEYS[5] agent:delayed        zset    id -> when it is due (ms)
--- KEYS[6] rq:job:<id>          hash    RQ's job
+-- KEYS[5] rq:job:<id>          hash    RQ's job
 -- ARGV[1] id
 -- ARGV[2] state to end in: cancelled; timeout or error leave a running task alone
 -- ARGV[3] result document (JSON)
@@ -22,13 +22,13 @@
 -- ARGV[9] now (ms) in tests, else empty
 -- Returns the state in which the task is now: the one asked for, another terminal one, running (it will be stopped if
 --   it is being cancelled), or empty when there is no such task
-local task_key, result_key, events_key, open_key, delayed_key, job_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local task_key, result_key, events_key, open_key, job_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local id, state, result = ARGV[1], ARGV[2], ARGV[3]
 local result_ms, events_ms, window_ms = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local rq_status, now_iso, now_ms = ARGV[7], ARGV[8], clock(ARGV[9])
 
-local task = redis.call('HMGET', task_key, 'state', 'owner', 'place', 'thread', 'queue')
-local before, owner, place, thread, queue = unpack(task)
+local task = redis.call('HMGET', task_key, 'state', 'owner', 'place', 'thread', 'queue', 'waits_for')
+local before, owner, place, thread, queue, waits_for = unpack(task)
 if not before then
   return ''
 end
@@ -47,7 +47,7 @@ redis.call('PEXPIRE', task_key, window_ms)
 redis.call('SET', result_key, result, 'PX', result_ms)
 redis.call('ZREM', open_key, id)
 if place == 'delayed' then
-  redis.call('ZREM', delayed_key, id)
+  leave_wait(id, waits_for)
 end
 record_end(events_key, state, events_ms)
 leave_thread(id, thread)

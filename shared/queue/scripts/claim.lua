@@ -2,11 +2,13 @@
 --
 -- An id without a task hash was put there by a plain RQ `Queue.enqueue`: it is owned first, so that it cannot be lost,
 -- and then adopted or rejected by its owner. Of such a job only the fields that matter are read, and only when short.
--- A task whose graph this worker does not serve is put aside for those that do.
+-- A task whose graph this worker does not serve is put aside for those that do. Before that, a few tasks that waited for
+-- something that is free now go on.
 --
 -- Uses shared/connections/clock: clock, natural, whole
 -- Uses shared/queue/routing: serves
 -- Uses shared/queue/turns: LOOKED, QUEUE_KEY, call_next, lies_on, looked, pass_turn, put_aside, taken
+-- Uses shared/queue/waits: take_marked
 -- Uses shared/queue/events: record_state
 --
 -- KEYS[1] agent:workers          zset    worker -> lease end (ms)
@@ -37,7 +39,7 @@ local events_ms, adopt_ms, cap, now_iso = tonumber(ARGV[4]), tonumber(ARGV[5]), 
 local longest, graphs, now_ms = ARGV[8], ARGV[9], clock(ARGV[10])
 local read_bytes = 0
 local now = whole(now_ms)
-local MOST_ASIDE = 64
+local MOST_ASIDE, MOST_WOKEN = 64, 16
 
 local lease_end = tonumber(redis.call('ZSCORE', workers_key, worker))
 if not lease_end or lease_end <= now_ms then
@@ -138,6 +140,7 @@ local function freed(queue)
   return true
 end
 
+take_marked(MOST_WOKEN, now_ms)
 local tasks, dropped, aside = {}, {}, 0
 for i = 6, #KEYS do
   local queue_key = KEYS[i]

@@ -1,23 +1,25 @@
 #!lua flags=allow-oom
 -- Bring back the tasks of workers whose lease has ended, to the front of their queues, and promote delayed tasks that
--- are due. Any number of callers; each does a bounded batch.
+-- are due and some of those whose thing is free. Any number of callers; each does a bounded batch.
 --
 -- Uses shared/connections/clock: clock, natural, whole
 -- Uses shared/queue/turns: put_back, stopped_running
+-- Uses shared/queue/waits: take_due, take_marked
 -- Uses shared/queue/events: record_state
 --
 -- KEYS[1] agent:workers      zset    worker -> lease end (ms)
--- KEYS[2] agent:delayed      zset    id -> when it is due (ms)
+-- KEYS[2] agent:delayed      zset    id -> when it goes on without a mark (ms)
 -- KEYS[3] rq:workers         set     RQ's workers
+-- KEYS[4] agent:waits        zset    thing -> from when on its set is marked (ms)
 -- ARGV[1] n, tasks at most of each kind
 -- ARGV[2] the worker that calls, which may reap while it has a lease itself; empty: a caller that is no worker
 -- ARGV[3] longest stream of events (entries, about)
 -- ARGV[4] now (ms) in tests, else empty
--- Returns {ids reaped, ids promoted, ms until the next delayed task is due or -1}
-local workers_key, delayed_key, rq_workers_key = KEYS[1], KEYS[2], KEYS[3]
+-- Returns {ids reaped, ids that were due, ids whose thing is free, ms until there may be more, an hour at most}
+local workers_key, delayed_key, rq_workers_key, waits_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local n, caller, longest, now_ms = tonumber(ARGV[1]), ARGV[2], ARGV[3], clock(ARGV[4])
 local now = whole(now_ms)
-local MOST_MS = 3600000 -- a score may be infinite
+local MOST_MS, SHORTLY, MOST_WOKEN = 3600000, 250, 100 -- a score may be infinite
 
 -- The task that started last is put back first, which restores the order at the front of the queue.
 local function latest_first(ids)
@@ -69,14 +71,13 @@ for _, worker in ipairs(dead) do
   end
 end
 
-local due = redis.call('ZRANGEBYSCORE', delayed_key, '-inf', now, 'LIMIT', 0, n)
-for _, id in ipairs(due) do
-  redis.call('ZREM', delayed_key, id)
-  local task = redis.call('HMGET', 'agent:task:' .. id, 'place', 'queue', 'user')
-  if task[1] == 'delayed' and task[2] then
-    put_back(id, task[2], task[3])
-    redis.pcall('HSET', 'rq:job:' .. id, 'status', 'queued')
-  end
+local due = take_due(n, now_ms)
+local woken = take_marked(MOST_WOKEN, now_ms)
+
+-- Returns ms until the first member is due, or `longest`.
+local function left(key, longest)
+  local at = tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
+  return math.min(at and math.max(0, at - now_ms) or longest, longest)
 end
-local first = redis.call('ZRANGE', delayed_key, 0, 0, 'WITHSCORES')
-return {reaped, due, first[2] and math.max(0, math.min(first[2] - now_ms, MOST_MS)) or -1}
+-- A set that stays marked is left to claims, and looked at again shortly.
+return {reaped, due, woken, math.min(left(delayed_key, MOST_MS), math.max(left(waits_key, MOST_MS), SHORTLY))}

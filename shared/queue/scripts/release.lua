@@ -1,27 +1,31 @@
 #!lua flags=allow-oom
--- Give a task back without charging it a crash: to the front of its queue, or for later.
+-- Give a task back without charging it a crash: to the front of its queue, or to wait for something or for its time.
 --
--- Uses shared/connections/clock: clock, whole
+-- Uses shared/connections/clock: clock
 -- Uses shared/queue/fence: fence
 -- Uses shared/queue/turns: put_back, stopped_running
--- Uses shared/queue/events: record_state
+-- Uses shared/queue/waits: enter
+-- Uses shared/queue/events: record_state, record_wait
 --
 -- KEYS[1] agent:task:<id>        hash    the task's state
 -- KEYS[2] agent:own:<worker>     set     ids that this worker owns
--- KEYS[3] agent:delayed          zset    id -> when it is due (ms)
--- KEYS[4] rq:wip:<queue>         zset    RQ's registry of running jobs
--- KEYS[5] rq:job:<id>            hash    RQ's job
+-- KEYS[3] rq:wip:<queue>         zset    RQ's registry of running jobs
+-- KEYS[4] rq:job:<id>            hash    RQ's job
 -- ARGV[1] id
 -- ARGV[2] epoch
 -- ARGV[3] worker
--- ARGV[4] delay (ms), 0 for at once
--- ARGV[5] 1 if the graph failed, which counts against max_attempts, else 0
--- ARGV[6] longest stream of events (entries, about)
--- ARGV[7] now (ms) in tests, else empty
+-- ARGV[4] thing that it waits for, empty for none
+-- ARGV[5] how long it waits (ms); 0: until the thing is free
+-- ARGV[6] 1 if later waits for the same thing get longer, else 0
+-- ARGV[7] 1 if the graph failed, which counts against max_attempts, else 0
+-- ARGV[8] 1 if the claim counts as an attempt, else 0
+-- ARGV[9] longest stream of events (entries, about)
+-- ARGV[10] now (ms) in tests, else empty
 -- Returns 1 released | 0 fenced off
-local task_key, own_key, delayed_key, wip_key, job_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local id, epoch, worker, delay_ms, failures = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local longest, now_ms = ARGV[6], clock(ARGV[7])
+local task_key, own_key, wip_key, job_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local id, epoch, worker, thing, delay_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local doubles = ARGV[6] == '1'
+local failures, is_attempt, longest, now_ms = tonumber(ARGV[7]), ARGV[8] == '1', ARGV[9], clock(ARGV[10])
 
 local is_owner, task = fence(task_key, epoch, worker, 'queue', 'user', 'cancel')
 local queue, user, cancel = unpack(task)
@@ -32,20 +36,23 @@ redis.call('SREM', own_key, id)
 if failures > 0 then
   redis.call('HINCRBY', task_key, 'failures', failures)
 end
+if not is_attempt then
+  redis.call('HINCRBY', task_key, 'waits', 1)
+end
 stopped_running(user)
-if cancel then
-  delay_ms = 0 -- it ends at once
-end
-if delay_ms > 0 then
-  redis.call('HSET', task_key, 'state', 'pending', 'place', 'delayed')
-  redis.call('HDEL', task_key, 'owner')
-  redis.call('ZADD', delayed_key, whole(now_ms + delay_ms), id)
-else
+local until_ms
+if thing == '' or cancel then -- a cancelled one ends at once
   put_back(id, queue, user)
+else
+  until_ms = enter(id, queue, user, thing, delay_ms, doubles, now_ms)
 end
-record_state(id, 'pending', epoch, longest)
+if until_ms then
+  record_wait(id, epoch, longest, thing, until_ms)
+else
+  record_state(id, 'pending', epoch, longest)
+end
 redis.pcall('ZREM', wip_key, id .. ':' .. epoch)
 if redis.call('EXISTS', job_key) == 1 then
-  redis.pcall('HSET', job_key, 'status', delay_ms > 0 and 'scheduled' or 'queued', 'worker_name', '')
+  redis.pcall('HSET', job_key, 'status', until_ms and 'scheduled' or 'queued', 'worker_name', '')
 end
 return 1

@@ -19,6 +19,7 @@ from langgraph_rq.shared.queue.verbs import (
     submit_call,
     use_call,
 )
+from langgraph_rq.shared.queue.waits import AT_ONCE, RETRY, Wait
 from langgraph_rq.shared.tasks import State, Task, TaskLimits
 
 TIMES = QueueTimes()
@@ -63,10 +64,10 @@ class QueueOnRedis:
     async def finish(self, claimed, worker="w1", state=State.SUCCESS):
         return await scripts.run(self.redis, finish_call(claimed, worker, state, b"{}", TIMES, now_ms=self.now_ms))
 
-    async def release(self, claimed, worker="w1", delay_ms=0, *, failed=False):
-        call = release_call(
-            claimed.id, claimed.epoch, claimed.queue, worker, delay_ms, failed=failed, now_ms=self.now_ms
-        )
+    async def release(self, claimed, worker="w1", delay_ms=0, *, wait=AT_ONCE, failed=False):
+        if delay_ms:
+            wait = Wait(RETRY, delay_ms, doubles=False, is_attempt=True)
+        call = release_call(claimed.id, claimed.epoch, claimed.queue, worker, wait, failed=failed, now_ms=self.now_ms)
         return await scripts.run(self.redis, call)
 
     async def reap(self, worker=""):

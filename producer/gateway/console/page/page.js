@@ -31,7 +31,7 @@ function show(taskId, state) {
   following = { taskId, stop: new AbortController() };
   element("task").hidden = false;
   element("task-id").textContent = taskId ?? "";
-  for (const id of ["nodes", "answer", "facts", "elapsed"]) element(id).replaceChildren();
+  for (const id of ["nodes", "answer", "facts", "elapsed", "reason"]) element(id).replaceChildren();
   element("problem").hidden = true;
   showState(state);
   return following;
@@ -45,16 +45,26 @@ function showState(state) {
   element("answer").classList.toggle("streaming", state === "running" && element("answer").textContent !== "");
 }
 
+async function showReason(waits) {
+  const { taskId } = following;
+  element("reason").textContent = "";
+  if (!waits || !taskId) return;
+  const { reason } = await (await ask(`/tasks/${taskId}`)).json();
+  if (following.taskId === taskId) element("reason").textContent = reason ?? "";
+}
+
 function showProblem(text) {
   element("problem").textContent = text;
   element("problem").hidden = false;
 }
 
 const told = {
-  state({ state, attempt }) {
+  state({ state, attempt, waits_for }) {
     showState(state);
+    showReason(waits_for).catch(() => {}); // it may have ended meanwhile, or the gateway is away
     refresh();
-    if (attempt > 1) element("facts").textContent = `Attempt ${attempt}: the worker before was lost.`;
+    following.waited ||= Boolean(waits_for);
+    if (attempt > 1 && !following.waited) element("facts").textContent = `Attempt ${attempt}: the worker before was lost.`;
   },
   node({ node, phase, error }) {
     if (phase === "start") {
@@ -81,6 +91,7 @@ const told = {
   },
   end({ state, result }) {
     showState(state);
+    element("reason").textContent = "";
     showResult(state, result);
     refresh();
   },

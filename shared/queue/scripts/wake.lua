@@ -1,0 +1,37 @@
+#!lua flags=allow-oom
+-- Mark the sets of things that were freed: their tasks go on, a few at a time. Things for which nothing waits are left out.
+--
+-- Uses shared/connections/clock: clock
+-- Uses shared/queue/marks: WAITS, mark, mark_of
+--
+-- ARGV[1] number of tasks that may go on, 0 for all
+-- ARGV[2] now (ms) in tests, else empty
+-- ARGV from the 3rd on: things; one that ends in * stands for all that begin so
+-- Returns the number of sets that were marked
+local limit, given_ms = tonumber(ARGV[1]), ARGV[2]
+local MOST_THINGS, MOST_TASKS = 1000, 100
+
+local things, marked = {unpack(ARGV, 3)}, 0
+if things[1]:sub(-1) == '*' then
+  local prefix = things[1]:sub(1, -2)
+  things = {}
+  for _, thing in ipairs(redis.call('ZRANGE', WAITS, 0, MOST_THINGS - 1)) do
+    if thing:sub(1, #prefix) == prefix then
+      things[#things + 1] = thing
+    end
+  end
+end
+for i, marked_at in ipairs(#things > 0 and redis.call('ZMSCORE', WAITS, unpack(things)) or {}) do
+  if marked_at then
+    local now_ms, thing = clock(given_ms), things[i]
+    local _, before = mark_of(thing)
+    local is_marked = tonumber(marked_at) <= now_ms
+    if not is_marked or (before > 0 and limit == 0) then
+      mark(thing, now_ms, limit)
+    elseif before > 0 then
+      mark(thing, marked_at, math.min(before + limit, MOST_TASKS))
+    end
+    marked = marked + 1
+  end
+end
+return marked

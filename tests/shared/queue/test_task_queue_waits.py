@@ -1,0 +1,316 @@
+"""Tasks that wait for something: in its set, without a slot, until it is free, and through their users' turns."""
+
+import json
+
+import pytest
+
+from langgraph_rq.producer.client.lookup import STATUS_FIELDS, read_status
+from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.queue.ending import add_reads, unrun_result
+from langgraph_rq.shared.queue.verbs import cancel_call
+from langgraph_rq.shared.queue.waits import BUDGET, Wait, await_call, explain, wake_call
+from langgraph_rq.shared.tasks import State
+from tests.shared.queue.test_task_queue import QUEUE, TIMES, QueueOnRedis
+
+BREAKER = "breaker:openai/gpt-4o"
+WAIT = Wait(BREAKER)
+SET = f"agent:wait:{BREAKER}"
+
+
+class Waits(QueueOnRedis):
+    async def refuse(self, thing=BREAKER, wait_ms=30_000):
+        await scripts.run(self.redis, await_call(thing, wait_ms, self.now_ms))
+
+    async def wake(self, *things, tasks=0):
+        return await scripts.run(self.redis, wake_call(things or [BREAKER], tasks, self.now_ms))
+
+    async def wait_with(self, *task_ids, wait=WAIT, **fields):
+        """Submit, claim, refuse and release tasks, so that they wait."""
+        for task_id in task_ids:
+            await self.submit(task_id, **fields)
+        for claimed in (await self.claim(n=len(task_ids))).tasks:
+            await self.refuse(wait.thing)
+            assert await self.release(claimed, wait=wait)
+
+    async def places(self, *task_ids):
+        return [await self.field("place", task_id) for task_id in task_ids]
+
+    async def ids(self, **options):
+        await self.join()
+        return [claimed.id for claimed in (await self.claim(**options)).tasks]
+
+
+@pytest.fixture
+async def queue(aredis):
+    queue = Waits(aredis)
+    await queue.join()
+    return queue
+
+
+async def test_task_that_waits_holds_no_slot_and_says_what_it_waits_for(queue):
+    await queue.wait_with("t1", user_id="ann")
+    assert await queue.places("t1") == [b"delayed"]
+    assert await queue.field("waits_for") == BREAKER.encode()
+    assert await queue.field("waits_until") == str(queue.now_ms + 30_000).encode()
+    assert await queue.redis.zrange(SET, 0, -1) == [b"t1"]
+    assert not await queue.redis.exists("agent:in_flight", "agent:own:w1")
+    (_, running), (_, waiting) = await queue.redis.xrange("agent:events:t1")
+    assert json.loads(running[b"data"])["state"] == "running"
+    assert json.loads(waiting[b"data"]) == {
+        "state": "pending",
+        "attempt": 1,
+        "waits_for": BREAKER,
+        "until_ms": queue.now_ms + 30_000,
+    }
+
+
+async def test_task_that_waited_has_made_no_attempt(queue):
+    await queue.wait_with("t1")
+    await queue.wake()
+    queue.now_ms += 2_000
+    assert (await queue.claim_one()).attempts == 1
+
+
+async def test_task_goes_on_when_its_thing_is_free(queue):
+    await queue.wait_with("t1", "t2")
+    queue.now_ms += 2_000
+    assert await queue.ids() == []
+    assert await queue.wake() == 1
+    assert set(await queue.ids()) == {"t1", "t2"}
+    left = await queue.redis.keys("agent:wait*")
+    assert left == []
+
+
+async def test_mark_moves_nothing(queue):
+    await queue.wait_with("t1")
+    await queue.wake()
+    assert await queue.places("t1") == [b"delayed"]
+
+
+async def test_status_has_the_reason_of_a_wait_until_the_task_goes_on(queue):
+    queue.now_ms = 1_764_331_420_000
+    await queue.join()
+    await queue.wait_with("t1")
+    reply = await queue.redis.hmget("agent:task:t1", STATUS_FIELDS)
+    assert read_status("t1", reply).reason == "waits for openai/gpt-4o, asked again at 12:04:10 at the earliest"
+    await queue.wake()
+    queue.now_ms += 2_000
+    await queue.reap()
+    assert read_status("t1", await queue.redis.hmget("agent:task:t1", STATUS_FIELDS)).reason is None
+
+
+async def test_task_that_ends_while_it_waits_says_what_it_waited_for(queue):
+    await queue.wait_with("t1", deadline_s=5)
+    pipeline = queue.redis.pipeline(transaction=False)
+    add_reads(pipeline, "t1")
+    result = json.loads(unrun_result("t1", State.TIMEOUT, await pipeline.execute()))
+    assert result["error"]["message"] == "the deadline of 5 s passed while it waited for openai/gpt-4o"
+    assert result["metadata"]["attempts"] == 0
+
+
+async def test_thing_for_which_nothing_waits_is_not_marked(queue):
+    assert await queue.wake("breaker:other") == 0
+    assert not await queue.redis.exists("agent:waits", "agent:wait_limits")
+
+
+async def test_thing_that_was_freed_between_refusal_and_entry_is_not_waited_for(queue):
+    await queue.submit()
+    claimed = await queue.claim_one()
+    await queue.refuse()
+    await queue.wake()
+    await queue.release(claimed, wait=WAIT)
+    assert await queue.places("t1") == [b"front"]
+    assert await queue.ids() == ["t1"]
+
+
+async def test_mark_that_another_task_used_up_between_refusal_and_entry_is_not_lost(queue):
+    await queue.submit("t1")
+    claimed = await queue.claim_one()
+    await queue.refuse()
+    await queue.wait_with("t2")
+    await queue.wake()
+    queue.now_ms += 2_000
+    assert await queue.ids() == ["t2"]
+    await queue.release(claimed, wait=WAIT)
+    assert await queue.ids() == ["t1"]
+
+
+async def test_task_refused_again_waits_at_least_its_time_however_often_it_is_freed(queue):
+    await queue.wait_with("t1")
+    await queue.wake()
+    queue.now_ms += 2_000
+    claimed = await queue.claim_one()
+    await queue.refuse()
+    await queue.wake()
+    await queue.release(claimed, wait=WAIT)
+    queue.now_ms += 1_999
+    assert await queue.ids() == []
+    queue.now_ms += 501
+    assert await queue.ids() == ["t1"]
+
+
+async def test_each_later_wait_for_the_same_thing_is_twice_as_long(queue):
+    await queue.wait_with("t1")
+    waits = []
+    for _ in range(8):
+        waits.append(int(await queue.redis.zscore(SET, "t1")) - queue.now_ms)
+        queue.now_ms += 60_001
+        await queue.join()
+        await queue.wake()
+        claimed = await queue.claim_one()
+        await queue.refuse()
+        await queue.release(claimed, wait=WAIT)
+    base = [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000]
+    assert all(low <= ms <= min(low * 1.25, 60_000) for low, ms in zip(base, waits, strict=True))
+    assert await queue.field("waits_since") == str(queue.now_ms - 8 * 60_001).encode()
+
+
+async def test_wait_for_another_thing_is_short_again(queue):
+    await queue.wait_with("t1")
+    for _ in range(3):
+        queue.now_ms += 60_001
+        await queue.join()
+        await queue.wake()
+        claimed = await queue.claim_one()
+        await queue.refuse()
+        await queue.release(claimed, wait=WAIT)
+    queue.now_ms += 60_001
+    await queue.join()
+    await queue.wake()
+    claimed = await queue.claim_one()
+    await queue.refuse("budget:global")
+    await queue.release(claimed, wait=Wait("budget:global"))
+    assert await queue.redis.zscore("agent:wait:budget:global", "t1") <= queue.now_ms + 1_250
+
+
+async def test_tasks_that_wait_for_the_same_do_not_come_back_together(queue):
+    names = [f"t{number}" for number in range(10)]
+    await queue.wait_with(*names)
+    assert len({await queue.redis.zscore(SET, name) for name in names}) > 5
+
+
+async def test_one_task_goes_on_when_the_time_of_a_refusal_is_over(queue):
+    await queue.wait_with("t1", "t2", "t3")
+    queue.now_ms += 29_999
+    assert await queue.ids() == []
+    queue.now_ms += 1
+    assert len(await queue.ids()) == 1
+    assert await queue.ids() == []
+    queue.now_ms += 5_000
+    assert len(await queue.ids()) == 1
+
+
+async def test_limited_mark_lets_so_many_go_on(queue):
+    await queue.wait_with("t1", "t2", "t3", "t4")
+    queue.now_ms += 2_000
+    await queue.wake(tasks=1)
+    await queue.wake(tasks=2)
+    assert len(await queue.ids()) == 3
+    assert await queue.ids() == []
+    await queue.wake()
+    await queue.wake(tasks=1)
+    assert len(await queue.ids()) == 1
+
+
+async def test_refusal_after_a_mark_takes_the_mark_back(queue):
+    await queue.wait_with("t1", "t2")
+    queue.now_ms += 2_000
+    await queue.wake()
+    await queue.refuse(wait_ms=10_000)
+    assert await queue.ids() == []
+    queue.now_ms += 10_000
+    assert len(await queue.ids()) == 1
+
+
+async def test_task_goes_on_after_a_minute_without_a_mark(queue):
+    await queue.wait_with("t1")
+    await queue.redis.delete("agent:waits", "agent:wait_limits", SET)
+    queue.now_ms += 59_999
+    assert (await queue.reap()).promoted == ()
+    queue.now_ms += 1
+    assert (await queue.reap()).promoted == ("t1",)
+    assert await queue.ids() == ["t1"]
+
+
+async def test_task_whose_set_will_be_marked_is_not_tried_before(queue):
+    await queue.submit()
+    claimed = await queue.claim_one()
+    await queue.refuse(wait_ms=100_000)
+    await queue.release(claimed, wait=WAIT)
+    queue.now_ms += 60_000
+    assert (await queue.reap()).promoted == ()
+    queue.now_ms += 40_000
+    assert (await queue.reap()).woken == ("t1",)
+
+
+async def test_woken_tasks_take_their_users_turns_and_come_a_few_at_a_time(queue):
+    await queue.wait_with(*[f"ann{number}" for number in range(40)], user_id="ann")
+    await queue.submit("bob", user_id="bob")
+    await queue.submit("ann", user_id="ann")
+    await queue.wake()
+    queue.now_ms += 2_000
+    assert await queue.ids(n=1) == ["bob"]
+    assert await queue.redis.zcard(SET) == 24
+    assert await queue.ids(n=1) == ["ann"]
+    await queue.reap()
+    assert await queue.redis.zcard(SET) == 0
+    assert await queue.redis.llen(f"rq:queue:{QUEUE}") == 1
+
+
+async def test_cancelled_task_leaves_its_set(queue):
+    await queue.wait_with("t1", "t2")
+    call = cancel_call("t1", State.CANCELLED, b"{}", TIMES, queue.now_ms)
+    assert await scripts.run(queue.redis, call) is State.CANCELLED
+    assert await queue.redis.zrange(SET, 0, -1) == [b"t2"]
+    assert await queue.redis.zrange("agent:delayed", 0, -1) == [b"t2"]
+
+
+async def test_cancelled_task_does_not_wait(queue):
+    await queue.submit()
+    claimed = await queue.claim_one()
+    await scripts.run(queue.redis, cancel_call("t1", State.CANCELLED, b"{}", TIMES, queue.now_ms))
+    await queue.refuse()
+    await queue.release(claimed, wait=WAIT)
+    assert await queue.places("t1") == [b"queue"]
+
+
+async def test_entry_of_a_task_that_went_on_does_not_use_up_a_mark(queue):
+    await queue.wait_with("t1", "t2")
+    await queue.redis.zadd(SET, {"gone": 0, "t3": 0})
+    await queue.submit("t3")
+    queue.now_ms += 2_000
+    await queue.wake(tasks=1)
+    for _ in range(3):
+        await queue.reap()
+    assert sorted(await queue.places("t1", "t2", "t3")) == [b"delayed", b"front", b"waiting"]
+    assert await queue.redis.zcard(SET) == 1
+
+
+async def test_all_budgets_are_freed_by_their_common_name(queue):
+    for number, thing in enumerate(("budget:global", "budget:user:ann", BREAKER)):
+        await queue.wait_with(f"t{number}", wait=Wait(thing))
+    queue.now_ms += 2_000
+    assert await queue.wake(f"{BUDGET}*") == 2
+    assert set(await queue.ids()) == {"t0", "t1"}
+
+
+async def test_time_of_the_next_look_is_that_of_the_first_task_or_mark(queue):
+    assert (await queue.reap()).next_due_ms == 3_600_000
+    await queue.wait_with("t1")
+    assert (await queue.reap()).next_due_ms == 30_000
+    await queue.wake()
+    assert (await queue.reap()).next_due_ms == 1_000 or (await queue.reap()).next_due_ms < 1_251
+
+
+@pytest.mark.parametrize(
+    ("thing", "words"),
+    [
+        (BREAKER, "openai/gpt-4o"),
+        ("pace:openai/gpt-4o", "the rate of openai/gpt-4o"),
+        ("budget:global", "room in the budget of the fleet"),
+        ("budget:user:ann", "room in the budget of user ann"),
+        ("retry", "its next attempt"),
+    ],
+)
+def test_wait_is_explained(thing, words):
+    assert explain(thing, 1_764_331_450_000) == f"waits for {words}, asked again at 12:04:10 at the earliest"
