@@ -20,6 +20,7 @@ from langgraph_rq.worker.graphs.graphs import LoadedGraph
 from langgraph_rq.worker.graphs.input_keys import graph_input
 from langgraph_rq.worker.graphs.state_types import state_types
 from langgraph_rq.worker.guards.guards import Guards
+from langgraph_rq.worker.guards.waiting import MOST_KEPT, KeptAttempts
 from langgraph_rq.worker.state.checkpoints import Checkpointer
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.task.events import EventWriter
@@ -49,6 +50,7 @@ async def worker(
     breaker: BreakerLimits | None = None,
     budget: BudgetLimits | None = None,
     paces: Mapping[str, Pace] | None = None,
+    kept: int = MOST_KEPT,
     limits: TaskLimits = DEFAULT_LIMITS,
     isolation: Isolation | None = None,
     **context: Any,
@@ -66,7 +68,15 @@ async def worker(
             name: LoadedGraph(name, graph.copy({"checkpointer": checkpointer}), graph_input(graph))
             for name, graph in graphs.items()
         }
-        guards = Guards(client, redis_url, breaker or BreakerLimits(), budget or BudgetLimits(), PRICING, paces=paces)
+        guards = Guards(
+            client,
+            redis_url,
+            breaker or BreakerLimits(),
+            budget or BudgetLimits(),
+            PRICING,
+            paces=paces,
+            kept=KeptAttempts(kept),
+        )
         shared = RunContext(
             redis=client,
             events=EventWriter(client),

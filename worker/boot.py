@@ -64,7 +64,7 @@ async def serve(
 ) -> int:
     """Check Redis, load the graphs, and work until stopped; returns the exit code."""
     url = redis.redis_url.get_secret_value()
-    nodes = NodeThreads(settings.worker_concurrency)
+    nodes = NodeThreads(settings.worker_concurrency + settings.waiting_attempts)
     asyncio.get_running_loop().set_default_executor(nodes)
     async with open_async(url, connections=1) as client:
         await _check(client, url, accept_unsafe=redis.unsafe_redis)

@@ -37,6 +37,7 @@ from langgraph_rq.worker.graphs.langgraph_json import read_langgraph_json
 from langgraph_rq.worker.graphs.state_types import named_types, state_types, with_subgraphs
 from langgraph_rq.worker.guards.fleet_limits import follow_limits, obeyed_limits
 from langgraph_rq.worker.guards.guards import Guards
+from langgraph_rq.worker.guards.waiting import KeptAttempts
 from langgraph_rq.worker.state.checkpoints import Checkpointer
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.state_keys import StateKeys
@@ -97,7 +98,10 @@ async def open_context(
         breaker, budget = load(BreakerSettings).limits(load(CallSettings).timeout_s), load(BudgetSettings)
         own = budget.limits()
         limits = await obeyed_limits(client, own)
-        guards = Guards(client, url, breaker, limits, Pricing(budget.rates()), paces=load(PaceSettings).paces())
+        kept = KeptAttempts(settings.waiting_attempts)
+        guards = Guards(
+            client, url, breaker, limits, Pricing(budget.rates()), paces=load(PaceSettings).paces(), kept=kept
+        )
         stack.push_async_callback(guards.aclose)
         following = asyncio.create_task(follow_limits(client, own, partial(setattr, guards, "budget")))
         stack.callback(following.cancel)

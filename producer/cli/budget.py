@@ -29,6 +29,7 @@ from langgraph_rq.shared.budget.policy import (
 from langgraph_rq.shared.budget.token_budget import Amount, Hold, Payer, usage_call
 from langgraph_rq.shared.connections.scripts import Call, run_many_sync, run_sync
 from langgraph_rq.shared.errors import InvalidInputError, Violation
+from langgraph_rq.shared.queue.waits import ANY, BUDGET, wake_call
 from langgraph_rq.shared.settings import BudgetSettings, load
 from langgraph_rq.shared.telemetry.audit import Action
 
@@ -196,10 +197,10 @@ def reset(
 
 
 def _change(call: Call[T], action: Action, **details: Any) -> T:
-    """Run a change, and record it in the audit log in the same round trip."""
+    """Run a change, let tasks go on that wait for a budget, and record it in the audit log, in one round trip."""
     records = Records.open().of(action, "", **details)
     with connected_redis() as redis:
-        answer, *recorded = run_many_sync(redis, [call, *records])
+        answer, *recorded = run_many_sync(redis, [call, wake_call([BUDGET + ANY]), *records])
         if isinstance(answer, NotALimitError):
             raise InvalidInputError(Violation("VALUE", answer.expected, answer.got))
         for one in (answer, *recorded):

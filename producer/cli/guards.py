@@ -19,6 +19,7 @@ from langgraph_rq.shared.budget.limits import DEFAULT_TENANT
 from langgraph_rq.shared.budget.token_budget import Payer, usage_call
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import InvalidInputError, UnknownBreakerError, Violation
+from langgraph_rq.shared.queue.waits import BREAKER, wake_call
 from langgraph_rq.shared.settings import BreakerSettings, BudgetSettings, CallSettings, load
 
 KEPT_DAYS = 7
@@ -52,7 +53,10 @@ def breaker(name: str | None, *, as_json: bool) -> None:
         breakers = scripts.run_sync(redis, read_all_call(limits))
         if name:
             _require(name, [one.name for one in breakers])
-            transition = scripts.run_sync(redis, reset_call(name))
+            transition, woken = scripts.run_many_sync(redis, [reset_call(name), wake_call([BREAKER + name])])
+            for reply in (transition, woken):
+                if isinstance(reply, Exception):
+                    raise reply
             changed = {"name": name, "before": transition.before, "after": transition.after}
             terminal.write(changed if as_json else f"{name}: {transition.before} -> {transition.after}")
         elif as_json:

@@ -302,5 +302,5 @@ def _status(name: str, reply: Sequence[Any]) -> BreakerStatus:
 
 
 def _transition(reply: Sequence[Any]) -> Transition:
-    before, after, generation, why, open_ms = reply
+    before, after, generation, why, open_ms, _ = reply
     return Transition(BreakerState(before.decode()), BreakerState(after.decode()), generation, _why(why), open_ms)

@@ -23,7 +23,8 @@
 -- ARGV[14] longest cooldown (ms)
 -- ARGV[15] keep the keys after their last use (ms)
 -- ARGV[16] now (ms) in tests, else empty
--- Returns {state before, state after, generation, why it is open or empty, rest of the open time (ms)}
+-- Returns {state before, state after, generation, why it is open or empty, rest of the open time (ms), rest of the
+--   cooldown (ms)}
 --   why: failures | failure_rate | probe_failed | quota
 local key, probes_key, index_key = KEYS[1], KEYS[2], KEYS[3]
 local name, token, admitted_under, outcome, pause_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
@@ -132,4 +133,4 @@ if new_forget_at - forget_at >= 60000 then
   redis.call('PEXPIRE', index_key, ttl_ms, 'NX')
   redis.call('PEXPIRE', index_key, ttl_ms, 'GT')
 end
-return {before, state, generation, why, math.max(open_ends_at - now_ms, 0)}
+return {before, state, generation, why, math.max(open_ends_at - now_ms, 0), math.max(cooldown_ends_at - now_ms, 0)}

@@ -15,6 +15,12 @@ class WorkerSettings(Settings):
     worker_input_bytes: int = Field(
         256_000_000, ge=1, description="a process claims nothing while the inputs of its tasks are larger than this"
     )
+    waiting_attempts: int = Field(
+        500,
+        ge=0,
+        le=10_000,
+        description="attempts of a process that have paid for calls and keep them in memory while they wait",
+    )
     worker_processes: int = Field(1, ge=1, le=256, description="worker processes")
     config: Path = Field(Path("langgraph.json"), description="the langgraph.json that names the graphs")
     checkpoints: bool = Field(default=True, description="keep checkpoints in Redis")

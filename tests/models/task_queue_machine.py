@@ -112,6 +112,29 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(data=st.data(), wait=st.sampled_from(WAITS), failed=st.booleans())
     def release_any_attempt_perhaps_again(self, data: st.DataObject, wait: Wait, *, failed: bool) -> None:
         worker, one = self._some_claim(data)
+        self._release(worker, one, wait, failed=failed)
+
+    @precondition(lambda self: self.claims)
+    @rule(
+        waits=st.lists(st.sampled_from(WAITS[:2]), min_size=1, max_size=3),
+        attempts=st.sampled_from([1, 1, 3]),
+        tasks=st.sampled_from([None, 0, 1]),
+        ms=st.sampled_from([0, 1_300, 2_600, 5_000]),
+    )
+    def let_the_last_attempts_wait_and_come_back(
+        self, waits: list[Wait], attempts: int, tasks: int | None, ms: int
+    ) -> None:
+        for wait in waits:
+            self.refuse(wait.thing, 20_000)
+            for worker, one in self.claims[-attempts:]:
+                self._release(worker, one, wait)
+            if tasks is not None:
+                self.wake([wait.thing], tasks)
+            self.now += ms
+            self.join("w1")
+            self.claim("w1", 20)
+
+    def _release(self, worker: str, one: Claimed, wait: Wait, *, failed: bool = False) -> None:
         call = release_call(one.id, one.epoch, one.queue, worker, wait, failed=failed, now_ms=self.now)
         expected = self.model.release(one.id, one.epoch, worker, wait, self.now, failed=failed)
         assert self._run(call) == expected
@@ -120,26 +143,6 @@ class QueueMachine(RuleBasedStateMachine):
             earliest_at = self.redis.zscore(f"agent:wait:{wait.thing}" if task.is_in_set else "agent:delayed", one.id)
             assert earliest_at is not None
             self.model.entered(one.id, wait, int(earliest_at), self.now)
-
-    @precondition(lambda self: self.claims)
-    @rule(
-        data=st.data(),
-        wait=st.sampled_from(WAITS[:2]),
-        ms=st.sampled_from([0, 1_300, 2_600]),
-        tasks=st.sampled_from([None, 0, 1]),
-        takes_over=st.booleans(),
-    )
-    def refuse_something_to_an_attempt_which_waits_for_it(
-        self, data: st.DataObject, wait: Wait, ms: int, tasks: int | None, *, takes_over: bool
-    ) -> None:
-        self.refuse(wait.thing, 20_000)
-        self.release_any_attempt_perhaps_again(data, wait, failed=False)
-        if tasks is not None:
-            self.wake([wait.thing], tasks)
-        self.now += ms
-        if takes_over:
-            self.join("w1")
-            self.claim("w1", 20)
 
     @rule(thing=st.sampled_from(THINGS), wait_ms=st.sampled_from([1_000, 20_000]))
     def refuse(self, thing: str, wait_ms: int) -> None:

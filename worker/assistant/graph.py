@@ -39,7 +39,7 @@ from langgraph_rq.worker.assistant.models import AssistantModels, open_models
 from langgraph_rq.worker.calls.model_call import describe
 from langgraph_rq.worker.guards.guards import current_task
 from langgraph_rq.worker.guards.refusals import ProviderUnavailableError
-from langgraph_rq.worker.task.result import wait_for_provider_s
+from langgraph_rq.worker.task.result import wait_for_provider
 
 QUERY_BYTES = 8_000
 """The longest question, in UTF-8.
@@ -188,7 +188,7 @@ async def _ask(model: BaseChatModel, system: str, query: str, *, may_wait: bool 
         message = await model.ainvoke([SystemMessage(system), HumanMessage(query)])
     except FAILURES as error:
         task = current_task.get()
-        if may_wait and task and task.deadline_at and wait_for_provider_s(error, task.deadline_at) is not None:
+        if may_wait and task and task.deadline_at and wait_for_provider(error, task.deadline_at):
             raise
         failure = str(error) if isinstance(error, ProviderUnavailableError) else describe(error)
         _log.warning("model_call.failed", error=failure)

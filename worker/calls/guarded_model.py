@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager
 from functools import cache, partial
 from typing import Any, TypeVar, cast
+from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.callbacks.manager import BaseRunManager
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult, LLMResult
@@ -123,7 +125,8 @@ class _GuardedMixin(BaseChatModel):
 
         targets = self._targets(messages, kwargs, step)
         with _carried():
-            return await guards.loops.run_here(_generate_with(guards, task, targets, self._limits))
+            generating = _generate_with(guards, task, targets, self._limits, _parent(run_manager))
+            return await guards.loops.run_here(generating)
 
     def _generate(
         self,
@@ -140,7 +143,7 @@ class _GuardedMixin(BaseChatModel):
 
         targets = self._targets(messages, kwargs, step)
         with _carried():
-            return guards.loops.run_sync(_generate_with(guards, task, targets, self._limits))
+            return guards.loops.run_sync(_generate_with(guards, task, targets, self._limits, _parent(run_manager)))
 
     async def _astream(
         self,
@@ -157,7 +160,8 @@ class _GuardedMixin(BaseChatModel):
 
         targets = self._targets(messages, kwargs, step)
         with _carried():
-            called = await guards.loops.run_here(call_models(guards, task, targets, self._limits))
+            calling = call_models(guards, task, targets, self._limits, _parent(run_manager))
+            called = await guards.loops.run_here(calling)
         chunk, rest = called.value
         guards.report_first_chunk(called.admitted)
         meter = StreamMeter()
@@ -190,7 +194,7 @@ class _GuardedMixin(BaseChatModel):
 
         targets = self._targets(messages, kwargs, step)
         with _carried():
-            called = guards.loops.run_sync(call_models(guards, task, targets, self._limits))
+            called = guards.loops.run_sync(call_models(guards, task, targets, self._limits, _parent(run_manager)))
         chunk, rest = called.value
         guards.report_first_chunk(called.admitted)
         meter = StreamMeter()
@@ -217,10 +221,19 @@ class _GuardedMixin(BaseChatModel):
         ]
 
 
+def _parent(run_manager: BaseRunManager | None) -> UUID | None:
+    """Return the LangChain run in which a model is called."""
+    return run_manager.parent_run_id if run_manager else None
+
+
 async def _generate_with(
-    guards: Guards, task: TaskGuard, targets: Sequence[Target[ChatResult]], limits: CallLimits
+    guards: Guards,
+    task: TaskGuard,
+    targets: Sequence[Target[ChatResult]],
+    limits: CallLimits,
+    parent_run_id: UUID | None,
 ) -> ChatResult:
-    called: Called[ChatResult] = await call_models(guards, task, targets, limits)
+    called: Called[ChatResult] = await call_models(guards, task, targets, limits, parent_run_id)
     used = read_usage(called.value)
     if used is None:
         called.admitted.received_bytes = answer_bytes(called.value)

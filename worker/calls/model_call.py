@@ -2,7 +2,7 @@
 
     call_models ── the first model, then each fallback, when one is refused or keeps failing
       └ call_model ── retries of failures: exponential with jitter, within the deadline
-        └ call_at_rate ── waits for a rate limit, which is no failure
+        └ call_at_rate ── waits for a refusal or a rate limit, which are no failures
           └ _attempt ── waits for a thread if the caller is sync; only then the clock of the call starts
               └ _send ── admit, call, settle a failure; a successful call is settled by the caller, at its end
 
@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
+from uuid import UUID
 
 from tenacity import (
     AsyncRetrying,
@@ -77,8 +78,10 @@ class Called(Generic[T]):
     value: T
 
 
-async def call_models(guards: Guards, task: TaskGuard, targets: Sequence[Target[T]], limits: CallLimits) -> Called[T]:
-    """Call each of `targets` in turn until one answers.
+async def call_models(
+    guards: Guards, task: TaskGuard, targets: Sequence[Target[T]], limits: CallLimits, parent_run_id: UUID | None = None
+) -> Called[T]:
+    """Call each of `targets` in turn until one answers; the last may be waited for, unless LangChain has a fallback.
 
     Raises:
         Refusal: the run must end.
@@ -89,7 +92,9 @@ async def call_models(guards: Guards, task: TaskGuard, targets: Sequence[Target[
     for number, target in enumerate(targets):
         is_last = number + 1 == len(targets)
         try:
-            called = await call_model(guards, task, target, limits, PATIENCE_S if is_last else limits.longest_wait_s)
+            patience_s = PATIENCE_S if is_last else limits.longest_wait_s
+            may_keep = is_last and parent_run_id not in task.waits.runs_with_fallbacks
+            called = await call_model(guards, task, target, limits, patience_s, may_keep=may_keep)
         except ProviderUnavailableError as error:
             refused.append(error)
             if not is_last:
@@ -98,21 +103,30 @@ async def call_models(guards: Guards, task: TaskGuard, targets: Sequence[Target[
             task.model = target.model
             task.fallback_used |= number > 0
             return called
+    first = min(refused, key=lambda error: error.retry_after_s)
     raise ProviderUnavailableError(
         "; ".join(str(error) for error in refused),
-        retry_after_s=min(error.retry_after_s for error in refused),
+        retry_after_s=first.retry_after_s,
         was_called=any(error.was_called for error in refused),
+        wait=first.wait,
     ) from refused[-1]
 
 
 async def call_model(
-    guards: Guards, task: TaskGuard, target: Target[T], limits: CallLimits, patience_s: float = PATIENCE_S
+    guards: Guards,
+    task: TaskGuard,
+    target: Target[T],
+    limits: CallLimits,
+    patience_s: float = PATIENCE_S,
+    *,
+    may_keep: bool = True,
 ) -> Called[T]:
-    """Call `target`, and retry while that may help; pauses of its rate limit are waited for beside the retries.
+    """Call `target`, and retry while that may help; refusals are waited for beside the retries.
 
     Raises: the same as `call_models`.
     """
-    at_rate = partial(call_at_rate, task, partial(_attempt, guards, task, target, limits), patience_s)
+    attempt_once = partial(_attempt, guards, task, target, limits)
+    at_rate = partial(call_at_rate, task, attempt_once, patience_s, may_keep=may_keep)
     try:
         return await at_rate()
     except ProviderUnavailableError as error:
@@ -137,8 +151,8 @@ def _retrying(task: TaskGuard, model: str, limits: CallLimits) -> AsyncRetrying:
     def is_worth_it(error: BaseException) -> bool:
         if not isinstance(error, ProviderUnavailableError) or error.retry_after_s > limits.longest_wait_s:
             return False
-        # A timeout may have been billed and took all its time; a rate limit was waited for, as long as it makes sense.
-        if error.timed_out or error.is_rate_limited:
+        # A timeout may have been billed and took all its time; a refusal was waited for, as long as it makes sense.
+        if error.timed_out or error.is_rate_limited or error.wait:
             return False
         return task.deadline_at is None or time.monotonic() + error.retry_after_s < task.deadline_at
 
@@ -183,6 +197,7 @@ async def _send(guards: Guards, task: TaskGuard, target: Target[T], limits: Call
                 was_called=failure.was_called,
                 timed_out=limit.expired(),
                 is_rate_limited=failure.outcome is Outcome.RATE_LIMITED,
+                wait=failure.wait_for(target.breaker),
             ) from error
         raise
 

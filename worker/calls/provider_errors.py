@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from langgraph_rq.shared.breaker.circuit_breaker import QUOTA_CODES, Outcome, outcome_of
+from langgraph_rq.shared.queue.waits import BREAKER, Wait
 
 DEFAULT_PAUSE_S = 1.0
 """For a 429 without Retry-After."""
@@ -65,6 +66,11 @@ class Failure:
         """Whether a retry or another model may help."""
         unavailable = {Outcome.FAIL, Outcome.RATE_LIMITED, Outcome.QUOTA, Outcome.CANCEL}
         return self.is_provider and self.outcome in unavailable
+
+    def wait_for(self, breaker: str) -> Wait | None:
+        """Return what a task can wait for that only has to pause: the end of its breaker's cooldown."""
+        is_pause = self.outcome is Outcome.RATE_LIMITED and self.retry_after_s > 0 and breaker
+        return Wait(BREAKER + breaker) if is_pause else None
 
 
 def read_failure(error: BaseException) -> Failure:

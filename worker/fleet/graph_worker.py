@@ -6,9 +6,10 @@ It is registered as any RQ worker. It differs where stock RQ loses or doubles wo
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 
 from redis.exceptions import RedisError
 
@@ -39,7 +40,7 @@ class GraphWorker(RegisteredWorker):
         queues: RQ queues, the most urgent first.
         redis_url: Redis; connections of its own are opened for blocking, for the lease, and for RQ's registers.
         context: What the tasks share.
-        concurrency: Tasks in flight.
+        concurrency: Tasks in flight, without those that keep their memory while they wait.
         input_bytes: Nothing is claimed while the inputs of the tasks in flight are larger than this.
         drain_s: How long a worker that was asked to end waits for running tasks before it releases them.
         checkpoint_ttl_s: How long the checkpoints of a task without thread outlive it.
@@ -141,6 +142,7 @@ class GraphWorker(RegisteredWorker):
     def _join(self) -> None:
         self.register()
         self._context.guards.is_held = lambda: self.is_held
+        self._context.guards.kept.on_change = partial(_call_in, asyncio.get_running_loop(), self._changed.set)
         inputs = {name: loaded.input.announcement() for name, loaded in self._context.graphs.items()}
         self._lease = LeaseKeeper(
             self._redis_url,
@@ -184,7 +186,7 @@ class GraphWorker(RegisteredWorker):
         """Count the tasks that may be claimed; none while those in flight hold too much memory."""
         if self._running.input_bytes > self._input_bytes:
             return 0
-        return self._concurrency - len(self._running)
+        return self._concurrency - self._running.slots
 
     async def _drain(self) -> None:
         """Wait for running tasks, then release those that are left."""
@@ -264,6 +266,11 @@ class GraphWorker(RegisteredWorker):
             if await scripts.run(self._context.redis, call) is not State.RUNNING:
                 return
         self._running.cancel(task_id)
+
+
+def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
+    with suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(function)
 
 
 async def _end(tasks: Collection["asyncio.Task[None]"]) -> None:

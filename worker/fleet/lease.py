@@ -23,6 +23,7 @@ from langgraph_rq.shared.telemetry.anchors import AnchorWriter
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.fleet.loop_watch import LOOK_S, LoopWatch
 from langgraph_rq.worker.fleet.sweeper import sweep
+from langgraph_rq.worker.guards.admission import expire_and_wake_call
 from langgraph_rq.worker.guards.events import emit_alerts
 
 _EXPIRY_BATCH = 100
@@ -206,7 +207,7 @@ class LeaseKeeper:
         return bool(reaped.reaped or reaped.promoted)
 
     def _expire_batch(self) -> bool:
-        expired = scripts.run_sync(self._redis, expire_call(_EXPIRY_BATCH, self._budget))
+        expired = scripts.run_sync(self._redis, expire_and_wake_call(expire_call(_EXPIRY_BATCH, self._budget)))
         if expired.charged:
             _log.warning("budget.expired", reservations=len(expired.charged))
             emit_alerts(expired.alerts)

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class NodeThreads(ThreadPoolExecutor):
-    """A pool with a thread for each task in flight; asyncio's default pool has six on two cores.
+    """A pool with a thread for each task in flight or waiting; asyncio's default pool has six on two cores.
 
     A thread cannot be stopped. When a task is cancelled or reaches its deadline inside a sync node, the node continues
     and keeps its thread; its model calls are refused and its return value is dropped.

@@ -57,6 +57,8 @@ class OutcomeWriter:
         if await self._commits.run(call):
             # The message of a failed graph may quote a prompt.
             reason = "the graph failed" if released.failed else released.reason
+            if wait.thing and not released.failed and attempt.waits.would_pay_again:
+                _log.warning("task.pays_again", waits_for=wait.thing)
             _log.info("task.released", reason=reason, waits_for=wait.thing or None, delay_ms=wait.delay_ms)
 
     async def _finish(self, attempt: Attempt, ended: Ended) -> None:

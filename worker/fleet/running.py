@@ -62,6 +62,11 @@ class RunningTasks:
         return len(self._running)
 
     @property
+    def slots(self) -> int:
+        """How many slots they take: none a task whose attempt keeps its memory while it waits."""
+        return sum(not running.attempt.waits.things for running in self._running.values())
+
+    @property
     def ids(self) -> set[str]:
         """The ids of the tasks in flight."""
         return {running.attempt.claimed.id for running in self._running.values()}

@@ -1,7 +1,8 @@
-"""The two scripts around a guarded call, one round trip each: admit it before it starts, settle it after it ended.
+"""The scripts around a guarded call, one round trip each: admit it before it starts, settle it after it ended.
 
 Each script runs the scripts of the queue, the breaker, pacing and the budget as functions, in this order. The rules
-stay in those scripts; the two here only combine their decisions, in one atomic step.
+stay in those scripts; the ones here only combine their decisions, in one atomic step, and mark the waiting sets of what
+these free.
 """
 
 import time
@@ -9,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from langgraph_rq.shared.breaker.circuit_breaker import Admission, Transition
-from langgraph_rq.shared.budget.token_budget import Busy, Refused, Reservation, Settlement, Unreadable
+from langgraph_rq.shared.breaker.circuit_breaker import Admission, BreakerState, Transition
+from langgraph_rq.shared.budget.token_budget import Busy, Expiry, Refused, Reservation, Settlement, Unreadable
 from langgraph_rq.shared.connections.kept_connection import Argument
 from langgraph_rq.shared.connections.scripts import Call, load_script
 from langgraph_rq.shared.queue.answers import Ownership
+from langgraph_rq.shared.queue.waits import BREAKER, PACE, Wait
 from langgraph_rq.worker.guards.refusals import (
     BudgetExceeded,
     DeadlinePassed,
@@ -87,6 +89,16 @@ def report_and_settle_call(
     )
 
 
+def report_early_call(report: Call[Transition]) -> Call[Transition]:
+    """Report a call's outcome to its breaker before the call is settled, and let the tasks go on that wait for it."""
+    return Call(_REPORT_EARLY, *_slots(report), report.decode)
+
+
+def expire_and_wake_call(expire: Call[Expiry]) -> Call[Expiry]:
+    """Charge reservations of dead callers, and let the tasks go on that wait for a budget."""
+    return Call(_EXPIRE, *_slots(expire), expire.decode)
+
+
 def refusal_of(decision: Decision, breaker: str) -> BaseException:
     """Return the exception for a call that was not admitted."""
     if decision.ownership is Ownership.GONE:
@@ -104,11 +116,16 @@ def refusal_of(decision: Decision, breaker: str) -> BaseException:
     if decision.pace_ms:
         wait_s = decision.pace_ms / 1000
         message = f"{breaker} is not called: its rate per minute is used up; next try in {wait_s:.1f} s"
-        return ProviderUnavailableError(message, retry_after_s=wait_s, is_rate_limited=True)
+        wait = Wait(PACE + breaker, decision.pace_ms, doubles=False)
+        return ProviderUnavailableError(message, retry_after_s=wait_s, is_rate_limited=True, wait=wait)
     wait_s, state, why = decision.allowed.wait_ms / 1000, decision.allowed.state, decision.allowed.why
     reason = f"the circuit breaker is {state} ({why})" if why else "its rate limit is reached"
     return ProviderUnavailableError(
-        f"{breaker} is not called: {reason}; next try in {wait_s:.1f} s", retry_after_s=wait_s, is_rate_limited=not why
+        f"{breaker} is not called: {reason}; next try in {wait_s:.1f} s",
+        retry_after_s=wait_s,
+        is_rate_limited=not why,
+        is_half_open=state is BreakerState.HALF_OPEN,
+        wait=Wait(BREAKER + breaker),
     )
 
 
@@ -126,3 +143,5 @@ def _slots(*calls: Call[Any] | None) -> tuple[list[str], list[Argument]]:
 
 _ADMIT = load_script("worker/guards/admit")
 _SETTLE = load_script("worker/guards/settle")
+_REPORT_EARLY = load_script("worker/guards/report_early")
+_EXPIRE = load_script("worker/guards/expire")

@@ -2,14 +2,17 @@
 -- Decide whether a call may start: does this worker own its task, does the breaker admit it, is it its turn
 -- at the rate of its provider, does the budget hold it?
 -- The first refusal ends the script, so that nothing is held for a call that does not start. What its rate was booked
--- with before the budget refused it is given back.
+-- with before the budget refused it is given back. What is refused to
+-- a task, and may be free later, is recorded for it: the task may wait for that.
 --
 -- Uses worker/guards/prelude: next_call
+-- Uses worker/guards/wakers: breaker_thing, follow_busy
 -- Calls shared/queue/scripts/owns
 -- Calls shared/breaker/allow
 -- Calls shared/pacing/pace
 -- Calls shared/pacing/correct
 -- Calls shared/budget/scripts/reserve
+-- Calls shared/queue/scripts/await
 --
 -- Returns {ownership, reply of allow, reply of pace, reply of reserve}, up to and including the first refusal. Without
 -- keys for `owns` the call belongs to no task and counts as owned; without keys for `pace` its rate has no limit;
@@ -22,8 +25,12 @@ end
 if ownership ~= 1 then
   return {ownership}
 end
-local allowed = allow(next_call())
+local breaker, call = next_call()
+local allowed = allow(breaker, call)
 if allowed[1] == 'reject' then
+  if task[1] then
+    await({}, {breaker_thing(breaker), allowed[3], ''})
+  end
   return {ownership, allowed}
 end
 local rate, tokens = next_call()
@@ -38,5 +45,8 @@ end
 local reserved = reserve(reservation, amount)
 if rate[1] and reserved[1] ~= 'held' then
   correct(rate, {tokens[1], tokens[2], -1, -tokens[3], ''})
+end
+if task[1] and reserved[1] == 'busy' then
+  follow_busy(reserved[2], amount[8], amount[9], amount[10])
 end
 return {ownership, allowed, wait_ms, reserved}

@@ -47,12 +47,20 @@ from langgraph_rq.shared.connections.scripts import Call
 from langgraph_rq.shared.pacing.pacing import Pace, correct_call, pace_call
 from langgraph_rq.shared.queue.answers import Ownership, Use
 from langgraph_rq.shared.queue.verbs import owns_call, use_call
-from langgraph_rq.worker.guards.admission import Decision, Settled, admit_call, refusal_of, report_and_settle_call
+from langgraph_rq.worker.guards.admission import (
+    Decision,
+    Settled,
+    admit_call,
+    refusal_of,
+    report_and_settle_call,
+    report_early_call,
+)
 from langgraph_rq.worker.guards.call_size import CallSize, likely_output_tokens
 from langgraph_rq.worker.guards.event_loops import OUTAGE, EventLoops, stops_a_loop
 from langgraph_rq.worker.guards.events import emit_called, emit_refused, emit_settled, emit_transition, emit_waiting
 from langgraph_rq.worker.guards.refusals import BudgetBusy, DeadlinePassed, GuardUnavailable, TaskGone
-from langgraph_rq.worker.guards.room import Room
+from langgraph_rq.worker.guards.room import Room, Turn
+from langgraph_rq.worker.guards.waiting import IN_PLACE_S, AttemptWaits, CallWait, KeptAttempts
 
 _RESERVATION_MARGIN_S = 30.0
 _BUSY_RETRY_S = 1.0
@@ -131,8 +139,9 @@ class TaskGuard:
     is_over: bool = False
     open: dict[Any, Admitted] = field(default_factory=dict)
     """Calls of unguarded models that have not ended, by LangChain's run id."""
-    call_errors: deque[BaseException] = field(default_factory=lambda: deque(maxlen=_CALL_ERRORS))
-    """The last exceptions of model calls; an exception of any other code is the graph's own."""
+    call_errors: deque[tuple[BaseException, str]] = field(default_factory=lambda: deque(maxlen=_CALL_ERRORS))
+    """The last exceptions of model calls, each with its breaker; an exception of any other code is the graph's own."""
+    waits: AttemptWaits = field(default_factory=AttemptWaits)
     _sequence: "count[int]" = field(default_factory=lambda: count(1))
 
     def next_rid(self) -> str:
@@ -181,6 +190,7 @@ class Guards:
         pricing: The models' prices.
         is_held: Whether the worker is sure to hold its lease; without it no call starts.
         paces: The rates of models, by their name in the price list; a model that is missing has no limit.
+        kept: The attempts that keep their memory while they wait.
     """
 
     def __init__(
@@ -192,6 +202,7 @@ class Guards:
         pricing: Pricing,
         is_held: Callable[[], bool] = lambda: True,
         paces: Mapping[str, Pace] | None = None,
+        kept: KeptAttempts | None = None,
     ) -> None:
         self.breaker = breaker
         self.budget = budget
@@ -199,6 +210,7 @@ class Guards:
         self.paces = paces or {}
         self.is_held = is_held
         self.loops = EventLoops(redis, url)
+        self.kept = kept or KeptAttempts()
         self._room = Room()
         self._stats: dict[str, ModelStats] = {}
 
@@ -207,9 +219,11 @@ class Guards:
         await self.loops.aclose()
 
     async def admit(self, task: TaskGuard, breaker: str, model: str, size: CallSize, ttl_s: float) -> Admitted:
-        """Admit a model call; wait until the task's deadline while Redis is away or running calls hold the budget.
+        """Admit a model call; wait until the task's deadline while Redis is away.
 
-        A caller that stops a loop does not wait for the budget: the calls that hold it may be in that loop.
+        While running calls hold the budget, a call waits for a short time in place; after that its task waits, unless
+        the attempt keeps its memory. A caller that stops a loop does not wait for the budget: the calls that hold it
+        may be in that loop.
 
         Args:
             task: The run that the call belongs to.
@@ -223,29 +237,30 @@ class Guards:
             ProviderUnavailableError: the breaker refused; `retry_after_s` is when to ask again.
         """
         admitted = Admitted(task.next_rid(), breaker, model, 0, size, Request(Amount(0)), task.payer)
-        with self._room.turn(task.payer, may_wait=not stops_a_loop.get()) as turn, self._gives_up(admitted):
+        may_wait = not stops_a_loop.get()
+        turns = self._room.turn(task.payer, may_wait=may_wait)
+        with turns as turn, self.kept.waiting(task.waits) as waiting, self._gives_up(admitted):
             while True:
-                if not await turn.comes(task.deadline_at):
-                    raise BudgetBusy(
-                        f"the {turn.scope}'s budget was held by running calls until the deadline", _BUSY_RETRY_S
-                    )
+                await _wait_for(turn, task, waiting)
                 decision = await self._ask(task, admitted, ttl_s)
                 allowed, reserved = decision.allowed, decision.reserved
                 if allowed and isinstance(reserved, Reservation):
                     task.budget_permille = reserved.fill_permille
                     admitted.generation, admitted.held, admitted.at = allowed.generation, reserved, time.monotonic()
                     admitted.is_probe = allowed.verdict is Verdict.PROBE
+                    task.waits.in_flight += 1
                     return admitted
                 if allowed and allowed.verdict is Verdict.PROBE:
                     # Before the call asks again: the same token may be the next probe.
                     report = report_call(breaker, admitted.rid, allowed.generation, Outcome.CANCEL, self.breaker)
-                    await self.loops.deliver(report, partial(emit_transition, breaker))
+                    await self.loops.deliver(report_early_call(report), partial(emit_transition, breaker))
                 if isinstance(reserved, Refused):
                     emit_refused(breaker, reserved)
                 if not isinstance(reserved, Busy):
                     raise refusal_of(decision, breaker)
-                if stops_a_loop.get():
-                    raise BudgetBusy(f"{reserved}; a sync call in an async node does not wait", _BUSY_RETRY_S)
+                if not may_wait:
+                    message = f"{reserved}; a sync call in an async node does not wait"
+                    raise BudgetBusy(message, _BUSY_RETRY_S, turn.wait(reserved.scope))
                 admitted.was_busy = True
                 if not turn.line:
                     emit_waiting(breaker, reserved)
@@ -295,6 +310,8 @@ class Guards:
             is_estimated=charge.is_estimated,
         )
         use = task.add_usage(charge)
+        task.waits.in_flight -= 1
+        task.waits.has_paid |= charge.input_tokens + charge.output_tokens > 0
         await self.loops.deliver(
             self._settle_call(admitted, outcome, charge, use, pause_s=pause_s),
             partial(emit_settled, admitted.breaker),
@@ -330,7 +347,8 @@ class Guards:
         if admitted.is_probe:
             admitted.is_probe = False
             report = report_call(admitted.breaker, admitted.rid, admitted.generation, Outcome.OK, self.breaker)
-            self.loops.deliver_in_background(report, partial(emit_transition, admitted.breaker))
+            done = partial(emit_transition, admitted.breaker)
+            self.loops.deliver_in_background(report_early_call(report), done)
 
     async def decide(self, task: TaskGuard, breaker: str, call: Call[Decision]) -> Decision:
         """Run an admission call; while Redis is away or the lease is in doubt, wait until the task's deadline.
@@ -407,3 +425,23 @@ class Guards:
             use,
             correct_call(breaker, admitted.pace, 0, more_tokens) if admitted.pace else None,
         )
+
+
+async def _wait_for(turn: Turn, task: TaskGuard, waiting: CallWait) -> None:
+    """Wait until a call may ask the budget: in place, then with the attempt's memory kept.
+
+    Raises:
+        BudgetBusy: the task's deadline came first, or the task has to wait for its turn.
+    """
+    give_up_at = task.deadline_at
+    is_short = bool(task.task_id) and give_up_at is not None and not waiting.thing
+    if is_short and turn.line:
+        give_up_at = min(turn.joined_at + IN_PLACE_S, give_up_at or math.inf)
+    while not await turn.comes(give_up_at):
+        wait = turn.wait()
+        if task.deadline_at is None or time.monotonic() >= task.deadline_at:
+            message = f"the {turn.scope}'s budget was held by running calls until the deadline"
+            raise BudgetBusy(message, _BUSY_RETRY_S, wait)
+        if not waiting.keep(wait.thing):
+            raise BudgetBusy(f"the {turn.scope}'s budget is held by running calls", _BUSY_RETRY_S, wait)
+        give_up_at = task.deadline_at

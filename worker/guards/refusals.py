@@ -6,6 +6,7 @@ budget or a lost task. An unavailable provider or tool is an Exception: the grap
 """
 
 from langgraph_rq.shared.errors import ErrorType
+from langgraph_rq.shared.queue.waits import Wait
 
 
 class Refusal(BaseException):
@@ -14,13 +15,15 @@ class Refusal(BaseException):
     Args:
         message: The reason, for people.
         retry_after_s: When a retry may help; None: it will not.
+        wait: What its task can wait for.
     """
 
     error_type = ErrorType.GUARD_UNAVAILABLE
 
-    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+    def __init__(self, message: str, retry_after_s: float | None = None, wait: Wait | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.wait = wait
 
 
 class BudgetExceeded(Refusal):
@@ -30,7 +33,7 @@ class BudgetExceeded(Refusal):
 
 
 class BudgetBusy(BudgetExceeded):
-    """Running calls hold the budget that the call needs, and it may not wait for them: its task is tried again."""
+    """Running calls hold the budget that the call needs, and it may not wait for them any longer: its task does."""
 
 
 class GuardUnavailable(Refusal):
@@ -66,6 +69,8 @@ class ProviderUnavailableError(Exception):
         was_called: Whether a provider was called at all; if not, the task can wait for one.
         timed_out: Whether the last call ran into its timeout.
         is_rate_limited: Whether the provider is healthy and only asked for a pause. It does not count as called.
+        is_half_open: Whether a probe of the breaker decides, so that `retry_after_s` is only when to ask again.
+        wait: What the task can wait for if no model was called; None: for some time.
     """
 
     def __init__(
@@ -76,12 +81,16 @@ class ProviderUnavailableError(Exception):
         was_called: bool = False,
         timed_out: bool = False,
         is_rate_limited: bool = False,
+        is_half_open: bool = False,
+        wait: Wait | None = None,
     ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.was_called = was_called
         self.timed_out = timed_out
         self.is_rate_limited = is_rate_limited
+        self.is_half_open = is_half_open
+        self.wait = wait
 
 
 class ToolError(Exception):

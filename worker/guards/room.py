@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from langgraph_rq.shared.backoff import Backoff
 from langgraph_rq.shared.budget.token_budget import Payer
+from langgraph_rq.shared.queue.waits import BUDGET, Wait
 
 _ASK_AGAIN = Backoff(first_s=0.1, longest_s=1.6)
 """Calls of other processes settle unnoticed: for them the first call of each line asks again by the clock.
@@ -92,6 +93,7 @@ class Turn:
     payer: Payer
     line: str = ""
     """The limit that the call waits for; empty: it does not wait."""
+    joined_at: float = field(default_factory=time.monotonic)
     _pauses: int = 0
     _event: asyncio.Event = field(default_factory=asyncio.Event)
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
@@ -101,6 +103,10 @@ class Turn:
         """Whose limit the call waits for."""
         scope = self.line.partition(":")[0]
         return "fleet" if scope == "global" else scope
+
+    def wait(self, scope: str = "") -> Wait:
+        """Return what the call's task can wait for: room in the budget of `scope`, or of its line."""
+        return Wait(BUDGET + (_limits_of(self.payer)[scope] if scope else self.line))
 
     async def comes(self, deadline_at: float | None) -> bool:
         """Wait until the call may ask; False: its deadline (monotonic; None: after a minute) comes first."""

@@ -1,8 +1,9 @@
 #!lua flags=allow-oom
 -- Report a call's outcome to its breaker, settle its reservation, add its usage to its task, and correct what its rate
--- was booked with.
+-- was booked with. What this frees lets tasks go on that waited for it.
 --
 -- Uses worker/guards/prelude: next_call
+-- Uses worker/guards/wakers: follow_report, follow_settle
 -- Calls shared/breaker/report
 -- Calls shared/budget/scripts/settle
 -- Calls shared/queue/scripts/use
@@ -10,8 +11,12 @@
 --
 -- Returns {reply of report, reply of settle}. Without keys for `use` the call belongs to no task, without keys for
 -- `correct` its rate has no limit.
-local reported = report(next_call())
-local settled = settle(next_call())
+local breaker, outcome = next_call()
+local reported = report(breaker, outcome)
+follow_report(breaker, outcome, reported)
+local reservation, charge = next_call()
+local settled = settle(reservation, charge)
+follow_settle(charge[10], charge[11], charge[12])
 local task, used = next_call()
 if task[1] and settled[1] ~= 'repeated' then
   use(task, used)

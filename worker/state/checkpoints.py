@@ -143,6 +143,9 @@ class Checkpointer(AsyncRedisSaver):
         thread, namespace = configurable["thread_id"], configurable["checkpoint_ns"]
         call = self._put(configurable, checkpoint, metadata)
         await self._retry_outages(lambda: self._trips.run(call))
+        run = current_task.get()
+        if run and not namespace:  # a subgraph's checkpoint does not keep what the node around it has paid for
+            run.waits.has_paid = False
         return {"configurable": {"thread_id": thread, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}
 
     async def aput_writes(

@@ -39,6 +39,8 @@ from langgraph_rq.worker.task.attempt import Attempt
 from langgraph_rq.worker.task.node_watch import STEP, NodeWatch
 
 _DEFAULT = CallLimits()
+_WITH_FALLBACKS = "RunnableWithFallbacks"
+"""LangChain's name for a run of `with_fallbacks`."""
 _log = get_logger(__name__)
 
 # LangChain's interface takes a context variable that holds the handler itself, so `current_task` cannot serve.
@@ -76,6 +78,8 @@ class GuardHandler(BaseCallbackHandler):
         self._home = asyncio.get_running_loop()
         self.has_begun = False
         """Whether a node has begun. LangGraph's own, which writes the input, is none."""
+        self._fallbacks: dict[UUID, UUID] = {}
+        """Runs of `with_fallbacks` -> the run around each."""
 
     def on_chain_start(
         self,
@@ -93,6 +97,7 @@ class GuardHandler(BaseCallbackHandler):
         name = str(kwargs.get("name"))
         if not self.has_begun and name != START:
             self.has_begun = any(tag.startswith(STEP) for tag in tags or ())
+        self._note_fallbacks(run_id, parent_run_id, kwargs.get("name"))
         if self._nodes:
             try:  # a fault in the records of a node must not end its task: `raise_error` is for refusals
                 self._nodes.began(run_id, parent_run_id, tags, name)
@@ -101,6 +106,7 @@ class GuardHandler(BaseCallbackHandler):
 
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **_kwargs: Any) -> None:
         """Pass on its end."""
+        self._forget_fallbacks(run_id)
         if self._nodes:
             try:
                 self._nodes.ended(outputs, run_id)
@@ -109,11 +115,26 @@ class GuardHandler(BaseCallbackHandler):
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **_kwargs: Any) -> None:
         """Pass on its failure."""
+        self._forget_fallbacks(run_id)
         if self._nodes:
             try:
                 self._nodes.failed(error, run_id)
             except Exception:
                 _log.exception("node.not_recorded")
+
+    def _note_fallbacks(self, run_id: UUID, parent_run_id: UUID | None, name: object) -> None:
+        # LangChain runs the models of a `with_fallbacks` as its siblings, not below it.
+        runs = self._task.waits.runs_with_fallbacks
+        if name == _WITH_FALLBACKS and parent_run_id:
+            self._fallbacks[run_id] = parent_run_id
+            runs.add(parent_run_id)
+        elif runs and parent_run_id in runs:
+            runs.add(run_id)
+
+    def _forget_fallbacks(self, run_id: UUID) -> None:
+        runs = self._task.waits.runs_with_fallbacks
+        if runs:
+            runs.discard(self._fallbacks.pop(run_id, run_id))
 
     @property
     def on_chat_model_start(self) -> Callable[..., Coroutine[Any, Any, None]]:
@@ -141,7 +162,8 @@ class GuardHandler(BaseCallbackHandler):
         with _not_swallowed():
             parameters = kwargs.get("invocation_params") or {}
             prompt = measure_messages(chain.from_iterable(messages), parameters)
-            await self._admit(caller, run_id, serialized, metadata or {}, parameters, prompt)
+            may_keep = kwargs.get("parent_run_id") not in self._task.waits.runs_with_fallbacks
+            await self._admit(caller, run_id, serialized, metadata or {}, parameters, prompt, may_keep=may_keep)
 
     async def _llm_starts(
         self,
@@ -156,7 +178,9 @@ class GuardHandler(BaseCallbackHandler):
         """Admit the call of a model without a chat interface, or raise."""
         with _not_swallowed():
             parameters = kwargs.get("invocation_params") or {}
-            await self._admit(caller, run_id, serialized, metadata or {}, parameters, measure_texts(prompts))
+            may_keep = kwargs.get("parent_run_id") not in self._task.waits.runs_with_fallbacks
+            prompt = measure_texts(prompts)
+            await self._admit(caller, run_id, serialized, metadata or {}, parameters, prompt, may_keep=may_keep)
 
     def on_llm_new_token(
         self,
@@ -185,8 +209,8 @@ class GuardHandler(BaseCallbackHandler):
 
     async def on_llm_error(self, error: BaseException, *, run_id: UUID, **_kwargs: Any) -> None:
         """Settle what a failed call may have used, and report the failure to the breaker."""
-        self._task.call_errors.append(error)
         admitted = self._task.open.pop(run_id, None)
+        self._task.call_errors.append((error, admitted.breaker if admitted else ""))
         if admitted:
             await self._guards.loops.run_here(settle_failure(self._guards, self._task, admitted, error))
 
@@ -198,6 +222,8 @@ class GuardHandler(BaseCallbackHandler):
         metadata: Mapping[str, Any],
         parameters: Mapping[str, Any],
         prompt: Prompt,
+        *,
+        may_keep: bool,
     ) -> None:
         model = _model_name(serialized, metadata, parameters)
         breaker = f"{metadata.get('ls_provider') or 'model'}/{model}"
@@ -213,11 +239,11 @@ class GuardHandler(BaseCallbackHandler):
                 CallSize(prompt, _output_limit(parameters, metadata)),
                 timeout_s if isinstance(timeout_s, int | float) else _DEFAULT.timeout_s,
             )
-            admitted = await self._guards.loops.run_here(call_at_rate(self._task, admit))
+            admitted = await self._guards.loops.run_here(call_at_rate(self._task, admit, may_keep=may_keep))
         except ProviderUnavailableError as error:
             if asyncio.get_running_loop() is self._home:
                 raise
-            raise ProviderRefused(str(error), error.retry_after_s) from None
+            raise ProviderRefused(str(error), error.retry_after_s, error.wait) from None
         self._task.open[run_id] = admitted
         if self._task.is_over:  # it ended during the round trip: nothing else would settle this call
             await self._guards.loops.run_here(self._guards.close_task(self._task))

@@ -13,10 +13,10 @@ from pydantic_core import PydanticSerializationError
 from langgraph_rq.shared.connections.clients import is_outage
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.answers import Claimed
+from langgraph_rq.shared.queue.waits import AFTER_OUTAGE, AT_ONCE, PROVIDER, Wait
 from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import ResultMetadata, State, Task, TaskResult
 from langgraph_rq.worker.calls.provider_errors import read_failure
-from langgraph_rq.worker.calls.rate_limits import spread
 from langgraph_rq.worker.guards.guards import TaskGuard, current_task
 from langgraph_rq.worker.guards.refusals import (
     BudgetBusy,
@@ -35,7 +35,6 @@ from langgraph_rq.worker.state.refused_state import RefusedStateError
 ERROR_BYTES = 8_000
 """Longest error message of a result."""
 
-_OUTAGE_WAIT_S = 1.0
 _SHORTEST_WAIT_S = 0.5
 _CLOSE_S = 0.1
 """A task so near to its deadline counts as having reached it."""
@@ -64,7 +63,7 @@ class Ended:
 class Result:
     """How a graph's run ended, before it is encoded.
 
-    Two states are no end: pending, the task returns to the queue for `retry_after_s`; running, another worker owns it.
+    Two states are no end: pending, the task waits as `wait` says; running, another worker owns it.
     """
 
     state: State
@@ -72,6 +71,7 @@ class Result:
     error: tuple[ErrorType, str] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     retry_after_s: float | None = None
+    wait: Wait = AT_ONCE
     is_worth_retrying: bool = False
     """Whether another attempt may succeed, if the task allows one."""
 
@@ -103,10 +103,10 @@ def read_error(error: BaseException, deadline_at: float) -> Result:
     if isinstance(error, TaskCancelled):
         return Result(State.CANCELLED)
     if isinstance(error, CheckpointOutageError) or is_outage(error):
-        return Result(State.PENDING, error=(ErrorType.GUARD_UNAVAILABLE, message), retry_after_s=_OUTAGE_WAIT_S)
-    wait_s = wait_for_provider_s(error, deadline_at)
-    if wait_s is not None:
-        return Result(State.PENDING, error=(ErrorType.PROVIDER_UNAVAILABLE, message), retry_after_s=wait_s)
+        return Result(State.PENDING, error=(ErrorType.GUARD_UNAVAILABLE, message), wait=AFTER_OUTAGE)
+    wait = wait_for_provider(error, deadline_at)
+    if wait:
+        return Result(State.PENDING, error=(ErrorType.PROVIDER_UNAVAILABLE, message), wait=wait)
     if isinstance(error, ProviderRefused | ProviderUnavailableError):
         return Result(
             State.ERROR,
@@ -125,7 +125,7 @@ def read_error(error: BaseException, deadline_at: float) -> Result:
             retry_after_s=error.retry_after_s,
             is_worth_retrying=True,
         )
-    is_provider = _is_of_a_model_call(error) and read_failure(error).is_unavailable
+    is_provider = _called_breaker(error) is not None and read_failure(error).is_unavailable
     kind = ErrorType.PROVIDER_UNAVAILABLE if is_provider else ErrorType.GRAPH_ERROR
     # The rule of LangGraph's RetryPolicy: a TypeError, say, would be raised again.
     is_passing = is_provider or (isinstance(error, Exception) and default_retry_on(error))
@@ -134,8 +134,8 @@ def read_error(error: BaseException, deadline_at: float) -> Result:
 
 def _read_refusal(error: Refusal, message: str, left_s: float) -> Result:
     """Read the end of a run whose model call was refused, `left_s` before its deadline."""
-    if isinstance(error, BudgetBusy) and error.retry_after_s and error.retry_after_s < left_s:
-        return Result(State.PENDING, error=(error.error_type, message), retry_after_s=error.retry_after_s)
+    if isinstance(error, BudgetBusy) and error.wait and (error.retry_after_s or 0.0) < left_s:
+        return Result(State.PENDING, error=(error.error_type, message), wait=error.wait)
     if isinstance(error, DeadlinePassed):
         return Result(State.TIMEOUT, error=(ErrorType.TIMEOUT, message))
     if isinstance(error, GuardUnavailable) and left_s <= _CLOSE_S:
@@ -143,29 +143,30 @@ def _read_refusal(error: Refusal, message: str, left_s: float) -> Result:
     return Result(State.ERROR, error=(error.error_type, message), retry_after_s=error.retry_after_s)
 
 
-def _is_of_a_model_call(error: BaseException) -> bool:
-    """Whether a model call of this run raised it, as opposed to the graph's own code."""
+def _called_breaker(error: BaseException) -> str | None:
+    """Return the breaker of the model call of this run that raised it; None: the graph's own code did."""
     task = current_task.get()
-    return task is not None and any(error is raised for raised in task.call_errors)
+    return next((breaker for raised, breaker in task.call_errors if raised is error), None) if task else None
 
 
-def wait_for_provider_s(error: BaseException, deadline_at: float) -> float | None:
-    """Return how long the task waits in the queue for a model that may not be called now; None: it does not wait.
+def wait_for_provider(error: BaseException, deadline_at: float) -> Wait | None:
+    """Return what the task waits for that may not call a model now; None: it does not wait.
 
     It waits if no provider was called, so that nothing was paid for, and if its deadline (monotonic) allows. A 429 does
     not count as called, whether a guarded model or the SDK of an unchanged one raised it.
     """
     if isinstance(error, ProviderRefused | ProviderUnavailableError):
         was_called, retry_after_s = getattr(error, "was_called", False), error.retry_after_s or 0.0
-    elif _is_of_a_model_call(error) and (failure := read_failure(error)).is_unavailable:
+        wait = error.wait
+    elif (breaker := _called_breaker(error)) is not None and (failure := read_failure(error)).is_unavailable:
         was_called, retry_after_s = failure.was_called, failure.retry_after_s
+        wait = failure.wait_for(breaker)
     else:
         return None
     shortest_s, left_s = max(retry_after_s, _SHORTEST_WAIT_S), deadline_at - time.monotonic()
     if was_called or shortest_s >= left_s:
         return None
-    wait_s = spread(shortest_s)
-    return wait_s if wait_s < left_s else shortest_s
+    return wait or Wait(PROVIDER, round(shortest_s * 1000))
 
 
 def usage_of(guard: TaskGuard) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.answers import Claimed, Origin
 from langgraph_rq.shared.queue.verbs import ADOPT_NO_GRAPH, adopt_call
-from langgraph_rq.shared.queue.waits import PROVIDER, RETRY, WORKER, Wait
+from langgraph_rq.shared.queue.waits import RETRY, WORKER, Wait, describe
 from langgraph_rq.shared.tasks import State, Task
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.graphs.graphs import AnyGraph, LoadedGraph
@@ -83,8 +83,7 @@ async def run_task(attempt: Attempt) -> Ended | Released | None:
     else:
         result = await _run_graph(attempt, task, loaded, started + remaining_s)
     if result.state is State.PENDING:
-        wait = Wait(PROVIDER, round((result.retry_after_s or 0) * 1000), doubles=False)
-        return Released(wait, result.error[1] if result.error else "")
+        return Released(result.wait, result.error[1] if result.error else "")
     if result.state is State.RUNNING:
         return None
     again = _again(claimed, task, result, started + remaining_s)
@@ -128,6 +127,9 @@ async def _run_graph(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline
     try:
         await asyncio.wait([run], timeout=remaining_s)
         result = _result_of(run, deadline_at) if run.done() else late
+        if result is late and attempt.waits.things:
+            where = f"while it waited for {describe(attempt.waits.things[0])}"
+            late.error = (ErrorType.TIMEOUT, f"the deadline of {task.deadline_s:g} s passed {where}")
     except asyncio.CancelledError:
         if not attempt.is_cancelled:
             raise

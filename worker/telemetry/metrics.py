@@ -24,6 +24,7 @@ Fields = Mapping[str, Any]
 
 _COUNTED = {
     "task.released": "agent_released_total",
+    "task.pays_again": "agent_paid_again_total",
     "task.reaped": "agent_reaped_total",
     "task.fenced": "agent_fenced_total",
     "task.swept": "agent_swept_total",

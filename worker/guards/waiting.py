@@ -1,0 +1,109 @@
+"""Waiting for a refusal to end: in place for two seconds at most, then without a slot.
+
+A task that could not go on gives back its slot and lies in a waiting set in Redis, see shared/queue/waits.py. It starts
+again from its last checkpoint. An attempt that has paid for a call since then would pay for it again: it keeps its
+memory and its task, and gives back only its slot, so that another task can be claimed. So may a limited number of
+attempts of one process; one beyond that goes to the set.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from langgraph_rq.shared.backoff import Backoff
+from langgraph_rq.worker.guards.event_loops import stops_a_loop
+
+IN_PLACE_S = 2.0
+"""A longer wait is not waited in place."""
+MOST_KEPT = 500
+KEPT_PAUSE = Backoff(first_s=1.0, longest_s=10.0)
+"""An attempt that keeps its memory asks again by the clock: nothing wakes it."""
+
+
+@dataclass(slots=True)
+class AttemptWaits:
+    """What an attempt would pay again if it started anew from its last checkpoint, and what its calls wait for."""
+
+    has_paid: bool = False
+    """Whether it has paid for a call since its last checkpoint."""
+    in_flight: int = 0
+    """Calls that were admitted and are not settled."""
+    things: list[str] = field(default_factory=list)
+    """What its calls wait for while its memory is kept; while there is any, it holds no slot."""
+    runs_with_fallbacks: set[UUID] = field(default_factory=set)
+    """LangChain runs in which a `with_fallbacks` runs: their calls do not wait, for the next model is called."""
+
+    @property
+    def would_pay_again(self) -> bool:
+        """Whether it must not start anew."""
+        return self.has_paid or self.in_flight > 0
+
+
+class KeptAttempts:
+    """The attempts of one process that keep their memory while they wait.
+
+    Safe for callers on several loops.
+
+    Args:
+        most: Attempts at a time.
+    """
+
+    def __init__(self, most: int = MOST_KEPT) -> None:
+        self._most = most
+        self._kept = 0
+        self._lock = threading.Lock()
+        self.on_change: Callable[[], object] = lambda: None
+        """Called when a slot was given back, or taken again."""
+
+    @contextmanager
+    def waiting(self, attempt: AttemptWaits) -> "Iterator[CallWait]":
+        """Let one call of an attempt wait, and take its slot again at the end."""
+        call = CallWait(self, attempt)
+        try:
+            yield call
+        finally:
+            if call.thing:
+                self.leave(attempt, call.thing)
+
+    def keep(self, attempt: AttemptWaits, thing: str) -> bool:
+        """Give back the attempt's slot; False: there are too many, or it can as well start anew."""
+        if not attempt.would_pay_again or stops_a_loop.get():
+            return False
+        with self._lock:
+            if not attempt.things and self._kept >= self._most:
+                return False
+            self._kept += not attempt.things
+            attempt.things.append(thing)
+        self.on_change()
+        return True
+
+    def leave(self, attempt: AttemptWaits, thing: str) -> None:
+        """Take the attempt's slot again, unless another call of it waits too."""
+        with self._lock:
+            attempt.things.remove(thing)
+            self._kept -= not attempt.things
+        self.on_change()
+
+
+@dataclass(slots=True)
+class CallWait:
+    """One call that waits."""
+
+    kept: KeptAttempts
+    attempt: AttemptWaits
+    thing: str = ""
+    """What it waits for with its memory kept; empty: it waits in place."""
+    pauses: int = 0
+
+    def keep(self, thing: str) -> bool:
+        """Keep the attempt's memory from now on, and give back its slot; False: it cannot."""
+        if not self.thing and self.kept.keep(self.attempt, thing):
+            self.thing = thing
+        return bool(self.thing)
+
+    def pause_s(self) -> float:
+        """Return how long it waits before it asks again."""
+        self.pauses += 1
+        return KEPT_PAUSE.pause_s(self.pauses)
