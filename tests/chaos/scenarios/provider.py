@@ -1,10 +1,13 @@
-"""C12, C13, C23, C30: the provider fails or is slow, and workers are killed while calls of theirs are paid for."""
+"""C12, C13, C21, C23, C30: the provider fails or is slow, and workers are killed while calls of theirs are paid for."""
 
 import math
 import time
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+from langgraph_rq import Client
+from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome, report_call
 from langgraph_rq.shared.budget.token_budget import BudgetLimits, Hold
 from langgraph_rq.shared.budget.usage import usage_call
 from langgraph_rq.shared.connections.clients import open_sync
@@ -19,6 +22,7 @@ _SLOTS = 20
 """Tasks in flight per worker, each with one call at most."""
 _CALL_TIMEOUT_S = 5.0
 _RATE_DEADLINE_S = 120.0
+_SECOND = "openai/gpt-4o"
 _CALL_TOKENS = 120
 """Roughly what one call of the graph's uses."""
 
@@ -89,6 +93,41 @@ def kill_while_paying(run: Run) -> Verdict:
     is_held = billed <= tokens.used <= (limits.daily_tokens or 0)
     more = [] if is_held else [Violation("overspent", "", f"billed {billed}, used {tokens.used}, limit {tokens.limit}")]
     return with_violations(verdict, more)
+
+
+def hang_while_others_wait(run: Run) -> Verdict:
+    """C21: a provider hangs while its breaker is half-open, and 500 tasks wait for it; half have paid another model."""
+    limits = BreakerLimits(open_s=0.5, max_open_s=0.5, jitter=0)
+    (worker,) = run.start(1, 100, LGRQ_BREAKER_OPEN_S="0.5", LGRQ_BREAKER_MAX_OPEN_S="0.5")
+    admin = run.stage.model.admin
+    admin.set_faults([{"fault": "hang", "model": "gpt-4o"}])
+    number = run.count(250)
+    with open_sync(run.stage.redis.url) as redis, Client(run.stage.redis.url) as client:
+        run_sync(redis, report_call(_SECOND, "t", 0, Outcome.QUOTA, limits))
+        run.submit(ids("c21-probe", 1), graph="needs_second", user_id="ann", max_attempts=10)
+        run.wait_until(lambda: admin.stats()["in_flight"] == 1)
+        run.submit(ids("c21-waits", number), graph="needs_second", user_id="ann")
+        run.submit(ids("c21-pays", number), graph="pays_first", user_id="ann")
+        run.wait_until(lambda: redis.zcard(f"agent:wait:breaker:{_SECOND}") >= number - 1)
+        run.wait_until(lambda: admin.stats()["calls"] > number)
+        began = time.monotonic()
+        others = ids("c21-plain", 5)
+        run.submit(others, graph="plain", user_id="bob")
+        for task_id in others:
+            client.wait(task_id, run.size.patience_s)
+        took_s = time.monotonic() - began
+        run.proofs["in flight while they ran"] = admin.stats()["in_flight"]
+    admin.set_faults([])
+    run.wait_until_ended()
+    paid = Counter((call.task, call.node) for call in run.stage.calls() if call.fault is None)
+    again = [task for (task, _), times in paid.items() if times > 1]
+    run.proofs["opened again"] = len(run.events("opened"))
+    run.figures |= {"others s": round(took_s, 2), "paid again": len(again), "starts": len(run.events("claimed"))}
+    run.figures["unkept"] = len(worker.events("task.pays_again"))
+    more = [Violation("repaid", task, "it waited and paid again") for task in again]
+    if took_s > run.seconds(2.0, 5.0):
+        more.append(Violation("starved", "", f"tasks that need no model took {took_s:.1f} s"))
+    return with_violations(run.judge(replace(UNTOUCHED, steps=[SINGLE], repays_failed=True)), more)
 
 
 def limit_the_rate(run: Run) -> Verdict:

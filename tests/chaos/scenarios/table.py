@@ -26,6 +26,7 @@ SCENARIOS: Mapping[str, Callable[[Run], Verdict]] = {
     "C18": ordinary_day.flood,
     "C19": ordinary_day.fan_out,
     "C20": ordinary_day.leave_usage_unknown,
+    "C21": provider.hang_while_others_wait,
     "C22": routing.flood_with_an_unserved_graph,
     "C23": provider.limit_the_rate,
     "C24": routing.replace_the_only_worker_of_a_graph,

@@ -13,6 +13,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
 
 from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
+from langgraph_rq.worker.calls.model_call import CallLimits
 from langgraph_rq.worker.guards.guards import current_task
 from tests.chaos.checking.history import record
 from tests.chaos.testbed.instrument import install, reach
@@ -20,7 +21,8 @@ from tests.chaos.testbed.instrument import install, reach
 NODES = ("one", "two", "three", "four")
 SINGLE = ("one",)
 FLAKY = ("one", "two")
-"""Nodes that the graphs chain, single and flaky list when they have finished; slow lists those of chain."""
+"""Nodes that the graphs list when they have finished: flaky and chain those named alike, slow those of chain, others
+that of single."""
 OUTPUT_TOKENS = 64
 FAN_OUT = 200
 
@@ -61,7 +63,20 @@ UNCHANGED = ChatOpenAI(
 """As graphs have it that know nothing of the guards: without an output limit."""
 
 
-def _node(name: str, model: ChatOpenAI = MODEL) -> Any:
+SECOND = guarded_chat_model(
+    ChatOpenAI(
+        model="gpt-4o",
+        api_key=os.environ.get("OPENAI_API_KEY", "offline"),
+        max_tokens=OUTPUT_TOKENS,
+        http_client=MODEL.http_client,
+        http_async_client=MODEL.http_async_client,
+    ),
+    limits=CallLimits(attempts=1, timeout_s=15.0),
+)
+"""A model with a breaker of its own."""
+
+
+def _node(name: str, model: ChatOpenAI = MODEL, pays_first: ChatOpenAI | None = None) -> Any:
     async def run(_state: Steps) -> Steps:
         install({})  # the process of an isolated task is not instrumented yet
         task = current_task.get()
@@ -69,12 +84,18 @@ def _node(name: str, model: ChatOpenAI = MODEL) -> Any:
         assert task.task_id
         record("start", task.task_id, task.epoch, detail=name)
         reach(f"before-{name}")
+        if pays_first:
+            await pays_first.ainvoke(f"{task.task_id} first {task.epoch} {task.worker}")
         await model.ainvoke(f"{task.task_id} {name} {task.epoch} {task.worker}")
         reach(f"after-{name}")
         record("end", task.task_id, task.epoch, detail=name)
         return {"steps": [name]}
 
     return run
+
+
+async def _need_no_model(_state: Steps) -> Steps:
+    return {"steps": ["one"]}
 
 
 async def _end_the_process(_state: Steps) -> Steps:
@@ -140,4 +161,7 @@ single = _chain(("one", _node("one")))
 killer = _chain(("one", _node("one")), ("end", _end_the_process))
 blocker = _chain(("one", _node("one")), ("block", _block_the_loop))
 flaky = _chain(("one", _node("one")), ("fail", _fail_at_first), ("two", _node("two")))
+needs_second = _chain(("one", _node("one", SECOND)))
+pays_first = _chain(("one", _node("one", SECOND, MODEL)))
+plain = _chain(("one", _need_no_model))
 slow = _chain(("wait", _wait_at_first), *((name, _node(name)) for name in NODES))
