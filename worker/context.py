@@ -31,11 +31,12 @@ from langgraph_rq.shared.telemetry.anchors import AnchorWriter
 from langgraph_rq.shared.telemetry.audit import Audit
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.calls.provider_key import VARIABLE, KeyFile
+from langgraph_rq.worker.calls.rate_headers import read_rate_headers
 from langgraph_rq.worker.calls.stream_usage import ask_for_usage
 from langgraph_rq.worker.graphs.graphs import LoadedGraph, load_graphs
 from langgraph_rq.worker.graphs.langgraph_json import read_langgraph_json
 from langgraph_rq.worker.graphs.state_types import named_types, state_types, with_subgraphs
-from langgraph_rq.worker.guards.fleet_limits import follow_limits, obeyed_limits
+from langgraph_rq.worker.guards.fleet_limits import follow_limits, known_paces, obeyed_limits
 from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.guards.waiting import KeptAttempts
 from langgraph_rq.worker.state.checkpoints import Checkpointer
@@ -98,10 +99,11 @@ async def open_context(
         breaker, budget = load(BreakerSettings).limits(load(CallSettings).timeout_s), load(BudgetSettings)
         own = budget.limits()
         limits = await obeyed_limits(client, own)
-        kept = KeptAttempts(settings.waiting_attempts)
-        guards = Guards(
-            client, url, breaker, limits, Pricing(budget.rates()), paces=load(PaceSettings).paces(), kept=kept
-        )
+        pacing, kept = load(PaceSettings), KeptAttempts(settings.waiting_attempts)
+        guards = Guards(client, url, breaker, limits, Pricing(budget.rates()), paces=pacing.paces(), kept=kept)
+        if pacing.rate_headers:
+            guards.learned_paces = await known_paces(client)
+            read_rate_headers()
         stack.push_async_callback(guards.aclose)
         following = asyncio.create_task(follow_limits(client, own, partial(setattr, guards, "budget")))
         stack.callback(following.cancel)

@@ -31,7 +31,7 @@ class BreakerSettings(Settings):
 
 
 class PaceSettings(Settings):
-    """Rates that a provider allows, by model as JSON; all workers must agree. A model that is missing has no limit."""
+    """Rates that a provider allows, by model as JSON; all workers must agree. A model that is missing has no rate."""
 
     model_config = SettingsConfigDict(env_prefix="LGRQ_MODEL_")
 
@@ -40,6 +40,10 @@ class PaceSettings(Settings):
     )
     tokens_per_minute: dict[str, PositiveInt] = Field(
         default_factory=dict, description='tokens of all workers per minute, input and output: {"gpt-4o": 30000}'
+    )
+
+    rate_headers: bool = Field(
+        True, description="where no rate is set, obey those that a provider reports in `x-ratelimit-limit-*` headers"
     )
 
     def paces(self) -> dict[str, Pace]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from langgraph_rq.shared.breaker.circuit_breaker import Outcome, Transition
 from langgraph_rq.shared.budget.token_budget import Alert, Busy, Refused
+from langgraph_rq.shared.pacing.pacing import Pace
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.guards.admission import Settled
 
@@ -50,6 +51,17 @@ def emit_called(
         output_tokens=output_tokens,
         cost_nano_usd=cost_nano_usd,
         estimated=is_estimated,
+    )
+
+
+def emit_learned(breaker: str, pace: Pace, is_kept: bool | None) -> None:
+    """Log the rates that a provider reported; `is_kept` is None while Redis is away."""
+    _log.info(
+        "rate.learned",
+        breaker=breaker,
+        calls_per_minute=pace.calls_per_minute,
+        tokens_per_minute=pace.tokens_per_minute,
+        kept=bool(is_kept),
     )
 
 

@@ -1,4 +1,4 @@
-"""The limits that a worker obeys: those of the fleet, in Redis, whatever its own settings say."""
+"""The limits that a worker obeys: those of the fleet, in Redis, whatever its own settings say; and rates."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -12,6 +12,8 @@ from langgraph_rq.shared.budget.limits import BudgetLimits
 from langgraph_rq.shared.budget.policy import Policy, read_policy_call
 from langgraph_rq.shared.connections.clients import is_outage
 from langgraph_rq.shared.connections.scripts import run
+from langgraph_rq.shared.pacing.learned_rates import learned_call
+from langgraph_rq.shared.pacing.pacing import Pace
 from langgraph_rq.shared.telemetry.logs import get_logger
 
 _log = get_logger(__name__)
@@ -72,6 +74,16 @@ async def follow_limits(
                 _emit_unreadable(policy)
             obey(replace(policy.limits, call_output_tokens=own.call_output_tokens))
             before = policy
+
+
+async def known_paces(redis: Redis) -> dict[str, Pace]:
+    """Return the rates that the fleet has learned from its providers; none while Redis is away."""
+    try:
+        return await run(redis, learned_call())
+    except RedisError as error:
+        if not is_outage(error):
+            raise
+        return {}
 
 
 def _emit_unreadable(policy: Policy) -> None:

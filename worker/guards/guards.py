@@ -44,6 +44,7 @@ from langgraph_rq.shared.budget.token_budget import (
     settle_call,
 )
 from langgraph_rq.shared.connections.scripts import Call
+from langgraph_rq.shared.pacing.learned_rates import combined, learn_call
 from langgraph_rq.shared.pacing.pacing import Pace, correct_call, pace_call
 from langgraph_rq.shared.queue.answers import Ownership, Use
 from langgraph_rq.shared.queue.verbs import owns_call, use_call
@@ -57,7 +58,14 @@ from langgraph_rq.worker.guards.admission import (
 )
 from langgraph_rq.worker.guards.call_size import CallSize, likely_output_tokens
 from langgraph_rq.worker.guards.event_loops import OUTAGE, EventLoops, stops_a_loop
-from langgraph_rq.worker.guards.events import emit_called, emit_refused, emit_settled, emit_transition, emit_waiting
+from langgraph_rq.worker.guards.events import (
+    emit_called,
+    emit_learned,
+    emit_refused,
+    emit_settled,
+    emit_transition,
+    emit_waiting,
+)
 from langgraph_rq.worker.guards.refusals import BudgetBusy, DeadlinePassed, GuardUnavailable, TaskGone
 from langgraph_rq.worker.guards.room import Room, Turn
 from langgraph_rq.worker.guards.waiting import IN_PLACE_S, AttemptWaits, CallWait, KeptAttempts
@@ -208,6 +216,8 @@ class Guards:
         self.budget = budget
         self.pricing = pricing
         self.paces = paces or {}
+        self.learned_paces: dict[str, Pace] = {}
+        """Rates that providers reported, by the name of a breaker; used where `paces` has none."""
         self.is_held = is_held
         self.loops = EventLoops(redis, url)
         self.kept = kept or KeptAttempts()
@@ -274,7 +284,7 @@ class Guards:
         ttl_ms = min(round((ttl_s + _RESERVATION_MARGIN_S) * 1000), MAX_TTL_MS)
         allow = allow_call(breaker, rid, self.breaker)
         reserving = partial(reserve_call, rid, admitted.request, model, admitted.payer, self.budget, ttl_ms=ttl_ms)
-        admitted.pace = self.paces.get(model)
+        admitted.pace = combined(self.paces.get(model), self.learned_paces.get(breaker))
         pace = pace_call(breaker, admitted.pace, admitted.booked_tokens) if admitted.pace else None
         reserve = reserving(may_wait=not stops_a_loop.get())
         try:
@@ -337,6 +347,12 @@ class Guards:
         self._stats[model] = stats
         if len(self._stats) > _MODELS:
             del self._stats[next(iter(self._stats))]
+
+    def learn_pace(self, breaker: str, pace: Pace) -> None:
+        """Obey rates that a provider reported, and keep them for the fleet; from any thread."""
+        if self.learned_paces.get(breaker) != pace and len(self.learned_paces) < _MODELS:
+            self.learned_paces[breaker] = pace
+            self.loops.deliver_in_background(learn_call(breaker, pace), partial(emit_learned, breaker, pace))
 
     def report_first_chunk(self, admitted: Admitted) -> None:
         """Report a probe whose stream has begun, in the background: the stream may last longer than its lease.

@@ -12,7 +12,9 @@ from langgraph_rq.shared.budget.policy import read_policy_call, set_limit_call, 
 from langgraph_rq.shared.budget.token_budget import BudgetLimits, Hold
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.shared.connections.scripts import run
-from langgraph_rq.worker.guards.fleet_limits import follow_limits, obeyed_limits
+from langgraph_rq.shared.pacing.learned_rates import learn_call
+from langgraph_rq.shared.pacing.pacing import Pace
+from langgraph_rq.worker.guards.fleet_limits import follow_limits, known_paces, obeyed_limits
 from tests.waiting import until
 
 OWN = BudgetLimits(daily_tokens=5_000, daily_cost_nano_usd=12_500_000_000, hold=Hold.WORST, call_output_tokens=7)
@@ -88,3 +90,10 @@ async def test_worker_that_may_not_read_the_limits_goes_on(redis_url, aredis, ca
             following.cancel()
     finally:
         await aredis.acl_deluser("blind")
+
+
+async def test_new_worker_knows_the_rates_that_the_fleet_has_learned(aredis):
+    await run(aredis, learn_call("openai/gpt-4o", Pace(500)))
+    assert await known_paces(aredis) == {"openai/gpt-4o": Pace(500)}
+    async with open_async("unix:///nowhere/redis.sock") as redis:
+        assert await known_paces(redis) == {}

@@ -74,6 +74,10 @@ class OfflineAdmin:
         """Set the seconds before each answer."""
         self._request("POST", "/admin/latency", {"latency_s": latency_s})
 
+    def set_headers(self, headers: Mapping[str, str]) -> None:
+        """Set the headers that are sent with each answer."""
+        self._request("POST", "/admin/headers", dict(headers))
+
     def clear(self) -> None:
         """Drop calls, counters and fault rules; keep the latency."""
         self._request("DELETE", "/admin/calls")

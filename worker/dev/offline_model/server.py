@@ -4,7 +4,8 @@ Model routes: POST /v1/chat/completions, POST /v1/embeddings, GET /v1/models. Ev
 the log. A call first waits the latency; a stream waits half of it before its first words and spreads the rest.
 
 Admin routes: GET, POST, DELETE /admin/faults (a JSON list of rules; POST replaces all);
-GET /admin/calls?since=N, DELETE /admin/calls; GET /admin/stats; POST /admin/latency {"latency_s": 0.5}.
+GET /admin/calls?since=N, DELETE /admin/calls; GET /admin/stats; POST /admin/latency {"latency_s": 0.5};
+POST /admin/headers {"name": "value"}, sent with each answer.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 from urllib.parse import parse_qs
@@ -127,6 +128,7 @@ class OfflineModel:
         self._calls = calls
         self._faults = FaultPlan()
         self._latency_s = latency_s
+        self._headers: tuple[tuple[bytes, bytes], ...] = ()
         # Ids differ between servers: LangGraph treats two messages with the same id as one message.
         self._ids = (f"{boot}{n}" for boot in [secrets.token_hex(4)] for n in count(1))
         self._hanging: set[_Connection] = set()
@@ -207,6 +209,7 @@ class OfflineModel:
             await connection.reset()
             return
         record.status = reply.status
+        reply = replace(reply, extra_headers=(*reply.extra_headers, *self._headers))
         await self._send(record, reply, connection, latency_s, cut=fault == "cut")
 
     async def _send(
@@ -256,6 +259,8 @@ class OfflineModel:
                 self._faults.replace([])
             case "POST", "/admin/latency":
                 self._latency_s = positive("latency_s", _object(body)["latency_s"])
+            case "POST", "/admin/headers":
+                self._headers = tuple((name.encode(), value.encode()) for name, value in _object(body).items())
             case _:
                 return None
         return {"ok": True}
