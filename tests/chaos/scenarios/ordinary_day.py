@@ -47,12 +47,15 @@ def fan_out(run: Run) -> Verdict:
 
 
 def leave_usage_unknown(run: Run) -> Verdict:
-    """C20: a worker is killed with calls in flight, others are cancelled, others reach their deadline."""
+    """C20: a worker is killed with calls in flight, other calls are cancelled, time out, or reach their deadline."""
     limits = _daily(run, 1_000_000, 1_000_000)
     known, killed, cancelled, late = run.count(200, 20), run.count(100, 20), run.count(50, 10), run.count(20, 5)
-    unknown = cancelled + late + killed
+    timed_out = late
+    unknown = cancelled + late + timed_out + killed
     admin = run.stage.model.admin
-    (worker,) = run.start(1, unknown, **_settings(limits))
+    # Calls that time out must not keep the others from being made.
+    settings = {**_settings(limits), "LGRQ_BREAKER_FAILURE_THRESHOLD": "1000", "LGRQ_BREAKER_MIN_CALLS": "1000"}
+    (worker,) = run.start(1, unknown, **settings)
     run.submit(ids("c20-known", known), graph="unchanged")
     run.wait_until_ended()
     with open_sync(run.stage.redis.url) as redis, Client(run.stage.redis.url) as client:
@@ -61,13 +64,14 @@ def leave_usage_unknown(run: Run) -> Verdict:
         run.submit(ids("c20-cancelled", cancelled), graph="unchanged")
         run.submit(ids("c20-killed", killed), graph="unchanged")
         run.submit(ids("c20-late", late), graph="unchanged", deadline_s=run.seconds(5.0, 3.0))
+        run.submit(ids("c20-timed-out", timed_out), graph="impatient")
         run.wait_until(lambda: admin.stats()["calls"] >= known + unknown)
         for task_id in ids("c20-cancelled", cancelled):
             client.cancel(task_id)
-        run.wait_until(lambda: _estimated(redis, limits) >= cancelled + late)
+        run.wait_until(lambda: _estimated(redis, limits) >= cancelled + late + timed_out)
         admin.set_latency(0.0)
         run.kill(worker)
-        run.start(1, unknown, **_settings(limits))
+        run.start(1, unknown, **settings)
         run.wait_until_ended()
         # The killed worker's reservations would expire in a minute and a half.
         run.wait_until(lambda: redis.zcard(RESERVATIONS) == killed)
@@ -81,7 +85,7 @@ def leave_usage_unknown(run: Run) -> Verdict:
         more.append(Violation("overcharged", "", f"{charged:.0f} tokens for {unknown} calls of {mean:.0f}"))
     if run.proofs["unknown"] != unknown:
         more.append(Violation("unflagged", "", f"{run.proofs['unknown']} estimated calls of {unknown}"))
-    rules = replace(_ALL_SUCCEED, states=("success", "cancelled", "timeout"))
+    rules = replace(_ALL_SUCCEED, states=("success", "cancelled", "timeout", "error"))
     return with_violations(run.judge(rules), more)
 
 

@@ -53,13 +53,18 @@ MODEL = guarded_chat_model(
 """Made before the workers are forked: it has no connection yet, and making it takes a third of a second."""
 
 
-UNCHANGED = ChatOpenAI(
-    model="gpt-4o-mini",
-    api_key=os.environ.get("OPENAI_API_KEY", "offline"),
-    http_client=MODEL.http_client,
-    http_async_client=MODEL.http_async_client,
-    max_retries=0,  # the checker would take the SDK's own retries for calls that were not admitted
-)
+def _unchanged(**options: Any) -> ChatOpenAI:
+    return ChatOpenAI(
+        model="gpt-4o-mini",
+        api_key=os.environ.get("OPENAI_API_KEY", "offline"),
+        http_client=MODEL.http_client,
+        http_async_client=MODEL.http_async_client,
+        max_retries=0,  # the checker would take the SDK's own retries for calls that were not admitted
+        **options,
+    )
+
+
+UNCHANGED = _unchanged()
 """As graphs have it that know nothing of the guards: without an output limit."""
 
 
@@ -74,6 +79,10 @@ SECOND = guarded_chat_model(
     limits=CallLimits(attempts=1, timeout_s=15.0),
 )
 """A model with a breaker of its own."""
+
+
+IMPATIENT = _unchanged(timeout=2.0)
+"""Gives up a call after 2 s."""
 
 
 def _node(name: str, model: ChatOpenAI = MODEL, pays_first: ChatOpenAI | None = None) -> Any:
@@ -156,6 +165,7 @@ def _wide() -> Any:
 
 wide = _wide()
 unchanged = _chain(("one", _node("one", UNCHANGED)))
+impatient = _chain(("one", _node("one", IMPATIENT)))
 chain = _chain(*((name, _node(name)) for name in NODES))
 single = _chain(("one", _node("one")))
 killer = _chain(("one", _node("one")), ("end", _end_the_process))
