@@ -290,16 +290,17 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def each_waiting_task_will_be_called(self) -> None:
+        pipeline = self.redis.pipeline(transaction=False)
         for id_ in self.model.open_ids():
-            place, queue, user = self.redis.hmget(f"agent:task:{id_}", "place", "queue", "user")
-            if place != b"waiting":
-                continue
-            name = queue.decode()
-            assert (
-                self.redis.hexists(f"agent:runnable:{name}", user)
-                or self.redis.zscore(f"agent:tenant_line:{name}:{user.decode().partition('--')[0]}", user) is not None
-                or self.redis.sismember(f"agent:capped:{user.decode()}", name)
-            )
+            pipeline.hmget(f"agent:task:{id_}", "place", "queue", "user")
+        found = {(queue.decode(), user.decode()) for place, queue, user in pipeline.execute() if place == b"waiting"}
+        for queue, user in found:
+            pipeline.hexists(f"agent:runnable:{queue}", user)
+            pipeline.zrank(f"agent:tenant_line:{queue}:{user.partition('--')[0]}", user)
+            pipeline.sismember(f"agent:capped:{user}", queue)
+        marks = pipeline.execute()
+        for on_queue, in_line, is_capped in zip(*[iter(marks)] * 3, strict=True):
+            assert on_queue or in_line is not None or is_capped
 
     def teardown(self) -> None:
         """Nothing is left behind: whatever happened before, every open task can be claimed and finished."""
