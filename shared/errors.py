@@ -144,6 +144,22 @@ class QueueFullError(LanggraphRqError):
         self.retry_after_s = retry_after_s
 
 
+class TenantFullError(LanggraphRqError):
+    """A tenant has as much as it may have, so that no further task of it is accepted.
+
+    Attributes:
+        tenant: The tenant.
+        held: What it has, for people.
+        retry_after_s: When to try again.
+    """
+
+    def __init__(self, tenant: str, held: str, retry_after_s: float = 5) -> None:
+        super().__init__(f"tenant {tenant} has {held}: try again when tasks of it have ended")
+        self.tenant = tenant
+        self.held = held
+        self.retry_after_s = retry_after_s
+
+
 class RedisUnavailableError(LanggraphRqError, ConnectionError):
     """Redis cannot be reached.
 

@@ -17,6 +17,7 @@ from langgraph_rq.producer.client.resume import MISSING
 from langgraph_rq.producer.client.task_fields import TaskFields
 from langgraph_rq.producer.client.transports import BlockingTransport
 from langgraph_rq.shared.queue.events import BEGINNING, Event
+from langgraph_rq.shared.queue.shares import Share
 from langgraph_rq.shared.settings import QueueSettings, TaskSettings
 from langgraph_rq.shared.tasks import State, Task, TaskResult
 
@@ -38,10 +39,15 @@ class Client:
     ) -> None:
         self._core = ClientCore(BlockingTransport, redis_url, queue, tasks)
 
-    def for_tenant(self, tenant: str) -> Self:
-        """Return a client to which only the tasks of `tenant` exist; it shares the connections of this one."""
+    def for_tenant(self, tenant: str, share: Share | None = None) -> Self:
+        """Return a client to which only the tasks of `tenant` exist; it shares the connections of this one.
+
+        Args:
+            tenant: The tenant.
+            share: What it may hold in Redis; None: as the settings say.
+        """
         view = copy(self)
-        view._core = self._core.for_tenant(tenant)  # noqa: SLF001 - its own class
+        view._core = self._core.for_tenant(tenant, share)  # noqa: SLF001 - its own class
         return view
 
     def parse(self, document: Mapping[str, Any] | str | bytes) -> Task:
@@ -58,6 +64,7 @@ class Client:
             TaskConflictError: another task is known under this id.
             UnknownGraphError: no live worker serves the graph.
             QueueFullError: Redis is nearly full.
+            TenantFullError: the tenant has as many tasks, or as much of Redis, as it may.
             RedisUnavailableError: Redis cannot be reached. The task may be queued; submit it again under its id.
         """
         return _run(self._core.submit(input, **fields))

@@ -41,8 +41,9 @@ from langgraph_rq.shared.errors import (
 from langgraph_rq.shared.queue import ending
 from langgraph_rq.shared.queue.events import BEGINNING, FORGOTTEN_END, SMALL_PAGE, Event, EventType, next_page, order
 from langgraph_rq.shared.queue.keys import events_key, job_hash, result_key, task_hash
+from langgraph_rq.shared.queue.shares import Share
 from langgraph_rq.shared.queue.verbs import cancel_call, missing_worker_call, submit_call
-from langgraph_rq.shared.settings import QueueSettings, RedisSettings, TaskSettings, load, mask_url
+from langgraph_rq.shared.settings import QueueSettings, RedisSettings, TaskSettings, TenantSettings, load, mask_url
 from langgraph_rq.shared.signing import SignatureError, unsigned_result
 from langgraph_rq.shared.tasks import DEFAULT_TENANT, State, Task, TaskResult, task_key
 from langgraph_rq.shared.telemetry.audit import Action
@@ -81,15 +82,23 @@ class ClientCore:
         self._records = Records.open()
         self._replicas = scripts.Replicas(settings.submit_replicas, round(settings.submit_replicas_timeout_s * 1000))
         self._tenant = DEFAULT_TENANT
+        self._tenants = load(TenantSettings)
+        self._share = self._tenants.share(self._tenant)
         self._warned: set[str] = set()
         self._transport = transport(url, settings.redis_connections, settings.redis_timeout_s)
         self._connection = Connection(self._transport, mask_url(url))
         self._door = Door(self._connection)
 
-    def for_tenant(self, tenant: str) -> Self:
-        """Return a client to which only the tasks of `tenant` exist; it shares the connections of this one."""
+    def for_tenant(self, tenant: str, share: Share | None = None) -> Self:
+        """Return a client to which only the tasks of `tenant` exist; it shares the connections of this one.
+
+        Args:
+            tenant: The tenant.
+            share: What it may hold in Redis; None: as the settings say.
+        """
         view = copy(self)
         view._tenant = tenant  # noqa: SLF001 - its own class
+        view._share = share or self._tenants.share(tenant)  # noqa: SLF001
         return view
 
     def parse(self, document: Mapping[str, Any] | str | bytes) -> Task:
@@ -117,6 +126,7 @@ class ClientCore:
             TaskConflictError: another task is known under this id.
             UnknownGraphError: no live worker serves the graph.
             QueueFullError: Redis is nearly full.
+            TenantFullError: the tenant has as many tasks, or as much of Redis, as it may.
             RedisUnavailableError: Redis cannot be reached. The task may be queued; submit it again under its id.
         """
         return (await self.submit_many([{"input": input, **fields}]))[0]
@@ -132,7 +142,13 @@ class ClientCore:
             batch, records = self._records.submit(tasks[start : start + _SUBMIT_BATCH], self._queue.queue)
             queues = [task.priority.queue(self._queue.queue) for task in batch]
             calls = [
-                submit_call(task, queue, self._times, data=self._keys.sign_task(task) if self._keys else None)
+                submit_call(
+                    task,
+                    queue,
+                    self._times,
+                    share=self._share,
+                    data=self._keys.sign_task(task) if self._keys else None,
+                )
                 for task, queue in zip(batch, queues, strict=True)
             ]
             # Submitting is idempotent under the id, so a lost reply is answered by asking again.

@@ -8,7 +8,13 @@ from pydantic import ValidationError
 from redis.asyncio.client import Pipeline as AsyncPipeline
 from redis.client import Pipeline
 
-from langgraph_rq.shared.errors import QueueFullError, TaskConflictError, UnknownGraphError, UnreadableTaskError
+from langgraph_rq.shared.errors import (
+    QueueFullError,
+    TaskConflictError,
+    TenantFullError,
+    UnknownGraphError,
+    UnreadableTaskError,
+)
 from langgraph_rq.shared.queue.answers import Submission, Submitted, whole_number
 from langgraph_rq.shared.queue.keys import Place, events_key, job_hash, result_key, task_hash
 from langgraph_rq.shared.queue.waits import explain
@@ -90,6 +96,14 @@ def read_receipt(task: Task, queue: str, submission: Submission | Exception) -> 
             raise UnknownGraphError(task.graph, submission.detail)
         case Submitted.FULL:
             raise QueueFullError(int(submission.detail))
+        case Submitted.TENANT_TASKS:
+            raise TenantFullError(task.tenant, f"{int(submission.detail):,} open tasks, as many as it may")
+        case Submitted.TENANT_BYTES:
+            held = f"{int(submission.detail):,} bytes in tasks and results, so that this one is too much"
+            raise TenantFullError(task.tenant, held)
+        case Submitted.TENANT_SHARE:
+            held = f"more than its share of a Redis that is {submission.detail} % full"
+            raise TenantFullError(task.tenant, held)
 
 
 def read_state(task_id: str, value: bytes) -> State:

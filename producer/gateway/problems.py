@@ -26,6 +26,7 @@ from langgraph_rq.shared.errors import (
     RedisUnavailableError,
     ScriptsMissingError,
     TaskConflictError,
+    TenantFullError,
     UnknownGraphError,
     UnknownTaskError,
     Violation,
@@ -137,8 +138,9 @@ def problem_of(error: Exception) -> ProblemError | None:
             return ProblemError(409, "not_interrupted", str(error))
         case UnknownTaskError():
             return ProblemError(404, "unknown_task", str(error))
-        case QueueFullError():
-            return ProblemError(503, "redis_full", str(error), headers=_retry_after(error.retry_after_s))
+        case QueueFullError() | TenantFullError():
+            status, kind_ = (503, "redis_full") if isinstance(error, QueueFullError) else (429, "tenant_full")
+            return ProblemError(status, kind_, str(error), headers=_retry_after(error.retry_after_s))
         case _:
             return _outage(error)
 

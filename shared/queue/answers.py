@@ -18,6 +18,9 @@ class Submitted(StrEnum):
     EXISTS = "exists"
     CONFLICT = "conflict"
     FULL = "full"
+    TENANT_TASKS = "tenant_tasks"
+    TENANT_BYTES = "tenant_bytes"
+    TENANT_SHARE = "tenant_share"
     UNKNOWN_GRAPH = "unknown_graph"
 
 
@@ -41,7 +44,7 @@ class Missing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """The answer of `submit`: `detail` is the task's state, percent of memory used, or the known graphs."""
+    """The answer of `submit`: `detail` is the task's state, the known graphs, or how much there is of what is full."""
 
     outcome: Submitted
     detail: str

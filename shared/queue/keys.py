@@ -18,6 +18,10 @@ Keys (type; lifetime):
     agent:tenant_line:<queue>:<tenant>  zset  user -> position; users with a waiting task and none on the queue's list;
                                    stays while there are any
     agent:waiting:<queue>:<user>  list  ids that wait for their user's turn; stays while there are any
+    agent:tenants          zset    tenant -> about how many bytes its tasks and results take; stays while there are any
+    agent:tenant_open:<tenant>  zset  id -> bytes charged for the open task; stays while there are any
+    agent:tenant_kept:<tenant>  hash  instant (ms) -> bytes of ended tasks that are forgotten by then; twice the
+                                   result TTL
     agent:in_flight        hash    user -> tasks that run; stays while there are any
     agent:capped:<user>    set     queues in which only the cap holds a user back; stays while it does
     agent:thread:<thread>  list    open tasks of a thread, in order; stays while there are any

@@ -58,6 +58,7 @@ from langgraph_rq.shared.queue.keys import (
     task_hash,
     wip_key,
 )
+from langgraph_rq.shared.queue.shares import NO_LIMITS, Share
 from langgraph_rq.shared.queue.waits import AT_ONCE, Wait
 from langgraph_rq.shared.tasks import DEFAULT_LIMITS, EMPTIED_JOB, State, Task
 
@@ -89,9 +90,15 @@ class QueueTimes:
 
 
 def submit_call(
-    task: Task, queue: str, times: QueueTimes, now_ms: int | str = _NOW, *, data: bytes | None = None
+    task: Task,
+    queue: str,
+    times: QueueTimes,
+    now_ms: int | str = _NOW,
+    *,
+    share: Share = NO_LIMITS,
+    data: bytes | None = None,
 ) -> Call[Submission]:
-    """Put `task` on `queue` unless its id is known already; `data` is its signed form."""
+    """Put `task` on `queue` unless its id is known already, or its tenant has its share; `data` is its signed form."""
     key = task.key
     return Call(
         load_script("shared/queue/scripts/submit"),
@@ -110,6 +117,9 @@ def submit_call(
             _rq_now(),
             times.memory_percent,
             task.graph,
+            share.tasks,
+            share.held_bytes,
+            share.memory_percent,
             now_ms,
         ],
         read_submission,

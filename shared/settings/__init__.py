@@ -14,6 +14,7 @@ from langgraph_rq.shared.settings.models import AssistantSettings, CallSettings,
 from langgraph_rq.shared.settings.redis import LOCAL_SOCKET, RedisSettings
 from langgraph_rq.shared.settings.tasks import QueueSettings, TaskSettings
 from langgraph_rq.shared.settings.telemetry import RedactionSettings, TelemetrySettings
+from langgraph_rq.shared.settings.tenants import TenantSettings
 from langgraph_rq.shared.settings.worker import StateSettings, WorkerSettings
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "StateSettings",
     "TaskSettings",
     "TelemetrySettings",
+    "TenantSettings",
     "WorkerSettings",
     "effective",
     "load",

@@ -280,6 +280,18 @@ class QueueMachine(RuleBasedStateMachine):
             assert tenants == {tenant: int(n) for tenant, n in turns if not tenant.endswith(b"!")}
 
     @invariant()
+    def each_tenant_is_charged_for_its_open_tasks_and_what_is_kept(self) -> None:
+        held = {
+            tenant.decode(): bytes_ for tenant, bytes_ in self.redis.zrange("agent:tenants", 0, -1, withscores=True)
+        }
+        for tenant in (DEFAULT_TENANT, "acme"):
+            charged = self.redis.zrange(f"agent:tenant_open:{tenant}", 0, -1, withscores=True)
+            open_ids = {id_ for id_ in self.model.open_ids() if (id_.startswith("acme--")) == (tenant == "acme")}
+            assert {id_.decode() for id_, _ in charged} == open_ids
+            kept = sum(map(int, self.redis.hvals(f"agent:tenant_kept:{tenant}")))
+            assert held.get(tenant, 0) == sum(bytes_ for _, bytes_ in charged) + kept
+
+    @invariant()
     def each_tenant_with_users_in_line_has_an_id_on_the_queue(self) -> None:
         for queue in QUEUES + SIDE_QUEUES:
             for tenant in (DEFAULT_TENANT, "acme"):
@@ -323,7 +335,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert not self.model.open_ids(), "some task is stuck"
         left = {key.decode().split(":")[1] for key in self.redis.keys("agent:*")}
         kept_while_used = {"thread", "capped", "waiting", "own", "in_flight", "delayed", "wait", "open"}
-        assert not left & {*kept_while_used, "runnable", "tenant_turns", "tenant_line"}
+        assert not left & {*kept_while_used, "runnable", "tenant_turns", "tenant_line", "tenant_open"}
 
     def _renewal(self, worker: str, *, join: bool) -> Call[Any]:
         return renew_call(worker, LEASE_MS, QUEUES, dict.fromkeys(GRAPHS[worker], "{}"), join=join, now_ms=self.now)

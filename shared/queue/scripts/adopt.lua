@@ -6,6 +6,7 @@
 -- Uses shared/connections/clock: clock, whole
 -- Uses shared/queue/fence: fence
 -- Uses shared/queue/turns: put_aside, stopped_running
+-- Uses shared/queue/shares: charge
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
 -- KEYS[2] rq:job:<id>          hash    RQ's job
@@ -58,6 +59,7 @@ else
   redis.call('HSET', job_key, 'description', description, 'data', data)
   redis.call('PEXPIREAT', job_key, forget)
   redis.call('ZADD', open_key, deadline, id)
+  charge(id, #data)
   if thread ~= '' then
     redis.call('HSET', task_key, 'thread', thread)
     is_parked = redis.call('RPUSH', 'agent:thread:' .. thread, id) > 1

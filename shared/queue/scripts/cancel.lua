@@ -4,6 +4,7 @@
 -- Uses shared/connections/clock: clock
 -- Uses shared/queue/turns: leave_thread
 -- Uses shared/queue/waits: leave_wait
+-- Uses shared/queue/shares: discharge
 -- Uses shared/queue/events: record_end
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
@@ -51,6 +52,7 @@ if place == 'delayed' then
 end
 record_end(events_key, state, events_ms)
 leave_thread(id, thread)
+discharge(id, #result + redis.call('HSTRLEN', job_key, 'data'), result_ms, now_ms)
 
 local registry_key = 'rq:' .. rq_status .. ':' .. (queue or '')
 redis.pcall('ZADD', registry_key, math.floor((now_ms + result_ms) / 1000), id)

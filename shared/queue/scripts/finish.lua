@@ -4,6 +4,7 @@
 -- Uses shared/connections/clock: clock
 -- Uses shared/queue/fence: fence
 -- Uses shared/queue/turns: leave_thread, stopped_running
+-- Uses shared/queue/shares: discharge
 -- Uses shared/queue/events: record_end
 --
 -- KEYS[1] agent:task:<id>        hash    the task's state
@@ -52,6 +53,8 @@ redis.call('ZREM', open_key, id)
 record_end(events_key, state, events_ms)
 stopped_running(user)
 leave_thread(id, thread)
+local kept_data = emptied_data ~= '' and #emptied_data or redis.call('HSTRLEN', job_key, 'data')
+discharge(id, #result + kept_data, result_ms, now_ms)
 
 -- From here on it is for RQ's tools only: a broken key of theirs must not undo what was decided above.
 redis.pcall('ZREM', wip_key, id .. ':' .. epoch)

@@ -2,7 +2,8 @@
 --
 -- Uses shared/connections/clock: clock, whole
 -- Uses shared/queue/routing: route
--- Uses shared/queue/turns: QUEUE_KEY, enqueue
+-- Uses shared/queue/turns: QUEUE_KEY, enqueue, tenant_of
+-- Uses shared/queue/shares: charge, is_above_share, refused
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
 -- KEYS[2] rq:job:<id>          hash    RQ's job, read by its tools; `data` carries the task
@@ -23,14 +24,19 @@
 -- ARGV[11] now as RQ writes it, for its tools only
 -- ARGV[12] refuse above this share of maxmemory (percent)
 -- ARGV[13] graph, as workers announce it
--- ARGV[14] now (ms) in tests, else empty
+-- ARGV[14] open tasks of its tenant at most, 0 for any number
+-- ARGV[15] bytes of its tenant's tasks and results at most, 0 for any number
+-- ARGV[16] refuse a tenant that holds more than its share above this share of maxmemory (percent)
+-- ARGV[17] now (ms) in tests, else empty
 -- Returns {outcome, state or detail, what is missing of a worker that could run it}, the last for created only:
---   created, pending | exists, <state> | conflict, <state> | full, <percent used> | unknown_graph, <graphs, comma separated>
+--   created, pending | exists, <state> | conflict, <state> | full, <percent used> | unknown_graph, <graphs, comma separated> |
+--   tenant_tasks, <open tasks> | tenant_bytes, <bytes held> | tenant_share, <percent used>
 local task_key, job_key, queues_key, open_key, graphs_key, workers_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local id, queue, data, digest, graph = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local deadline_ms, window_ms, description = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
 local user, thread, now_iso, memory_mark = ARGV[9], ARGV[10], ARGV[11], tonumber(ARGV[12])
-local announced_graph, now_ms = ARGV[13], clock(ARGV[14])
+local announced_graph, most_tasks, most_bytes = ARGV[13], tonumber(ARGV[14]), tonumber(ARGV[15])
+local share_mark, now_ms = tonumber(ARGV[16]), clock(ARGV[17])
 
 local known = redis.call('HMGET', task_key, 'digest', 'state')
 if known[2] then
@@ -44,7 +50,13 @@ if max_memory > 0 then
   local percent = tonumber(info:match('used_memory:(%d+)')) * 100 / max_memory
   if percent > memory_mark then
     return {'full', whole(percent)}
+  elseif percent > share_mark and is_above_share(tenant_of(user), now_ms) then
+    return {'tenant_share', whole(percent)}
   end
+end
+local why, amount = refused(tenant_of(user), #data, most_tasks, most_bytes, now_ms)
+if why then
+  return {why, whole(amount)}
 end
 
 -- A graph that a worker had in the last day may come back with the next one: the task waits for it. With no live worker
@@ -66,6 +78,7 @@ redis.call('HSET', job_key, 'data', data, 'origin', queue, 'status', 'queued', '
 redis.call('PEXPIREAT', job_key, forget_ms)
 redis.call('ZADD', open_key, whole(now_ms + deadline_ms), id)
 redis.call('SADD', queues_key, QUEUE_KEY .. queue)
+charge(id, #data)
 if thread ~= '' then
   redis.call('HSET', task_key, 'thread', thread)
   if redis.call('RPUSH', 'agent:thread:' .. thread, id) > 1 then

@@ -6,6 +6,7 @@
 -- Uses shared/connections/clock: clock, natural, whole
 -- Uses shared/queue/turns: LOOKED, QUEUE_KEY, call_next, leave_thread, lies_on, looked, pass_turn, put_back,
 --   stopped_running, taken, tenant_of
+-- Uses shared/queue/shares: TENANTS_KEY, discharge, owner_of, settle_share
 --
 -- KEYS[1] agent:open      zset    id -> deadline (ms); past it, when to look again
 -- KEYS[2] agent:sweep     string  how far the last caller got
@@ -108,7 +109,7 @@ local function check_turn(queue)
     return
   end
   for _, id in ipairs(redis.call('LRANGE', QUEUE_KEY .. queue, 0, -1)) do
-    if (id:match('^(.-)%-%-') or 'default') == tenant then
+    if owner_of(id) == tenant then
       return
     end
   end
@@ -154,6 +155,7 @@ for _, id in ipairs(ids) do
   local state, place, queue, user, thread, owner, epoch = unpack(task)
   if state ~= 'pending' and state ~= 'running' then
     redis.call('ZREM', open_key, id)
+    discharge(id, 0, 0, now_ms)
   elseif not is_readable(place, {queue = queue, user = user, thread = thread}) then
     if state == 'pending' or not is_owned(id, owner) then
       redis.call('HSET', task_key, 'state', 'pending', 'place', 'done')
@@ -183,6 +185,10 @@ local some_queue = redis.call('SRANDMEMBER', queues_key)
 if some_queue then
   drop_ended(some_queue)
   check_turn(some_queue:sub(#QUEUE_KEY + 1))
+end
+local some_tenant = redis.call('ZRANDMEMBER', TENANTS_KEY)
+if some_tenant then
+  settle_share(some_tenant, now_ms)
 end
 local graphs = #overdue > 0 and redis.call('ZRANGE', graphs_key, '(' .. whole(now_ms), '+inf', 'BYSCORE') or {}
 return {again, overdue, removed, #late == n and 1 or 0, graphs, unreadable}

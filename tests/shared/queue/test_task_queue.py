@@ -360,7 +360,7 @@ async def test_every_key_of_an_ended_task_has_a_time_to_live(queue):
     await queue.join()
     await queue.submit()
     await queue.finish(await queue.claim_one())
-    kept_for_good = {b"agent:workers", b"rq:queues"}
+    kept_for_good = {b"agent:workers", b"agent:tenants", b"rq:queues"}
     ttls = {key: await queue.redis.pttl(key) for key in await queue.redis.keys("*")}
     assert {key for key, ttl in ttls.items() if ttl < 0} <= kept_for_good
 

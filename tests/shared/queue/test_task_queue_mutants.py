@@ -27,6 +27,13 @@ MUTANTS = {
     "a task that is put aside is lost": ("claim", "      put_aside(id, queue, graph, user)\n", ""),
     "a tenant's next user is not called": ("claim", "  call_next(queue, tenant_of(user))\n", ""),
     "a tenant keeps the turn of an id that was taken": ("claim", "redis.call('HDEL', turns_key, tenant)\n", "\n"),
+    "a finished task stays charged": (
+        "finish", "discharge(id, #result + kept_data, result_ms, now_ms)\n", "\n"
+    ),
+    "a cancelled task stays charged": (
+        "cancel", "discharge(id, #result + redis.call('HSTRLEN', job_key, 'data'), result_ms, now_ms)\n", "\n"
+    ),
+    "a task is given back without having been charged": ("finish", "  if not charged then", "  if false then"),
     "a user who comes to a busy queue is not lined up": (
         "submit", "    line_up(queue, user, redis.call('HEXISTS', 'agent:in_flight', user) == 0)\n", ""
     ),
