@@ -16,7 +16,9 @@ from langgraph_rq.producer.gateway import problems
 from langgraph_rq.producer.gateway.admission.access import LOOPBACK, Access, is_open
 from langgraph_rq.producer.gateway.admission.api_keys import Keyring
 from langgraph_rq.producer.gateway.admission.body_limit import BodyLimit
-from langgraph_rq.producer.gateway.admission.limits import Limits, parse_rate
+from langgraph_rq.producer.gateway.admission.grants import default_grant
+from langgraph_rq.producer.gateway.admission.limits import Limits
+from langgraph_rq.producer.gateway.admission.rates import parse_rate
 from langgraph_rq.producer.gateway.admission.refused_keys import RefusedKeys
 from langgraph_rq.producer.gateway.admission.streams import Streams
 from langgraph_rq.producer.gateway.answer_headers import AnswerHeaders
@@ -34,8 +36,10 @@ from langgraph_rq.shared.settings import (
     ModelSettings,
     QueueSettings,
     TaskSettings,
+    TenantSettings,
     load,
 )
+from langgraph_rq.shared.tasks import DEFAULT_TENANT
 
 _ABOUT = (
     "Submit tasks to a fleet of LangGraph workers, follow them, and read their results. "
@@ -49,7 +53,9 @@ def create_app(settings: GatewaySettings, redis_url: str | None = None) -> FastA
     Raises:
         SettingsError: no keys without LGRQ_GATEWAY_WITHOUT_KEYS, or a setting that cannot be used.
     """
-    keyring = _keyring(settings)
+    tenants = load(TenantSettings)
+    keyring = _keyring(settings, tenants)
+    own = default_grant(DEFAULT_TENANT, tenants)
     rate = parse_rate(settings.rate) if settings.rate else None
     refused = RefusedKeys()
 
@@ -76,7 +82,7 @@ def create_app(settings: GatewaySettings, redis_url: str | None = None) -> FastA
     metrics_key = settings.metrics_key.get_secret_value() if settings.metrics_key else None
     middleware = [
         Middleware(AnswerHeaders),
-        Middleware(Access, keyring=keyring, refused=refused, metrics_key=metrics_key),
+        Middleware(Access, keyring=keyring, own=own, refused=refused, metrics_key=metrics_key),
         Middleware(BodyLimit, limit_bytes=limits.text_bytes, limit_s=settings.body_s),
     ]
     app = FastAPI(
@@ -95,9 +101,9 @@ def create_app(settings: GatewaySettings, redis_url: str | None = None) -> FastA
     return app
 
 
-def _keyring(settings: GatewaySettings) -> Keyring | None:
+def _keyring(settings: GatewaySettings, tenants: TenantSettings) -> Keyring | None:
     if settings.keys:
-        return Keyring.parse(settings.keys.get_secret_value())
+        return Keyring.parse(settings.keys.get_secret_value(), tenants)
     if not settings.without_keys:
         raise SettingsError(
             "LGRQ_GATEWAY_KEYS_FILE: expected a file of API keys (`langgraph-producer new-key TENANT` makes one), "

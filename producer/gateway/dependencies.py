@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from langgraph_rq.producer.client.async_client import AsyncClient
+from langgraph_rq.producer.gateway.admission.grants import Grant
 from langgraph_rq.producer.gateway.admission.limits import Limits
 from langgraph_rq.producer.gateway.admission.refused_keys import RefusedKeys
 from langgraph_rq.producer.gateway.admission.streams import Streams
@@ -35,8 +36,17 @@ class Caller:
     """The caller of a request; `client` sees the tasks of this tenant only."""
 
     gateway: Gateway
-    tenant: str
+    grant: Grant
     client: AsyncClient
+
+    @property
+    def tenant(self) -> str:
+        """The tenant of the caller's key."""
+        return self.grant.tenant
+
+    async def admit(self, user_id: str | None) -> dict[str, str]:
+        """Count one submission; answers the headers that say what is left. Raises ProblemError 429."""
+        return await self.gateway.limits.admit(self.tenant, user_id, self.grant.rate)
 
 
 # Async, though they await nothing: FastAPI sends a sync dependency to a thread, which costs more than the request.
@@ -46,8 +56,8 @@ async def _gateway(request: Request) -> Gateway:
 
 
 async def _caller(request: Request) -> Caller:
-    gateway, tenant = await _gateway(request), request.state.tenant
-    return Caller(gateway, tenant, gateway.client.for_tenant(tenant))
+    gateway, grant = await _gateway(request), request.state.grant
+    return Caller(gateway, grant, gateway.client.for_tenant(grant.tenant, grant.share))
 
 
 FromGateway = Annotated[Gateway, Depends(_gateway)]

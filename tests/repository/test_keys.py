@@ -10,7 +10,7 @@ from redis import Redis
 
 from langgraph_rq import Client, State
 from langgraph_rq.producer.client import event_feed
-from langgraph_rq.producer.gateway.admission import limits
+from langgraph_rq.producer.gateway.admission import rates
 from langgraph_rq.producer.gateway.tasks import recent
 from langgraph_rq.shared.breaker import circuit_breaker
 from langgraph_rq.shared.budget import hourly_cost, token_budget
@@ -28,7 +28,7 @@ OWNERS = (
     tracing,
     checkpoints,
     event_feed,
-    limits,
+    rates,
     recent,
 )
 LIBRARIES = ("checkpoint*", "store*", "write_keys_zset*")

@@ -7,9 +7,9 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from langgraph_rq.producer.gateway.admission.api_keys import Keyring
+from langgraph_rq.producer.gateway.admission.grants import Grant
 from langgraph_rq.producer.gateway.admission.refused_keys import RefusedKeys, unauthorized
 from langgraph_rq.producer.gateway.problems import ProblemError
-from langgraph_rq.shared.tasks import DEFAULT_TENANT
 from langgraph_rq.shared.telemetry.audit import actor
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -26,13 +26,17 @@ class Access:
 
     Args:
         keyring: None admits every request, as the default tenant.
+        own: What the default tenant may do without a key.
         refused: Counts and delays requests with a wrong key.
         metrics_key: What /metrics asks for; None: nothing.
     """
 
-    def __init__(self, app: ASGIApp, keyring: Keyring | None, refused: RefusedKeys, metrics_key: str | None) -> None:
+    def __init__(
+        self, app: ASGIApp, keyring: Keyring | None, own: Grant, refused: RefusedKeys, metrics_key: str | None
+    ) -> None:
         self._app = app
         self._keyring = keyring
+        self._own = own
         self._refused = refused
         self._metrics_key = metrics_key
 
@@ -58,22 +62,22 @@ class Access:
 
     async def _admit(self, scope: Scope, key: str) -> ProblemError | None:
         """Note the tenant; answers the refusal of a request that needs a key and has no valid one."""
-        tenant = self._tenant(key)
-        is_allowed = tenant is not None or is_open(scope["path"])
+        grant = self._grant(key)
+        is_allowed = grant is not None or is_open(scope["path"])
         if scope["path"] == METRICS_PATH and self._metrics_key:
             is_allowed = compare_digest(key.encode(), self._metrics_key.encode())
         if not is_allowed:
             client = scope.get("client")
             return await self._refused.refuse(client[0] if client else "", scope["path"]) if key else unauthorized()
-        scope.setdefault("state", {})["tenant"] = tenant
-        if self._keyring and tenant:
-            actor.set(f"API key of {tenant}")
+        scope.setdefault("state", {})["grant"] = grant
+        if self._keyring and grant:
+            actor.set(f"API key of {grant.tenant}")
         return None
 
-    def _tenant(self, key: str) -> str | None:
+    def _grant(self, key: str) -> Grant | None:
         if self._keyring is None:
-            return DEFAULT_TENANT
-        return self._keyring.tenant_of(key) if key else None
+            return self._own
+        return self._keyring.grant_of(key) if key else None
 
 
 def _key(headers: Headers) -> str:

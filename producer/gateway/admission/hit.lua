@@ -4,8 +4,8 @@
 --
 -- Uses shared/connections/clock: clock, natural, whole
 --
--- KEYS[1] agent:rate:<tenant>--<user>  hash  window: number of the window that was counted last; used: submissions in
---                                            it; before: those in the window before it
+-- KEYS[1] agent:rate:<tenant>, agent:rate:<tenant>--<user>  hash  window: number of the window that was counted last;
+--                                            used: submissions in it; before: those in the window before it
 -- ARGV[1] submissions allowed in a window
 -- ARGV[2] length of a window (ms)
 -- ARGV[3] now (ms) in tests, else empty

@@ -22,7 +22,7 @@ router = APIRouter(route_class=StrictRoute, tags=["classic"])
     response_model=QueryAnswer,
     responses={
         202: {"model": QueryAnswer, "description": "Not yet"},
-        **documented(401, 408, 409, 413, 422, 429, 502, 503),
+        **documented(401, 403, 408, 409, 413, 422, 429, 502, 503),
     },
 )
 async def query(

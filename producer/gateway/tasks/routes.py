@@ -12,11 +12,11 @@ from langgraph_rq.producer.client.lookup import Receipt, TaskStatus
 from langgraph_rq.producer.client.resume import MISSING
 from langgraph_rq.producer.gateway.answers import ReceiptAnswer, RecentAnswer, StateAnswer, StatusAnswer
 from langgraph_rq.producer.gateway.dependencies import Caller, FromCaller
-from langgraph_rq.producer.gateway.problems import documented
+from langgraph_rq.producer.gateway.problems import ProblemError, documented
 from langgraph_rq.producer.gateway.tasks.bodies import ResumeBody, StrictRoute, SubmitBody, known_form, refuse_both
 from langgraph_rq.producer.gateway.tasks.recent import KEPT, read_recent, remember
-from langgraph_rq.shared.errors import UnknownTaskError, WaitTimeoutError
-from langgraph_rq.shared.tasks import State, TaskResult
+from langgraph_rq.shared.errors import UnknownTaskError, Violation, WaitTimeoutError
+from langgraph_rq.shared.tasks import Priority, State, TaskResult
 
 LONGEST_WAIT_S = 60.0
 """Proxies usually cut a longer silence off."""
@@ -38,7 +38,10 @@ router = APIRouter(route_class=StrictRoute, tags=["tasks"])
 
 
 @router.post(
-    "/tasks", status_code=202, response_model=ReceiptAnswer, responses=documented(401, 408, 409, 413, 422, 429, 503)
+    "/tasks",
+    status_code=202,
+    response_model=ReceiptAnswer,
+    responses=documented(401, 403, 408, 409, 413, 422, 429, 503),
 )
 async def submit(
     body: SubmitBody, caller: FromCaller, key: IdempotencyKey = None, traceparent: Traceparent = None
@@ -108,7 +111,7 @@ async def cancel(task_id: TaskPath, caller: FromCaller) -> Response:
 async def resume(task_id: TaskPath, body: ResumeBody, caller: FromCaller) -> Response:
     """Answer what the task was interrupted for; the receipt is that of the task that goes on with the thread."""
     value = body.value if "value" in body.model_fields_set else MISSING
-    headers = await caller.gateway.limits.admit(caller.tenant, None)
+    headers = await caller.admit(None)
     receipt = await caller.client.resume(task_id, value, answers=body.answers)
     await remember(caller.client.redis, caller.tenant, receipt)
     return _accepted(receipt, headers)
@@ -121,7 +124,12 @@ async def enqueue(
     if traceparent is not None:
         document["traceparent"] = traceparent
     task = caller.client.parse(document)
-    headers = await caller.gateway.limits.admit(caller.tenant, task.user_id)
+    if task.priority not in caller.grant.priorities:
+        allowed = ", ".join(priority for priority in Priority if priority in caller.grant.priorities)
+        expected = f"{allowed}, which this key may use"
+        refused = Violation("priority", expected, task.priority)
+        raise ProblemError(403, "priority_refused", str(refused), violations=[refused])
+    headers = await caller.admit(task.user_id)
     (receipt,) = [receipt async for receipt in caller.client.submit_each([task])]
     await remember(caller.client.redis, caller.tenant, receipt)
     return receipt, headers

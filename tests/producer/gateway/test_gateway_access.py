@@ -5,7 +5,7 @@ import pytest
 from langgraph_rq.producer.gateway.admission.api_keys import Keyring, make_key
 from langgraph_rq.producer.gateway.app import create_app
 from langgraph_rq.shared.errors import SettingsError
-from langgraph_rq.shared.settings import GatewaySettings
+from langgraph_rq.shared.settings import GatewaySettings, TenantSettings
 from tests.gateways import gateway
 
 ACME, ACME_LINE = make_key("acme")
@@ -140,13 +140,13 @@ async def test_gateway_without_keys_answers_to_no_foreign_name(redis_url):
 )
 def test_line_that_is_no_kept_key_is_named_and_not_shown(line):
     with pytest.raises(SettingsError, match="line 2: expected tenant:sha256") as raised:
-        Keyring.parse(f"{ACME_LINE}\n{line}")
+        Keyring.parse(f"{ACME_LINE}\n{line}", TenantSettings())
     assert line not in str(raised.value).replace("tenant:sha256", "").split(", as ")[0]
 
 
 def test_no_keys_at_all_is_a_mistake():
     with pytest.raises(SettingsError, match="at least one key"):
-        Keyring.parse("# none yet\n")
+        Keyring.parse("# none yet\n", TenantSettings())
 
 
 def test_new_key_is_unguessable_and_only_its_digest_is_kept():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from langgraph_rq.producer.gateway.admission.limits import hit_call, parse_rate
+from langgraph_rq.producer.gateway.admission.rates import hit_call, parse_rate
 from langgraph_rq.shared.connections.scripts import run
 from langgraph_rq.shared.errors import SettingsError
 
