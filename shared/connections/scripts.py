@@ -49,7 +49,8 @@ def load_script(name: str) -> Script:
     """
     flags, body = _read(name)
     _, prelude = _read(PRELUDE)
-    files = "".join(_read(used)[1] + "\n" for used in dict.fromkeys(_used(body)))
+    used = [_read(file)[1] for file in dict.fromkeys(_used(body))]
+    files = "".join(f"{_functions(source)}{source}\n" for source in used)
     return make_script(name, flags + prelude + files + _functions(body) + body)
 
 

@@ -59,6 +59,12 @@ def test_flags_stay_the_first_line_before_what_a_script_uses():
     assert scripts.load_script("shared/breaker/read").command == "EVALSHA_RO"
 
 
+def test_script_that_a_used_file_calls_stands_before_it():
+    source = scripts.load_script("worker/guards/settle").source
+    assert source.count("local function wake(KEYS, ARGV)") == 1
+    assert source.index("local function wake(") < source.index("local function follow_report(")
+
+
 def test_clock_and_fence_stand_once():
     clocks = {name for name in NAMES if "'TIME'" in read_lua(name).body or '"TIME"' in read_lua(name).body}
     assert clocks == {"shared/connections/clock"}

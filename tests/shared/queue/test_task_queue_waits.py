@@ -117,7 +117,7 @@ async def test_thing_that_was_freed_between_refusal_and_entry_is_not_waited_for(
     await queue.refuse()
     await queue.wake()
     await queue.release(claimed, wait=WAIT)
-    assert await queue.places("t1") == [b"front"]
+    assert await queue.places("t1") == [b"queue"]
     assert await queue.ids() == ["t1"]
 
 
@@ -280,7 +280,7 @@ async def test_entry_of_a_task_that_went_on_does_not_use_up_a_mark(queue):
     await queue.wake(tasks=1)
     for _ in range(3):
         await queue.reap()
-    assert sorted(await queue.places("t1", "t2", "t3")) == [b"delayed", b"front", b"waiting"]
+    assert sorted(await queue.places("t1", "t2", "t3")) == [b"delayed", b"queue", b"waiting"]
     assert await queue.redis.zcard(SET) == 1
 
 
