@@ -33,7 +33,9 @@ MUTANTS = {
     "a cancelled task stays charged": (
         "cancel", "discharge(id, #result + redis.call('HSTRLEN', job_key, 'data'), result_ms, now_ms)\n", "\n"
     ),
-    "a task is given back without having been charged": ("finish", "  if not charged then", "  if false then"),
+    "what is kept of a task is not charged": (
+        "finish", "add_held(tenant, kept_bytes - charged)", "add_held(tenant, -charged)"
+    ),
     "a user who comes to a busy queue is not lined up": (
         "submit", "    line_up(queue, user, redis.call('HEXISTS', 'agent:in_flight', user) == 0)\n", ""
     ),
