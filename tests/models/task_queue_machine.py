@@ -144,7 +144,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert earliest_at is not None
             self.model.entered(one.id, wait, int(earliest_at), self.now)
 
-    @rule(thing=st.sampled_from(THINGS), wait_ms=st.sampled_from([1_000, 20_000]))
+    @rule(thing=st.sampled_from(THINGS), wait_ms=st.sampled_from([1_000, 20_000, 100_000]))
     def refuse(self, thing: str, wait_ms: int) -> None:
         self._run(await_call(thing, wait_ms, self.now))
         self.model.refuse(thing, wait_ms, self.now)
@@ -217,7 +217,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert (answer.again, answer.removed) == ((), ())
         assert set(answer.overdue) == self.model.sweep(n, self.now)
 
-    @rule(ms=st.sampled_from([1, 1_000, 7_999, 8_001, 20_000]))
+    @rule(ms=st.sampled_from([1, 1_000, 7_999, 8_001, 20_000, 60_000]))
     def wait(self, ms: int) -> None:
         self.now += ms
 
