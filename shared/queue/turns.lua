@@ -63,31 +63,6 @@ local function line_up(queue, user, is_newcomer)
   redis.call('ZADD', line_key, 'NX', last + 1, user)
 end
 
--- Put a runnable task on its queue, or behind the other tasks of its user and the other users of its tenant.
-local function enqueue(id, queue, user)
-  local waiting_key = 'agent:waiting:' .. queue .. ':' .. user
-  -- Behind others of a user who is at the cap too, or it would overtake them.
-  if redis.call('HEXISTS', 'agent:tenant_turns:' .. queue, tenant_of(user)) == 0
-      and redis.call('EXISTS', waiting_key) == 0 then
-    return lay('RPUSH', id, queue, user)
-  end
-  redis.call('HSET', 'agent:task:' .. id, 'place', 'waiting')
-  if redis.call('RPUSH', waiting_key, id) == 1 and redis.call('HEXISTS', 'agent:runnable:' .. queue, user) == 0 then
-    line_up(queue, user, redis.call('HEXISTS', 'agent:in_flight', user) == 0)
-  end
-end
-
--- Move a task that has left its queue's list to the side queue of its graph, which the workers that serve it read.
-local function put_aside(id, queue, graph, user)
-  local side = queue:match('^[^:]*') .. ':' .. graph
-  redis.call('HSET', 'agent:task:' .. id, 'queue', side)
-  redis.call('SADD', 'rq:queues', QUEUE_KEY .. side)
-  if redis.call('EXISTS', 'rq:job:' .. id) == 1 then
-    redis.pcall('HSET', 'rq:job:' .. id, 'origin', side)
-  end
-  enqueue(id, side, user)
-end
-
 -- Put a task back that had left its queue: it goes first.
 local function put_back(id, queue, user)
   redis.call('HSET', 'agent:task:' .. id, 'state', 'pending')
@@ -142,6 +117,35 @@ local function call_next(queue, tenant)
     end
     user = next_user(queue, tenant)
   end
+end
+
+-- Put a runnable task on its queue, or behind the other tasks of its user and the other users of its tenant.
+local function enqueue(id, queue, user)
+  local waiting_key = 'agent:waiting:' .. queue .. ':' .. user
+  -- Behind others of a user who is at the cap too, or it would overtake them.
+  if redis.call('HEXISTS', 'agent:tenant_turns:' .. queue, tenant_of(user)) == 0
+      and redis.call('EXISTS', waiting_key) == 0 then
+    return lay('RPUSH', id, queue, user)
+  end
+  redis.call('HSET', 'agent:task:' .. id, 'place', 'waiting')
+  redis.call('RPUSH', waiting_key, id)
+  -- Not only when it was empty: what another program left in it calls nobody.
+  if redis.call('HEXISTS', 'agent:runnable:' .. queue, user) == 0
+      and redis.call('SISMEMBER', 'agent:capped:' .. user, queue) == 0 then
+    line_up(queue, user, redis.call('HEXISTS', 'agent:in_flight', user) == 0)
+    call_next(queue, tenant_of(user))
+  end
+end
+
+-- Move a task that has left its queue's list to the side queue of its graph, which the workers that serve it read.
+local function put_aside(id, queue, graph, user)
+  local side = queue:match('^[^:]*') .. ':' .. graph
+  redis.call('HSET', 'agent:task:' .. id, 'queue', side)
+  redis.call('SADD', 'rq:queues', QUEUE_KEY .. side)
+  if redis.call('EXISTS', 'rq:job:' .. id) == 1 then
+    redis.pcall('HSET', 'rq:job:' .. id, 'origin', side)
+  end
+  enqueue(id, side, user)
 end
 
 -- Count off an id of the user that has left the list. Returns whether it was the user's last one there.

@@ -25,7 +25,7 @@ MUTANTS = {
     "a user's next task is not called": ("claim", "and taken(queue, user)", "and taken(queue, user) and false"),
     "a worker gets what it does not serve": ("claim", "not (cancel or serves(graphs, graph))", "false"),
     "a task that is put aside is lost": ("claim", "      put_aside(id, queue, graph, user)\n", ""),
-    "a tenant's next user is not called": ("claim", "  call_next(queue, tenant_of(user))\n", ""),
+    "a tenant's next user is not called": ("claim", "  end\n  call_next(queue, tenant_of(user))\n", "  end\n"),
     "a tenant keeps the turn of an id that was taken": ("claim", "redis.call('HDEL', turns_key, tenant)\n", "\n"),
     "a finished task stays charged": (
         "finish", "discharge(id, #result + kept_data, result_ms, now_ms)\n", "\n"

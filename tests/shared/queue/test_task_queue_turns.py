@@ -334,6 +334,13 @@ async def test_user_whose_id_outlived_its_hash_is_not_stuck(queue):
     assert not await queue.redis.hexists("agent:runnable:agent_tasks", "default--ann")
 
 
+async def test_waiting_list_that_another_program_left_holds_no_task_back(queue):
+    await queue.redis.rpush(f"agent:waiting:{QUEUE}:default--ann", "garbage")
+    for task_id in ("ann0", "ann1"):
+        await queue.submit(task_id, user_id="ann")
+    assert await queue.claim_ids(9) == ["ann0", "ann1"]
+
+
 async def test_many_ended_tasks_are_passed_over_a_bounded_number_at_a_time(queue):
     for i in range(2_500):
         await queue.submit(f"ann{i}", user_id="ann")
