@@ -90,7 +90,7 @@ def verify_log(redis: Redis, settings: TelemetrySettings) -> Verdict:
     # Anchors and heads first: what is written in between is then in the entries, beyond both, which is no fault.
     anchors: Any = redis.hgetall(ANCHORS)
     heads: Any = redis.hgetall(HEADS)
-    known = {writer.decode(): head.decode() for writer, head in heads.items()}
+    known = {writer.decode(errors="replace"): head.decode(errors="replace") for writer, head in heads.items()}
     check = AnchorCheck(anchors, worker_key, now_ms - settings.audit_days * DAY_MS)
     seen = 0
 

@@ -4,6 +4,9 @@
 -- because Redis was busy when the one before arrived, is refused and must be sent again: stored now, it would shut out
 -- the one before.
 --
+-- A new writer looks at HEADS other heads, by chance, and removes those that are too old or none: so few are left that
+-- are, however many a producer wrote.
+--
 -- Uses shared/connections/clock: clock, whole
 --
 -- KEYS[1] agent:audit        stream  the log
@@ -20,6 +23,7 @@
 -- ARGV[10] digest of this entry
 -- ARGV[11] 1: write it also when those before it are missing
 -- Returns the entry's id, empty when it is there already, nil when it comes before its turn
+local HEADS = 16
 local log_key, heads_key = KEYS[1], KEYS[2]
 local keep_ms, writer, seq, prev, at, prev_at = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local action, task, details, digest, may_follow_gap = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11] == '1'
@@ -35,9 +39,9 @@ if newest < number - 1 and not (may_follow_gap or is_forgotten) then
   return false
 end
 if not head then
-  local heads = redis.call('HGETALL', heads_key)
+  local heads = redis.call('HRANDFIELD', heads_key, HEADS, 'WITHVALUES')
   for i = 1, #heads, 2 do
-    if tonumber(heads[i + 1]:match('%d+$')) < oldest_ms - 86400000 then
+    if tonumber(heads[i + 1]:match('%d+$') or 0) < oldest_ms - 86400000 then
       redis.call('HDEL', heads_key, heads[i])
     end
   end

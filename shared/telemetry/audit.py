@@ -12,8 +12,8 @@ LGRQ_AUDIT_DAYS (90). Memory: about 450 bytes an entry.
 Keys:
     agent:audit        stream  writer, seq, prev, at (ms), prev_at (ms), action, task, details (JSON), digest;
                                entries older than the age are trimmed with each append
-    agent:audit:heads  hash    writer -> "<seq> <digest> <at>" of its newest entry; those older than the age are removed
-                               when a new writer begins
+    agent:audit:heads  hash    writer -> "<seq> <digest> <at>" of its newest entry; a new writer looks at 16 others and
+                               removes those that are older than the age
 Both expire a day after their newest entry would be trimmed.
 
 Source: hash chains of RFC 5848 (signed syslog) and Schneier and Kelsey, "Secure Audit Logs" (1999).
@@ -23,6 +23,7 @@ import getpass
 import hmac
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -245,7 +246,7 @@ def verify(
         signing = worker_key if worker_key and is_workers else key
         what = _fault_of(entry, last.get(writer), signing.encode(), trimmed_ms)
         if what:
-            yield Fault(writer, int(entry.get("seq", 0)), what, is_workers=is_workers)
+            yield Fault(writer, _number(entry.get("seq")), what, is_workers=is_workers)
         last[writer] = entry
     for writer in heads.keys() | last.keys():
         fault = _fault_of_head(writer, heads.get(writer), last.get(writer), trimmed_ms)
@@ -265,14 +266,22 @@ def _fault_of(entry: Mapping[str, str], before: Mapping[str, str] | None, key: b
     return None
 
 
+def _number(text: str | None) -> int:
+    """Read an entry's number; 0 for what is none, in an entry that was altered."""
+    return int(text) if text and re.fullmatch(r"\d{1,15}", text) else 0
+
+
 def _fault_of_head(writer: str, head: str | None, newest: Mapping[str, str] | None, trimmed_ms: int) -> Fault | None:
     if head is None:
         return Fault(writer, 0, "its head was removed")
-    number, digest, at = head.split()
+    found = re.fullmatch(r"(\d{1,15}) (\S+) (\d{1,15})", head)
+    if found is None:
+        return Fault(writer, 0, "its head was altered")
+    number, digest, at = found.groups()
     if newest is None:
         is_old = int(at) <= trimmed_ms
         return None if is_old else Fault(writer, int(number), "all entries up to this one were removed")
-    seq = int(newest.get("seq", 0))
+    seq = _number(newest.get("seq"))
     if seq < int(number):
         return Fault(writer, seq + 1, f"removed, up to entry {number}")
     if seq == int(number) and newest.get("digest") != digest:
