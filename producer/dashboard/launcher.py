@@ -6,9 +6,11 @@ import click
 from redis import Redis
 from redis.exceptions import RedisError
 
+from langgraph_rq.shared import terminal
 from langgraph_rq.shared.connections.clients import open_sync
 from langgraph_rq.shared.errors import SettingsError
-from langgraph_rq.shared.settings import DashboardSettings, RedisSettings, load, mask_url
+from langgraph_rq.shared.settings import DashboardSettings, RedactionSettings, RedisSettings, load, mask_url
+from langgraph_rq.shared.telemetry.logs import configure
 
 _THREADS = 8
 
@@ -27,20 +29,23 @@ def dashboard(host: str | None, port: int | None) -> None:
         from langgraph_rq.producer.dashboard.app import make_app  # noqa: PLC0415
     except ImportError as error:
         raise SettingsError(f"{error.name} is missing: pip install rq-dashboard six waitress") from None
+    configure(redactor=load(RedactionSettings).redactor())
     settings, redis = load(DashboardSettings, host=host, port=port), load(RedisSettings)
     url = redis.redis_url.get_secret_value()
     client = open_sync(url, connections=_THREADS, timeout_s=redis.redis_timeout_s)
     if _is_default_user(client):
-        click.echo("warning: Redis' default user may write; give the dashboard the read-only user of its own", err=True)
+        terminal.report(
+            "warning: Redis' default user may write; give the dashboard the read-only user of its own", "yellow"
+        )
     password = settings.password.get_secret_value() if settings.password else _made_up_password()
-    click.echo(f"dashboard on http://{settings.host}:{settings.port}/ for user admin", err=True)
+    terminal.report(f"dashboard on http://{settings.host}:{settings.port}/ for user admin", "")
     app = make_app(client, mask_url(url), password)
     waitress.serve(app, host=settings.host, port=settings.port, threads=_THREADS, ident=None, _quiet=True)
 
 
 def _made_up_password() -> str:
     password = secrets.token_urlsafe(16)
-    click.echo(f"password for this run: {password}", err=True)
+    terminal.report(f"password for this run: {password}", "")
     return password
 
 

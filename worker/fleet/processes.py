@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-import click
+from langgraph_rq.shared import terminal
 
 _BAD_SETTINGS, _NO_REDIS = 2, 3
 """Exit codes of a failed start. Without Redis, first starts are not repeated; later ones are, until it is back."""
@@ -57,7 +57,7 @@ class _Supervisor:
                 worst = max(worst, code)
                 self._stop()
             elif code and not self._stopping:
-                click.echo(f"worker process {pid} ended with {code}: starting another", err=True)
+                terminal.report(f"worker process {pid} ended with {code}: starting another")
                 time.sleep(_RESTART_WAIT_S)
                 self._start()
         return worst
