@@ -110,6 +110,13 @@ DEFAULT_LIMITS = TaskLimits()
 # A double dash separates the tenant from the id in Redis, so an id cannot hold one.
 TaskId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+(-[A-Za-z0-9_]+)*-?$", max_length=128)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+GraphName = Annotated[
+    str,
+    StringConstraints(
+        min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+$"
+    ),
+]
+"""Without the characters of shared/control_characters.py: tools of others show it."""
 ThreadId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.@+]+(-[A-Za-z0-9_.@+]+)*-?$", max_length=128)]
 Tenant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+$", max_length=32)]
 
@@ -136,7 +143,7 @@ class Task(BaseModel):
 
     schema_version: int = Field(default=SCHEMA, alias="schema", ge=1, le=SCHEMA)
     task_id: TaskId = Field(default_factory=lambda: str(uuid4()))
-    graph: Name = DEFAULT_GRAPH
+    graph: GraphName = DEFAULT_GRAPH
     input: Any
     """Any JSON value but null. Most graphs take an object."""
     tenant: Tenant = DEFAULT_TENANT
@@ -350,7 +357,7 @@ _EXPECTED = {
     "tenant": "lower-case letters and digits, at most 32",
     "thread_id": "letters, digits, any of _ . @ + and single dashes, at most 128",
     "user_id": "1 to 256 characters",
-    "graph": "a name of 1 to 256 characters",
+    "graph": "a name of 1 to 256 characters, none of them a control character",
     "input": "a JSON value other than null",
     "metadata": "a JSON object",
     "schema": f"a version up to {SCHEMA}",

@@ -45,6 +45,18 @@ def test_task_is_written_as_a_job_of_rq_and_read_again():
             'task_id: expected letters, digits, _ and single dashes, at most 128, got: "a b"',
         ),
         ('{"input": {}, "task_id": "a--b"}', "task_id: expected"),
+        (
+            '{"input": {}, "graph": "as\\u001b[31m"}',
+            "graph: expected a name of 1 to 256 characters, none of them a control",
+        ),
+        (
+            {"input": {}, "graph": "tnatsissa\u202e"},
+            "graph: expected a name of 1 to 256 characters, none of them a control",
+        ),
+        (
+            {"input": {}, "graph": "support\ndesk"},
+            "graph: expected a name of 1 to 256 characters, none of them a control",
+        ),
         ('{"input": {}, "priority": "urgent"}', "priority: expected 'high', 'default' or 'low', got: \"urgent\""),
         ('{"input": {}, "deadline_s": 1e9}', "deadline_s: expected at most 86400, got: 1e+09"),
         ('{"input": {}, "max_attempts": 0}', "max_attempts: expected"),
@@ -62,6 +74,11 @@ def test_task_is_written_as_a_job_of_rq_and_read_again():
 )
 def test_violation_is_named(document, words):
     assert words in refusal(document)
+
+
+@pytest.mark.parametrize("name", ["support desk", "größe-2", "助手", "a.b:c/d"])
+def test_name_of_a_graph_may_have_any_other_character(name):
+    assert Task.parse({"input": {}, "graph": name}, LIMITS).graph == name
 
 
 def test_every_violation_is_named_in_one_line():

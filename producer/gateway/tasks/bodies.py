@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 from langgraph_rq.producer.gateway.problems import invalid
 from langgraph_rq.shared.errors import UnknownTaskError, Violation
 from langgraph_rq.shared.strict_json import kind, read_json
-from langgraph_rq.shared.tasks import DEFAULT_GRAPH, Name, Priority, StreamMode, TaskId, ThreadId
+from langgraph_rq.shared.tasks import DEFAULT_GRAPH, GraphName, Name, Priority, StreamMode, TaskId, ThreadId
 
 _DEPTH = 101
 """Deeper than any setting allows an input to be; what is deeper is refused before it is looked at."""
@@ -38,7 +38,7 @@ class SubmitBody(Body):
     )
 
     input: Any = Field(description="The graph's input: an object for most graphs, and never null.")
-    graph: Name = Field(DEFAULT_GRAPH, description="The graph to run.")
+    graph: GraphName = Field(DEFAULT_GRAPH, description="The graph to run.")
     task_id: TaskId | None = Field(None, description="Your own id: the same task again under it runs once.")
     user_id: Name | None = Field(None, description="The user for whom it runs: limits and turns are per user.")
     thread_id: ThreadId | None = Field(None, description="The conversation that this continues.")
