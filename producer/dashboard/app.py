@@ -7,8 +7,6 @@ through a client of our own, so that TLS and Sentinel work and no page shows a U
 """
 
 import secrets
-from collections.abc import Callable
-from hmac import compare_digest
 from typing import Any
 
 from flask import Flask, Response, g, request
@@ -18,6 +16,7 @@ from rq import serializers
 from rq.exceptions import DeserializationError
 from rq_dashboard import web  # type: ignore[import-untyped]
 
+from langgraph_rq.producer.dashboard.door import Door
 from langgraph_rq.producer.dashboard.escaping import EscapedTemplates
 
 _CHANGES_ON_GET = "rq_dashboard.requeue_all"
@@ -37,7 +36,7 @@ def make_app(client: Redis, shown_url: str, password: str) -> Flask:
     app.config.update(RQ_DASHBOARD_REDIS_URL=(shown_url,), RQ_DASHBOARD_DISABLE_DELETE=True, DEPRECATED_OPTIONS=[])
     app.jinja_env.add_extension(EscapedTemplates)
     app.jinja_env.globals["csp_nonce"] = _nonce
-    app.before_request(_ask_for(password))
+    app.before_request(Door(password).ask)
     app.before_request(_refuse_changes)
     app.after_request(_harden)
     app.register_error_handler(RedisError, _redis_failed)
@@ -63,16 +62,6 @@ def _never_unpickle() -> None:
     """Take pickle out of this process: many places in RQ fall back to it when no serializer is given."""
     serializers.DefaultSerializer.loads = _Json.loads
     serializers.DefaultSerializer.dumps = _Json.dumps
-
-
-def _ask_for(password: str) -> Callable[[], Response | None]:
-    def ask() -> Response | None:
-        given = request.authorization
-        if given and given.username == "admin" and compare_digest((given.password or "").encode(), password.encode()):
-            return None
-        return Response("password needed\n", 401, {"WWW-Authenticate": 'Basic realm="langgraph-rq"'})
-
-    return ask
 
 
 def _refuse_changes() -> Response | None:

@@ -8,6 +8,7 @@ import pytest
 from redis import Redis
 
 from langgraph_rq import Client
+from langgraph_rq.producer.dashboard import door
 from tests import fleet
 from tests.dashboards import dashboard_app
 
@@ -27,7 +28,8 @@ def browser(redis_url):
 
 
 @pytest.mark.parametrize("headers", [{}, basic("admin", ""), basic("admin", "wrong"), basic("root", PASSWORD)])
-def test_nothing_is_shown_without_the_password(browser, headers):
+def test_nothing_is_shown_without_the_password(browser, headers, monkeypatch):
+    monkeypatch.setattr(door, "_DELAY_S", 0.01)
     del browser.environ_base["HTTP_AUTHORIZATION"]
     for path in ["/", "/0/view/workers", "/0/data/queues.json", "/static/js/polyfills.js", "/nothing"]:
         assert browser.get(path, headers=headers).status_code == 401, path
