@@ -91,6 +91,10 @@ if [ -n "$tenants" ]; then
   mv -f task_keys.new task_keys
 fi
 
+# For encrypted state and for a gateway whose /metrics asks for a key: compose.yaml has the lines that mount them.
+have state_key || openssl rand -base64 32 >state_key
+password gateway_metrics_key
+
 password audit_key
 password audit_worker_key
 

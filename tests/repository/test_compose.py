@@ -60,6 +60,22 @@ def test_secrets_are_those_that_the_program_makes(tmp_path):
     assert "ca.key" not in files
 
 
+def test_lines_to_uncomment_mount_secrets_that_the_program_makes(tmp_path):
+    text = re.sub(
+        r"^( +)# (?=- \{source:|\w+: \{file:)", r"\1", (ROOT / "compose.yaml").read_text(), flags=re.MULTILINE
+    )
+    whole = yaml.safe_load(text)
+    made = {path.name for path in make_secrets(tmp_path, TENANTS="acme").iterdir()}
+    names = {name for settings in ALL for name in settings.names()}
+    for name, service in whole["services"].items():
+        for mounted in service.get("secrets", []):
+            source = mounted if isinstance(mounted, str) else mounted["source"]
+            assert whole["secrets"][source]["file"].rpartition("/")[2] in made, source
+            target = source if isinstance(mounted, str) else mounted.get("target", "")
+            assert not target.startswith("lgrq_") or target.upper() in names, (name, target)
+    assert len(whole["secrets"]) == len(COMPOSE["secrets"]) + 3
+
+
 def test_a_worker_gets_longer_to_stop_than_its_drain():
     drain_s = int(re.search(r":-(\d+)", SERVICES["worker"]["environment"]["LGRQ_DRAIN_S"])[1])
     assert int(SERVICES["worker"]["stop_grace_period"].removesuffix("s")) > drain_s
