@@ -18,7 +18,14 @@ PLANT: Mapping[str, Callable[[Redis, str], object]] = {
     "stream": lambda redis, key: redis.xadd(key, {"garbage": "x"}),
 }
 
-_NAMES = {"queue": "agent_tasks", "user": "default--", "id": "planted", "task": "planted", "thread": "planted"}
+_NAMES = {
+    "queue": "agent_tasks",
+    "tenant": "default",
+    "user": "default--",
+    "id": "planted",
+    "task": "planted",
+    "thread": "planted",
+}
 _OWN_LANGUAGE = {"rq:suspended"}
 """A string there holds all workers back, which is what it is for."""
 
