@@ -6,7 +6,7 @@ from langgraph_rq.shared.connections.scripts import load_script
 from tests.models.mutants import assert_caught
 from tests.models.task_queue_machine import QueueMachine
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # some rules are found late
 
 MUTANTS = {
     "a running task hides one that is overdue": (
