@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 
 from langgraph_rq.shared import terminal
 from langgraph_rq.shared.connections.clients import open_async
+from langgraph_rq.shared.connections.connect_errors import explain_connect_error
 from langgraph_rq.shared.errors import LanggraphRqError, RedisUnavailableError, SettingsError
 from langgraph_rq.shared.settings import RedactionSettings, RedisSettings, WorkerSettings, load, mask_url
 from langgraph_rq.shared.telemetry.logs import configure, get_logger
@@ -112,7 +113,7 @@ async def _check(redis: Redis, url: str, *, accept_unsafe: bool) -> None:
     try:
         info = await redis.info("everything")
     except RedisError as error:
-        raise RedisUnavailableError(mask_url(url), error) from error
+        raise RedisUnavailableError(mask_url(url), explain_connect_error(error, url)) from error
     if info.get("redis_mode") == "cluster":
         raise SettingsError("expected a single Redis primary, got: Redis Cluster, whose keys need a common hash tag")
     problems = []

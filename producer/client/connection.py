@@ -4,11 +4,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 
 from langgraph_rq.producer.client.transports import Ask, Transport
 from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.connections.connect_errors import explain_connect_error, is_connect_error
+from langgraph_rq.shared.connections.masked_url import mask_url
 from langgraph_rq.shared.connections.scripts import Call, Replicas, ScriptNotLoadedError
 from langgraph_rq.shared.errors import RedisUnavailableError, ScriptsMissingError
 
@@ -25,12 +26,12 @@ class Connection:
 
     Args:
         transport: Makes them.
-        shown_url: The URL without credentials, for errors.
+        url: Of Redis; errors show it without credentials.
     """
 
-    def __init__(self, transport: Transport, shown_url: str) -> None:
+    def __init__(self, transport: Transport, url: str) -> None:
         self.transport = transport
-        self._shown_url = shown_url
+        self._url = url
 
     async def read(self, ask: Ask) -> list[Any]:
         """Run commands in one round trip, in order but not as a transaction. Raises RedisUnavailableError."""
@@ -54,14 +55,17 @@ class Connection:
         while True:
             try:
                 return await ask()
-            except (RedisConnectionError, RedisTimeoutError) as error:
+            except RedisError as error:
+                if not is_connect_error(error):
+                    raise
                 wait_s = next(absences if isinstance(error, ScriptNotLoadedError) else outages, None)
                 if wait_s is None:
-                    raise unavailable(self._shown_url, error) from error
+                    raise unavailable(self._url, error) from error
                 await self.transport.pause(wait_s)
 
 
-def unavailable(shown_url: str, error: Exception) -> RedisUnavailableError:
+def unavailable(url: str, error: Exception) -> RedisUnavailableError:
     """Translate an outage of Redis, or its lack of a script, into an error of this library."""
-    kind = ScriptsMissingError if isinstance(error, ScriptNotLoadedError) else RedisUnavailableError
-    return kind(shown_url, error)
+    if isinstance(error, ScriptNotLoadedError):
+        return ScriptsMissingError(mask_url(url), error)
+    return RedisUnavailableError(mask_url(url), explain_connect_error(error, url))

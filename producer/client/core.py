@@ -43,7 +43,7 @@ from langgraph_rq.shared.queue.events import BEGINNING, FORGOTTEN_END, SMALL_PAG
 from langgraph_rq.shared.queue.keys import events_key, job_hash, result_key, task_hash
 from langgraph_rq.shared.queue.shares import Share
 from langgraph_rq.shared.queue.verbs import cancel_call, missing_worker_call, submit_call
-from langgraph_rq.shared.settings import QueueSettings, RedisSettings, TaskSettings, TenantSettings, load, mask_url
+from langgraph_rq.shared.settings import QueueSettings, RedisSettings, TaskSettings, TenantSettings, load
 from langgraph_rq.shared.signing import SignatureError, unsigned_result
 from langgraph_rq.shared.tasks import DEFAULT_TENANT, State, Task, TaskResult, task_key
 from langgraph_rq.shared.telemetry.audit import Action
@@ -86,7 +86,7 @@ class ClientCore:
         self._share = self._tenants.share(self._tenant)
         self._warned: set[str] = set()
         self._transport = transport(url, settings.redis_connections, settings.redis_timeout_s)
-        self._connection = Connection(self._transport, mask_url(url))
+        self._connection = Connection(self._transport, url)
         self._door = Door(self._connection)
 
     def for_tenant(self, tenant: str, share: Share | None = None) -> Self:

@@ -14,6 +14,7 @@ from langgraph_rq.producer.doctor.finding import Check, Finding, Level, failed
 from langgraph_rq.producer.doctor.system import PRIVATE_CA, System, Urls
 from langgraph_rq.shared import terminal
 from langgraph_rq.shared.connections.clients import open_sync
+from langgraph_rq.shared.connections.connect_errors import explain_connect_error
 from langgraph_rq.shared.settings import RedisSettings, load
 
 CHECKLIST: dict[str, dict[str, Check]] = {
@@ -85,7 +86,8 @@ def examine(system: System) -> Iterator[tuple[str, str, Finding]]:
             try:
                 finding = check(system)
             except RedisError as error:
-                finding = failed(f"Redis could not be asked: {error}", "check REDIS_URL and that Redis runs")
+                reason = explain_connect_error(error, system.redis.redis_url.get_secret_value())
+                finding = failed(f"Redis could not be asked: {reason}", "check REDIS_URL and that Redis runs")
             except OSError as error:
                 finding = failed(f"could not be asked: {error}", "check the URL that was given, and that it runs")
             yield area, name, finding

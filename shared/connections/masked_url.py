@@ -4,6 +4,12 @@ import re
 from urllib.parse import unquote_plus
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s\"']+")
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
+_HOST = r"([a-zA-Z0-9.-]+|\[[0-9a-fA-F:.]+\])(:\d+)?"
+_ADDRESS = re.compile(
+    rf"{_SCHEME.pattern}(\*\*\*@)?{_HOST}(,{_HOST})*(/[\w.-]*)*(\?[\w.=&*/-]*)?|[a-zA-Z0-9.-]+:\d+(/\d*)?"
+)
+"""A whole address with a scheme, or host:port."""
 _SECRET_OPTION = re.compile(r"pass|pwd|secret|token|key(?!file)|sig|auth|cred", re.IGNORECASE)
 
 
@@ -15,6 +21,15 @@ def mask_url(url: str) -> str:
     place, question, options = shown.partition("?")
     masked = "&".join(_mask_option(option) for option in options.split("&"))
     return f"{scheme}{separator}{place}{question}{masked}"
+
+
+def mask_wrong_url(text: str) -> str:
+    """Show of a setting that is no URL only what surely is an address: all else may be a misplaced password."""
+    masked = mask_url(text)
+    if _ADDRESS.fullmatch(masked):
+        return masked
+    scheme = _SCHEME.match(masked)
+    return f"{scheme[0] if scheme else ''}***"
 
 
 def mask_webhook(url: str) -> str:

@@ -5,7 +5,8 @@ Sources, the first wins: environment; `NAME_FILE`, a file that holds the value; 
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -15,6 +16,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableError
 
+from langgraph_rq.shared.connections.masked_url import mask_wrong_url
 from langgraph_rq.shared.errors import SettingsError
 
 PREFIX = "LGRQ_"
@@ -111,8 +113,7 @@ def load(settings: type[S], **overrides: Any) -> S:
     except ValidationError as error:
         raise SettingsError("; ".join(_explain(problem, settings) for problem in error.errors())) from None
     except UnreadableError as error:
-        variables = [name for name, field in settings.names().items() if f'"{field}"' in str(error)]
-        raise SettingsError(f"{', '.join(variables)}: expected JSON") from None
+        raise SettingsError("; ".join(_explain_json(error, settings))) from None
 
 
 def _explain(problem: ErrorDetails, settings: type[Settings]) -> str:
@@ -120,7 +121,27 @@ def _explain(problem: ErrorDetails, settings: type[Settings]) -> str:
     variable, field = next(
         (pair for pair in settings.names().items() if place.upper() in {pair[0], pair[1].upper()}), (place, place)
     )
-    info = settings.model_fields.get(field)
-    value = "***" if info and "SecretStr" in str(info.annotation) else problem["input"]
     expected = problem["msg"].replace("Input should be", "expected").removeprefix("Value error, ")
-    return f"{variable}: {expected}, got: {value}"
+    inside = "".join(f"{part}: " for part in problem["loc"][1:])
+    hint = _hint(settings, field) if inside else ""
+    return f"{variable}: {inside}{expected}{hint}, got: {_given(settings, field, problem['input'])}"
+
+
+def _explain_json(error: UnreadableError, settings: type[Settings]) -> Iterator[str]:
+    wrong = error.__cause__.doc if isinstance(error.__cause__, JSONDecodeError) else "no JSON"
+    for variable, field in settings.names().items():
+        if f'"{field}"' in str(error):
+            yield f"{variable}: expected JSON{_hint(settings, field)}, got: {_given(settings, field, wrong)}"
+
+
+def _hint(settings: type[Settings], field: str) -> str:
+    """Return the example that the field's description ends with, after `as JSON: `."""
+    _, has_example, example = (settings.model_fields[field].description or "").partition("as JSON: ")
+    return f" such as {example}" if has_example else ""
+
+
+def _given(settings: type[Settings], field: str, value: Any) -> str:
+    info = settings.model_fields.get(field)
+    if info is None or "SecretStr" not in str(info.annotation):
+        return str(value)
+    return mask_wrong_url(str(value)) if field.endswith("redis_url") else "***"

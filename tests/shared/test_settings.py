@@ -85,8 +85,18 @@ def test_every_known_name_is_accepted_also_as_a_file():
         (WorkerSettings, "LGRQ_WORKER_CONCURRENCY", "0", "LGRQ_WORKER_CONCURRENCY: expected .* 1, got: 0"),
         (QueueSettings, "LGRQ_QUEUE", "a b", "LGRQ_QUEUE: .*, got: a b"),
         (BudgetSettings, "LGRQ_BUDGET_DAILY_USD", "1 dollar", "LGRQ_BUDGET_DAILY_USD: .*, got: 1 dollar"),
-        (BudgetSettings, "LGRQ_BUDGET_PRICES", "cheap", "LGRQ_BUDGET_PRICES: expected JSON"),
-        (RedisSettings, "REDIS_URL", "localhost:6379", r"REDIS_URL: expected redis://host:port/db, .*, got: \*\*\*"),
+        (
+            BudgetSettings,
+            "LGRQ_BUDGET_PRICES",
+            "cheap",
+            r'LGRQ_BUDGET_PRICES: expected JSON such as {"my-model": \[0.5, 1.5\]}, got: cheap',
+        ),
+        (
+            RedisSettings,
+            "REDIS_URL",
+            "localhost:6379",
+            "REDIS_URL: expected redis://host:port/db, .*, got: localhost:6379",
+        ),
     ],
 )
 def test_value_that_cannot_be_used_is_named(kind, name, value, message, monkeypatch):
