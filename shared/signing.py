@@ -22,7 +22,7 @@ from langgraph_rq.shared.errors import SettingsError
 from langgraph_rq.shared.tasks import FUNCTION, Task, tenant_of
 
 _LINE = re.compile(r"([a-z0-9]{1,32}):([A-Za-z0-9_.-]{1,32}):(\S+)")
-_SHORTEST = 32
+SHORTEST_KEY = 32
 """Characters of a key: `openssl rand -hex 32` writes 64."""
 
 _SIGNATURE = rb'"signature":"([A-Za-z0-9_.-]{1,32}):([0-9a-f]{64})"\}'
@@ -86,9 +86,10 @@ class TaskKeys:
             if not line.strip() or line.startswith("#"):
                 continue
             found = _LINE.fullmatch(line.strip())
-            if not found or len(found[3]) < _SHORTEST:
+            if not found or len(found[3]) < SHORTEST_KEY:
                 raise SettingsError(
-                    f"LGRQ_TASK_KEYS, line {number}: expected tenant:key id:key, the key {_SHORTEST} characters or more"
+                    f"LGRQ_TASK_KEYS, line {number}: expected tenant:key id:key, "
+                    f"the key {SHORTEST_KEY} characters or more"
                 )
             if any((key.tenant, key.key_id) == (found[1], found[2]) for key in keys):
                 raise SettingsError(f"LGRQ_TASK_KEYS, line {number}: expected another key id, got: {found[2]} again")

@@ -85,7 +85,7 @@ def _collector(rig: Rig) -> Iterator[dict[str, str]]:
         yield {
             "LGRQ_METRICS_PORT": str(metrics_port),
             "LGRQ_METRICS_HOST": "127.0.0.1",
-            "LGRQ_AUDIT_KEY": "a key of the benchmark",
+            "LGRQ_AUDIT_KEY": "a key of the benchmark, as long as it must be",
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
         }
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +17,16 @@ from langgraph_rq.shared import terminal
 from langgraph_rq.shared.errors import SettingsError
 from langgraph_rq.shared.settings import TelemetrySettings, load
 from langgraph_rq.shared.telemetry.anchors import ANCHORS, AnchorCheck
-from langgraph_rq.shared.telemetry.audit import DAY_MS, HEADS, STREAM, Fault, read_entries, verify
+from langgraph_rq.shared.telemetry.audit import (
+    ALTERED,
+    DAY_MS,
+    HEADS,
+    OF_WORKERS,
+    STREAM,
+    Fault,
+    read_entries,
+    verify,
+)
 
 _PAGE = 1_000
 
@@ -65,6 +75,8 @@ class Verdict:
     """When the newest entry was appended that a worker has signed as one of all; None: there is no anchor."""
     behind: int
     """Entries that no anchor covers."""
+    wrong_keys: dict[str, int]
+    """Variables whose key probably is not the one that signed: none of its entries verifies -> how many they are."""
 
 
 def read_log(redis: Redis, check: AnchorCheck | None = None) -> Iterator[dict[str, str]]:
@@ -92,19 +104,25 @@ def verify_log(redis: Redis, settings: TelemetrySettings) -> Verdict:
     heads: Any = redis.hgetall(HEADS)
     known = {writer.decode(errors="replace"): head.decode(errors="replace") for writer, head in heads.items()}
     check = AnchorCheck(anchors, worker_key, now_ms - settings.audit_days * DAY_MS)
-    seen = 0
+    seen: Counter[str] = Counter()
 
     def counted() -> Iterator[dict[str, str]]:
-        nonlocal seen
         for entry in read_log(redis, check):
-            seen += 1
+            seen[_key_of(settings, is_workers=entry.get("action") in OF_WORKERS)] += 1
             yield entry
 
     entries = counted()
     faults = list(verify(entries, known, key, worker_key=worker_key, keep_days=settings.audit_days, now_ms=now_ms))
+    altered = Counter(_key_of(settings, is_workers=one.is_workers) for one in faults if one.what == ALTERED)
+    wrong_keys = {key: count for key, count in altered.items() if count == seen[key] and count > 1}
     at_ms = check.anchored_at_ms
     anchored_at = None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC)
-    return Verdict(seen, len(known), [*faults, *check.faults()], anchored_at, check.behind)
+    return Verdict(seen.total(), len(known), [*faults, *check.faults()], anchored_at, check.behind, wrong_keys)
+
+
+def _key_of(settings: TelemetrySettings, *, is_workers: bool) -> str:
+    """Return the variable of the key that signs an entry."""
+    return "LGRQ_AUDIT_WORKER_KEY" if is_workers and settings.audit_worker_key else "LGRQ_AUDIT_KEY"
 
 
 def _verify(redis: Redis, *, as_json: bool) -> None:
@@ -118,11 +136,12 @@ def _verify(redis: Redis, *, as_json: bool) -> None:
                 "writers": found.writers,
                 "anchored_until": found.anchored_at and found.anchored_at.isoformat(timespec="milliseconds"),
                 "not_anchored": found.behind,
+                "probably_wrong_keys": list(found.wrong_keys),
                 "faults": shown,
             }
         )
     else:
-        for line in _sentences(found):
+        for line in _sentences(found, settings):
             terminal.write(line)
         if found.faults and settings.audit_worker_key is None:
             terminal.write("LGRQ_AUDIT_WORKER_KEY is not set: what workers signed with it counts as a fault here")
@@ -130,8 +149,16 @@ def _verify(redis: Redis, *, as_json: bool) -> None:
         click.get_current_context().exit(1)
 
 
-def _sentences(found: Verdict) -> list[str]:
-    lines = [f"{one.writer} entry {one.seq}: {one.what}" for one in found.faults]
+def _sentences(found: Verdict, settings: TelemetrySettings) -> list[str]:
+    lines = [
+        f"{one.writer} entry {one.seq}: {one.what}"
+        for one in found.faults
+        if one.what != ALTERED or _key_of(settings, is_workers=one.is_workers) not in found.wrong_keys
+    ]
+    lines += [
+        f"{key}: probably another key than the one that signed the log: none of its {count:,} entries verifies"
+        for key, count in found.wrong_keys.items()
+    ]
     verdict = f"{len(found.faults)} faults" if found.faults else "every chain is whole"
     lines.append(f"{found.entries} entries of {found.writers} writers: {verdict}")
     if found.anchored_at is None:

@@ -1,11 +1,12 @@
 """Settings of metrics, audit log, alerts, and the redaction of personal data."""
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from langgraph_rq.shared.errors import SettingsError
 from langgraph_rq.shared.redaction import Redactor
 from langgraph_rq.shared.settings.environment import Settings
+from langgraph_rq.shared.signing import SHORTEST_KEY
 
 
 class TelemetrySettings(Settings):
@@ -15,7 +16,9 @@ class TelemetrySettings(Settings):
         None, ge=1, le=65_535, description="a worker's port for metrics and probes; more processes take the next ports"
     )
     metrics_host: str = Field("0.0.0.0", description="the address that this port is on")  # noqa: S104 - Prometheus is elsewhere
-    audit_key: SecretStr | None = Field(None, description="signs the audit log; without it there is none")
+    audit_key: SecretStr | None = Field(
+        None, description="signs the audit log, 32 characters or more; without it there is none"
+    )
     audit_worker_key: SecretStr | None = Field(
         None, description="signs the workers' part of the audit log and its anchors; not for producers"
     )
@@ -23,6 +26,17 @@ class TelemetrySettings(Settings):
     alert_webhook_url: SecretStr | None = Field(None, description="budget alerts are posted here, over https only")
     alert_webhook_hosts: list[str] = Field(default_factory=list, description="hosts that it may be on, as JSON")
     alert_webhook_key: SecretStr | None = Field(None, description="signs what is posted")
+
+    @model_validator(mode="after")
+    def _refuse_short_keys(self) -> "TelemetrySettings":
+        for name in ("audit_key", "audit_worker_key"):
+            key: SecretStr | None = getattr(self, name)
+            if key and len(key.get_secret_value()) < SHORTEST_KEY:
+                raise SettingsError(
+                    f"{self.variable(name)}: expected {SHORTEST_KEY} characters or more, got: "
+                    f"{len(key.get_secret_value())}; `openssl rand -hex 32` writes such a key"
+                )
+        return self
 
     @property
     def workers_audit_key(self) -> str | None:

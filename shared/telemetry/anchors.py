@@ -23,7 +23,7 @@ from itertools import pairwise
 from redis import Redis
 
 from langgraph_rq.shared.connections.scripts import Call, load_script, run_sync
-from langgraph_rq.shared.telemetry.audit import DAY_MS, STREAM, Fault
+from langgraph_rq.shared.telemetry.audit import ALTERED, DAY_MS, STREAM, Fault
 
 ANCHORS = "agent:anchors"
 WRITER = "anchor"
@@ -174,7 +174,7 @@ class AnchorCheck:
             if anchor and anchor.number == number and anchor.is_signed(self._key):
                 self._anchors.append(anchor)
             else:
-                self._faults.append(_fault(number, "altered, or signed with another key"))
+                self._faults.append(_fault(number, ALTERED))
         for before, anchor in pairwise(self._anchors):
             if anchor.number == before.number + 1 and anchor.prev != before.signature:
                 self._faults.append(_fault(anchor.number, "expected to follow the anchor before it"))

@@ -70,6 +70,9 @@ class Action(StrEnum):
     """The end recorded before it was refused, mostly because another worker owns the task by now."""
 
 
+ALTERED = "altered, or signed with another key"
+"""The fault of an entry or anchor whose signature is not that of its key."""
+
 OF_WORKERS = frozenset({Action.ENDED, Action.FENCED})
 """What only workers record, and so sign with their key."""
 
@@ -256,7 +259,7 @@ def verify(
 
 def _fault_of(entry: Mapping[str, str], before: Mapping[str, str] | None, key: bytes, trimmed_ms: int) -> str | None:
     if entry.keys() != {*_SIGNED, "digest"} or not hmac.compare_digest(entry["digest"], sign(key, entry)):
-        return "altered, or signed with another key"
+        return ALTERED
     seq = int(entry["seq"])
     if before is None:
         was_removed = seq > 1 and int(entry["prev_at"]) > trimmed_ms

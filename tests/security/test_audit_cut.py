@@ -18,7 +18,7 @@ from tests.fleet import one_node_graph, worker
 from tests.shipped_users import shipped_users
 from tests.waiting import until
 
-PRODUCERS, WORKERS = "the key of the producers", "the key of the workers"
+PRODUCERS, WORKERS = "the key of the producers, in full", "the key of the workers, in full.."
 
 
 @pytest.fixture(scope="module")

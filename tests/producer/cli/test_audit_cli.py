@@ -11,7 +11,7 @@ from langgraph_rq.producer.gateway.admission.api_keys import make_key
 from langgraph_rq.shared.telemetry.audit import STREAM, actor
 from tests.gateways import gateway
 
-KEY = "a key of the tests"
+KEY = "a key of the tests, as long as it must be"
 
 
 @pytest.fixture
@@ -73,6 +73,34 @@ def test_removed_entry_is_verified_with_exit_code_1(audited, redis_client):
 def test_verifying_needs_the_key(audited, monkeypatch):
     monkeypatch.delenv("LGRQ_AUDIT_KEY")
     assert run("--verify").exit_code == 2
+
+
+def test_wrong_key_is_one_line_and_not_one_of_each_entry(audited, monkeypatch):
+    monkeypatch.setenv("LGRQ_AUDIT_KEY", "another key, which is as long as it must be")
+    done = run("--verify")
+    assert done.exit_code == 1
+    assert done.stdout.splitlines()[:2] == [
+        "LGRQ_AUDIT_KEY: probably another key than the one that signed the log: none of its 3 entries verifies",
+        "3 entries of 1 writers: 3 faults",
+    ]
+    assert json.loads(run("--verify", "--json").stdout)["probably_wrong_keys"] == ["LGRQ_AUDIT_KEY"]
+
+
+def test_one_altered_entry_of_many_is_no_wrong_key(audited, redis_client):
+    entry_id, entry = redis_client.xrange(STREAM)[2]
+    redis_client.xdel(STREAM, entry_id)
+    redis_client.xadd(STREAM, {**entry, "task": "t9"})
+    done = run("--verify")
+    assert "entry 3: altered, or signed with another key" in done.stdout
+    assert "probably another key" not in done.stdout
+
+
+@pytest.mark.parametrize("variable", ["LGRQ_AUDIT_KEY", "LGRQ_AUDIT_WORKER_KEY"])
+def test_key_that_can_be_guessed_is_refused(audited, monkeypatch, variable):
+    monkeypatch.setenv(variable, "short")
+    done = run("--verify")
+    assert done.exit_code == 2
+    assert f"error: {variable}: expected 32 characters or more, got: 5; `openssl rand -hex 32` writes" in done.stderr
 
 
 def test_all_entries_are_exported_as_they_stand(audited, tmp_path, monkeypatch):

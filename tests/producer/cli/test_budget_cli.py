@@ -150,7 +150,7 @@ def test_wrong_input_is_refused_and_changes_nothing(arguments, said, raw, budget
 
 
 def test_each_change_is_in_the_audit_log(raw, budget, monkeypatch):
-    monkeypatch.setenv("LGRQ_AUDIT_KEY", "a key of the tests")
+    monkeypatch.setenv("LGRQ_AUDIT_KEY", "a key of the tests, as long as it must be")
     done(budget("show"))
     done(budget("set", "user", "50", "--user", "ann"))
     done(budget("raise", "global", "500"))
