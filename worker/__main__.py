@@ -77,8 +77,16 @@ def main(
     # The libraries take seconds to import: errors above are reported before that, and the processes share the import.
     # Modules live as long as the process; collecting garbage among them would take a fifth of the start.
     gc.disable()
-    from langgraph_rq.worker.boot import boot  # noqa: PLC0415
-
+    try:
+        from langgraph_rq.worker.boot import boot  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("langgraph_rq"):
+            raise
+        terminal.report(
+            f"error: langgraph-worker: expected the extra `worker`, got: no module {error.name}; "
+            "pip install 'langgraph-rq[worker]'"
+        )
+        sys.exit(2)
     gc.freeze()
     gc.enable()
     sys.exit(run_processes(worker.worker_processes, partial(boot, worker, redis, names, burst=burst)))

@@ -22,7 +22,7 @@ from langgraph_rq.shared.connections.connect_errors import explain_connect_error
 from langgraph_rq.shared.errors import LanggraphRqError, RedisUnavailableError, SettingsError
 from langgraph_rq.shared.settings import RedactionSettings, RedisSettings, WorkerSettings, load, mask_url
 from langgraph_rq.shared.telemetry.logs import configure, get_logger
-from langgraph_rq.worker.context import open_context
+from langgraph_rq.worker.context import BUILT_IN, config_path, open_context
 from langgraph_rq.worker.fleet.fork_server import ForkServer
 from langgraph_rq.worker.fleet.graph_worker import GraphWorker
 from langgraph_rq.worker.fleet.isolation import Isolation, run_isolated
@@ -81,10 +81,12 @@ async def serve(
             isolation=Isolation(fork_server, settings, redis, context.result_bytes),
             node_threads=nodes,
         )
+        if config_path(settings) == BUILT_IN:
+            _log.info("assistant.served", missing=str(settings.config))
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, worker.stop)
         tune_garbage_collection()
-        with telemetry(worker, url) as server, serve_health(server, worker, url):
+        with telemetry(worker, url, settings.worker_processes) as server, serve_health(server, worker, url):
             await worker.run(burst=burst)
     nodes.shutdown(wait=False, cancel_futures=True)
     return _STUCK if worker.has_stuck_threads else 0

@@ -77,7 +77,7 @@ async def open_context(
     queue, telemetry, task_settings = load(QueueSettings), load(TelemetrySettings), load(TaskSettings)
     tasks, keys = task_settings.limits(), task_settings.keys()
     audit_key = telemetry.workers_audit_key
-    config = read_langgraph_json(_config(settings))
+    config = read_langgraph_json(config_path(settings))
     state = load(StateSettings)
     serializer = StateSerializer(StateKeys.parse(None if state.key is None else state.key.get_secret_value()))
     key_file = file_of(VARIABLE)
@@ -126,7 +126,8 @@ async def open_context(
         )
 
 
-def _config(settings: WorkerSettings) -> Path:
+def config_path(settings: WorkerSettings) -> Path:
+    """Return the langgraph.json that was given or found, else `BUILT_IN`."""
     is_given = "config" in settings.model_fields_set or settings.config.exists()
     return settings.config if is_given else BUILT_IN
 

@@ -9,7 +9,14 @@ from redis.exceptions import RedisError
 from langgraph_rq.shared import terminal
 from langgraph_rq.shared.connections.clients import open_sync
 from langgraph_rq.shared.errors import SettingsError
-from langgraph_rq.shared.settings import DashboardSettings, RedactionSettings, RedisSettings, load, mask_url
+from langgraph_rq.shared.settings import (
+    DashboardSettings,
+    RedactionSettings,
+    RedisSettings,
+    load,
+    mask_url,
+    refuse_taken_port,
+)
 from langgraph_rq.shared.telemetry.logs import configure
 
 _THREADS = 8
@@ -31,6 +38,7 @@ def dashboard(host: str | None, port: int | None) -> None:
         raise SettingsError(f"{error.name} is missing: pip install rq-dashboard six waitress") from None
     configure(redactor=load(RedactionSettings).redactor())
     settings, redis = load(DashboardSettings, host=host, port=port), load(RedisSettings)
+    refuse_taken_port(settings)
     url = redis.redis_url.get_secret_value()
     client = open_sync(url, connections=_THREADS, timeout_s=redis.redis_timeout_s)
     if _is_default_user(client):

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from langgraph_rq.producer.client.event_feed import READERS
 from langgraph_rq.producer.gateway.app import create_app
 from langgraph_rq.producer.gateway.connections import Connections, affordable, new_loop
-from langgraph_rq.shared.settings import GatewaySettings, RedactionSettings, RedisSettings, load
+from langgraph_rq.shared.settings import GatewaySettings, RedactionSettings, RedisSettings, load, refuse_taken_port
 from langgraph_rq.shared.telemetry.logs import configure
 
 _OTHER_FILES = 64
@@ -32,6 +32,7 @@ class GatewayServer(uvicorn.Server):
 
 def serve(settings: GatewaySettings, redis_url: str | None = None) -> None:
     """Serve on `settings.host` and `settings.port`; SIGTERM and SIGINT let requests end."""
+    refuse_taken_port(settings)
     configure(redactor=load(RedactionSettings).redactor())
     config = server_config(create_app(settings, redis_url), settings)
     # uvicorn ends gracefully, then raises the signal again for the handler before its own.

@@ -1,5 +1,7 @@
 """Settings of the HTTP gateway and of the dashboard."""
 
+import os
+import socket
 from pathlib import Path
 
 from pydantic import Field, SecretStr, model_validator
@@ -38,6 +40,23 @@ class GatewaySettings(Settings):
         if (self.tls_cert is None) != (self.tls_key is None):
             raise SettingsError("LGRQ_GATEWAY_TLS_CERT and LGRQ_GATEWAY_TLS_KEY: expected both or none, got: one")
         return self
+
+
+def refuse_taken_port(settings: "GatewaySettings | DashboardSettings") -> None:
+    """Listen for a moment where a server is about to.
+
+    Raises:
+        SettingsError: another program has the port, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        socket.create_server((settings.host, settings.port), family=family).close()
+    except OSError as error:
+        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror  # below 0: of a name
+        raise SettingsError(
+            f"{settings.variable('port')}: expected a port to listen on, got: {settings.host}:{settings.port} "
+            f"({reason}); choose another with --port"
+        ) from None
 
 
 class DashboardSettings(Settings):

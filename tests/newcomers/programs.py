@@ -1,10 +1,12 @@
 """The two commands as a newcomer types them, with nothing set but what the test says."""
 
+import json
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from click.testing import CliRunner
 
@@ -29,6 +31,11 @@ class Ended:
         assert self.stderr.startswith("error: "), self
         assert self.stderr.count("\n") == 1, self
         return self.stderr.removeprefix("error: ").strip()
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """The events that it logged."""
+        return [json.loads(line) for line in self.stderr.splitlines() if line.startswith("{")]
 
 
 def produce(*arguments: str, **environment: str) -> Ended:

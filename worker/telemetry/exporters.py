@@ -15,8 +15,8 @@ from langgraph_rq.worker.telemetry.webhook import Webhook
 
 
 @contextmanager
-def telemetry(worker: GraphWorker, redis_url: str) -> Iterator[MetricsServer | None]:
-    """Export telemetry while the block runs, and the rest of it at the end.
+def telemetry(worker: GraphWorker, redis_url: str, processes: int = 1) -> Iterator[MetricsServer | None]:
+    """Export telemetry while the block runs, and the rest of it at the end; `processes` share the metrics port.
 
     Yields:
         The metrics server, to add routes to; None without a port.
@@ -43,7 +43,7 @@ def telemetry(worker: GraphWorker, redis_url: str) -> Iterator[MetricsServer | N
         if settings.metrics_port is not None:
             metrics = WorkerMetrics(lambda: worker.in_flight)
             stack.enter_context(metrics.listen())
-            server = MetricsServer(settings.metrics_host, settings.metrics_port)
+            server = MetricsServer(settings.metrics_host, settings.metrics_port, processes)
             server.routes["/metrics"] = metrics.page
             server.start()
             stack.callback(server.stop)

@@ -30,21 +30,26 @@ class MetricsServer:
     Args:
         host: The address to listen on.
         port: The first port to try; 0 lets the system choose.
+        processes: Those that share the setting: as many ports from the first on are theirs, and others' a surprise.
 
     Raises:
         SettingsError: no port is free, or the address is not this machine's.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, processes: int = 1) -> None:
         self.routes: dict[str, Callable[[], Answer]] = {}
         self._server = _bind(host, port, self._answer)
         self.port = int(self._server.server_address[1])
+        self._asked = port
+        self._is_elsewhere = port > 0 and self.port >= port + processes
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics server", daemon=True)
 
     def start(self) -> None:
         """Begin to answer."""
         self._thread.start()
         _log.info("metrics.served", port=self.port)
+        if self._is_elsewhere:
+            _log.warning("metrics.port_taken", asked=self._asked, port=self.port)
 
     def stop(self) -> None:
         """Stop answering, at once."""
