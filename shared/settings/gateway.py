@@ -52,7 +52,7 @@ def refuse_taken_port(settings: "GatewaySettings | DashboardSettings") -> None:
     try:
         socket.create_server((settings.host, settings.port), family=family).close()
     except OSError as error:
-        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror  # below 0: of a name
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror  # below 0: of a name
         raise SettingsError(
             f"{settings.variable('port')}: expected a port to listen on, got: {settings.host}:{settings.port} "
             f"({reason}); choose another with --port"
