@@ -81,6 +81,23 @@ async def test_task_goes_on_when_its_thing_is_free(queue):
     assert left == []
 
 
+async def test_thing_without_a_mark_gets_one_when_a_task_waits_for_it_again(queue):
+    await queue.wait_with("t1")
+    await queue.wake()
+    queue.now_ms += 2_000
+    assert await queue.release(await queue.claim_one(), wait=WAIT)
+    queue.now_ms += 3_000
+    assert await queue.ids() == ["t1"]
+
+
+async def test_mark_for_all_stays_one_for_all(queue):
+    await queue.wait_with("t1", "t2", "t3")
+    await queue.wake()
+    await queue.wake(tasks=1)
+    queue.now_ms += 2_000
+    assert set(await queue.ids()) == {"t1", "t2", "t3"}
+
+
 async def test_mark_moves_nothing(queue):
     await queue.wait_with("t1")
     await queue.wake()
