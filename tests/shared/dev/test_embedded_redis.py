@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -101,20 +102,24 @@ def test_server_that_does_not_start_says_why():
         EmbeddedRedis(**{"maxmemory-policy": "keep-everything"}).start()
 
 
-def test_run_in_the_foreground_it_prints_its_url_and_local_runs_find_it(folder, monkeypatch):
+def test_run_in_the_foreground_it_prints_its_url_and_local_runs_find_it_from_another_folder(
+    folder, monkeypatch, tmp_path
+):
     monkeypatch.delenv("REDIS_URL", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(folder))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "langgraph_rq.shared.dev.embedded_redis"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout
         printed = process.stdout.readline().strip()
+        monkeypatch.chdir(tmp_path)
         url = load(RedisSettings).redis_url.get_secret_value()
         with Redis.from_url(url) as client:
             assert client.ping()
         process.send_signal(signal.SIGINT)
         assert process.wait() == 0
     assert printed == f"REDIS_URL={url}"
-    assert load(RedisSettings).redis_url.get_secret_value() == "redis://localhost:6379/0"
+    assert stat.S_IMODE((folder / "langgraph-rq/redis").stat().st_mode) == 0o700
 
 
 def put_on_path(folder: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
