@@ -1,79 +1,32 @@
-"""The lines that `make demo` and README.md print, typed by a user who has no REDIS_URL and no redis-cli on the path."""
+"""The lines that `make demo` and docs/how-to.md print, typed as they stand."""
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from examples.demo import NEXT
-from tests.gateways import free_port
-from tests.installation import ROOT, START_TIMEOUT_S, clean_environment
-from tests.newcomers.programs import TIMEOUT_S, produce, work
-from tests.waiting import until_sync
+from tests.installation import ROOT
+from tests.newcomers.programs import produce, work
+from tests.newcomers.user import MODEL_RUNS, REDIS_RUNS, WORKER_RUNS, User
 
-USE = (ROOT / "README.md").read_text().partition("## Use it")[2].partition("### A task")[0]
+USE = (ROOT / "docs/how-to.md").read_text().partition("## Your own graphs")[0]
 SNIPPETS = re.findall(r"^```(sh|python)\n(.*?)^```$", USE, flags=re.MULTILINE | re.DOTALL)
 FIRST_LINES = re.findall(r"^\$ (.*)$", USE, flags=re.MULTILINE)
 EXPORT = "export $(langgraph-producer dev redis --url)"
-BIN = Path(sys.executable).parent
-SIGNS_OF_LIFE = ("REDIS_URL=unix://", "OPENAI_BASE_URL=http://", '"worker.started"')
-
-
-class User:
-    """Somebody with a home of their own who types lines into terminals."""
-
-    def __init__(self, home: Path) -> None:
-        self.environment = clean_environment(
-            {"PATH": f"{BIN}:/usr/bin:/bin", "XDG_DATA_HOME": str(home), "HOME": str(home)}
-        )
-        self._port = str(free_port())  # the printed one may be taken on this machine
-        self._running: list[subprocess.Popen[bytes]] = []
-
-    def start(self, line: str, folder: Path, sign_of_life: str) -> None:
-        """Type a line that keeps its terminal busy."""
-        log = folder / f"{len(self._running)}.log"
-        with log.open("wb") as said:
-            process = subprocess.Popen(
-                ["bash", "-c", self._here(line)], cwd=folder, env=self.environment, stdout=said, stderr=said
-            )
-        self._running.append(process)
-        until_sync(lambda: sign_of_life in log.read_text() or process.poll() is not None, START_TIMEOUT_S)
-        assert sign_of_life in log.read_text(), f"{line}\n{log.read_text()}"
-
-    def run(self, lines: str, folder: Path) -> str:
-        """Type lines and return what they print."""
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", self._here(lines)],
-            cwd=folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-        assert done.returncode == 0, f"{lines}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-    def _here(self, lines: str) -> str:
-        return lines.replace("8123", self._port).replace(".venv/bin/", f"{BIN}/")
-
-    def leave(self) -> None:
-        for process in reversed(self._running):
-            process.kill()
-            process.wait()
+SIGNS_OF_LIFE = (REDIS_RUNS, MODEL_RUNS, WORKER_RUNS)
 
 
 @pytest.fixture
 def user(tmp_path_factory):
-    somebody = User(tmp_path_factory.mktemp("u"))  # short: a socket's path has 107 characters at most
+    somebody = User(tmp_path_factory.mktemp("u"), Path(sys.executable).parent)
     yield somebody
     somebody.leave()
 
 
-def test_lines_of_the_readme_work_in_any_folder_as_printed(user, tmp_path_factory):
+def test_lines_of_the_how_to_work_in_any_folder_as_printed(user, tmp_path_factory):
     assert len(FIRST_LINES) == len(SIGNS_OF_LIFE)
     for line, sign_of_life in zip(FIRST_LINES, SIGNS_OF_LIFE, strict=True):
         user.start(line, tmp_path_factory.mktemp("terminal"), sign_of_life)

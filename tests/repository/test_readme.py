@@ -1,4 +1,4 @@
-"""README.md says the truth: what it shows is run, and what it lists is what there is."""
+"""README.md and the pages behind it are true: what they show is run, and what they list is what there is."""
 
 import json
 import os
@@ -13,8 +13,9 @@ from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.tasks import State, Task, TaskResult
 from tests.installation import ROOT, Installation, clean_environment
 
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)( \w+)?\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+TASKS = (ROOT / "docs/tasks.md").read_text()
+HOW_TO = (ROOT / "docs/how-to.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)( \w+)?\n(.*?)^```$", TASKS + HOW_TO, flags=re.MULTILINE | re.DOTALL)
 TIMEOUT_S = 60
 OURS_TO_SET = {"schema", "tenant", "resume", "traceparent", "submitted_at"}
 
@@ -37,7 +38,7 @@ def run_blocks(installation: Installation, name: str = "") -> str:
 
 def table(first_header: str) -> set[str]:
     """Take the code words out of the first column of the table with this header."""
-    rows = README.partition(f"| {first_header} |")[2].partition("\n\n")[0].splitlines()[2:]
+    rows = TASKS.partition(f"| {first_header} |")[2].partition("\n\n")[0].splitlines()[2:]
     return {word for row in rows for word in re.findall(r"`([\w.]+)`", row.split("|")[1])}
 
 
@@ -69,11 +70,23 @@ def test_table_of_error_types_is_complete():
 
 
 def test_table_of_exit_codes_is_complete():
-    rows = README.partition("| Exit code |")[2].partition("\n\n")[0]
+    rows = TASKS.partition("| Exit code |")[2].partition("\n\n")[0]
     assert re.findall(r"^\| (\d) \|", rows, re.MULTILINE) == re.findall(r"^  (\d)  ", EXIT_CODES, re.MULTILINE)
 
 
+def test_readme_is_a_door():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 125
+
+
+def test_index_links_every_page():
+    linked = set(re.findall(r"\]\(([\w./-]+\.md)", (ROOT / "docs/index.md").read_text()))
+    pages = {str(page.relative_to(ROOT / "docs")) for page in ROOT.glob("docs/*.md")}
+    assert pages - linked == {"index.md"}
+
+
 def test_reading_map_names_seven_files():
-    files = re.findall(r"^\d\. `([\w/.]+)`: ", README.partition("## Reading map")[2], re.MULTILINE)
+    files = re.findall(
+        r"^\d\. `([\w/.]+)`: ", (ROOT / "CONTRIBUTING.md").read_text().partition("## Reading map")[2], re.MULTILINE
+    )
     assert len(files) == 7
     assert [file for file in files if not (ROOT / file).is_file()] == []
