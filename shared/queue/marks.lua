@@ -5,6 +5,8 @@
 -- agent:waits         zset  thing -> from when on its set is marked (ms); until the set is empty
 -- agent:wait_limits   hash  thing -> number of tasks that its mark lets go, any number of those that are missing
 local WAITS, LIMITS = 'agent:waits', 'agent:wait_limits'
+-- Largest number of tasks that a limited mark lets go.
+local MOST_TASKS = 100
 
 -- Mark a set from an instant on, for any number of tasks if `limit` is 0.
 local function mark(thing, at_ms, limit)

@@ -2,11 +2,12 @@
 --
 -- What frees a thing marks its set (`wake`) and moves nothing. Claims and `reap` take a few tasks at a time out of marked
 -- sets, through the turns of their users. A mark may be limited to a number of tasks, as a half-open breaker needs one
--- probe; it comes again after AGAIN, in case they ended otherwise. `await` records a refusal in the very script that
--- decided it, before the task is in the set: what is freed in between marks the set all the same.
+-- probe; it comes again after AGAIN, for twice as many unless one of them is refused: they may have ended otherwise, or
+-- wait for their users' turns. `await` records a refusal in the very script that decided it, before the task is in the
+-- set: what is freed in between marks the set all the same.
 --
 -- Uses shared/connections/clock: natural, whole
--- Uses shared/queue/marks: LIMITS, WAITS, mark, mark_of
+-- Uses shared/queue/marks: LIMITS, MOST_TASKS, WAITS, mark, mark_of
 -- Uses shared/queue/turns: enqueue, put_back
 --
 -- agent:wait:<thing>  zset  id -> when the task may go on at the earliest (ms); an hour after the last entry
@@ -14,7 +15,7 @@
 local DELAYED, SET = 'agent:delayed', 'agent:wait:'
 -- Waits of a task for the same thing (ms): the first one, which doubles, and the longest, which each one ends after.
 local FIRST, FALLBACK, SPREAD = 1000, 60000, 0.25
-local AGAIN, KEEP, SETS, SOON = 5000, 3600000, 4, 3600000
+local AGAIN, KEEP, SOON = 5000, 3600000, 3600000
 
 -- Each later wait for the same thing is twice as long, and a little longer, so that tasks do not come back together.
 local function backoff(id, times)
@@ -112,16 +113,17 @@ local function take_from(thing, most, now_ms, gone)
     redis.call('ZREM', WAITS, thing)
     redis.call('HDEL', LIMITS, thing)
   elseif limit > 0 and went >= limit then
-    mark(thing, math.max(now_ms + AGAIN, first), 1)
+    mark(thing, math.max(now_ms + AGAIN, first), math.min(2 * went, MOST_TASKS))
   else
     mark(thing, first, limit - (limit > 0 and went or 0))
   end
 end
 
--- Let up to n tasks of marked sets go on. Returns their ids.
+-- Let up to n tasks of as many marked sets go on. Returns their ids. A refusal that was waited for elsewhere, or not at
+-- all, leaves the mark of an empty set: those must not be more than are looked at.
 local function take_marked(n, now_ms)
   local gone = {}
-  for _, thing in ipairs(redis.call('ZRANGE', WAITS, '-inf', whole(now_ms), 'BYSCORE', 'LIMIT', 0, SETS)) do
+  for _, thing in ipairs(redis.call('ZRANGE', WAITS, '-inf', whole(now_ms), 'BYSCORE', 'LIMIT', 0, n)) do
     if #gone < n then
       take_from(thing, n - #gone, now_ms, gone)
     end

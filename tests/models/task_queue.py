@@ -18,8 +18,6 @@ MARKED_AGAIN_MS = 5_000
 WOKEN_BY_CLAIM = 16
 WOKEN_BY_REAP = 100
 MOST_TASKS_OF_A_MARK = 100
-SETS = 4
-"""Marked sets out of which one script takes tasks."""
 LOOK_AGAIN_MS = 5_000
 
 
@@ -217,7 +215,7 @@ class QueueModel:
 
     def take_marked(self, n: int, now: int) -> set[str]:
         gone: set[str] = set()
-        for thing in sorted((thing for thing, (at, _) in self.marks.items() if at <= now), key=self._marked_at)[:SETS]:
+        for thing in sorted((thing for thing, (at, _) in self.marks.items() if at <= now), key=self._marked_at)[:n]:
             if len(gone) < n:
                 gone |= self._take_from(thing, n - len(gone), now)
         return gone
@@ -239,7 +237,10 @@ class QueueModel:
         if not left:
             del self.marks[thing]
         elif limit and len(going) >= limit:
-            self.marks[thing] = (max(now + MARKED_AGAIN_MS, left[0]), 1)
+            self.marks[thing] = (
+                max(now + MARKED_AGAIN_MS, left[0]),
+                min(2 * len(going), MOST_TASKS_OF_A_MARK),
+            )
         else:
             self.marks[thing] = (left[0], limit - len(going) if limit else 0)
         return set(going)

@@ -2,14 +2,14 @@
 -- Mark the sets of things that were freed: their tasks go on, a few at a time. Things for which nothing waits are left out.
 --
 -- Uses shared/connections/clock: clock
--- Uses shared/queue/marks: WAITS, mark, mark_of
+-- Uses shared/queue/marks: MOST_TASKS, WAITS, mark, mark_of
 --
 -- ARGV[1] number of tasks that may go on, 0 for all
 -- ARGV[2] now (ms) in tests, else empty
 -- ARGV from the 3rd on: things; one that ends in * stands for all that begin so
 -- Returns the number of sets that were marked
 local limit, given_ms = tonumber(ARGV[1]), ARGV[2]
-local MOST_THINGS, MOST_TASKS = 1000, 100
+local MOST_THINGS = 1000
 
 local things, marked = {unpack(ARGV, 3)}, 0
 if things[1]:sub(-1) == '*' then

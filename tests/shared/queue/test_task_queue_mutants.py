@@ -88,6 +88,7 @@ MUTANTS = {
     "two marks count as one": ("wake", "before + limit", "limit"),
     "a claim takes nothing out of marked sets": ("claim", "take_marked(MOST_WOKEN, now_ms)\n", ""),
     "a limited mark comes again at once": ("claim", "math.max(now_ms + AGAIN, first)", "first"),
+    "a limited mark comes again for no more": ("claim", "math.min(2 * went, MOST_TASKS)", "1"),
     "a mark for all holds for a batch": ("claim", "mark(thing, first, limit -", "mark(thing, now_ms + 1e9, limit -"),
     "a task goes on before its time": (
         "claim",
@@ -141,8 +142,8 @@ LATE = {
     ),
     "a limited mark never comes again": (
         "claim",
-        "mark(thing, math.max(now_ms + AGAIN, first), 1)",
-        "mark(thing, now_ms + 1e9, 1)",
+        "mark(thing, math.max(now_ms + AGAIN, first),",
+        "mark(thing, now_ms + 1e9,",
         waits.test_one_task_goes_on_when_the_time_of_a_refusal_is_over,
     ),
 }

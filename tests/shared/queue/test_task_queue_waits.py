@@ -1,6 +1,7 @@
 """Tasks that wait for something: in its set, without a slot, until it is free, and through their users' turns."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -211,8 +212,6 @@ async def test_one_task_goes_on_when_the_time_of_a_refusal_is_over(queue):
     queue.now_ms += 1
     assert len(await queue.ids()) == 1
     assert await queue.ids() == []
-    queue.now_ms += 5_000
-    assert len(await queue.ids()) == 1
 
 
 async def test_limited_mark_lets_so_many_go_on(queue):
@@ -225,6 +224,49 @@ async def test_limited_mark_lets_so_many_go_on(queue):
     await queue.wake()
     await queue.wake(tasks=1)
     assert len(await queue.ids()) == 1
+
+
+async def test_tasks_that_are_let_go_and_not_refused_let_twice_as_many_go(queue):
+    ids = [f"t{n}" for n in range(8)]
+    await queue.wait_with(*ids)
+    queue.now_ms += 30_000
+    went = []
+    for _ in range(4):
+        went.append(len(await queue.ids(n=8)))
+        queue.now_ms += 5_000
+    assert went == [1, 2, 4, 1]
+
+
+async def test_refusal_of_a_task_that_was_let_go_lets_one_go_after_it(queue):
+    await queue.wait_with("t1", "t2", "t3")
+    queue.now_ms += 30_000
+    assert len(await queue.ids()) == 1
+    await queue.refuse()
+    queue.now_ms += 30_000
+    assert len(await queue.ids()) == 1
+
+
+async def test_tasks_of_a_user_at_the_cap_do_not_hold_back_those_of_others(queue):
+    await queue.wait_with(*[f"a{n}" for n in range(40)], user_id="ann")
+    await queue.wait_with("b1", user_id="bob")
+    await queue.submit("running", user_id="ann")
+    await queue.claim_one()
+    queue.times = replace(TIMES, user_tasks=1)
+    queue.now_ms += 30_000
+    seconds = 0
+    while "b1" not in await queue.ids():
+        queue.now_ms += 1_000
+        seconds += 1
+    assert seconds <= 30
+
+
+async def test_marks_of_empty_sets_do_not_hold_back_a_task_that_may_go_on(queue):
+    await queue.wait_with("t1")
+    for number in range(64):
+        await queue.refuse(f"budget:task:{number}", 1)
+    queue.now_ms += 2_000
+    await queue.wake()
+    assert [await queue.ids() for _ in range(5)][-1] == ["t1"]
 
 
 async def test_refusal_after_a_mark_takes_the_mark_back(queue):
