@@ -64,7 +64,7 @@ class RunningTasks:
     @property
     def slots(self) -> int:
         """How many slots they take: none a task whose attempt keeps its memory while it waits."""
-        return sum(not running.attempt.waits.things for running in self._running.values())
+        return sum(not running.attempt.waits.is_waiting for running in self._running.values())
 
     @property
     def ids(self) -> set[str]:

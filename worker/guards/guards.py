@@ -321,6 +321,8 @@ class Guards:
         )
         use = task.add_usage(charge)
         task.waits.in_flight -= 1
+        if task.waits.is_waiting:
+            self.kept.on_change()
         task.waits.has_paid |= charge.input_tokens + charge.output_tokens > 0
         await self.loops.deliver(
             self._settle_call(admitted, outcome, charge, use, pause_s=pause_s),

@@ -31,9 +31,14 @@ class AttemptWaits:
     in_flight: int = 0
     """Calls that were admitted and are not settled."""
     things: list[str] = field(default_factory=list)
-    """What its calls wait for while its memory is kept; while there is any, it holds no slot."""
+    """What its calls wait for, or waited for until they were admitted, while its memory is kept."""
     runs_with_fallbacks: set[UUID] = field(default_factory=set)
     """LangChain runs in which a `with_fallbacks` runs: their calls do not wait, for the next model is called."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it only waits, so that it holds no slot: no call of it is under way."""
+        return bool(self.things) and self.in_flight == 0
 
     @property
     def would_pay_again(self) -> bool:

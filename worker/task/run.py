@@ -127,7 +127,7 @@ async def _run_graph(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline
     try:
         await asyncio.wait([run], timeout=remaining_s)
         result = _result_of(run, deadline_at) if run.done() else late
-        if result is late and attempt.waits.things:
+        if result is late and attempt.waits.is_waiting:
             where = f"while it waited for {describe(attempt.waits.things[0])}"
             late.error = (ErrorType.TIMEOUT, f"the deadline of {task.deadline_s:g} s passed {where}")
     except asyncio.CancelledError:

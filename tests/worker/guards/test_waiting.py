@@ -228,6 +228,23 @@ async def test_attempt_that_has_paid_keeps_its_memory_and_gives_back_its_slot(
     assert [call["model"] for call in llm.calls()] == ["gpt-4o-mini", "gpt-4o"]
 
 
+@pytest.mark.parametrize("is_guarded", [True, False], ids=["guarded", "unchanged"])
+async def test_attempt_whose_call_is_under_way_again_holds_a_slot(
+    is_guarded, redis_url, client, llm, chat, breakers, run_cli
+):
+    await open_breaker(breakers, OTHER)
+    guarded = guarded_chat_model if is_guarded else lambda model: model
+    graphs = {"g": calls(guarded(chat()), guarded(chat("gpt-4o")))}
+    async with worker(redis_url, graphs, breaker=LIMITS, concurrency=1) as one:
+        task_id = client.submit({"text": ""}, graph="g").task_id
+        await until(lambda: one._running.slots == 0 and one.in_flight == 1)
+        llm.set_latency(2)
+        await run_cli("breaker", "--reset", OTHER)
+        await until(lambda: llm.stats()["in_flight"] == 1, WAIT_S)
+        assert one._running.slots == 1
+        assert (await result_of(client, task_id)).status is State.SUCCESS
+
+
 async def test_failure_of_a_call_that_waited_in_memory_is_not_waited_for(
     redis_url, client, llm, chat, breakers, run_cli
 ):
