@@ -18,5 +18,14 @@ def make_secrets(directory: Path, **environment: str) -> Path:
 
 def role_url(server: EmbeddedRedis, role: str, secrets: Path) -> str:
     """Return the URL of a shipped Redis user on a server that runs with `secrets / "users.acl"`."""
-    password = (secrets / f"redis_{role}_password").read_text().strip()
-    return server.url.replace("unix://", f"unix://{role}:{password}@")
+    return with_password(server.url, role, secrets)
+
+
+def with_password(url: str, role: str, secrets: Path) -> str:
+    """Return a URL, of Redis or of its sentinels, with a role's name and password."""
+    return url.replace("://", f"://{role}:{password_of(role, secrets)}@", 1)
+
+
+def password_of(role: str, secrets: Path) -> str:
+    """Read a role's password."""
+    return (secrets / f"redis_{role}_password").read_text().strip()

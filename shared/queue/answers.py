@@ -59,6 +59,10 @@ class Lease:
     cancelled: frozenset[str]
     side_queues: tuple[str, ...] = ()
     """Of its graphs, those that hold tasks."""
+    ends_before_ms: int = 0
+    """When the lease ended before this renewal, by the server's clock."""
+    ends_ms: int = 0
+    """When it ends now."""
 
 
 class Origin(StrEnum):
@@ -184,7 +188,10 @@ def read_missing(reply: Sequence[bytes]) -> str | None:
 
 def read_lease(reply: Sequence[Any]) -> Lease | None:
     """Read the reply of renew.lua; None: the lease is lost."""
-    return Lease(frozenset(_ids(reply[1])), frozenset(_ids(reply[2])), _ids(reply[3])) if reply[0] else None
+    if not reply[0]:
+        return None
+    own, cancelled, sides, before, end = reply[1:6]
+    return Lease(frozenset(_ids(own)), frozenset(_ids(cancelled)), _ids(sides), whole_number(before), whole_number(end))
 
 
 def read_swept(reply: Sequence[Any]) -> Swept:

@@ -28,6 +28,8 @@ from langgraph_rq.worker.guards.events import emit_alerts
 
 _EXPIRY_BATCH = 100
 """Reservations expired by one script."""
+STEP_S = 0.5
+"""The server's clock may advance by so much more than ours between two renewals; else it was set, or is another's."""
 MARGIN_S = 1.0
 """No model call starts this shortly before the lease may end (self-fencing)."""
 
@@ -81,6 +83,8 @@ class LeaseKeeper:
         """Until a waiting task is due or free, by the last reaping."""
         self._stopping = threading.Event()
         self._renewed_at = self._unbroken_since = time.monotonic()
+        self._ends_ms = 0
+        """When the lease ends by the server's clock; 0: the last renewal was not answered."""
         self._watch = LoopWatch(loop)
         self._thread = threading.Thread(target=self._keep, name=f"lease of {worker}", daemon=True)
 
@@ -91,6 +95,7 @@ class LeaseKeeper:
         lease = scripts.run_sync(self._redis, self._renewal(join=True))
         self._renewed_at = self._unbroken_since = asked_at
         if lease:
+            self._ends_ms = lease.ends_ms
             self._on_renewed(lease, asked_at)
         self._thread.start()
 
@@ -131,7 +136,7 @@ class LeaseKeeper:
             except Exception as error:  # malformed data in Redis must not end the lease of every worker that reads it
                 wait_s = min(0.5, self._lease_s / 8)
                 if is_outage(error) or isinstance(error, OSError):
-                    self._unbroken_since = time.monotonic()
+                    self._unbroken_since, self._ends_ms = time.monotonic(), 0
                     _log.warning("lease.not_renewed", worker=self.worker, error=str(error))
                 else:
                     _log.exception("worker.broken", worker=self.worker)
@@ -162,11 +167,23 @@ class LeaseKeeper:
         lease = scripts.run_sync(self._redis, self._renewal(join=False))
         if lease is None:
             return False
-        if asked_at - self._renewed_at > self._lease_s:
+        took_s = time.monotonic() - self._renewed_at
+        if asked_at - self._renewed_at > self._lease_s or self._is_of_another_time(lease, took_s):
             self._unbroken_since = asked_at
-        self._renewed_at = asked_at
+        self._renewed_at, self._ends_ms = asked_at, lease.ends_ms
         self._loop.call_soon_threadsafe(self._on_renewed, lease, asked_at)
         self._load_scripts()
+        return True
+
+    def _is_of_another_time(self, lease: Lease, took_s: float) -> bool:
+        """Whether Redis forgot our last renewal, or its clock went ahead, since `took_s`: a replica was promoted.
+
+        The leases of the others then seem older than they are, until they are renewed too.
+        """
+        went_s = (lease.ends_ms - self._ends_ms) / 1000
+        if not self._ends_ms or (lease.ends_before_ms == self._ends_ms and went_s <= took_s + STEP_S):
+            return False
+        _log.warning("lease.time_changed", worker=self.worker, ahead_s=round(went_s - took_s, 3))
         return True
 
     def _load_scripts(self) -> None:

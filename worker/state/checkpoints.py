@@ -118,6 +118,11 @@ class Checkpointer(AsyncRedisSaver):
         found = await self._retry_outages(lambda: super(Checkpointer, reader).aget_tuple(config))
         return found and _with_metadata(reader.serde, found)
 
+    async def is_known(self, thread_id: str) -> bool:
+        """Return whether a thread has checkpoints; waits while Redis is away. Cheaper than to look for the newest."""
+        call = scripts.Call(scripts.load_script("worker/state/is_known"), [_index_key(thread_id)], [], bool)
+        return await self._retry_outages(lambda: self._trips.run(call))
+
     async def alist(self, config: RunnableConfig | None, **options: Any) -> AsyncIterator[CheckpointTuple]:
         """List a thread's checkpoints as the library does, newest first."""
         reader = self._at(config or {})

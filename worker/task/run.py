@@ -181,7 +181,13 @@ async def _invoke(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline_at
     before: CheckpointTuple | None = None
     start: Any = None
     try:
-        if context.checkpointer and (attempt.claimed.epoch > 1 or task.thread_id is not None or task.resume):
+        # A first attempt may follow one that Redis forgot in a failover, whose worker went on for a moment.
+        if context.checkpointer and (
+            attempt.claimed.epoch > 1
+            or task.thread_id is not None
+            or task.resume
+            or await context.checkpointer.is_known(task.thread_key)
+        ):
             before = await context.checkpointer.aget_tuple(config)
         start = await _start(attempt.claimed, task, loaded, context.checkpointer, before, config)
         if isinstance(start, Result):

@@ -19,12 +19,13 @@
 -- ARGV[6] the graphs as in the names of queues, ",a,b,"
 -- ARGV[7] now (ms) in tests, else empty
 -- Returns {0} when the lease is lost, else {1, own ids, those of them that are to be cancelled, those of its side queues
---   that hold tasks}
+--   that hold tasks, lease end before (ms, empty for none), lease end (ms)}
 local workers_key, own_key, graphs_key, inputs_key, rq_worker_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local worker, lease_ms, joining, graphs, now_iso = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1', ARGV[4], ARGV[5]
 local names, now_ms = ARGV[6], clock(ARGV[7])
 
-if not joining and not redis.call('ZSCORE', workers_key, worker) then
+local lease_end_before = redis.call('ZSCORE', workers_key, worker)
+if not joining and not lease_end_before then
   return {0}
 end
 
@@ -69,4 +70,4 @@ for _, id in ipairs(redis.call('SMEMBERS', own_key)) do
     cancelled[#cancelled + 1] = task[3] and id or nil
   end
 end
-return {1, own, cancelled, sides}
+return {1, own, cancelled, sides, lease_end_before or '', lease_end}
