@@ -13,6 +13,7 @@ from langgraph_rq.shared.connections.scripts import load_script, make_script
 from langgraph_rq.shared.queue import verbs
 from tests.chaos.checking.checker import Blackout
 from tests.chaos.run import CHAIN, SMALL, UNTOUCHED, Run, ids
+from tests.chaos.scenarios import failover
 from tests.chaos.scenarios.redis import proxy
 from tests.chaos.scenarios.table import SCENARIOS
 from tests.chaos.testbed.stage import open_stage
@@ -140,6 +141,11 @@ def test_result_that_is_committed_only_once_is_caught(mutated):
     run.stage.redis.start()
     run.wait_until_ended()
     assert "repaid" in run.judge(replace(UNTOUCHED, steps=[("one",)])).kinds
+
+
+def test_submit_that_does_not_wait_for_replicas_is_caught(mutated):
+    run = mutated("", patience_s=60.0)
+    assert "lost" in failover.fail_over(run, {"LGRQ_SUBMIT_REPLICAS": "0"}).kinds
 
 
 def test_reaping_right_after_an_outage_is_caught(mutated):

@@ -55,6 +55,16 @@ def test_crash_may_cost_the_node_in_flight():
     assert verdict.figures["paid again"] == 1
 
 
+def test_attempt_that_redis_has_forgotten_may_be_made_again_and_only_there():
+    forgotten = replace(
+        SOUND,
+        events=(*SOUND.events, Event("wrote", "t", 1, pid=8, at=19)),
+        calls=SOUND.calls + _calls("one", "two", pid=8, at=15.5),
+    )
+    assert {"duplicated", "repaid"} <= _kinds(forgotten)
+    assert not {"duplicated", "repaid"} & _kinds(forgotten, replace(RULES, forgets=True))
+
+
 def test_node_in_flight_is_paid_again_only_where_a_crash_is_expected():
     assert _kinds(CRASHED, replace(RULES, repaid_per_crash=0)) == {"repaid"}
 

@@ -73,6 +73,11 @@ class Stage:
         self.redis = EmbeddedRedis()
         self.model = OfflineLLM(keep_prompts=True)
         self.workers: list[WorkerProcess] = []
+        self.find_redis: Callable[[], str] = self._own_redis
+        """Answers the URL of the Redis whose state is judged; a scenario may have one of its own."""
+
+    def _own_redis(self) -> str:
+        return self.redis.url
 
     def __enter__(self) -> Self:
         self.redis.start()
@@ -101,6 +106,7 @@ class Stage:
     def reset(self, latency_s: float) -> None:
         """Begin a scenario: no workers, an empty Redis, a model server without faults, a history of its own."""
         self._end_workers()
+        self.find_redis = self._own_redis
         with self.client() as client:
             client.config_set("maxmemory", 0)
             client.flushall()
@@ -118,7 +124,8 @@ class Stage:
     @contextmanager
     def client(self) -> Iterator[Redis]:
         """Open a client that goes to Redis directly, past every proxy."""
-        with Redis.from_url(self.redis.url, decode_responses=True, socket_timeout=_CLIENT_PATIENCE_S) as client:
+        url = self.find_redis()
+        with Redis.from_url(url, decode_responses=True, socket_timeout=_CLIENT_PATIENCE_S) as client:
             yield client
 
     def start_worker(
