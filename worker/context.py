@@ -23,6 +23,7 @@ from langgraph_rq.shared.settings import (
     StateSettings,
     TaskSettings,
     TelemetrySettings,
+    TenantSettings,
     WorkerSettings,
     load,
 )
@@ -100,7 +101,16 @@ async def open_context(
         own = budget.limits()
         limits = await obeyed_limits(client, own)
         pacing, kept = load(PaceSettings), KeptAttempts(settings.waiting_attempts)
-        guards = Guards(client, url, breaker, limits, Pricing(budget.rates()), paces=pacing.paces(), kept=kept)
+        guards = Guards(
+            client,
+            url,
+            breaker,
+            limits,
+            Pricing(budget.rates()),
+            paces=pacing.paces(),
+            kept=kept,
+            tenant_calls=load(TenantSettings).calls,
+        )
         if pacing.rate_headers:
             guards.learned_paces = await known_paces(client)
             read_rate_headers()

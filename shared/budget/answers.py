@@ -79,6 +79,8 @@ class Busy(_NoRoom):
     """The amount fits beside what is used, but not beside what running calls hold: one of them must settle first."""
 
     def __str__(self) -> str:
+        if self.unit == "calls":
+            return f"tenant's model calls: {self.held:,} of {self.limit:,} in flight"
         return f"{self._budget} held by running calls: {self._amounts}"
 
 
@@ -115,7 +117,7 @@ class Unreadable:
 
 def show_amount(value: int, unit: Unit) -> str:
     """Write tokens or nano-dollars for people."""
-    if unit == "tokens":
+    if unit != "cost":
         return f"{value:,}"
     dollars, nanos = divmod(value, 10**9)
     return f"${dollars:,}.{f'{nanos:09}'.rstrip('0'):0<2}"

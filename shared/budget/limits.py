@@ -15,7 +15,8 @@ from urllib.parse import quote
 Scope = Literal["request", "task", "user", "tenant", "global"]
 """Where limits apply; `request` is the limit of a single call, which nothing is booked on."""
 
-Unit = Literal["tokens", "cost"]
+Unit = Literal["tokens", "cost", "calls"]
+"""Of amounts; `calls` are those of a tenant in flight, which worker/guards counts."""
 
 EXACT = 2**53
 """The first integer that a Lua number does not tell from its successor."""

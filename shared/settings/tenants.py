@@ -18,6 +18,9 @@ class TenantSettings(Settings):
     held_bytes: int | None = Field(
         None, ge=1, description="bytes of Redis for one tenant's tasks and results; none: no limit"
     )
+    calls: int | None = Field(
+        None, ge=1, description="model calls of one tenant in flight, for the workers; none: no limit"
+    )
     memory_percent: int = Field(
         70, ge=1, le=99, description="above this share of maxmemory refuse tenants that hold more than an equal part"
     )

@@ -16,6 +16,7 @@ from langgraph_rq.shared.breaker import circuit_breaker
 from langgraph_rq.shared.budget import hourly_cost, token_budget
 from langgraph_rq.shared.queue import keys as queue_keys
 from langgraph_rq.shared.telemetry import anchors, audit, tracing
+from langgraph_rq.worker.guards import tenant_calls
 from langgraph_rq.worker.state import checkpoints
 
 OWNERS = (
@@ -23,6 +24,7 @@ OWNERS = (
     circuit_breaker,
     token_budget,
     hourly_cost,
+    tenant_calls,
     anchors,
     audit,
     tracing,

@@ -133,7 +133,7 @@ class _Service:
         limits = replace(self.limits or task.guards.breaker, probe_lease_s=self.timeout_s + _PROBE_MARGIN_S)
         token = task.next_rid()
         # Cancelled here, it may leave a probe behind, which ends with its lease.
-        admit = admit_call(task.owns_call(), allow_call(self.name, token, limits), None, None)
+        admit = admit_call(task.owns_call(), allow_call(self.name, token, limits), None, None, None)
         decision = await task.guards.decide(task, self.name, admit)
         if decision.allowed and decision.allowed.admitted:
             return _Admitted(token, decision.allowed.generation, limits)

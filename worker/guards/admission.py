@@ -24,6 +24,7 @@ from langgraph_rq.worker.guards.refusals import (
     TaskCancelled,
     TaskGone,
 )
+from langgraph_rq.worker.guards.tenant_calls import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ def admit_call(
     owns: Call[Ownership] | None,
     allow: Call[Admission],
     pace: Call[int] | None,
+    place: Place | None,
     reserve: Call[Reservation | Busy | Refused | Unreadable] | None,
 ) -> Call[Decision]:
     """Decide whether a call may start.
@@ -57,6 +59,7 @@ def admit_call(
         owns: Is the task still this worker's? None: a call outside of any task.
         allow: Does the breaker admit the call?
         pace: Is it the call's turn at the rate of its provider? None: the rate has no limit.
+        place: May the call's tenant have one more in flight? None: any number.
         reserve: Does the budget hold the call's cost? None: a call that no budget pays for.
     """
 
@@ -68,11 +71,15 @@ def admit_call(
         )
         return Decision(Ownership(reply[0]), *parts)
 
-    return Call(_ADMIT, *_slots(owns, allow, pace, reserve), decode)
+    return Call(_ADMIT, *_slots(owns, allow, pace, place, reserve), decode)
 
 
 def report_and_settle_call(
-    report: Call[Transition], settle: Call[Settlement], use: Call[bool] | None, correct: Call[bool] | None = None
+    report: Call[Transition],
+    settle: Call[Settlement],
+    use: Call[bool] | None,
+    correct: Call[bool] | None = None,
+    place: Place | None = None,
 ) -> Call[Settled]:
     """Report a call's outcome to its breaker, settle its reservation, and add its usage to its task and its rate.
 
@@ -81,10 +88,11 @@ def report_and_settle_call(
         settle: The usage, for the budget.
         use: The usage, for the task's record; None: a call outside of any task.
         correct: What was used beyond what its rate was booked with; None: the rate has no limit.
+        place: That it took when it was admitted; None: its tenant has no limit.
     """
     return Call(
         _SETTLE,
-        *_slots(report, settle, use, correct),
+        *_slots(report, settle, place, use, correct),
         lambda reply: Settled(report.decode(reply[0]), settle.decode(reply[1])),
     )
 
@@ -129,7 +137,7 @@ def refusal_of(decision: Decision, breaker: str) -> BaseException:
     )
 
 
-def _slots(*calls: Call[Any] | None) -> tuple[list[str], list[Argument]]:
+def _slots(*calls: Call[Any] | Place | None) -> tuple[list[str], list[Argument]]:
     keys: list[str] = []
     arguments: list[Argument] = []
     for call in calls:

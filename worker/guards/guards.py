@@ -68,6 +68,7 @@ from langgraph_rq.worker.guards.events import (
 )
 from langgraph_rq.worker.guards.refusals import BudgetBusy, DeadlinePassed, GuardUnavailable, TaskGone
 from langgraph_rq.worker.guards.room import Room, Turn
+from langgraph_rq.worker.guards.tenant_calls import place_of
 from langgraph_rq.worker.guards.waiting import IN_PLACE_S, AttemptWaits, CallWait, KeptAttempts
 
 _RESERVATION_MARGIN_S = 30.0
@@ -199,6 +200,7 @@ class Guards:
         is_held: Whether the worker is sure to hold its lease; without it no call starts.
         paces: The rates of models, by their name in the price list; a model that is missing has no limit.
         kept: The attempts that keep their memory while they wait.
+        tenant_calls: Calls of one tenant in flight, in the whole fleet; None: any number.
     """
 
     def __init__(
@@ -211,6 +213,7 @@ class Guards:
         is_held: Callable[[], bool] = lambda: True,
         paces: Mapping[str, Pace] | None = None,
         kept: KeptAttempts | None = None,
+        tenant_calls: int | None = None,
     ) -> None:
         self.breaker = breaker
         self.budget = budget
@@ -221,6 +224,7 @@ class Guards:
         self.is_held = is_held
         self.loops = EventLoops(redis, url)
         self.kept = kept or KeptAttempts()
+        self.tenant_calls = tenant_calls
         self._room = Room()
         self._stats: dict[str, ModelStats] = {}
 
@@ -286,21 +290,22 @@ class Guards:
         reserving = partial(reserve_call, rid, admitted.request, model, admitted.payer, self.budget, ttl_ms=ttl_ms)
         admitted.pace = combined(self.paces.get(model), self.learned_paces.get(breaker))
         pace = pace_call(breaker, admitted.pace, admitted.booked_tokens) if admitted.pace else None
+        place = place_of(rid, admitted.payer.tenant, self.tenant_calls, ttl_ms)
         reserve = reserving(may_wait=not stops_a_loop.get())
         try:
-            decision = await self.decide(task, breaker, admit_call(task.owns_call(), allow, pace, reserve))
+            decision = await self.decide(task, breaker, admit_call(task.owns_call(), allow, pace, place, reserve))
         except asyncio.CancelledError:
             # Redis may have admitted the call or not. The same reservation id, admitted again, is the same reservation;
             # the task is not checked again, because it may have ended.
-            again = admit_call(None, allow, None, reserving(may_wait=False))
+            again = admit_call(None, allow, None, None, reserving(may_wait=False))
             self.loops.run_in_background(self._release(admitted, again))
             raise
         except Exception as error:
             # A fault in the budget: the breaker has let the call through, perhaps as its probe, all the same.
-            self.loops.run_in_background(self._release(admitted, admit_call(None, allow, None, None)))
+            self.loops.run_in_background(self._release(admitted, admit_call(None, allow, None, None, None)))
             # No Exception: LangChain swallows those of a sync call's callbacks, and makes the call.
             raise GuardUnavailable(f"Redis could not decide whether a call may start: {error}") from error
-        if decision.reserved:
+        if decision.reserved and decision.reserved.stats != _UNKNOWN:
             self._know(model, decision.reserved.stats)
         return decision
 
@@ -442,6 +447,7 @@ class Guards:
             settle_call(rid, charge, admitted.model, admitted.payer, self.budget),
             use,
             correct_call(breaker, admitted.pace, 0, more_tokens) if admitted.pace else None,
+            place_of(rid, admitted.payer.tenant, self.tenant_calls),
         )
 
 
