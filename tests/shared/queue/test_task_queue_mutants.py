@@ -87,8 +87,6 @@ MUTANTS = {
     "a mark lets all go": ("wake", "mark(thing, now_ms, limit)", "mark(thing, now_ms, 0)"),
     "two marks count as one": ("wake", "before + limit", "limit"),
     "a claim takes nothing out of marked sets": ("claim", "take_marked(MOST_WOKEN, now_ms)\n", ""),
-    "a limited mark comes again at once": ("claim", "math.max(now_ms + AGAIN, first)", "first"),
-    "a limited mark comes again for no more": ("claim", "math.min(2 * went, MOST_TASKS)", "1"),
     "a mark for all holds for a batch": ("claim", "mark(thing, first, limit -", "mark(thing, now_ms + 1e9, limit -"),
     "a task goes on before its time": (
         "claim",
@@ -144,6 +142,18 @@ LATE = {
         "claim",
         "mark(thing, math.max(now_ms + AGAIN, first),",
         "mark(thing, now_ms + 1e9,",
+        waits.test_tasks_that_are_let_go_and_not_refused_let_twice_as_many_go,
+    ),
+    "a limited mark comes again for no more": (
+        "claim",
+        "math.min(2 * went, MOST_TASKS)",
+        "1",
+        waits.test_tasks_that_are_let_go_and_not_refused_let_twice_as_many_go,
+    ),
+    "a limited mark comes again at once": (
+        "claim",
+        "math.max(now_ms + AGAIN, first)",
+        "first",
         waits.test_one_task_goes_on_when_the_time_of_a_refusal_is_over,
     ),
 }
