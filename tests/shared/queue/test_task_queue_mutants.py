@@ -144,17 +144,23 @@ LATE = {
         "mark(thing, now_ms + 1e9,",
         waits.test_tasks_that_are_let_go_and_not_refused_let_twice_as_many_go,
     ),
+    "a limited mark comes again at once": (
+        "claim",
+        "math.max(now_ms + AGAIN, first)",
+        "first",
+        waits.test_one_task_goes_on_when_the_time_of_a_refusal_is_over,
+    ),
     "a limited mark comes again for no more": (
         "claim",
         "math.min(2 * went, MOST_TASKS)",
         "1",
         waits.test_tasks_that_are_let_go_and_not_refused_let_twice_as_many_go,
     ),
-    "a limited mark comes again at once": (
+    "few marked sets are looked at": (
         "claim",
-        "math.max(now_ms + AGAIN, first)",
-        "first",
-        waits.test_one_task_goes_on_when_the_time_of_a_refusal_is_over,
+        "redis.call('ZRANGE', WAITS, '-inf', whole(now_ms), 'BYSCORE', 'LIMIT', 0, n)",
+        "redis.call('ZRANGE', WAITS, '-inf', whole(now_ms), 'BYSCORE', 'LIMIT', 0, 4)",
+        waits.test_marks_of_empty_sets_do_not_hold_back_a_task_that_may_go_on,
     ),
 }
 """Rules that random histories reach too seldom, each with the test that needs it."""
