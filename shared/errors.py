@@ -300,3 +300,12 @@ class NotEndedError(LanggraphRqError):
 
 class SettingsError(LanggraphRqError):
     """A setting is unknown or has a value that cannot be used."""
+
+
+class MissingExtraError(SettingsError):
+    """A command needs libraries that an extra of the package installs."""
+
+    def __init__(self, command: str, extra: str, module: str | None) -> None:
+        super().__init__(
+            f"{command}: expected the extra `{extra}`, got: no module {module}; pip install 'langgraph-rq[{extra}]'"
+        )

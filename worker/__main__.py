@@ -9,7 +9,7 @@ import click
 from rich.table import Column, Table
 
 from langgraph_rq.shared import terminal
-from langgraph_rq.shared.errors import InvalidInputError, LanggraphRqError, Violation
+from langgraph_rq.shared.errors import InvalidInputError, LanggraphRqError, MissingExtraError, Violation
 from langgraph_rq.shared.settings import (
     ALL,
     QueueSettings,
@@ -82,10 +82,7 @@ def main(
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("langgraph_rq"):
             raise
-        terminal.report(
-            f"error: langgraph-worker: expected the extra `worker`, got: no module {error.name}; "
-            "pip install 'langgraph-rq[worker]'"
-        )
+        terminal.report(f"error: {MissingExtraError('langgraph-worker', 'worker', error.name)}")
         sys.exit(2)
     gc.freeze()
     gc.enable()

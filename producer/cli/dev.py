@@ -2,7 +2,7 @@
 
 import click
 
-from langgraph_rq.shared.errors import SettingsError
+from langgraph_rq.shared.errors import MissingExtraError
 
 _PASS_ON = {"ignore_unknown_options": True, "help_option_names": []}
 
@@ -35,6 +35,7 @@ def model(ctx: click.Context, arguments: tuple[str, ...]) -> None:
     """Run an OpenAI-compatible model server that needs no network; --help lists its options."""
     try:
         from langgraph_rq.worker.dev.offline_model.process import main  # noqa: PLC0415 - only this command needs it
+
+        ctx.exit(main(arguments))
     except ImportError as error:
-        raise SettingsError(f"dev model needs the extra `worker`: {error}") from None
-    ctx.exit(main(arguments))
+        raise MissingExtraError("dev model", "worker", error.name) from None

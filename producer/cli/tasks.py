@@ -12,7 +12,7 @@ from langgraph_rq.producer.client.client import Client
 from langgraph_rq.producer.client.resume import MISSING
 from langgraph_rq.producer.gateway.admission.api_keys import make_key
 from langgraph_rq.shared import terminal
-from langgraph_rq.shared.errors import InvalidInputError, SettingsError, Violation
+from langgraph_rq.shared.errors import InvalidInputError, MissingExtraError, Violation
 from langgraph_rq.shared.queue.events import BEGINNING, is_place
 from langgraph_rq.shared.settings import GatewaySettings, load
 
@@ -95,8 +95,9 @@ def serve(*, host: str | None, port: int | None, without_keys: bool | None) -> N
 
     SIGTERM and SIGINT let requests end; event streams are closed, so that their clients go on elsewhere.
     """  # noqa: D301
-    if not (find_spec("fastapi") and find_spec("uvicorn")):
-        raise SettingsError("serve: expected the extra `api`: pip install 'langgraph-rq[api]'")
+    for module in ("fastapi", "uvicorn"):
+        if find_spec(module) is None:
+            raise MissingExtraError("serve", "api", module)
     settings = load(GatewaySettings, host=host, port=port, without_keys=without_keys)
     # Only this command needs them; all others stay quick.
     from langgraph_rq.producer.gateway.server import serve as serve_gateway  # noqa: PLC0415

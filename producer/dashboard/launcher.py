@@ -8,7 +8,7 @@ from redis.exceptions import RedisError
 
 from langgraph_rq.shared import terminal
 from langgraph_rq.shared.connections.clients import open_sync
-from langgraph_rq.shared.errors import SettingsError
+from langgraph_rq.shared.errors import MissingExtraError
 from langgraph_rq.shared.settings import (
     DashboardSettings,
     RedactionSettings,
@@ -35,7 +35,7 @@ def dashboard(host: str | None, port: int | None) -> None:
 
         from langgraph_rq.producer.dashboard.app import make_app  # noqa: PLC0415
     except ImportError as error:
-        raise SettingsError(f"{error.name} is missing: pip install rq-dashboard six waitress") from None
+        raise MissingExtraError("dashboard", "dashboard", error.name) from None
     configure(redactor=load(RedactionSettings).redactor())
     settings, redis = load(DashboardSettings, host=host, port=port), load(RedisSettings)
     refuse_taken_port(settings)

