@@ -208,7 +208,7 @@ async def test_ended_tasks_do_not_stay_in_a_queue_that_no_worker_reads(queue):
     assert await queue.redis.exists(*left) == 0
 
 
-@pytest.mark.parametrize("graph", ["my graph", "a:b", "a,b", "%s", "a--b", "----", "sü/ß*", "a\nb"])
+@pytest.mark.parametrize("graph", ["my graph", "a:b", "a,b", "%s", "a--b", "----", "sü/ß*"])
 async def test_graph_may_have_any_name(queue, graph):
     await queue.join("both", {graph: "{}"})
     await queue.submit(graph=graph)

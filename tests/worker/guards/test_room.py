@@ -195,7 +195,7 @@ async def test_two_hundred_calls_share_the_room_for_a_few(is_sync, client, redis
 
 
 @pytest.mark.parametrize("limits", [{"daily_tokens": 1_000}, {"daily_cost_nano_usd": 1_000_000}])
-async def test_output_limit_is_lowered_to_what_is_left(limits, client, redis_url, aredis, llm, chat):
+async def test_output_limit_is_lowered_to_what_is_left(limits, client, redis_url, aredis, llm, chat, monkeypatch):
     guards = guards_of(client, redis_url, **limits)
     asked = []
     model = guarded_chat_model(chat(max_tokens=None), guards=guards)
@@ -206,11 +206,8 @@ async def test_output_limit_is_lowered_to_what_is_left(limits, client, redis_url
         asked.append(kwargs["max_tokens"])
         return await generate(self, *args, **kwargs)
 
-    type(inner)._agenerate = spied
-    try:
-        await model.ainvoke("hi")
-    finally:
-        type(inner)._agenerate = generate
+    monkeypatch.setattr(type(inner), "_agenerate", spied)
+    await model.ainvoke("hi")
     assert OUTPUT_TOKENS < asked[0] < 1_000 or "daily_cost_nano_usd" in limits
     assert await books(aredis) == (billed(llm), 0)
     await guards.aclose()

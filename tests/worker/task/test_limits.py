@@ -97,7 +97,7 @@ def test_longest_task_with_every_field_is_short_enough_for_a_worker_to_fetch(inp
     limits = TaskLimits(input_bytes=input_bytes)
     longest = {
         "task_id": "i" * 128,
-        "graph": "\x01" * 256,
+        "graph": "\\" * 256,
         "input": {"text": text_of(input_bytes)},
         "tenant": "t" * 32,
         "user_id": "\x01" * 256,
