@@ -28,7 +28,7 @@ from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
 from langgraph_rq.worker.calls.model_call import CallLimits
 from langgraph_rq.worker.guards.guards import Guards, TaskGuard, current_task
-from langgraph_rq.worker.guards.refusals import BudgetExceeded, ProviderUnavailableError
+from langgraph_rq.worker.guards.refusals import BudgetExceeded, DeadlinePassed, ProviderUnavailableError
 
 BREAKER = BreakerLimits(window_s=0, open_s=0.2, max_open_s=0.2)
 NAME = "openai/gpt-4o-mini"
@@ -57,11 +57,13 @@ def make_model(url: str) -> BaseChatModel:
     return guarded_chat_model(model, limits=CallLimits(attempts=1, timeout_s=30))
 
 
-async def guarded(redis_url: str, budget: BudgetLimits, calls: Coroutine[Any, Any, None]) -> None:
+async def guarded(
+    redis_url: str, budget: BudgetLimits, calls: Coroutine[Any, Any, None], patience_s: float = _PATIENCE_S
+) -> None:
     """Make the calls as those of one task, with guards of this process's own."""
     async with open_async(redis_url) as redis:
         guards = Guards(redis, redis_url, BREAKER, budget, _PRICING)
-        current_task.set(TaskGuard(guards, deadline_at=time.monotonic() + _PATIENCE_S))
+        current_task.set(TaskGuard(guards, deadline_at=time.monotonic() + patience_s))
         await calls
         await guards.aclose()
 
@@ -83,8 +85,8 @@ async def spend(started: Any, slot: int, calls: int, model: BaseChatModel) -> No
             started[slot] += 1
             try:
                 await model.ainvoke(f"question {started[slot]}")
-            except BudgetExceeded:
-                await asyncio.sleep(_POLL_S)  # what others hold may come back
+            except (BudgetExceeded, DeadlinePassed):
+                await asyncio.sleep(_POLL_S)  # what others hold may come back, but not before a killed one's minute
 
     await asyncio.gather(*(go_on() for _ in range(AT_ONCE)))
 
@@ -114,7 +116,8 @@ def spend_all(redis_url: str, model_url: str, processes: int, calls: int, tokens
     started, model, killed = RawArray("i", processes), make_model(model_url), 0
 
     def start(slot: int) -> int:
-        return fork(lambda: guarded(redis_url, budget_of(tokens), spend(started, slot, calls, model)))
+        patience_s = 10 + calls / 2
+        return fork(lambda: guarded(redis_url, budget_of(tokens), spend(started, slot, calls, model), patience_s))
 
     running = {start(slot): slot for slot in range(processes)}
     struck = 0
