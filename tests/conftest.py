@@ -1,13 +1,16 @@
 """One real Redis for the whole test run; every test starts on an empty one and leaves no key without an owner."""
 
+import logging
 import sys
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import structlog
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
+from langgraph_rq.shared.telemetry import logs
 from tests.installation import disturbed_model, installation, support_desk  # noqa: F401 - fixtures
 
 
@@ -35,6 +38,19 @@ async def aredis(redis_url: str) -> AsyncIterator[AsyncRedis]:
     """A client that does not decode replies, like the product's own clients."""
     async with AsyncRedis.from_url(redis_url) as client:
         yield client
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """Undo what a command that ran in this process set up: tests of later files read the logs."""
+    root, level = logging.getLogger(), logging.getLogger().level
+    handlers = list(root.handlers)
+    yield
+    if structlog.is_configured():
+        root.handlers = handlers
+        root.setLevel(level)
+        structlog.reset_defaults()
+        logs.reset()
 
 
 @pytest.fixture(scope="session", autouse=True)
