@@ -2,8 +2,8 @@ r"""Signatures of tasks and results: a producer acts for the tenants whose keys 
 
 Redis' users cannot tell tenants apart where they share a queue. With LGRQ_TASK_KEYS a task carries an HMAC-SHA256 by a
 key of its tenant, over its id in Redis and its text as it stands in the job; workers, who hold the keys of all tenants,
-refuse what has none. A result carries one likewise, so that clients refuse what nobody with the tenant's key wrote. The
-two are told apart by the words `task` and `result` in what is signed.
+refuse what has none. A result carries one likewise: clients refuse what was written without the tenant's key. The two
+are told apart by the words `task` and `result` in what is signed.
 
 The forms in Redis:
     a job's data    ["langgraph_rq.run_task",null,[TASK],{"signature":"<key id>:<hex>"}]

@@ -11,7 +11,7 @@ from langgraph_rq.shared.telemetry.logs import get_logger
 _DELAY_S = 0.5
 _WAITING = 2
 """Wrong passwords that wait at once, each on one of the server's 8 threads. Meanwhile no other one is looked at, not
-even a right one: else somebody who tries many at once would find it without a wait."""
+even a right one: else an attacker who tries many at once would find it without a wait."""
 
 _log = get_logger(__name__)
 

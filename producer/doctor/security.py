@@ -61,7 +61,7 @@ def _is_long_ago(anchored_at: datetime | None) -> bool:
 
 
 def tasks_are_signed(system: System) -> Finding:
-    """Without signatures whoever may write to Redis acts for every tenant."""
+    """Without signatures a client that may write to Redis acts for every tenant."""
     keys = load(TaskSettings).keys()
     if keys is None:
         return warned("tasks are not signed: a stolen producer acts for every tenant", "set LGRQ_TASK_KEYS_FILE")

@@ -1,8 +1,8 @@
 """The connections of a gateway process: how many there may be, and how long each may keep the process waiting.
 
 uvicorn bounds neither the number of silent connections, nor the time in which a request's head arrives, nor the time
-that a client takes for an answer; its limit on concurrency refuses everybody once silent connections fill it. Here a
-connection at the limit takes the place of the oldest one that waits for a request, so that silent ones shut nobody out.
+that a client takes for an answer; its limit on concurrency refuses all requests once silent connections fill it. Here a
+connection at the limit takes the place of the oldest one that waits for a request, so that no client is kept out.
 """
 
 import asyncio

@@ -102,7 +102,7 @@ class Refused(_NoRoom):
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A field of the policy is no limit; nothing was held, since no call may start on a limit that nobody can read."""
+    """A field of the policy is no limit; nothing was held, since no call may start on a limit that cannot be read."""
 
     rid: str
     field: str

@@ -3,7 +3,7 @@
 Every process obeys the policy, whatever its own settings say. The first call of the fleet writes the settings of its
 process; from then on only these verbs change it. Keys: see token_budget.py.
 
-A value that somebody wrote there by hand may be unreadable. On such a limit no call starts (`Unreadable`): money is
+A value that was written there by hand may be unreadable. On such a limit no call starts (`Unreadable`): money is
 not spent on a guess of what was meant. What is no limit falls back: the offset of the day to the caller's settings, the
 hold to `worst`.
 """
@@ -212,7 +212,7 @@ def _own(limit: str, for_all: str) -> Limit:
 
 
 def _shown(value: bytes | str) -> str:
-    """Read a value that somebody may have written by hand."""
+    """Read a value that may have been written by hand."""
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 

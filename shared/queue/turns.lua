@@ -129,7 +129,7 @@ local function enqueue(id, queue, user)
   end
   redis.call('HSET', 'agent:task:' .. id, 'place', 'waiting')
   redis.call('RPUSH', waiting_key, id)
-  -- Not only when it was empty: what another program left in it calls nobody.
+  -- Not only when it was empty: what another program left in it gives no user a turn.
   if redis.call('HEXISTS', 'agent:runnable:' .. queue, user) == 0
       and redis.call('SISMEMBER', 'agent:capped:' .. user, queue) == 0 then
     line_up(queue, user, redis.call('HEXISTS', 'agent:in_flight', user) == 0)

@@ -1,7 +1,7 @@
 """Anchors of the audit log: what workers sign of it, where producers cannot write.
 
-Whoever may append to the log may also remove from its end: a producer that removes its newest entries and puts its head
-back leaves a chain that is whole. So workers read the log in its order and sign, every few seconds, how many entries it
+A producer may append to the log, and remove from its end: one that removes its newest entries and puts its head back
+leaves a chain that is whole. So workers read the log in its order and sign, every few seconds, how many entries it
 has and what they are. An anchor is replaced by one that covers more until it covers `_FULL` entries; then the next one
 begins, which holds the signature of the one before. Entries behind the newest anchor are not covered yet.
 

@@ -44,7 +44,7 @@ class LeaseKeeper:
         worker: The worker's name.
         times: How long the lease lasts, which is renewed four times in that time, and how long ended tasks are kept.
         queues: The worker's queues.
-        graphs: The graphs that it serves -> the JSON schema of their input.
+        graphs: The graphs that it serves -> what each takes as input, as in shared/graph_input.py.
         loop: The loop that runs the tasks; both callbacks are called in it.
         on_renewed: Called with the reply to each renewal and the time at which it was sent (monotonic).
         on_lost: Called once when another worker has reaped this one.

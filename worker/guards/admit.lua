@@ -1,9 +1,8 @@
 #!lua flags=allow-oom
--- Decide whether a call may start: does this worker own its task, does the breaker admit it, is it its turn
--- at the rate of its provider, may its tenant have one more in flight, does the budget hold it?
--- The first refusal ends the script, so that nothing is held for a call that does not start. What its rate was booked
--- with before the budget refused it is given back. What is refused to
--- a task, and may be free later, is recorded for it: the task may wait for that.
+-- Decide whether a call may start: does this worker own its task, does the breaker admit it, is it its turn at the rate
+-- of its provider, may its tenant have one more in flight, does the budget hold it?
+-- The first refusal ends the script, so that nothing is held for a call that does not start: what its rate was booked
+-- with before the budget refused it is given back. A refusal that may end is recorded, since the task may wait for it.
 --
 -- Uses worker/guards/prelude: next_call
 -- Uses worker/guards/wakers: breaker_thing, follow_busy

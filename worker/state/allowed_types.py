@@ -47,7 +47,7 @@ class Form:
         code: Of the extension.
         name: Module and qualified name; None: the extension has no name.
         parts: What is written of a value; may hold further values with forms.
-        build: Makes the value of its parts, which may be anything that somebody put into Redis. What it raises is the
+        build: Makes the value of its parts, which may be anything that a client put into Redis. What it raises is the
             error of the task.
     """
 
@@ -92,7 +92,7 @@ class AllowedTypes:
         return form
 
     def build(self, code: int, content: Any) -> Any:
-        """Build the value of an extension, which may be anything that somebody put into Redis.
+        """Build the value of an extension, which may be anything that a client put into Redis.
 
         Raises:
             RefusedStateError: its type is not allowed.

@@ -1,4 +1,4 @@
-"""The error of state that is refused: on writing a type that is not allowed, on reading whatever nobody here wrote."""
+"""The error of state that is refused: on writing a type that is not allowed, on reading what no worker wrote."""
 
 from langgraph_rq.shared.errors import LanggraphRqError
 

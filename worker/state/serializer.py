@@ -65,7 +65,7 @@ class StateSerializer(SerializerProtocol):
         return self._place.seal(*self._dump(obj))
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
-        """Read a value, which may be anything that somebody put into Redis.
+        """Read a value, which may be anything that a client put into Redis.
 
         Raises:
             RefusedStateError: it names a type that is not allowed, does not decrypt, or is damaged.

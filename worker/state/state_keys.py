@@ -5,7 +5,7 @@ secret is replaced in three steps: every worker gets it as the second, then as t
 word `plain` stands for no encryption in such a list, and brings it to threads that exist, or ends it.
 
 Of a secret and a place (a thread, a store item) follows the key of that place. State that is moved to another place,
-shortened, changed or put there by somebody without a secret does not decrypt. A place's own older state does: a writer
+shortened, changed or written without a secret does not decrypt. A place's own older state does: a writer
 to Redis can turn a thread back.
 """
 
@@ -83,8 +83,8 @@ class PlaceKeys:
         """Undo `seal`.
 
         Raises:
-            RefusedStateError: the data were written with a secret that is not known here, or not at this place by
-                anybody who has one.
+            RefusedStateError: the data were written with a secret that is not known here, or not at this place
+                with one.
         """
         plain_kind, _, sealed_by = kind.partition("+")
         name = sealed_by.removeprefix(f"{_CIPHER}:") if sealed_by else PLAIN

@@ -53,7 +53,7 @@ def hit_call(rate: Rate, tenant: str, user_id: str | None, now_ms: int | str = "
 
 
 def tenant_hit_call(rate: Rate, tenant: str, now_ms: int | str = "") -> Call[Allowance]:
-    """Count a submission of a tenant, whoever its user is, if the rate allows it."""
+    """Count a submission of a tenant, of any of its users, if the rate allows it."""
     return _hit(tenant, rate, now_ms)
 
 

@@ -119,7 +119,7 @@ local function own(id, task_key, job_key, queue)
     cancel and 1 or 0, {unpack(fields, 11, 14)}, data, origin, acts, fields[15] or ''}
 end
 
--- An empty list holds no id of anybody. A user or a tenant marked as having one there lost it to a tool of RQ, or its
+-- An empty list holds no id of any user. A user or a tenant marked as having one there lost it to a tool of RQ, or its
 -- task's hash expired.
 local function freed(queue)
   local runnable_key, turns_key = 'agent:runnable:' .. queue, 'agent:tenant_turns:' .. queue
