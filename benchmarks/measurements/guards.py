@@ -28,7 +28,8 @@ from langgraph_rq.shared.telemetry.logs import configure
 from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 from langgraph_rq.worker.guards.call_size import CallSize, Prompt
-from langgraph_rq.worker.guards.guards import Admitted, Guards, TaskGuard, Used, current_task
+from langgraph_rq.worker.guards.guards import Guards
+from langgraph_rq.worker.guards.task_guard import Admitted, TaskGuard, Used, current_task
 
 PING_LIMIT = 3.0
 CPU_LIMIT_MS = 1.0

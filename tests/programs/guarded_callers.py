@@ -27,8 +27,9 @@ from langgraph_rq.shared.budget.token_budget import BudgetLimits
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
 from langgraph_rq.worker.calls.model_call import CallLimits
-from langgraph_rq.worker.guards.guards import Guards, TaskGuard, current_task
+from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.guards.refusals import BudgetExceeded, DeadlinePassed, ProviderUnavailableError
+from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
 
 BREAKER = BreakerLimits(window_s=0, open_s=0.2, max_open_s=0.2)
 NAME = "openai/gpt-4o-mini"

@@ -60,7 +60,7 @@ def test_flags_stay_the_first_line_before_what_a_script_uses():
 
 
 def test_script_that_a_used_file_calls_stands_before_it():
-    source = scripts.load_script("worker/guards/settle").source
+    source = scripts.load_script("worker/guards/scripts/settle").source
     assert source.count("local function wake(KEYS, ARGV)") == 1
     assert source.index("local function wake(") < source.index("local function follow_report(")
 

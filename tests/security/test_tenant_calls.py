@@ -12,8 +12,9 @@ from langgraph_rq.shared.settings import RedisSettings, WorkerSettings, load
 from langgraph_rq.worker.context import open_context
 from langgraph_rq.worker.guards.call_size import CallSize, Prompt
 from langgraph_rq.worker.guards.event_loops import stops_a_loop
-from langgraph_rq.worker.guards.guards import Guards, TaskGuard, Used
+from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.guards.refusals import BudgetBusy, BudgetExceeded
+from langgraph_rq.worker.guards.task_guard import TaskGuard, Used
 from langgraph_rq.worker.guards.tenant_calls import CALLS
 from tests.fleet import PRICING
 from tests.waiting import until

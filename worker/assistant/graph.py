@@ -37,8 +37,8 @@ from langgraph_rq.shared.strict_json import kind
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.assistant.models import AssistantModels, open_models
 from langgraph_rq.worker.calls.model_call import describe
-from langgraph_rq.worker.guards.guards import current_task
 from langgraph_rq.worker.guards.refusals import ProviderUnavailableError
+from langgraph_rq.worker.guards.task_guard import current_task
 from langgraph_rq.worker.task.result import wait_for_provider
 
 QUERY_BYTES = 8_000

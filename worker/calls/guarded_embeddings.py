@@ -19,7 +19,8 @@ from langgraph_rq.shared.breaker.circuit_breaker import Outcome
 from langgraph_rq.worker.calls.model_call import CallLimits, Target, call_model
 from langgraph_rq.worker.calls.provider_key import follow_environment
 from langgraph_rq.worker.guards.call_size import CallSize, Prompt, measure_texts
-from langgraph_rq.worker.guards.guards import Guards, TaskGuard, Used, find_guards
+from langgraph_rq.worker.guards.guards import Guards
+from langgraph_rq.worker.guards.task_guard import TaskGuard, Used, find_guards
 
 BATCH_TOKENS = 100_000
 """The most that one call reserves where requests have no limit; OpenAI's own limit is 300,000 tokens."""

@@ -22,8 +22,9 @@ from langgraph_rq.shared.breaker.circuit_breaker import Outcome
 from langgraph_rq.worker.calls.inner_model import InnerModel
 from langgraph_rq.worker.calls.model_call import Called, CallLimits, Target, call_models, settle_failure
 from langgraph_rq.worker.calls.model_usage import StreamMeter, answer_bytes, read_usage
-from langgraph_rq.worker.guards.guards import Admitted, Guards, TaskGuard, find_guards
+from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.guards.refusals import Refusal
+from langgraph_rq.worker.guards.task_guard import Admitted, TaskGuard, find_guards
 
 GUARDED = "langgraph_rq_guarded"
 """Key in a model's metadata: the callback handler skips its calls, which are guarded already."""

@@ -31,8 +31,9 @@ from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.calls.provider_errors import read_failure, status_of
 from langgraph_rq.worker.calls.rate_limits import PATIENCE_S, call_at_rate
 from langgraph_rq.worker.guards.call_size import CallSize
-from langgraph_rq.worker.guards.guards import Admitted, Guards, TaskGuard, Used
+from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.guards.refusals import ProviderUnavailableError
+from langgraph_rq.worker.guards.task_guard import Admitted, TaskGuard, Used
 
 T = TypeVar("T")
 _log = get_logger(__name__)

@@ -6,7 +6,7 @@ from typing import Any
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation, LLMResult
 
-from langgraph_rq.worker.guards.guards import Used
+from langgraph_rq.worker.guards.task_guard import Used
 
 
 def read_usage(result: ChatResult | LLMResult) -> Used | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from langgraph_rq.shared.pacing.learned_rates import read_headers
 from langgraph_rq.shared.telemetry.logs import get_logger
-from langgraph_rq.worker.guards.guards import current_task
+from langgraph_rq.worker.guards.task_guard import current_task
 
 _CLASSES = {
     "langchain_openai.chat_models.base": ("BaseChatOpenAI", "root_client", "root_async_client"),

@@ -12,8 +12,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from langgraph_rq.worker.guards.guards import TaskGuard
 from langgraph_rq.worker.guards.refusals import ProviderUnavailableError
+from langgraph_rq.worker.guards.task_guard import TaskGuard
 from langgraph_rq.worker.guards.waiting import IN_PLACE_S, CallWait
 
 PATIENCE_S = 30.0

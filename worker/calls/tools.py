@@ -33,8 +33,9 @@ from langgraph_rq.worker.calls.model_call import describe
 from langgraph_rq.worker.calls.provider_errors import Failure, read_failure
 from langgraph_rq.worker.guards.admission import admit_call, refusal_of
 from langgraph_rq.worker.guards.events import emit_transition
-from langgraph_rq.worker.guards.guards import Guards, TaskGuard, current_task
+from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.guards.refusals import ProviderUnavailableError, ToolError
+from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
 
 TIMEOUT_S = 30.0
 _PROBE_MARGIN_S = 5.0

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from langgraph_rq.shared.telemetry.logs import get_logger
-from langgraph_rq.worker.guards.guards import TaskGuard, current_task
+from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
 
 LOOK_S = 0.25
 """Time between two looks."""

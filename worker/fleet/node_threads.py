@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 from typing import ParamSpec, TypeVar
 
-from langgraph_rq.worker.guards.guards import TaskGuard, current_task
+from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
 
 THREAD = "node"
 

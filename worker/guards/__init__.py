@@ -4,5 +4,6 @@ In `refusals`, what a call gets that may not start: `ToolError` (importable from
 `ProviderUnavailableError`, which a graph may handle, and those that end the task and which `except Exception` does not
 catch (`BudgetExceeded`, `TaskCancelled`, `TaskGone`, `GuardUnavailable`).
 
-To read: guards (admit and settle), admission (the two scripts). The calls themselves: `langgraph_rq.worker.calls`.
+To read: guards (admit and settle), task_guard (the run that a call belongs to), admission (the scripts around a call).
+The calls themselves: `langgraph_rq.worker.calls`.
 """

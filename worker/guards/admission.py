@@ -149,7 +149,7 @@ def _slots(*calls: Call[Any] | Place | None) -> tuple[list[str], list[Argument]]
     return keys, arguments
 
 
-_ADMIT = load_script("worker/guards/admit")
-_SETTLE = load_script("worker/guards/settle")
-_REPORT_EARLY = load_script("worker/guards/report_early")
-_EXPIRE = load_script("worker/guards/expire")
+_ADMIT = load_script("worker/guards/scripts/admit")
+_SETTLE = load_script("worker/guards/scripts/settle")
+_REPORT_EARLY = load_script("worker/guards/scripts/report_early")
+_EXPIRE = load_script("worker/guards/scripts/expire")

@@ -43,7 +43,7 @@ from langgraph_rq.shared.connections.batching import Batcher
 from langgraph_rq.shared.connections.clients import is_outage
 from langgraph_rq.shared.connections.kept_connection import Argument
 from langgraph_rq.shared.errors import LanggraphRqError
-from langgraph_rq.worker.guards.guards import current_task
+from langgraph_rq.worker.guards.task_guard import current_task
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.state.search_indexes import create_indexes
 from langgraph_rq.worker.state.serializer import StateSerializer

@@ -19,7 +19,7 @@ from langgraph_rq.shared.telemetry.audit import Action
 from langgraph_rq.shared.telemetry.logs import bind, bound, get_logger, listen
 from langgraph_rq.shared.telemetry.otlp import SCOPE
 from langgraph_rq.shared.telemetry.spans import Kind, Span, SpanId, Value, new_span_id
-from langgraph_rq.worker.guards.guards import TaskGuard, current_task
+from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
 from langgraph_rq.worker.task.result import Ended
 from langgraph_rq.worker.task.run_context import RunContext
 

@@ -33,8 +33,8 @@ from langgraph_rq.worker.calls.model_usage import answer_bytes, read_usage, writ
 from langgraph_rq.worker.calls.rate_limits import call_at_rate
 from langgraph_rq.worker.guards.call_size import CallSize, Prompt, measure_messages, measure_texts, output_limit
 from langgraph_rq.worker.guards.event_loops import running_loop, stops_a_loop
-from langgraph_rq.worker.guards.guards import TaskGuard
 from langgraph_rq.worker.guards.refusals import GuardUnavailable, ProviderRefused, ProviderUnavailableError, TaskGone
+from langgraph_rq.worker.guards.task_guard import TaskGuard
 from langgraph_rq.worker.task.attempt import Attempt
 from langgraph_rq.worker.task.node_watch import STEP, NodeWatch
 

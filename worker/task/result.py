@@ -17,7 +17,6 @@ from langgraph_rq.shared.queue.waits import AFTER_OUTAGE, AT_ONCE, PROVIDER, Wai
 from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import ResultMetadata, State, Task, TaskResult
 from langgraph_rq.worker.calls.provider_errors import read_failure
-from langgraph_rq.worker.guards.guards import TaskGuard, current_task
 from langgraph_rq.worker.guards.refusals import (
     BudgetBusy,
     DeadlinePassed,
@@ -29,6 +28,7 @@ from langgraph_rq.worker.guards.refusals import (
     TaskGone,
     ToolError,
 )
+from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
 from langgraph_rq.worker.state.checkpoints import CheckpointOutageError
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 

@@ -85,7 +85,7 @@ MUTANTS: Mapping[str, Mutant] = {
     "a claim takes what its worker does not serve": Mutant(
         {"shared/queue/scripts/claim": ("not (cancel or serves(graphs, graph))", "false")}
     ),
-    "former owners go on": Mutant({"worker/guards/admit": ("if ownership ~= 1 then", "if false then")}, _go_on),
+    "former owners go on": Mutant({"worker/guards/scripts/admit": ("if ownership ~= 1 then", "if false then")}, _go_on),
     "reaping right after an outage": Mutant(patch=_reap_at_once),
     "unknown tasks are not given back": Mutant(patch=_never_give_back),
     "a result is committed once only": Mutant(patch=_commit_once),
@@ -93,5 +93,5 @@ MUTANTS: Mapping[str, Mutant] = {
     "a blocking task is not marked": Mutant(
         {"shared/queue/scripts/block": ("redis.call('HSET', task_key, 'blocked_in', line)", "")}
     ),
-    "a cancel is not seen": Mutant({"worker/guards/admit": ("return cancel and 2 or 1", "return 1")}),
+    "a cancel is not seen": Mutant({"worker/guards/scripts/admit": ("return cancel and 2 or 1", "return 1")}),
 }

@@ -55,7 +55,7 @@ def scripts() -> dict[str, Script]:
     """Return the scripts whose replies are lost, in order: a lost renewal keeps a worker from reaping for a while."""
     folders = {
         "shared/queue/scripts": ("reap", "sweep", "submit", "claim", "finish", "release"),
-        "worker/guards": ("admit", "settle"),
+        "worker/guards/scripts": ("admit", "settle"),
         "worker/state": ("put", "put_writes", "expire"),
     }
     found = {verb: load_script(f"{folder}/{verb}") for folder, verbs in folders.items() for verb in verbs}

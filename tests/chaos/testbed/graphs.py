@@ -14,7 +14,7 @@ from langgraph.types import Send
 
 from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
 from langgraph_rq.worker.calls.model_call import CallLimits
-from langgraph_rq.worker.guards.guards import current_task
+from langgraph_rq.worker.guards.task_guard import current_task
 from tests.chaos.checking.history import record
 from tests.chaos.testbed.instrument import install, reach
 

@@ -155,6 +155,6 @@ _RECORDERS: Mapping[str, Callable[[scripts.Call[Any], Any, float], None]] = {
     "shared/queue/scripts/renew": _renewed,
     "shared/queue/scripts/reap": _reaped,
     "shared/queue/scripts/sweep": _swept,
-    "worker/guards/admit": _admitted,
-    "worker/guards/settle": _settled,
+    "worker/guards/scripts/admit": _admitted,
+    "worker/guards/scripts/settle": _settled,
 }

@@ -20,8 +20,9 @@ from langgraph_rq.worker.assistant.graph import QUERY_BYTES, Assistant, build, g
 from langgraph_rq.worker.assistant.models import guard_models
 from langgraph_rq.worker.calls.model_call import CallLimits
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
-from langgraph_rq.worker.guards.guards import Guards, TaskGuard, current_task
+from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.guards.refusals import BudgetExceeded, ProviderUnavailableError, TaskGone
+from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
 from langgraph_rq.worker.task.result import usage_of
 from tests.breakers import Breakers
 from tests.budget import Budget

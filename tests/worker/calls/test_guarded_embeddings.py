@@ -15,8 +15,9 @@ from langgraph_rq.shared.budget.token_budget import BudgetLimits, Hold, Payer
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.worker.calls.guarded_embeddings import guarded_embeddings
 from langgraph_rq.worker.calls.model_call import CallLimits
-from langgraph_rq.worker.guards.guards import Guards, TaskGuard, current_task
+from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.guards.refusals import BudgetExceeded, ProviderUnavailableError
+from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
 from tests.breakers import Breakers
 from tests.budget import Budget
 from tests.fleet import PRICING, one_node_graph, worker

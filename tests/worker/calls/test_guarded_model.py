@@ -20,8 +20,9 @@ from langgraph_rq.worker.calls.inner_model import OUTPUT_TOKENS as DEFAULT_OUTPU
 from langgraph_rq.worker.calls.model_call import CallLimits
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 from langgraph_rq.worker.guards import call_threads
-from langgraph_rq.worker.guards.guards import Guards, TaskGuard, current_task
+from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.guards.refusals import BudgetExceeded, ProviderUnavailableError
+from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
 from tests.breakers import Breakers
 from tests.budget import Budget
 from tests.fleet import PRICING

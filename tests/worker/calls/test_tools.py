@@ -16,8 +16,9 @@ from requests import Response as RequestsResponse
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, BreakerState
 from langgraph_rq.shared.budget.token_budget import BudgetLimits
 from langgraph_rq.worker.calls.tools import guarded
-from langgraph_rq.worker.guards.guards import Guards, TaskGuard, current_task
+from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.guards.refusals import BudgetExceeded, ProviderUnavailableError, TaskGone, ToolError
+from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
 from tests.breakers import Breakers
 from tests.fleet import PRICING
 from tests.waiting import until

@@ -16,8 +16,9 @@ from langgraph_rq.shared.pacing.pacing import Pace
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
 from langgraph_rq.worker.guards.call_size import CallSize, Prompt
-from langgraph_rq.worker.guards.guards import Guards, TaskGuard, Used
+from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.guards.refusals import BudgetExceeded, GuardUnavailable, ProviderUnavailableError, TaskGone
+from langgraph_rq.worker.guards.task_guard import TaskGuard, Used
 from tests.breakers import Breakers
 from tests.budget import limit_day
 from tests.fleet import PRICING

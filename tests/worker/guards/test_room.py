@@ -11,8 +11,9 @@ from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
 from langgraph_rq.worker.guards.call_size import CallSize, Prompt
 from langgraph_rq.worker.guards.event_loops import stops_a_loop
-from langgraph_rq.worker.guards.guards import Guards, TaskGuard, Used
+from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.guards.refusals import BudgetBusy, BudgetExceeded, TaskGone
+from langgraph_rq.worker.guards.task_guard import TaskGuard, Used
 from tests.breakers import Breakers
 from tests.fleet import PRICING
 from tests.model_calls import OUTPUT_TOKENS, billed, books

@@ -18,7 +18,8 @@ from langgraph_rq.shared.tasks import State
 from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
 from langgraph_rq.worker.fleet.outcomes import OutcomeWriter
 from langgraph_rq.worker.guards.call_size import CallSize, Prompt
-from langgraph_rq.worker.guards.guards import Guards, TaskGuard, Used
+from langgraph_rq.worker.guards.guards import Guards
+from langgraph_rq.worker.guards.task_guard import TaskGuard, Used
 from tests.breakers import Breakers
 from tests.fleet import PRICING, one_node_graph, worker
 from tests.model_calls import Said

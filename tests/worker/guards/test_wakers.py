@@ -10,8 +10,9 @@ from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.waits import await_call
 from langgraph_rq.worker.guards import admission
 from langgraph_rq.worker.guards.call_size import CallSize, Prompt
-from langgraph_rq.worker.guards.guards import Guards, TaskGuard, Used
+from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.guards.refusals import BudgetBusy, ProviderUnavailableError
+from langgraph_rq.worker.guards.task_guard import TaskGuard, Used
 from tests.breakers import Breakers
 from tests.fleet import PRICING
 

@@ -11,8 +11,9 @@ from langgraph_rq.shared.budget.token_budget import BudgetLimits
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 from langgraph_rq.worker.graphs.langgraph_json import GraphLoadError, read_langgraph_json
-from langgraph_rq.worker.guards.guards import Guards, TaskGuard, current_task
+from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.guards.refusals import BudgetExceeded
+from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
 from langgraph_rq.worker.state.store import open_store
 from tests.fleet import PRICING
 
