@@ -4,6 +4,8 @@
 -- over. Both are charged once and given back once: the id in agent:tenant_open decides. A task whose hash expired is
 -- still in agent:open, from which the sweeper gives it back.
 --
+-- Uses shared/queue/turns: tenant_of
+--
 -- agent:tenants                zset  tenant -> bytes that it holds
 -- agent:tenant_open:<tenant>   zset  id -> bytes charged for the open task
 -- agent:tenant_kept:<tenant>   hash  instant (ms) -> bytes of ended tasks that are forgotten by then
@@ -17,11 +19,6 @@ local INSTANTS = 64
 -- Tenants that are added up for the share of each.
 local LARGEST = 100
 
--- The tenant of a task's id, <tenant>--<id>; the default tenant's ids stand alone.
-local function owner_of(id)
-  return id:match('^(.-)%-%-') or 'default'
-end
-
 local function add_held(tenant, bytes)
   if tonumber(redis.call('ZINCRBY', TENANTS_KEY, bytes, tenant)) <= 0 then
     redis.call('ZREM', TENANTS_KEY, tenant)
@@ -30,7 +27,7 @@ end
 
 -- Charge an open task of so many bytes of data to its tenant.
 local function charge(id, data_bytes)
-  local tenant = owner_of(id)
+  local tenant = tenant_of(id)
   if redis.call('ZADD', 'agent:tenant_open:' .. tenant, 'NX', data_bytes + TASK_BYTES, id) == 1 then
     add_held(tenant, data_bytes + TASK_BYTES)
   end
@@ -38,7 +35,7 @@ end
 
 -- Give back what an open task was charged, and charge what is kept of it (bytes) for `keep_ms`; 0 bytes: nothing is.
 local function discharge(id, kept_bytes, keep_ms, now_ms)
-  local tenant = owner_of(id)
+  local tenant = tenant_of(id)
   local charged = redis.call('ZSCORE', 'agent:tenant_open:' .. tenant, id)
   if not charged then
     return

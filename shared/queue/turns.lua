@@ -31,9 +31,9 @@ local function push(command, queue, id)
   end
 end
 
--- The tenant of a user's key, <tenant>--<user>.
-local function tenant_of(user)
-  return user:match('^(.-)%-%-') or user
+-- The tenant of a user's key, <tenant>--<user>, or of a task's id; ids of the default tenant stand alone.
+local function tenant_of(key)
+  return key:match('^(.-)%-%-') or 'default'
 end
 
 -- Whether an id on the queue's list is where its task's hash says (R18 in docs/architecture.md).

@@ -6,7 +6,7 @@
 -- Uses shared/connections/clock: clock, natural, whole
 -- Uses shared/queue/turns: LOOKED, QUEUE_KEY, call_next, leave_thread, lies_on, looked, pass_turn, put_back,
 --   stopped_running, taken, tenant_of
--- Uses shared/queue/shares: TENANTS_KEY, discharge, owner_of, settle_share
+-- Uses shared/queue/shares: TENANTS_KEY, discharge, settle_share
 --
 -- KEYS[1] agent:open      zset    id -> deadline (ms); past it, when to look again
 -- KEYS[2] agent:sweep     string  how far the last caller got
@@ -109,7 +109,7 @@ local function check_turn(queue)
     return
   end
   for _, id in ipairs(redis.call('LRANGE', QUEUE_KEY .. queue, 0, -1)) do
-    if owner_of(id) == tenant then
+    if tenant_of(id) == tenant then
       return
     end
   end
