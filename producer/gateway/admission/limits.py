@@ -2,10 +2,9 @@
 
 from redis.asyncio import Redis
 
-from langgraph_rq.producer.gateway.admission.rates import Allowance, Rate, hit_call, tenant_hit_call
+from langgraph_rq.producer.gateway.admission.rates import Allowance, Rate, hit_call
 from langgraph_rq.producer.gateway.problems import ProblemError
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.connections.scripts import Call
 from langgraph_rq.shared.queue.keys import OPEN
 
 _QUEUE_RETRY_S = 5
@@ -26,15 +25,11 @@ class Limits:
         self._open_tasks = open_tasks
 
     async def admit(self, tenant: str, user_id: str | None, tenant_rate: Rate | None = None) -> dict[str, str]:
-        """Count one submission of the tenant, then of its user; answers the headers that say what the user has left.
+        """Count one submission of the tenant and its user; answers the headers that say what the user has left.
 
-        Raises ProblemError 429.
+        Raises ProblemError 429. A submission above a rate is not counted at all.
         """
-        if tenant_rate:
-            await self._count(tenant_rate, tenant_hit_call(tenant_rate, tenant), f"tenant {tenant}")
-        headers = (
-            await self._count(self._rate, hit_call(self._rate, tenant, user_id), "this user") if self._rate else {}
-        )
+        headers = await self._count(tenant, user_id, tenant_rate)
         waiting = await self._redis.zcard(OPEN)
         if waiting >= self._open_tasks:
             raise ProblemError(
@@ -45,19 +40,25 @@ class Limits:
             )
         return headers
 
-    async def _count(self, rate: Rate, hit: Call[Allowance], whose: str) -> dict[str, str]:
-        left = await scripts.run(self._redis, hit)
-        headers = {
-            "X-RateLimit-Limit": str(rate.limit),
-            "X-RateLimit-Remaining": str(left.remaining),
-            "X-RateLimit-Reset": str(left.resets_at),
-        }
-        if not left.wait_ms:
-            return headers
-        wait_s = -(-left.wait_ms // 1_000)
-        raise ProblemError(
-            429,
-            "rate_limited",
-            f"more than {rate} of {whose}: try again in {wait_s} s",
-            headers={**headers, "Retry-After": str(wait_s)},
-        )
+    async def _count(self, tenant: str, user_id: str | None, tenant_rate: Rate | None) -> dict[str, str]:
+        known = {tenant: (tenant_rate, f"tenant {tenant}"), f"{tenant}--{user_id or ''}": (self._rate, "this user")}
+        rates = {key: rate for key, (rate, _) in known.items() if rate}
+        allowances = await scripts.run(self._redis, hit_call(rates)) if rates else []
+        for (key, rate), left in zip(rates.items(), allowances, strict=True):
+            if left.wait_ms:
+                wait_s = -(-left.wait_ms // 1_000)
+                raise ProblemError(
+                    429,
+                    "rate_limited",
+                    f"more than {rate} of {known[key][1]}: try again in {wait_s} s",
+                    headers={**_headers(rate, left), "Retry-After": str(wait_s)},
+                )
+        return _headers(self._rate, allowances[-1]) if self._rate else {}
+
+
+def _headers(rate: Rate, left: Allowance) -> dict[str, str]:
+    return {
+        "X-RateLimit-Limit": str(rate.limit),
+        "X-RateLimit-Remaining": str(left.remaining),
+        "X-RateLimit-Reset": str(left.resets_at),
+    }

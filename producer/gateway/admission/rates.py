@@ -5,6 +5,7 @@ Keys:
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from langgraph_rq.shared.connections.scripts import Call, load_script
@@ -38,29 +39,25 @@ def parse_rate(text: str, name: str = "LGRQ_GATEWAY_RATE") -> Rate:
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What is left of a user's rate."""
+    """What is left of a rate."""
 
     wait_ms: int
-    """Until a submission is allowed again; 0: this one was."""
+    """Until a submission is allowed again; 0: this one is."""
     remaining: int
     resets_at: int
     """When the window ends (Unix time)."""
 
 
-def hit_call(rate: Rate, tenant: str, user_id: str | None, now_ms: int | str = "") -> Call[Allowance]:
-    """Count a submission of a user, if the rate allows it; users without an id are one user of their tenant."""
-    return _hit(f"{tenant}--{user_id or ''}", rate, now_ms)
+def hit_call(rates: Mapping[str, Rate], now_ms: int | str = "") -> Call[list[Allowance]]:
+    """Count a submission, if all rates allow it; none is counted if one of them does not.
 
-
-def tenant_hit_call(rate: Rate, tenant: str, now_ms: int | str = "") -> Call[Allowance]:
-    """Count a submission of a tenant, of any of its users, if the rate allows it."""
-    return _hit(tenant, rate, now_ms)
-
-
-def _hit(whose: str, rate: Rate, now_ms: int | str) -> Call[Allowance]:
+    Args:
+        rates: By what they apply to: `<tenant>`, or `<tenant>--<user>`; users without an id are one of their tenant's.
+        now_ms: In tests.
+    """
     return Call(
         load_script("producer/gateway/admission/hit"),
-        [f"agent:rate:{whose}"],
-        [rate.limit, rate.window_ms, now_ms],
-        lambda reply: Allowance(reply[0], reply[1], reply[2] // 1_000),
+        [f"agent:rate:{whose}" for whose in rates],
+        [now_ms, *(part for rate in rates.values() for part in (rate.limit, rate.window_ms))],
+        lambda reply: [Allowance(wait_ms, remaining, ends_ms // 1_000) for wait_ms, remaining, ends_ms in reply],
     )

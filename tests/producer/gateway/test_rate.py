@@ -25,9 +25,14 @@ def test_other_words_are_one_clear_error(text):
         parse_rate(text)
 
 
+async def hit(aredis, rate, now_ms, whose="acme--ann"):
+    (allowance,) = await run(aredis, hit_call({whose: rate}, now_ms))
+    return allowance
+
+
 async def test_submissions_of_the_last_window_leave_the_sliding_one_bit_by_bit(aredis):
     rate = parse_rate("4/minute")
-    counted = [await run(aredis, hit_call(rate, "acme", "ann", MINUTE + 59_000)) for _ in range(5)]
+    counted = [await hit(aredis, rate, MINUTE + 59_000) for _ in range(5)]
     assert [(one.wait_ms == 0, one.remaining) for one in counted] == [
         (True, 3),
         (True, 2),
@@ -35,7 +40,7 @@ async def test_submissions_of_the_last_window_leave_the_sliding_one_bit_by_bit(a
         (True, 0),
         (False, 0),
     ]
-    half = [(await run(aredis, hit_call(rate, "acme", "ann", MINUTE + 90_000))).wait_ms for _ in range(3)]
+    half = [(await hit(aredis, rate, MINUTE + 90_000)).wait_ms for _ in range(3)]
     assert half[:2] == [0, 0]
     assert half[2] > 0
 
@@ -45,14 +50,26 @@ async def test_submissions_of_the_last_window_leave_the_sliding_one_bit_by_bit(a
 async def test_refused_user_is_let_in_after_exactly_the_wait(aredis, limit, at_ms):
     rate, now_ms = parse_rate(f"{limit}/minute"), MINUTE + at_ms
     for _ in range(limit):
-        assert (await run(aredis, hit_call(rate, "acme", "ann", now_ms))).wait_ms == 0
-    wait_ms = (await run(aredis, hit_call(rate, "acme", "ann", now_ms))).wait_ms
-    assert (await run(aredis, hit_call(rate, "acme", "ann", now_ms + wait_ms - 2))).wait_ms > 0
-    assert (await run(aredis, hit_call(rate, "acme", "ann", now_ms + wait_ms))).wait_ms == 0
+        assert (await hit(aredis, rate, now_ms)).wait_ms == 0
+    wait_ms = (await hit(aredis, rate, now_ms)).wait_ms
+    assert (await hit(aredis, rate, now_ms + wait_ms - 2)).wait_ms > 0
+    assert (await hit(aredis, rate, now_ms + wait_ms)).wait_ms == 0
 
 
 async def test_tenants_and_users_are_counted_apart(aredis):
     rate = parse_rate("1/minute")
-    callers = [("acme", "ann"), ("acme", "bob"), ("beta", "ann"), ("beta", None), ("acme", None)]
-    assert [(await run(aredis, hit_call(rate, *caller, MINUTE))).wait_ms for caller in callers] == [0] * 5
-    assert (await run(aredis, hit_call(rate, "acme", None, MINUTE))).wait_ms > 0
+    callers = ["acme--ann", "acme--bob", "beta--ann", "beta--", "acme--", "acme"]
+    assert [(await hit(aredis, rate, MINUTE, whose)).wait_ms for whose in callers] == [0] * 6
+    assert (await hit(aredis, rate, MINUTE, "acme--")).wait_ms > 0
+
+
+async def test_submission_that_one_rate_refuses_is_counted_for_none(aredis):
+    tenant, user = parse_rate("3/minute"), parse_rate("1/minute")
+    rates = {"acme": tenant, "acme--ann": user}
+    answers = [await run(aredis, hit_call(rates, MINUTE)) for _ in range(3)]
+    assert [[one.wait_ms > 0 for one in answer] for answer in answers] == [[False, False], [False, True], [False, True]]
+    assert (await hit(aredis, tenant, MINUTE, "acme")).remaining == 1
+    await hit(aredis, tenant, MINUTE, "acme")
+    refused = await run(aredis, hit_call({"acme": tenant, "acme--bob": user}, MINUTE))
+    assert [one.wait_ms > 0 for one in refused] == [True, False]
+    assert (await hit(aredis, user, MINUTE, "acme--bob")).wait_ms == 0
