@@ -225,8 +225,8 @@ def _read_left(client: Redis) -> dict[str, int]:
         "agent:in_flight": client.hlen("agent:in_flight"),
     }
     found |= {queue: client.llen(queue) for queue in client.smembers(RQ_QUEUES)}
-    turns = ("agent:waiting:*", "agent:tenant_turns:*", "agent:tenant_line:*", "agent:capped:*", "agent:thread:*")
-    for pattern in ("agent:own:*", *turns):
+    turns = ("waiting", "runnable", "wait", "tenant_turns", "tenant_line", "tenant_open", "capped", "thread")
+    for pattern in (f"agent:{kind}:*" for kind in ("own", *turns)):
         found[pattern] = sum(1 for _ in client.scan_iter(pattern, count=1000))
     found["rq:wip:*"] = sum(int(client.zcard(key)) for key in client.scan_iter("rq:wip:*", count=1000))
     return {key: int(number) for key, number in found.items() if number}
