@@ -200,11 +200,6 @@ def wip_key(queue: str) -> str:
     return f"rq:wip:{queue}"
 
 
-def registry_key(status: JobStatus, queue: str) -> str:
-    """Name RQ's registry of a queue's jobs that ended as `status`."""
-    return f"rq:{status}:{queue}"
-
-
 def own_key(worker: str) -> str:
     """Name the set of ids that a worker owns."""
     return f"agent:own:{worker}"

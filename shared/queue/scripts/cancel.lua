@@ -4,6 +4,7 @@
 -- Uses shared/connections/clock: clock
 -- Uses shared/queue/turns: leave_thread
 -- Uses shared/queue/waits: leave_wait
+-- Uses shared/queue/rq_jobs: list_ended
 -- Uses shared/queue/shares: discharge
 -- Uses shared/queue/events: record_end
 --
@@ -54,9 +55,7 @@ record_end(events_key, state, events_ms)
 leave_thread(id, thread)
 discharge(id, #result + redis.call('HSTRLEN', job_key, 'data'), result_ms, now_ms)
 
-local registry_key = 'rq:' .. rq_status .. ':' .. (queue or '')
-redis.pcall('ZADD', registry_key, math.floor((now_ms + result_ms) / 1000), id)
-redis.pcall('PEXPIRE', registry_key, result_ms + 1000)
+list_ended(id, queue or '', rq_status, result_ms, now_ms)
 if redis.call('EXISTS', job_key) == 1 then
   redis.pcall('HSET', job_key, 'status', rq_status, 'ended_at', now_iso)
   redis.call('PEXPIRE', job_key, result_ms)

@@ -9,6 +9,7 @@
 -- Uses shared/queue/routing: serves
 -- Uses shared/queue/turns: LOOKED, QUEUE_KEY, call_next, lies_on, looked, pass_turn, put_aside, taken
 -- Uses shared/queue/waits: take_marked
+-- Uses shared/queue/rq_jobs: show_again
 -- Uses shared/queue/events: record_state
 --
 -- KEYS[1] agent:workers          zset    worker -> lease end (ms)
@@ -173,6 +174,7 @@ for i = 6, #KEYS do
       if lies_here then -- it has ended meanwhile
         redis.call('HSET', task_key, 'place', 'done')
       end
+      show_again(id, now_ms)
       dropped[#dropped + 1] = id:sub(1, 64)
     end
     if lies_here and user then

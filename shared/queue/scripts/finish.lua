@@ -4,6 +4,7 @@
 -- Uses shared/connections/clock: clock
 -- Uses shared/queue/fence: fence
 -- Uses shared/queue/turns: leave_thread, stopped_running
+-- Uses shared/queue/rq_jobs: list_ended
 -- Uses shared/queue/shares: discharge
 -- Uses shared/queue/events: record_end
 --
@@ -14,9 +15,8 @@
 -- KEYS[5] agent:open             zset    id -> deadline (ms)
 -- KEYS[6] rq:job:<id>            hash    RQ's job
 -- KEYS[7] rq:wip:<queue>         zset    RQ's registry of running jobs
--- KEYS[8] rq:finished:<queue>, rq:failed:<queue> or rq:canceled:<queue>   zset   id -> when to forget it (s)
--- KEYS[9] rq:results:<id>        stream  RQ's results; written for failures, so that its tools show the reason
--- KEYS[10] rq:worker:<worker>    hash    RQ's worker
+-- KEYS[8] rq:results:<id>        stream  RQ's results; written for failures, so that its tools show the reason
+-- KEYS[9] rq:worker:<worker>     hash    RQ's worker
 -- ARGV[1] id
 -- ARGV[2] epoch
 -- ARGV[3] worker
@@ -33,14 +33,14 @@
 -- ARGV[14] now (ms) in tests, else empty
 -- Returns 1 written | 2 already written by this very attempt (its reply was lost) | 0 fenced off
 local task_key, result_key, events_key, own_key, open_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local job_key, wip_key, registry_key, rq_results_key, rq_worker_key = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local job_key, wip_key, rq_results_key, rq_worker_key = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local id, epoch, worker, state, result = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local result_ms, events_ms, window_ms = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local rq_status, rq_failure, now_iso, run_s = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
 local emptied_data, now_ms = ARGV[13], clock(ARGV[14])
 
-local is_owner, task, known_state = fence(task_key, epoch, worker, 'user', 'thread')
-local user, thread = unpack(task)
+local is_owner, task, known_state = fence(task_key, epoch, worker, 'user', 'thread', 'queue')
+local user, thread, queue = unpack(task)
 if not is_owner then
   return known_state == state and 2 or 0
 end
@@ -58,9 +58,11 @@ discharge(id, #result + kept_data, result_ms, now_ms)
 
 -- From here on it is for RQ's tools only: a broken key of theirs must not undo what was decided above.
 redis.pcall('ZREM', wip_key, id .. ':' .. epoch)
-redis.pcall('ZREMRANGEBYSCORE', registry_key, '-inf', math.floor(now_ms / 1000))
-redis.pcall('ZADD', registry_key, math.floor((now_ms + result_ms) / 1000), id)
-redis.pcall('PEXPIRE', registry_key, result_ms + 1000)
+list_ended(id, queue or '', rq_status, result_ms, now_ms)
+if rq_status ~= 'failed' then -- a worker of stock RQ may have taken the task by mistake, and failed
+  redis.pcall('ZREM', 'rq:failed:' .. (queue or ''), id)
+end
+redis.call('DEL', rq_results_key)
 if redis.call('EXISTS', job_key) == 1 then
   redis.pcall('HSET', job_key, 'status', rq_status, 'ended_at', now_iso)
   if emptied_data ~= '' then

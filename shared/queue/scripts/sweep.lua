@@ -6,6 +6,7 @@
 -- Uses shared/connections/clock: clock, natural, whole
 -- Uses shared/queue/turns: LOOKED, QUEUE_KEY, call_next, leave_thread, lies_on, looked, pass_turn, put_back,
 --   stopped_running, taken, tenant_of
+-- Uses shared/queue/rq_jobs: show_again
 -- Uses shared/queue/shares: TENANTS_KEY, discharge, settle_share
 --
 -- KEYS[1] agent:open      zset    id -> deadline (ms); past it, when to look again
@@ -128,6 +129,7 @@ local function drop_ended(queue_key)
     end
     looked = looked + 1
     redis.call('LPOP', queue_key)
+    show_again(id, now_ms)
     if lies_on(queue, home, place) then
       redis.call('HSET', task_key, 'place', 'done')
       if user then

@@ -1,0 +1,59 @@
+-- RQ's view of a task: the status in its job's hash, and the registry that lists it.
+--
+-- RQ's clients write there too. A requeue of an ended job, or an `enqueue` under an id that is known, sets the status to
+-- `queued` and pushes the id; the script that drops the id from the list puts back what the task's hash says.
+--
+-- Uses shared/connections/clock: whole
+--
+-- rq:finished:<queue>, rq:failed:<queue>, rq:canceled:<queue>   zset   id -> when to forget it (s)
+local STATUS = {success = 'finished', interrupted = 'finished', error = 'failed', timeout = 'failed',
+  cancelled = 'canceled', running = 'started'}
+local STATUS_AT = {parked = 'deferred', delayed = 'scheduled'}
+-- Entries of a registry that one script forgets at most.
+local FORGOTTEN = 100
+-- How long a job is shown whose result is over (ms).
+local BRIEFLY = 300000
+-- The end of a result document that has its times: after them only a signature follows.
+local TIMES_BYTES = 400
+
+-- List an ended job in the registry of its status.
+local function list_ended(id, queue, status, keep_ms, now_ms)
+  local registry_key = 'rq:' .. status .. ':' .. queue
+  local over = redis.pcall('ZRANGE', registry_key, '-inf', whole(now_ms / 1000), 'BYSCORE', 'LIMIT', 0, FORGOTTEN)
+  if #over > 0 then
+    redis.pcall('ZREM', registry_key, unpack(over))
+  end
+  redis.pcall('ZADD', registry_key, math.floor((now_ms + keep_ms) / 1000), id)
+  redis.pcall('PEXPIRE', registry_key, whole(keep_ms + 1000), 'NX')
+  redis.pcall('PEXPIRE', registry_key, whole(keep_ms + 1000), 'GT')
+end
+
+-- The times of an ended task as its result document has them, which RQ writes alike.
+local function show_times(id, job_key)
+  local document = redis.call('GETRANGE', 'agent:result:' .. id, -TIMES_BYTES, -1)
+  for field in ('submitted_at started_at ended_at'):gmatch('%S+') do
+    local time = document:match('.*"' .. field .. '":"([%d%-T:.]+Z)"')
+    if time then
+      redis.call('HSET', job_key, field == 'submitted_at' and 'created_at' or field, time)
+    end
+  end
+end
+
+-- Put back a job's status and registry, which RQ's clients may have changed.
+local function show_again(id, now_ms)
+  local job_key = 'rq:job:' .. id
+  local state, place, queue, owner = unpack(redis.call('HMGET', 'agent:task:' .. id, 'state', 'place', 'queue', 'owner'))
+  if not state or not queue or redis.call('EXISTS', job_key) == 0 then
+    return
+  end
+  local status = STATUS[state] or STATUS_AT[place] or 'queued'
+  redis.call('HSET', job_key, 'status', status, 'origin', queue, 'worker_name', owner or '')
+  if state == 'pending' or state == 'running' then
+    redis.call('PEXPIRE', job_key, whole(math.max(redis.call('PTTL', 'agent:task:' .. id), BRIEFLY)))
+    return
+  end
+  local keep_ms = math.max(redis.call('PTTL', 'agent:result:' .. id), BRIEFLY)
+  show_times(id, job_key)
+  list_ended(id, queue, status, keep_ms, now_ms)
+  redis.call('PEXPIRE', job_key, whole(keep_ms))
+end

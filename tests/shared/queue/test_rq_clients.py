@@ -1,0 +1,139 @@
+"""RQ's own clients beside our tasks: what they push, empty or delete, and what they see afterwards."""
+
+import pytest
+from redis import Redis
+from rq import Queue
+from rq.job import Job
+from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry
+from rq.serializers import JSONSerializer
+
+from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.queue.verbs import QueueTimes, finish_call
+from langgraph_rq.shared.tasks import ResultMetadata, State, TaskResult
+from tests.shared.queue.test_task_queue import QUEUE
+from tests.shared.queue.test_task_queue_turns import Turns
+
+REGISTRIES = {State.ERROR: FailedJobRegistry, State.SUCCESS: FinishedJobRegistry, State.CANCELLED: CanceledJobRegistry}
+STATUS = {State.ERROR: "failed", State.SUCCESS: "finished", State.CANCELLED: "canceled"}
+TIMES = QueueTimes()
+
+
+@pytest.fixture
+async def queue(aredis):
+    queue = Tasks(aredis)
+    await queue.join()
+    return queue
+
+
+@pytest.fixture
+def rq(redis_url):
+    with Redis.from_url(redis_url) as redis:
+        yield Queue(QUEUE, connection=redis, serializer=JSONSerializer)
+
+
+class Tasks(Turns):
+    async def end(self, task_id="t1", state=State.ERROR):
+        """Submit a task and let it end in `state`."""
+        await self.submit(task_id)
+        if state is State.CANCELLED:
+            await self.cancel(task_id)
+            return
+        result = TaskResult.encode(
+            task_id=task_id,
+            status=state,
+            metadata=ResultMetadata(graph="assistant", attempts=1, queued_ms=1, run_ms=1, worker="w1"),
+            submitted_at="2026-11-22T13:15:02.114Z",
+            started_at="2026-11-22T13:15:03Z",
+            ended_at="2026-11-22T13:15:04.5Z",
+        )
+        call = finish_call(await self.claim_one(), "w1", state, result, TIMES, failure="it broke", now_ms=self.now_ms)
+        await scripts.run(self.redis, call)
+
+
+def fetch(rq, job_id="t1"):
+    return Job.fetch(job_id, connection=rq.connection, serializer=JSONSerializer)
+
+
+def listed(rq, registry, *, cleanup=False):
+    return registry(queue=rq).get_job_ids(cleanup=cleanup)
+
+
+def enqueue(rq, job_id="t1", **options):
+    task = {"input": {"secret": 1}}
+    return rq.enqueue("langgraph_rq.run_task", task, job_id=job_id, **options)
+
+
+async def test_requeued_job_is_shown_as_it_ended(queue, rq):
+    await queue.end()
+    before = fetch(rq)
+    score = rq.connection.zscore(f"rq:failed:{QUEUE}", "t1")
+    before.requeue()
+    assert fetch(rq).get_status() == "queued"
+    assert await queue.claim_ids() == []
+    job = fetch(rq)
+    assert (job.get_status(), listed(rq, FailedJobRegistry)) == ("failed", ["t1"])
+    assert rq.connection.zscore(f"rq:failed:{QUEUE}", "t1") == pytest.approx(score, abs=2)
+    assert job.ended_at.isoformat() == "2026-11-22T13:15:04.500000+00:00"
+    assert job.started_at.isoformat() == "2026-11-22T13:15:03+00:00"
+    assert "it broke" in job.latest_result().exc_string
+    assert rq.count == 0
+
+
+@pytest.mark.parametrize("state", REGISTRIES)
+async def test_job_that_is_enqueued_under_an_ended_id_is_shown_as_it_ended(queue, rq, state):
+    await queue.end(state=state)
+    enqueue(rq)
+    assert await queue.claim_ids() == []
+    assert fetch(rq).get_status() == STATUS[state]
+    assert listed(rq, REGISTRIES[state]) == ["t1"]
+    assert 3_000 < rq.connection.ttl("rq:job:t1") <= 3_600
+
+
+async def test_job_that_is_enqueued_under_an_id_whose_result_is_over_is_shown_for_a_while(queue, rq):
+    await queue.end(state=State.SUCCESS)
+    await queue.redis.delete("agent:result:t1", "rq:job:t1", f"rq:finished:{QUEUE}")
+    enqueue(rq)
+    await queue.claim_ids()
+    assert fetch(rq).get_status() == "finished"
+    assert 0 < rq.connection.ttl("rq:job:t1") <= 300
+
+
+async def test_requeued_job_on_a_queue_that_no_worker_reads_is_shown_as_it_ended(queue, rq):
+    await queue.end()
+    fetch(rq).requeue()
+    await queue.sweep()
+    assert (fetch(rq).get_status(), listed(rq, FailedJobRegistry)) == ("failed", ["t1"])
+
+
+async def test_job_that_is_enqueued_under_the_id_of_a_running_task_is_shown_as_started(queue, rq):
+    await queue.submit()
+    await queue.claim_one()
+    enqueue(rq)
+    await queue.claim_ids()
+    job = fetch(rq)
+    assert (job.get_status(), job.worker_name) == ("started", "w1")
+
+
+async def test_task_that_a_worker_of_stock_rq_failed_by_mistake_leaves_no_failed_entry(queue, rq):
+    await queue.submit()
+    rq.pop_job_id()
+    job = fetch(rq)
+    job.set_status("failed")
+    FailedJobRegistry(queue=rq).add(job, ttl=1_000, exc_string="No module named 'langgraph_rq'")
+    assert (await queue.sweep()).again == ("t1",)
+    await queue.finish(await queue.claim_one())
+    assert listed(rq, FailedJobRegistry) == []
+    assert fetch(rq).get_status() == "finished"
+
+
+async def test_registry_of_cancelled_tasks_forgets_those_whose_result_is_over(queue, rq):
+    for number in range(3):
+        await queue.end(f"t{number}", State.CANCELLED)
+        queue.now_ms += TIMES.result_ms + 1_000
+    assert listed(rq, CanceledJobRegistry) == ["t2"]
+
+
+async def test_registry_outlives_its_longest_entry(queue):
+    await queue.end("asked", State.INTERRUPTED)
+    await queue.end("answered", State.SUCCESS)
+    assert await queue.redis.pttl(f"rq:finished:{QUEUE}") > TIMES.window_ms - 60_000
