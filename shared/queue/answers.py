@@ -70,6 +70,8 @@ class Origin(StrEnum):
 
     OURS = "ours"
     ENQUEUED = "enqueued"
+    ADOPTED = "adopted"
+    """Stock RQ enqueued it, and an earlier attempt has read it."""
     TOO_LONG = "too_long"
     MALFORMED = "malformed"
 
@@ -83,6 +85,15 @@ class Use:
     cost_nano_usd: int = 0
     estimated_calls: int = 0
     """Calls whose provider did not report what they used."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobOptions:
+    """What the client of a job of stock RQ asked for, in seconds, as RQ writes it; empty: nothing."""
+
+    timeout: str = ""
+    result_ttl: str = ""
+    failure_ttl: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +121,12 @@ class Claimed:
     claimed_at_ms: int
     blocked_in: str = ""
     """The line (file:line) in which it blocked the event loop of an earlier owner; empty: it did not."""
+    options: JobOptions = JobOptions()
+
+    @property
+    def is_from_rq(self) -> bool:
+        """Whether stock RQ enqueued it, so that its client reads RQ's result."""
+        return self.origin in {Origin.ENQUEUED, Origin.ADOPTED}
 
     @property
     def attempts(self) -> int:
@@ -226,7 +243,7 @@ def whole_number(value: bytes, otherwise: int = 0) -> int:
 
 def _claimed(task: Sequence[Any], now_ms: int) -> Claimed:
     id_, epoch, queue, created, started, deadline, crashes, failures, waits, cancelled, used, data, origin = task[:13]
-    acting, blocked_in = task[13:]
+    acting, blocked_in, options = task[13:]
     return Claimed(
         id=id_.decode(),
         epoch=int(epoch),
@@ -244,6 +261,7 @@ def _claimed(task: Sequence[Any], now_ms: int) -> Claimed:
         acting_fields=tuple(field.decode() for field in acting),
         claimed_at_ms=now_ms,
         blocked_in=blocked_in.decode(errors="replace"),
+        options=JobOptions(*(option.decode(errors="replace") for option in options)),
     )
 
 

@@ -37,7 +37,8 @@ Keys (type; lifetime):
     rq:job:<id>            hash    RQ's job, its `data` holds the task; as agent:task
     rq:wip:<queue>         zset    `<id>:<epoch>` of running tasks
     rq:finished:<queue>    zset    id -> when to forget it (s); result TTL; rq:failed: and rq:canceled: likewise
-    rq:results:<id>        stream  failures, for RQ's tools; result TTL
+    rq:results:<id>        stream  failures, and the result documents of jobs that stock RQ enqueued, for RQ's clients;
+                                   result TTL
     rq:queues, rq:workers, rq:workers:<queue>, rq:worker:<worker>: RQ's registers, as RQ keeps them
     rq:suspended           string  while `rq suspend` holds, as RQ keeps it
 """
@@ -104,6 +105,10 @@ class TaskField(StrEnum):
     """The line (file:line) in which it kept an owner's event loop from running for long."""
     EVENTS = "events"
     """`<epoch>:<number>` of the events that the attempt has written."""
+    RESULT_MS = "result_ms"
+    """How long the result of a job that stock RQ enqueued is kept; other tasks have none."""
+    FAILURE_MS = "failure_ms"
+    """Likewise, when it ends as a failure."""
     INPUT_TOKENS = "input_tokens"
     OUTPUT_TOKENS = "output_tokens"
     COST_NANO_USD = "cost_nano_usd"

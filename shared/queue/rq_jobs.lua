@@ -8,9 +8,12 @@
 -- rq:finished:<queue>, rq:failed:<queue>, rq:canceled:<queue>   zset   id -> when to forget it (s)
 local STATUS = {success = 'finished', interrupted = 'finished', error = 'failed', timeout = 'failed',
   cancelled = 'canceled', running = 'started'}
+local RESULT_TYPE = {finished = 1, failed = 2, canceled = 3}
 local STATUS_AT = {parked = 'deferred', delayed = 'scheduled'}
 -- Entries of a registry that one script forgets at most.
 local FORGOTTEN = 100
+-- Longest description that is kept (bytes).
+local LONGEST = 1000
 -- How long a job is shown whose result is over (ms).
 local BRIEFLY = 300000
 -- The end of a result document that has its times: after them only a signature follows.
@@ -28,6 +31,15 @@ local function list_ended(id, queue, status, keep_ms, now_ms)
   redis.pcall('PEXPIRE', registry_key, whole(keep_ms + 1000), 'GT')
 end
 
+-- Describe a job whose description is none of its client's own: RQ's shows the input.
+local function describe(job_key, description)
+  local length = redis.call('HSTRLEN', job_key, 'description')
+  local own = length > 0 and length <= LONGEST and redis.call('HGET', job_key, 'description')
+  if not own or own:find('run_task(', 1, true) then
+    redis.call('HSET', job_key, 'description', description)
+  end
+end
+
 -- The times of an ended task as its result document has them, which RQ writes alike.
 local function show_times(id, job_key)
   local document = redis.call('GETRANGE', 'agent:result:' .. id, -TIMES_BYTES, -1)
@@ -37,6 +49,23 @@ local function show_times(id, job_key)
       redis.call('HSET', job_key, field == 'submitted_at' and 'created_at' or field, time)
     end
   end
+end
+
+-- Write RQ's one result of a job: the failure text (base64 of zlib) and the result document (base64), either may be empty.
+local function write_result(results_key, status, document, failure, worker, keep_ms)
+  redis.call('DEL', results_key)
+  if document == '' and failure == '' then
+    return
+  end
+  local fields = {'type', RESULT_TYPE[status], 'worker_name', worker}
+  if failure ~= '' then
+    fields[#fields + 1], fields[#fields + 2] = 'exc_string', failure
+  end
+  if document ~= '' then
+    fields[#fields + 1], fields[#fields + 2] = 'return_value', document
+  end
+  redis.call('XADD', results_key, '*', unpack(fields))
+  redis.call('PEXPIRE', results_key, whole(keep_ms))
 end
 
 -- Put back a job's status and registry, which RQ's clients may have changed.

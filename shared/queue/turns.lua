@@ -148,6 +148,13 @@ local function put_aside(id, queue, graph, user)
   enqueue(id, side, user)
 end
 
+-- Let a task wait, first with LPUSH or last with RPUSH of its user's, until the user has fewer tasks in flight.
+local function wait_below_cap(command, id, queue, user)
+  redis.call(command, 'agent:waiting:' .. queue .. ':' .. user, id)
+  redis.call('HSET', 'agent:task:' .. id, 'place', 'waiting')
+  redis.call('SADD', 'agent:capped:' .. user, queue)
+end
+
 -- Count off an id of the user that has left the list. Returns whether it was the user's last one there.
 local function taken(queue, user)
   local runnable_key, turns_key, tenant = 'agent:runnable:' .. queue, 'agent:tenant_turns:' .. queue, tenant_of(user)

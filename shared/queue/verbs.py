@@ -88,6 +88,14 @@ class QueueTimes:
                 raise ValueError(f"expected {name} to be above 0, got: {getattr(self, name)}")
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How long the result of one task is kept, in milliseconds."""
+
+    result_ms: int
+    failure_ms: int
+
+
 def submit_call(
     task: Task,
     queue: str,
@@ -183,13 +191,14 @@ def adopt_call(
     is_served: bool = True,
     now_ms: int | str = _NOW,
     data: bytes | None = None,
+    kept: Kept | None = None,
 ) -> Call[int]:
     """Take over a job of stock RQ that holds `task`. Unless its graph `is_served`, put it, or a task of ours, aside.
 
-    `data` is the signed form of the task, which replaces the job's.
+    `data` is the signed form of the task, which replaces the job's; `kept` is how long its result is, if not as usual.
 
     Returns its deadline (ms); `ADOPT_NO_GRAPH` if no worker had the graph in the last day; another number below 1 when
-    it is not this worker's to run: fenced off, parked for its thread, or put aside.
+    it is not this worker's to run: fenced off, parked for its thread, put aside, or waiting for its user's turn.
     """
     return Call(
         load_script("shared/queue/scripts/adopt"),
@@ -208,6 +217,9 @@ def adopt_call(
             graph_part(task.graph),
             int(is_served),
             task.graph,
+            kept.result_ms if kept else times.result_ms,
+            kept.failure_ms if kept else times.result_ms,
+            times.user_tasks,
             now_ms,
         ],
         int,
@@ -256,6 +268,7 @@ def finish_call(
             _rq_now(),
             f"{run_s:.6f}",
             EMPTIED_JOB if state is State.SUCCESS else b"",
+            b64encode(result) if claimed.is_from_rq else b"",
             now_ms,
         ],
         Finished,
@@ -305,6 +318,7 @@ def cancel_call(
             times.window_ms,
             _job_status(state),
             _rq_now(),
+            b64encode(result),
             now_ms,
         ],
         lambda reply: State(reply.decode()) if reply else None,

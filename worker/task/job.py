@@ -11,6 +11,7 @@ from typing import Any
 from langgraph_rq.shared.errors import InvalidTaskError
 from langgraph_rq.shared.queue.answers import Claimed, Origin
 from langgraph_rq.shared.queue.keys import side_queue
+from langgraph_rq.shared.queue.verbs import Kept, QueueTimes
 from langgraph_rq.shared.signing import Refused, SignatureError, TaskKeys
 from langgraph_rq.shared.strict_json import kind, read_json
 from langgraph_rq.shared.tasks import FUNCTION, FUNCTIONS, SCHEMA, Task, TaskLimits
@@ -18,6 +19,8 @@ from langgraph_rq.shared.tasks import FUNCTION, FUNCTIONS, SCHEMA, Task, TaskLim
 _INPUT_LIMIT = "by LGRQ_INPUT_BYTES"
 _SKEW_S = 60.0
 """How far the clocks of producers and Redis may be apart."""
+_RQ_TIMEOUT_S = 180
+"""Of a job whose client set none; RQ writes it all the same."""
 _PICKLE = b"\x80"
 _ZLIB = b"\x78"
 
@@ -70,6 +73,8 @@ def read_job(claimed: Claimed, text: bytes, base_queue: str, limits: TaskLimits,
         task = Task.parse(document, limits)
     except InvalidTaskError as error:
         raise RejectedJobError(str(error)) from None
+    if claimed.origin is Origin.ENQUEUED and claimed.options.timeout:
+        task = _within_timeout(task, _seconds("job_timeout", claimed.options.timeout, limits.deadline_s))
     if task.key != claimed.id:
         raise RejectedJobError(f"expected the job id to be the task id {task.key}, got: {claimed.id}")
     queue = task.priority.queue(base_queue)
@@ -78,6 +83,32 @@ def read_job(claimed: Claimed, text: bytes, base_queue: str, limits: TaskLimits,
     if keys:
         _check_age(claimed, task)
     return task
+
+
+def kept_times(claimed: Claimed, times: QueueTimes) -> Kept:
+    """Return how long the result is kept of a job that stock RQ enqueued. Raises RejectedJobError."""
+
+    def kept_ms(name: str, value: str) -> int:
+        return 1000 * _seconds(name, value, times.window_ms / 1000) if value else times.result_ms
+
+    options = claimed.options
+    return Kept(kept_ms("result_ttl", options.result_ttl), kept_ms("failure_ttl", options.failure_ttl))
+
+
+def _within_timeout(task: Task, timeout_s: int) -> Task:
+    """Let RQ's timeout be the deadline; where the task names one too, the shorter, but for RQ's default."""
+    is_named = "deadline_s" in task.model_fields_set
+    if is_named and (timeout_s == _RQ_TIMEOUT_S or timeout_s >= task.deadline_s):
+        return task
+    return task.model_copy(update={"deadline_s": float(timeout_s)})
+
+
+def _seconds(name: str, value: str, most_s: float) -> int:
+    """Read an option of RQ. Raises RejectedJobError for what is not done here, such as -1, for ever."""
+    seconds = int(value) if value.isdecimal() and value.isascii() else 0
+    if not 1 <= seconds <= most_s:
+        raise RejectedJobError(f"{name}: expected 1 to {most_s:,.0f} seconds, got: {value}")
+    return seconds
 
 
 def _check_signature(claimed: Claimed, text: bytes, keys: TaskKeys) -> None:

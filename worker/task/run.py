@@ -25,7 +25,14 @@ from langgraph_rq.worker.task.events import TaskEvents
 from langgraph_rq.worker.task.guard_hook import has_begun, install_handler
 from langgraph_rq.worker.task.interrupts import kept_answers, resume_again, resume_first
 from langgraph_rq.worker.task.invalid_input import read_invalid_input
-from langgraph_rq.worker.task.job import NewerSchemaError, RejectedJobError, UnsignedJobError, job_text, read_job
+from langgraph_rq.worker.task.job import (
+    NewerSchemaError,
+    RejectedJobError,
+    UnsignedJobError,
+    job_text,
+    kept_times,
+    read_job,
+)
 from langgraph_rq.worker.task.result import Ended, Result, read_error, read_output, usage_of, write_result
 from langgraph_rq.worker.task.run_context import RunContext
 from langgraph_rq.worker.task.streaming import stream_graph
@@ -60,6 +67,7 @@ async def run_task(attempt: Attempt) -> Ended | Released | None:
         text = job_text(claimed, context.limits)
         attempt.input_bytes = len(text)
         task = read_job(claimed, text, context.base_queue, context.limits, context.keys)
+        kept = kept_times(claimed, context.times)
         signed = text if context.keys and claimed.origin is Origin.ENQUEUED else None
         del text  # it may be long, and so may the run
     except NewerSchemaError:
@@ -69,7 +77,7 @@ async def run_task(attempt: Attempt) -> Ended | Released | None:
     attempt.read(task)
     loaded = context.graphs.get(task.graph)
     if claimed.origin is Origin.ENQUEUED or not (loaded or attempt.is_cancelled):
-        call = adopt_call(claimed, worker, task, context.times, is_served=loaded is not None, data=signed)
+        call = adopt_call(claimed, worker, task, context.times, is_served=loaded is not None, data=signed, kept=kept)
         deadline_at_ms = await scripts.run(context.redis, call)
         if deadline_at_ms <= 0 and deadline_at_ms != ADOPT_NO_GRAPH:
             return None

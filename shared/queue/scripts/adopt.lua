@@ -3,9 +3,10 @@
 -- like any other; one whose thread is busy is parked and leaves its owner, and one whose graph the owner does not serve
 -- is put aside for a worker that does. The latter holds for any task.
 --
--- Uses shared/connections/clock: clock, whole
+-- Uses shared/connections/clock: clock, natural, whole
 -- Uses shared/queue/fence: fence
--- Uses shared/queue/turns: put_aside, stopped_running
+-- Uses shared/queue/turns: put_aside, stopped_running, wait_below_cap
+-- Uses shared/queue/rq_jobs: describe
 -- Uses shared/queue/shares: charge
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
@@ -19,21 +20,25 @@
 -- ARGV[4] digest of the body
 -- ARGV[5] deadline (ms after the job was found)
 -- ARGV[6] forget after the deadline (ms)
--- ARGV[7] description for RQ's tools; replaces RQ's own, which shows the input
+-- ARGV[7] description for RQ's tools, of a job that has none of its own
 -- ARGV[8] job data, rewritten with the defaults of the fields that were left out
 -- ARGV[9] user
 -- ARGV[10] thread, empty for none
 -- ARGV[11] graph, as in the names of queues
 -- ARGV[12] 1 if the worker serves the graph, else 0
 -- ARGV[13] graph, as workers announce it
--- ARGV[14] now (ms) in tests, else empty
--- Returns the deadline (ms), 0 fenced off, -1 parked behind another task of its thread or put aside, or -2 when no
---   worker had the graph in the last day: this is the door of such jobs
+-- ARGV[14] keep the result of a success (ms)
+-- ARGV[15] keep that of a failure (ms)
+-- ARGV[16] tasks of one user in flight at most, 0 for any number
+-- ARGV[17] now (ms) in tests, else empty
+-- Returns the deadline (ms), 0 fenced off, -1 parked behind another task of its thread, put aside, or waiting because
+--   its user is at the cap, or -2 when no worker had the graph in the last day: this is the door of such jobs
 local task_key, job_key, open_key, own_key, graphs_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local id, epoch, worker, digest = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local deadline_ms, window_ms, description = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local data, user, thread, graph, is_served = ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12] == '1'
-local announced_graph, now_ms = ARGV[13], clock(ARGV[14])
+local announced_graph, result_ms, failure_ms, cap = ARGV[13], ARGV[14], ARGV[15], tonumber(ARGV[16])
+local now_ms = clock(ARGV[17])
 
 local is_owner, task = fence(task_key, epoch, worker, 'created', 'queue', 'digest', 'deadline', 'cancel')
 local created, queue, known_digest, known_deadline, cancel = unpack(task)
@@ -54,9 +59,11 @@ if is_known then
   stopped_running(user)
 else
   local forget = whole(created + deadline_ms + window_ms)
-  redis.call('HSET', task_key, 'digest', digest, 'deadline', deadline, 'user', user)
+  redis.call('HSET', task_key, 'digest', digest, 'deadline', deadline, 'user', user, 'result_ms', result_ms,
+    'failure_ms', failure_ms)
   redis.call('PEXPIREAT', task_key, forget)
-  redis.call('HSET', job_key, 'description', description, 'data', data)
+  describe(job_key, description)
+  redis.call('HSET', job_key, 'data', data, 'timeout', math.ceil(deadline_ms / 1000))
   redis.call('PEXPIREAT', job_key, forget)
   redis.call('ZADD', open_key, deadline, id)
   charge(id, #data)
@@ -66,7 +73,9 @@ else
   end
 end
 redis.call('HSET', task_key, 'graph', graph)
-if is_served and not is_parked then
+local is_capped = not is_known and is_served and not is_parked and cap > 0
+  and natural(redis.call('HGET', 'agent:in_flight', user), 0) >= cap
+if is_served and not is_parked and not is_capped then
   redis.call('HINCRBY', 'agent:in_flight', user, 1)
   return deadline
 end
@@ -77,7 +86,9 @@ redis.call('HINCRBY', task_key, 'waits', 1)
 redis.call('SREM', own_key, id)
 redis.pcall('ZREM', 'rq:wip:' .. queue, id .. ':' .. epoch)
 redis.pcall('HSET', job_key, 'status', is_parked and 'deferred' or 'queued', 'worker_name', '')
-if not is_parked then
+if is_capped then
+  wait_below_cap('RPUSH', id, queue, user)
+elseif not is_parked then
   put_aside(id, queue, graph, user)
 end
 return '-1'

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
 -- End a task that no worker runs, with the result given; ask the worker of a running one to stop.
 --
--- Uses shared/connections/clock: clock
+-- Uses shared/connections/clock: clock, natural
 -- Uses shared/queue/turns: leave_thread
 -- Uses shared/queue/waits: leave_wait
--- Uses shared/queue/rq_jobs: list_ended
+-- Uses shared/queue/rq_jobs: list_ended, write_result
 -- Uses shared/queue/shares: discharge
 -- Uses shared/queue/events: record_end
 --
@@ -21,16 +21,18 @@
 -- ARGV[6] forget the task after (ms): the idempotency window
 -- ARGV[7] RQ's status: canceled | failed
 -- ARGV[8] now as RQ writes it, for its tools only
--- ARGV[9] now (ms) in tests, else empty
+-- ARGV[9] result document in base64, for the client of a job that stock RQ enqueued
+-- ARGV[10] now (ms) in tests, else empty
 -- Returns the state in which the task is now: the one asked for, another terminal one, running (it will be stopped if
 --   it is being cancelled), or empty when there is no such task
 local task_key, result_key, events_key, open_key, job_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local id, state, result = ARGV[1], ARGV[2], ARGV[3]
 local result_ms, events_ms, window_ms = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local rq_status, now_iso, now_ms = ARGV[7], ARGV[8], clock(ARGV[9])
+local rq_status, now_iso, rq_result, now_ms = ARGV[7], ARGV[8], ARGV[9], clock(ARGV[10])
 
-local task = redis.call('HMGET', task_key, 'state', 'owner', 'place', 'thread', 'queue', 'waits_for')
-local before, owner, place, thread, queue, waits_for = unpack(task)
+local task = redis.call('HMGET', task_key, 'state', 'owner', 'place', 'thread', 'queue', 'waits_for', 'result_ms',
+  'failure_ms')
+local before, owner, place, thread, queue, waits_for, own_ms, failure_ms = unpack(task)
 if not before then
   return ''
 end
@@ -43,6 +45,7 @@ if before ~= 'pending' then
   return before
 end
 
+result_ms = natural(rq_status == 'failed' and failure_ms or own_ms, result_ms)
 -- Its id may stay behind in a list: the script that pops it skips it, and counts it if it lies where its hash says.
 redis.call('HSET', task_key, 'state', state, 'place', place == 'queue' and place or 'done')
 redis.call('PEXPIRE', task_key, window_ms)
@@ -56,6 +59,9 @@ leave_thread(id, thread)
 discharge(id, #result + redis.call('HSTRLEN', job_key, 'data'), result_ms, now_ms)
 
 list_ended(id, queue or '', rq_status, result_ms, now_ms)
+if own_ms then
+  write_result('rq:results:' .. id, rq_status, rq_result, '', '', result_ms)
+end
 if redis.call('EXISTS', job_key) == 1 then
   redis.pcall('HSET', job_key, 'status', rq_status, 'ended_at', now_iso)
   redis.call('PEXPIRE', job_key, result_ms)

@@ -7,7 +7,8 @@
 --
 -- Uses shared/connections/clock: clock, natural, whole
 -- Uses shared/queue/routing: serves
--- Uses shared/queue/turns: LOOKED, QUEUE_KEY, call_next, lies_on, looked, pass_turn, put_aside, taken
+-- Uses shared/queue/turns: LOOKED, QUEUE_KEY, call_next, lies_on, looked, pass_turn, put_aside, taken,
+--   wait_below_cap
 -- Uses shared/queue/waits: take_marked
 -- Uses shared/queue/rq_jobs: show_again
 -- Uses shared/queue/events: record_state
@@ -32,8 +33,10 @@
 --   dropped or put aside there may be more to claim
 --   task: {id, epoch, queue, created (ms), started (ms), deadline (ms), crashes, failures, waits, 1 if it is to be
 --          cancelled, {input tokens, output tokens, nano-dollars used before}, data, origin, names of unusual fields,
---          line in which it blocked the event loop of an earlier owner, or empty}
---   origin: ours | enqueued (by stock RQ) | too_long (data not read) | malformed (no hash)
+--          line in which it blocked the event loop of an earlier owner, or empty,
+--          {timeout, result_ttl, failure_ttl (s)} as stock RQ wrote them, empty for none}
+--   origin: ours | enqueued (by stock RQ) | adopted (likewise, by an earlier attempt) | too_long (data not read) |
+--     malformed (no hash)
 local workers_key, own_key, open_key, suspended_key, rq_worker_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local worker, n, max_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local events_ms, adopt_ms, cap, now_iso = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
@@ -55,12 +58,21 @@ local acting = {'success_callback_name', 'failure_callback_name', 'stopped_callb
   'dependency_ids', 'number_of_retries', 'retries_left', 'retry_intervals', 'repeats_left', 'repeat_intervals',
   'rate_limit_key', 'group_id'}
 
+-- What RQ's clients ask for that we have too.
+local function read_options(job_key)
+  local options = redis.call('HMGET', job_key, 'timeout', 'result_ttl', 'failure_ttl')
+  for i = 1, 3 do
+    options[i] = (options[i] or ''):sub(1, 20)
+  end
+  return options
+end
+
 local function foreign(job_key)
   if redis.call('TYPE', job_key).ok ~= 'hash' then
-    return 'malformed', '', {}
+    return 'malformed', '', {}, {}
   end
   if redis.call('HSTRLEN', job_key, 'data') > max_bytes then
-    return 'too_long', '', {}
+    return 'too_long', '', {}, {}
   end
   local found = {}
   for _, field in ipairs(acting) do
@@ -68,7 +80,7 @@ local function foreign(job_key)
       found[#found + 1] = field
     end
   end
-  return 'enqueued', redis.call('HGET', job_key, 'data') or '', found
+  return 'enqueued', redis.call('HGET', job_key, 'data') or '', found, read_options(job_key)
 end
 
 -- Make a task of a job that is known to RQ only.
@@ -87,11 +99,11 @@ end
 local function own(id, task_key, job_key, queue)
   local fields = redis.call('HMGET', task_key, 'epoch', 'created', 'deadline', 'crashes', 'failures', 'started',
     'cancel', 'digest', 'user', 'waits', 'input_tokens', 'output_tokens', 'cost_nano_usd', 'estimated_calls',
-    'blocked_in')
+    'blocked_in', 'result_ms')
   local epoch, created, deadline, crashes, failures, started, cancel, digest, user, waits = unpack(fields, 1, 10)
-  local origin, data, acts = 'ours', nil, {}
+  local origin, data, acts, options = fields[16] and 'adopted' or 'ours', nil, {}, {}
   if digest == '' then
-    origin, data, acts = foreign(job_key)
+    origin, data, acts, options = foreign(job_key)
   elseif redis.call('TYPE', job_key).ok ~= 'hash' then
     origin, data = 'malformed', ''
   elseif redis.call('HSTRLEN', job_key, 'data') > max_bytes then
@@ -117,7 +129,8 @@ local function own(id, task_key, job_key, queue)
   record_state(id, 'running', epoch, longest)
   redis.call('PEXPIREAT', 'agent:events:' .. id, whole(deadline + events_ms))
   return {id, epoch, queue, created, started, deadline, natural(crashes, 0), natural(failures, 0), natural(waits, 0),
-    cancel and 1 or 0, {unpack(fields, 11, 14)}, data, origin, acts, fields[15] or ''}
+    cancel and 1 or 0, {unpack(fields, 11, 14)}, data, origin, acts, fields[15] or '',
+    options}
 end
 
 -- An empty list holds no id of any user. A user or a tenant marked as having one there lost it to a tool of RQ, or its
@@ -164,9 +177,7 @@ for i = 6, #KEYS do
       put_aside(id, queue, graph, user)
     elseif is_next and user and cap > 0
         and natural(redis.call('HGET', 'agent:in_flight', user), 0) >= cap then
-      redis.call('LPUSH', 'agent:waiting:' .. queue .. ':' .. user, id)
-      redis.call('HSET', task_key, 'place', 'waiting')
-      redis.call('SADD', 'agent:capped:' .. user, queue)
+      wait_below_cap('LPUSH', id, queue, user)
       is_last = false
     elseif (is_next and id:match('^[%w_-]+$')) or (not state and register(id, task_key, job_key, queue)) then
       tasks[#tasks + 1] = own(id, task_key, job_key, queue)

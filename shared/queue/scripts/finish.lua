@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
 -- Write a task's one terminal result, if the caller still owns it. With memory full running tasks must still end.
 --
--- Uses shared/connections/clock: clock
+-- Uses shared/connections/clock: clock, natural
 -- Uses shared/queue/fence: fence
 -- Uses shared/queue/turns: leave_thread, stopped_running
--- Uses shared/queue/rq_jobs: list_ended
+-- Uses shared/queue/rq_jobs: list_ended, write_result
 -- Uses shared/queue/shares: discharge
 -- Uses shared/queue/events: record_end
 --
@@ -15,7 +15,8 @@
 -- KEYS[5] agent:open             zset    id -> deadline (ms)
 -- KEYS[6] rq:job:<id>            hash    RQ's job
 -- KEYS[7] rq:wip:<queue>         zset    RQ's registry of running jobs
--- KEYS[8] rq:results:<id>        stream  RQ's results; written for failures, so that its tools show the reason
+-- KEYS[8] rq:results:<id>        stream  RQ's results: of failures, so that its tools show the reason, and of all jobs of
+--                                        stock RQ
 -- KEYS[9] rq:worker:<worker>     hash    RQ's worker
 -- ARGV[1] id
 -- ARGV[2] epoch
@@ -30,21 +31,25 @@
 -- ARGV[11] now as RQ writes it, for its tools only
 -- ARGV[12] run time (s), for RQ's worker statistics
 -- ARGV[13] job data that replaces the task's, which may be long and is not needed any more; empty: keep it
--- ARGV[14] now (ms) in tests, else empty
+-- ARGV[14] result document in base64, for the client of a job that stock RQ enqueued, else empty
+-- ARGV[15] now (ms) in tests, else empty
 -- Returns 1 written | 2 already written by this very attempt (its reply was lost) | 0 fenced off
 local task_key, result_key, events_key, own_key, open_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local job_key, wip_key, rq_results_key, rq_worker_key = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local id, epoch, worker, state, result = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local result_ms, events_ms, window_ms = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local rq_status, rq_failure, now_iso, run_s = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
-local emptied_data, now_ms = ARGV[13], clock(ARGV[14])
+local emptied_data, rq_result, now_ms = ARGV[13], ARGV[14], clock(ARGV[15])
 
-local is_owner, task, known_state = fence(task_key, epoch, worker, 'user', 'thread', 'queue')
-local user, thread, queue = unpack(task)
+local is_owner, task, known_state = fence(task_key, epoch, worker, 'user', 'thread', 'queue', 'result_ms', 'failure_ms')
+local user, thread, queue, own_ms, failure_ms = unpack(task)
 if not is_owner then
   return known_state == state and 2 or 0
 end
 
+if state ~= 'interrupted' then
+  result_ms = natural(rq_status == 'failed' and failure_ms or own_ms, result_ms)
+end
 redis.call('HSET', task_key, 'state', state, 'place', 'done')
 redis.call('PEXPIRE', task_key, window_ms)
 redis.call('SET', result_key, result, 'PX', result_ms)
@@ -54,7 +59,7 @@ record_end(events_key, state, events_ms)
 stopped_running(user)
 leave_thread(id, thread)
 local kept_data = emptied_data ~= '' and #emptied_data or redis.call('HSTRLEN', job_key, 'data')
-discharge(id, #result + kept_data, result_ms, now_ms)
+discharge(id, #result + #rq_result + kept_data, result_ms, now_ms)
 
 -- From here on it is for RQ's tools only: a broken key of theirs must not undo what was decided above.
 redis.pcall('ZREM', wip_key, id .. ':' .. epoch)
@@ -62,7 +67,6 @@ list_ended(id, queue or '', rq_status, result_ms, now_ms)
 if rq_status ~= 'failed' then -- a worker of stock RQ may have taken the task by mistake, and failed
   redis.pcall('ZREM', 'rq:failed:' .. (queue or ''), id)
 end
-redis.call('DEL', rq_results_key)
 if redis.call('EXISTS', job_key) == 1 then
   redis.pcall('HSET', job_key, 'status', rq_status, 'ended_at', now_iso)
   if emptied_data ~= '' then
@@ -70,10 +74,7 @@ if redis.call('EXISTS', job_key) == 1 then
   end
   redis.call('PEXPIRE', job_key, result_ms)
 end
-if rq_failure ~= '' then
-  redis.pcall('XADD', rq_results_key, 'MAXLEN', 10, '*', 'type', 2, 'exc_string', rq_failure, 'worker_name', worker)
-  redis.call('PEXPIRE', rq_results_key, result_ms)
-end
+write_result(rq_results_key, rq_status, own_ms and rq_result or '', rq_failure, worker, result_ms)
 if redis.call('EXISTS', rq_worker_key) == 1 then
   redis.pcall('HINCRBY', rq_worker_key, rq_status == 'finished' and 'successful_job_count' or 'failed_job_count', 1)
   redis.pcall('HINCRBYFLOAT', rq_worker_key, 'total_working_time', run_s)

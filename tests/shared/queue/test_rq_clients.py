@@ -8,8 +8,8 @@ from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegis
 from rq.serializers import JSONSerializer
 
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.queue.verbs import QueueTimes, finish_call
-from langgraph_rq.shared.tasks import ResultMetadata, State, TaskResult
+from langgraph_rq.shared.queue.verbs import Kept, QueueTimes, adopt_call, finish_call
+from langgraph_rq.shared.tasks import ResultMetadata, State, Task, TaskLimits, TaskResult
 from tests.shared.queue.test_task_queue import QUEUE
 from tests.shared.queue.test_task_queue_turns import Turns
 
@@ -48,6 +48,10 @@ class Tasks(Turns):
         )
         call = finish_call(await self.claim_one(), "w1", state, result, TIMES, failure="it broke", now_ms=self.now_ms)
         await scripts.run(self.redis, call)
+
+    async def adopt(self, claimed, **options):
+        task = Task.parse({"input": {}, "task_id": claimed.id}, TaskLimits())
+        return await scripts.run(self.redis, adopt_call(claimed, "w1", task, self.times, now_ms=self.now_ms, **options))
 
 
 def fetch(rq, job_id="t1"):
@@ -137,3 +141,27 @@ async def test_registry_outlives_its_longest_entry(queue):
     await queue.end("asked", State.INTERRUPTED)
     await queue.end("answered", State.SUCCESS)
     assert await queue.redis.pttl(f"rq:finished:{QUEUE}") > TIMES.window_ms - 60_000
+
+
+async def test_cap_of_a_user_holds_for_jobs_of_stock_rq(queue, rq):
+    queue.times = queue.capped(1)
+    for number in range(3):
+        enqueue(rq, f"j{number}")
+    first, *others = (await queue.claim()).tasks
+    assert await queue.adopt(first) > 0
+    assert [await queue.adopt(other) for other in others] == [-1, -1]
+    assert await queue.claim_ids(9) == []
+    await queue.finish(first)
+    assert await queue.claim_ids(9) == ["j1"]
+    assert await queue.redis.hgetall("agent:in_flight") == {b"default--": b"1"}
+
+
+async def test_job_of_stock_rq_that_ends_while_it_waits_has_a_result_for_as_long_as_its_client_asked(queue, rq):
+    queue.times = queue.capped(1)
+    for number in range(2):
+        enqueue(rq, f"j{number}")
+    for claimed in (await queue.claim()).tasks:
+        await queue.adopt(claimed, kept=Kept(result_ms=50_000, failure_ms=500_000))
+    await queue.cancel("j1", State.TIMEOUT)
+    assert fetch(rq, "j1").latest_result().return_value == {"cancelled": 1}
+    assert 400 < rq.connection.ttl("agent:result:j1") <= 500

@@ -31,7 +31,7 @@ MUTANTS = {
     "a tenant's next user is not called": ("claim", "  end\n  call_next(queue, tenant_of(user))\n", "  end\n"),
     "a tenant keeps the turn of an id that was taken": ("claim", "redis.call('HDEL', turns_key, tenant)\n", "\n"),
     "a finished task stays charged": (
-        "finish", "discharge(id, #result + kept_data, result_ms, now_ms)\n", "\n"
+        "finish", "discharge(id, #result + #rq_result + kept_data, result_ms, now_ms)\n", "\n"
     ),
     "a cancelled task stays charged": (
         "cancel", "discharge(id, #result + redis.call('HSTRLEN', job_key, 'data'), result_ms, now_ms)\n", "\n"
