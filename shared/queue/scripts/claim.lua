@@ -93,6 +93,7 @@ local function register(id, task_key, job_key, queue)
     'digest', '')
   redis.call('PEXPIREAT', task_key, whole(now_ms + adopt_ms + events_ms))
   redis.call('ZADD', open_key, deadline, id)
+  redis.call('DEL', 'agent:result:' .. id, 'agent:events:' .. id, 'rq:results:' .. id) -- of an earlier task
   return true
 end
 

@@ -73,6 +73,8 @@ redis.call('HSET', task_key, 'state', 'pending', 'epoch', 0, 'queue', queue, 'cr
   'deadline', whole(now_ms + deadline_ms), 'digest', digest, 'user', user,
   'graph', graph)
 redis.call('PEXPIREAT', task_key, forget_ms)
+-- An earlier task under this id may be forgotten before its result, which is not this task's.
+redis.call('DEL', 'agent:result:' .. id, 'agent:events:' .. id, job_key)
 redis.call('HSET', job_key, 'data', data, 'origin', queue, 'status', 'queued', 'description', description,
   'created_at', now_iso, 'enqueued_at', now_iso, 'timeout', math.ceil(deadline_ms / 1000))
 redis.call('PEXPIREAT', job_key, forget_ms)
