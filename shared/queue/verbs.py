@@ -153,7 +153,15 @@ def renew_call(
     """
     return Call(
         load_script("shared/queue/scripts/renew"),
-        [WORKERS, own_key(worker), GRAPHS, GRAPH_INPUTS, rq_worker_key(worker), *map(serving_key, queues)],
+        [
+            WORKERS,
+            own_key(worker),
+            GRAPHS,
+            GRAPH_INPUTS,
+            rq_worker_key(worker),
+            RQ_SUSPENDED,
+            *map(serving_key, queues),
+        ],
         [worker, lease_ms, int(join), json.dumps(dict(graphs)), _rq_now(), graph_list(graphs), now_ms],
         read_lease,
     )

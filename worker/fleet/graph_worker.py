@@ -173,7 +173,6 @@ class GraphWorker(RegisteredWorker):
             claim = await self._claimer.claim(self.name, free)
             if claim:
                 started += len(claim.tasks)
-                await self.show_suspension(self._context.redis, is_suspended=claim.is_suspended)
             if self._claimer.may_find_work:
                 continue
             if burst and not self._running:

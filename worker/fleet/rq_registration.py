@@ -7,7 +7,6 @@ from contextlib import suppress
 from uuid import uuid4
 
 from redis import Redis
-from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import RedisError
 from rq.serializers import JSONSerializer
 from rq.worker import BaseWorker
@@ -35,11 +34,9 @@ class RegisteredWorker(BaseWorker):
             serializer=JSONSerializer,
             worker_ttl=lease_ms // 100,
         )
-        self._is_shown_suspended = False
 
     def register(self) -> None:
         """Appear in RQ's registers. Raises what Redis raises when it cannot be reached."""
-        self._is_shown_suspended = False
         try:
             self.register_birth()  # type: ignore[no-untyped-call]
             self.set_state("idle")
@@ -58,13 +55,6 @@ class RegisteredWorker(BaseWorker):
         """Go on under a new name, so that nothing that stands in Redis for the old one is taken for this worker's."""
         self.deregister()
         self.name = _new_name()
-
-    async def show_suspension(self, redis: AsyncRedis, *, is_suspended: bool) -> None:
-        """Show whether `rq suspend` holds this worker back; a round trip at each change only."""
-        if is_suspended != self._is_shown_suspended:
-            with suppress(RedisError):
-                await redis.hset(self.key, "state", "suspended" if is_suspended else "idle")
-                self._is_shown_suspended = is_suspended
 
     def _set_connection(self, connection: Redis) -> Redis:
         """Keep the connection's timeouts; RQ would wait for seven minutes on a dead one."""

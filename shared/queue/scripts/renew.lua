@@ -9,7 +9,8 @@
 -- KEYS[3] agent:graphs           zset    graph -> until when a live worker serves it (ms)
 -- KEYS[4] agent:graph_inputs     hash    graph -> what it takes as input, JSON
 -- KEYS[5] rq:worker:<worker>     hash    RQ's worker, read by its tools
--- KEYS from the 6th on: agent:serving:<queue>, of each of its queues, zsets  graphs that a live worker serves -> until
+-- KEYS[6] rq:suspended           string  set while `rq suspend` holds
+-- KEYS from the 7th on: agent:serving:<queue>, of each of its queues, zsets  graphs that a live worker serves -> until
 --   when (ms)
 -- ARGV[1] worker
 -- ARGV[2] lease (ms)
@@ -21,6 +22,7 @@
 -- Returns {0} when the lease is lost, else {1, own ids, those of them that are to be cancelled, those of its side queues
 --   that hold tasks, lease end before (ms, empty for none), lease end (ms)}
 local workers_key, own_key, graphs_key, inputs_key, rq_worker_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local suspended_key = KEYS[6]
 local worker, lease_ms, joining, graphs, now_iso = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1', ARGV[4], ARGV[5]
 local names, now_ms = ARGV[6], clock(ARGV[7])
 
@@ -42,7 +44,7 @@ redis.call('ZREMRANGEBYSCORE', graphs_key, '-inf', forgotten)
 redis.call('EXPIRE', graphs_key, 86400)
 redis.call('EXPIRE', inputs_key, 86400)
 local sides = {}
-for i = 6, #KEYS do
+for i = 7, #KEYS do
   local serving_key = KEYS[i]
   redis.call('ZADD', serving_key, 'GT', lease_end, names)
   redis.call('ZREMRANGEBYSCORE', serving_key, '-inf', forgotten)
@@ -56,7 +58,11 @@ for i = 6, #KEYS do
   end
 end
 if redis.call('EXISTS', rq_worker_key) == 1 then
-  redis.call('HSET', rq_worker_key, 'last_heartbeat', now_iso)
+  local state = redis.call('SCARD', own_key) > 0 and 'busy' or 'idle'
+  if state == 'idle' and redis.call('EXISTS', suspended_key) == 1 then
+    state = 'suspended'
+  end
+  redis.call('HSET', rq_worker_key, 'last_heartbeat', now_iso, 'state', state)
   redis.call('PEXPIRE', rq_worker_key, lease_ms * 10)
 end
 

@@ -506,6 +506,15 @@ async def test_suspended_worker_does_not_spin_while_tasks_wait(redis_url, client
             assert (await ended(client, task_id)).status is State.SUCCESS
 
 
+async def test_idle_worker_is_shown_as_suspended_until_it_is_resumed(redis_url):
+    with Redis.from_url(redis_url) as connection:
+        async with worker(redis_url, {"g": PLUS_ONE}) as graph_worker:
+            suspend(connection)
+            await until(lambda: connection.hget(graph_worker.key, "state") == b"suspended")
+            resume(connection)
+            await until(lambda: connection.hget(graph_worker.key, "state") == b"idle")
+
+
 async def test_task_claimed_just_as_the_worker_is_told_to_end_at_once_is_handed_back(redis_url, client, redis_client):
     async with worker(redis_url, {"g": PLUS_ONE}, drain_s=0) as graph_worker:
         await until(lambda: redis_client.info("clients")["blocked_clients"] == 3)
