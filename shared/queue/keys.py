@@ -37,6 +37,8 @@ Keys (type; lifetime):
     rq:job:<id>            hash    RQ's job, its `data` holds the task; as agent:task
     rq:wip:<queue>         zset    `<id>:<epoch>` of running tasks
     rq:finished:<queue>    zset    id -> when to forget it (s); result TTL; rq:failed: and rq:canceled: likewise
+    rq:scheduled:<queue>   zset    id -> when it is to be queued (s), of jobs that RQ's clients enqueued for later; as
+                                   RQ keeps it
     rq:results:<id>        stream  failures, and the result documents of jobs that stock RQ enqueued, for RQ's clients;
                                    result TTL
     rq:queues, rq:workers, rq:workers:<queue>, rq:worker:<worker>: RQ's registers, as RQ keeps them
@@ -203,6 +205,11 @@ def job_hash(task_id: str) -> str:
 def wip_key(queue: str) -> str:
     """Name RQ's registry of a queue's running jobs."""
     return f"rq:wip:{queue}"
+
+
+def scheduled_key(queue: str) -> str:
+    """Name RQ's registry of a queue's jobs that were enqueued for later."""
+    return f"rq:scheduled:{queue}"
 
 
 def own_key(worker: str) -> str:

@@ -5,6 +5,7 @@
 --
 -- Uses shared/connections/clock: whole
 --
+-- rq:scheduled:<queue>  zset  id -> when it is to be queued (s), of jobs that RQ's clients enqueued for later
 -- rq:finished:<queue>, rq:failed:<queue>, rq:canceled:<queue>   zset   id -> when to forget it (s)
 local STATUS = {success = 'finished', interrupted = 'finished', error = 'failed', timeout = 'failed',
   cancelled = 'canceled', running = 'started'}
@@ -22,7 +23,7 @@ local TIMES_BYTES = 400
 -- List an ended job in the registry of its status.
 local function list_ended(id, queue, status, keep_ms, now_ms)
   local registry_key = 'rq:' .. status .. ':' .. queue
-  local over = redis.pcall('ZRANGE', registry_key, '-inf', whole(now_ms / 1000), 'BYSCORE', 'LIMIT', 0, FORGOTTEN)
+  local over = redis.pcall('ZRANGE', registry_key, '-inf', math.floor(now_ms / 1000), 'BYSCORE', 'LIMIT', 0, FORGOTTEN)
   if #over > 0 then
     redis.pcall('ZREM', registry_key, unpack(over))
   end
@@ -85,4 +86,22 @@ local function show_again(id, now_ms)
   show_times(id, job_key)
   list_ended(id, queue, status, keep_ms, now_ms)
   redis.call('PEXPIRE', job_key, whole(keep_ms))
+end
+
+-- Queue up to `most` jobs of stock RQ whose time has come, as its scheduler would. Returns their ids, and ms until the next
+-- one, or nil.
+local function queue_scheduled(scheduled_key, most, now_ms, now_iso)
+  local queue_key = 'rq:queue:' .. scheduled_key:sub(#'rq:scheduled:' + 1)
+  local ids = redis.call('ZRANGE', scheduled_key, '-inf', math.floor(now_ms / 1000), 'BYSCORE', 'LIMIT', 0, most)
+  for _, id in ipairs(ids) do
+    local job_key = 'rq:job:' .. id
+    redis.call('ZREM', scheduled_key, id)
+    if redis.call('EXISTS', job_key) == 1 then
+      local is_first = redis.call('HGET', job_key, 'enqueue_at_front') == '1'
+      redis.call('HSET', job_key, 'status', 'queued', 'enqueued_at', now_iso)
+      redis.call(is_first and 'LPUSH' or 'RPUSH', queue_key, id)
+    end
+  end
+  local first = tonumber(redis.call('ZRANGE', scheduled_key, 0, 0, 'WITHSCORES')[2])
+  return ids, first and math.max(0, first * 1000 - now_ms)
 end

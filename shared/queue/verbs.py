@@ -53,6 +53,7 @@ from langgraph_rq.shared.queue.keys import (
     result_key,
     rq_results_key,
     rq_worker_key,
+    scheduled_key,
     serving_key,
     task_hash,
     wip_key,
@@ -367,16 +368,18 @@ def leave_call(worker: str) -> Call[int]:
     return Call(load_script("shared/queue/scripts/leave"), [WORKERS, own_key(worker)], [worker], int)
 
 
-def reap_call(n: int = 100, now_ms: int | str = _NOW, *, worker: str = "") -> Call[Reaped]:
+def reap_call(n: int = 100, now_ms: int | str = _NOW, *, worker: str = "", queues: Sequence[str] = ()) -> Call[Reaped]:
     """Bring back the tasks of dead workers, let tasks go on that are due, `n` of each at most, and some that are free.
+
+    Jobs that stock RQ enqueued for later on `queues` are queued when they are due.
 
     With `worker`, the caller, none is reaped once the caller's own lease is over: what delayed its renewal may have
     delayed those of the others too.
     """
     return Call(
         load_script("shared/queue/scripts/reap"),
-        [WORKERS, DELAYED, RQ_WORKERS, WAITS],
-        [n, worker, LONGEST_STREAM, now_ms],
+        [WORKERS, DELAYED, RQ_WORKERS, WAITS, *map(scheduled_key, queues)],
+        [n, worker, LONGEST_STREAM, _rq_now(), now_ms],
         read_reaped,
     )
 

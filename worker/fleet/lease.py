@@ -217,7 +217,7 @@ class LeaseKeeper:
         return wait_s if self._next_due_ms is None else min(wait_s, self._next_due_ms / 1000)
 
     def _reap_batch(self) -> bool:
-        reaped = scripts.run_sync(self._redis, reap_call(worker=self.worker))
+        reaped = scripts.run_sync(self._redis, reap_call(worker=self.worker, queues=self._queues))
         for task_id in reaped.reaped:
             _log.warning("task.reaped", task_id=task_id)
         self._next_due_ms = reaped.next_due_ms

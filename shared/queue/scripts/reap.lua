@@ -1,23 +1,27 @@
 #!lua flags=allow-oom
 -- Bring back the tasks of workers whose lease has ended, to the front of their queues, and promote delayed tasks that
--- are due and some of those whose thing is free. Any number of callers; each does a bounded batch.
+-- are due, some of those whose thing is free, and jobs of stock RQ that were enqueued for later. Any number of callers;
+-- each does a bounded batch.
 --
 -- Uses shared/connections/clock: clock, natural, whole
 -- Uses shared/queue/turns: put_back, stopped_running
 -- Uses shared/queue/waits: take_due, take_marked
+-- Uses shared/queue/rq_jobs: queue_scheduled
 -- Uses shared/queue/events: record_state
 --
 -- KEYS[1] agent:workers      zset    worker -> lease end (ms)
 -- KEYS[2] agent:delayed      zset    id -> when it goes on without a mark (ms)
 -- KEYS[3] rq:workers         set     RQ's workers
 -- KEYS[4] agent:waits        zset    thing -> from when on its set is marked (ms)
+-- KEYS from the 5th on: rq:scheduled:<queue>, of the caller's queues, zsets  id -> when it is to be queued (s)
 -- ARGV[1] n, tasks at most of each kind
 -- ARGV[2] the worker that calls, which may reap while it has a lease itself; empty: a caller that is no worker
 -- ARGV[3] longest stream of events (entries, about)
--- ARGV[4] now (ms) in tests, else empty
+-- ARGV[4] now as RQ writes it, for its tools only
+-- ARGV[5] now (ms) in tests, else empty
 -- Returns {ids reaped, ids that were due, ids whose thing is free, ms until there may be more, an hour at most}
 local workers_key, delayed_key, rq_workers_key, waits_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local n, caller, longest, now_ms = tonumber(ARGV[1]), ARGV[2], ARGV[3], clock(ARGV[4])
+local n, caller, longest, now_iso, now_ms = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], clock(ARGV[5])
 local now = whole(now_ms)
 local MOST_MS, SHORTLY, MOST_WOKEN = 3600000, 250, 100 -- a score may be infinite
 
@@ -73,6 +77,14 @@ end
 
 local due = take_due(n, now_ms)
 local woken = take_marked(MOST_WOKEN, now_ms)
+local scheduled_in = MOST_MS
+for i = 5, #KEYS do
+  local ids, next_in = queue_scheduled(KEYS[i], n, now_ms, now_iso)
+  for _, id in ipairs(ids) do
+    due[#due + 1] = id
+  end
+  scheduled_in = math.min(scheduled_in, next_in or MOST_MS)
+end
 
 -- Returns ms until the first member is due, or `longest`.
 local function left(key, longest)
@@ -80,4 +92,5 @@ local function left(key, longest)
   return math.min(at and math.max(0, at - now_ms) or longest, longest)
 end
 -- A set that stays marked is left to claims, and looked at again shortly.
-return {reaped, due, woken, math.min(left(delayed_key, MOST_MS), math.max(left(waits_key, MOST_MS), SHORTLY))}
+return {reaped, due, woken,
+  math.min(left(delayed_key, MOST_MS), math.max(left(waits_key, MOST_MS), SHORTLY), scheduled_in)}

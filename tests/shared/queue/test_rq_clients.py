@@ -1,5 +1,7 @@
 """RQ's own clients beside our tasks: what they push, empty or delete, and what they see afterwards."""
 
+from datetime import UTC, datetime
+
 import pytest
 from redis import Redis
 from rq import Queue
@@ -8,7 +10,7 @@ from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegis
 from rq.serializers import JSONSerializer
 
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.queue.verbs import Kept, QueueTimes, adopt_call, finish_call
+from langgraph_rq.shared.queue.verbs import Kept, QueueTimes, adopt_call, finish_call, reap_call
 from langgraph_rq.shared.tasks import ResultMetadata, State, Task, TaskLimits, TaskResult
 from tests.shared.queue.test_task_queue import QUEUE
 from tests.shared.queue.test_task_queue_turns import Turns
@@ -49,6 +51,9 @@ class Tasks(Turns):
         call = finish_call(await self.claim_one(), "w1", state, result, TIMES, failure="it broke", now_ms=self.now_ms)
         await scripts.run(self.redis, call)
 
+    async def reap_scheduled(self):
+        return await scripts.run(self.redis, reap_call(now_ms=self.now_ms, queues=[QUEUE]))
+
     async def adopt(self, claimed, **options):
         task = Task.parse({"input": {}, "task_id": claimed.id}, TaskLimits())
         return await scripts.run(self.redis, adopt_call(claimed, "w1", task, self.times, now_ms=self.now_ms, **options))
@@ -65,6 +70,11 @@ def listed(rq, registry, *, cleanup=False):
 def enqueue(rq, job_id="t1", **options):
     task = {"input": {"secret": 1}}
     return rq.enqueue("langgraph_rq.run_task", task, job_id=job_id, **options)
+
+
+def enqueue_at(rq, at_s, job_id, **options):
+    at = datetime.fromtimestamp(at_s, UTC)
+    rq.enqueue_at(at, "langgraph_rq.run_task", {"input": {}}, job_id=job_id, **options)
 
 
 async def test_requeued_job_is_shown_as_it_ended(queue, rq):
@@ -182,3 +192,32 @@ async def test_result_of_an_earlier_task_is_not_that_of_a_job_of_stock_rq_under_
     assert await queue.redis.get("agent:result:t1") is None
     assert await queue.redis.xlen("agent:events:t1") == len(("running",))
     assert fetch(rq).latest_result() is None
+
+
+async def test_jobs_that_are_enqueued_for_later_are_queued_when_they_are_due(queue, rq):
+    for job_id, minutes, options in (("first", 1, {}), ("later", 3, {}), ("front", 2, {"at_front": True})):
+        enqueue_at(rq, queue.now_ms / 1000 + 60 * minutes, job_id, **options)
+    assert (await queue.reap_scheduled()).promoted == ()
+    queue.now_ms += 120_000
+    reaped = await queue.reap_scheduled()
+    assert (reaped.promoted, reaped.next_due_ms) == (("first", "front"), 60_000)
+    assert [job.id for job in rq.jobs] == ["front", "first"]
+    assert {job.get_status() for job in rq.jobs} == {"queued"}
+    assert rq.scheduled_job_registry.get_job_ids() == ["later"]
+    await queue.join()
+    assert await queue.claim_ids(9) == ["front", "first"]
+
+
+async def test_job_that_is_queued_by_a_scheduler_of_rq_too_runs_once(queue, rq):
+    enqueue_at(rq, queue.now_ms / 1000, "job")
+    await queue.reap_scheduled()
+    rq.push_job_id("job")
+    assert await queue.claim_ids(9) == ["job"]
+    assert await queue.claim_ids(9) == []
+
+
+async def test_scheduled_job_that_was_deleted_is_forgotten(queue, rq):
+    enqueue_at(rq, queue.now_ms / 1000, "job")
+    await queue.redis.delete("rq:job:job")
+    await queue.reap_scheduled()
+    assert (rq.count, rq.scheduled_job_registry.get_job_count(cleanup=False)) == (0, 0)

@@ -1,5 +1,7 @@
 """Jobs that stock RQ enqueued, as its client sees them: results, timeouts, TTLs, descriptions."""
 
+from datetime import timedelta
+
 import pytest
 from redis import Redis
 from rq import Queue
@@ -119,3 +121,11 @@ def test_description_of_the_client_is_kept_and_that_of_rq_is_not(rq):
     end(own), end(given_by_rq)
     shown = [rq.connection.hget(f"rq:job:{job.id}", "description").decode() for job in (own, given_by_rq)]
     assert shown == ["nightly report", f"nap {given_by_rq.id}"]
+
+
+def test_job_that_is_enqueued_for_later_runs_without_a_scheduler_process(rq):
+    task = {"graph": "nap", "input": {"seconds": 0}}
+    job = rq.enqueue_in(timedelta(seconds=1), "langgraph_rq.run_task", task)
+    assert job.get_status() == "scheduled"
+    assert end(job).type is Result.Type.SUCCESSFUL
+    assert rq.scheduled_job_registry.get_job_count(cleanup=False) == 0
