@@ -25,7 +25,8 @@ from langgraph_rq.shared.telemetry.logs import configure, get_logger
 from langgraph_rq.worker.context import BUILT_IN, config_path, open_context
 from langgraph_rq.worker.fleet.fork_server import ForkServer
 from langgraph_rq.worker.fleet.graph_worker import GraphWorker
-from langgraph_rq.worker.fleet.isolation import Isolation, run_isolated
+from langgraph_rq.worker.fleet.isolated import run_isolated
+from langgraph_rq.worker.fleet.isolation import Isolation
 from langgraph_rq.worker.fleet.node_threads import THREAD as NODE_THREAD
 from langgraph_rq.worker.fleet.node_threads import NodeThreads
 from langgraph_rq.worker.telemetry.exporters import telemetry

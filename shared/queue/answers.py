@@ -121,6 +121,8 @@ class Claimed:
     claimed_at_ms: int
     blocked_in: str = ""
     """The line (file:line) in which it blocked the event loop of an earlier owner; empty: it did not."""
+    group_size: int = 0
+    """How many tasks may share its child process, itself included; 0: no child process has died under it."""
     options: JobOptions = JobOptions()
 
     @property
@@ -243,7 +245,7 @@ def whole_number(value: bytes, otherwise: int = 0) -> int:
 
 def _claimed(task: Sequence[Any], now_ms: int) -> Claimed:
     id_, epoch, queue, created, started, deadline, crashes, failures, waits, cancelled, used, data, origin = task[:13]
-    acting, blocked_in, options = task[13:]
+    acting, blocked_in, options, group_size = task[13:]
     return Claimed(
         id=id_.decode(),
         epoch=int(epoch),
@@ -262,6 +264,7 @@ def _claimed(task: Sequence[Any], now_ms: int) -> Claimed:
         claimed_at_ms=now_ms,
         blocked_in=blocked_in.decode(errors="replace"),
         options=JobOptions(*(option.decode(errors="replace") for option in options)),
+        group_size=group_size,
     )
 
 

@@ -105,6 +105,8 @@ class TaskField(StrEnum):
     """Set when the running task is to be stopped."""
     BLOCKED_IN = "blocked_in"
     """The line (file:line) in which it kept an owner's event loop from running for long."""
+    GROUP_SIZE = "group_size"
+    """How many tasks may share its child process, itself included: half of those under which the last one died."""
     EVENTS = "events"
     """`<epoch>:<number>` of the events that the attempt has written."""
     RESULT_MS = "result_ms"

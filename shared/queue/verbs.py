@@ -292,17 +292,31 @@ def release_call(
     wait: Wait = AT_ONCE,
     *,
     failed: bool = False,
+    group_size: int = 0,
     now_ms: int | str = _NOW,
 ) -> Call[bool]:
     """Give a task back, to the front of its queue or to wait for something; False: it was not ours any more.
 
-    No crash is charged; `failed` counts against the task's max_attempts.
+    No crash is charged; `failed` counts against the task's max_attempts. With a `group_size`, that many tasks at most
+    may share the task's child process from now on, itself included.
     """
     doubles, is_attempt = int(wait.doubles), int(wait.is_attempt)
     return Call(
         load_script("shared/queue/scripts/release"),
         [task_hash(task_id), own_key(worker), wip_key(queue), job_hash(task_id)],
-        [task_id, epoch, worker, wait.thing, wait.delay_ms, doubles, int(failed), is_attempt, LONGEST_STREAM, now_ms],
+        [
+            task_id,
+            epoch,
+            worker,
+            wait.thing,
+            wait.delay_ms,
+            doubles,
+            int(failed),
+            is_attempt,
+            LONGEST_STREAM,
+            group_size,
+            now_ms,
+        ],
         bool,
     )
 

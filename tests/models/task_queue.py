@@ -52,6 +52,7 @@ class ModelTask:
     failures: int = 0
     is_cancelled: bool = False
     blocked_in: str = ""
+    group_size: int = 0
     was_put_back: bool = False
     """It has left its queue before, so that its place among its user's tasks is not its order any more."""
 
@@ -166,12 +167,15 @@ class QueueModel:
         task.state = state
         return Finished.WRITTEN
 
-    def release(self, task_id: str, epoch: int, worker: str, wait: Wait, now: int, *, failed: bool) -> bool:
+    def release(
+        self, task_id: str, epoch: int, worker: str, wait: Wait, now: int, *, failed: bool, group_size: int
+    ) -> bool:
         task = self.tasks[task_id]
         if not self.runs(task, worker) or task.epoch != epoch:
             return False
         self._put_back(task)
         task.failures += failed
+        task.group_size = group_size or task.group_size
         task.waits += not wait.is_attempt
         if wait.thing and not task.is_cancelled:
             self._enter(task, wait, now)

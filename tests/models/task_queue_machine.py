@@ -99,6 +99,7 @@ class QueueMachine(RuleBasedStateMachine):
             task = self.model.tasks[one.id]
             assert (one.attempts, one.crashes, one.failures) == (task.epoch - task.waits, task.crashes, task.failures)
             assert (one.is_cancelled, one.blocked_in) == (task.is_cancelled, task.blocked_in)
+            assert one.group_size == task.group_size
         self.claims += [(worker, one) for one in answer.tasks]
 
     @precondition(lambda self: self.claims)
@@ -109,10 +110,12 @@ class QueueMachine(RuleBasedStateMachine):
         assert answer is self.model.finish(claimed.id, claimed.epoch, worker, state)
 
     @precondition(lambda self: self.claims)
-    @rule(data=st.data(), wait=st.sampled_from(WAITS), failed=st.booleans())
-    def release_any_attempt_perhaps_again(self, data: st.DataObject, wait: Wait, *, failed: bool) -> None:
+    @rule(data=st.data(), wait=st.sampled_from(WAITS), failed=st.booleans(), group_size=st.sampled_from([0, 0, 16]))
+    def release_any_attempt_perhaps_again(
+        self, data: st.DataObject, wait: Wait, *, failed: bool, group_size: int
+    ) -> None:
         worker, one = self._some_claim(data)
-        self._release(worker, one, wait, failed=failed)
+        self._release(worker, one, wait, failed=failed, group_size=group_size)
 
     @precondition(lambda self: self.claims)
     @rule(
@@ -134,9 +137,10 @@ class QueueMachine(RuleBasedStateMachine):
             self.join("w1")
             self.claim("w1", 20)
 
-    def _release(self, worker: str, one: Claimed, wait: Wait, *, failed: bool = False) -> None:
-        call = release_call(one.id, one.epoch, one.queue, worker, wait, failed=failed, now_ms=self.now)
-        expected = self.model.release(one.id, one.epoch, worker, wait, self.now, failed=failed)
+    def _release(self, worker: str, one: Claimed, wait: Wait, *, failed: bool = False, group_size: int = 0) -> None:
+        how: dict[str, Any] = {"failed": failed, "group_size": group_size}
+        call = release_call(one.id, one.epoch, one.queue, worker, wait, **how, now_ms=self.now)
+        expected = self.model.release(one.id, one.epoch, worker, wait, self.now, **how)
         assert self._run(call) == expected
         task = self.model.tasks[one.id]
         if expected and task.is_delayed:

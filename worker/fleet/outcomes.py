@@ -53,7 +53,15 @@ class OutcomeWriter:
         self._send_records(attempt, None)
         claimed = attempt.claimed
         wait = released.wait
-        call = release_call(claimed.id, claimed.epoch, claimed.queue, attempt.worker, wait, failed=released.failed)
+        call = release_call(
+            claimed.id,
+            claimed.epoch,
+            claimed.queue,
+            attempt.worker,
+            wait,
+            failed=released.failed,
+            group_size=released.group_size,
+        )
         if await self._commits.run(call):
             # The message of a failed graph may quote a prompt.
             reason = "the graph failed" if released.failed else released.reason

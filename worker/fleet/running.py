@@ -12,7 +12,7 @@ from langgraph_rq.shared.queue.answers import Claimed, Lease
 from langgraph_rq.shared.queue.waits import AFTER_OUTAGE, AT_ONCE
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import get_logger
-from langgraph_rq.worker.fleet.isolation import Isolation, is_to_be_isolated
+from langgraph_rq.worker.fleet.isolation import Isolation, group_size, is_to_be_isolated
 from langgraph_rq.worker.fleet.outcomes import OutcomeWriter
 from langgraph_rq.worker.task.attempt import Attempt
 from langgraph_rq.worker.task.result import Ended, Result, write_result
@@ -156,7 +156,8 @@ class RunningTasks:
         try:
             if self._isolation is None or not is_to_be_isolated(claimed) or attempt.is_cancelled:
                 return await run_task(attempt)
-            _log.warning("task.isolated", crashes=claimed.crashes, blocked_in=claimed.blocked_in or None)
+            about = {"crashes": claimed.crashes, "blocked_in": claimed.blocked_in or None}
+            _log.warning("task.isolated", **about, group_size=group_size(claimed))
             return await self._isolation.run(claimed, attempt.worker)
         except asyncio.CancelledError:
             if not attempt.is_cancelled:

@@ -52,6 +52,8 @@ class Released:
     wait: Wait
     reason: str
     failed: bool = False
+    group_size: int = 0
+    """How many tasks may share its child process from now on; 0: as many as before."""
 
 
 async def run_task(attempt: Attempt) -> Ended | Released | None:

@@ -34,7 +34,8 @@
 --   task: {id, epoch, queue, created (ms), started (ms), deadline (ms), crashes, failures, waits, 1 if it is to be
 --          cancelled, {input tokens, output tokens, nano-dollars used before}, data, origin, names of unusual fields,
 --          line in which it blocked the event loop of an earlier owner, or empty,
---          {timeout, result_ttl, failure_ttl (s)} as stock RQ wrote them, empty for none}
+--          {timeout, result_ttl, failure_ttl (s)} as stock RQ wrote them, empty for none},
+--          how many tasks may share its child process, 0 for any number}
 --   origin: ours | enqueued (by stock RQ) | adopted (likewise, by an earlier attempt) | too_long (data not read) |
 --     malformed (no hash)
 local workers_key, own_key, open_key, suspended_key, rq_worker_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -100,7 +101,7 @@ end
 local function own(id, task_key, job_key, queue)
   local fields = redis.call('HMGET', task_key, 'epoch', 'created', 'deadline', 'crashes', 'failures', 'started',
     'cancel', 'digest', 'user', 'waits', 'input_tokens', 'output_tokens', 'cost_nano_usd', 'estimated_calls',
-    'blocked_in', 'result_ms')
+    'blocked_in', 'result_ms', 'group_size')
   local epoch, created, deadline, crashes, failures, started, cancel, digest, user, waits = unpack(fields, 1, 10)
   local origin, data, acts, options = fields[16] and 'adopted' or 'ours', nil, {}, {}
   if digest == '' then
@@ -130,8 +131,8 @@ local function own(id, task_key, job_key, queue)
   record_state(id, 'running', epoch, longest)
   redis.call('PEXPIREAT', 'agent:events:' .. id, whole(deadline + events_ms))
   return {id, epoch, queue, created, started, deadline, natural(crashes, 0), natural(failures, 0), natural(waits, 0),
-    cancel and 1 or 0, {unpack(fields, 11, 14)}, data, origin, acts, fields[15] or '',
-    options}
+    cancel and 1 or 0, {unpack(fields, 11, 14)}, data, origin, acts, fields[15] or '', options,
+    natural(fields[17], 0)}
 end
 
 -- An empty list holds no id of any user. A user or a tenant marked as having one there lost it to a tool of RQ, or its

@@ -20,12 +20,14 @@
 -- ARGV[7] 1 if the graph failed, which counts against max_attempts, else 0
 -- ARGV[8] 1 if the claim counts as an attempt, else 0
 -- ARGV[9] longest stream of events (entries, about)
--- ARGV[10] now (ms) in tests, else empty
+-- ARGV[10] how many tasks may share its child process from now on, itself included; 0: as many as before
+-- ARGV[11] now (ms) in tests, else empty
 -- Returns 1 released | 0 fenced off
 local task_key, own_key, wip_key, job_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local id, epoch, worker, thing, delay_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local doubles = ARGV[6] == '1'
-local failures, is_attempt, longest, now_ms = tonumber(ARGV[7]), ARGV[8] == '1', ARGV[9], clock(ARGV[10])
+local failures, is_attempt, longest = tonumber(ARGV[7]), ARGV[8] == '1', ARGV[9]
+local group_size, now_ms = ARGV[10], clock(ARGV[11])
 
 local is_owner, task = fence(task_key, epoch, worker, 'queue', 'user', 'cancel')
 local queue, user, cancel = unpack(task)
@@ -35,6 +37,9 @@ end
 redis.call('SREM', own_key, id)
 if failures > 0 then
   redis.call('HINCRBY', task_key, 'failures', failures)
+end
+if group_size ~= '0' then
+  redis.call('HSET', task_key, 'group_size', group_size)
 end
 if not is_attempt then
   redis.call('HINCRBY', task_key, 'waits', 1)

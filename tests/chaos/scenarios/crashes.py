@@ -1,4 +1,4 @@
-"""C1, C2, C7, C8, C9, C31: worker processes are killed, stopped, drained and blocked, and kill themselves."""
+"""C1, C2, C7, C8, C9, C27, C31: worker processes are killed, stopped, drained and blocked, and kill themselves."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from langgraph_rq.shared.queue.keys import result_key, task_hash
 from tests.chaos.checking.checker import Verdict, Violation
 from tests.chaos.run import CHAIN, Replacer, Run, ids
 from tests.chaos.testbed.fork_server import STUCK_S
-from tests.chaos.testbed.graphs import BLOCK_S, FLAKY, NODES
+from tests.chaos.testbed.graphs import BLOCK_S, FLAKY, LAST_S, NODES, SINGLE
 from tests.chaos.testbed.stage import WorkerProcess, wait
 
 LIFE = (
@@ -147,6 +147,19 @@ def poison(run: Run) -> Verdict:
     return run.judge(replace(CHAIN, poisoned=set(killers)))
 
 
+def kill_beside_innocents(run: Run) -> Verdict:
+    """C27: a task ends its process beside sixty others of 8 s, on one worker that is restarted."""
+    lasts_s, deadline_s = run.seconds(8.0, 2.0), run.seconds(60.0, 30.0)
+    replacer = _fleet(run, 1, 100, **{LAST_S: str(lasts_s)})
+    innocents = ids("c27", 60)
+    run.submit(innocents[:30], graph="lasting", deadline_s=deadline_s)
+    run.submit(["killer"], graph="killer", deadline_s=deadline_s)
+    run.submit(innocents[30:], graph="lasting", deadline_s=deadline_s)
+    run.wait_until_ended(replacer)
+    run.proofs["kills"] = replacer.replaced
+    return run.judge(replace(CHAIN, steps=[SINGLE], poisoned={"killer"}))
+
+
 def block_a_loop(run: Run) -> Verdict:
     """C31: a task's async node blocks the event loop for longer than a worker may be stuck."""
     stuck_s, block_s = run.seconds(30.0, 3.0), run.seconds(40.0, 10.0)
@@ -173,10 +186,10 @@ def with_violations(verdict: Verdict, more: Iterable[Violation]) -> Verdict:
     return Verdict((*verdict.violations, *more), verdict.figures)
 
 
-def _fleet(run: Run, n: int, concurrency: int) -> Replacer:
+def _fleet(run: Run, n: int, concurrency: int, **environment: str) -> Replacer:
     """Start workers that are replaced when they die."""
 
     def start() -> WorkerProcess:
-        return run.start_soon(concurrency)
+        return run.start_soon(concurrency, **environment)
 
-    return Replacer(run.start(n, concurrency), start)
+    return Replacer(run.start(n, concurrency, **environment), start)

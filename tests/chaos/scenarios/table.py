@@ -31,6 +31,7 @@ SCENARIOS: Mapping[str, Callable[[Run], Verdict]] = {
     "C23": provider.limit_the_rate,
     "C24": routing.replace_the_only_worker_of_a_graph,
     "C26": odd_data.replace_every_key,
+    "C27": crashes.kill_beside_innocents,
     "C28": ordinary_day.spend_to_the_last_token,
     "C30": provider.answer_after_the_lease,
     "C31": crashes.block_a_loop,

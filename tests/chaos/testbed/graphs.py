@@ -37,6 +37,10 @@ BLOCK_S = "CHAOS_BLOCK_S"
 """Environment variable: how long the node of `blocker` blocks."""
 
 
+LAST_S = "CHAOS_LAST_S"
+"""Environment variable: how long the second node of `lasting` takes."""
+
+
 class FailedOnPurposeError(Exception):
     """A failure that another attempt repairs."""
 
@@ -120,6 +124,11 @@ async def _block_the_loop(_state: Steps) -> Steps:
     return {}
 
 
+async def _last(_state: Steps) -> Steps:
+    await asyncio.sleep(float(os.environ[LAST_S]))
+    return {}
+
+
 async def _fail_at_first(_state: Steps) -> Steps:
     task = current_task.get()
     assert task
@@ -170,6 +179,7 @@ chain = _chain(*((name, _node(name)) for name in NODES))
 single = _chain(("one", _node("one")))
 killer = _chain(("one", _node("one")), ("end", _end_the_process))
 blocker = _chain(("one", _node("one")), ("block", _block_the_loop))
+lasting = _chain(("one", _node("one")), ("last", _last))
 flaky = _chain(("one", _node("one")), ("fail", _fail_at_first), ("two", _node("two")))
 needs_second = _chain(("one", _node("one", SECOND)))
 pays_first = _chain(("one", _node("one", SECOND, MODEL)))

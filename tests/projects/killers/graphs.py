@@ -15,6 +15,7 @@ class Kill(TypedDict, total=False):
     kills: bool
     seconds: float
     done: bool
+    pid: int
 
 
 async def prepare(_state: Kill) -> Kill:
@@ -25,7 +26,7 @@ async def strike(state: Kill) -> Kill:
     if state.get("kills"):
         os.kill(os.getpid(), signal.SIGKILL)
     await asyncio.sleep(state.get("seconds", 0))
-    return {"done": True}
+    return {"done": True, "pid": os.getpid()}
 
 
 builder = StateGraph(Kill).add_node("prepare", prepare).add_node("strike", strike)
@@ -52,8 +53,12 @@ class Held(TypedDict, total=False):
 async def wait_for_the_test(state: Held) -> Held:
     folder = Path(state["folder"])
     (folder / "started").touch()
-    while not (folder / "goes_on").exists():  # noqa: ASYNC110 - the test is in another process
-        await asyncio.sleep(0.01)
+    try:
+        while not (folder / "goes_on").exists():  # noqa: ASYNC110 - the test is in another process
+            await asyncio.sleep(0.01)
+    except asyncio.CancelledError:
+        (folder / "cancelled").touch()
+        raise
     async with Redis.from_url(os.environ["REDIS_URL"]) as redis:
         await redis.ping()
     return {"done": True}

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import signal
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -17,11 +18,12 @@ from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.keys import graph_list
 from langgraph_rq.shared.queue.verbs import QueueTimes, claim_call, renew_call, submit_call
 from langgraph_rq.shared.settings import RedisSettings, WorkerSettings, load
-from langgraph_rq.shared.tasks import Task, TaskLimits
+from langgraph_rq.shared.tasks import Task, TaskLimits, TaskResult
 from langgraph_rq.worker.fleet import isolation as isolation_module
 from langgraph_rq.worker.fleet import loop_watch
 from langgraph_rq.worker.fleet.fork_server import ForkServer
-from langgraph_rq.worker.fleet.isolation import Isolation, run_isolated
+from langgraph_rq.worker.fleet.isolated import run_isolated
+from langgraph_rq.worker.fleet.isolation import Isolation
 from langgraph_rq.worker.task.result import Ended
 from tests.fleet import one_node_graph, worker
 from tests.installation import ROOT, start_worker
@@ -122,6 +124,80 @@ async def test_isolated_task_that_blocks_its_event_loop_ends_as_an_error_that_na
     assert (result.metadata.graph, result.metadata.input_tokens) == ("blocker", 7)
 
 
+def submit_suspects(client: Client, raw: Redis, *inputs: dict, graph: str = "killer", **fields: object) -> list[str]:
+    """Submit tasks under each of which two workers seem to have crashed; returns their ids."""
+    tasks = [{"input": one, "graph": graph, "deadline_s": 60} for one in inputs]
+    task_ids = [receipt.task_id for receipt in client.submit_many(tasks)]
+    for task_id in task_ids:
+        raw.hset(f"agent:task:{task_id}", mapping={"crashes": 2, **fields})
+    return task_ids
+
+
+async def results_of(client: Client, task_ids: list[str]) -> list[TaskResult]:
+    return await asyncio.to_thread(lambda: [client.wait(task_id, 50) for task_id in task_ids])
+
+
+async def test_suspects_come_back_in_groups_of_half_the_size_until_a_killer_is_alone(redis_url, isolated):
+    with Client(redis_url) as client, Redis.from_url(redis_url) as raw:
+        *innocents, killer = submit_suspects(client, raw, *[{"seconds": 0.5}] * 8, {"kills": True})
+        async with worker(redis_url, {"killer": one_node_graph(lambda _state: None)}, isolation=isolated):
+            *others, poisoned = await results_of(client, [*innocents, killer])
+        size = int(raw.hget(f"agent:task:{killer}", "group_size"))
+    assert (poisoned.error.type, size) == (ErrorType.POISONED, 1)
+    assert poisoned.metadata.attempts in {4, 5}  # in a process of 9, of 5 or 4, 3 or 2, perhaps 2, and alone
+    assert [one.status for one in others] == [State.SUCCESS] * 8
+    assert len({one.result["pid"] for one in others}) < 8
+
+
+async def test_suspect_shares_its_process_with_as_many_as_its_hash_says(redis_url, isolated):
+    with Client(redis_url) as client, Redis.from_url(redis_url) as raw:
+        task_ids = submit_suspects(client, raw, *[{}] * 6, group_size=3)
+        async with worker(redis_url, {"killer": one_node_graph(lambda _state: None)}, isolation=isolated):
+            results = await results_of(client, task_ids)
+    assert sorted(Counter(one.result["pid"] for one in results).values()) == [3, 3]
+
+
+async def test_suspect_that_blocked_a_loop_before_shares_its_process_with_none(redis_url, isolated):
+    with Client(redis_url) as client, Redis.from_url(redis_url) as raw:
+        task_ids = submit_suspects(client, raw, *[{}] * 2, blocked_in="graphs.py:1")
+        async with worker(redis_url, {"killer": one_node_graph(lambda _state: None)}, isolation=isolated):
+            first, second = await results_of(client, task_ids)
+    assert first.result["pid"] != second.result["pid"]
+
+
+async def test_cancelled_suspect_ends_and_the_others_of_its_process_go_on(redis_url, isolated, tmp_path):
+    with Client(redis_url) as client, Redis.from_url(redis_url) as raw:
+        folders = [tmp_path / name for name in ("cancelled", "other")]
+        for folder in folders:
+            folder.mkdir()
+        inputs = [{"folder": str(folder)} for folder in folders]
+        cancelled, other = submit_suspects(client, raw, *inputs, graph="held")
+        async with worker(redis_url, {"held": one_node_graph(lambda _state: None)}, isolation=isolated):
+            await until(lambda: all((folder / "started").exists() for folder in folders), 30)
+            await asyncio.to_thread(client.cancel, cancelled)
+            result = await asyncio.to_thread(client.wait, cancelled, 30)
+            await until((folders[0] / "cancelled").exists)
+            (folders[1] / "goes_on").touch()
+            (survivor,) = await results_of(client, [other])
+    assert (result.status, survivor.status, survivor.metadata.attempts) == (State.CANCELLED, State.SUCCESS, 1)
+
+
+async def test_suspect_that_blocks_the_loop_of_its_group_ends_and_the_others_come_back(redis_url, monkeypatch):
+    monkeypatch.setattr(loop_watch, "STUCK_S", 1.0)
+    isolation = start_isolation(redis_url, monkeypatch)
+    graphs = {name: one_node_graph(lambda _state: None) for name in ("blocker", "killer")}
+    with Client(redis_url) as client, Redis.from_url(redis_url) as raw:
+        (blocker,) = submit_suspects(client, raw, {"seconds": 60}, graph="blocker")
+        others = submit_suspects(client, raw, *[{"seconds": 0.5}] * 3)
+        try:
+            async with worker(redis_url, graphs, isolation=isolation):
+                blocked, *results = await results_of(client, [blocker, *others])
+        finally:
+            isolation.fork_server.close()
+    assert "blocked the event loop in" in blocked.error.message
+    assert [(one.status, one.metadata.attempts) for one in results] == [(State.SUCCESS, 2)] * 3
+
+
 @pytest.mark.parametrize(("crashes", "blocked_in"), [(0, "graphs.py:1"), (1, "")])
 async def test_task_is_not_isolated_for_one_crash_or_a_stall_without_one(redis_url, isolated, crashes, blocked_in):
     ran = []
@@ -134,7 +210,7 @@ async def test_task_is_not_isolated_for_one_crash_or_a_stall_without_one(redis_u
 
 
 async def test_deadline_holds_while_a_task_waits_to_be_isolated(redis_url, isolated, monkeypatch):
-    monkeypatch.setattr(isolated, "_slots", asyncio.Semaphore(0))
+    monkeypatch.setattr(isolation_module, "_MOST_CHILDREN", 0)
     with Client(redis_url) as client, Redis.from_url(redis_url) as raw:
         task_id = client.submit({}, graph="killer", deadline_s=1).task_id
         raw.hset(f"agent:task:{task_id}", mapping={"crashes": 2, "input_tokens": 7})
