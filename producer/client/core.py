@@ -9,6 +9,7 @@ from copy import copy
 from dataclasses import replace
 from typing import Any, Self, Unpack
 
+from langgraph_rq.producer.client.client_log import ClientLog
 from langgraph_rq.producer.client.connection import Connection
 from langgraph_rq.producer.client.door import Door
 from langgraph_rq.producer.client.lookup import (
@@ -47,14 +48,13 @@ from langgraph_rq.shared.settings import QueueSettings, RedisSettings, TaskSetti
 from langgraph_rq.shared.signing import SignatureError, unsigned_result
 from langgraph_rq.shared.tasks import DEFAULT_TENANT, State, Task, TaskResult, task_key
 from langgraph_rq.shared.telemetry.audit import Action
-from langgraph_rq.shared.telemetry.logs import get_logger
 
 _SUBMIT_BATCH = 200
 _QUIET_TIMES = 4
 """A follower checks after so many quiet times that its task still exists."""
 _NO_WORKER_YET = "no worker has been there since Redis started"
 
-_log = get_logger(__name__)
+_log = ClientLog(__name__)
 
 
 class ClientCore:

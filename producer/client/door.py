@@ -10,19 +10,19 @@ from collections.abc import Sequence
 
 from redis.exceptions import ResponseError
 
+from langgraph_rq.producer.client.client_log import ClientLog
 from langgraph_rq.producer.client.connection import Connection
 from langgraph_rq.shared.errors import InvalidTaskError
 from langgraph_rq.shared.graph_input import GraphInput
 from langgraph_rq.shared.queue.keys import GRAPH_INPUTS
 from langgraph_rq.shared.tasks import Task
-from langgraph_rq.shared.telemetry.logs import get_logger
 
 _KEPT_S = 10.0
 """An announcement is read again after this time, and before an input is refused because of it."""
 _KEPT = 1_000
 """Announcements at most."""
 
-_log = get_logger(__name__)
+_log = ClientLog(__name__)
 
 
 class Door:

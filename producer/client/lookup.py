@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from redis.asyncio.client import Pipeline as AsyncPipeline
 from redis.client import Pipeline
 
+from langgraph_rq.producer.client.client_log import ClientLog
 from langgraph_rq.shared.errors import (
     QueueFullError,
     TaskConflictError,
@@ -19,7 +20,6 @@ from langgraph_rq.shared.queue.answers import Submission, Submitted, whole_numbe
 from langgraph_rq.shared.queue.keys import Place, events_key, job_hash, result_key, task_hash
 from langgraph_rq.shared.queue.waits import explain
 from langgraph_rq.shared.tasks import State, Task, TaskResult
-from langgraph_rq.shared.telemetry.logs import get_logger
 
 STATUS_FIELDS = (
     "state", "queue", "epoch", "waits", "created", "started", "deadline", "owner", "place", "waits_for", "waits_until"
@@ -29,7 +29,7 @@ STATUS_FIELDS = (
 JOB_FIELDS = ("origin", "created_at")
 """Of RQ's job, for `read_job_status`."""
 
-_log = get_logger(__name__)
+_log = ClientLog(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from pydantic import Field, PositiveInt
 from pydantic_settings import SettingsConfigDict
 
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits
+from langgraph_rq.shared.budget.limits import BudgetLimits, Hold
 from langgraph_rq.shared.budget.pricing import Rate
-from langgraph_rq.shared.budget.token_budget import BudgetLimits, Hold
 from langgraph_rq.shared.pacing.pacing import Pace
 from langgraph_rq.shared.settings.environment import Settings
 
