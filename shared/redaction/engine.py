@@ -24,7 +24,7 @@ def compile_shape(pattern: str, *, by_line: bool) -> Any:
         import re2  # noqa: PLC0415 - a service that only submits masks nothing and does not need it
     except ImportError:
         raise SettingsError(
-            "masking: expected google-re2, of the extras `worker` and `api`: pip install 'langgraph-rq[worker]'"
+            "masking: expected google-re2, of the extras worker, api, dashboard: pip install 'langgraph-rq[worker]'"
         ) from None
     options = re2.Options()
     options.log_errors = False

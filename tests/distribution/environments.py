@@ -3,14 +3,55 @@
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
+from collections.abc import Iterable
+from importlib.metadata import distribution
 from pathlib import Path
+from shutil import which
 from typing import Literal
 
-from tests.installation import clean_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.installation import ROOT, clean_environment
 
 PACKAGES = ("producer", "shared", "worker")
 """The folders at the top of the checkout that become packages inside langgraph_rq."""
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+
+
+def names(requirements: Iterable[str]) -> set[str]:
+    return {canonicalize_name(Requirement(line).name) for line in requirements}
+
+
+def brought_by(*extras: str) -> set[str]:
+    """Names of the distributions that `pip install 'langgraph-rq[EXTRAS]'` brings, itself excluded."""
+    found: set[str] = set()
+    left = [("langgraph-rq", frozenset(extras))]
+    while left:
+        name, wanted = left.pop()
+        for line in required_by(name):
+            requirement = Requirement(line)
+            applies = [requirement.marker is None or requirement.marker.evaluate({"extra": e}) for e in ("", *wanted)]
+            needed = canonicalize_name(requirement.name)
+            if any(applies) and needed not in found:
+                found.add(needed)
+                left.append((needed, frozenset(requirement.extras)))
+    return found
+
+
+def required_by(name: str) -> list[str]:
+    if name != "langgraph-rq":
+        return distribution(name).requires or []
+    # As pyproject.toml says now: what is installed may be older.
+    of_extras = [
+        f"{line}{' and' if ';' in line else ';'} extra == '{extra}'"
+        for extra, lines in EXTRAS.items()
+        for line in lines
+    ]
+    return [*PROJECT["dependencies"], *of_extras]
 
 
 def build(target: Literal["wheel", "sdist"], source: Path, folder: Path) -> Path:
@@ -53,3 +94,33 @@ class Environment:
             text=True,
             check=False,
         )
+
+
+class BareEnvironment:
+    """A virtual environment of its own Python, into which the index's client installs the wheel as a user would.
+
+    Args:
+        python: The interpreter.
+        folder: Where the environment is made.
+        wheel: What is installed, with the extra `worker`, at the versions that requirements.lock names.
+    """
+
+    def __init__(self, python: Path, folder: Path, wheel: Path) -> None:
+        subprocess.run([python, "-m", "venv", folder], check=True, env=clean_environment({}))
+        self.bin = folder / "bin"
+        uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", str(self.bin / "python")]
+        locked = ["--constraints", str(ROOT / "requirements.lock")]
+        subprocess.run([*uv, *locked, f"langgraph-rq[worker] @ {wheel.as_uri()}"], check=True, cwd=folder)
+
+
+def find_python(version: str) -> Path | None:
+    """Find an interpreter of this version, on the path or beside pyenv's; None: this machine has none."""
+    on_path = which(f"python{version}")
+    candidates = [*([on_path] if on_path else []), *Path.home().glob(f".pyenv/versions/{version}.*/bin/python")]
+    return next((Path(one) for one in candidates if is_version(one, version)), None)
+
+
+def is_version(python: str | Path, version: str) -> bool:
+    """Say whether it starts (a shim may not) and is of this version."""
+    command = "import sys; sys.exit('{}.{}'.format(*sys.version_info) != sys.argv[1])"
+    return subprocess.run([python, "-c", command, version], capture_output=True, check=False).returncode == 0

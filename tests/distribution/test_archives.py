@@ -2,13 +2,19 @@
 
 import re
 import tarfile
+from email import message_from_bytes
+from email.message import Message
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from readme_renderer import markdown
 
-from tests.distribution.environments import PACKAGES, build
+from tests.distribution.environments import PACKAGES, PROJECT, build
 from tests.installation import ROOT
+
+README = (ROOT / "README.md").read_text()
+REPOSITORY = PROJECT["urls"]["Source"]
 
 
 def sources() -> set[str]:
@@ -21,6 +27,11 @@ def sources() -> set[str]:
 def contents(wheel: Path) -> dict[str, bytes]:
     with ZipFile(wheel) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
+
+
+def metadata(wheel: Path) -> Message:
+    (text,) = (text for name, text in contents(wheel).items() if name.endswith(".dist-info/METADATA"))
+    return message_from_bytes(text)
 
 
 def unpack(archive: Path, folder: Path) -> Path:
@@ -45,10 +56,28 @@ def test_only_top_level_name_of_the_wheel_is_ours(wheel):
     assert {top for top in tops if not top.endswith(".dist-info")} == {"langgraph_rq"}
 
 
-def test_wheel_states_its_license_and_its_python(wheel):
-    (metadata,) = (text.decode() for name, text in contents(wheel).items() if name.endswith(".dist-info/METADATA"))
-    assert re.search(r"^License-Expression: MIT$", metadata, re.MULTILINE)
-    assert re.search(r"^Requires-Python: >=3.11$", metadata, re.MULTILINE)
+def test_wheel_says_what_an_index_shows_of_it(wheel):
+    shown = metadata(wheel)
+    assert (shown["License-Expression"], shown["Requires-Python"]) == ("MIT", ">=3.11")
+    pythons = [one.rpartition(" :: ")[2] for one in shown.get_all("Classifier") if "Python :: 3." in one]
+    assert pythons == ["3.11", "3.12", "3.13", "3.14"]
+    links = dict(line.split(", ", 1) for line in shown.get_all("Project-URL"))
+    assert {"Homepage", "Documentation", "Changelog", "Issues", "Source"} == links.keys()
+    pages = [ROOT / url.partition("/blob/main/")[2] for url in links.values() if "/blob/main/" in url]
+    assert [page for page in pages if not page.is_file()] == []
+
+
+def test_readme_renders_on_an_index_with_links_that_lead_into_the_repository(wheel):
+    shown = metadata(wheel)
+    assert shown["Description-Content-Type"] == "text/markdown"
+    html = markdown.render(shown.get_payload())  # None: it would be shown as plain text
+    assert html
+    assert all(heading in html for heading in re.findall(r"^## (.+)$", README, re.MULTILINE))
+    targets = re.findall(r'href="([^"]+)"', html)
+    relative = re.findall(r"\]\(([\w./#-]+)\)", README)
+    assert len(relative) > 5
+    assert [one for one in relative if f"{REPOSITORY}/blob/main/{one}" not in targets] == []
+    assert [one for one in targets if not one.startswith(("https://", "#"))] == []
 
 
 def test_sdist_holds_the_real_folders_and_no_links(sdist):

@@ -1,15 +1,12 @@
 """The installed package: its names, its data files, its commands, and how little a producer needs."""
 
-import subprocess
-import sys
-from importlib.metadata import distribution, packages_distributions
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.distribution.environments import PACKAGES, Environment
+from tests.distribution.environments import PACKAGES, Environment, brought_by
 from tests.installation import ROOT
 
 COMMANDS = ("langgraph-producer", "langgraph-worker")
@@ -125,34 +122,12 @@ def test_editable_installation_runs_the_checkout_under_one_name(editable):
     assert {name for name in listed if name != ".." and not name.endswith(".dist-info")} == {"_langgraph_rq.pth"}
 
 
-def test_producer_imports_no_langgraph_langchain_or_fastapi():
-    heavy = "('langgraph.', 'langchain', 'fastapi')"
-    check = f"import sys; from langgraph_rq import Client; sys.exit(any(m.startswith({heavy}) for m in sys.modules))"
-    subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=True)
-
-
 def test_producer_works_with_what_the_base_install_brings_and_nothing_else(installed_wheel):
-    base = base_install()
+    base = brought_by()
     others = [
         module
         for module, names in packages_distributions().items()
         if module != "langgraph_rq" and not base & {canonicalize_name(name) for name in names}
     ]
-    assert {"langgraph", "fastapi", "orjson", "pytest"} <= set(others)
+    assert {"langgraph", "fastapi", "orjson", "rq", "pytest"} <= set(others)
     assert installed_wheel.run("python", "-c", IMPORT_PRODUCER_WITHOUT, *others) == "assistant\n"
-
-
-def base_install() -> set[str]:
-    """Names of the distributions that `pip install langgraph-rq` without extras brings."""
-    found: set[str] = set()
-    left = [("langgraph-rq", frozenset[str]())]
-    while left:
-        name, extras = left.pop()
-        for line in distribution(name).requires or ():
-            requirement = Requirement(line)
-            applies = [requirement.marker is None or requirement.marker.evaluate({"extra": e}) for e in ("", *extras)]
-            needed = canonicalize_name(requirement.name)
-            if any(applies) and needed not in found:
-                found.add(needed)
-                left.append((needed, frozenset(requirement.extras)))
-    return found
