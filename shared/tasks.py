@@ -30,7 +30,7 @@ FUNCTIONS = (FUNCTION, "worker.run_task")
 """The names that are accepted from other producers."""
 
 EMPTIED_JOB = f'["{FUNCTION}",null,[],{{}}]'.encode()
-"""The job data of a task that succeeded: its input is not needed any more."""
+"""The job data that RQ's tools see of a task, without its input; all that is kept of one that succeeded."""
 
 _ENVELOPE_BYTES = 64_000
 """What a task's document may hold besides its input, metadata included."""

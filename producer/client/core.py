@@ -41,7 +41,7 @@ from langgraph_rq.shared.errors import (
 )
 from langgraph_rq.shared.queue import ending
 from langgraph_rq.shared.queue.events import BEGINNING, FORGOTTEN_END, SMALL_PAGE, Event, EventType, next_page, order
-from langgraph_rq.shared.queue.keys import events_key, job_hash, result_key, task_hash
+from langgraph_rq.shared.queue.keys import JOB_TASK, events_key, job_hash, result_key, task_hash
 from langgraph_rq.shared.queue.shares import Share
 from langgraph_rq.shared.queue.verbs import cancel_call, missing_worker_call, submit_call
 from langgraph_rq.shared.settings import QueueSettings, RedisSettings, TaskSettings, TenantSettings, load
@@ -318,7 +318,8 @@ class ClientCore:
             TaskConflictError: another answer was given before.
             InvalidTaskError: an answer to a question that was not asked. Further as `submit`.
         """
-        (data,) = await self._connection.read(lambda pipeline: pipeline.hget(job_hash(self._key(task_id)), "data"))
+        (fields,) = await self._connection.read(lambda pipeline: pipeline.hmget(job_hash(self._key(task_id)), JOB_TASK))
+        data = fields and (fields[0] or fields[1])
         if data and self._keys:
             self._refuse_forged(task_id, data)
         document = resume_document(task_id, data, await self.result(task_id), answers, value, self._limits)

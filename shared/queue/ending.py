@@ -9,7 +9,7 @@ from redis.client import Pipeline
 
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.answers import whole_number
-from langgraph_rq.shared.queue.keys import Place, TaskField, job_hash, task_hash
+from langgraph_rq.shared.queue.keys import JOB_TASK, Place, TaskField, job_hash, task_hash
 from langgraph_rq.shared.queue.waits import describe
 from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import ResultMetadata, State, TaskError, TaskResult
@@ -29,9 +29,9 @@ _FIELDS = (
 
 
 def add_reads(pipeline: Pipeline | AsyncPipeline, task_id: str) -> None:
-    """Add to `pipeline` what `unrun_result` reads: the task's hash, its job's data, the server's clock."""
+    """Add to `pipeline` what `unrun_result` reads: the task's hash, its job's task, the server's clock."""
     pipeline.hmget(task_hash(task_id), _FIELDS)
-    pipeline.hget(job_hash(task_id), "data")
+    pipeline.hmget(job_hash(task_id), JOB_TASK)
     pipeline.time()
 
 
@@ -59,7 +59,7 @@ def unrun_result(
     place, thing = ((value or b"").decode(errors="replace") for value in fields[-2:])
     where = f"while it waited for {describe(thing)}" if place == Place.DELAYED and thing else "in the queue"
     ended_ms = seconds * 1000 + microseconds // 1000
-    task = {} if isinstance(data, Exception) else _read_task(data)
+    task = {} if data is None or isinstance(data, Exception) else _read_task(data[0] or data[1])
     graph, deadline = str(task.get("graph", "")), f"the deadline of {(deadline_ms - created_ms) / 1000:g} s passed"
     late = TaskError(type=ErrorType.TIMEOUT, message=f"{deadline} {where}")
     if graph and served is not None and graph not in served:

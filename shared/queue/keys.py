@@ -34,7 +34,8 @@ Keys (type; lifetime):
     rq:queue:<queue>       list    runnable ids, one per tenant; the others wait for the turns of their user and tenant.
                                    A queue may be a side queue, `<queue>:<graph>`: tasks that not all workers of the
                                    queue can run
-    rq:job:<id>            hash    RQ's job, its `data` holds the task; as agent:task
+    rq:job:<id>            hash    RQ's job, its `task` holds the task, or its `data` if stock RQ enqueued it and no
+                                   worker has read it; as agent:task
     rq:wip:<queue>         zset    `<id>:<epoch>` of running tasks
     rq:finished:<queue>    zset    id -> when to forget it (s); result TTL; rq:failed: and rq:canceled: likewise
     rq:scheduled:<queue>   zset    id -> when it is to be queued (s), of jobs that RQ's clients enqueued for later; as
@@ -197,6 +198,10 @@ def graph_name(part: str) -> str:
 def graph_list(graphs: Iterable[str]) -> str:
     """Write the names of a worker's graphs as scripts compare them."""
     return f",{','.join(sorted(map(graph_part, graphs)))},"
+
+
+JOB_TASK = ("task", "data")
+"""The fields of RQ's job that hold the task: the first that is there."""
 
 
 def job_hash(task_id: str) -> str:

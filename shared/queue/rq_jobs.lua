@@ -1,9 +1,10 @@
 -- RQ's view of a task: the status in its job's hash, and the registry that lists it.
 --
 -- RQ's clients write there too. A requeue of an ended job, or an `enqueue` under an id that is known, sets the status to
--- `queued` and pushes the id; the script that drops the id from the list puts back what the task's hash says.
+-- `queued` and pushes the id; the script that drops the id from the list puts back what the task's hash says. An enqueue
+-- also writes its own task to the field `data`, so that ours stand in the field `task`.
 --
--- Uses shared/connections/clock: whole
+-- Uses shared/connections/clock: natural, whole
 --
 -- rq:scheduled:<queue>  zset  id -> when it is to be queued (s), of jobs that RQ's clients enqueued for later
 -- rq:finished:<queue>, rq:failed:<queue>, rq:canceled:<queue>   zset   id -> when to forget it (s)
@@ -19,6 +20,16 @@ local LONGEST = 1000
 local BRIEFLY = 300000
 -- The end of a result document that has its times: after them only a signature follows.
 local TIMES_BYTES = 400
+
+-- The task in a job's hash. RQ's clients write `data`, and only there does a job have it that was not read yet.
+-- Returns how long it is (bytes), and the field.
+local function task_bytes(job_key)
+  local bytes = redis.call('HSTRLEN', job_key, 'task')
+  if bytes > 0 then
+    return bytes, 'task'
+  end
+  return redis.call('HSTRLEN', job_key, 'data'), 'data'
+end
 
 -- List an ended job in the registry of its status.
 local function list_ended(id, queue, status, keep_ms, now_ms)
@@ -39,6 +50,13 @@ local function describe(job_key, description)
   if not own or own:find('run_task(', 1, true) then
     redis.call('HSET', job_key, 'description', description)
   end
+end
+
+-- A graph's name, as it stands in the names of queues.
+local function name_of(graph)
+  return (graph:gsub('%%(%x%x)', function(hex)
+    return string.char(tonumber(hex, 16))
+  end))
 end
 
 -- The times of an ended task as its result document has them, which RQ writes alike.
@@ -72,12 +90,15 @@ end
 -- Put back a job's status and registry, which RQ's clients may have changed.
 local function show_again(id, now_ms)
   local job_key = 'rq:job:' .. id
-  local state, place, queue, owner = unpack(redis.call('HMGET', 'agent:task:' .. id, 'state', 'place', 'queue', 'owner'))
+  local task = redis.call('HMGET', 'agent:task:' .. id, 'state', 'place', 'queue', 'owner', 'graph', 'created', 'deadline')
+  local state, place, queue, owner, graph, created, deadline = unpack(task)
   if not state or not queue or redis.call('EXISTS', job_key) == 0 then
     return
   end
   local status = STATUS[state] or STATUS_AT[place] or 'queued'
-  redis.call('HSET', job_key, 'status', status, 'origin', queue, 'worker_name', owner or '')
+  redis.call('HSET', job_key, 'status', status, 'origin', queue, 'worker_name', owner or '', 'timeout',
+    math.ceil((natural(deadline, 0) - natural(created, 0)) / 1000))
+  describe(job_key, name_of(graph or '') .. ' ' .. id:gsub('^.-%-%-', ''))
   if state == 'pending' or state == 'running' then
     redis.call('PEXPIRE', job_key, whole(math.max(redis.call('PTTL', 'agent:task:' .. id), BRIEFLY)))
     return

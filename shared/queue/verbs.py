@@ -128,6 +128,7 @@ def submit_call(
             share.tasks,
             share.held_bytes,
             share.memory_percent,
+            EMPTIED_JOB,
             now_ms,
         ],
         read_submission,

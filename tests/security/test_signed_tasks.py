@@ -159,9 +159,9 @@ def second_task(data: str) -> str:
 async def test_altered_task_is_rejected(users, beta, attacker, change):
     task = await beta.submit({"n": 1}, graph="plus one")
     key = f"rq:job:beta--{task.task_id}"
-    data = attacker.hget(key, "data")
+    data = attacker.hget(key, "task")
     assert change(data) != data
-    attacker.hset(key, "data", change(data))
+    attacker.hset(key, "task", change(data))
     async with worker(users.url("worker"), GRAPHS, keys=TaskKeys.parse(ALL)):
         assert "not of this task under this id" in await rejection(beta, task.task_id)
 
@@ -196,7 +196,7 @@ async def test_signed_job_that_comes_by_rq_keeps_its_signature(users, fleet, bet
     push(attacker, "beta--by-rq", data)
     await until(lambda: attacker.exists("agent:result:beta--by-rq"))
     assert (await beta.wait("by-rq", 10)).status is State.INTERRUPTED
-    assert attacker.hget("rq:job:beta--by-rq", "data") == data.decode()
+    assert attacker.hget("rq:job:beta--by-rq", "task") == data.decode()
 
 
 @pytest.mark.parametrize(
@@ -249,11 +249,11 @@ async def test_resumed_task_is_signed_and_an_altered_question_is_refused(fleet, 
     task = await beta.submit({"n": 1}, graph="ask", thread_id="t")
     assert (await beta.wait(task.task_id, 10)).status is State.INTERRUPTED
     key = f"rq:job:beta--{task.task_id}"
-    data = attacker.hget(key, "data")
-    attacker.hset(key, "data", data.replace('"thread_id":"t"', '"thread_id":"u"'))
+    data = attacker.hget(key, "task")
+    attacker.hset(key, "task", data.replace('"thread_id":"t"', '"thread_id":"u"'))
     with pytest.raises(ForgedResultError, match="not of this task under this id"):
         await beta.resume(task.task_id, 4)
-    attacker.hset(key, "data", data)
+    attacker.hset(key, "task", data)
     resumed = await beta.resume(task.task_id, 4)
     assert (await beta.wait(resumed.task_id, 10)).result == {"n": 5}
 

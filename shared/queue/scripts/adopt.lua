@@ -21,7 +21,7 @@
 -- ARGV[5] deadline (ms after the job was found)
 -- ARGV[6] forget after the deadline (ms)
 -- ARGV[7] description for RQ's tools, of a job that has none of its own
--- ARGV[8] job data, rewritten with the defaults of the fields that were left out
+-- ARGV[8] the task, as in job data, rewritten with the defaults of the fields that were left out
 -- ARGV[9] user
 -- ARGV[10] thread, empty for none
 -- ARGV[11] graph, as in the names of queues
@@ -63,7 +63,7 @@ else
     'failure_ms', failure_ms)
   redis.call('PEXPIREAT', task_key, forget)
   describe(job_key, description)
-  redis.call('HSET', job_key, 'data', data, 'timeout', math.ceil(deadline_ms / 1000))
+  redis.call('HSET', job_key, 'task', data, 'timeout', math.ceil(deadline_ms / 1000))
   redis.call('PEXPIREAT', job_key, forget)
   redis.call('ZADD', open_key, deadline, id)
   charge(id, #data)

@@ -4,7 +4,7 @@
 -- Uses shared/connections/clock: clock, natural
 -- Uses shared/queue/turns: leave_thread
 -- Uses shared/queue/waits: leave_wait
--- Uses shared/queue/rq_jobs: list_ended, write_result
+-- Uses shared/queue/rq_jobs: list_ended, task_bytes, write_result
 -- Uses shared/queue/shares: discharge
 -- Uses shared/queue/events: record_end
 --
@@ -56,7 +56,7 @@ if place == 'delayed' then
 end
 record_end(events_key, state, events_ms)
 leave_thread(id, thread)
-discharge(id, #result + redis.call('HSTRLEN', job_key, 'data'), result_ms, now_ms)
+discharge(id, #result + task_bytes(job_key), result_ms, now_ms)
 
 list_ended(id, queue or '', rq_status, result_ms, now_ms)
 if own_ms then

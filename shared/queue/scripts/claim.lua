@@ -10,7 +10,7 @@
 -- Uses shared/queue/turns: LOOKED, QUEUE_KEY, call_next, lies_on, looked, pass_turn, put_aside, taken,
 --   wait_below_cap
 -- Uses shared/queue/waits: take_marked
--- Uses shared/queue/rq_jobs: show_again
+-- Uses shared/queue/rq_jobs: show_again, task_bytes
 -- Uses shared/queue/events: record_state
 --
 -- KEYS[1] agent:workers          zset    worker -> lease end (ms)
@@ -108,10 +108,13 @@ local function own(id, task_key, job_key, queue)
     origin, data, acts, options = foreign(job_key)
   elseif redis.call('TYPE', job_key).ok ~= 'hash' then
     origin, data = 'malformed', ''
-  elseif redis.call('HSTRLEN', job_key, 'data') > max_bytes then
-    origin, data = 'too_long', ''
   else
-    data = redis.call('HGET', job_key, 'data') or ''
+    local bytes, field = task_bytes(job_key)
+    if bytes > max_bytes then
+      origin, data = 'too_long', ''
+    else
+      data = redis.call('HGET', job_key, field) or ''
+    end
   end
   read_bytes = read_bytes + #data
   epoch = natural(epoch, 0) + 1

@@ -4,7 +4,7 @@
 -- Uses shared/connections/clock: clock, natural
 -- Uses shared/queue/fence: fence
 -- Uses shared/queue/turns: leave_thread, stopped_running
--- Uses shared/queue/rq_jobs: list_ended, write_result
+-- Uses shared/queue/rq_jobs: list_ended, task_bytes, write_result
 -- Uses shared/queue/shares: discharge
 -- Uses shared/queue/events: record_end
 --
@@ -58,7 +58,7 @@ redis.call('ZREM', open_key, id)
 record_end(events_key, state, events_ms)
 stopped_running(user)
 leave_thread(id, thread)
-local kept_data = emptied_data ~= '' and #emptied_data or redis.call('HSTRLEN', job_key, 'data')
+local kept_data = emptied_data ~= '' and #emptied_data or (task_bytes(job_key))
 discharge(id, #result + #rq_result + kept_data, result_ms, now_ms)
 
 -- From here on it is for RQ's tools only: a broken key of theirs must not undo what was decided above.
@@ -71,6 +71,7 @@ if redis.call('EXISTS', job_key) == 1 then
   redis.pcall('HSET', job_key, 'status', rq_status, 'ended_at', now_iso)
   if emptied_data ~= '' then
     redis.pcall('HSET', job_key, 'data', emptied_data)
+    redis.pcall('HDEL', job_key, 'task')
   end
   redis.call('PEXPIRE', job_key, result_ms)
 end

@@ -6,7 +6,8 @@
 -- Uses shared/queue/shares: charge, is_above_share, refused
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
--- KEYS[2] rq:job:<id>          hash    RQ's job, read by its tools; `data` carries the task
+-- KEYS[2] rq:job:<id>          hash    RQ's job, read by its tools; `task` carries the task, because RQ's clients write
+--                                      `data` when they enqueue under the same id
 -- KEYS[3] rq:queues            set     RQ's list of queues
 -- KEYS[4] agent:open           zset    id -> deadline (ms); every task that is not terminal
 -- KEYS[5] agent:graphs         zset    graph -> until when a live worker serves it (ms)
@@ -27,7 +28,8 @@
 -- ARGV[14] open tasks of its tenant at most, 0 for any number
 -- ARGV[15] bytes of its tenant's tasks and results at most, 0 for any number
 -- ARGV[16] refuse a tenant that holds more than its share above this share of maxmemory (percent)
--- ARGV[17] now (ms) in tests, else empty
+-- ARGV[17] job data for RQ's tools, which hold no input
+-- ARGV[18] now (ms) in tests, else empty
 -- Returns {outcome, state or detail, what is missing of a worker that could run it}, the last for created only:
 --   created, pending | exists, <state> | conflict, <state> | full, <percent used> | unknown_graph, <graphs, comma separated> |
 --   tenant_tasks, <open tasks> | tenant_bytes, <bytes held> | tenant_share, <percent used>
@@ -36,7 +38,7 @@ local id, queue, data, digest, graph = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[
 local deadline_ms, window_ms, description = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
 local user, thread, now_iso, memory_mark = ARGV[9], ARGV[10], ARGV[11], tonumber(ARGV[12])
 local announced_graph, most_tasks, most_bytes = ARGV[13], tonumber(ARGV[14]), tonumber(ARGV[15])
-local share_mark, now_ms = tonumber(ARGV[16]), clock(ARGV[17])
+local share_mark, rq_data, now_ms = tonumber(ARGV[16]), ARGV[17], clock(ARGV[18])
 
 local known = redis.call('HMGET', task_key, 'digest', 'state')
 if known[2] then
@@ -75,7 +77,7 @@ redis.call('HSET', task_key, 'state', 'pending', 'epoch', 0, 'queue', queue, 'cr
 redis.call('PEXPIREAT', task_key, forget_ms)
 -- An earlier task under this id may be forgotten before its result, which is not this task's.
 redis.call('DEL', 'agent:result:' .. id, 'agent:events:' .. id, job_key)
-redis.call('HSET', job_key, 'data', data, 'origin', queue, 'status', 'queued', 'description', description,
+redis.call('HSET', job_key, 'task', data, 'data', rq_data, 'origin', queue, 'status', 'queued', 'description', description,
   'created_at', now_iso, 'enqueued_at', now_iso, 'timeout', math.ceil(deadline_ms / 1000))
 redis.call('PEXPIREAT', job_key, forget_ms)
 redis.call('ZADD', open_key, whole(now_ms + deadline_ms), id)

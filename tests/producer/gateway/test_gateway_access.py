@@ -95,7 +95,7 @@ async def test_same_id_and_idempotency_key_of_two_tenants_are_two_tasks(http):
 async def test_same_thread_and_user_of_two_tenants_are_two(http, redis_client):
     for key in (ACME, OTHER):
         await submit(http, key, task_id="t1", thread_id="th", user_id="ann")
-    data = [redis_client.hget(f"rq:job:{tenant}--t1", "data") for tenant in ("acme", "other")]
+    data = [redis_client.hget(f"rq:job:{tenant}--t1", "task") for tenant in ("acme", "other")]
     threads = [redis_client.hget(f"agent:task:{tenant}--t1", "thread") for tenant in ("acme", "other")]
     assert data[0] != data[1]
     assert threads == ["acme--th", "other--th"]

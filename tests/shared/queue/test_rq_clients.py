@@ -1,5 +1,6 @@
 """RQ's own clients beside our tasks: what they push, empty or delete, and what they see afterwards."""
 
+import json
 from datetime import UTC, datetime
 
 import pytest
@@ -221,3 +222,32 @@ async def test_scheduled_job_that_was_deleted_is_forgotten(queue, rq):
     await queue.redis.delete("rq:job:job")
     await queue.reap_scheduled()
     assert (rq.count, rq.scheduled_job_registry.get_job_count(cleanup=False)) == (0, 0)
+
+
+async def test_waiting_task_stays_when_a_job_is_enqueued_under_its_id(queue, rq):
+    for task_id in ("t0", "t1", "t2"):
+        await queue.submit(task_id, input={"of": task_id})
+    for task_id in ("t0", "t2"):
+        enqueue(rq, task_id, ttl=1)
+    assert fetch(rq, "t2").args == [{"input": {"secret": 1}}]
+    claimed = (await queue.claim()).tasks
+    assert [task.id for task in claimed] == ["t0", "t1", "t2"]
+    assert [json.loads(task.data)[2][0]["input"] for task in claimed] == [{"of": task.id} for task in claimed]
+    assert rq.connection.ttl("rq:job:t2") > TIMES.window_ms / 1_000
+    assert await queue.claim_ids() == []
+    assert (rq.count, fetch(rq, "t2").description, fetch(rq, "t2").timeout) == (0, "assistant t2", 300)
+
+
+async def test_parked_task_stays_when_a_job_is_enqueued_under_its_id(queue, rq):
+    for task_id in ("t0", "t1"):
+        await queue.submit(task_id, thread_id="chat")
+    enqueue(rq, "t1")
+    assert await queue.claim_ids(9) == ["t0"]
+    assert fetch(rq, "t1").get_status() == "deferred"
+    assert await queue.field("place", "t1") == b"parked"
+
+
+async def test_jobs_of_our_clients_show_no_input(queue, rq):
+    await queue.submit(input={"query": "a secret"})
+    assert fetch(rq).args == []
+    assert fetch(rq).func_name == "langgraph_rq.run_task"

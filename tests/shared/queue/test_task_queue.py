@@ -401,4 +401,4 @@ async def test_input_of_a_task_that_succeeded_is_not_kept(queue, state, is_kept)
     await queue.join()
     await queue.submit(input={"query": "a long question"})
     await queue.finish(await queue.claim_one(), state=state)
-    assert (b"a long question" in await queue.redis.hget("rq:job:t1", "data")) == is_kept
+    assert (b"a long question" in (await queue.redis.hget("rq:job:t1", "task") or b"")) == is_kept

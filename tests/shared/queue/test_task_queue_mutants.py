@@ -34,7 +34,7 @@ MUTANTS = {
         "finish", "discharge(id, #result + #rq_result + kept_data, result_ms, now_ms)\n", "\n"
     ),
     "a cancelled task stays charged": (
-        "cancel", "discharge(id, #result + redis.call('HSTRLEN', job_key, 'data'), result_ms, now_ms)\n", "\n"
+        "cancel", "discharge(id, #result + task_bytes(job_key), result_ms, now_ms)\n", "\n"
     ),
     "what is kept of a task is not charged": (
         "finish", "add_held(tenant, kept_bytes - charged)", "add_held(tenant, -charged)"

@@ -303,7 +303,7 @@ def test_producer_without_the_extra_hands_on_the_trace_and_makes_no_span(redis_c
     environment = os.environ | {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
     subprocess.run([sys.executable, "-c", THIN_PRODUCER, redis_url], env=environment, check=True, timeout=60)
     assert redis_client.xlen(tracing.SPANS) == 0
-    assert "a" * 32 in redis_client.hget("rq:job:t1", "data")
+    assert "a" * 32 in redis_client.hget("rq:job:t1", "task")
 
 
 THIN_WORKER = """

@@ -21,7 +21,7 @@ def client(installation):
 
 @pytest.fixture
 def rq(installation):
-    with Redis.from_url(installation.redis_url) as redis:
+    with Redis.from_url(installation.redis_url, socket_timeout=60) as redis:
         yield Queue("agent_tasks", connection=redis, serializer=JSONSerializer)
 
 
