@@ -98,7 +98,14 @@ class Client:
         return _run(self._core.wait_json(task_id, timeout_s))
 
     def wait_each(self, task_ids: Iterable[str], timeout_s: float | None = None) -> Iterator[TaskResult]:
-        """Yield each task's result as it ends, whichever is first. Raises as `wait`."""
+        """Yield each task's result as it ends, whichever is first; with more than 1,000 open ones a few seconds later.
+
+        A task whose result is forgotten already is left out, and logged.
+
+        Raises, after the others' results:
+            UnreadableTaskError: another program has overwritten a task's keys.
+            UnknownTaskError, WaitTimeoutError: as `wait`.
+        """
         return _iterate(self._core.wait_each(task_ids, timeout_s))
 
     def events(self, task_id: str, after: str = BEGINNING) -> Iterator[Event]:

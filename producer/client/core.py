@@ -209,12 +209,16 @@ class ClientCore:
     async def wait_each(
         self, task_ids: Iterable[str], timeout_s: float | None = None
     ) -> AsyncGenerator[TaskResult, None]:
-        """Yield each task's result as it ends, whichever is first. Raises as `wait`.
+        """Yield each task's result as it ends, whichever is first; with more than 1,000 open ones a few seconds later.
 
-        UnreadableTaskError, of a task whose keys another program has overwritten, comes after the others' results.
+        A task whose result is forgotten already is left out, and logged.
+
+        Raises, after the others' results:
+            UnreadableTaskError: another program has overwritten a task's keys.
+            UnknownTaskError, WaitTimeoutError: as `wait`.
         """
         problem: UnreadableTaskError | None = None
-        async with aclosing(self._results().ends(task_ids, timeout_s)) as documents:
+        async with aclosing(self._results().ends(task_ids, timeout_s, skips_forgotten=True)) as documents:
             async for task_id, document in documents:
                 try:
                     found = read_result(task_id, document)

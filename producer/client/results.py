@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from itertools import islice
 from typing import Protocol
 
 from langgraph_rq.producer.client.connection import Connection
@@ -11,11 +12,21 @@ from langgraph_rq.shared.queue.events import BEGINNING
 from langgraph_rq.shared.queue.keys import events_key
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.audit import Action
+from langgraph_rq.shared.telemetry.logs import get_logger
 
-_WATCHED = 100
-"""Results waited for at once; the others are found when their turn comes."""
+_LOOKED_AT = 200
+"""Tasks that are looked up in one round trip."""
+_WATCHED = 1_000
+"""Tasks that are waited for at once. With more, each set of so many has its turn."""
+_TURN_S = 1.0
+"""Such a turn ends when nothing has happened for so long."""
 LOOK_AGAIN_S = 60.0
 """A waiter checks after this time that its task still exists."""
+
+
+_Problem = UnknownTaskError | UnreadableTaskError | ForgedResultError
+
+_log = get_logger(__name__)
 
 
 class Record(Protocol):
@@ -48,40 +59,46 @@ class Results:
         self._record = record
         self._check = check
 
-    async def ends(self, task_ids: Iterable[str], timeout_s: float | None) -> AsyncGenerator[tuple[str, bytes], None]:
+    async def ends(
+        self, task_ids: Iterable[str], timeout_s: float | None, *, skips_forgotten: bool = False
+    ) -> AsyncGenerator[tuple[str, bytes], None]:
         """Yield each task's id and result document as it ends, whichever is first.
 
-        Raises:
-            UnknownTaskError: there is no such task, or its result is forgotten.
-            UnreadableTaskError, ForgedResultError: a task's state cannot be read, or its result is not signed; after
-                the documents of all others.
+        With `skips_forgotten` an ended task whose result is forgotten is logged and left out.
+
+        Raises, after the documents of all others:
+            UnreadableTaskError, ForgedResultError: a task's state cannot be read, or its result is not signed.
+            UnknownTaskError: there is no such task; or, with the `state` in which it ended, its result is forgotten.
             WaitTimeoutError: not all have ended in time.
         """
-        problems: list[UnreadableTaskError | ForgedResultError] = []
+        problems: list[_Problem] = []
         give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
         pending = list(dict.fromkeys(task_ids))
         places: dict[str, str] = {}
-        while pending or places:
-            while pending and len(places) < _WATCHED:
-                room = _WATCHED - len(places)
-                documents, seen = await self._look(pending[:room], problems)
-                pending = pending[room:]
-                places |= seen
-                for document in documents.items():
-                    yield document
-            if not places:
-                continue
-            left_s = LOOK_AGAIN_S if give_up_at is None else min(give_up_at - time.monotonic(), LOOK_AGAIN_S)
-            if left_s <= 0 or self._connection.transport.is_ending:
-                raise WaitTimeoutError(next(iter(places)), len(places))
-            for document in (await self._await_ends(places, left_s, problems)).items():
+        for start in range(0, len(pending), _LOOKED_AT):
+            documents, seen = await self._look(pending[start : start + _LOOKED_AT], problems)
+            places |= seen
+            for document in documents.items():
                 yield document
+        while places:
+            watched = {task_id: places.pop(task_id) for task_id in list(islice(places, _WATCHED))}
+            longest_s = _TURN_S if places else LOOK_AGAIN_S
+            left_s = longest_s if give_up_at is None else min(give_up_at - time.monotonic(), longest_s)
+            if left_s <= 0 or self._connection.transport.is_ending:
+                raise WaitTimeoutError(next(iter(watched)), len(watched) + len(places))
+            documents = await self._await_ends(watched, left_s, problems)
+            places |= watched
+            for document in documents.items():
+                yield document
+        forgotten = [problem for problem in problems if isinstance(problem, UnknownTaskError) and problem.state]
+        if skips_forgotten:
+            for one in forgotten:
+                _log.warning("result.forgotten", task_id=one.task_id, state=one.state)
+                problems.remove(one)
         if problems:
             raise problems[0]
 
-    async def _await_ends(
-        self, places: dict[str, str], timeout_s: float, problems: list[UnreadableTaskError | ForgedResultError]
-    ) -> dict[str, bytes]:
+    async def _await_ends(self, places: dict[str, str], timeout_s: float, problems: list[_Problem]) -> dict[str, bytes]:
         """Wait for events of tasks, and take the tasks that ended out of `places`; answers their results."""
         ids = {events_key(self._key(task_id)): task_id for task_id in places}
         news = await self._connection.transport.news(
@@ -97,12 +114,10 @@ class Results:
         places |= seen
         return documents
 
-    async def _look(
-        self, task_ids: Sequence[str], problems: list[UnreadableTaskError | ForgedResultError]
-    ) -> tuple[dict[str, bytes], dict[str, str]]:
+    async def _look(self, task_ids: Sequence[str], problems: list[_Problem]) -> tuple[dict[str, bytes], dict[str, str]]:
         """Read the results that are there, and for the others the last event's id, after which to wait.
 
-        A task that is unknown raises; one that cannot be read or is forged is added to `problems`.
+        What is wrong with a task is added to `problems`.
         """
         keys = [self._key(task_id) for task_id in task_ids]
         replies = await self._connection.read(lambda pipeline: ask_results(pipeline, keys)) if keys else []
@@ -111,7 +126,8 @@ class Results:
         for i, task_id in enumerate(task_ids):
             last, state, has_job, document = replies[4 * i : 4 * i + 4]
             if not (document or state or has_job):
-                raise UnknownTaskError(task_id)
+                problems.append(UnknownTaskError(task_id))
+                continue
             try:
                 if document:
                     documents[task_id] = self._check(task_id, document)
@@ -121,7 +137,8 @@ class Results:
                 problems.append(error)
                 continue
             if known.is_terminal:
-                raise UnknownTaskError(task_id, known)
+                problems.append(UnknownTaskError(task_id, known))
+                continue
             places[task_id] = last[0][0].decode() if last else BEGINNING
         await self._record(Action.READ, *map(self._key, documents))
         return documents, places

@@ -239,6 +239,42 @@ def test_wait_each_waits_for_more_tasks_than_it_watches_at_once(client, worker):
     ended.join()
 
 
+def test_wait_each_yields_the_end_of_a_task_behind_a_thousand_open_ones(client, worker):
+    ids = [receipt.task_id for receipt in client.submit_many([{"input": {}, "priority": "low"}] * 1_100)]
+    last = client.submit({}, priority="high").task_id
+    assert worker.end_one() == last
+    results = client.wait_each([*ids, last], timeout_s=20)
+    assert next(results).task_id == last
+    late = client.submit({}, priority="high").task_id
+    results = client.wait_each([*ids, late], timeout_s=20)
+    ender = threading.Timer(0.5, worker.end_one)
+    ender.start()
+    assert next(results).task_id == late
+    ender.join()
+
+
+def test_wait_each_leaves_out_a_task_whose_result_is_forgotten(client, worker, redis_client, caplog):
+    forgotten = client.submit({}, task_id="old").task_id
+    assert worker.end_one() == forgotten
+    redis_client.delete(f"agent:result:{forgotten}")
+    ids = [receipt.task_id for receipt in client.submit_many([{"input": {}}] * 3)]
+    for _ in ids:
+        worker.end_one()
+    assert {result.task_id for result in client.wait_each([forgotten, *ids], timeout_s=10)} == set(ids)
+    assert "result.forgotten" in caplog.text
+    with pytest.raises(UnknownTaskError, match="ended as success"):
+        client.wait(forgotten)
+
+
+def test_wait_each_names_an_unknown_task_after_the_results_of_the_others(client, worker):
+    known = client.submit({}).task_id
+    worker.end_one()
+    results = client.wait_each(["nobody", known], timeout_s=10)
+    assert next(results).task_id == known
+    with pytest.raises(UnknownTaskError, match="nobody"):
+        next(results)
+
+
 def test_result_is_plain_json_for_any_other_language(client, worker, redis_client):
     task_id = client.submit({}).task_id
     worker.end_one()
