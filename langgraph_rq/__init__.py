@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from langgraph_rq.producer.client.client import Client
     from langgraph_rq.producer.client.lookup import Receipt, TaskStatus
     from langgraph_rq.shared.errors import (
+        AlreadyAnsweredError,
         ForgedResultError,
         InvalidTaskError,
         LanggraphRqError,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 _ERRORS = "langgraph_rq.shared.errors"
 _TASKS = "langgraph_rq.shared.tasks"
 _HOMES = {
+    "AlreadyAnsweredError": _ERRORS,
     "AsyncClient": "langgraph_rq.producer.client.async_client",
     "Client": "langgraph_rq.producer.client.client",
     "InvalidTaskError": _ERRORS,
@@ -69,6 +71,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AlreadyAnsweredError",
     "AsyncClient",
     "Client",
     "ForgedResultError",

@@ -7,6 +7,7 @@ Each exception carries its facts as attributes and builds its message from them,
 import copyreg
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -113,6 +114,27 @@ class TaskConflictError(LanggraphRqError):
             "or send the same task to get its answer"
         )
         self.task_id = task_id
+        self.state = state
+
+
+class AlreadyAnsweredError(TaskConflictError):
+    """Another answer to the same question was given before; this one is not delivered.
+
+    Attributes:
+        task_id: The task that asked.
+        answered_by: The task that delivers, or has delivered, the other answer.
+        answered_at: When that one was submitted; None: not known.
+        state: Of that one.
+    """
+
+    def __init__(self, task_id: str, answered_by: str, answered_at: datetime | None, state: str) -> None:
+        at = f" at {answered_at.isoformat(timespec='seconds')}" if answered_at else ""
+        LanggraphRqError.__init__(
+            self, f"task {task_id}: already answered{at} by task {answered_by}, which is {state}; look at that one"
+        )
+        self.task_id = task_id
+        self.answered_by = answered_by
+        self.answered_at = answered_at
         self.state = state
 
 

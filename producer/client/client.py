@@ -143,7 +143,7 @@ class Client:
     def resume(self, task_id: str, value: Any = MISSING, *, answers: Mapping[str, Any] | None = None) -> Receipt:
         """Answer what a task was interrupted for; the receipt is that of the task which goes on with its thread.
 
-        The same answer again is the same task.
+        The same answer again is the same task, unless that was cancelled, timed out or failed: then it is a new one.
 
         Args:
             task_id: The interrupted task.
@@ -152,7 +152,7 @@ class Client:
 
         Raises:
             NotInterruptedError: the task did not end as interrupted.
-            TaskConflictError: another answer was given before.
+            AlreadyAnsweredError: another answer was given before.
             InvalidTaskError: an answer to a question that was not asked. Further as `submit`.
         """
         return _run(self._core.resume(task_id, value, answers=answers))

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from contextlib import aclosing
 from copy import copy
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Self, Unpack
 
 from langgraph_rq.producer.client.client_log import ClientLog
@@ -18,6 +19,7 @@ from langgraph_rq.producer.client.lookup import (
     Receipt,
     TaskStatus,
     ask_place,
+    read_instant,
     read_job_status,
     read_receipt,
     read_result,
@@ -26,7 +28,7 @@ from langgraph_rq.producer.client.lookup import (
 )
 from langgraph_rq.producer.client.records import Records
 from langgraph_rq.producer.client.results import LOOK_AGAIN_S, Results
-from langgraph_rq.producer.client.resume import MISSING, resume_document
+from langgraph_rq.producer.client.resume import MISSING, resume_document, submit_answer
 from langgraph_rq.producer.client.task_fields import TaskFields
 from langgraph_rq.producer.client.transports import Transport
 from langgraph_rq.shared.connections import scripts
@@ -310,7 +312,7 @@ class ClientCore:
     async def resume(self, task_id: str, value: Any = MISSING, *, answers: Mapping[str, Any] | None = None) -> Receipt:
         """Answer what a task was interrupted for; the receipt is that of the task which goes on with its thread.
 
-        The same answer again is the same task.
+        The same answer again is the same task, unless that was cancelled, timed out or failed: then it is a new one.
 
         Args:
             task_id: The interrupted task.
@@ -319,7 +321,7 @@ class ClientCore:
 
         Raises:
             NotInterruptedError: the task did not end as interrupted.
-            TaskConflictError: another answer was given before.
+            AlreadyAnsweredError: another answer was given before.
             InvalidTaskError: an answer to a question that was not asked. Further as `submit`.
         """
         (fields,) = await self._connection.read(lambda pipeline: pipeline.hmget(job_hash(self._key(task_id)), JOB_TASK))
@@ -327,7 +329,12 @@ class ClientCore:
         if data and self._keys:
             self._refuse_forged(task_id, data)
         document = resume_document(task_id, data, await self.result(task_id), answers, value, self._limits)
-        return (await self.submit_many([document]))[0]
+        return await submit_answer(task_id, document, self._find_answer, self.submit_many)
+
+    async def _find_answer(self, task_id: str) -> tuple[str, datetime] | None:
+        key = task_hash(self._key(task_id))
+        ((state, created),) = await self._connection.read(lambda pipeline: pipeline.hmget(key, "state", "created"))
+        return (state.decode(errors="replace"), read_instant(created or b"")) if state else None
 
     def end_waits(self) -> None:
         """End all waits as if their time were over, and all events where they are, now and from now on."""

@@ -164,5 +164,10 @@ def _number(text: str) -> int:
     return whole_number(text.encode())
 
 
+def read_instant(ms: bytes) -> datetime:
+    """Read an instant of a task's hash (ms); what is no number counts as zero."""
+    return _instant(ms.decode(errors="replace"))
+
+
 def _instant(ms: str) -> datetime:
     return datetime.fromtimestamp(_number(ms) / 1000, UTC)

@@ -1,21 +1,36 @@
 """The task that answers an interrupted one and continues its thread.
 
 Its id is derived from the interrupts' ids. So the same answer given twice is one task, another answer to the same
-question is a conflict, and no lock is needed for either.
+question is a conflict, and no lock is needed for either. A question whose answer was lost (its task was cancelled,
+timed out or failed) can be answered again: such a task stays as it ended, and the next id is tried.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from enum import Enum
 from hashlib import sha256
+from itertools import count
 from typing import Any
 
-from langgraph_rq.shared.errors import InvalidTaskError, NotInterruptedError, UnknownTaskError, Violation
+from langgraph_rq.producer.client.lookup import Receipt
+from langgraph_rq.shared.errors import (
+    AlreadyAnsweredError,
+    InvalidTaskError,
+    NotInterruptedError,
+    TaskConflictError,
+    UnknownTaskError,
+    Violation,
+)
 from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import State, Task, TaskLimits, TaskResult
 
 INTERRUPT = "__interrupt__"
 """The key under which LangGraph puts the pending interrupts of a graph's output: a list of {id, value}."""
+
+
+_LOST = {State.CANCELLED, State.TIMEOUT, State.ERROR}
+"""Ends of a resume task after which its question may be answered again."""
 
 
 class Missing(Enum):
@@ -73,6 +88,42 @@ def resume_document(
         "input": {},
         "resume": {"answers": dict(answers), "origin": None if asked.thread_id else earlier or asked.task_id},
     }
+
+
+async def submit_answer(
+    asked: str,
+    document: dict[str, Any],
+    find: Callable[[str], Awaitable[tuple[str, datetime] | None]],
+    submit: Callable[[Iterable[Mapping[str, Any]]], Awaitable[Sequence[Receipt]]],
+) -> Receipt:
+    """Submit the task of `resume_document`, under the first id whose task has not lost its answer.
+
+    A lost answer stays lost and each id is taken by one task, so that any number of callers come to the same one.
+
+    Args:
+        asked: The interrupted task.
+        document: The task that answers it.
+        find: Returns the state of a task and when it was submitted; None: it is not known.
+        submit: Submits tasks.
+
+    Raises:
+        AlreadyAnsweredError: another answer was given, and is not lost.
+    """
+    for number in count(1):
+        id_ = document["task_id"] if number == 1 else f"{document['task_id']}-{number}"
+        found = await find(id_)
+        if found and found[0] in _LOST:
+            continue
+        try:
+            (receipt,) = await submit([{**document, "task_id": id_}])
+        except TaskConflictError as other:
+            if other.state in _LOST:
+                continue
+            found = await find(id_)
+            raise AlreadyAnsweredError(asked, id_, found and found[1], other.state) from None
+        if receipt.created or receipt.state not in _LOST:
+            return receipt
+    raise AssertionError("ids do not end")
 
 
 def _only(pending: list[str]) -> str:

@@ -12,12 +12,14 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from pydantic_core import to_jsonable_python
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
 from langgraph_rq.shared.connections.clients import is_outage
 from langgraph_rq.shared.connections.scripts import ScriptNotLoadedError
 from langgraph_rq.shared.errors import (
+    AlreadyAnsweredError,
     ForgedResultError,
     InvalidInputError,
     LanggraphRqError,
@@ -130,6 +132,9 @@ def problem_of(error: Exception) -> ProblemError | None:
             return invalid(*error.violations)
         case UnknownGraphError():
             return invalid(Violation("graph", f"one that a live worker serves ({error.known})", kind(error.graph)))
+        case AlreadyAnsweredError():
+            answered = {"answered_by": error.answered_by, "answered_at": error.answered_at}
+            return ProblemError(409, "already_answered", str(error), more=to_jsonable_python(answered))
         case TaskConflictError():
             return ProblemError(409, "task_conflict", str(error))
         case ForgedResultError():

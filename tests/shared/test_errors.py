@@ -1,12 +1,14 @@
 """The errors carry their facts, and a message that is built from them."""
 
 import pickle
+from datetime import UTC, datetime
 from inspect import isclass
 
 import pytest
 
 from langgraph_rq.shared import errors
 from langgraph_rq.shared.errors import (
+    AlreadyAnsweredError,
     ForgedResultError,
     InvalidInputError,
     InvalidTaskError,
@@ -29,11 +31,13 @@ from langgraph_rq.shared.errors import (
     WaitTimeoutError,
 )
 
+AT = datetime(2026, 11, 28, tzinfo=UTC)
 WRONG = Violation("deadline_s", "greater than 0", "-1")
 EXAMPLES = [
     (InvalidInputError(WRONG), {"violations": (WRONG,)}),
     (InvalidTaskError(WRONG, UnknownField("grph", "graph", "1", "graph"), line=3), {"line": 3}),
     (TaskConflictError("order-7", "pending"), {"task_id": "order-7", "state": "pending"}),
+    (AlreadyAnsweredError("order-7", "resume-1", AT, "running"), {"answered_by": "resume-1", "answered_at": AT}),
     (UnknownGraphError("triag", "triage"), {"graph": "triag", "known": "triage"}),
     (TenantFullError("acme", "5 open tasks"), {"tenant": "acme", "held": "5 open tasks", "retry_after_s": 5}),
     (QueueFullError(97), {"used_percent": 97, "retry_after_s": 30}),

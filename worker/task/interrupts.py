@@ -1,79 +1,135 @@
-"""Resume after an interrupt: choose the answers that are still pending, by the thread's checkpoint.
+"""Resume after an interrupt: choose the answers that the thread still lacks, by its newest checkpoint.
 
-A resume task may run twice (its worker was killed, or released it) or too late (another task continued the thread).
-When a stored answer is given again under the id of the node's first question, LangGraph takes it as the answer to the
-node's second question. So the answers are compared with the pending questions and the stored answers before a run.
+A resume task may run twice (its worker was killed, or released it), too late (another task continued the thread), or
+after an earlier resume task that did not get to its end. When a stored answer is given again under the id of the node's
+first question, LangGraph takes it as the answer to the node's second question. So the answers are compared with the
+pending questions and the stored answers before a run, and a mark beside the checkpoint says which tasks have begun to
+answer there.
 """
 
-from collections.abc import Collection
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import NAMESPACE_OID, uuid5
 
-from langgraph.checkpoint.base import BaseCheckpointSaver
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.types import Command, StateSnapshot
 from xxhash import xxh3_128_hexdigest
 
 from langgraph_rq.shared.errors import ErrorType
-from langgraph_rq.shared.tasks import Resume, State
+from langgraph_rq.shared.tasks import Resume, State, Task
 from langgraph_rq.worker.task.result import INTERRUPT, Result
 
 _RESUME = "__resume__"
 """The channel in which LangGraph stores a node's answers."""
+_BEGUN = "langgraph_rq_begun"
+"""The channel of our mark. LangGraph ignores writes of what is no node of the step."""
 
 
-def resume_first(state: StateSnapshot, resume: Resume) -> "Command[str] | Result":
-    """Choose the input of a resume task's first attempt.
+@dataclass(frozen=True, slots=True)
+class KeptAnswer:
+    """An answer that a node has taken, among all that are stored of the node.
 
     Args:
-        state: The newest of the thread, left by another task.
-        resume: The answers.
+        config: Of the checkpoint that it is stored beside.
+        node: LangGraph's id of the node's run.
+        answers: Of the node's questions, in order.
+        position: Of this one.
+    """
+
+    config: RunnableConfig
+    node: str
+    answers: list[Any]
+    position: int
+
+    def is_same(self, answer: Any) -> bool:
+        """Whether it is the same JSON value; True is not 1."""
+        stored = self.answers[self.position]
+        return json.dumps(stored, sort_keys=True, default=str) == json.dumps(answer, sort_keys=True, default=str)
+
+
+async def start_resume(
+    checkpointer: BaseCheckpointSaver[str], state: StateSnapshot, last: CheckpointTuple | None, task: Task
+) -> "Command[str] | Result | None":
+    """Choose the input of a resume task, and prepare the thread for it.
+
+    Args:
+        checkpointer: Of the thread.
+        state: The newest of the thread, with its subgraphs, left by another task.
+        last: The checkpoint of that state.
+        task: The resume task.
 
     Returns:
-        A command with the answers; or the task's end: `interrupted` when another question is pending by now, an error
-        when none is.
+        A command with the answers that are not stored yet; None to continue with those that are; or the task's end.
     """
-    pending = {interrupt.id: interrupt for interrupt in state.interrupts}
-    if resume.answers.keys() <= pending.keys():
-        return Command(resume=resume.answers)
-    if pending:
-        return Result(State.INTERRUPTED, {INTERRUPT: list(pending.values())})
-    return Result(
-        State.ERROR, error=(ErrorType.REJECTED, "the thread has gone on: this question is not pending any more")
-    )
+    assert task.resume
+    kept = await kept_answers(checkpointer, state)
+    mark = str(uuid5(NAMESPACE_OID, task.key))
+    has_begun = any(writer == mark for writer, _, _ in (last and last.pending_writes) or ())
+    chosen = choose_answers(state, task.resume, kept, has_begun=has_begun)
+    if isinstance(chosen, Result):
+        return chosen
+    pending = {interrupt.id for interrupt in state.interrupts}
+    for id_, answer in task.resume.answers.items():
+        if id_ in pending and id_ in kept and not kept[id_].is_same(answer):
+            await _replace(checkpointer, kept[id_], answer)
+    if not has_begun:
+        await checkpointer.aput_writes(state.config, [(_BEGUN, task.key)], mark)
+    return chosen
 
 
-def resume_again(state: StateSnapshot, resume: Resume, kept: Collection[str]) -> "Command[str] | Result | None":
-    """Choose the input of a resume task whose earlier attempt was cut off.
+def choose_answers(
+    state: StateSnapshot, resume: Resume, kept: Mapping[str, KeptAnswer], *, has_begun: bool
+) -> "Command[str] | Result | None":
+    """Choose the input of a resume task.
 
     Args:
-        state: As `resume_first`, with its subgraphs.
+        state: As `start_resume`.
         resume: The answers.
         kept: From `kept_answers`.
+        has_begun: Whether an earlier attempt of this task has begun to answer at this checkpoint, so that what is not
+            pending may be answered and used.
 
     Returns:
-        A command with the answers that are not stored yet; None to continue with those that are; or the task's end,
-        when the earlier attempt reached another question.
+        As `start_resume`. The end is `interrupted` when another question is pending by now, and an error when none is.
     """
     pending = {interrupt.id: interrupt for interrupt in state.interrupts}
     asked = {id_: answer for id_, answer in resume.answers.items() if id_ in pending}
-    missing = {id_: answer for id_, answer in asked.items() if id_ not in kept}
-    if missing:
-        return Command(resume=missing)
-    if pending and not asked:
+    used = {id_ for id_, answer in resume.answers.items() if id_ in kept and kept[id_].is_same(answer)}
+    is_late = not has_begun and bool(resume.answers.keys() - asked.keys() - used)
+    if pending and (is_late or not asked):
         return Result(State.INTERRUPTED, {INTERRUPT: list(pending.values())})
-    return None
+    if is_late:
+        gone_on = "the thread has gone on: this question is not pending any more"
+        return Result(State.ERROR, error=(ErrorType.REJECTED, gone_on))
+    missing = {id_: answer for id_, answer in asked.items() if id_ not in kept}
+    return Command(resume=missing) if missing else None
 
 
-async def kept_answers(checkpointer: BaseCheckpointSaver[str], state: StateSnapshot, namespace: str = "") -> set[str]:
-    """Return the ids of the nodes' first questions whose answers are stored, in the graph and its subgraphs.
+async def kept_answers(
+    checkpointer: BaseCheckpointSaver[str], state: StateSnapshot, namespace: str = ""
+) -> dict[str, KeptAnswer]:
+    """Return the stored answers by interrupt id, of the graph and its subgraphs.
 
-    An id is LangGraph's hash of the node's namespace; later questions of a node have other ids.
+    An id is LangGraph's hash of the node's namespace and, from its second question on, of the question's position.
     """
-    found: set[str] = set()
+    found: dict[str, KeptAnswer] = {}
     saved = await checkpointer.aget_tuple(state.config)
-    answered = {task_id for task_id, channel, _ in (saved and saved.pending_writes) or () if channel == _RESUME}
+    answers = {node: value for node, channel, value in (saved and saved.pending_writes) or () if channel == _RESUME}
     for task in state.tasks:
         own = f"{namespace}|{task.name}:{task.id}".removeprefix("|")
-        if task.id in answered:
-            found.add(xxh3_128_hexdigest(own.encode()))
+        given = answers.get(task.id, [])
+        for position in range(len(given)):
+            id_ = xxh3_128_hexdigest((f"{own}|{position}" if position else own).encode())
+            found[id_] = KeptAnswer(state.config, task.id, given, position)
         if isinstance(task.state, StateSnapshot):
             found |= await kept_answers(checkpointer, task.state, own)
     return found
+
+
+async def _replace(checkpointer: BaseCheckpointSaver[str], kept: KeptAnswer, answer: Any) -> None:
+    """Store another answer than that of a resume task that has ended without using it to the end."""
+    answers = [*kept.answers[: kept.position], answer]
+    await checkpointer.aput_writes(kept.config, [(_RESUME, answers)], kept.node)

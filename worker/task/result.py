@@ -193,9 +193,19 @@ def _used_before(claimed: Claimed) -> dict[str, Any]:
 
 
 def write_result(
-    claimed: Claimed, task: Task | None, result: Result, worker: str, result_bytes: int, started: float
+    claimed: Claimed,
+    task: Task | None,
+    result: Result,
+    worker: str,
+    result_bytes: int,
+    started: float,
+    *,
+    keeps_thread: bool = False,
 ) -> Ended:
-    """Write the result document. Instants are the server's clock, advanced by this worker's monotonic one."""
+    """Write the result document. Instants are the server's clock, advanced by this worker's monotonic one.
+
+    `keeps_thread`: the thread shows a question that can be answered.
+    """
     run_s = time.monotonic() - started
     ended_at_ms = claimed.claimed_at_ms + round(run_s * 1000)
     encode = partial(
@@ -225,7 +235,7 @@ def write_result(
         encoded = encode(status=state, error=error)
     failure = f"{error['type']}: {error['message']}" if error else ""
     assert isinstance(encoded, bytes)
-    spent = task.thread_key if task and task.thread_id is None and result.state is not State.INTERRUPTED else None
+    spent = task.thread_key if task and task.thread_id is None and not keeps_thread else None
     return Ended(state, encoded, failure, run_s, error["type"] if error else None, spent)
 
 

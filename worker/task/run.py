@@ -20,10 +20,11 @@ from langgraph_rq.shared.tasks import State, Task
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.graphs.graphs import AnyGraph, LoadedGraph
 from langgraph_rq.worker.state.checkpoints import Checkpointer
+from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.task.attempt import Attempt
 from langgraph_rq.worker.task.events import TaskEvents
 from langgraph_rq.worker.task.guard_hook import has_begun, install_handler
-from langgraph_rq.worker.task.interrupts import kept_answers, resume_again, resume_first
+from langgraph_rq.worker.task.interrupts import start_resume
 from langgraph_rq.worker.task.invalid_input import read_invalid_input
 from langgraph_rq.worker.task.job import (
     NewerSchemaError,
@@ -33,7 +34,7 @@ from langgraph_rq.worker.task.job import (
     kept_times,
     read_job,
 )
-from langgraph_rq.worker.task.result import Ended, Result, read_error, read_output, usage_of, write_result
+from langgraph_rq.worker.task.result import INTERRUPT, Ended, Result, read_error, read_output, usage_of, write_result
 from langgraph_rq.worker.task.run_context import RunContext
 from langgraph_rq.worker.task.streaming import stream_graph
 from langgraph_rq.worker.task.threads import continue_thread
@@ -41,6 +42,7 @@ from langgraph_rq.worker.task.threads import continue_thread
 _RETRY = Backoff(first_s=1.0, longest_s=60.0, jitter=0.5)
 _NEWER_SCHEMA = Wait(WORKER, 2_000, doubles=False)
 """A task of a newer schema comes back after this time."""
+_NO_CHECKPOINTS = "interrupt() needs checkpoints to go on from: set LGRQ_CHECKPOINTS=true for the workers"
 
 _log = get_logger(__name__)
 
@@ -97,8 +99,31 @@ async def run_task(attempt: Attempt) -> Ended | Released | None:
     if result.state is State.RUNNING:
         return None
     again = _again(claimed, task, result, started + remaining_s)
+    keeps_thread = not again and await _is_question_open(context, task, result)
     result = await context.redaction.result(result) if context.redaction else result
-    return again or write_result(claimed, task, result, worker, context.result_bytes, started)
+    return again or write_result(
+        claimed, task, result, worker, context.result_bytes, started, keeps_thread=keeps_thread
+    )
+
+
+async def _is_question_open(context: RunContext, task: Task, result: Result) -> bool:
+    """Whether the thread shows a question after this end: a new one, or the one that a lost answer was for."""
+    if result.state is State.INTERRUPTED:
+        return True
+    if result.state is State.SUCCESS or not (task.resume and context.checkpointer):
+        return False
+    try:
+        last = await context.checkpointer.aget_tuple(_thread_config(task))
+    except RefusedStateError:  # it cannot be answered
+        return False
+    if last is None or last.metadata.get("task_id") == task.key:
+        return False
+    return any(channel == INTERRUPT for _, channel, _ in last.pending_writes or ())
+
+
+def _no_questions() -> Result:
+    """Make the end of a task that asks, or answers, where no checkpoint is kept: it would ask for ever."""
+    return Result(State.ERROR, error=(ErrorType.GRAPH_ERROR, _NO_CHECKPOINTS))
 
 
 def _rejected(error: RejectedJobError) -> Result:
@@ -183,7 +208,7 @@ async def _end(run: asyncio.Task[Result], context: RunContext) -> None:
 async def _invoke(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline_at: float, events: TaskEvents) -> Result:
     context = attempt.context
     config: RunnableConfig = {
-        "configurable": {"thread_id": task.thread_key, "task_id": task.key, "user_id": task.user_id},
+        **_thread_config(task),
         "metadata": {**task.metadata, "task_id": task.key},
         "run_name": task.graph,
         "callbacks": list(context.callbacks) or None,
@@ -199,13 +224,16 @@ async def _invoke(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline_at
             or await context.checkpointer.is_known(task.thread_key)
         ):
             before = await context.checkpointer.aget_tuple(config)
-        start = await _start(attempt.claimed, task, loaded, context.checkpointer, before, config)
+        start = await _start(task, loaded, context.checkpointer, before, config)
         if isinstance(start, Result):
             return start
         durability: Literal["sync"] | None = "sync" if context.checkpointer else None
         if task.stream:
-            return read_output(await stream_graph(loaded.graph, start, config, durability, task.stream, events))
-        return read_output(await loaded.graph.ainvoke(start, config, durability=durability))
+            output = await stream_graph(loaded.graph, start, config, durability, task.stream, events)
+        else:
+            output = await loaded.graph.ainvoke(start, config, durability=durability)
+        result = read_output(output)
+        return _no_questions() if result.state is State.INTERRUPTED and not context.checkpointer else result
     except asyncio.CancelledError as error:
         if _is_being_cancelled():
             raise
@@ -222,8 +250,11 @@ async def _invoke(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline_at
         return Result(State.ERROR, error=(ErrorType.INVALID_INPUT, reason))
 
 
+def _thread_config(task: Task) -> RunnableConfig:
+    return {"configurable": {"thread_id": task.thread_key, "task_id": task.key, "user_id": task.user_id}}
+
+
 async def _start(
-    claimed: Claimed,
     task: Task,
     loaded: LoadedGraph,
     checkpointer: Checkpointer | None,
@@ -237,11 +268,11 @@ async def _start(
     """
     if last and last.metadata.get("task_id") == task.key:
         return None
-    if checkpointer and task.resume:
-        state = await loaded.graph.aget_state(config, subgraphs=claimed.epoch > 1)
-        if claimed.epoch == 1:
-            return resume_first(state, task.resume)
-        return resume_again(state, task.resume, await kept_answers(checkpointer, state))
+    if task.resume:
+        if checkpointer is None:
+            return _no_questions()
+        state = await loaded.graph.aget_state(config, subgraphs=True)
+        return await start_resume(checkpointer, state, last, task)
     return continue_thread(last.checkpoint["channel_values"], task.input) if last else task.input
 
 

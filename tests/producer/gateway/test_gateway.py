@@ -6,6 +6,7 @@ from typing import TypedDict
 
 import httpx
 import pytest
+from langgraph.types import interrupt
 
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.shared.errors import ErrorType
@@ -160,6 +161,20 @@ async def test_hundred_posts_with_one_idempotency_key_are_one_task(http, redis_c
     assert len({response.json()["task_id"] for response in responses}) == 1
     assert sum(response.json()["created"] for response in responses) == 1
     assert redis_client.zcard("agent:open") == 1
+
+
+async def test_second_answer_to_a_question_is_a_conflict_that_names_the_first(http, redis_url):
+    async def ask(_state):
+        return {"n": interrupt("how many?")}
+
+    async with worker(redis_url, {"g": one_node_graph(ask, Number)}, checkpoints=True):
+        asked = (await post(http, input={"n": 1}, graph="g")).json()["task_id"]
+        assert (await http.get(f"/tasks/{asked}/result?wait=10")).json()["status"] == "interrupted"
+        answered = (await post(http, f"/tasks/{asked}/resume", value=3)).json()["task_id"]
+        assert (await http.get(f"/tasks/{answered}/result?wait=10")).json()["result"] == {"n": 3}
+    refused = problem(await post(http, f"/tasks/{asked}/resume", value=4), 409, "already_answered")
+    submitted_at = (await http.get(f"/tasks/{answered}")).json()["submitted_at"]
+    assert (refused["answered_by"], refused["answered_at"]) == (answered, submitted_at)
 
 
 @pytest.mark.parametrize("identified", [{"headers": {"Idempotency-Key": "k"}}, {"task_id": "t"}])

@@ -7,10 +7,12 @@ import pytest
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 
-from langgraph_rq import Client, InvalidTaskError, NotInterruptedError, TaskConflictError, UnknownTaskError
+from langgraph_rq import AlreadyAnsweredError, Client, InvalidTaskError, NotInterruptedError, UnknownTaskError
 from langgraph_rq.producer.client.resume import INTERRUPT
+from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import ErrorType
-from langgraph_rq.shared.queue.keys import task_hash
+from langgraph_rq.shared.queue.keys import graph_list, task_hash
+from langgraph_rq.shared.queue.verbs import QueueTimes, claim_call, leave_call, release_call, renew_call
 from langgraph_rq.shared.tasks import State
 from tests.fleet import worker
 from tests.waiting import until
@@ -55,13 +57,24 @@ def client(redis_url):
 @pytest.fixture
 def serving(redis_url):
     def serve(*nodes, **options):
-        return worker(redis_url, {"g": graph(*nodes)}, checkpoints=True, **options)
+        served = graph(*nodes) if callable(nodes[0]) else nodes[0]
+        return worker(redis_url, {"g": served}, checkpoints=True, **options)
 
     return serve
 
 
 async def ended(client, task_id, timeout_s=15):
     return await asyncio.to_thread(client.wait, task_id, timeout_s)
+
+
+async def hand_back(redis, graph):
+    """Claim a task and give it back before anything of it has run, as a worker does that drains."""
+    times = QueueTimes()
+    await scripts.run(redis, renew_call("w", 60_000, ["agent_tasks"], {graph: "{}"}, join=True))
+    claim = await scripts.run(redis, claim_call("w", 1, ["agent_tasks"], graph_list([graph]), times))
+    (claimed,) = claim.tasks
+    assert await scripts.run(redis, release_call(claimed.id, claimed.epoch, "agent_tasks", "w"))
+    assert await scripts.run(redis, leave_call("w")) == 0
 
 
 def open_questions(result) -> dict:
@@ -77,7 +90,7 @@ async def test_answer_goes_on_with_the_thread(client, serving, thread_id):
     assert (result.status, result.result) == (State.SUCCESS, {"said": [3]})
 
 
-async def test_same_answer_again_is_the_same_task_and_another_one_a_conflict(client, serving):
+async def test_same_answer_again_is_the_same_task(client, serving):
     async with serving(ask_once):
         asked = client.submit({"said": []}, graph="g").task_id
         await ended(client, asked)
@@ -85,8 +98,6 @@ async def test_same_answer_again_is_the_same_task_and_another_one_a_conflict(cli
         await ended(client, first.task_id)
         again = client.resume(asked, 3)
         assert (again.task_id, again.created) == (first.task_id, False)
-        with pytest.raises(TaskConflictError):
-            client.resume(asked, 4)
 
 
 async def test_node_that_asks_twice_gets_each_answer_where_it_asked(client, serving):
@@ -243,3 +254,101 @@ async def test_answered_thread_of_a_task_without_one_leaves_nothing_for_long(cli
         await ended(client, client.resume(asked, 1).task_id)
         keys = redis_client.keys("checkpoint*TASK--*")
         await until(lambda: keys and all(0 < redis_client.ttl(key) <= 60 for key in keys if redis_client.exists(key)))
+
+
+async def test_answer_handed_back_before_it_was_delivered_is_rejected_when_the_thread_has_gone_on(
+    aredis, client, serving
+):
+    async def ask_the_first_time(state):
+        return {"said": [1 if "done" in state["said"] else interrupt("how many?")]}
+
+    async with serving(ask_the_first_time):
+        first = client.submit({"said": []}, graph="g", thread_id="th").task_id
+        await ended(client, first)
+        await ended(client, client.submit({"said": ["done"]}, graph="g", thread_id="th").task_id)
+    resumed = client.resume(first, 3).task_id
+    await hand_back(aredis, "g")
+    async with serving(ask_the_first_time):
+        late = await ended(client, resumed)
+    assert (late.status, late.error.type, late.metadata.attempts) == (State.ERROR, ErrorType.REJECTED, 2)
+
+
+@pytest.mark.parametrize("thread_id", [None, "th"])
+@pytest.mark.parametrize("answer", [3, 4])
+async def test_question_whose_answer_was_cancelled_is_answered_again(client, serving, thread_id, answer):
+    async with serving(ask_once):
+        asked = client.submit({"said": []}, graph="g", thread_id=thread_id).task_id
+        await ended(client, asked)
+    lost = client.resume(asked, 3).task_id
+    assert client.cancel(lost) is State.CANCELLED
+    async with serving(ask_once):
+        again = client.resume(asked, answer)
+        assert again.created
+        assert client.resume(asked, answer).task_id == again.task_id
+        result = await ended(client, again.task_id)
+    assert (result.status, result.result) == (State.SUCCESS, {"said": [answer]})
+
+
+@pytest.mark.parametrize("thread_id", [None, "th"])
+@pytest.mark.parametrize("answer", ["one", "another"])
+@pytest.mark.parametrize("is_nested", [False, True])
+async def test_question_whose_answer_failed_while_it_was_used_takes_the_new_answer(
+    redis_client, client, serving, thread_id, answer, is_nested
+):
+    runs = []
+
+    async def ask(_state):
+        given = interrupt("first?")
+        runs.append(given)
+        if len(runs) == 1:
+            raise ValueError("not now")
+        return {"said": [given, interrupt("second?")]}
+
+    asking = StateGraph(Order).add_node("inner", graph(ask)).add_edge(START, "inner").add_edge("inner", END).compile()
+    async with serving(asking if is_nested else graph(ask)):
+        asked = client.submit({"said": []}, graph="g", thread_id=thread_id).task_id
+        await ended(client, asked)
+        failed = client.resume(asked, "one").task_id
+        assert (await ended(client, failed)).status is State.ERROR
+        for key in redis_client.keys("checkpoint*"):
+            assert not 0 < redis_client.ttl(key) <= 60, "the question is forgotten with its thread"
+        second = client.resume(asked, answer).task_id
+        assert list(open_questions(await ended(client, second))) == ["second?"]
+        result = await ended(client, client.resume(second, "two").task_id)
+    assert result.result == {"said": [answer, "two"]}
+
+
+async def test_second_answer_to_a_question_says_by_which_task_it_was_answered_and_when(client, serving):
+    async with serving(ask_once):
+        asked = client.submit({"said": []}, graph="g").task_id
+        await ended(client, asked)
+        first = client.resume(asked, 3).task_id
+        submitted_at = client.status(first).submitted_at
+        for state in (None, State.SUCCESS):
+            if state:
+                await ended(client, first)
+            with pytest.raises(AlreadyAnsweredError, match=f"already answered at .* by task {first}") as refused:
+                client.resume(asked, 4)
+            assert (refused.value.answered_by, refused.value.answered_at) == (first, submitted_at)
+
+
+@pytest.mark.parametrize("stream", [[], ["updates"]])
+async def test_question_without_checkpoints_is_an_error_that_names_the_setting(redis_url, client, stream):
+    async with worker(redis_url, {"g": graph(ask_once)}):
+        asked = await ended(client, client.submit({"said": []}, graph="g", stream=stream).task_id)
+    assert (asked.status, asked.error.type) == (State.ERROR, ErrorType.GRAPH_ERROR)
+    assert "LGRQ_CHECKPOINTS=true" in asked.error.message
+
+
+async def test_answer_that_a_worker_without_checkpoints_takes_is_not_used_as_an_input_and_can_be_given_again(
+    redis_url, client, serving
+):
+    async with serving(ask_once):
+        asked = client.submit({"said": []}, graph="g").task_id
+        await ended(client, asked)
+    async with worker(redis_url, {"g": graph(ask_once)}):
+        lost = await ended(client, client.resume(asked, 3).task_id)
+    assert (lost.status, "LGRQ_CHECKPOINTS=true" in lost.error.message) == (State.ERROR, True)
+    async with serving(ask_once):
+        result = await ended(client, client.resume(asked, 3).task_id)
+    assert result.result == {"said": [3]}
