@@ -1,4 +1,4 @@
-"""Structured logs: events with values, bound to their context; the stdlib's loggers included.
+"""Structured logs: structlog makes events, the standard library carries them to their handlers.
 
 Our events are `noun.past_participle` with values as keywords; docs/observability.md lists them all. What is bound with
 `bind` (task_id, thread_id, user_id, graph, node, attempt, worker, trace_id, span_id) is in every line.
@@ -13,130 +13,55 @@ that never calls `configure` (a service that only submits) sees our events in it
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any, NamedTuple, TextIO
+from logging.handlers import QueueListener
+from queue import SimpleQueue
+from typing import Any, TextIO
 
 import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.stdlib import BoundLogger
+from structlog.typing import EventDict, WrappedLogger
 
 from langgraph_rq.shared.redaction import Redactor
-from langgraph_rq.shared.telemetry.log_output import Listener, LogWriter, StdlibHandler, StructlogLogger, escape
+from langgraph_rq.shared.telemetry.log_output import COMMON, Event, Lines, QueuedEvents, to_record
 
 QUIET = ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "redisvl", "langgraph", "asyncio", "urllib3")
 """Libraries that log each request at info; a task's own log lines say what matters."""
 
-_bound: ContextVar[Mapping[str, Any]] = ContextVar("bound", default={})  # noqa: B039 - replaced, never changed
+Listener = Callable[[Mapping[str, Any]], None]
+
+_LEVELS = {**logging.getLevelNamesMapping(), "EXCEPTION": logging.ERROR}
+"""Methods of a logger -> the level at which they log."""
+_package = logging.getLogger(__name__.partition(".")[0])
 _listeners: dict[str, list[Listener]] = {}
-_later: dict[str, list[Listener]] = {}
-"""Listeners that are called when the line is written, so that they do not delay the task that logs."""
-_logs: dict[str, "EventLog"] = {}
-
-
-class EventLog:
-    """The logger of one module."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._stdlib = logging.getLogger(name)
-
-    def debug(self, event: str, **fields: Any) -> None:
-        """Log a detail that helps to find an error."""
-        self._emit(logging.DEBUG, event, fields)
-
-    def info(self, event: str, **fields: Any) -> None:
-        """Log a normal event."""
-        self._emit(logging.INFO, event, fields)
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """Log an event that operators should know about."""
-        self._emit(logging.WARNING, event, fields)
-
-    def error(self, event: str, **fields: Any) -> None:
-        """Log an event that operators should act on."""
-        self._emit(logging.ERROR, event, fields)
-
-    def exception(self, event: str, **fields: Any) -> None:
-        """Log an error with the type and frames of the exception that is being handled."""
-        self._emit(logging.ERROR, event, {**fields, "exc_info": True})
-
-    def is_observed(self, event: str, level: int) -> bool:
-        """Return whether an event would be written or has a listener; saves preparing one in vain."""
-        written = level >= _output.threshold if _output else self._stdlib.isEnabledFor(level)
-        return written or bool(_listeners.get(event) or _later.get(event))
-
-    def _emit(self, level: int, event: str, fields: dict[str, Any]) -> None:
-        for listener in _listeners.get(event, ()):
-            listener(fields)
-        is_line = level >= _output.threshold if _output else self._stdlib.isEnabledFor(level)
-        if not is_line and event not in _later:
-            return
-        full = {"event": event, "level": _LEVELS[level], "logger": self._name, **_bound.get(), **fields}
-        if _output:
-            _output.writer.emit(full, is_line=is_line, is_urgent=level > logging.INFO)
-            return
-        for listener in _later.get(event, ()):
-            listener(full)
-        if is_line:
-            self._stdlib.log(level, "%s", _plain(event, fields))
-
-
-_LEVELS = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning", logging.ERROR: "error"}
-
-
-class _Output(NamedTuple):
-    """The writer of lines, and the lowest level that it writes."""
-
-    writer: LogWriter
-    threshold: int
-
-
-_output: _Output | None = None
+_counted: frozenset[str] = frozenset()
+"""Events that are queued for listeners at every level."""
+_lines: Lines | None = None
+"""The handler that writes lines, and the lowest level that it writes."""
 
 
 def bind(**fields: Any) -> None:
     """Put fields into every line of this context, and of the tasks and threads that begin in it; None takes one out."""
-    bound = {**_bound.get(), **fields}
-    if None in fields.values():
-        bound = {name: value for name, value in bound.items() if value is not None}
-    _bound.set(bound)
+    structlog.contextvars.unbind_contextvars(*(name for name, value in fields.items() if value is None))
+    structlog.contextvars.bind_contextvars(**{name: value for name, value in fields.items() if value is not None})
 
 
 def bound() -> Mapping[str, Any]:
     """Return the fields bound in this context."""
-    return _bound.get()
+    return structlog.contextvars.get_contextvars()
 
 
-def get_logger(name: str) -> EventLog:
+def get_logger(name: str) -> BoundLogger:
     """Get a logger; events are `noun.past_participle`, with values as keywords."""
-    return _logs.setdefault(name, EventLog(name))
+    # Of our own processors, whatever the program configures: its structlog is not ours.
+    logger = structlog.wrap_logger(logging.getLogger(name), processors=_PROCESSORS, wrapper_class=BoundLogger)
+    return logger.bind()  # type: ignore[no-any-return]
 
 
 def listen(event: str, listener: Listener) -> None:
     """Call `listener` with the fields of each `event`, in the thread and context that logs it."""
     _listeners.setdefault(event, []).append(listener)
-
-
-@contextmanager
-def listening(listeners: Mapping[str, Listener]) -> Iterator[None]:
-    """Call each listener with its event, bound fields included, when the line is written."""
-    for event, listener in listeners.items():
-        _later.setdefault(event, []).append(listener)
-    try:
-        yield
-    finally:
-        flush()
-        for event, listener in listeners.items():
-            _later[event].remove(listener)
-            if not _later[event]:
-                del _later[event]
-
-
-def flush() -> None:
-    """Write the pending lines."""
-    if _output:
-        _output.writer.flush()
 
 
 def configure(level: str = "info", *, redactor: Redactor | None = None, stream: TextIO | None = None) -> None:
@@ -147,73 +72,101 @@ def configure(level: str = "info", *, redactor: Redactor | None = None, stream: 
         redactor: Masks personal data and secrets; None: the default patterns.
         stream: Receives the lines; None: stderr.
     """
-    global _output  # noqa: PLW0603 - logging is set up per process, as the standard library's
-    writer = LogWriter(stream or sys.stderr, redactor or Redactor(), _later)
-    context: list[Processor] = [structlog.contextvars.merge_contextvars, _add_bound]
+    global _lines  # noqa: PLW0603 - logging is set up per process, as the standard library's
+    _lines = Lines(stream or sys.stderr, redactor or Redactor())
+    _lines.setLevel(level.upper())
     structlog.configure(
-        processors=[structlog.processors.add_log_level, *context, *writer.first, *writer.last],
-        logger_factory=lambda *_args: StructlogLogger(writer),
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        processors=[structlog.stdlib.filter_by_level, structlog.contextvars.merge_contextvars, *COMMON, to_record],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=BoundLogger,
         cache_logger_on_first_use=False,
     )
-    added: list[Processor] = [structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name, _first_line]
-    handler = StdlibHandler(writer)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*added, *context, *writer.first],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *writer.last],
-        )
-    )
     root = logging.getLogger()
-    root.handlers = [handler]
+    root.handlers = [_lines]
     root.setLevel(level.upper())
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in ("rq", "rq.worker", "uvicorn", "uvicorn.access", "uvicorn.error"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
-    _output = _Output(writer, logging.getLevelNamesMapping()[level.upper()])
 
 
 @contextmanager
-def batched() -> Iterator[None]:
-    """Write lines in batches while the block runs, which halves their cost in a busy process.
+def queued(listeners: Mapping[str, Listener] | None = None) -> Iterator[None]:
+    """Let a thread write the lines and call `listeners`, in the order of the events, while the block runs.
 
-    A line at warning or above is written at once, after all before it; at level debug every line is.
+    A listener gets all fields of its event, whatever the log level. At level debug each line is written before the
+    call that logs it returns, to find out what ends a process.
+
+    An event that a finalizer logs waits for no lock: not for that of a metric, which the interrupted code may hold. The
+    thread counts it later. (`SimpleQueue` is reentrant, `Queue` is not.)
     """
-    if _output is None or _output.threshold < logging.INFO:
+    global _counted  # noqa: PLW0603 - see above
+    root, level, is_direct = logging.getLogger(), _package.level, _lines is None or _lines.level < logging.INFO
+    before = root.handlers
+    handlers = ([] if _lines is None or is_direct else [_lines]) + ([_Listening(listeners)] if listeners else [])
+    queue: SimpleQueue[Any] = SimpleQueue()
+    thread = QueueListener(queue, *handlers, respect_handler_level=True)
+    root.handlers = [*(handler for handler in before if handler not in handlers), QueuedEvents(queue)]
+    if listeners:
+        _counted = frozenset(listeners)
+        _package.setLevel(logging.DEBUG)
+    thread.start()
+    try:
         yield
-        return
-    with _output.writer.batched():
-        yield
+    finally:
+        root.handlers, _counted = before, frozenset()
+        _package.setLevel(level)
+        thread.stop()
 
 
 def reset() -> None:
     """Undo `configure`, as far as our own events go."""
-    global _output  # noqa: PLW0603 - see above
-    _output = None
+    global _lines  # noqa: PLW0603 - see above
+    _lines = None
 
 
-def _add_bound(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    return {**_bound.get(), **event}
+class _Listening(logging.Handler):
+    """Calls the listener of each event."""
+
+    def __init__(self, listeners: Mapping[str, Listener]) -> None:
+        super().__init__()
+        self._listeners = listeners
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Call the listener of one event."""
+        if isinstance(record.msg, Event) and (listener := self._listeners.get(record.msg["event"])):
+            try:
+                listener(record.msg)
+            except Exception:  # the thread must survive any of them
+                _log.exception("event.not_counted", counted=record.msg["event"])
 
 
-def _first_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Keep the first line of asyncio's messages; the others quote the exception and the arguments of a task."""
-    if event.get("logger") == "asyncio":
-        event["event"] = str(event["event"]).partition("\n")[0]
+def _call_listeners(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    for listener in _listeners.get(event["event"], ()):
+        listener(event)
     return event
 
 
+def _drop_unobserved(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    level = _LEVELS[method.upper()]
+    is_line = level >= _lines.level if _lines else logger.isEnabledFor(level)
+    if is_line or event["event"] in _counted:
+        return event
+    raise structlog.DropEvent
+
+
+_PROCESSORS = (_call_listeners, _drop_unobserved, structlog.contextvars.merge_contextvars, *COMMON, to_record)
+
+_log = get_logger(__name__)
+
+
 def _reset_after_fork() -> None:
-    if _output:
-        _output.writer.reset_after_fork()
+    """Write each line at once: the thread that takes events from the queue is the parent's."""
+    global _counted  # noqa: PLW0603 - see above
+    _counted = frozenset()
+    if _lines:
+        logging.getLogger().handlers = [_lines]
 
 
 os.register_at_fork(after_in_child=_reset_after_fork)
-
-
-def _plain(event: str, fields: Mapping[str, Any]) -> str:
-    """Write an event as one line of text, for a program that has its own logging."""
-    values = " ".join(f"{name}={value}" for name, value in fields.items() if name != "exc_info")
-    return str(escape(f"{event} {values}" if values else event))

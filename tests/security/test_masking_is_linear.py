@@ -6,6 +6,7 @@ this length takes; before, 48,000 characters of one word took a minute.
 
 import io
 import json
+import logging
 import math
 import random
 import time
@@ -14,7 +15,7 @@ from collections.abc import Callable
 import pytest
 
 from langgraph_rq.shared.redaction import Redactor
-from langgraph_rq.shared.telemetry.log_output import LogWriter
+from langgraph_rq.shared.telemetry.log_output import Event, Lines
 
 CHARS = 100_000
 LONGEST_S = 0.1
@@ -157,11 +158,11 @@ def test_own_pattern_that_looks_to_the_end_of_the_line_for_each_match_is_bounded
 
 @shapes
 def test_hostile_text_in_a_log_line_is_cut_and_then_masked(text):
-    once, out = text(CHARS), io.StringIO()
-    writer = LogWriter(out, REDACTORS["our patterns"], {})
+    once = text(CHARS)
+    lines = Lines(io.StringIO(), REDACTORS["our patterns"])
     values = {"error": once, "names": [once] * 1_000, "words": {once: once, "more": once.split(" ")}}
-    event = {"event": "node.failed", "level": "info", **values}
-    assert cpu_s(lambda: writer.emit(dict(event), is_line=True, is_urgent=True)) < LONGEST_S
-    line = json.loads(out.getvalue().splitlines()[0])
+    record = logging.makeLogRecord({"msg": Event(event="node.failed", level="info", **values)})
+    assert cpu_s(lambda: lines.handle(record)) < LONGEST_S
+    line = json.loads(lines.stream.getvalue().splitlines()[0])
     assert 0 < len(line["error"]) < 10_000
     assert all(len(json.dumps(line[name], ensure_ascii=False)) < 100_000 for name in values)

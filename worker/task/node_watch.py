@@ -30,7 +30,6 @@ class NodeWatch:
 
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
-        self._logs_starts = _log.is_observed("node.started", logging.DEBUG)
         self._open: dict[UUID, _Step] = {}
         self._below: dict[UUID, _Step] = {}
         """Runs between a node and the nodes of its own graph -> the step that they belong to."""
@@ -38,7 +37,7 @@ class NodeWatch:
     @classmethod
     def of(cls, attempt: Attempt) -> Self | None:
         """Watch the nodes of an attempt; None: it has no spans, and no log level or listener asks for its nodes."""
-        is_asked_for = attempt.span or _log.is_observed("node.failed", logging.WARNING)
+        is_asked_for = attempt.span or _log.isEnabledFor(logging.WARNING)
         return cls(attempt) if is_asked_for else None
 
     def began(self, run_id: UUID, parent_run_id: UUID | None, tags: Sequence[str] | None, name: str) -> None:
@@ -59,8 +58,7 @@ class NodeWatch:
                 else:
                     bind(node=name)
                 self._open[run_id] = name, span, time.monotonic()
-                if self._logs_starts:
-                    _log.debug("node.started", node=name)
+                _log.debug("node.started", node=name)
                 return
         if around:
             self._below[run_id] = around

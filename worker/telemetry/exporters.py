@@ -1,4 +1,4 @@
-"""Start and stop the telemetry of a worker process: log batches, metrics port, span export, alert delivery."""
+"""Start and stop the telemetry of a worker process: log queue, metrics port, span export, alert delivery."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,7 +26,8 @@ def telemetry(worker: GraphWorker, redis_url: str, processes: int = 1) -> Iterat
     """
     settings = load(TelemetrySettings)
     with ExitStack() as stack:
-        stack.enter_context(logs.batched())
+        metrics = WorkerMetrics(lambda: worker.in_flight) if settings.metrics_port is not None else None
+        stack.enter_context(metrics.listen() if metrics else logs.queued())
         if tracing.is_asked_for():
             if not otlp.is_installed():
                 raise SettingsError(
@@ -40,9 +41,7 @@ def telemetry(worker: GraphWorker, redis_url: str, processes: int = 1) -> Iterat
         alerts.start()
         stack.callback(alerts.stop)
         server = None
-        if settings.metrics_port is not None:
-            metrics = WorkerMetrics(lambda: worker.in_flight)
-            stack.enter_context(metrics.listen())
+        if metrics and settings.metrics_port is not None:
             server = MetricsServer(settings.metrics_host, settings.metrics_port, processes)
             server.routes["/metrics"] = metrics.page
             server.start()

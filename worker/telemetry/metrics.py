@@ -15,7 +15,7 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from langgraph_rq.shared.telemetry import logs
-from langgraph_rq.shared.telemetry.log_output import Listener
+from langgraph_rq.shared.telemetry.logs import Listener
 from langgraph_rq.shared.telemetry.metrics import WORKER, Bounded, build_gauge
 from langgraph_rq.worker.telemetry.collector import MetricCollector
 from langgraph_rq.worker.telemetry.metrics_server import Answer
@@ -58,7 +58,7 @@ class WorkerMetrics:
             self._counts["agent_budget_alerts_total"].add((scope, unit), 0)
 
     def listen(self) -> AbstractContextManager[None]:
-        """Count while the block runs."""
+        """Count in the thread that writes the lines, while the block runs."""
         counts: dict[str, Listener] = {
             "task.started": self._started,
             "task.completed": self._ended,
@@ -80,11 +80,10 @@ class WorkerMetrics:
             counts[event] = lambda _fields, event=event: self._add("agent_redis_errors_total", event)  # type: ignore[misc]
         for event, state in _BREAKER.items():
             counts[event] = lambda fields, state=state: self._turned(fields, state)  # type: ignore[misc]
-        return logs.listening(counts)
+        return logs.queued(counts)
 
     def page(self) -> Answer:
-        """Answer a scrape with all that has happened so far."""
-        logs.flush()
+        """Answer a scrape."""
         return 200, CONTENT_TYPE_LATEST, generate_latest(self.registry)
 
     def _add(self, name: str, *labels: object) -> None:

@@ -1,6 +1,7 @@
 """Log lines: JSON, bound by context, masked, without content, and impossible to forge."""
 
 import ast
+import gc
 import io
 import json
 import logging
@@ -8,7 +9,7 @@ import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Thread
+from threading import Event, Lock, Thread
 
 import pytest
 import structlog
@@ -51,7 +52,8 @@ def lines(restored) -> Lines:
     return out
 
 
-log = logs.get_logger("tests.logs")
+LOGGER = "langgraph_rq.tests"
+log = logs.get_logger(LOGGER)
 
 
 def log_raised(error: Exception) -> None:
@@ -72,7 +74,7 @@ def test_event_is_one_json_object_with_what_is_bound(lines):
     assert line == {
         "event": "node.completed",
         "level": "info",
-        "logger": "tests.logs",
+        "logger": LOGGER,
         "duration_ms": 3,
         "task_id": "t1",
         "graph": "g",
@@ -170,36 +172,45 @@ def test_asyncios_complaints_do_not_quote_an_exception(lines):
     assert lines.objects()[0]["event"] == "Task exception was never retrieved"
 
 
-def test_joined_lines_come_soon_in_their_order_and_at_once_with_a_warning(lines):
-    with logs.batched():
+def test_queued_lines_come_in_their_order_and_all_are_written_at_the_end(lines):
+    with logs.queued():
         log.info("task.started")
         until_sync(lines.objects, 5)
         log.info("node.completed")
         logging.getLogger("rq.worker").info("Worker w1 is here")
-        log.info("task.completed")
         log.warning("task.fenced")
-        told = [line["event"] for line in lines.objects()]
-        log.info("task.claimed")
-    assert told == ["task.started", "node.completed", "Worker w1 is here", "task.completed", "task.fenced"]
-    assert lines.objects()[-1]["event"] == "task.claimed"
+    told = [line["event"] for line in lines.objects()]
+    assert told == ["task.started", "node.completed", "Worker w1 is here", "task.fenced"]
     log.info("worker.stopped")
     assert lines.objects()[-1]["event"] == "worker.stopped"
+
+
+def test_queued_line_has_the_arguments_and_the_context_of_the_moment_at_which_it_was_logged(lines):
+    with logs.queued():
+        names = ["ann"]
+        logs.bind(task_id="t1")
+        logging.getLogger("some.library").warning("read %s", names)
+        logs.bind(task_id="t2")
+        names.append("bob")
+    (line,) = lines.objects()
+    assert (line["event"], line["task_id"]) == ("read ['ann']", "t1")
 
 
 def test_each_line_is_written_at_once_at_level_debug(restored):
     out = Lines()
     logs.configure("debug", stream=out)
-    with logs.batched():
+    with logs.queued():
         log.info("task.started")
         assert [line["event"] for line in out.objects()] == ["task.started"]
 
 
 def test_programs_that_use_structlog_themselves_write_the_same_lines(lines):
     logs.bind(task_id="t1")
-    with logs.batched():
+    with logs.queued():
         log.info("task.started")
+        structlog.get_logger().debug("lookup.began")
         structlog.get_logger().warning("lookup.done", address="ann@example.com")
-        first, second = lines.objects()
+    first, second = lines.objects()
     assert first["event"] == "task.started"
     assert (second["event"], second["level"], second["task_id"]) == ("lookup.done", "warning", "t1")
     assert second["address"] == "[email]"
@@ -209,7 +220,7 @@ def test_fork_repeats_no_line_that_was_held_and_writes_its_own_at_once(restored,
     path = tmp_path / "log"
     with path.open("w") as out:
         logs.configure(stream=out)
-        with logs.batched():
+        with logs.queued({"worker.started": print}):
             log.info("task.started")
             child = os.fork()
             if child == 0:
@@ -229,7 +240,7 @@ class Unreadable:
 def test_value_that_cannot_be_read_costs_nothing_but_its_line(restored, kind):
     out = kind()
     logs.configure(stream=out)
-    with logs.batched():
+    with logs.queued():
         log.info("task.started", note=Unreadable())
         log.info("task.completed")
     first, second = out.getvalue().splitlines()
@@ -246,7 +257,10 @@ class TellsWhileWritten:
         return "a value"
 
 
-def test_writer_never_waits_for_a_thread_that_waits_for_it(lines):
+def test_writer_never_waits_for_a_thread_that_waits_for_it(restored):
+    lines = Lines()
+    logs.configure(stream=lines)  # here, without pytest's own handlers, which read the value too
+
     def tell() -> None:
         for _ in range(200):
             log.warning("job.dropped", note=TellsWhileWritten())
@@ -276,15 +290,14 @@ class Pieces(Lines):
         return super().write(text)
 
 
-def test_joined_lines_are_written_whole_and_in_pieces_that_a_pipe_takes_at_once(restored):
+def test_each_line_is_one_piece_that_a_pipe_takes_at_once(restored):
     out = Pieces()
     logs.configure(stream=out)
-    with logs.batched():
+    with logs.queued():
         for number in range(100):
             log.info("task.started", number=number)
-    assert [line["number"] for line in out.objects()] == list(range(100))
-    assert 1 < len(out.pieces) < 100
-    assert all(piece.endswith("\n") and len(piece) <= 4096 for piece in out.pieces)
+    assert [json.loads(piece)["number"] for piece in out.pieces] == list(range(100))
+    assert all(piece.endswith("\n") for piece in out.pieces)
 
 
 def test_stream_that_takes_nothing_fails_nobody(lines):
@@ -295,32 +308,96 @@ def test_stream_that_takes_nothing_fails_nobody(lines):
 def test_listeners_hear_events_whatever_the_level(lines):
     heard = []
     logs.bind(task_id="t1")
-    with logs.listening({"node.started": lambda told: heard.append((told["task_id"], told["node"]))}):
+    with logs.queued({"node.started": lambda told: heard.append((told["task_id"], told["node"]))}):
         log.debug("node.started", node="a")
     log.debug("node.started", node="b")
     assert heard == [("t1", "a")]
     assert lines.getvalue() == ""
 
 
-def test_listeners_hear_events_before_a_flush_ends_and_one_that_fails_keeps_no_line_back(lines):
+def test_listener_that_fails_is_an_error_line_and_keeps_no_other_back(lines):
     heard = []
 
     def hear(told) -> None:
         heard.append(told["no such field"])
 
-    with logs.batched(), logs.listening({"node.started": hear, "node.completed": heard.append}):
+    with logs.queued({"node.started": hear, "node.completed": heard.append}):
         log.info("node.started")
         log.info("node.completed")
-        logs.flush()
-        assert len(heard) == 1
-        assert [(line["event"], line.get("broken")) for line in lines.objects()] == [
-            ("node.started", "KeyError"),
-            ("node.completed", None),
-        ]
+        until_sync(lambda: len(lines.objects()) == 3)
+    assert [told["event"] for told in heard] == ["node.completed"]
+    (error,) = [line for line in lines.objects() if line["level"] == "error"]
+    assert (error["event"], error["counted"], error["exception"]["type"]) == (
+        "event.not_counted",
+        "node.started",
+        "KeyError",
+    )
+
+
+class LogsWhenCollected:
+    """An object in a reference cycle whose finalizer logs an event, as a finalizer may, in any thread."""
+
+    def __init__(self) -> None:
+        self.own = self
+
+    def __del__(self) -> None:
+        log.info("task.reaped")
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_event_that_a_finalizer_logs_waits_for_no_lock_of_the_code_that_it_interrupts(restored, level):
+    lock, heard = Lock(), []
+    logs.configure(level, stream=Lines())
+
+    def count(told) -> None:
+        with lock:
+            heard.append(told["event"])
+
+    def scrape() -> None:
+        with lock:
+            LogsWhenCollected()
+            gc.collect()
+
+    with logs.queued({"task.reaped": count}):
+        scraping = Thread(target=scrape, daemon=True)
+        scraping.start()
+        scraping.join(20)
+        assert not scraping.is_alive()
+    assert heard == ["task.reaped"]
+
+
+def test_line_waits_for_no_thread_that_logs_while_it_is_waited_for(restored):
+    """The arguments of a record may need a lock whose owner logs something meanwhile."""
+    lines = Lines()
+    logs.configure(stream=lines)  # here, so that pytest's own handlers, which have locks, are gone
+    lock, is_held, is_read = Lock(), Event(), Event()
+
+    class NeedsTheLock:
+        def __str__(self) -> str:
+            is_read.set()
+            with lock:
+                return "a value"
+
+    def log_with_the_lock() -> None:
+        with lock:
+            is_held.set()
+            assert is_read.wait(20)
+            log.info("task.started")
+
+    with logs.queued():
+        owner = Thread(target=log_with_the_lock, daemon=True)
+        owner.start()
+        assert is_held.wait(20)
+        other = Thread(target=logging.getLogger("some.library").warning, args=("%s", NeedsTheLock()), daemon=True)
+        other.start()
+        for thread in (owner, other):
+            thread.join(20)
+            assert not thread.is_alive()
+    assert len(lines.objects()) == 2
 
 
 def test_program_that_configures_nothing_gets_events_in_its_own_logging(restored, caplog):
-    with caplog.at_level(logging.INFO, "tests.logs"):
+    with caplog.at_level(logging.INFO, LOGGER):
         log.info("task.submitted", task_id="t1", note="a\nb")
     assert caplog.messages == [r"task.submitted task_id=t1 note=a\nb"]
 

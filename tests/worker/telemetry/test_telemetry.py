@@ -29,7 +29,7 @@ from langgraph_rq.worker.telemetry.span_export import SpanExport
 from tests.fleet import one_node_graph, worker
 from tests.model_calls import chat_models
 from tests.otlp import receiver
-from tests.waiting import until
+from tests.waiting import until, until_sync
 
 CANARY = "canary-7d3a"
 
@@ -90,7 +90,7 @@ def value(metrics: WorkerMetrics, name: str, **labels: str) -> float | None:
 
 
 def test_no_event_is_lost_or_counted_twice_while_threads_tell_and_scrape(metrics):
-    log = logs.get_logger("tests.metrics")
+    log = logs.get_logger("langgraph_rq.tests")
 
     def tell(_thread: int) -> None:
         for number in range(1_000):
@@ -100,7 +100,7 @@ def test_no_event_is_lost_or_counted_twice_while_threads_tell_and_scrape(metrics
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(tell, range(4)))
-    assert value(metrics, "agent_retries_total", model="m") == 4_000
+    until_sync(lambda: value(metrics, "agent_retries_total", model="m") == 4_000)
 
 
 async def test_life_of_a_task_is_told_with_what_it_belongs_to(redis_url, client, lines):
