@@ -94,8 +94,10 @@ class Bounded:
         return text
 
 
-def build_gauge(metric: Metric, registry: Any) -> Any:
-    """Make the prometheus_client object of a gauge."""
-    from prometheus_client import Gauge  # noqa: PLC0415 - in the extras worker and api only
+def build(metric: Metric, registry: Any) -> Any:
+    """Make prometheus_client's Counter, Gauge or Histogram of a metric and register it."""
+    import prometheus_client  # noqa: PLC0415 - in the extras worker and api only
 
-    return Gauge(metric.name, metric.about, metric.labels, registry=registry)
+    kind = getattr(prometheus_client, metric.kind.capitalize())
+    buckets = {"buckets": metric.buckets} if metric.buckets else {}
+    return kind(metric.name, metric.about, metric.labels, registry=registry, **buckets)

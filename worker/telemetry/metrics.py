@@ -10,14 +10,14 @@ from prometheus_client import (
     GCCollector,
     PlatformCollector,
     ProcessCollector,
+    disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from langgraph_rq.shared.telemetry import logs
 from langgraph_rq.shared.telemetry.logs import Listener
-from langgraph_rq.shared.telemetry.metrics import WORKER, Bounded, build_gauge
-from langgraph_rq.worker.telemetry.collector import MetricCollector
+from langgraph_rq.shared.telemetry.metrics import WORKER, Bounded, Metric, build
 from langgraph_rq.worker.telemetry.metrics_server import Answer
 
 Fields = Mapping[str, Any]
@@ -34,6 +34,31 @@ _OUTAGES = ("claim.failed", "commit.delayed", "lease.not_renewed", "queue.not_wa
 _BREAKER = {"breaker.opened": "open", "breaker.half_opened": "half_open", "breaker.closed": "closed"}
 
 
+class Series:
+    """The time series of one counter or histogram, by the values of their labels.
+
+    They are kept here: prometheus_client's `labels()` takes a lock and several times as long.
+
+    Args:
+        metric: Its name, kind, labels and buckets.
+        bounds: Limits the values of each label.
+        registry: Where it is registered.
+    """
+
+    def __init__(self, metric: Metric, bounds: Mapping[str, Bounded], registry: CollectorRegistry) -> None:
+        self._metric = build(metric, registry)
+        self._bounds = [bounds[label] for label in metric.labels]
+        self._known: dict[tuple[object, ...], Any] = {} if metric.labels else {(): self._metric}
+
+    def __call__(self, *labels: object) -> Any:
+        """Return the Counter or the Histogram to count in."""
+        return self._known.get(labels) or self._find(labels)
+
+    def _find(self, labels: tuple[object, ...]) -> Any:
+        values = tuple(bound(value) for bound, value in zip(self._bounds, labels, strict=True))
+        return self._known.setdefault(values, self._metric.labels(*values))
+
+
 class WorkerMetrics:
     """The metrics of one process, in a registry of its own.
 
@@ -45,17 +70,16 @@ class WorkerMetrics:
         self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
+        disable_created_metrics()  # type: ignore[no-untyped-call] # a second series of each counter, for its age
         bounds = {label: Bounded() for metric in WORKER for label in metric.labels}
-        self._counts: dict[str, MetricCollector] = {}
+        self._series: dict[str, Series] = {}
         for metric in WORKER:
             if metric.kind == "gauge":
-                build_gauge(metric, self.registry).set_function(in_flight)
+                build(metric, self.registry).set_function(in_flight)
             else:
-                self._counts[metric.name] = MetricCollector(metric, bounds)
-                self.registry.register(self._counts[metric.name])
+                self._series[metric.name] = Series(metric, bounds, self.registry)
         for scope, unit in product(("global", "user", "task"), ("tokens", "cost", "hour_cost")):
-            # An alert looks for the step from 0 to 1.
-            self._counts["agent_budget_alerts_total"].add((scope, unit), 0)
+            self._series["agent_budget_alerts_total"](scope, unit)  # an alert looks for the step from 0 to 1
 
     def listen(self) -> AbstractContextManager[None]:
         """Count in the thread that writes the lines, while the block runs."""
@@ -87,34 +111,36 @@ class WorkerMetrics:
         return 200, CONTENT_TYPE_LATEST, generate_latest(self.registry)
 
     def _add(self, name: str, *labels: object) -> None:
-        self._counts[name].add(labels)
+        self._series[name](*labels).inc()
+
+    def _observe(self, name: str, ms: float, *labels: object) -> None:
+        self._series[name](*labels).observe(max(0, ms) / 1000)
 
     def _started(self, fields: Fields) -> None:
         if fields["attempt"] == 1:
-            self._counts["agent_queue_wait_seconds"].observe(max(0, fields["queued_ms"]) / 1000)
+            self._observe("agent_queue_wait_seconds", fields["queued_ms"])
 
     def _ended(self, fields: Fields) -> None:
         graph = fields.get("graph") or "unknown"
         self._add("agent_requests_total", graph, fields["state"])
         if "total_ms" in fields:
-            self._counts["agent_latency_seconds"].observe(max(0, fields["total_ms"]) / 1000, (graph,))
+            self._observe("agent_latency_seconds", fields["total_ms"], graph)
         if fields.get("error"):
             self._add("agent_errors_total", fields["error"])
 
     def _node(self, fields: Fields) -> None:
-        labels = (fields.get("graph", "unknown"), fields["node"])
-        self._counts["agent_node_seconds"].observe(fields["duration_ms"] / 1000, labels)
+        self._observe("agent_node_seconds", fields["duration_ms"], fields.get("graph", "unknown"), fields["node"])
 
     def _blocked(self, fields: Fields) -> None:
         self._add("agent_loop_blocked_total", fields.get("graph", "unknown"), fields.get("node", "unknown"))
 
     def _called(self, fields: Fields) -> None:
-        counts, model = self._counts, fields["model"]
-        counts["agent_model_calls_total"].add((model, fields["outcome"]))
-        counts["agent_model_call_seconds"].observe(fields["duration_ms"] / 1000, (model,))
-        counts["agent_tokens_total"].add((model, "input"), fields["input_tokens"])
-        counts["agent_tokens_total"].add((model, "output"), fields["output_tokens"])
-        counts["agent_cost_usd_total"].add((model,), fields["cost_nano_usd"] / 1e9)
+        model, tokens = fields["model"], self._series["agent_tokens_total"]
+        self._add("agent_model_calls_total", model, fields["outcome"])
+        self._observe("agent_model_call_seconds", fields["duration_ms"], model)
+        tokens(model, "input").inc(fields["input_tokens"])
+        tokens(model, "output").inc(fields["output_tokens"])
+        self._series["agent_cost_usd_total"](model).inc(fields["cost_nano_usd"] / 1e9)
 
     def _turned(self, fields: Fields, state: str) -> None:
         self._add("agent_breaker_transitions_total", fields["breaker"], state)

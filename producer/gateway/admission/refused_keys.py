@@ -6,11 +6,11 @@ the process much, and its log more than `_WAITING` lines in `_DELAY_S`.
 
 import asyncio
 
-from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from langgraph_rq.producer.gateway.problems import ProblemError
 from langgraph_rq.shared.telemetry.logs import get_logger
-from langgraph_rq.shared.telemetry.metrics import REFUSED_KEYS
+from langgraph_rq.shared.telemetry.metrics import REFUSED_KEYS, build
 
 _DELAY_S = 0.5
 _WAITING = 64
@@ -24,7 +24,7 @@ class RefusedKeys:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._count = Counter(REFUSED_KEYS.name, REFUSED_KEYS.about, registry=self._registry)
+        self._count = build(REFUSED_KEYS, self._registry)
         self._waiting = 0
 
     async def refuse(self, address: str, path: str) -> ProblemError:

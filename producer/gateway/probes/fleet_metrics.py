@@ -15,7 +15,7 @@ from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, BreakerSt
 from langgraph_rq.shared.budget.token_budget import BudgetLimits, usage_call
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.fleet import fleet_call
-from langgraph_rq.shared.telemetry.metrics import FLEET, LONGEST, build_gauge
+from langgraph_rq.shared.telemetry.metrics import FLEET, LONGEST, build
 
 _STATES = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 Sample = tuple[str, tuple[str, ...], float]
@@ -49,9 +49,7 @@ class FleetMetrics:
         except (RedisError, OSError):
             samples = [("agent_redis_up", (), 0.0)]
         registry = CollectorRegistry()
-        gauges = {
-            metric.name: build_gauge(metric, registry) for metric in FLEET if any(metric.name == s[0] for s in samples)
-        }
+        gauges = {metric.name: build(metric, registry) for metric in FLEET if any(metric.name == s[0] for s in samples)}
         for name, labels, value in samples:
             (gauges[name].labels(*labels) if labels else gauges[name]).set(value)
         return CONTENT_TYPE_LATEST, generate_latest(registry)
