@@ -29,7 +29,7 @@ from langgraph_rq.shared.budget.policy import (
 from langgraph_rq.shared.budget.token_budget import Amount, Hold, Payer, usage_call
 from langgraph_rq.shared.connections.scripts import Call, run_many_sync, run_sync
 from langgraph_rq.shared.errors import InvalidInputError, Violation
-from langgraph_rq.shared.queue.waits import ANY, BUDGET, wake_call
+from langgraph_rq.shared.queue.waits import BUDGET, wake_all_call
 from langgraph_rq.shared.settings import BudgetSettings, load
 from langgraph_rq.shared.telemetry.audit import Action
 
@@ -197,15 +197,18 @@ def reset(
 
 
 def _change(call: Call[T], action: Action, **details: Any) -> T:
-    """Run a change, let tasks go on that wait for a budget, and record it in the audit log, in one round trip."""
+    """Run a change, record it in the audit log, and let tasks go on that wait for a budget."""
     records = Records.open().of(action, "", **details)
     with connected_redis() as redis:
-        answer, *recorded = run_many_sync(redis, [call, wake_call([BUDGET + ANY]), *records])
+        answer, *recorded = run_many_sync(redis, [call, *records])
         if isinstance(answer, NotALimitError):
             raise InvalidInputError(Violation("VALUE", answer.expected, answer.got))
         for one in (answer, *recorded):
             if isinstance(one, Exception):
                 raise one
+        cursor = run_sync(redis, wake_all_call(BUDGET))
+        while cursor:
+            cursor = run_sync(redis, wake_all_call(BUDGET, cursor))
     return cast(T, answer)
 
 

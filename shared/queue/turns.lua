@@ -19,9 +19,13 @@ local QUEUE_KEY = 'rq:queue:'
 local FAIR_RUN = 100
 -- Position before that of the first user with nothing in flight; numbers up to 2^53 are exact.
 local NEWCOMERS = -4503599627370496
--- Ended tasks that one script skips at most, so that a million of them never block Redis.
-local LOOKED = 1000
+-- Ended tasks that one script skips at most, so that a million of them never block Redis; then a made-up one stands in.
+local LOOKED = 100
+-- How long (ms) the hash of a stand-in is kept.
+local STAND_IN_MS = 86400000
 local looked = 0
+-- Queues in which a user at the cap gets a turn at once when a task of theirs has run.
+local CAPPED = 16
 
 -- Put an id on a queue's list with `command`. Workers block on their queues; of side queues a message tells them.
 local function push(command, queue, id)
@@ -49,6 +53,16 @@ local function lay(command, id, queue, user)
     redis.call('HINCRBY', 'agent:runnable:' .. queue, user, 1)
     redis.call('HINCRBY', 'agent:tenant_turns:' .. queue, tenant_of(user), 1)
   end
+end
+
+-- Make an ended task up that stands in for those at which this script does not look: it is put on its queue's list, and
+-- the script that pops its id goes on from there.
+local function stand_in(queue, user, thread)
+  local tenant = tenant_of(user)
+  local id = (tenant == 'default' and '' or tenant .. '--') .. 'next:' .. redis.sha1hex(queue .. user .. (thread or ''))
+  redis.call('HSET', 'agent:task:' .. id, 'state', 'cancelled', 'queue', queue, 'user', user, 'thread', thread or '')
+  redis.call('PEXPIRE', 'agent:task:' .. id, STAND_IN_MS)
+  return id
 end
 
 -- Let the user stand in the tenant's line, behind all others or, with nothing in flight, behind those like them.
@@ -89,16 +103,18 @@ local function next_user(queue, tenant)
   return user
 end
 
--- Take the user's next waiting task.
+-- Take the user's next waiting task, or one that stands in.
 local function next_waiting(queue, user)
   local waiting_key = 'agent:waiting:' .. queue .. ':' .. user
   local id = redis.call('LPOP', waiting_key)
   while id do
-    local task = redis.call('HMGET', 'agent:task:' .. id, 'state', 'place')
-    looked = looked + 1
-    -- After LOOKED ended ones the next of them is put on the list: the script that pops it goes on from there.
-    if (task[1] == 'pending' and task[2] == 'waiting') or (task[1] and looked > LOOKED) then
+    local state, place = unpack(redis.call('HMGET', 'agent:task:' .. id, 'state', 'place'))
+    if state == 'pending' and place == 'waiting' then
       return id
+    end
+    looked = looked + 1
+    if looked > LOOKED then
+      return stand_in(queue, user)
     end
     id = redis.call('LPOP', waiting_key)
   end
@@ -111,10 +127,11 @@ local function call_next(queue, tenant)
   end
   local user = next_user(queue, tenant)
   while user do
-    local id = next_waiting(queue, user)
+    local id = looked > LOOKED and stand_in(queue, user) or next_waiting(queue, user)
     if id then
       return lay('RPUSH', id, queue, user)
     end
+    looked = looked + 1 -- another program removed what waited
     user = next_user(queue, tenant)
   end
 end
@@ -185,13 +202,9 @@ local function stopped_running(user)
   if redis.call('HINCRBY', 'agent:in_flight', user, -1) <= 0 then
     redis.call('HDEL', 'agent:in_flight', user)
   end
-  local capped_key = 'agent:capped:' .. user
-  local queues = redis.call('SORT', capped_key, 'ALPHA')
-  for _, queue in ipairs(queues) do
+  -- Those that are left are freed when a task of these has run.
+  for _, queue in ipairs(redis.call('SPOP', 'agent:capped:' .. user, CAPPED)) do
     pass_turn(queue, user, redis.call('HEXISTS', 'agent:runnable:' .. queue, user) == 0)
-  end
-  if #queues > 0 then
-    redis.call('DEL', capped_key)
   end
 end
 
@@ -204,10 +217,20 @@ local function leave_thread(id, thread)
   redis.call('LPOP', thread_key)
   local next_id = redis.call('LINDEX', thread_key, 0)
   while next_id do
-    local task = redis.call('HMGET', 'agent:task:' .. next_id, 'state', 'place', 'queue', 'user')
-    if task[1] == 'pending' and task[2] == 'parked' and task[3] and task[4] then
+    local state, place, queue, user = unpack(redis.call('HMGET', 'agent:task:' .. next_id, 'state', 'place', 'queue', 'user'))
+    if state == 'pending' and place == 'parked' and queue and user then
       redis.pcall('HSET', 'rq:job:' .. next_id, 'status', 'queued')
-      return enqueue(next_id, task[3], task[4])
+      return enqueue(next_id, queue, user)
+    end
+    looked = looked + 1
+    if looked > LOOKED then
+      queue, user = unpack(redis.call('HMGET', 'agent:task:' .. id, 'queue', 'user'))
+      if queue and user then
+        next_id = stand_in(queue, user, thread)
+        redis.call('LPUSH', thread_key, next_id)
+        lay('RPUSH', next_id, queue, user)
+      end
+      return
     end
     redis.call('LPOP', thread_key)
     next_id = redis.call('LINDEX', thread_key, 0)

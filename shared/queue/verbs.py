@@ -383,8 +383,8 @@ def leave_call(worker: str) -> Call[int]:
     return Call(load_script("shared/queue/scripts/leave"), [WORKERS, own_key(worker)], [worker], int)
 
 
-def reap_call(n: int = 100, now_ms: int | str = _NOW, *, worker: str = "", queues: Sequence[str] = ()) -> Call[Reaped]:
-    """Bring back the tasks of dead workers, let tasks go on that are due, `n` of each at most, and some that are free.
+def reap_call(n: int = 40, now_ms: int | str = _NOW, *, worker: str = "", queues: Sequence[str] = ()) -> Call[Reaped]:
+    """Bring back the tasks of dead workers, let tasks go on that are due or free; `n` in all at most.
 
     Jobs that stock RQ enqueued for later on `queues` are queued when they are due.
 

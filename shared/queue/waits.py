@@ -19,8 +19,6 @@ PROVIDER = "provider"
 REDIS = "redis"
 RETRY = "retry"
 WORKER = "worker"
-ANY = "*"
-"""`BUDGET + ANY` stands for all things that begin with `BUDGET`."""
 
 _WORDS = {
     PROVIDER: "a model provider",
@@ -79,3 +77,11 @@ def await_call(thing: str, wait_ms: int, now_ms: int | str = "") -> Call[int]:
 def wake_call(things: Sequence[str], tasks: int = 0, now_ms: int | str = "") -> Call[int]:
     """Let tasks go on that wait for these things, so many of each, 0 for all; returns how many sets were marked."""
     return Call(load_script("shared/queue/scripts/wake"), [], [tasks, now_ms, *things], int)
+
+
+def wake_all_call(kind: str, cursor: int = 0, now_ms: int | str = "") -> Call[int]:
+    """Let all tasks go on that wait for things of a kind, such as `BUDGET`.
+
+    Returns the cursor for the next call, since each one looks at a few hundred things; 0 after the last one.
+    """
+    return Call(load_script("shared/queue/scripts/wake_all"), [], [kind, cursor, now_ms], int)

@@ -16,7 +16,7 @@ FIRST_WAIT_MS = 1_000
 LONGEST_WAIT_MS = 60_000
 MARKED_AGAIN_MS = 5_000
 WOKEN_BY_CLAIM = 16
-WOKEN_BY_REAP = 100
+REAPED = 40
 MOST_TASKS_OF_A_MARK = 100
 LOOK_AGAIN_MS = 5_000
 
@@ -283,7 +283,7 @@ class QueueModel:
             self.tasks[task_id].latest_at = now + LONGEST_WAIT_MS
         for task_id in due - put_off:
             self._go_on(self.tasks[task_id])
-        return reaped, due - put_off, self.take_marked(WOKEN_BY_REAP, now)
+        return reaped, due - put_off, self.take_marked(REAPED - len(reaped) - len(due - put_off), now)
 
     def cancel(self, task_id: str, state: State) -> State | None:
         task = self.tasks.get(task_id)

@@ -7,7 +7,7 @@
 --
 -- Uses shared/connections/clock: clock, natural, whole
 -- Uses shared/queue/routing: serves
--- Uses shared/queue/turns: LOOKED, QUEUE_KEY, call_next, lies_on, looked, pass_turn, put_aside, taken,
+-- Uses shared/queue/turns: LOOKED, QUEUE_KEY, call_next, leave_thread, lies_on, looked, pass_turn, put_aside, taken,
 --   wait_below_cap
 -- Uses shared/queue/waits: take_marked
 -- Uses shared/queue/rq_jobs: show_again, task_bytes
@@ -44,7 +44,7 @@ local events_ms, adopt_ms, cap, now_iso = tonumber(ARGV[4]), tonumber(ARGV[5]), 
 local longest, graphs, now_ms = ARGV[8], ARGV[9], clock(ARGV[10])
 local read_bytes = 0
 local now = whole(now_ms)
-local MOST_ASIDE, MOST_WOKEN = 64, 16
+local MOST_ASIDE, MOST_WOKEN, MOST_FREED = 64, 16, 32
 
 local lease_end = tonumber(redis.call('ZSCORE', workers_key, worker))
 if not lease_end or lease_end <= now_ms then
@@ -145,7 +145,8 @@ local function freed(queue)
   if redis.call('EXISTS', runnable_key, turns_key) == 0 then
     return false
   end
-  local users, tenants = redis.call('HRANDFIELD', runnable_key, LOOKED), redis.call('HRANDFIELD', turns_key, LOOKED)
+  local users = redis.call('HRANDFIELD', runnable_key, MOST_FREED)
+  local tenants = redis.call('HRANDFIELD', turns_key, MOST_FREED)
   for i = 1, math.max(#users, #tenants) do
     redis.call('HDEL', runnable_key, users[i] or '')
     redis.call('HDEL', turns_key, tenants[i] or '')
@@ -171,8 +172,8 @@ for i = 6, #KEYS do
     end
     looked = looked + 1
     local task_key, job_key = 'agent:task:' .. id, 'rq:job:' .. id
-    local task = redis.call('HMGET', task_key, 'state', 'user', 'place', 'queue', 'graph', 'cancel')
-    local state, user, place, home, graph, cancel = unpack(task)
+    local task = redis.call('HMGET', task_key, 'state', 'user', 'place', 'queue', 'graph', 'cancel', 'thread')
+    local state, user, place, home, graph, cancel, thread = unpack(task)
     -- Stock RQ may push an id that waits elsewhere, or lies here already (R18 in docs/architecture.md).
     local lies_here = lies_on(queue, home, place)
     local is_last = lies_here and user and taken(queue, user)
@@ -187,8 +188,9 @@ for i = 6, #KEYS do
     elseif (is_next and id:match('^[%w_-]+$')) or (not state and register(id, task_key, job_key, queue)) then
       tasks[#tasks + 1] = own(id, task_key, job_key, queue)
     else
-      if lies_here then -- it has ended meanwhile
+      if lies_here then -- it has ended meanwhile, or stands in
         redis.call('HSET', task_key, 'place', 'done')
+        leave_thread(id, thread)
       end
       show_again(id, now_ms)
       dropped[#dropped + 1] = id:sub(1, 64)

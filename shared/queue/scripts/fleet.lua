@@ -10,9 +10,10 @@
 -- ARGV[1] now (ms) in tests, else empty
 -- Returns {now (ms), open tasks, delayed tasks, workers, queues}; of the workers also those whose lease is over
 --   worker: {name, lease end (ms), tasks that it owns, RQ's state, its queues, tasks that succeeded, that failed}
---   queue: {key, ids in its list and users in the lines of its tenants, when the first id was submitted (ms) or nil}
+--   queue: {key, ids in its list and users in the lines of at most TENANTS of its tenants, when the first id was submitted (ms) or nil}
 local workers_key, queues_key, open_key, delayed_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local now_ms = clock(ARGV[1])
+local TENANTS = 500
 
 local workers = {}
 local leases = redis.call('ZRANGE', workers_key, 0, -1, 'WITHSCORES')
@@ -26,7 +27,7 @@ for _, queue_key in ipairs(redis.call('SMEMBERS', queues_key)) do
   local first = redis.call('LINDEX', queue_key, 0)
   local created = first and redis.call('HGET', 'agent:task:' .. first, 'created')
   local queue, lined_up = queue_key:sub(#'rq:queue:' + 1), 0
-  for _, tenant in ipairs(redis.call('HKEYS', 'agent:tenant_turns:' .. queue)) do
+  for _, tenant in ipairs(redis.call('HRANDFIELD', 'agent:tenant_turns:' .. queue, TENANTS)) do
     lined_up = lined_up + redis.call('ZCARD', 'agent:tenant_line:' .. queue .. ':' .. tenant)
   end
   queues[#queues + 1] = {queue_key, redis.call('LLEN', queue_key) + lined_up, created}

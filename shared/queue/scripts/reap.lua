@@ -14,7 +14,7 @@
 -- KEYS[3] rq:workers         set     RQ's workers
 -- KEYS[4] agent:waits        zset    thing -> from when on its set is marked (ms)
 -- KEYS from the 5th on: rq:scheduled:<queue>, of the caller's queues, zsets  id -> when it is to be queued (s)
--- ARGV[1] n, tasks at most of each kind
+-- ARGV[1] n, tasks at most, of all kinds
 -- ARGV[2] the worker that calls, which may reap while it has a lease itself; empty: a caller that is no worker
 -- ARGV[3] longest stream of events (entries, about)
 -- ARGV[4] now as RQ writes it, for its tools only
@@ -23,7 +23,10 @@
 local workers_key, delayed_key, rq_workers_key, waits_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local n, caller, longest, now_iso, now_ms = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], clock(ARGV[5])
 local now = whole(now_ms)
-local MOST_MS, SHORTLY, MOST_WOKEN = 3600000, 250, 100 -- a score may be infinite
+local MOST_MS, SHORTLY = 3600000, 250 -- a score may be infinite
+-- Ids of dead workers that are looked at, to put those back first that started last.
+local MOST_OWN = 200
+local looked_at = 0
 
 -- The task that started last is put back first, which restores the order at the front of the queue.
 local function latest_first(ids)
@@ -46,8 +49,13 @@ local dead = may_reap and redis.call('ZRANGEBYSCORE', workers_key, '-inf', now, 
 
 local reaped = {}
 for _, worker in ipairs(dead) do
+  if #reaped >= n or looked_at >= MOST_OWN then
+    break
+  end
   local own_key = 'agent:own:' .. worker
-  for _, id in ipairs(latest_first(redis.call('SMEMBERS', own_key))) do
+  local own = redis.call('SRANDMEMBER', own_key, MOST_OWN - looked_at)
+  looked_at = looked_at + #own
+  for _, id in ipairs(latest_first(own)) do
     if #reaped >= n then
       break
     end
@@ -75,11 +83,13 @@ for _, worker in ipairs(dead) do
   end
 end
 
-local due = take_due(n, now_ms)
-local woken = take_marked(MOST_WOKEN, now_ms)
+local due = take_due(n - #reaped, now_ms)
+local woken = take_marked(n - #reaped - #due, now_ms)
+local left_n = n - #reaped - #due - #woken
 local scheduled_in = MOST_MS
 for i = 5, #KEYS do
-  local ids, next_in = queue_scheduled(KEYS[i], n, now_ms, now_iso)
+  local ids, next_in = queue_scheduled(KEYS[i], left_n, now_ms, now_iso)
+  left_n = left_n - #ids
   for _, id in ipairs(ids) do
     due[#due + 1] = id
   end

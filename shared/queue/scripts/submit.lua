@@ -65,7 +65,7 @@ end
 -- the graphs are unknown.
 if (tonumber(redis.call('ZSCORE', graphs_key, announced_graph)) or 0) <= now_ms - 86400000
     and redis.call('ZCOUNT', workers_key, '(' .. whole(now_ms), '+inf') > 0 then
-  return {'unknown_graph', table.concat(redis.call('ZRANGEBYSCORE', graphs_key, now_ms, '+inf'), ', ')}
+  return {'unknown_graph', table.concat(redis.call('ZRANGEBYSCORE', graphs_key, now_ms, '+inf', 'LIMIT', 0, 100), ', ')}
 end
 
 local missing

@@ -123,7 +123,8 @@ local function drop_ended(queue_key)
   while looked < LOOKED do
     local id = redis.call('LINDEX', queue_key, 0)
     local task_key = 'agent:task:' .. (id or '')
-    local state, user, place, home = unpack(redis.call('HMGET', task_key, 'state', 'user', 'place', 'queue'))
+    local state, user, place, home, thread =
+      unpack(redis.call('HMGET', task_key, 'state', 'user', 'place', 'queue', 'thread'))
     if not state or state == 'pending' then
       return
     end
@@ -132,6 +133,7 @@ local function drop_ended(queue_key)
     show_again(id, now_ms)
     if lies_on(queue, home, place) then
       redis.call('HSET', task_key, 'place', 'done')
+      leave_thread(id, thread)
       if user then
         pass_turn(queue, user, taken(queue, user))
       end

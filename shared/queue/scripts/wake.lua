@@ -6,22 +6,12 @@
 --
 -- ARGV[1] number of tasks that may go on, 0 for all
 -- ARGV[2] now (ms) in tests, else empty
--- ARGV from the 3rd on: things; one that ends in * stands for all that begin so
+-- ARGV from the 3rd on: things
 -- Returns the number of sets that were marked
 local limit, given_ms = tonumber(ARGV[1]), ARGV[2]
-local MOST_THINGS = 1000
 
 local things, marked = {unpack(ARGV, 3)}, 0
-if things[1]:sub(-1) == '*' then
-  local prefix = things[1]:sub(1, -2)
-  things = {}
-  for _, thing in ipairs(redis.call('ZRANGE', WAITS, 0, MOST_THINGS - 1)) do
-    if thing:sub(1, #prefix) == prefix then
-      things[#things + 1] = thing
-    end
-  end
-end
-for i, marked_at in ipairs(#things > 0 and redis.call('ZMSCORE', WAITS, unpack(things)) or {}) do
+for i, marked_at in ipairs(redis.call('ZMSCORE', WAITS, unpack(things))) do
   if marked_at then
     local now_ms, thing = clock(given_ms), things[i]
     local _, before = mark_of(thing)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from tests.chaos.checking.checker import Verdict
 from tests.chaos.run import Run
-from tests.chaos.scenarios import crashes, failover, odd_data, ordinary_day, provider, redis, routing, tasks
+from tests.chaos.scenarios import bounds, crashes, failover, odd_data, ordinary_day, provider, redis, routing, tasks
 
 SCENARIOS: Mapping[str, Callable[[Run], Verdict]] = {
     "C1": crashes.kill_random_workers,
@@ -33,6 +33,7 @@ SCENARIOS: Mapping[str, Callable[[Run], Verdict]] = {
     "C26": odd_data.replace_every_key,
     "C27": crashes.kill_beside_innocents,
     "C28": ordinary_day.spend_to_the_last_token,
+    "C29": bounds.fill_every_collection,
     "C30": provider.answer_after_the_lease,
     "C31": crashes.block_a_loop,
     "C32": failover.fail_over,

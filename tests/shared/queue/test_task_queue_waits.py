@@ -9,7 +9,7 @@ from langgraph_rq.producer.client.lookup import STATUS_FIELDS, read_status
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.ending import add_reads, unrun_result
 from langgraph_rq.shared.queue.verbs import cancel_call
-from langgraph_rq.shared.queue.waits import BUDGET, Wait, await_call, explain, wake_call
+from langgraph_rq.shared.queue.waits import BUDGET, Wait, await_call, explain, wake_all_call, wake_call
 from langgraph_rq.shared.tasks import State
 from tests.shared.queue.test_task_queue import QUEUE, TIMES, QueueOnRedis
 
@@ -347,7 +347,7 @@ async def test_all_budgets_are_freed_by_their_common_name(queue):
     for number, thing in enumerate(("budget:global", "budget:user:ann", BREAKER)):
         await queue.wait_with(f"t{number}", wait=Wait(thing))
     queue.now_ms += 2_000
-    assert await queue.wake(f"{BUDGET}*") == 2
+    assert await scripts.run(queue.redis, wake_all_call(BUDGET, now_ms=queue.now_ms)) == 0
     assert set(await queue.ids()) == {"t0", "t1"}
 
 

@@ -1,0 +1,74 @@
+"""C29: collections that hold very many entries, and the time that each script takes beside them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from redis import Redis
+
+from langgraph_rq.shared.connections.script_cache import every_script
+from langgraph_rq.shared.queue.keys import DELAYED, OPEN, WAITS, queue_key, result_key, task_hash
+from tests.chaos.checking.checker import Verdict, Violation
+from tests.chaos.run import UNTOUCHED, Run, ids
+from tests.chaos.scenarios.crashes import with_violations
+from tests.chaos.testbed.graphs import NODES
+
+_QUEUE, _USER, _THREAD = "agent_tasks", "default--ann", "c29"
+_FAR_MS = 4_102_444_800_000
+_BATCH = 1_000
+_STEPS = replace(UNTOUCHED, steps=[NODES, NODES * 2, NODES * 3, NODES * 4, NODES * 5, NODES * 6])
+
+
+def fill_every_collection(run: Run) -> Verdict:
+    """C29: tasks run beside 200,000 entries in each collection: a user's, a thread's, waiting sets, open tasks."""
+    number = run.count(200_000)
+    limit_us = int(run.seconds(5_000, 50_000))  # a small version runs beside other tests, which hold Redis up too
+    with Redis.from_url(run.stage.redis.url) as redis:
+        run.submit(ids("c29-first", 1), graph="chain", user_id="ann", thread_id=_THREAD)
+        _fill(redis, number)
+        run.submit(ids("c29-thread", 5), graph="chain", user_id="ann", thread_id=_THREAD)
+        run.submit(ids("c29", run.count(1_000, 40)), graph="chain", user_id="ann")
+        redis.config_set("slowlog-log-slower-than", limit_us)
+        redis.config_set("slowlog-max-len", 10_000)
+        redis.slowlog_reset()
+        run.start(2, 50)
+        run.wait_until(lambda: _all_exist(redis, [result_key(id_) for id_ in run.submitted]))
+        slow = [one for one in redis.slowlog_get(10_000) if one["command"].startswith(b"EVALSHA")]
+        redis.config_set("slowlog-log-slower-than", 10_000)
+        run.proofs["entries"] = redis.zcard(OPEN)
+        redis.delete(OPEN, DELAYED, WAITS, "agent:wait:budget:global")
+    run.figures["slowest script ms"] = max((one["duration"] / 1_000 for one in slow), default=0)
+    return with_violations(run.judge(_STEPS), [Violation("slow", "", _describe(one)) for one in slow])
+
+
+def _describe(entry: Mapping[str, Any]) -> str:
+    """Name the script of an entry of the slow log."""
+    sha = entry["command"].split()[1].decode()
+    name = next((script.name for script in every_script() if script.sha == sha), sha)
+    return f"{name} took {entry['duration'] / 1_000:.1f} ms"
+
+
+def _all_exist(redis: Redis, keys: Sequence[str]) -> bool:
+    return int(redis.exists(*keys)) == len(keys)
+
+
+def _fill(redis: Redis, number: int) -> None:
+    """Put ended tasks before all others of a user and a thread, and open and waiting ones everywhere else."""
+    ended = {"state": "cancelled", "place": "done", "queue": _QUEUE, "user": _USER, "thread": _THREAD}
+    delayed = {"state": "pending", "place": "delayed", "queue": _QUEUE, "user": _USER, "waits_for": "budget:global"}
+    for start in range(0, number, _BATCH):
+        pipeline = redis.pipeline(transaction=False)
+        batch = range(start, min(start + _BATCH, number))
+        for i in batch:
+            pipeline.hset(task_hash(f"ended-{i}"), mapping=ended)
+            pipeline.hset(task_hash(f"delayed-{i}"), mapping=delayed)
+        gone, later = [f"ended-{i}" for i in batch], {f"delayed-{i}": _FAR_MS + i for i in batch}
+        pipeline.rpush(f"agent:thread:{_THREAD}", *gone)
+        pipeline.rpush(f"agent:waiting:{_QUEUE}:{_USER}", *gone)
+        pipeline.rpush(queue_key(_QUEUE), *gone)
+        pipeline.zadd(f"agent:tenant_line:{_QUEUE}:default", {f"default--lost-{i}": i for i in batch})
+        pipeline.zadd(OPEN, later)
+        pipeline.zadd(DELAYED, later)
+        pipeline.zadd("agent:wait:budget:global", later)
+        pipeline.zadd(WAITS, {f"budget:user:{i}": _FAR_MS for i in batch})
+        pipeline.execute()
