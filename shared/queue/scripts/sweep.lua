@@ -51,6 +51,12 @@ local function is_readable(place, fields)
   return fields.queue
 end
 
+-- Whether the head of a thread's list stands in for ended tasks, and a claim will go on from there.
+local function stands_in(id)
+  local place, queue = unpack(redis.call('HMGET', 'agent:task:' .. id, 'place', 'queue'))
+  return place == 'queue' and queue and is_in(QUEUE_KEY .. queue, id)
+end
+
 -- Whether the task is where its hash says, or behind one that is.
 local function is_in_place(id, place, queue, user, thread, owner)
   local queue_key = QUEUE_KEY .. queue
@@ -60,7 +66,7 @@ local function is_in_place(id, place, queue, user, thread, owner)
     return redis.call('ZSCORE', delayed_key, id)
   elseif place == 'parked' then
     local head = redis.call('LINDEX', 'agent:thread:' .. thread, 0)
-    return head and head ~= id and redis.call('ZSCORE', open_key, head)
+    return head and head ~= id and (redis.call('ZSCORE', open_key, head) or stands_in(head))
   elseif place == 'waiting' then
     local tenant = tenant_of(user)
     if redis.call('HEXISTS', 'agent:runnable:' .. queue, user) == 1

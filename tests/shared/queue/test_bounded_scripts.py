@@ -88,6 +88,17 @@ async def test_thread_goes_on_behind_thousands_of_ended_tasks(queue, has_hashes,
     assert await queue.redis.lrange("agent:thread:chat", 0, -1) == [b"last"]
 
 
+async def test_parked_task_is_in_place_behind_ended_ones_until_the_queue_is_emptied(queue):
+    await queue.submit("first", thread_id="chat")
+    await queue.write("agent:thread:chat", *(f"ended{i}" for i in range(MANY)))
+    await queue.submit("last", thread_id="chat")
+    await queue.finish(await queue.claim_one())
+    assert (await queue.sweep()).again == ()
+    await queue.redis.delete(f"rq:queue:{QUEUE}")
+    assert (await queue.sweep()).again == ("last",)
+    assert await queue.claim_at_last() == ["last"]
+
+
 @pytest.mark.parametrize("has_hashes", [True, False], ids=["kept", "forgotten"])
 async def test_user_gets_a_turn_behind_thousands_of_ended_tasks(queue, has_hashes):
     await queue.submit("first", user_id="ann")
