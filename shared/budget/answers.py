@@ -187,7 +187,7 @@ def read_settlement(reply: Sequence[Any]) -> Settlement:
 
 def read_expiry(reply: Sequence[Any]) -> Expiry:
     """Read the reply of expire.lua."""
-    charged, alerts = reply
+    charged, alerts, _ = reply
     return Expiry(tuple(text(rid) for rid in charged), _read_alerts(alerts))
 
 

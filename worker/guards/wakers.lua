@@ -30,9 +30,18 @@ local function follow_report(keys, arguments, reported)
   end
 end
 
+local function wake_budgets(limit, tenant, user, task)
+  wake({}, {limit, '', 'budget:global', 'budget:tenant:' .. tenant, 'budget:user:' .. user, 'budget:task:' .. task})
+end
+
 -- Follow a settled call, given the payer's tenant, user and task: a few tasks may find room in its budgets.
 local function follow_settle(tenant, user, task)
-  wake({}, {PER_SETTLE, '', 'budget:global', 'budget:tenant:' .. tenant, 'budget:user:' .. user, 'budget:task:' .. task})
+  wake_budgets(PER_SETTLE, tenant, user, task)
+end
+
+-- Follow the end of a reservation whose call was never settled, given its payer: it may have held much.
+local function follow_expiry(tenant, user, task)
+  wake_budgets(0, tenant, user, task)
 end
 
 -- Follow a budget that is busy: its scope, and the payer.

@@ -14,8 +14,8 @@
 -- ARGV[3]  what the key of a reservation's record begins with, its id follows
 -- ARGV[4]  now in ms; empty: server TIME
 --
--- Returns {{id, ...} of the charged reservations, {alert, ...}}; an alert is
--- {scope, subject, unit, percent, used, limit, day number}.
+-- Returns {{id, ...} of the charged reservations, {alert, ...}, {payer, ...} of the charged}; an alert is
+-- {scope, subject, unit, percent, used, limit, day number}, a payer {tenant, user, task} as in reserve.lua.
 local reservations, alerts = KEYS[1], { stream = KEYS[2] }
 local batch, seed, prefix, now_ms = ARGV[1], ARGV[2], ARGV[3], clock(ARGV[4])
 
@@ -29,7 +29,7 @@ local function charge_of(record, limits)
   return { tokens = record.input_tokens + mean, cost = math.min(record.cost, record.input_cost + math.ceil(price * mean)) }
 end
 
-local charged = {}
+local charged, payers = {}, {}
 for _, rid in ipairs(redis.call("ZRANGE", reservations, "-inf", now_ms, "BYSCORE", "LIMIT", 0, batch)) do
   local record = read_record(prefix .. rid)
   if record and record.state == "held" then
@@ -41,7 +41,8 @@ for _, rid in ipairs(redis.call("ZRANGE", reservations, "-inf", now_ms, "BYSCORE
     record.state, record.tokens, record.cost = "expired", used.tokens, used.cost
     write_record(prefix .. rid, record, 3600000)
     table.insert(charged, rid)
+    table.insert(payers, { record.tenant, record.user, record.task })
   end
   redis.call("ZREM", reservations, rid)
 end
-return { charged, alerts }
+return { charged, alerts, payers }

@@ -143,13 +143,15 @@ async def settled_call_lets_two_try_each_of_its_budgets(waits):
     assert [await waits.limit(thing) for thing in BUDGETS] == [b"2"] * 4
 
 
-async def expired_reservation_lets_all_budgets_go(waits):
+async def expired_reservation_lets_all_go_that_wait_for_its_budgets(waits):
     admitted = await waits.admit()
-    await waits.expect("budget:user:bob", THING)
+    booked = ("budget:global", "budget:user:ann")  # neither task nor tenant has a limit
+    others = ("budget:user:bob", THING)
+    await waits.expect(*booked, *others)
     await waits.redis.zadd(RESERVATIONS, {admitted.rid: 1})
     await scripts.run(waits.redis, admission.expire_and_wake_call(expire_call(10, waits.guards.budget)))
-    assert await waits.marked_in_ms("budget:user:bob") <= 0
-    assert await waits.marked_in_ms(THING) > 0
+    assert [await waits.marked_in_ms(thing) <= 0 for thing in (*booked, *others)] == [True] * 2 + [False] * 2
+    assert [await waits.limit(thing) for thing in booked] == [None] * 2
 
 
 CHECKS = [
@@ -163,7 +165,7 @@ CHECKS = [
     breaker_that_opens_puts_the_set_off,
     rate_limit_is_recorded_for_its_pause,
     settled_call_lets_two_try_each_of_its_budgets,
-    expired_reservation_lets_all_budgets_go,
+    expired_reservation_lets_all_go_that_wait_for_its_budgets,
 ]
 ADMIT, SETTLE, EARLY, EXPIRE = "_ADMIT", "_SETTLE", "_REPORT_EARLY", "_EXPIRE"
 MUTANTS = [
@@ -177,7 +179,8 @@ MUTANTS = [
     (SETTLE, "await({}, {breaker_thing(keys), open_ms, ''})", "", CHECKS[7]),
     (SETTLE, "await({}, {breaker_thing(keys), cooldown_ms, ''})", "", CHECKS[8]),
     (SETTLE, "follow_settle(charge[10], charge[11], charge[12])\n", "", CHECKS[9]),
-    (EXPIRE, "wake({}, {0, '', 'budget:*'})", "", CHECKS[10]),
+    (EXPIRE, "  follow_expiry(unpack(payer))\n", "", CHECKS[10]),
+    (EXPIRE, "wake_budgets(0,", "wake_budgets(1,", CHECKS[10]),
 ]
 
 

@@ -1,13 +1,13 @@
 #!lua flags=allow-oom
--- Charge reservations that are past their time, and let the tasks go on that waited for budgets: some hold less now.
+-- Charge reservations that are past their time, and let tasks go on that wait for their budgets, which hold less now.
 --
 -- Uses worker/guards/prelude: next_call
+-- Uses worker/guards/wakers: follow_expiry
 -- Calls shared/budget/scripts/expire
--- Calls shared/queue/scripts/wake
 --
 -- Returns the reply of expire
 local expired = expire(next_call())
-if #expired[1] > 0 then
-  wake({}, {0, '', 'budget:*'})
+for _, payer in ipairs(expired[3]) do
+  follow_expiry(unpack(payer))
 end
 return expired
