@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Seque
 from itertools import islice
 from typing import Protocol
 
+from langgraph_rq.producer.client.client_log import ClientLog
 from langgraph_rq.producer.client.connection import Connection
 from langgraph_rq.producer.client.lookup import ask_results, read_state
 from langgraph_rq.shared.errors import ForgedResultError, UnknownTaskError, UnreadableTaskError, WaitTimeoutError
@@ -12,7 +13,6 @@ from langgraph_rq.shared.queue.events import BEGINNING
 from langgraph_rq.shared.queue.keys import events_key
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.audit import Action
-from langgraph_rq.shared.telemetry.logs import get_logger
 
 _LOOKED_AT = 200
 """Tasks that are looked up in one round trip."""
@@ -26,7 +26,7 @@ LOOK_AGAIN_S = 60.0
 
 _Problem = UnknownTaskError | UnreadableTaskError | ForgedResultError
 
-_log = get_logger(__name__)
+_log = ClientLog(__name__)
 
 
 class Record(Protocol):

@@ -320,7 +320,7 @@ def test_url_that_is_none_is_refused_before_anything_is_sent():
 
 
 def test_client_warns_once_that_no_live_worker_can_run_its_tasks(client, caplog, monkeypatch):
-    monkeypatch.setattr(logs, "_output", None)  # an earlier test may have chosen one
+    monkeypatch.setattr(logs, "_lines", None)  # an earlier test may have configured them
     receipts = client.submit_many([{"input": {}}, {"input": {}}])
     assert [receipt.reason for receipt in receipts] == ["no worker is alive"] * 2
     warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
