@@ -1,4 +1,4 @@
-"""Output of log events: a JSON object per line, or readable text on a terminal.
+"""Output of log events: a JSON object per line, or text on a terminal (log_terminal.py).
 
 The message of an exception is left out unless it is an operational one, and personal data and secrets are masked. A
 line cannot be forged: control characters are escaped.
@@ -7,7 +7,7 @@ line cannot be forged: control characters are escaped.
 import logging
 import sys
 import traceback
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Sequence
 from copy import copy
 from logging.handlers import QueueHandler
 from types import TracebackType
@@ -21,6 +21,7 @@ from langgraph_rq.shared.control_characters import visible
 from langgraph_rq.shared.errors import LanggraphRqError
 from langgraph_rq.shared.redaction import Redactor
 from langgraph_rq.shared.telemetry.log_masking import OURS, Masked
+from langgraph_rq.shared.telemetry.log_terminal import TerminalRenderer
 
 _OPERATIONAL = (OSError, RedisError, LanggraphRqError)
 """Exceptions whose messages name hosts and limits; the message of any other one may quote a prompt."""
@@ -34,7 +35,7 @@ class Event(dict[str, Any]):
     def __str__(self) -> str:
         """Write it as text, for a program that has its own logging."""
         values = [f"{name}={value}" for name, value in self.items() if name not in ABOUT and value is not None]
-        return str(escape(" ".join([self["event"], *values])))
+        return visible(" ".join([str(self["event"]), *values]))
 
 
 ABOUT = frozenset({"event", "level", "logger", "timestamp"})
@@ -133,7 +134,7 @@ class Lines(_Lossy, logging.StreamHandler[TextIO]):
 
     def __init__(self, stream: TextIO, redactor: Redactor) -> None:
         super().__init__(stream)
-        self._render = render_text if stream.isatty() else render_json
+        self._render = TerminalRenderer() if stream.isatty() else _render_json
         self._mask = Masked(redactor)
 
     def format(self, record: logging.LogRecord) -> str:
@@ -150,24 +151,4 @@ class Lines(_Lossy, logging.StreamHandler[TextIO]):
 
 
 # Anything but ASCII is escaped, so no reader takes a character for the end of a line.
-render_json = structlog.processors.JSONRenderer(default=str)
-
-
-def _one_line(renderer: Callable[[WrappedLogger, str, EventDict], str]) -> Callable[[WrappedLogger, str, Any], str]:
-    """Escape what could begin a new line or colour a terminal, before people see it."""
-
-    def render(logger: WrappedLogger, method: str, event: MutableMapping[str, Any]) -> str:
-        escaped = {name: escape(value) for name, value in event.items()}
-        return renderer(logger, method, escaped)
-
-    return render
-
-
-render_text = _one_line(structlog.dev.ConsoleRenderer())
-
-
-def escape(value: Any) -> Any:
-    """Escape control characters in what would be shown to people."""
-    if isinstance(value, str):
-        return visible(value)
-    return value if isinstance(value, int | float | None) else escape(str(value))
+_render_json = structlog.processors.JSONRenderer(default=str)

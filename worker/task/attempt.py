@@ -166,6 +166,8 @@ class Attempt(TaskGuard):
             total_ms=self._queued_ms + run_ms,
             input_bytes=self.input_bytes,
             result_bytes=len(ended.document),
+            model=self.model,
+            cost_nano_usd=self.cost_nano_usd,
         )
 
     @property
