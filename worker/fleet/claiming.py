@@ -16,6 +16,7 @@ from langgraph_rq.shared.queue.keys import graph_list, queue_key, side_queue, ta
 from langgraph_rq.shared.queue.verbs import QueueTimes, claim_call, release_call
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.fleet.running import RunningTasks
+from langgraph_rq.worker.task.outage import Outage
 
 BLOCK_S = 5
 """Longest wait of one command that blocks on an empty queue."""
@@ -37,6 +38,7 @@ class Claimer:
         graphs: Names of the graphs that the worker serves.
         times: How long leases last and things are kept.
         running: Where claimed tasks are started.
+        outage: Told which of the calls Redis does not answer.
         on_work: Called when there may be something to claim.
     """
 
@@ -48,6 +50,7 @@ class Claimer:
         graphs: Collection[str],
         times: QueueTimes,
         running: RunningTasks,
+        outage: Outage,
         on_work: Callable[[], None],
     ) -> None:
         self._redis = redis
@@ -61,6 +64,7 @@ class Claimer:
         self._turn = 0
         self._times = times
         self._running = running
+        self._outage = outage
         self._on_work = on_work
         self._claiming = asyncio.Lock()
         self._is_idle = asyncio.Event()
@@ -80,9 +84,11 @@ class Claimer:
             try:
                 claim = await scripts.run(self._claims, call)
             except Exception as error:  # whatever lies in Redis must not end the worker
-                _log.warning("claim.failed", worker=worker, error=str(error))
+                log = _log.debug if self._outage.covers("claim", error) else _log.warning
+                log("claim.failed", worker=worker, error=str(error))
                 self.look_again_in(OUTAGE_WAIT_S)
                 return None
+            self._outage.passed("claim")
             for claimed in claim.tasks:
                 self._running.start(claimed, worker)
         for task_id in claim.dropped:
@@ -111,7 +117,9 @@ class Claimer:
             try:
                 head = await self._blocking.blmove(key, key, BLOCK_S, "LEFT", "LEFT")
             except RedisError as error:
-                _log.warning("queue.not_watched", queue=key, error=str(error))
+                # The claim that follows shows when it is over: a busy worker does not watch.
+                log = _log.debug if self._outage.covers("claim", error) else _log.warning
+                log("queue.not_watched", queue=key, error=str(error))
                 await asyncio.sleep(OUTAGE_WAIT_S)
                 head = b"perhaps"
             if head is not None:

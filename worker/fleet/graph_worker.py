@@ -28,6 +28,7 @@ from langgraph_rq.worker.fleet.node_threads import NodeThreads
 from langgraph_rq.worker.fleet.outcomes import OutcomeWriter
 from langgraph_rq.worker.fleet.rq_registration import RegisteredWorker
 from langgraph_rq.worker.fleet.running import CANCEL_AGAIN_S, RunningTasks
+from langgraph_rq.worker.task.outage import Outage
 from langgraph_rq.worker.task.run_context import RunContext
 
 _log = get_logger(__name__)
@@ -72,6 +73,7 @@ class GraphWorker(RegisteredWorker):
         self._blocking = open_async(redis_url, connections=len(queues) + 1, timeout_s=BLOCK_S * 2)
         self._changed = asyncio.Event()
         """Set when there may be something to do: a slot is free, work has come, the worker is to stop or to rejoin."""
+        self._outage = Outage()
         self._outcomes = OutcomeWriter(context, checkpoint_ttl_s)
         self._running = RunningTasks(context, self._outcomes, isolation, self._changed.set)
         self._claimer = Claimer(
@@ -81,6 +83,7 @@ class GraphWorker(RegisteredWorker):
             context.graphs,
             context.times,
             self._running,
+            self._outage,
             on_work=self._changed.set,
         )
         self._lease: LeaseKeeper | None = None
@@ -154,6 +157,7 @@ class GraphWorker(RegisteredWorker):
             self._reconcile,
             self._stand_down,
             self._context.guards.budget,
+            self._outage,
             self._context.anchors,
             self._context.keys,
         )
@@ -240,8 +244,10 @@ class GraphWorker(RegisteredWorker):
         self._listen()
         try:
             self._join()
+            self._outage.passed("join")
         except RedisError as error:
-            _log.warning("worker.not_rejoined", worker=self.name, error=str(error))
+            log = _log.debug if self._outage.covers("join", error) else _log.warning
+            log("worker.not_rejoined", worker=self.name, error=str(error))
             self._is_fenced = True
             self._claimer.look_again_in(OUTAGE_WAIT_S)
 

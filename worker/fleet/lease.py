@@ -25,6 +25,7 @@ from langgraph_rq.worker.fleet.loop_watch import LOOK_S, LoopWatch
 from langgraph_rq.worker.fleet.sweeper import sweep
 from langgraph_rq.worker.guards.admission import expire_and_wake_call
 from langgraph_rq.worker.guards.events import emit_alerts
+from langgraph_rq.worker.task.outage import Outage
 
 _EXPIRY_BATCH = 100
 """Reservations expired by one script."""
@@ -49,6 +50,7 @@ class LeaseKeeper:
         on_renewed: Called with the reply to each renewal and the time at which it was sent (monotonic).
         on_lost: Called once when another worker has reaped this one.
         budget: Limits under which reservations of dead callers are charged.
+        outage: Told when Redis does not answer a renewal.
         keys: Sign the results of tasks that end without having run; None: results are not signed.
         anchors: Signs the audit log after each renewal, and once more at the end; None: there is no audit log.
     """
@@ -64,6 +66,7 @@ class LeaseKeeper:
         on_renewed: Callable[[Lease, float], None],
         on_lost: Callable[[], None],
         budget: BudgetLimits,
+        outage: Outage,
         anchors: AnchorWriter | None = None,
         keys: TaskKeys | None = None,
     ) -> None:
@@ -77,6 +80,7 @@ class LeaseKeeper:
         self._on_renewed = on_renewed
         self._on_lost = on_lost
         self._budget = budget
+        self._outage = outage
         self._anchors = anchors
         self._keys = keys
         self._next_due_ms: int | None = None
@@ -130,14 +134,16 @@ class LeaseKeeper:
                     wait_s = self._lease_s / 4
                     continue
                 if not self._renew():
+                    self._outage.passed("renew")
                     self._loop.call_soon_threadsafe(self._on_lost)
                     return
                 wait_s = self._reap()
+                self._outage.passed("renew")
             except Exception as error:  # malformed data in Redis must not end the lease of every worker that reads it
                 wait_s = min(0.5, self._lease_s / 8)
-                if is_outage(error) or isinstance(error, OSError):
+                if self._outage.covers("renew", error):
                     self._unbroken_since, self._ends_ms = time.monotonic(), 0
-                    _log.warning("lease.not_renewed", worker=self.worker, error=str(error))
+                    _log.debug("lease.not_renewed", worker=self.worker, error=str(error))
                 else:
                     _log.exception("worker.broken", worker=self.worker)
 

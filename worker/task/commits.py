@@ -22,7 +22,7 @@ def commit_batcher(redis: Redis) -> Batcher:
 
 
 def _log_delay(calls: int, error: Exception) -> None:
-    _log.warning("commit.delayed", calls=calls, error=str(error))
+    _log.debug("commit.delayed", calls=calls, error=str(error))
 
 
 def _log_failure(_error: Exception) -> None:

@@ -19,7 +19,7 @@ from langgraph_rq.shared.budget.answers import show_amount
 from langgraph_rq.shared.budget.hourly_cost import TIMES, hourly_cost_call
 from langgraph_rq.shared.budget.token_budget import ALERTS
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.connections.clients import open_sync
+from langgraph_rq.shared.connections.clients import is_outage, open_sync
 from langgraph_rq.shared.connections.stream_consumer import Entry, StreamConsumer
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.telemetry.webhook import Webhook
@@ -90,7 +90,8 @@ class AlertWatch:
                 failures = 0
             except Exception as error:  # the thread must survive any of them
                 failures += 1
-                _log.warning("alerts.delayed", error=str(error))
+                log = _log.debug if is_outage(error) else _log.warning
+                log("alerts.delayed", error=str(error))
                 self._stopping.wait(_OUTAGE.pause_s(failures))
         if self._webhook:
             with suppress(RedisError, OSError):

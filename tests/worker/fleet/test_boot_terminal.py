@@ -1,17 +1,24 @@
 """`langgraph-worker` on a terminal: what a person sees while it works."""
 
 import re
+import urllib.request
+from contextlib import ExitStack
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
 from langgraph_rq import Client, State
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
+from tests.gateways import free_port
 from tests.installation import SMALL_PROJECT
 from tests.terminals import on_terminal
+from tests.waiting import until_sync
 
 LINE = re.compile(r"\d\d:\d\d:\d\d \[(debug|info|warning|error) *\] \S")
+MANY = 20
+"""Calls that Redis does not answer: those of some seconds."""
 WORKER = ("langgraph_rq.worker", "--config", str(SMALL_PROJECT))
 
 
@@ -53,3 +60,33 @@ def test_events_are_a_line_each_with_task_node_model_and_cost_first(environment,
     (completed,) = terminal.with_text("task.completed")
     assert re.search(rf"task\.completed +{short} assistant gpt-\S+ \$0\.\d+ .*state=success", completed), completed
     assert not terminal.with_text(task_id)
+
+
+def test_outage_of_redis_is_a_line_when_it_begins_and_one_when_it_is_over(model, tmp_path):
+    def failed_calls() -> float:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
+            families = text_string_to_metric_families(page.read().decode())
+        return sum(one.value for family in families for one in family.samples if one.name == "agent_redis_errors_total")
+
+    port = free_port()
+    folder = tmp_path / "redis"
+    with EmbeddedRedis(folder) as redis:
+        environment = {
+            "REDIS_URL": redis.url,
+            "LGRQ_METRICS_PORT": str(port),
+            "OPENAI_API_KEY": "offline",
+            "OPENAI_BASE_URL": model.url,
+        }
+        leave = ExitStack()
+        terminal = leave.enter_context(on_terminal(WORKER, environment, tmp_path))
+        terminal.wait_for("worker.started")
+        before = len(terminal.lines)
+    with leave:
+        terminal.wait_for("redis.lost")
+        until_sync(lambda: failed_calls() > MANY)
+        assert len(terminal.lines) == before + 1, "\n".join(terminal.lines)
+        with EmbeddedRedis(folder) as redis, Client(redis.url) as client:
+            terminal.wait_for("redis.recovered")
+            task_id = client.submit({"seconds": 0}, graph="nap").task_id
+            assert client.wait(task_id, timeout_s=30).status is State.SUCCESS
+            assert len(terminal.with_text("redis.lost")) == len(terminal.with_text("redis.recovered")) == 1

@@ -15,6 +15,7 @@ from langgraph_rq.shared.queue.verbs import QueueTimes, submit_call, sweep_call
 from langgraph_rq.shared.tasks import Task, TaskLimits
 from langgraph_rq.worker.fleet import lease, sweeper
 from langgraph_rq.worker.fleet.lease import LeaseKeeper
+from langgraph_rq.worker.task.outage import Outage
 from tests.waiting import until
 
 TIMES = QueueTimes(lease_ms=400)
@@ -70,6 +71,7 @@ async def test_lease_is_renewed_while_the_work_beside_it_does_not_end(redis_url,
         lambda _lease, asked_at: renewals.append(asked_at),
         lambda: None,
         BUDGET,
+        Outage(),
     )
     keeper.start()
     try:
