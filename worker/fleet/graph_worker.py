@@ -139,6 +139,15 @@ class GraphWorker(RegisteredWorker):
         """Stop claiming; running tasks get `drain_s` to end. A second call releases them at once."""
         if self._stopping:
             self._drain_s = 0.0
+            _log.warning("drain.shortened", worker=self.name, tasks=self.in_flight)
+        else:
+            tasks = "1 task" if self.in_flight == 1 else f"{self.in_flight} tasks"
+            _log.info(
+                "drain.started",
+                worker=self.name,
+                waits_for=f"{tasks}, at most {self._drain_s:g} s" if self.in_flight else "nothing",
+                second_signal="returns what runs to the queue" if self.in_flight else None,
+            )
         self._stopping = True
         self._changed.set()
 

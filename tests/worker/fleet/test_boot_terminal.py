@@ -12,7 +12,7 @@ from langgraph_rq import Client, State
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 from tests.gateways import free_port
-from tests.installation import SMALL_PROJECT
+from tests.installation import SMALL_PROJECT, START_TIMEOUT_S
 from tests.terminals import on_terminal
 from tests.waiting import until_sync
 
@@ -90,3 +90,21 @@ def test_outage_of_redis_is_a_line_when_it_begins_and_one_when_it_is_over(model,
             task_id = client.submit({"seconds": 0}, graph="nap").task_id
             assert client.wait(task_id, timeout_s=30).status is State.SUCCESS
             assert len(terminal.with_text("redis.lost")) == len(terminal.with_text("redis.recovered")) == 1
+
+
+def test_first_ctrl_c_says_what_the_worker_waits_for_and_a_second_one_ends_that(environment, client, tmp_path):
+    with on_terminal(WORKER, environment, tmp_path) as terminal:
+        terminal.wait_for("worker.started")
+        task_id = client.submit({"seconds": 600}, graph="nap").task_id
+        until_sync(lambda: client.status(task_id).state is State.RUNNING)
+        terminal.press_ctrl_c()
+        terminal.wait_for("drain.started")
+        (line,) = terminal.with_text("drain.started")
+        assert "waits_for='1 task, at most 30 s' second_signal='returns what runs to the queue'" in line, line
+        assert client.status(task_id).state is State.RUNNING
+        terminal.press_ctrl_c()
+        assert terminal.process.wait(START_TIMEOUT_S) == 0
+        assert client.status(task_id).state is State.PENDING
+    assert terminal.with_text("drain.shortened")
+    assert "worker.stopped" in terminal.lines[-1]
+    assert not terminal.with_text("Traceback")
