@@ -67,7 +67,7 @@ def on_terminal(command: Sequence[str], environment: Mapping[str, str], folder: 
     )
     os.close(theirs)
     session = TerminalSession(process, ours)
-    reading = Thread(target=_read, args=(ours, session.shown))
+    reading = Thread(target=_read, args=(ours, session.shown), daemon=True)
     reading.start()
     try:
         yield session

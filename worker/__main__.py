@@ -2,7 +2,6 @@
 
 import gc
 import sys
-from functools import partial
 from pathlib import Path
 
 import click
@@ -19,7 +18,6 @@ from langgraph_rq.shared.settings import (
     load,
     refuse_unknown_names,
 )
-from langgraph_rq.worker.fleet.processes import run_processes
 
 EXIT_CODES = """
 \b
@@ -86,7 +84,7 @@ def main(
         sys.exit(2)
     gc.freeze()
     gc.enable()
-    sys.exit(run_processes(worker.worker_processes, partial(boot, worker, redis, names, burst=burst)))
+    sys.exit(boot(worker, redis, names, burst=burst))
 
 
 def _print_settings(worker: WorkerSettings, redis: RedisSettings) -> None:

@@ -1,4 +1,4 @@
-"""A worker process from its start to its end: check Redis, open the context, serve, exit."""
+"""Worker processes from their start to their end: check Redis, open the context, serve, exit."""
 
 import asyncio
 import gc
@@ -29,6 +29,7 @@ from langgraph_rq.worker.fleet.isolated import run_isolated
 from langgraph_rq.worker.fleet.isolation import Isolation
 from langgraph_rq.worker.fleet.node_threads import THREAD as NODE_THREAD
 from langgraph_rq.worker.fleet.node_threads import NodeThreads
+from langgraph_rq.worker.fleet.processes import run_processes
 from langgraph_rq.worker.telemetry.exporters import telemetry
 from langgraph_rq.worker.telemetry.health import serve_health
 
@@ -45,9 +46,18 @@ _log = get_logger(__name__)
 
 
 def boot(worker: WorkerSettings, redis: RedisSettings, queues: Sequence[str], *, burst: bool) -> int:
-    """Serve in this process until stopped; returns the exit code."""
+    """Serve in as many processes as the settings say until stopped; returns the exit code."""
     try:
         configure(worker.log_level, redactor=load(RedactionSettings).redactor())
+    except LanggraphRqError as error:
+        terminal.report(f"error: {error}")
+        return 2
+    return run_processes(worker.worker_processes, partial(_boot, worker, redis, queues, burst=burst))
+
+
+def _boot(worker: WorkerSettings, redis: RedisSettings, queues: Sequence[str], *, burst: bool) -> int:
+    """Serve in this process."""
+    try:
         # When a guard refuses a call, LangChain leaves the coroutines of the graph's other handlers unawaited.
         warnings.filterwarnings("ignore", "coroutine 'ahandle_event' was never awaited", RuntimeWarning)
         fork_server = ForkServer.start(run_isolated)

@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from langgraph_rq.shared import terminal
+from langgraph_rq.shared.telemetry.logs import get_logger
 
 _BAD_SETTINGS, _NO_REDIS = 2, 3
 """Exit codes of a failed start. Without Redis, first starts are not repeated; later ones are, until it is back."""
 _RESTART_WAIT_S = 1.0
 _ENDING = (signal.SIGTERM, signal.SIGINT)
+
+_log = get_logger(__name__)
 
 
 def run_processes(n: int, run: Callable[[], int]) -> int:
@@ -57,7 +59,7 @@ class _Supervisor:
                 worst = max(worst, code)
                 self._stop()
             elif code and not self._stopping:
-                terminal.report(f"worker process {pid} ended with {code}: starting another")
+                _log.warning("process.replaced", pid=pid, exit_code=code)
                 time.sleep(_RESTART_WAIT_S)
                 self._start()
         return worst

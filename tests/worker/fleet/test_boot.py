@@ -100,11 +100,14 @@ def test_process_that_was_killed_is_replaced_and_all_end_together(environment, t
         worker.wait_until_ready(processes=2)
         children = psutil.Process(worker.process.pid).children()
         assert len(workers(environment["REDIS_URL"])) == 2
-        children[0].kill()
+        killed = children[0]
+        killed.kill()
         worker.wait_until_ready(processes=3)
         children = psutil.Process(worker.process.pid).children()
         assert worker.end() == 0, worker.said()
-    assert f"worker process {children[0].pid}" not in worker.said()
+    (replaced,) = worker.events("process.replaced")
+    assert (replaced["pid"], replaced["exit_code"]) == (killed.pid, -signal.SIGKILL)
+    assert all(line.startswith("{") for line in worker.said().splitlines()), worker.said()
     assert not any(child.is_running() for child in children)
 
 

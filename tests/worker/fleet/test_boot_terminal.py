@@ -4,6 +4,7 @@ import re
 import urllib.request
 from contextlib import ExitStack
 
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
@@ -108,3 +109,17 @@ def test_first_ctrl_c_says_what_the_worker_waits_for_and_a_second_one_ends_that(
     assert terminal.with_text("drain.shortened")
     assert "worker.stopped" in terminal.lines[-1]
     assert not terminal.with_text("Traceback")
+
+
+def test_lines_of_several_processes_and_of_the_one_that_starts_them_look_the_same(environment, tmp_path):
+    with on_terminal((*WORKER, "--processes", "2"), environment, tmp_path) as terminal:
+        terminal.wait_for("worker.started", times=2)
+        psutil.Process(terminal.process.pid).children()[0].kill()
+        terminal.wait_for("worker.started", times=3)
+        terminal.press_ctrl_c()
+        assert terminal.process.wait(START_TIMEOUT_S) == 0
+    (replaced,) = terminal.with_text("process.replaced")
+    assert "[warning] process.replaced" in replaced
+    assert "exit_code=-9" in replaced
+    assert len(terminal.with_text("drain.started")) == len(terminal.with_text("worker.stopped")) == 2
+    assert all(LINE.match(line.removeprefix("^C")) for line in terminal.lines), "\n".join(terminal.lines)
