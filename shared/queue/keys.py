@@ -1,8 +1,7 @@
 """The keys of the queue in Redis, and the words that stand in them. The Lua scripts write the same ones.
 
 Keys (type; lifetime):
-    agent:task:<id>        hash    the fields of `TaskField`; until deadline + idempotency window, then the window
-                                   after its end
+    agent:task:<id>        hash    the fields of `TaskField`; until the end of the idempotency window after its end
     agent:result:<id>      string  the result document; result TTL
     agent:events:<id>      stream  events, see events.py; until a while after the end
     agent:open             zset    id -> deadline (ms), or when the sweeper looks again at one past it; tasks that are
@@ -35,7 +34,7 @@ Keys (type; lifetime):
                                    A queue may be a side queue, `<queue>:<graph>`: tasks that not all workers of the
                                    queue can run
     rq:job:<id>            hash    RQ's job, its `task` holds the task, or its `data` if stock RQ enqueued it and no
-                                   worker has read it; as agent:task
+                                   worker has read it; until the result TTL after its end
     rq:wip:<queue>         zset    `<id>:<epoch>` of running tasks
     rq:finished:<queue>    zset    id -> when to forget it (s); result TTL; rq:failed: and rq:canceled: likewise
     rq:scheduled:<queue>   zset    id -> when it is to be queued (s), of jobs that RQ's clients enqueued for later; as

@@ -16,7 +16,7 @@
 -- agent:thread:<thread>               list  ids of the thread's open tasks, in order
 -- None of these has a TTL; all are gone when nothing waits or runs.
 local QUEUE_KEY = 'rq:queue:'
-local FAIR_RUN = 100
+local FAIR_RUN = 2
 -- Position before that of the first user with nothing in flight; numbers up to 2^53 are exact.
 local NEWCOMERS = -4503599627370496
 -- Ended tasks that one script skips at most, so that a million of them never block Redis; then a made-up one stands in.
@@ -85,7 +85,7 @@ local function put_back(id, queue, user)
 end
 
 -- Take the next user of the tenant's line. After FAIR_RUN of them in a row with nothing in flight another one gets a
--- turn, or an endless row of newcomers would starve the rest.
+-- turn: every third is for those who had one before, however many newcomers there are.
 local function next_user(queue, tenant)
   local line_key, turns_key, run = 'agent:tenant_line:' .. queue .. ':' .. tenant, 'agent:tenant_turns:' .. queue, tenant .. '!'
   local first = redis.call('ZRANGE', line_key, 0, 0, 'WITHSCORES')

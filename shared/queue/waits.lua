@@ -8,7 +8,7 @@
 --
 -- Uses shared/connections/clock: natural, whole
 -- Uses shared/queue/marks: LIMITS, MOST_TASKS, WAITS, mark, mark_of
--- Uses shared/queue/turns: enqueue, put_back
+-- Uses shared/queue/turns: enqueue, lay
 --
 -- agent:wait:<thing>  zset  id -> when the task may go on at the earliest (ms); an hour after the last entry
 -- agent:delayed       zset  id -> when it goes on without a mark (ms); all tasks that wait for a thing or for their time
@@ -28,7 +28,7 @@ local function in_turn(id, queue, user)
   if user then
     enqueue(id, queue, user)
   else
-    put_back(id, queue)
+    lay('RPUSH', id, queue)
   end
 end
 

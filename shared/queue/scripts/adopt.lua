@@ -19,26 +19,25 @@
 -- ARGV[3] worker
 -- ARGV[4] digest of the body
 -- ARGV[5] deadline (ms after the job was found)
--- ARGV[6] forget after the deadline (ms)
--- ARGV[7] description for RQ's tools, of a job that has none of its own
--- ARGV[8] the task, as in job data, rewritten with the defaults of the fields that were left out
--- ARGV[9] user
--- ARGV[10] thread, empty for none
--- ARGV[11] graph, as in the names of queues
--- ARGV[12] 1 if the worker serves the graph, else 0
--- ARGV[13] graph, as workers announce it
--- ARGV[14] keep the result of a success (ms)
--- ARGV[15] keep that of a failure (ms)
--- ARGV[16] tasks of one user in flight at most, 0 for any number
--- ARGV[17] now (ms) in tests, else empty
+-- ARGV[6] description for RQ's tools, of a job that has none of its own
+-- ARGV[7] the task, as in job data, rewritten with the defaults of the fields that were left out
+-- ARGV[8] user
+-- ARGV[9] thread, empty for none
+-- ARGV[10] graph, as in the names of queues
+-- ARGV[11] 1 if the worker serves the graph, else 0
+-- ARGV[12] graph, as workers announce it
+-- ARGV[13] keep the result of a success (ms)
+-- ARGV[14] keep that of a failure (ms)
+-- ARGV[15] tasks of one user in flight at most, 0 for any number
+-- ARGV[16] now (ms) in tests, else empty
 -- Returns the deadline (ms), 0 fenced off, -1 parked behind another task of its thread, put aside, or waiting because
 --   its user is at the cap, or -2 when no worker had the graph in the last day: this is the door of such jobs
 local task_key, job_key, open_key, own_key, graphs_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local id, epoch, worker, digest = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local deadline_ms, window_ms, description = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
-local data, user, thread, graph, is_served = ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12] == '1'
-local announced_graph, result_ms, failure_ms, cap = ARGV[13], ARGV[14], ARGV[15], tonumber(ARGV[16])
-local now_ms = clock(ARGV[17])
+local deadline_ms, description = tonumber(ARGV[5]), ARGV[6]
+local data, user, thread, graph, is_served = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11] == '1'
+local announced_graph, result_ms, failure_ms, cap = ARGV[12], ARGV[13], ARGV[14], tonumber(ARGV[15])
+local now_ms = clock(ARGV[16])
 
 local is_owner, task = fence(task_key, epoch, worker, 'created', 'queue', 'digest', 'deadline', 'cancel')
 local created, queue, known_digest, known_deadline, cancel = unpack(task)
@@ -58,13 +57,11 @@ local deadline, is_parked = whole(created + deadline_ms), false
 if is_known then
   stopped_running(user)
 else
-  local forget = whole(created + deadline_ms + window_ms)
   redis.call('HSET', task_key, 'digest', digest, 'deadline', deadline, 'user', user, 'result_ms', result_ms,
     'failure_ms', failure_ms)
-  redis.call('PEXPIREAT', task_key, forget)
   describe(job_key, description)
   redis.call('HSET', job_key, 'task', data, 'timeout', math.ceil(deadline_ms / 1000))
-  redis.call('PEXPIREAT', job_key, forget)
+  redis.call('PERSIST', job_key)
   redis.call('ZADD', open_key, deadline, id)
   charge(id, #data)
   if thread ~= '' then

@@ -92,7 +92,6 @@ local function register(id, task_key, job_key, queue)
   local deadline = whole(now_ms + adopt_ms)
   redis.call('HSET', task_key, 'state', 'pending', 'epoch', 0, 'queue', queue, 'created', now, 'deadline', deadline,
     'digest', '')
-  redis.call('PEXPIREAT', task_key, whole(now_ms + adopt_ms + events_ms))
   redis.call('ZADD', open_key, deadline, id)
   redis.call('DEL', 'agent:result:' .. id, 'agent:events:' .. id, 'rq:results:' .. id) -- of an earlier task
   return true

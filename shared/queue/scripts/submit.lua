@@ -18,27 +18,26 @@
 -- ARGV[4] digest of the body: tells the same task from another one under its id
 -- ARGV[5] graph, as in the names of queues
 -- ARGV[6] deadline (ms from now)
--- ARGV[7] forget after the deadline (ms): the idempotency window
--- ARGV[8] description for RQ's tools; never holds input
--- ARGV[9] user, by whom tasks take turns
--- ARGV[10] thread whose tasks run one at a time, empty for none
--- ARGV[11] now as RQ writes it, for its tools only
--- ARGV[12] refuse above this share of maxmemory (percent)
--- ARGV[13] graph, as workers announce it
--- ARGV[14] open tasks of its tenant at most, 0 for any number
--- ARGV[15] bytes of its tenant's tasks and results at most, 0 for any number
--- ARGV[16] refuse a tenant that holds more than its share above this share of maxmemory (percent)
--- ARGV[17] job data for RQ's tools, which hold no input
--- ARGV[18] now (ms) in tests, else empty
+-- ARGV[7] description for RQ's tools; never holds input
+-- ARGV[8] user, by whom tasks take turns
+-- ARGV[9] thread whose tasks run one at a time, empty for none
+-- ARGV[10] now as RQ writes it, for its tools only
+-- ARGV[11] refuse above this share of maxmemory (percent)
+-- ARGV[12] graph, as workers announce it
+-- ARGV[13] open tasks of its tenant at most, 0 for any number
+-- ARGV[14] bytes of its tenant's tasks and results at most, 0 for any number
+-- ARGV[15] refuse a tenant that holds more than its share above this share of maxmemory (percent)
+-- ARGV[16] job data for RQ's tools, which hold no input
+-- ARGV[17] now (ms) in tests, else empty
 -- Returns {outcome, state or detail, what is missing of a worker that could run it}, the last for created only:
 --   created, pending | exists, <state> | conflict, <state> | full, <percent used> | unknown_graph, <graphs, comma separated> |
 --   tenant_tasks, <open tasks> | tenant_bytes, <bytes held> | tenant_share, <percent used>
 local task_key, job_key, queues_key, open_key, graphs_key, workers_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local id, queue, data, digest, graph = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local deadline_ms, window_ms, description = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
-local user, thread, now_iso, memory_mark = ARGV[9], ARGV[10], ARGV[11], tonumber(ARGV[12])
-local announced_graph, most_tasks, most_bytes = ARGV[13], tonumber(ARGV[14]), tonumber(ARGV[15])
-local share_mark, rq_data, now_ms = tonumber(ARGV[16]), ARGV[17], clock(ARGV[18])
+local deadline_ms, description = tonumber(ARGV[6]), ARGV[7]
+local user, thread, now_iso, memory_mark = ARGV[8], ARGV[9], ARGV[10], tonumber(ARGV[11])
+local announced_graph, most_tasks, most_bytes = ARGV[12], tonumber(ARGV[13]), tonumber(ARGV[14])
+local share_mark, rq_data, now_ms = tonumber(ARGV[15]), ARGV[16], clock(ARGV[17])
 
 local known = redis.call('HMGET', task_key, 'digest', 'state')
 if known[2] then
@@ -70,16 +69,13 @@ end
 
 local missing
 queue, missing = route(queue, graph, now_ms)
-local forget_ms = whole(now_ms + deadline_ms + window_ms)
 redis.call('HSET', task_key, 'state', 'pending', 'epoch', 0, 'queue', queue, 'created', whole(now_ms),
   'deadline', whole(now_ms + deadline_ms), 'digest', digest, 'user', user,
   'graph', graph)
-redis.call('PEXPIREAT', task_key, forget_ms)
 -- An earlier task under this id may be forgotten before its result, which is not this task's.
 redis.call('DEL', 'agent:result:' .. id, 'agent:events:' .. id, job_key)
 redis.call('HSET', job_key, 'task', data, 'data', rq_data, 'origin', queue, 'status', 'queued', 'description', description,
   'created_at', now_iso, 'enqueued_at', now_iso, 'timeout', math.ceil(deadline_ms / 1000))
-redis.call('PEXPIREAT', job_key, forget_ms)
 redis.call('ZADD', open_key, whole(now_ms + deadline_ms), id)
 redis.call('SADD', queues_key, QUEUE_KEY .. queue)
 charge(id, #data)

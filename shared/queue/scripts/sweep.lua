@@ -25,6 +25,8 @@ local workers_key = KEYS[6]
 local n, now_ms = tonumber(ARGV[1]), clock(ARGV[2])
 -- Longer lists are not searched: they would block Redis.
 local SEARCHED = 10000
+-- Ids of a queue's list that are compared with the turns of its users.
+local LISTED = 500
 -- A task past its deadline that was looked at is left alone for so long (ms): those that run, which their workers end,
 -- do not hide those that wait, and sweepers do not all end the same ones. One whose sweeper dies is found after it.
 local LOOK_AGAIN = 5000
@@ -108,20 +110,26 @@ local function free_place(place, queue, user)
   end
 end
 
--- A tenant whose id was lost together with its task's hash would wait until the list is empty.
+-- A tenant or a user whose id was lost together with its task's hash would wait until the list is empty.
 local function check_turn(queue)
-  local turns_key, length = 'agent:tenant_turns:' .. queue, redis.call('LLEN', QUEUE_KEY .. queue)
-  local tenant = redis.call('HRANDFIELD', turns_key)
-  if not tenant or length == 0 or length > LOOKED then
+  local turns_key, runnable_key = 'agent:tenant_turns:' .. queue, 'agent:runnable:' .. queue
+  local tenant, user = redis.call('HRANDFIELD', turns_key), redis.call('HRANDFIELD', runnable_key)
+  local length = redis.call('LLEN', QUEUE_KEY .. queue)
+  if length == 0 or length > LISTED then
     return
   end
   for _, id in ipairs(redis.call('LRANGE', QUEUE_KEY .. queue, 0, -1)) do
-    if tenant_of(id) == tenant then
-      return
-    end
+    tenant = tenant ~= tenant_of(id) and tenant
+    user = user and user ~= redis.call('HGET', 'agent:task:' .. id, 'user') and user
   end
-  redis.call('HDEL', turns_key, tenant)
-  call_next(queue, tenant)
+  if tenant then
+    redis.call('HDEL', turns_key, tenant)
+    call_next(queue, tenant)
+  end
+  if user then
+    redis.call('HDEL', runnable_key, user)
+    pass_turn(queue, user, true)
+  end
 end
 
 local function drop_ended(queue_key)

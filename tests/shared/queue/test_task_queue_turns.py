@@ -65,13 +65,58 @@ async def test_newcomers_without_end_do_not_starve_a_user_with_a_backlog(queue):
     assert {"ann1", "ann2"} <= set(order)
 
 
-async def test_newcomers_are_served_in_the_order_in_which_they_came(queue):
+async def test_old_users_get_every_third_turn_beside_newcomers_without_end(queue):
+    for i in range(200):
+        await queue.submit(f"old{i}", user_id=f"old{i % 20}")
+    running = await queue.claim_ids(20)
+    order = []
+    for i in range(300):
+        await queue.submit(f"new{i}", user_id=f"new{i}")
+        order += await queue.claim_ids(1)
+    assert running
+    assert sum(task_id.startswith("old") for task_id in order) >= 95
+
+
+async def test_jobs_that_waited_together_go_on_in_their_order(queue):
+    for i in range(5):
+        await queue.redis.hset(f"rq:job:j{i}", mapping={"data": "[]"})
+        await queue.redis.rpush(f"rq:queue:{QUEUE}", f"j{i}")
+    for claimed in (await queue.claim(n=5)).tasks:
+        await queue.release(claimed, delay_ms=1_000)
+    queue.now_ms += 1_000
+    await queue.reap()
+    assert await queue.claim_ids(5) == [f"j{i}" for i in range(5)]
+
+
+async def test_open_task_is_not_forgotten_before_it_has_ended(queue):
+    await queue.redis.hset("rq:job:t1", "data", "of an earlier job")
+    await queue.redis.pexpire("rq:job:t1", 60_000)
+    await queue.submit("t1")
+    assert await queue.redis.ttl("agent:task:t1") == await queue.redis.ttl("rq:job:t1") == -1
+    await queue.finish(await queue.claim_one())
+    assert await queue.redis.ttl("agent:task:t1") > 0 < await queue.redis.ttl("rq:job:t1")
+
+
+async def test_user_whose_task_lost_its_hash_is_not_stuck_while_others_keep_the_queue_busy(queue):
+    for task_id in ("ann0", "ann1"):
+        await queue.submit(task_id, user_id="ann")
+    await queue.redis.delete("agent:task:ann0", "rq:job:ann0")
+    for i in range(60):
+        await queue.submit(f"bob{i}", user_id=f"bob{i}", tenant="other")
+    order = []
+    while "ann1" not in order:
+        order += await queue.claim_ids(1)
+        await queue.sweep()
+    assert len(order) < 60
+
+
+async def test_newcomers_are_served_in_the_order_in_which_they_came_and_leave_others_a_turn(queue):
     for i in range(3):
         await queue.submit(f"ann{i}", user_id="ann")
     await queue.claim_ids(1)
     for user in ("bob", "eve", "kim"):
         await queue.submit(user, user_id=user)
-    assert await queue.claim_ids(5) == ["ann1", "bob", "eve", "kim", "ann2"]
+    assert await queue.claim_ids(5) == ["ann1", "bob", "eve", "ann2", "kim"]
 
 
 async def test_thread_runs_one_task_at_a_time_in_order(queue):
