@@ -75,6 +75,20 @@ def redis_evicts_nothing(system: System) -> Finding:
     return passed("maxmemory-policy is noeviction")
 
 
+def redis_frees_in_background(system: System) -> Finding:
+    """An input, a result or a stream of megabytes that expires must not hold up every command."""
+    try:
+        answers = [client.config_get(_LAZY) for client in (system.client, system.checkpoint_client)]
+    except ResponseError:  # not ours to ask, where users are your own or a provider keeps them
+        return passed(f"not known: this user of Redis may not read {_LAZY}, an administrator may")
+    if any(value in {b"no", "no"} for answer in answers for value in answer.values()):
+        return warned(f"{_LAZY} is no: large keys that expire hold every command up", f"CONFIG SET {_LAZY} yes")
+    return passed("what expires is freed in the background")
+
+
+_LAZY = "lazyfree-lazy-expire"
+
+
 def redis_has_headroom(system: System) -> Finding:
     """Running tasks must be able to end when the queue grows."""
     limit, used = int(system.info.get("maxmemory", 0)), int(system.info.get("used_memory", 0))
@@ -167,6 +181,7 @@ CHECKS: dict[str, Check] = {
     "tasks persist": redis_persists,
     "checkpoints persist": checkpoints_persist,
     "nothing is evicted": redis_evicts_nothing,
+    "freed in the background": redis_frees_in_background,
     "memory head-room": redis_has_headroom,
     "secrets from files": secrets_come_from_files,
     "rate limiting": submits_are_rate_limited,

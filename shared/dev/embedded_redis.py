@@ -168,6 +168,7 @@ class EmbeddedRedis:
             "appendonly": "yes",
             "appendfsync": "everysec",
             "maxmemory-policy": "noeviction",
+            "lazyfree-lazy-expire": "yes",
             **listen,
             **self._options,
         }

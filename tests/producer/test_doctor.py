@@ -150,7 +150,7 @@ def test_bad_set_up_is_named_item_by_item(examine, web):
         "LGRQ_GATEWAY_RATE": "none",
         "LGRQ_GATEWAY_HOST": "0.0.0.0",
     }
-    with EmbeddedRedis(appendonly="no", **{"maxmemory-policy": "allkeys-lru"}) as server:
+    with EmbeddedRedis(appendonly="no", **{"maxmemory-policy": "allkeys-lru", "lazyfree-lazy-expire": "no"}) as server:
         code, checks, _ = examine(server.url, **bad)
     assert code == 2
     assert {name for name, check in checks.items() if check["level"] == "fail"} == {
@@ -171,6 +171,7 @@ def test_bad_set_up_is_named_item_by_item(examine, web):
     assert all(check["fix"] for check in checks.values() if check["level"] != "pass")
     assert "OPENAI_API_KEY" in checks["secrets from files"]["reason"]
     assert "allkeys-lru" in checks["nothing is evicted"]["reason"]
+    assert checks["freed in the background"]["level"] == "warn"
 
 
 def test_user_that_the_append_only_file_is_read_as_must_have_every_right(examine, secrets, tmp_path):

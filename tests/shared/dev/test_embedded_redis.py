@@ -56,6 +56,10 @@ def test_it_forgets_nothing_on_its_own(redis_client):
     assert (info["aof_enabled"], info["maxmemory_policy"]) == (1, "noeviction")
 
 
+def test_it_frees_what_expires_in_the_background(redis_client):
+    assert redis_client.config_get("lazyfree-lazy-expire") == {"lazyfree-lazy-expire": "yes"}
+
+
 def test_it_comes_back_after_a_crash_with_what_was_acknowledged():
     with EmbeddedRedis(appendfsync="always") as server:
         with Redis.from_url(server.url) as client:
