@@ -180,6 +180,8 @@ class Swept:
     graphs: tuple[str, ...]
     """Served by live workers, if any id is overdue."""
     unreadable: tuple[str, ...]
+    open: int
+    """Open tasks; 0 while another worker sweeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +217,9 @@ def read_lease(reply: Sequence[Any]) -> Lease | None:
 
 def read_swept(reply: Sequence[Any]) -> Swept:
     """Read the reply of sweep.lua."""
-    again, overdue, removed, has_more, graphs, unreadable = reply
-    return Swept(_ids(again), _ids(overdue), _ids(removed), bool(has_more), _ids(graphs), _ids(unreadable))
+    again, overdue, removed, has_more, graphs, unreadable, open_tasks = reply
+    ids = (_ids(again), _ids(overdue), _ids(removed))
+    return Swept(*ids, bool(has_more), _ids(graphs), _ids(unreadable), open_tasks)
 
 
 def read_reaped(reply: Sequence[Any]) -> Reaped:

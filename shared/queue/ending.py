@@ -28,6 +28,10 @@ _FIELDS = (
 )
 
 
+READS = 3
+"""Replies to what `add_reads` adds."""
+
+
 def add_reads(pipeline: Pipeline | AsyncPipeline, task_id: str) -> None:
     """Add to `pipeline` what `unrun_result` reads: the task's hash, its job's task, the server's clock."""
     pipeline.hmget(task_hash(task_id), _FIELDS)

@@ -24,7 +24,7 @@ Keys (type; lifetime):
     agent:in_flight        hash    user -> tasks that run; stays while there are any
     agent:capped:<user>    set     queues in which only the cap holds a user back; stays while it does
     agent:thread:<thread>  list    open tasks of a thread, in order; stays while there are any
-    agent:sweep            string  how far the sweeper got; a day
+    agent:sweeper          hash    worker, until (ms): who sweeps for the fleet; from: how far it got; a day
     agent:workers          zset    worker -> lease end (ms); stays, a dead worker is removed by `reap`
     agent:own:<worker>     set     ids that the worker owns; emptied by `finish`, `release` and `reap`
     agent:graphs           zset    graph -> until when a live worker serves it (ms); a day
@@ -52,7 +52,7 @@ from urllib.parse import quote, unquote
 OPEN = "agent:open"
 DELAYED = "agent:delayed"
 WAITS = "agent:waits"
-SWEEP = "agent:sweep"
+SWEEPER = "agent:sweeper"
 WORKERS = "agent:workers"
 GRAPHS = "agent:graphs"
 GRAPH_INPUTS = "agent:graph_inputs"

@@ -40,7 +40,7 @@ from langgraph_rq.shared.queue.keys import (
     RQ_QUEUES,
     RQ_SUSPENDED,
     RQ_WORKERS,
-    SWEEP,
+    SWEEPER,
     WAITS,
     WORKERS,
     JobStatus,
@@ -63,6 +63,9 @@ from langgraph_rq.shared.queue.waits import AT_ONCE, Wait
 from langgraph_rq.shared.tasks import DEFAULT_LIMITS, EMPTIED_JOB, State, Task
 
 ADOPT_NO_GRAPH = -2
+
+SWEPT = 100
+"""Open tasks that one sweep looks at."""
 
 _NOW = ""
 """The script takes the server's time."""
@@ -346,15 +349,17 @@ def cancel_call(
     )
 
 
-def sweep_call(n: int = 100, now_ms: int | str = _NOW) -> Call[Swept]:
+def sweep_call(n: int = SWEPT, now_ms: int | str = _NOW, *, worker: str = "", lease_ms: int = 8_000) -> Call[Swept]:
     """Queue again what is not where its hash says, among the next `n` open tasks; find what is past its deadline.
+
+    One `worker` at a time sweeps: nothing is done for another until `lease_ms` after the last call of that one.
 
     Drops ended tasks from the head of a queue too, which no worker may read any more.
     """
     return Call(
         load_script("shared/queue/scripts/sweep"),
-        [OPEN, SWEEP, DELAYED, GRAPHS, RQ_QUEUES, WORKERS],
-        [n, now_ms],
+        [OPEN, SWEEPER, DELAYED, GRAPHS, RQ_QUEUES, WORKERS],
+        [n, worker, lease_ms, now_ms],
         read_swept,
     )
 
@@ -377,7 +382,7 @@ def block_call(task_id: str, epoch: int, worker: str, line: str) -> Call[bool]:
 
 def leave_call(worker: str) -> Call[int]:
     """Leave the fleet; returns how many tasks the worker still owns, in which case it has not left."""
-    return Call(load_script("shared/queue/scripts/leave"), [WORKERS, own_key(worker)], [worker], int)
+    return Call(load_script("shared/queue/scripts/leave"), [WORKERS, own_key(worker), SWEEPER], [worker], int)
 
 
 def reap_call(n: int = 40, now_ms: int | str = _NOW, *, worker: str = "", queues: Sequence[str] = ()) -> Call[Reaped]:

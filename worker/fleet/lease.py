@@ -22,7 +22,7 @@ from langgraph_rq.shared.signing import TaskKeys
 from langgraph_rq.shared.telemetry.anchors import AnchorWriter
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.fleet.loop_watch import LOOK_S, LoopWatch
-from langgraph_rq.worker.fleet.sweeper import sweep
+from langgraph_rq.worker.fleet.sweeper import Sweeper
 from langgraph_rq.worker.guards.admission import expire_and_wake_call
 from langgraph_rq.worker.guards.events import emit_alerts
 from langgraph_rq.worker.task.outage import Outage
@@ -82,7 +82,7 @@ class LeaseKeeper:
         self._budget = budget
         self._outage = outage
         self._anchors = anchors
-        self._keys = keys
+        self._sweeper = Sweeper(self._redis, worker, times, keys)
         self._next_due_ms: int | None = None
         """Until a waiting task is due or free, by the last reaping."""
         self._stopping = threading.Event()
@@ -211,7 +211,7 @@ class LeaseKeeper:
             return wait_s
         # A million overdue tasks take minutes: each batch ends in time for the next renewal.
         renew_at = time.monotonic() + wait_s
-        for do_batch in (self._reap_batch, self._expire_batch, self._sweep_batch, self._anchor_batch):
+        for do_batch in (self._reap_batch, self._expire_batch, self._sweeper.sweep_batch, self._anchor_batch):
             try:
                 while do_batch():
                     if time.monotonic() > renew_at:
@@ -235,9 +235,6 @@ class LeaseKeeper:
             _log.warning("budget.expired", reservations=len(expired.charged))
             emit_alerts(expired.alerts)
         return bool(expired.charged)
-
-    def _sweep_batch(self) -> bool:
-        return sweep(self._redis, self._times, self._keys)
 
     def _anchor_batch(self, *, is_last: bool = False) -> bool:
         return self._anchors is not None and self._anchors.write(self._redis, self.worker, is_last=is_last)

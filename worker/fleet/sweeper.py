@@ -1,48 +1,67 @@
-"""The sweeper, a safety net below the queue.
+"""The sweeper, a safety net below the queue. One worker of the fleet sweeps at a time; the script decides which.
 
 It requeues tasks that an RQ tool or a restored backup displaced, and ends tasks that waited past their deadline, so
 that their clients get a result.
 """
 
-from collections.abc import Collection, Iterable
+import math
+from collections.abc import Collection, Sequence
 
 from redis import Redis
 
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.queue.ending import add_reads, unrun_result
-from langgraph_rq.shared.queue.verbs import QueueTimes, cancel_call, sweep_call
+from langgraph_rq.shared.queue.ending import READS, add_reads, unrun_result
+from langgraph_rq.shared.queue.verbs import SWEPT, QueueTimes, cancel_call, sweep_call
 from langgraph_rq.shared.signing import TaskKeys
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import get_logger
 
+_ROUNDS = 20
+"""All open tasks are looked at in so many rounds, one for each renewal of the lease: 40 s by default."""
+
 _log = get_logger(__name__)
 
 
-def sweep(redis: Redis, times: QueueTimes, keys: TaskKeys | None = None) -> bool:
-    """Sweep the next batch of open tasks; returns whether more may be overdue. `keys` sign the results."""
-    swept = scripts.run_sync(redis, sweep_call())
-    for task_id in swept.again:
-        _log.warning("task.swept", task_id=task_id, reason="it was not where its hash said")
-    _end(redis, swept.removed, State.CANCELLED, times, keys)
-    _end(redis, swept.unreadable, State.ERROR, times, keys)
-    _end(redis, swept.overdue, State.TIMEOUT, times, keys, swept.graphs)
-    return swept.has_more
+class Sweeper:
+    """Sweeps as `worker`, while no other one does. `keys` sign the results."""
 
+    def __init__(self, redis: Redis, worker: str, times: QueueTimes, keys: TaskKeys | None = None) -> None:
+        self._redis = redis
+        self._worker = worker
+        self._times = times
+        self._keys = keys
+        self._swept = 0
+        """Batches of this round."""
 
-def _end(
-    redis: Redis,
-    task_ids: Iterable[str],
-    state: State,
-    times: QueueTimes,
-    keys: TaskKeys | None,
-    graphs: Collection[str] | None = None,
-) -> None:
-    """End tasks that no worker runs."""
-    for task_id in task_ids:
-        pipeline = redis.pipeline(transaction=False)
-        add_reads(pipeline, task_id)
-        result = unrun_result(task_id, state, pipeline.execute(raise_on_error=False), graphs)
-        if result and keys:
-            result = keys.sign_result(task_id, result)
-        if result and scripts.run_sync(redis, cancel_call(task_id, state, result, times)) is state:
-            _log.warning("task.completed", task_id=task_id, state=state, reason="it ended while it waited")
+    def sweep_batch(self) -> bool:
+        """Sweep the next batch of open tasks; returns whether there are more for this round, or more may be overdue."""
+        call = sweep_call(worker=self._worker, lease_ms=self._times.lease_ms)
+        swept = scripts.run_sync(self._redis, call)
+        for task_id in swept.again:
+            _log.warning("task.swept", task_id=task_id, reason="it was not where its hash said")
+        self._end(swept.removed, State.CANCELLED)
+        self._end(swept.unreadable, State.ERROR)
+        self._end(swept.overdue, State.TIMEOUT, swept.graphs)
+        self._swept += 1
+        if swept.has_more or self._swept < math.ceil(swept.open / (_ROUNDS * SWEPT)):
+            return True
+        self._swept = 0
+        return False
+
+    def _end(self, task_ids: Sequence[str], state: State, graphs: Collection[str] | None = None) -> None:
+        """End tasks that no worker runs, in two round trips."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for task_id in task_ids:
+            add_reads(pipeline, task_id)
+        replies = pipeline.execute(raise_on_error=False)
+        calls = {}
+        for i, task_id in enumerate(task_ids):
+            result = unrun_result(task_id, state, replies[READS * i : READS * (i + 1)], graphs)
+            if result:
+                signed = self._keys.sign_result(task_id, result) if self._keys else result
+                calls[task_id] = cancel_call(task_id, state, signed, self._times)
+        for task_id, ended in zip(calls, scripts.run_many_sync(self._redis, list(calls.values())), strict=True):
+            if isinstance(ended, Exception):
+                raise ended
+            if ended is state:
+                _log.warning("task.completed", task_id=task_id, state=state, reason="it ended while it waited")

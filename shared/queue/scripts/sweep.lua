@@ -10,21 +10,27 @@
 -- Uses shared/queue/shares: TENANTS_KEY, discharge, settle_share
 --
 -- KEYS[1] agent:open      zset    id -> deadline (ms); past it, when to look again
--- KEYS[2] agent:sweep     string  how far the last caller got
+-- KEYS[2] agent:sweeper   hash    worker, until (ms): who sweeps for the fleet; from: how far it got
 -- KEYS[3] agent:delayed   zset    id -> when it is due (ms)
 -- KEYS[4] agent:graphs    zset    graph -> until when a live worker serves it (ms)
 -- KEYS[5] rq:queues       set     keys of the queues' lists
 -- KEYS[6] agent:workers   zset    worker -> lease end (ms)
 -- ARGV[1] n, tasks looked at
--- ARGV[2] now (ms) in tests, else empty
+-- ARGV[2] the worker that calls; empty: a caller that is no worker and sweeps whoever else does
+-- ARGV[3] how long no other worker sweeps after this call (ms)
+-- ARGV[4] now (ms) in tests, else empty
 -- Returns {ids queued again, ids past their deadline that no worker runs, ids that RQ's tools removed,
 --          1 if more may be past their deadline, else 0, graphs of the live workers if there are overdue ids,
---          ids whose hash cannot be read, which no worker runs either}
-local open_key, sweep_key, delayed_key, graphs_key, queues_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+--          ids whose hash cannot be read, which no worker runs either, open tasks}; all empty while another worker sweeps
+local open_key, sweeper_key, delayed_key, graphs_key, queues_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local workers_key = KEYS[6]
-local n, now_ms = tonumber(ARGV[1]), clock(ARGV[2])
+local n, caller, lease_ms, now_ms = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), clock(ARGV[4])
 -- Longer lists are not searched: they would block Redis.
 local SEARCHED = 10000
+-- Entries that are searched for each task on average: of a list with more, every second, third, ... task is looked for,
+-- another one each time.
+local SEARCHED_EACH = 200
+local search = now_ms
 -- Ids of a queue's list that are compared with the turns of its users.
 local LISTED = 500
 -- A task past its deadline that was looked at is left alone for so long (ms): those that run, which their workers end,
@@ -33,7 +39,11 @@ local LOOK_AGAIN = 5000
 
 local function is_in(list_key, id)
   local length = redis.call('LLEN', list_key)
-  return length > SEARCHED or (length > 0 and redis.call('LPOS', list_key, id) ~= false)
+  search = search + 1
+  if length > SEARCHED or (length > SEARCHED_EACH and search % math.ceil(length / SEARCHED_EACH) > 0) then
+    return true
+  end
+  return length > 0 and redis.call('LPOS', list_key, id) ~= false
 end
 
 -- A worker that has left the register is not reaped any more.
@@ -155,9 +165,18 @@ local function drop_ended(queue_key)
   end
 end
 
-local from = natural(redis.call('GET', sweep_key), 0)
+-- The script decides each time who sweeps, so that no worker does after another has taken over.
+local sweeper, until_ms, from = unpack(redis.call('HMGET', sweeper_key, 'worker', 'until', 'from'))
+if caller ~= '' and sweeper and sweeper ~= caller and natural(until_ms, 0) > now_ms then
+  return {{}, {}, {}, 0, {}, {}, 0}
+end
+from = natural(from, 0)
 local ids = redis.call('ZRANGE', open_key, from, from + n - 1)
-redis.call('SET', sweep_key, #ids < n and 0 or from + n, 'EX', 86400)
+redis.call('HSET', sweeper_key, 'from', #ids < n and 0 or from + n)
+if caller ~= '' then
+  redis.call('HSET', sweeper_key, 'worker', caller, 'until', whole(now_ms + lease_ms))
+end
+redis.call('EXPIRE', sweeper_key, 86400)
 local again, removed, unreadable = {}, {}, {}
 -- A thread that lost its list gets it back from its task that runs or is next, before a parked one is taken for next.
 for _, id in ipairs(ids) do
@@ -209,4 +228,4 @@ if some_tenant then
   settle_share(some_tenant, now_ms)
 end
 local graphs = #overdue > 0 and redis.call('ZRANGE', graphs_key, '(' .. whole(now_ms), '+inf', 'BYSCORE') or {}
-return {again, overdue, removed, #late == n and 1 or 0, graphs, unreadable}
+return {again, overdue, removed, #late == n and 1 or 0, graphs, unreadable, redis.call('ZCARD', open_key)}

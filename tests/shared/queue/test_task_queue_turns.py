@@ -3,8 +3,8 @@
 import pytest
 
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.queue.answers import Finished, Submitted
-from langgraph_rq.shared.queue.verbs import QueueTimes, cancel_call, sweep_call
+from langgraph_rq.shared.queue.answers import Finished, Submitted, Swept
+from langgraph_rq.shared.queue.verbs import QueueTimes, cancel_call, leave_call, sweep_call
 from langgraph_rq.shared.tasks import State
 from tests.shared.queue.test_task_queue import QUEUE, TIMES, QueueOnRedis
 
@@ -427,3 +427,44 @@ async def test_thread_that_lost_its_list_still_runs_one_task_at_a_time(queue, is
     await queue.finish(first, "w1")
     assert (await queue.sweep()).again != ()
     assert len(await queue.claim_ids(9)) == 1
+
+
+async def test_one_worker_sweeps_and_another_once_it_has_not_for_a_lease(queue):
+    await queue.submit("t1", deadline_s=1)
+    queue.now_ms += 1_000
+
+    async def sweep(worker):
+        call = sweep_call(now_ms=queue.now_ms, worker=worker, lease_ms=8_000)
+        return await scripts.run(queue.redis, call)
+
+    assert (await sweep("w1")).overdue == ("t1",)
+    queue.now_ms += 7_999  # the task is to be looked at again: the first sweeper died before it was ended
+    assert await sweep("w2") == Swept((), (), (), has_more=False, graphs=(), unreadable=(), open=0)
+    queue.now_ms += 1
+    assert (await sweep("w2")).overdue == ("t1",)
+    queue.now_ms += 7_000
+    assert (await sweep("w1")).open == 0, "the first one was only held up, and sweeps beside the second"
+    assert (await sweep("w2")).overdue == ("t1",)
+
+
+async def test_worker_that_leaves_lets_another_sweep_at_once(queue):
+    await queue.submit("t1")
+    for worker in ("w1", "w2"):
+        await scripts.run(queue.redis, sweep_call(now_ms=queue.now_ms, worker=worker))
+        await scripts.run(queue.redis, leave_call(worker))
+    assert (await scripts.run(queue.redis, sweep_call(now_ms=queue.now_ms, worker="w3"))).open == 1
+
+
+async def test_lists_that_are_searched_are_short_or_few(queue):
+    for i in range(60):
+        await queue.submit(f"t{i}")
+    pipeline = queue.redis.pipeline()
+    for i in range(9_900):
+        pipeline.rpush(f"agent:waiting:{QUEUE}:default--", f"other{i}")
+    await pipeline.execute()
+    await queue.redis.lrem(f"agent:waiting:{QUEUE}:default--", 1, "t7")
+    found = []
+    for _ in range(60):
+        found += (await queue.sweep()).again
+        queue.now_ms += 1
+    assert found == ["t7"]
