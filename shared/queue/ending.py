@@ -23,6 +23,7 @@ _FIELDS = (
     TaskField.OUTPUT_TOKENS,
     TaskField.COST_NANO_USD,
     TaskField.ESTIMATED_CALLS,
+    TaskField.STOOD_STILL,
     TaskField.PLACE,
     TaskField.WAITS_FOR,
 )
@@ -57,14 +58,17 @@ def unrun_result(
     fields, data, (seconds, microseconds) = replies
     if fields is None or isinstance(fields, Exception) or not any(fields):
         return None
-    created_ms, epoch, waits, deadline_ms, input_tokens, output_tokens, cost_nano_usd, estimated_calls = (
+    created_ms, epoch, waits, deadline_ms, input_tokens, output_tokens, cost_nano_usd, estimated_calls, stood_ms = (
         whole_number(value or b"") for value in fields[:-2]
     )
     place, thing = ((value or b"").decode(errors="replace") for value in fields[-2:])
     where = f"while it waited for {describe(thing)}" if place == Place.DELAYED and thing else "in the queue"
+    if place == Place.PARKED and stood_ms:
+        where = f"while a question of its thread had no answer, for {stood_ms / 1000:g} s of which it stood still"
     ended_ms = seconds * 1000 + microseconds // 1000
     task = {} if data is None or isinstance(data, Exception) else _read_task(data[0] or data[1])
-    graph, deadline = str(task.get("graph", "")), f"the deadline of {(deadline_ms - created_ms) / 1000:g} s passed"
+    graph = str(task.get("graph", ""))
+    deadline = f"the deadline of {(deadline_ms - stood_ms - created_ms) / 1000:g} s passed"
     late = TaskError(type=ErrorType.TIMEOUT, message=f"{deadline} {where}")
     if graph and served is not None and graph not in served:
         late = TaskError(

@@ -24,6 +24,8 @@ Keys (type; lifetime):
     agent:in_flight        hash    user -> tasks that run; stays while there are any
     agent:capped:<user>    set     queues in which only the cap holds a user back; stays while it does
     agent:thread:<thread>  list    open tasks of a thread, in order; stays while there are any
+    agent:question:<thread>  hash  how long deadlines in the thread stand still for the question that it shows; until
+                                   the thread goes on, at most the idempotency window and `LGRQ_QUESTION_WAIT_S`
     agent:sweeper          hash    worker, until (ms): who sweeps for the fleet; from: how far it got; a day
     agent:workers          zset    worker -> lease end (ms); stays, a dead worker is removed by `reap`
     agent:own:<worker>     set     ids that the worker owns; emptied by `finish`, `release` and `reap`
@@ -113,6 +115,10 @@ class TaskField(StrEnum):
     """How long the result of a job that stock RQ enqueued is kept; other tasks have none."""
     FAILURE_MS = "failure_ms"
     """Likewise, when it ends as a failure."""
+    STILL_BEFORE = "still_before"
+    """For how long (ms) deadlines of its thread had stood still when it was parked, or last looked at."""
+    STOOD_STILL = "stood_still"
+    """How much (ms) its deadline was put off since."""
     INPUT_TOKENS = "input_tokens"
     OUTPUT_TOKENS = "output_tokens"
     COST_NANO_USD = "cost_nano_usd"
@@ -134,6 +140,17 @@ class Place(StrEnum):
     OWNED = "owned"
     """With a worker."""
     DONE = "done"
+
+
+class Question(StrEnum):
+    """What the end of a task means for the question that its thread shows."""
+
+    ASKED = "asks"
+    """It asks one itself."""
+    KEPT = "keeps"
+    """It leaves that of an earlier task open."""
+    NONE = ""
+    """There is none, or no longer one."""
 
 
 class JobStatus(StrEnum):

@@ -3,7 +3,11 @@
 -- Tenants take turns, and so do the users of a tenant: a queue's list holds one id per tenant. The tenant's other users
 -- stand in its line, and the tasks of a user wait in a list. When an id is taken from the queue's list, its user goes to
 -- the end of the line, and the first user of the line puts a task on the queue's list. A user with nothing in flight goes
--- first. A thread's tasks run one at a time: its list holds them in order, and all but the head are parked.
+-- first. A thread's tasks run one at a time: its list holds them in order, and all but the head are parked; all are while
+-- they wait for the answer to a question.
+--
+-- Uses shared/connections/clock: whole
+-- Uses shared/queue/questions: end_question, is_asking, still_ms
 --
 -- agent:tenant_turns:<queue>          hash  tenant -> ids of its in rq:queue:<queue>; <tenant>! -> users with nothing in
 --                                           flight who were called in a row
@@ -208,13 +212,17 @@ local function stopped_running(user)
   end
 end
 
--- Make the next task of an ended task's thread runnable. One that ends while parked is skipped later.
+-- Make the next task of an ended task's thread runnable, unless the thread shows a question. One that ends while parked
+-- is skipped later.
 local function leave_thread(id, thread)
   local thread_key = thread and 'agent:thread:' .. thread
   if not thread or redis.call('LINDEX', thread_key, 0) ~= id then
     return
   end
   redis.call('LPOP', thread_key)
+  if is_asking(thread) then
+    return
+  end
   local next_id = redis.call('LINDEX', thread_key, 0)
   while next_id do
     local state, place, queue, user = unpack(redis.call('HMGET', 'agent:task:' .. next_id, 'state', 'place', 'queue', 'user'))
@@ -235,4 +243,32 @@ local function leave_thread(id, thread)
     redis.call('LPOP', thread_key)
     next_id = redis.call('LINDEX', thread_key, 0)
   end
+end
+
+-- Put a task into its thread. Returns whether it is next: the thread is idle, or shows the question that it answers.
+local function enter_thread(id, thread, is_answer, now_ms)
+  local thread_key, task_key = 'agent:thread:' .. thread, 'agent:task:' .. id
+  local head = redis.call('LINDEX', thread_key, 0)
+  local place = head and redis.call('HGET', 'agent:task:' .. head, 'place')
+  local is_asked = is_asking(thread) and (not head or not place or place == 'parked' or place == 'done')
+  redis.call('HSET', task_key, 'thread', thread)
+  if is_asked and is_answer then
+    redis.call('LPUSH', thread_key, id)
+    return true
+  end
+  if is_asked then -- as in LangGraph, a new input drops the question
+    end_question(thread, now_ms)
+  end
+  if redis.call('RPUSH', thread_key, id) == 1 then
+    return true
+  end
+  redis.call('HSET', task_key, 'place', 'parked', 'still_before', whole(still_ms(thread, now_ms)))
+  redis.pcall('HSET', 'rq:job:' .. id, 'status', 'deferred')
+  return false, is_asked
+end
+
+-- Let the tasks go on that waited for an answer, now that `id`, which is parked behind them, has dropped the question.
+local function wake_thread(id, thread)
+  redis.call('LPUSH', 'agent:thread:' .. thread, id)
+  leave_thread(id, thread)
 end

@@ -44,6 +44,7 @@ from langgraph_rq.shared.queue.keys import (
     WAITS,
     WORKERS,
     JobStatus,
+    Question,
     events_key,
     graph_list,
     graph_part,
@@ -82,6 +83,8 @@ class QueueTimes:
     adopt_ms: int = 300_000
     job_bytes: int = DEFAULT_LIMITS.job_bytes
     memory_percent: int = 85
+    question_ms: int = 86_400_000
+    """Deadlines of tasks that wait for the answer to a question stand still for so long."""
     user_tasks: int = 0
     """Tasks of one user in flight at most, in the whole fleet; 0 for any number."""
 
@@ -131,6 +134,7 @@ def submit_call(
             share.held_bytes,
             share.memory_percent,
             EMPTIED_JOB,
+            int(task.resume is not None),
             now_ms,
         ],
         read_submission,
@@ -230,6 +234,7 @@ def adopt_call(
             kept.result_ms if kept else times.result_ms,
             kept.failure_ms if kept else times.result_ms,
             times.user_tasks,
+            int(task.resume is not None),
             now_ms,
         ],
         int,
@@ -245,9 +250,13 @@ def finish_call(
     *,
     failure: str = "",
     run_s: float = 0.0,
+    question: Question = Question.NONE,
     now_ms: int | str = _NOW,
 ) -> Call[Finished]:
-    """Write the terminal result; `failure` is what RQ's tools show as the reason."""
+    """Write the terminal result; `failure` is what RQ's tools show as the reason.
+
+    `question` is what the thread shows now: while it shows one, the tasks behind this one wait for its answer.
+    """
     task_id, queue = claimed.id, claimed.queue
     job_status = _job_status(state)
     return Call(
@@ -279,6 +288,8 @@ def finish_call(
             f"{run_s:.6f}",
             EMPTIED_JOB if state is State.SUCCESS else b"",
             b64encode(result) if claimed.is_from_rq else b"",
+            question,
+            times.question_ms,
             now_ms,
         ],
         Finished,

@@ -16,6 +16,11 @@ class QueueSettings(Settings):
     result_ttl_s: float = Field(3600.0, gt=0, description="keep results this long")
     events_ttl_s: float = Field(300.0, gt=0, description="keep a task's events this long after its end")
     idempotency_window_s: float = Field(604_800.0, gt=0, description="remember an ended task's id this long")
+    question_wait_s: float = Field(
+        86_400.0,
+        gt=0,
+        description="deadlines of tasks that wait for the answer to a question of their thread stand still this long",
+    )
     user_tasks: int = Field(0, ge=0, description="tasks of one user in flight at most, in the whole fleet; 0: no limit")
     memory_percent: int = Field(85, ge=1, le=99, description="refuse tasks above this share of Redis' maxmemory")
 
@@ -28,6 +33,7 @@ class QueueSettings(Settings):
             window_ms=round(self.idempotency_window_s * 1000),
             job_bytes=limits.job_bytes,
             memory_percent=self.memory_percent,
+            question_ms=round(self.question_wait_s * 1000),
             user_tasks=self.user_tasks,
         )
 

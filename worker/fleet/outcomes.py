@@ -80,6 +80,7 @@ class OutcomeWriter:
             self._context.times,
             failure=ended.failure,
             run_s=ended.run_s,
+            question=ended.question,
         )
         try:
             finished = await self._commits.run(call)

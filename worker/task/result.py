@@ -13,6 +13,7 @@ from pydantic_core import PydanticSerializationError
 from langgraph_rq.shared.connections.clients import is_outage
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.answers import Claimed
+from langgraph_rq.shared.queue.keys import Question
 from langgraph_rq.shared.queue.waits import AFTER_OUTAGE, AT_ONCE, PROVIDER, Wait
 from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import ResultMetadata, State, Task, TaskResult
@@ -55,6 +56,8 @@ class Ended:
     failure: str
     run_s: float
     error_type: str | None
+    question: Question
+    """What the task's thread shows now."""
     spent_thread: str | None
     """The private thread of a task without `thread_id`: its checkpoints are not needed any more."""
 
@@ -200,11 +203,11 @@ def write_result(
     result_bytes: int,
     started: float,
     *,
-    keeps_thread: bool = False,
+    is_question_open: bool = False,
 ) -> Ended:
     """Write the result document. Instants are the server's clock, advanced by this worker's monotonic one.
 
-    `keeps_thread`: the thread shows a question that can be answered.
+    `is_question_open`: the thread shows a question that can be answered.
     """
     run_s = time.monotonic() - started
     ended_at_ms = claimed.claimed_at_ms + round(run_s * 1000)
@@ -235,8 +238,11 @@ def write_result(
         encoded = encode(status=state, error=error)
     failure = f"{error['type']}: {error['message']}" if error else ""
     assert isinstance(encoded, bytes)
-    spent = task.thread_key if task and task.thread_id is None and not keeps_thread else None
-    return Ended(state, encoded, failure, run_s, error["type"] if error else None, spent)
+    spent = task.thread_key if task and task.thread_id is None and not is_question_open else None
+    question = Question.NONE
+    if is_question_open:
+        question = Question.ASKED if state is State.INTERRUPTED else Question.KEPT
+    return Ended(state, encoded, failure, run_s, error["type"] if error else None, question, spent)
 
 
 def _checked(encode: Callable[[], bytes]) -> bytes | tuple[ErrorType, str]:

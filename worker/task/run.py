@@ -99,10 +99,10 @@ async def run_task(attempt: Attempt) -> Ended | Released | None:
     if result.state is State.RUNNING:
         return None
     again = _again(claimed, task, result, started + remaining_s)
-    keeps_thread = not again and await _is_question_open(context, task, result)
+    is_question_open = not again and await _is_question_open(context, task, result)
     result = await context.redaction.result(result) if context.redaction else result
     return again or write_result(
-        claimed, task, result, worker, context.result_bytes, started, keeps_thread=keeps_thread
+        claimed, task, result, worker, context.result_bytes, started, is_question_open=is_question_open
     )
 
 

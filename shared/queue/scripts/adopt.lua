@@ -5,7 +5,7 @@
 --
 -- Uses shared/connections/clock: clock, natural, whole
 -- Uses shared/queue/fence: fence
--- Uses shared/queue/turns: put_aside, stopped_running, wait_below_cap
+-- Uses shared/queue/turns: enter_thread, put_aside, stopped_running, wait_below_cap, wake_thread
 -- Uses shared/queue/rq_jobs: describe
 -- Uses shared/queue/shares: charge
 --
@@ -29,7 +29,8 @@
 -- ARGV[13] keep the result of a success (ms)
 -- ARGV[14] keep that of a failure (ms)
 -- ARGV[15] tasks of one user in flight at most, 0 for any number
--- ARGV[16] now (ms) in tests, else empty
+-- ARGV[16] 1 if it answers a question of its thread, else 0
+-- ARGV[17] now (ms) in tests, else empty
 -- Returns the deadline (ms), 0 fenced off, -1 parked behind another task of its thread, put aside, or waiting because
 --   its user is at the cap, or -2 when no worker had the graph in the last day: this is the door of such jobs
 local task_key, job_key, open_key, own_key, graphs_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -37,7 +38,7 @@ local id, epoch, worker, digest = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local deadline_ms, description = tonumber(ARGV[5]), ARGV[6]
 local data, user, thread, graph, is_served = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11] == '1'
 local announced_graph, result_ms, failure_ms, cap = ARGV[12], ARGV[13], ARGV[14], tonumber(ARGV[15])
-local now_ms = clock(ARGV[16])
+local is_answer, now_ms = ARGV[16] == '1', clock(ARGV[17])
 
 local is_owner, task = fence(task_key, epoch, worker, 'created', 'queue', 'digest', 'deadline', 'cancel')
 local created, queue, known_digest, known_deadline, cancel = unpack(task)
@@ -53,7 +54,7 @@ if not is_served and not is_known
     and (tonumber(redis.call('ZSCORE', graphs_key, announced_graph)) or 0) <= now_ms - 86400000 then
   return '-2'
 end
-local deadline, is_parked = whole(created + deadline_ms), false
+local deadline, is_next, drops = whole(created + deadline_ms), true, false
 if is_known then
   stopped_running(user)
 else
@@ -65,14 +66,13 @@ else
   redis.call('ZADD', open_key, deadline, id)
   charge(id, #data)
   if thread ~= '' then
-    redis.call('HSET', task_key, 'thread', thread)
-    is_parked = redis.call('RPUSH', 'agent:thread:' .. thread, id) > 1
+    is_next, drops = enter_thread(id, thread, is_answer, now_ms)
   end
 end
 redis.call('HSET', task_key, 'graph', graph)
-local is_capped = not is_known and is_served and not is_parked and cap > 0
+local is_capped = not is_known and is_served and is_next and cap > 0
   and natural(redis.call('HGET', 'agent:in_flight', user), 0) >= cap
-if is_served and not is_parked and not is_capped then
+if is_served and is_next and not is_capped then
   redis.call('HINCRBY', 'agent:in_flight', user, 1)
   return deadline
 end
@@ -82,10 +82,12 @@ redis.call('HDEL', task_key, 'owner', 'started')
 redis.call('HINCRBY', task_key, 'waits', 1)
 redis.call('SREM', own_key, id)
 redis.pcall('ZREM', 'rq:wip:' .. queue, id .. ':' .. epoch)
-redis.pcall('HSET', job_key, 'status', is_parked and 'deferred' or 'queued', 'worker_name', '')
+redis.pcall('HSET', job_key, 'status', is_next and 'queued' or 'deferred', 'worker_name', '')
 if is_capped then
   wait_below_cap('RPUSH', id, queue, user)
-elseif not is_parked then
+elseif is_next then
   put_aside(id, queue, graph, user)
+elseif drops then
+  wake_thread(id, thread)
 end
 return '-1'

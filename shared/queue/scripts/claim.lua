@@ -9,6 +9,7 @@
 -- Uses shared/queue/routing: serves
 -- Uses shared/queue/turns: LOOKED, QUEUE_KEY, call_next, leave_thread, lies_on, looked, pass_turn, put_aside, taken,
 --   wait_below_cap
+-- Uses shared/queue/questions: stand_still
 -- Uses shared/queue/waits: take_marked
 -- Uses shared/queue/rq_jobs: show_again, task_bytes
 -- Uses shared/queue/events: record_state
@@ -100,7 +101,7 @@ end
 local function own(id, task_key, job_key, queue)
   local fields = redis.call('HMGET', task_key, 'epoch', 'created', 'deadline', 'crashes', 'failures', 'started',
     'cancel', 'digest', 'user', 'waits', 'input_tokens', 'output_tokens', 'cost_nano_usd', 'estimated_calls',
-    'blocked_in', 'result_ms', 'group_size')
+    'blocked_in', 'result_ms', 'group_size', 'still_before')
   local epoch, created, deadline, crashes, failures, started, cancel, digest, user, waits = unpack(fields, 1, 10)
   local origin, data, acts, options = fields[16] and 'adopted' or 'ours', nil, {}, {}
   if digest == '' then
@@ -118,6 +119,10 @@ local function own(id, task_key, job_key, queue)
   read_bytes = read_bytes + #data
   epoch = natural(epoch, 0) + 1
   created, started, deadline = natural(created, now_ms), natural(started, now_ms), natural(deadline, now_ms)
+  if fields[18] then
+    deadline = stand_still(id, now_ms)
+    redis.call('HDEL', task_key, 'still_before')
+  end
   redis.call('HSET', task_key, 'state', 'running', 'epoch', epoch, 'owner', worker, 'place', 'owned',
     'started', whole(started))
   redis.call('SADD', own_key, id)

@@ -3,6 +3,7 @@
 --
 -- Uses shared/connections/clock: clock, natural
 -- Uses shared/queue/fence: fence
+-- Uses shared/queue/questions: settle_question
 -- Uses shared/queue/turns: leave_thread, stopped_running
 -- Uses shared/queue/rq_jobs: list_ended, task_bytes, write_result
 -- Uses shared/queue/shares: discharge
@@ -32,14 +33,17 @@
 -- ARGV[12] run time (s), for RQ's worker statistics
 -- ARGV[13] job data that replaces the task's, which may be long and is not needed any more; empty: keep it
 -- ARGV[14] result document in base64, for the client of a job that stock RQ enqueued, else empty
--- ARGV[15] now (ms) in tests, else empty
+-- ARGV[15] what the end means for its thread: asks | keeps (the question of an earlier task) | empty
+-- ARGV[16] how long deadlines stand still for a question (ms)
+-- ARGV[17] now (ms) in tests, else empty
 -- Returns 1 written | 2 already written by this very attempt (its reply was lost) | 0 fenced off
 local task_key, result_key, events_key, own_key, open_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local job_key, wip_key, rq_results_key, rq_worker_key = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local id, epoch, worker, state, result = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local result_ms, events_ms, window_ms = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local rq_status, rq_failure, now_iso, run_s = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
-local emptied_data, rq_result, now_ms = ARGV[13], ARGV[14], clock(ARGV[15])
+local emptied_data, rq_result, question, still_ms = ARGV[13], ARGV[14], ARGV[15], tonumber(ARGV[16])
+local now_ms = clock(ARGV[17])
 
 local is_owner, task, known_state = fence(task_key, epoch, worker, 'user', 'thread', 'queue', 'result_ms', 'failure_ms')
 local user, thread, queue, own_ms, failure_ms = unpack(task)
@@ -57,6 +61,9 @@ redis.call('SREM', own_key, id)
 redis.call('ZREM', open_key, id)
 record_end(events_key, state, events_ms)
 stopped_running(user)
+if thread then
+  settle_question(thread, question, still_ms, window_ms + still_ms, now_ms)
+end
 leave_thread(id, thread)
 local kept_data = emptied_data ~= '' and #emptied_data or (task_bytes(job_key))
 discharge(id, #result + #rq_result + kept_data, result_ms, now_ms)

@@ -2,7 +2,7 @@
 --
 -- Uses shared/connections/clock: clock, whole
 -- Uses shared/queue/routing: route
--- Uses shared/queue/turns: QUEUE_KEY, enqueue, tenant_of
+-- Uses shared/queue/turns: QUEUE_KEY, enqueue, enter_thread, tenant_of, wake_thread
 -- Uses shared/queue/shares: charge, is_above_share, refused
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
@@ -28,7 +28,8 @@
 -- ARGV[14] bytes of its tenant's tasks and results at most, 0 for any number
 -- ARGV[15] refuse a tenant that holds more than its share above this share of maxmemory (percent)
 -- ARGV[16] job data for RQ's tools, which hold no input
--- ARGV[17] now (ms) in tests, else empty
+-- ARGV[17] 1 if it answers a question of its thread, else 0
+-- ARGV[18] now (ms) in tests, else empty
 -- Returns {outcome, state or detail, what is missing of a worker that could run it}, the last for created only:
 --   created, pending | exists, <state> | conflict, <state> | full, <percent used> | unknown_graph, <graphs, comma separated> |
 --   tenant_tasks, <open tasks> | tenant_bytes, <bytes held> | tenant_share, <percent used>
@@ -37,7 +38,8 @@ local id, queue, data, digest, graph = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[
 local deadline_ms, description = tonumber(ARGV[6]), ARGV[7]
 local user, thread, now_iso, memory_mark = ARGV[8], ARGV[9], ARGV[10], tonumber(ARGV[11])
 local announced_graph, most_tasks, most_bytes = ARGV[12], tonumber(ARGV[13]), tonumber(ARGV[14])
-local share_mark, rq_data, now_ms = tonumber(ARGV[15]), ARGV[16], clock(ARGV[17])
+local share_mark, rq_data = tonumber(ARGV[15]), ARGV[16]
+local is_answer, now_ms = ARGV[17] == '1', clock(ARGV[18])
 
 local known = redis.call('HMGET', task_key, 'digest', 'state')
 if known[2] then
@@ -80,10 +82,11 @@ redis.call('ZADD', open_key, whole(now_ms + deadline_ms), id)
 redis.call('SADD', queues_key, QUEUE_KEY .. queue)
 charge(id, #data)
 if thread ~= '' then
-  redis.call('HSET', task_key, 'thread', thread)
-  if redis.call('RPUSH', 'agent:thread:' .. thread, id) > 1 then
-    redis.call('HSET', task_key, 'place', 'parked')
-    redis.call('HSET', job_key, 'status', 'deferred')
+  local is_next, drops = enter_thread(id, thread, is_answer, now_ms)
+  if drops then
+    wake_thread(id, thread)
+  end
+  if not is_next then
     return {'created', 'pending', missing}
   end
 end

@@ -4,6 +4,7 @@
 -- which would stay if no worker reads it any more.
 --
 -- Uses shared/connections/clock: clock, natural, whole
+-- Uses shared/queue/questions: is_asking, stand_still
 -- Uses shared/queue/turns: LOOKED, QUEUE_KEY, call_next, leave_thread, lies_on, looked, pass_turn, put_back,
 --   stopped_running, taken, tenant_of
 -- Uses shared/queue/rq_jobs: show_again
@@ -78,7 +79,8 @@ local function is_in_place(id, place, queue, user, thread, owner)
     return redis.call('ZSCORE', delayed_key, id)
   elseif place == 'parked' then
     local head = redis.call('LINDEX', 'agent:thread:' .. thread, 0)
-    return head and head ~= id and (redis.call('ZSCORE', open_key, head) or stands_in(head))
+    return head
+      and (is_asking(thread) or (head ~= id and (redis.call('ZSCORE', open_key, head) or stands_in(head))))
   elseif place == 'waiting' then
     local tenant = tenant_of(user)
     if redis.call('HEXISTS', 'agent:runnable:' .. queue, user) == 1
@@ -213,8 +215,10 @@ end
 local overdue = {}
 local late = redis.call('ZRANGE', open_key, '-inf', whole(now_ms), 'BYSCORE', 'LIMIT', 0, n)
 for _, id in ipairs(late) do
-  redis.call('ZADD', open_key, whole(now_ms + LOOK_AGAIN), id)
-  if redis.call('HGET', 'agent:task:' .. id, 'state') == 'pending' then
+  local state, before = unpack(redis.call('HMGET', 'agent:task:' .. id, 'state', 'still_before'))
+  local deadline = before and stand_still(id, now_ms) or 0
+  redis.call('ZADD', open_key, whole(math.max(deadline, now_ms + LOOK_AGAIN)), id)
+  if state == 'pending' and deadline <= now_ms then
     overdue[#overdue + 1] = id
   end
 end

@@ -14,10 +14,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # some rules are foun
 MUTANTS = {
     "a running task hides one that is overdue": (
         "sweep",
-        "redis.call('ZADD', open_key, whole(now_ms + LOOK_AGAIN), id)",
+        "redis.call('ZADD', open_key, whole(math.max(deadline, now_ms + LOOK_AGAIN)), id)",
         "",
     ),
-    "a running task is overdue": ("sweep", "if redis.call('HGET', 'agent:task:' .. id, 'state') ==", "if '' ~="),
+    "a running task is overdue": ("sweep", "if state == 'pending' and deadline", "if deadline"),
     "a task is submitted again under its id": ("submit", "if known[2] then", "if false then"),
     "another body is taken for the same task": ("submit", "known[1] == digest and 'exists' or 'conflict'", "'exists'"),
     "tasks of a thread run side by side": ("submit", "if thread ~= '' then", "if false then"),

@@ -352,3 +352,24 @@ async def test_answer_that_a_worker_without_checkpoints_takes_is_not_used_as_an_
     async with serving(ask_once):
         result = await ended(client, client.resume(asked, 3).task_id)
     assert result.result == {"said": [3]}
+
+
+async def test_task_that_was_sent_before_the_question_was_visible_runs_after_the_answer(client, serving):
+    may_ask = asyncio.Event()
+
+    async def ask_the_first_time(state):
+        if state["said"]:
+            return {"said": ["later"]}
+        await may_ask.wait()
+        return {"said": [interrupt("how many?")]}
+
+    async with serving(ask_the_first_time):
+        asked = client.submit({"said": []}, graph="g", thread_id="th").task_id
+        await until(lambda: client.status(asked).state is State.RUNNING)
+        behind = client.submit({"said": ["behind"]}, graph="g", thread_id="th").task_id
+        may_ask.set()
+        assert (await ended(client, asked)).status is State.INTERRUPTED
+        answered = client.resume(asked, 3).task_id
+        assert (await ended(client, answered)).result == {"said": [3]}
+        result = await ended(client, behind)
+    assert result.result == {"said": [3, "behind", "later"]}
