@@ -1,20 +1,115 @@
-"""Writing to the terminal: the one place where commands do, so that data of users and graphs cannot control it."""
+"""Writing to the terminal: the one place where commands do, so that data of users and graphs cannot control it.
+
+On a terminal what is written fits its width. In a pipe or a file nothing is wrapped, cut or coloured: a row is a line.
+"""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import click
 from pydantic_core import to_json
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from langgraph_rq.shared.control_characters import visible, visible_json, visible_lines
 
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
 """The console for everything that is not a result."""
+
+_UNBOUNDED = 1_000_000
+"""Columns of a pipe."""
+_GAP = 2
+_NARROWEST = 24
+"""Columns that a text of several words needs to be readable."""
+_NONE = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of `Rows`.
+
+    Args:
+        title: Its heading.
+        right: Whether it holds numbers.
+        wraps: Whether it holds texts, which may take several lines where the terminal is narrow.
+    """
+
+    title: str
+    right: bool = False
+    wraps: bool = False
+
+
+class Rows:
+    """A table, or where the terminal is too narrow for it, a block of lines for each row: a cell is never cut.
+
+    A narrow terminal does not show columns that are empty in every row.
+    """
+
+    def __init__(self, *columns: Column | str) -> None:
+        self._columns = [Column(one) if isinstance(one, str) else one for one in columns]
+        self._rows: list[list[Text]] = []
+
+    def add_row(self, *cells: Text | str | None) -> None:
+        """Add a row; a dash stands for None."""
+        self._rows.append([one if isinstance(one, Text) else Text(_NONE if one is None else one) for one in cells])
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        every = range(len(self._columns))
+        filled = [number for number in every if any(row[number].plain != _NONE for row in self._rows)]
+        for numbers in (every, filled):
+            if self._width(numbers) <= options.max_width:
+                yield self._table(numbers)
+                return
+        yield from self._blocks()
+
+    def _width(self, numbers: Sequence[int]) -> int:
+        """Return the fewest characters of the terminal that a table of these columns needs."""
+        return sum(map(self._width_of, numbers)) + _GAP * (len(numbers) - 1)
+
+    def _width_of(self, number: int) -> int:
+        column = self._columns[number]
+        lines = [column.title, *(line for row in self._rows for line in row[number].plain.splitlines())]
+        widest = max(cell_len(visible(line)) for line in lines)
+        return min(widest, _NARROWEST) if column.wraps else widest
+
+    def _table(self, numbers: Sequence[int]) -> Table:
+        table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, _GAP, 0, 0))
+        for number in numbers:
+            column = self._columns[number]
+            table.add_column(
+                column.title,
+                justify="right" if column.right else "left",
+                min_width=self._width_of(number),
+                no_wrap=not column.wraps,
+                overflow="fold",
+            )
+        for row in self._rows:
+            table.add_row(*(row[number] for number in numbers))
+        return table
+
+    def _blocks(self) -> Iterator[RenderableType]:
+        for number, row in enumerate(self._rows):
+            if number:
+                yield Text()
+            block = pairs()
+            for column, cell in zip(self._columns, row, strict=True):
+                if cell.plain != _NONE:
+                    block.add_row(column.title, cell)
+            yield block
+
+
+def pairs() -> Table:
+    """Return an empty table of names and values, a pair per line."""
+    grid = Table.grid(padding=(0, _GAP, 0, 0))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    return grid
 
 
 class _Visible:
@@ -32,17 +127,23 @@ class _Visible:
         return Measurement.get(console, options, self._renderable)
 
 
-def write(value: Mapping[str, Any] | RenderableType, *, soft_wrap: bool = False) -> None:
+def write(value: Mapping[str, Any] | RenderableType) -> None:
     """Write to stdout: documents as a line of JSON, a text as a line, anything else laid out for the terminal."""
     if isinstance(value, Mapping):
         write_json(_encoded(value))
     elif isinstance(value, str):
         click.echo(visible(value))
     else:
-        Console(highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap).print(
-            _Visible(value),
-            crop=False,  # an escape is longer than what it stands for
-        )
+        _results().print(_Visible(value), crop=False)  # an escape is longer than what it stands for
+
+
+def _results() -> Console:
+    plain = Console(highlight=False, markup=False, emoji=False)
+    if plain.file.isatty():
+        return plain
+    return Console(
+        highlight=False, markup=False, emoji=False, width=_UNBOUNDED, color_system=None, force_terminal=False
+    )
 
 
 def write_json(encoded: str) -> None:

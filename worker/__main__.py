@@ -2,10 +2,11 @@
 
 import gc
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
-from rich.table import Column, Table
 
 from langgraph_rq.shared import terminal
 from langgraph_rq.shared.errors import InvalidInputError, LanggraphRqError, MissingExtraError, Violation
@@ -18,6 +19,7 @@ from langgraph_rq.shared.settings import (
     load,
     refuse_unknown_names,
 )
+from langgraph_rq.shared.terminal import Column
 
 EXIT_CODES = """
 \b
@@ -37,7 +39,12 @@ Exit codes:
 @click.option("--burst", is_flag=True, help="Exit when the queues are empty.")
 @click.option("--unsafe-redis", is_flag=True, default=None, help="Accept a Redis that may lose tasks.")
 @click.option("--insecure-redis", is_flag=True, default=None, help="Accept plain redis:// to another host.")
-@click.option("--settings", "show_settings", is_flag=True, help="Print the effective settings and exit.")
+@click.option(
+    "--settings",
+    "show_settings",
+    is_flag=True,
+    help="Print the settings in force with the source of each, and exit.",
+)
 def main(
     *,
     config: Path | None,
@@ -61,13 +68,14 @@ def main(
     """  # noqa: D301 - \b is the character that tells click to keep the lines
     try:
         refuse_unknown_names()
-        worker = load(WorkerSettings, config=config, worker_concurrency=concurrency, worker_processes=processes)
-        redis = load(RedisSettings, unsafe_redis=unsafe_redis, insecure_redis=insecure_redis)
+        of_worker = {"config": config, "worker_concurrency": concurrency, "worker_processes": processes}
+        of_redis = {"unsafe_redis": unsafe_redis, "insecure_redis": insecure_redis}
+        worker, redis = load(WorkerSettings, **of_worker), load(RedisSettings, **of_redis)
         names = queues.split(",") if queues else load(QueueSettings).queues()
         if queues and ":" in queues:  # it separates a queue from the graph of its side queue
             raise InvalidInputError(Violation("--queues", "names without a colon", queues))
         if show_settings:
-            _print_settings(worker, redis)
+            _print_settings(worker, redis, of_worker | of_redis)
             return
     except LanggraphRqError as error:
         terminal.report(f"error: {error}")
@@ -87,13 +95,13 @@ def main(
     sys.exit(boot(worker, redis, names, burst=burst))
 
 
-def _print_settings(worker: WorkerSettings, redis: RedisSettings) -> None:
+def _print_settings(worker: WorkerSettings, redis: RedisSettings, options: Mapping[str, Any]) -> None:
     given = {WorkerSettings: worker, RedisSettings: redis}
-    columns = Column("setting", no_wrap=True), Column("value", overflow="fold"), Column("meaning")
-    table = Table(*columns, box=None, header_style="bold")
-    for variable, value, description in effective(given.get(kind) or load(kind) for kind in ALL):
-        table.add_row(variable, value or "-", description)
-    terminal.write(table, soft_wrap=True)
+    overridden = [field for field, value in options.items() if value is not None]
+    table = terminal.Rows("setting", Column("value", wraps=True), "from", Column("meaning", wraps=True))
+    for one in effective((given.get(kind) or load(kind) for kind in ALL), overridden):
+        table.add_row(one.variable, one.value or None, one.source, one.description)
+    terminal.write(table)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from typing import Any, TextIO
 
 import click
 from redis import Redis
-from rich.table import Table
 
 from langgraph_rq.producer.cli.connection import connected_redis
 from langgraph_rq.shared import terminal
@@ -175,9 +174,7 @@ def _show(redis: Redis, task_id: str | None, last: int, *, as_json: bool) -> Non
         for entry in chosen:
             terminal.write(_shown(entry))
         return
-    table = Table(box=None, header_style="bold")
-    for column in ("at", "who", "action", "task", "details"):
-        table.add_column(column, overflow="fold")
+    table = terminal.Rows("at", "who", "action", "task", terminal.Column("details", wraps=True))
     for entry in chosen:
         shown = _shown(entry)
         details = ", ".join(f"{name}={value}" for name, value in shown["details"].items())

@@ -4,10 +4,10 @@ from typing import Any
 from urllib.parse import unquote
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from langgraph_rq.shared.budget.policy import Limit, Policy
+from langgraph_rq.shared.terminal import Column, Rows
 
 _NANO = 10**9
 
@@ -39,10 +39,7 @@ def limit_json(limit: Limit) -> dict[str, Any]:
 def policy_table(policy: Policy, *, is_set: bool) -> RenderableType:
     """Lay out the limits, a row for each scope, then those of single tenants and users."""
     limits = policy.limits
-    table = Table(box=None, header_style="bold")
-    table.add_column("limit of")
-    for column in ("tokens", "US dollars"):
-        table.add_column(column, justify="right")
+    table = Rows("limit of", Column("tokens", right=True), Column("US dollars", right=True))
     for scope, limit in _by_scope(policy):
         table.add_row(_TITLES[scope], amount(limit.tokens), amount(limit.cost_nano_usd, _NANO))
     for name, limit in policy.own.items():

@@ -5,13 +5,13 @@ from typing import Any
 
 import click
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from langgraph_rq.producer.cli.connection import connected_redis
 from langgraph_rq.shared import terminal
 from langgraph_rq.shared.connections.scripts import run_sync
 from langgraph_rq.shared.queue.fleet import Fleet, fleet_call
+from langgraph_rq.shared.terminal import Column, Rows
 
 _EXIT_CODES = """
 \b
@@ -21,6 +21,7 @@ Exit codes:
   5  no worker is alive
 """
 _COLOURS = {"busy": "cyan", "idle": "green"}
+_COUNTS = tuple(Column(title, right=True) for title in ("in flight", "succeeded", "failed", "lease s"))
 
 
 @click.command(epilog=_EXIT_CODES)
@@ -52,21 +53,19 @@ def _json(fleet: Fleet) -> dict[str, Any]:
 
 
 def _show(fleet: Fleet) -> RenderableType:
-    workers = Table("worker", "state", "queues", box=None, header_style="bold")
-    for column in ("in flight", "succeeded", "failed", "lease s"):
-        workers.add_column(column, justify="right")
+    workers = Rows("worker", "state", Column("queues", wraps=True), Column("graphs", wraps=True), *_COUNTS)
     for one in fleet.workers:
         workers.add_row(
             one.name,
             Text(one.state, style=_COLOURS.get(one.state, "yellow")),
             ", ".join(one.queues),
+            ", ".join(one.graphs),
             str(one.in_flight),
             str(one.succeeded),
             str(one.failed),
             f"{one.lease_left_s:.1f}",
         )
-    queues = Table("queue", box=None, header_style="bold")
-    queues.add_column("runnable", justify="right")
+    queues = Rows("queue", Column("runnable", right=True))
     for queue in fleet.queues:
         queues.add_row(queue.name, str(queue.runnable))
     totals = f"{fleet.pending} pending, {fleet.delayed} delayed, {fleet.in_flight} in flight"

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerState, BreakerStatus
 from langgraph_rq.shared.budget.token_budget import Meter, Usage
+from langgraph_rq.shared.terminal import Column, Rows
 
 _COLOURS = {BreakerState.CLOSED: "green", BreakerState.HALF_OPEN: "yellow", BreakerState.OPEN: "red"}
 
@@ -23,7 +23,7 @@ def breaker_json(one: BreakerStatus) -> dict[str, Any]:
 
 def breaker_table(breakers: Iterable[BreakerStatus], now_ms: int) -> RenderableType:
     """Lay out breakers, a row each."""
-    table = _table("breaker", "state", "why", "until", right=("failures in a row", "window failed", "probes"))
+    table = Rows("breaker", "state", "why", "until", *_numbers("failures", "window failed", "probes"))
     for one in breakers:
         table.add_row(
             Text(one.name),
@@ -41,7 +41,7 @@ def _until(one: BreakerStatus, now_ms: int) -> str:
     """Say until when calls are refused for sure; an open time that is over ends with the next call, the probe."""
     ends_at = max(one.open_ends_at, one.cooldown_ends_at)
     if ends_at > now_ms:
-        return f"{_iso(ends_at)} (in {(ends_at - now_ms) / 1000:.0f} s)"
+        return f"in {(ends_at - now_ms) / 1000:.0f} s"
     return {BreakerState.CLOSED: "-", BreakerState.OPEN: "the next call", BreakerState.HALF_OPEN: "a probe succeeds"}[
         one.state
     ]
@@ -76,7 +76,7 @@ def usage_table(shown: Usage, user_id: str | None, tenant: str | None) -> Render
     names = {"user": user_id, "tenant": tenant}
     whose = " of ".join(f"{kind} {name}" for kind, name in names.items() if name) or "the whole fleet"
     title = f"{shown.day} (resets at {_iso(shown.resets_at_ms)}), {whose}"
-    meters = _table("", right=("used", "held", "limit", "remaining", "used %"), last="alerts at")
+    meters = Rows("of", *_numbers("used", "held", "limit", "remaining", "used %"), "alerts at")
     meters.add_row("tokens", *_meter_row(shown.tokens, lambda tokens: f"{tokens:,}"))
     meters.add_row("US dollars", *_meter_row(shown.cost, lambda nano: f"{nano / 1e9:,.6f}"))
     parts: list[RenderableType] = [Text(title, style="bold"), Text(), meters]
@@ -84,7 +84,7 @@ def usage_table(shown: Usage, user_id: str | None, tenant: str | None) -> Render
         problem = f"the limit in field {shown.unreadable} of agent:budget:policy cannot be read, so no call starts"
         parts += [Text(), Text(problem, style="red")]
     if shown.models:
-        models = _table("model", right=("calls", "input", "output", "expired", "estimated calls", "US dollars"))
+        models = Rows("model", *_numbers("calls", "input", "output", "expired", "estimated", "US dollars"))
         for model in shown.models:
             numbers = (model.calls, model.input_tokens, model.output_tokens, model.expired_tokens)
             counts = (f"{number:,}" for number in (*numbers, model.estimated_calls))
@@ -100,15 +100,8 @@ def _meter_row(meter: Meter, show: Callable[[int], str]) -> tuple[str, ...]:
     return show(meter.used), show(meter.held), limit, remaining, percent, alerts
 
 
-def _table(*left: str, right: tuple[str, ...] = (), last: str | None = None) -> Table:
-    table = Table(box=None, header_style="bold")
-    for column in left:
-        table.add_column(column)
-    for column in right:
-        table.add_column(column, justify="right")
-    if last:
-        table.add_column(last)
-    return table
+def _numbers(*titles: str) -> tuple[Column, ...]:
+    return tuple(Column(title, right=True) for title in titles)
 
 
 def _iso(at_ms: int) -> str | None:

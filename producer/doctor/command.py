@@ -1,12 +1,13 @@
 """`langgraph-producer doctor`: run the checklist and print it."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 from redis.exceptions import RedisError
-from rich.table import Table
+from rich.console import Group
 from rich.text import Text
 
 from langgraph_rq.producer.doctor import cost, infrastructure, monitoring, resilience, security
@@ -25,6 +26,7 @@ CHECKLIST: dict[str, dict[str, Check]] = {
     "security": security.CHECKS,
 }
 _COLOURS = {Level.PASS: "green", Level.WARN: "yellow", Level.FAIL: "red"}
+_TALLY = {Level.PASS: "passed", Level.WARN: "to decide", Level.FAIL: "failed"}
 _EXIT_CODES = """
 \b
 Exit codes, by the worst:
@@ -94,11 +96,13 @@ def examine(system: System) -> Iterator[tuple[str, str, Finding]]:
 
 
 def _show(results: list[tuple[str, str, Finding]]) -> None:
-    table = Table("", "area", "check", "what was found, and what to do", box=None, header_style="bold")
+    table = terminal.Rows("level", "area", "check", terminal.Column("what was found, and what to do", wraps=True))
     for area, name, finding in results:
         colour = _COLOURS[finding.level]
         text = Text(finding.reason)
         if finding.fix:
             text.append(f"\n-> {finding.fix}", colour)
         table.add_row(Text(finding.level.name.lower(), colour), area, name, text)
-    terminal.write(table)
+    found = Counter(finding.level for _, _, finding in results)
+    tally = Text(", ".join(f"{found[level]} {word}" for level, word in _TALLY.items()), "bold")
+    terminal.write(Group(table, Text(), tally))

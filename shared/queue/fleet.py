@@ -7,7 +7,7 @@ from typing import Any
 
 from langgraph_rq.shared.connections.scripts import Call, load_script
 from langgraph_rq.shared.queue.answers import whole_number
-from langgraph_rq.shared.queue.keys import DELAYED, OPEN, QUEUE_PREFIX, RQ_QUEUES, WORKERS
+from langgraph_rq.shared.queue.keys import DELAYED, OPEN, QUEUE_PREFIX, RQ_QUEUES, WORKERS, graph_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,8 @@ class WorkerStatus:
     succeeded: int
     failed: int
     lease_left_s: float
+    graphs: tuple[str, ...] = ()
+    """By name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ def _read_fleet(reply: Sequence[Any]) -> Fleet:
 
 def _worker(reply: Sequence[Any], now_ms: int) -> WorkerStatus:
     name, lease_end, in_flight, *fields = reply
-    state, queues, succeeded, failed = (field.decode() if field else "" for field in fields)
+    state, queues, succeeded, failed, graphs = (field.decode() if field else "" for field in fields)
     return WorkerStatus(
         name.decode(),
         state or "unknown",
@@ -87,6 +89,7 @@ def _worker(reply: Sequence[Any], now_ms: int) -> WorkerStatus:
         int(succeeded or 0),
         int(failed or 0),
         round((float(lease_end) - now_ms) / 1000, 3),
+        tuple(sorted(map(graph_name, filter(None, graphs.split(","))))),
     )
 
 

@@ -1,14 +1,15 @@
 """All settings classes: the check for unknown names, and the listing of values in force."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from typing import NamedTuple
 
 from pydantic import SecretStr
 
 from langgraph_rq.shared.connections.masked_url import mask_url, mask_urls, mask_webhook
 from langgraph_rq.shared.errors import SettingsError
-from langgraph_rq.shared.settings.environment import FILE_SUFFIX, PREFIX, Settings, read_env_file
+from langgraph_rq.shared.settings.environment import FILE_SUFFIX, PREFIX, Settings, read_env_file, source_of
 from langgraph_rq.shared.settings.gateway import DashboardSettings, GatewaySettings
 from langgraph_rq.shared.settings.guards import BreakerSettings, BudgetSettings, PaceSettings
 from langgraph_rq.shared.settings.models import AssistantSettings, CallSettings, ModelSettings
@@ -56,13 +57,25 @@ def refuse_unknown_names(environ: Mapping[str, str] = os.environ) -> None:
         raise SettingsError("; ".join(problems))
 
 
-def effective(settings: Iterable[Settings]) -> Iterator[tuple[str, str, str]]:
-    """Yield (variable, value, description) for people, with secrets masked."""
+class Effective(NamedTuple):
+    """A setting in force, as people read it."""
+
+    variable: str
+    value: str
+    """Secrets are masked; empty where there is none."""
+    source: str
+    """`option`, `environment`, the path of a file, or `default`."""
+    description: str
+
+
+def effective(settings: Iterable[Settings], options: Collection[str] = ()) -> Iterator[Effective]:
+    """Yield the settings in force; those whose fields are in `options` came from the command line."""
     for one in settings:
         for variable, field in one.names().items():
             value = getattr(one, field)
-            shown = "" if value is None else _shown(field, value)
-            yield variable, shown, type(one).model_fields[field].description or ""
+            source = "option" if field in options else source_of(variable)
+            description = type(one).model_fields[field].description or ""
+            yield Effective(variable, "" if value is None else _shown(field, value), source, description)
 
 
 def _shown(field: str, value: object) -> str:

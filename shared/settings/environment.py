@@ -42,6 +42,14 @@ def file_of(variable: str) -> Path | None:
     return mounted if not in_env_file.get(variable) and mounted.is_file() else None
 
 
+def source_of(variable: str) -> str:
+    """Say where the value of a variable comes from: environment, a file's path, or default."""
+    if any(name.upper() == variable and value for name, value in os.environ.items()):
+        return "environment"
+    file = file_of(variable) or (ENV_FILE if read_env_file().get(variable) else None)
+    return str(file) if file else "default"
+
+
 class _FileSource(EnvSettingsSource):
     """Values from the files that `<NAME>_FILE` names, as container platforms mount secrets."""
 

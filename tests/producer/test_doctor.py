@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 
@@ -116,6 +117,13 @@ def test_good_set_up_passes_every_check(examine, producer_url):
     assert {name: check["reason"] for name, check in checks.items() if check["level"] != "pass"} == {}
     assert code == 0
     assert len(checks) == sum(len(area) for area in CHECKLIST.values())
+
+
+def test_list_for_people_ends_with_a_tally(redis_url):
+    *rows, _, tally = CliRunner().invoke(main, ["doctor"], env={"REDIS_URL": redis_url}).stdout.splitlines()
+    found = Counter(row.split()[0] for row in rows)
+    assert min(found["pass"], found["warn"], found["fail"]) > 0
+    assert tally.strip() == f"{found['pass']} passed, {found['warn']} to decide, {found['fail']} failed"
 
 
 def test_audit_log_that_one_key_signs_is_a_warning(examine, producer_url):

@@ -185,7 +185,7 @@ def test_settings_cannot_be_changed_once_read():
 def test_effective_settings_mask_secrets(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     monkeypatch.setenv("REDIS_URL", "rediss://ann:hunter2@redis.example:6380/0")
-    shown = {name: value for name, value, _ in effective([load(ModelSettings), load(RedisSettings)])}
+    shown = {one.variable: one.value for one in effective([load(ModelSettings), load(RedisSettings)])}
     assert shown["OPENAI_API_KEY"] == "***"
     assert shown["REDIS_URL"] == "rediss://***@redis.example:6380/0"
     assert shown["LGRQ_CHECKPOINT_REDIS_URL"] == ""
@@ -208,8 +208,28 @@ def test_worker_prints_every_setting_in_full_with_secrets_masked(monkeypatch):
     printed = CliRunner().invoke(main, ["--settings", "--concurrency", "7"])
     assert printed.exit_code == 0
     assert "sk-secret" not in printed.output
-    assert re.search(r"LGRQ_WORKER_CONCURRENCY +7 +tasks in flight", printed.output)
-    assert all(f" {name} " in printed.output for name in EVERY_NAME)
+    assert re.search(r"^LGRQ_WORKER_CONCURRENCY +7 +option +tasks in flight", printed.output, re.MULTILINE)
+    assert {line.split()[0] for line in printed.output.splitlines()} == {"setting", *EVERY_NAME}  # a line for each
+
+
+def test_worker_prints_where_each_setting_comes_from(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "key").write_text("sk-secret")
+    (tmp_path / ".env").write_text("LGRQ_LEASE_S=9\nLGRQ_QUEUE=of_env_file\n")
+    for name, value in {
+        "LGRQ_QUEUE": "tasks",
+        "OPENAI_API_KEY_FILE": str(tmp_path / "key"),
+        "LGRQ_LOG_LEVEL": "",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    printed = CliRunner().invoke(main, ["--settings", "--processes", "2"]).output
+    sources = {name: re.search(rf"^{name} +\S+ +(\S+)", printed, re.MULTILINE)[1] for name in EVERY_NAME}
+    assert sources["LGRQ_WORKER_PROCESSES"] == "option"
+    assert sources["LGRQ_QUEUE"] == "environment"
+    assert sources["LGRQ_LEASE_S"] == ".env"
+    assert sources["OPENAI_API_KEY"] == str(tmp_path / "key")
+    assert sources["LGRQ_LOG_LEVEL"] == "default"
 
 
 def test_worker_with_an_unknown_setting_says_so_in_one_line_and_ends_with_2(monkeypatch):

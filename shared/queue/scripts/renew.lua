@@ -62,7 +62,7 @@ if redis.call('EXISTS', rq_worker_key) == 1 then
   if state == 'idle' and redis.call('EXISTS', suspended_key) == 1 then
     state = 'suspended'
   end
-  redis.call('HSET', rq_worker_key, 'last_heartbeat', now_iso, 'state', state)
+  redis.call('HSET', rq_worker_key, 'last_heartbeat', now_iso, 'state', state, 'graphs', names)
   redis.call('PEXPIRE', rq_worker_key, lease_ms * 10)
 end
 
