@@ -156,10 +156,19 @@ def submit(
 @click.argument("task_id")
 @json_option
 def status(task_id: str, *, as_json: bool) -> None:
-    """Show where a task is."""
+    """Show where a task is: what it waits for, which node runs, why it failed, or what it asks.
+
+    The node is known of a task that streams; its error and its questions as long as its result is kept.
+    """
     with Client() as client:
         found = client.status(task_id)
-        terminal.write(asdict(found) if as_json else output.status(found))
+        is_explained = not found.state.is_terminal or found.state in {State.SUCCESS, State.CANCELLED}
+        ended = None if is_explained else client.result(task_id)
+        if as_json:
+            error = ended and ended.error and ended.error.model_dump(mode="json")
+            terminal.write({**asdict(found), "error": error, "questions": output.questions(ended)})
+        else:
+            terminal.write(output.status(found, ended))
 
 
 @main.command(epilog=EXIT_CODES)

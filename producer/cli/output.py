@@ -1,12 +1,15 @@
 """What commands write for people: results and states as tables."""
 
 from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
 
 from pydantic_core import to_json
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from langgraph_rq.producer.client.lookup import TaskStatus
+from langgraph_rq.producer.client.resume import INTERRUPT
 from langgraph_rq.shared.tasks import State, TaskResult
 from langgraph_rq.shared.terminal import Column, Rows, pairs
 
@@ -18,20 +21,41 @@ def state(value: State) -> Text:
     return Text(value.value, style=_COLOURS.get(value, "red"))
 
 
-def status(found: TaskStatus) -> RenderableType:
-    """Lay out where a task is."""
+def status(found: TaskStatus, ended: TaskResult | None = None) -> RenderableType:
+    """Lay out where a task is, and of one that has not succeeded why; what there is not is left out."""
     table = pairs()
     table.add_row("task", found.task_id)
     table.add_row("state", state(found.state))
-    table.add_row("queue", found.queue)
-    table.add_row("attempts", str(found.attempts))
-    table.add_row("submitted", found.submitted_at.isoformat(timespec="seconds"))
-    table.add_row("started", found.started_at.isoformat(timespec="seconds") if found.started_at else "-")
-    table.add_row("deadline", found.deadline_at.isoformat(timespec="seconds") if found.deadline_at else "-")
-    table.add_row("worker", found.worker or "-")
-    if found.reason:
-        table.add_row("waits", Text(found.reason))
+    if ended and ended.error:
+        table.add_row("error", _error(ended))
+    for question in questions(ended):
+        table.add_row("asks", Text(_shown(question.get("value"))))
+        table.add_row("", Text(f"id {question.get('id')}", "dim"))
+    tokens = f" ({found.input_tokens} tokens in, {found.output_tokens} out)"
+    values = {
+        "waits": found.reason,
+        "graph": found.graph,
+        "node": found.node,
+        "user": found.user_id,
+        "thread": found.thread_id,
+        "cost": f"${found.cost_usd:.6f}" + tokens if found.input_tokens or found.cost_usd else None,
+        "queue": found.queue,
+        "attempts": str(found.attempts),
+        "submitted": _instant(found.submitted_at),
+        "started": _instant(found.started_at),
+        "deadline": _instant(found.deadline_at),
+        "worker": found.worker,
+    }
+    for name, value in values.items():
+        if value:
+            table.add_row(name, Text(value))
     return table
+
+
+def questions(ended: TaskResult | None) -> list[dict[str, Any]]:
+    """Return what an interrupted task asks: {"id", "value"} of each question."""
+    asked = ended.result.get(INTERRUPT) if ended and isinstance(ended.result, dict) else None
+    return [one for one in asked if isinstance(one, dict)] if isinstance(asked, list) else []
 
 
 def result(one: TaskResult) -> RenderableType:
@@ -72,6 +96,14 @@ def results(many: Iterable[TaskResult]) -> RenderableType:
 
 def _error(one: TaskResult) -> Text | None:
     return Text(f"{one.error.type}: {one.error.message}") if one.error else None
+
+
+def _instant(at: datetime | None) -> str | None:
+    return at.isoformat(timespec="seconds") if at else None
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else to_json(value).decode()
 
 
 def _answer(one: TaskResult) -> Text:

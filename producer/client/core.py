@@ -15,12 +15,13 @@ from langgraph_rq.producer.client.connection import Connection
 from langgraph_rq.producer.client.door import Door
 from langgraph_rq.producer.client.lookup import (
     JOB_FIELDS,
-    STATUS_FIELDS,
     Receipt,
     TaskStatus,
     ask_place,
+    ask_status,
     read_instant,
     read_job_status,
+    read_node,
     read_receipt,
     read_result,
     read_state,
@@ -163,13 +164,15 @@ class ClientCore:
     async def status(self, task_id: str) -> TaskStatus:
         """Read where a task is. Raises UnknownTaskError, RedisUnavailableError."""
         key = self._key(task_id)
-        (fields,) = await self._connection.read(lambda pipeline: pipeline.hmget(task_hash(key), STATUS_FIELDS))
+        fields, events = await self._connection.read(lambda pipeline: ask_status(pipeline, key))
         found = read_status(task_id, fields)
         if found is None:
             (job,) = await self._connection.read(lambda pipeline: pipeline.hmget(job_hash(key), JOB_FIELDS))
             found = read_job_status(task_id, job)
         if found is None:
             raise UnknownTaskError(task_id)
+        if found.state is State.RUNNING:
+            return replace(found, node=read_node(events or ()))
         if found.state is not State.PENDING:
             return found
         try:

@@ -1,8 +1,10 @@
 """What a client reads of tasks: which commands, and what their replies mean. Nothing here waits for anything."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from pydantic import ValidationError
 from redis.asyncio.client import Pipeline as AsyncPipeline
@@ -17,17 +19,22 @@ from langgraph_rq.shared.errors import (
     UnreadableTaskError,
 )
 from langgraph_rq.shared.queue.answers import Submission, Submitted, whole_number
-from langgraph_rq.shared.queue.keys import Place, events_key, job_hash, result_key, task_hash
+from langgraph_rq.shared.queue.events import EventType, read_event
+from langgraph_rq.shared.queue.keys import Place, events_key, graph_name, job_hash, result_key, task_hash
 from langgraph_rq.shared.queue.waits import explain
 from langgraph_rq.shared.tasks import State, Task, TaskResult
 
 STATUS_FIELDS = (
-    "state", "queue", "epoch", "waits", "created", "started", "deadline", "owner", "place", "waits_for", "waits_until"
+    "state", "queue", "epoch", "waits", "created", "started", "deadline", "owner", "place", "waits_for", "waits_until",
+    "graph", "user", "thread", "input_tokens", "output_tokens", "cost_nano_usd",
 )  # fmt: skip
 """Of a task's hash, for `read_status`."""
 
 JOB_FIELDS = ("origin", "created_at")
 """Of RQ's job, for `read_job_status`."""
+
+_NODE_EVENTS = 32
+"""Newest events among which the running node is looked for; each has up to 64 kB."""
 
 _log = ClientLog(__name__)
 
@@ -59,6 +66,17 @@ class TaskStatus:
     worker: str | None
     reason: str | None = None
     """Why no live worker can run it, so that it waits until one comes; or what it waits for."""
+    graph: str | None = None
+    """None: a job of stock RQ that no worker has read yet."""
+    user_id: str | None = None
+    thread_id: str | None = None
+    """None: the task is a conversation of its own."""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+    """Of the model calls that have ended, as the tokens are."""
+    node: str | None = None
+    """The node that runs, if the task streams any mode; of several in parallel the one that began last."""
 
 
 def ask_results(pipeline: Pipeline | AsyncPipeline, keys: Iterable[str]) -> None:
@@ -69,6 +87,12 @@ def ask_results(pipeline: Pipeline | AsyncPipeline, keys: Iterable[str]) -> None
         pipeline.hget(task_hash(key), "state")
         pipeline.exists(job_hash(key))
         pipeline.get(result_key(key))
+
+
+def ask_status(pipeline: Pipeline | AsyncPipeline, key: str) -> None:
+    """Ask for what `read_status` and `read_node` read."""
+    pipeline.hmget(task_hash(key), STATUS_FIELDS)
+    pipeline.xrevrange(events_key(key), count=_NODE_EVENTS)
 
 
 def ask_place(pipeline: Pipeline | AsyncPipeline, key: str) -> None:
@@ -131,10 +155,11 @@ def read_status(task_id: str, fields: Sequence[bytes | None] | None) -> TaskStat
     if fields is None or fields[0] is None:
         return None
     found = read_state(task_id, fields[0])
-    queue, epoch, waits, created, started, deadline, owner, place, thing, until = (
+    queue, epoch, waits, created, started, deadline, owner, place, thing, until, graph, payer, thread, *used = (
         value.decode(errors="replace") if value else "" for value in fields[1:]
     )
-    is_waiting = found is State.PENDING and place == Place.DELAYED and thing
+    tenant, _, user_id = payer.partition("--")
+    input_tokens, output_tokens, cost_nano_usd = map(_number, used)
     return TaskStatus(
         task_id,
         found,
@@ -144,8 +169,39 @@ def read_status(task_id: str, fields: Sequence[bytes | None] | None) -> TaskStat
         _instant(started) if started else None,
         _instant(deadline) if deadline else None,
         owner or None,
-        explain(thing, _number(until)) if is_waiting else None,
+        _reason(place, thing, until) if found is State.PENDING else None,
+        graph_name(graph) or None,
+        user_id or None,
+        None if thread.startswith("TASK--") else thread.removeprefix(f"{tenant}--") or None,
+        input_tokens,
+        output_tokens,
+        cost_nano_usd / 1e9,
     )
+
+
+def _reason(place: str, thing: str, until: str) -> str | None:
+    match place:
+        case Place.PARKED:
+            return "waits for an earlier task of its thread"
+        case Place.WAITING:
+            return "waits for its turn behind other tasks of its user or tenant"
+        case Place.DELAYED if thing:
+            return explain(thing, _number(until))
+    return None
+
+
+def read_node(entries: Iterable[tuple[bytes, Mapping[bytes, bytes]]]) -> str | None:
+    """Find the node that runs in the newest events of a task, the newest first."""
+    ended: set[Any] = set()
+    for event in map(read_event, entries):
+        if event.type != EventType.NODE:
+            continue
+        with suppress(ValueError, TypeError, KeyError):  # of another program
+            node, phase = event.data["node"], event.data["phase"]
+            if phase == "start" and node not in ended:
+                return str(node)
+            ended.add(node)
+    return None
 
 
 def read_job_status(task_id: str, fields: Sequence[bytes | None] | None) -> TaskStatus | None:

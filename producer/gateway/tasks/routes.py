@@ -147,5 +147,5 @@ def _accepted(receipt: Receipt, headers: dict[str, str]) -> Response:
 
 
 def _status(found: TaskStatus) -> dict[str, Any]:
-    answer: dict[str, Any] = to_jsonable_python(found, exclude={"queue", "worker"})
+    answer: dict[str, Any] = to_jsonable_python(found, include=set(StatusAnswer.model_fields))
     return answer
