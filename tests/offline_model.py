@@ -17,6 +17,8 @@ WEATHER = {
     },
 }
 TIME = {"type": "function", "function": {"name": "get_time", "description": "Tell the hour."}}
+NOTE = {"type": "custom", "custom": {"name": "take_note", "description": "Take a note."}}
+KEY = {"authorization": "Bearer secret-key"}
 CLASSIFY = "Classify the question. Answer with one word: simple, medium or complex."
 
 
@@ -36,18 +38,20 @@ async def call_tools(client, question, tools, **options):
 
 
 def after_a_tool(*outputs):
-    call = {"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}
+    ids = [f"c{i}" for i in range(len(outputs))]
+    function = {"name": "get_weather", "arguments": "{}"}
+    calls = [{"id": one, "type": "function", "function": function} for one in ids]
     return [
         {"role": "user", "content": "What is the weather in Lima?"},
-        {"role": "assistant", "content": None, "tool_calls": [call]},
-        *({"role": "tool", "tool_call_id": "c1", "content": output} for output in outputs),
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        *({"role": "tool", "tool_call_id": one, "content": output} for one, output in zip(ids, outputs, strict=True)),
     ]
 
 
-def post(server, path="chat/completions", *, fault=None, timeout=20, **body):
+def post(server, path="chat/completions", *, fault=None, timeout=20, headers=KEY, **body):
     """Send one request past the client, so that a test sees raw replies and connections."""
-    headers = {"x-fault": fault} if fault else {}
-    return httpx.post(f"{server.url}/{path}", headers=headers, timeout=timeout, verify=False, **body)
+    sent = {**headers, **({"x-fault": fault} if fault else {})}
+    return httpx.post(f"{server.url}/{path}", headers=sent, timeout=timeout, verify=False, **body)
 
 
 def until_idle(server):

@@ -3,8 +3,11 @@
 import math
 
 import pytest
+from openai.types.chat.chat_completion_chunk import ChoiceLogprobs
 
-from tests.offline_model import CLASSIFY, WEATHER, body_of, say
+from tests.offline_model import CLASSIFY, WEATHER, ask, body_of, say
+
+NONE = ChoiceLogprobs(content=[])
 
 
 async def test_question_is_answered_with_a_text_that_quotes_it(client):
@@ -89,3 +92,33 @@ async def test_answer_ends_before_a_stop_word(client):
 
 async def test_long_question_is_quoted_in_part(client):
     assert len(await say(client, "x" * 100_000)) < 3000
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_several_answers_are_each_billed(client, server, stream):
+    options = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+    answered = await client.chat.completions.create(**body_of(), n=3, **options)
+    one = await client.chat.completions.create(**body_of())
+    if stream:
+        chunks = [chunk async for chunk in answered]
+        usage = chunks[-1].usage
+        texts = [
+            "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices if choice.index == i)
+            for i in range(3)
+        ]
+    else:
+        usage, texts = answered.usage, [choice.message.content for choice in answered.choices]
+    assert texts == [one.choices[0].message.content] * 3
+    assert usage.completion_tokens == 3 * one.usage.completion_tokens
+    assert server.admin.calls()[0]["output_tokens"] == usage.completion_tokens
+
+
+async def test_logprobs_cover_the_whole_text(client):
+    choice = await ask(client, "Why?", logprobs=True, top_logprobs=2)
+    tokens = choice.logprobs.content
+    assert "".join(token.token for token in tokens) == choice.message.content
+    assert bytes(tokens[0].bytes).decode() == tokens[0].token
+    assert [len(token.top_logprobs) for token in tokens] == [2] * len(tokens)
+    stream = await client.chat.completions.create(**body_of(), logprobs=True, stream=True)
+    streamed = [token async for chunk in stream for token in (chunk.choices[0].logprobs or NONE).content]
+    assert [token.token for token in streamed] == [token.token for token in tokens]

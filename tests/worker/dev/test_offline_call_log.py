@@ -55,7 +55,7 @@ async def test_stats_count_calls_and_billed_tokens_by_model(client, server):
 def test_log_says_when_calls_no_longer_fit_into_memory():
     log = CallLog(capacity=2)
     for _ in range(3):
-        log.end(log.accept("/v1/x", "m", "p", 1, stream=False, fault=None, headers={}))
+        log.end(log.accept("/v1/x", "m", "p", 1, stream=False, fault=None, headers={}, request_id="req_1"))
     assert [call.seq for call in log.since(0)["calls"]] == [2, 3]
     assert (log.since(0)["dropped"], log.since(1)["dropped"]) == (1, 0)
     log.clear()

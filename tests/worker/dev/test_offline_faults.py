@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLMError
-from tests.offline_model import ask, body_of, post, say, until_idle
+from tests.offline_model import KEY, ask, body_of, post, say, until_idle
 
 
 def seconds_of(call):
@@ -55,7 +55,7 @@ def test_cut_stream_breaks_in_the_middle_and_is_billed_to_there(server):
     with (
         pytest.raises(httpx.RemoteProtocolError),
         httpx.stream(
-            "POST", f"{server.url}/chat/completions", json=body_of(stream=True), headers={"x-fault": "cut"}
+            "POST", f"{server.url}/chat/completions", json=body_of(stream=True), headers={**KEY, "x-fault": "cut"}
         ) as reply,
     ):
         pieces.extend(reply.iter_lines())

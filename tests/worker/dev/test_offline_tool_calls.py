@@ -2,7 +2,9 @@
 
 import json
 
-from tests.offline_model import TIME, WEATHER, after_a_tool, ask, body_of, call_tools, say
+import pytest
+
+from tests.offline_model import NOTE, TIME, WEATHER, after_a_tool, ask, body_of, call_tools, say
 
 
 async def test_tool_that_the_question_is_about_is_called_with_arguments_from_it(client):
@@ -73,3 +75,36 @@ async def test_arguments_are_cut_at_the_token_limit(client):
     choice = await ask(client, "Forecast in Lima?", tools=[WEATHER], max_tokens=5)
     assert choice.finish_reason == "length"
     assert choice.message.tool_calls[0].function.arguments == '{"place":'
+
+
+async def test_only_allowed_tools_are_called(client):
+    for mode, expected in (("auto", []), ("required", ["get_time"])):
+        allowed = {"mode": mode, "tools": [{"type": "function", "function": {"name": "get_time"}}]}
+        choice = {"type": "allowed_tools", "allowed_tools": allowed}
+        calls = await call_tools(client, "What is the weather?", [WEATHER, TIME], tool_choice=choice)
+        assert [name for name, _ in calls] == expected
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_custom_tool_gets_text(client, stream):
+    request = body_of("Take a note: 'buy milk'", tools=[NOTE])
+    if stream:
+        chunks = [chunk async for chunk in await client.chat.completions.create(**request, stream=True)]
+        calls = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
+        assert calls[0].to_dict()["custom"]["name"] == "take_note"
+        text = "".join(call.to_dict()["custom"]["input"] for call in calls)
+    else:
+        (call,) = (await client.chat.completions.create(**request)).choices[0].message.tool_calls
+        assert (call.type, call.custom.name) == ("custom", "take_note")
+        text = call.custom.input
+    assert text == "buy milk"
+
+
+async def test_custom_tool_is_answered_like_a_function(client):
+    call = {"id": "c1", "type": "custom", "custom": {"name": "take_note", "input": "buy milk"}}
+    messages = [
+        {"role": "user", "content": "Take a note: 'buy milk'"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "noted"},
+    ]
+    assert "noted" in await say(client, messages, tools=[NOTE])

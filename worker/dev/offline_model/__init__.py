@@ -2,7 +2,8 @@
 
 process         start and stop it, and control a running server (to read first)
 server          the HTTP application: model routes and admin routes
-openai_replies  the JSON and the event streams of the OpenAI API
+apis/           the APIs, a module each, and what they refuse
+replies         bodies and event streams
 answers         request -> answer, a pure function
 sample_values   question and JSON schema -> a value that fits, for tool calls and structured output
 faults          errors and broken connections on demand

@@ -2,36 +2,34 @@
 
 The first rule that applies decides:
 1. The request forces a tool, or the question names one or shares a word with its description: the tool is called.
-2. The request has a `response_format`: JSON that fits.
+2. The request asks for JSON: JSON that fits.
 3. The last messages are outputs of tools: an answer that quotes them.
 4. The prompt contains "classify" and the three labels: one of the labels.
 5. Otherwise: an answer that quotes the question.
-
-A token is 4 bytes of UTF-8, rounded up. The input is the text of all messages, joined by
-newlines, plus the compact JSON of `tools` and `response_format`. Images and audio are ignored.
 """
 
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Self
+from typing import Any, NamedTuple
 
 from pydantic_core import to_json
 
+from langgraph_rq.worker.dev.offline_model.chat_request import BYTES_PER_TOKEN, ChatRequest, Tool, tokens_of
 from langgraph_rq.worker.dev.offline_model.sample_values import (
     LABELS,
-    Json,
     complexity_of,
     occurs,
     quoted_parts,
     value_that_fits,
 )
 
-BYTES_PER_TOKEN = 4
 QUOTE_LIMIT = 1000
 """The most characters that an answer quotes, of the question and of the tools' outputs."""
+
+THOUGHT_LIMIT = 100
+"""The most characters that a thought quotes."""
 
 _SENTENCES = {
     "simple": "In short: one fact settles it, and a real model would name it here.",
@@ -52,132 +50,44 @@ _NO_SIGNAL = {"from", "given", "have", "returns", "that", "this", "tool", "using
 """Words of four or more letters that do not describe a tool's purpose."""
 
 
-class BadRequestError(ValueError):
-    """The request is invalid; `param` names the field."""
-
-    def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.param = param
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A function call; `arguments` is JSON, truncated at the token limit."""
+class ToolCall(NamedTuple):
+    """A tool call; `arguments` is JSON, or the text for a custom tool, truncated at the token limit."""
 
     name: str
     arguments: str
+    is_custom: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The model's answer; `finish_reason` is stop, tool_calls or length."""
+class Answer(NamedTuple):
+    """The model's answer.
+
+    Args:
+        finish_reason: OpenAI's: stop, tool_calls or length.
+        stopped_at: The stop word that ended it. None: none did.
+    """
 
     text: str
     tool_calls: tuple[ToolCall, ...]
     finish_reason: str
     output_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
-    """A validated body of /v1/chat/completions.
-
-    `prompt` is the text of all messages, `limit_tokens` the output limit (None: no limit), `options` the whole body.
-    """
-
-    model: str
-    messages: Sequence[Json]
-    prompt: str
-    input_tokens: int
-    stream: bool
-    include_usage: bool
-    limit_tokens: int | None
-    options: Json
-
-    @classmethod
-    def from_body(cls, body: Json) -> Self:
-        """Validate a request body; raises `BadRequestError`."""
-        messages = body.get("messages")
-        if not isinstance(messages, list) or not messages or not all(isinstance(one, dict) for one in messages):
-            raise BadRequestError("expected messages to be a non-empty array of objects", "messages")
-        if body.get("n") not in {None, 1}:
-            raise BadRequestError(f"expected n to be 1, got: {body['n']}: the offline model has one answer", "n")
-        prompt = "\n".join(map(_text_of, messages))
-        schemas = b"".join(to_json(body[key]) for key in ("tools", "response_format") if body.get(key))
-        return cls(
-            model=model_of(body),
-            messages=messages,
-            prompt=prompt,
-            input_tokens=_tokens_of(len(prompt.encode()) + len(schemas)),
-            stream=bool(body.get("stream")),
-            include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
-            limit_tokens=_limit_of(body),
-            options=body,
-        )
-
-    @property
-    def question(self) -> str:
-        """The text of the last message from the user."""
-        return next((_text_of(one) for one in reversed(self.messages) if one.get("role") == "user"), "")
-
-    @property
-    def turn(self) -> list[Json]:
-        """The messages after the user's last one: tool calls and their outputs."""
-        latest = max((i for i, one in enumerate(self.messages) if one.get("role") == "user"), default=-1)
-        return list(self.messages[latest + 1 :])
-
-    @property
-    def tool_outputs(self) -> list[str]:
-        """The outputs of tools since the model's last message; empty unless the last message is a tool's."""
-        outputs: list[str] = []
-        for message in reversed(self.messages):
-            if message.get("role") not in {"tool", "function"}:
-                break
-            outputs.insert(0, _text_of(message))
-        return outputs
-
-
-def model_of(body: Json) -> str:
-    """Read the model's name; any name is accepted."""
-    model = body.get("model")
-    if not isinstance(model, str) or not model:
-        raise BadRequestError(f"expected model to be a name, got: {model!r}", "model")
-    return model
-
-
-def _limit_of(body: Json) -> int | None:
-    limit = body.get("max_completion_tokens", body.get("max_tokens"))
-    if limit is not None and (not isinstance(limit, int) or limit < 1):
-        raise BadRequestError(f"expected max_completion_tokens to be 1 or more, got: {limit}", "max_completion_tokens")
-    return limit
-
-
-def _text_of(message: Json) -> str:
-    """Return a message's text or text parts, and its tool calls."""
-    content = message.get("content") or ""
-    if not isinstance(content, str):
-        content = "\n".join(part["text"] for part in content if isinstance(part.get("text"), str))
-    calls = [f"{call['function']['name']} {call['function']['arguments']}" for call in message.get("tool_calls") or ()]
-    return "\n".join([content, *calls]) if calls else content
-
-
-def tokens(text: str) -> int:
-    """Count the tokens of a text."""
-    return _tokens_of(len(text.encode()))
-
-
-def _tokens_of(length_bytes: int) -> int:
-    return math.ceil(length_bytes / BYTES_PER_TOKEN)
+    stopped_at: str | None = None
 
 
 def answer(request: ChatRequest) -> Answer:
     """Answer a request; the same request always gets the same answer."""
-    calls = _tool_calls(request)
+    calls = [_call(tool, request.question) for tool in _chosen_tools(request)] if request.tools else ()
     if calls:
         return _cut_calls(calls, request.limit_tokens)
-    if (request.options.get("response_format") or {}).get("type") in {"json_schema", "json_object"}:
+    if request.form.is_json:
         return _cut_text(to_json(_json_value(request)).decode(), request.limit_tokens)
-    return _cut_text(_stop(_prose(request), request.options.get("stop")), request.limit_tokens)
+    text, stopped_at = _stop(_prose(request), request.stop)
+    return _cut_text(text, request.limit_tokens, stopped_at)
+
+
+def thought(request: ChatRequest) -> str:
+    """Return what a reasoning model thinks before it answers."""
+    question = request.question
+    return f'The question is {complexity_of(question)}: "{_quote(question, THOUGHT_LIMIT)}". I will answer it as asked.'
 
 
 def _prose(request: ChatRequest) -> str:
@@ -196,20 +106,20 @@ def _asks_for_a_label(prompt: str) -> bool:
     return "classify" in lowered and all(label in lowered for label in LABELS)
 
 
-def _quote(question: str) -> str:
-    return question if len(question) <= QUOTE_LIMIT else f"{question[:QUOTE_LIMIT]}…"
+def _quote(question: str, limit: int = QUOTE_LIMIT) -> str:
+    return question if len(question) <= limit else f"{question[:limit]}…"
 
 
-def _stop(text: str, stop: str | list[str] | None) -> str:
-    for word in [stop] if isinstance(stop, str) else stop or ():
-        text = text.partition(word)[0]
-    return text
+def _stop(text: str, stop: Sequence[str]) -> tuple[str, str | None]:
+    """Cut a text before the first stop word, and return which one that was."""
+    found = min(((text.find(word), word) for word in stop if word in text), default=None)
+    return (text[: found[0]], found[1]) if found else (text, None)
 
 
-def _cut_text(text: str, limit_tokens: int | None) -> Answer:
+def _cut_text(text: str, limit_tokens: int | None, stopped_at: str | None = None) -> Answer:
     whole = text.encode()
     if limit_tokens is None or len(whole) <= limit_tokens * BYTES_PER_TOKEN:
-        return Answer(text, (), "stop", _tokens_of(len(whole)))
+        return Answer(text, (), "stop", tokens_of(len(whole)), stopped_at)
     cut = whole[: limit_tokens * BYTES_PER_TOKEN].decode(errors="ignore")
     return Answer(cut, (), "length", limit_tokens)
 
@@ -224,61 +134,41 @@ def _cut_calls(calls: Iterable[ToolCall], limit_tokens: int | None) -> Answer:
         needed = len(call.name.encode()) + len(arguments)
         if used + needed > room:
             left = max(0, int(room) - used - len(call.name.encode()))
-            kept.append(ToolCall(call.name, arguments[:left].decode(errors="ignore")))
+            kept.append(ToolCall(call.name, arguments[:left].decode(errors="ignore"), call.is_custom))
             return Answer("", tuple(kept), "length", limit_tokens or 0)
         kept.append(call)
         used += needed
-    return Answer("", tuple(kept), "tool_calls", _tokens_of(used))
+    return Answer("", tuple(kept), "tool_calls", tokens_of(used))
 
 
-def _tool_calls(request: ChatRequest) -> list[ToolCall]:
-    return [
-        ToolCall(
-            tool["name"],
-            to_json(value_that_fits(tool.get("parameters") or {"type": "object"}, request.question)).decode(),
-        )
-        for tool in _chosen_tools(request)
-    ]
+def _call(tool: Tool, question: str) -> ToolCall:
+    if tool.is_custom:
+        return ToolCall(tool.name, next(iter(quoted_parts(question)), question), is_custom=True)
+    return ToolCall(tool.name, to_json(value_that_fits(tool.parameters, question)).decode())
 
 
-def _chosen_tools(request: ChatRequest) -> list[Json]:
-    """Choose the tools to call: the forced one, all named in the question, or the first that shares a word with it.
+def _chosen_tools(request: ChatRequest) -> Sequence[Tool]:
+    """Choose the tools to call: all named in the question, or the first that shares a word with it.
 
-    `required` prefers tools not called since the user's last message, so that an agent that must call a tool proceeds
-    to its next one.
+    A call that is required prefers tools not called since the user's last message, so that an agent that must call a
+    tool proceeds to its next one.
     """
-    tools = [_function_of(tool) for tool in request.options.get("tools") or ()]
-    choice = request.options.get("tool_choice") or "auto"
-    if isinstance(choice, dict):
-        return [_forced(choice, tools)]
-    if choice == "none" or not tools or (choice == "auto" and request.messages[-1].get("role") != "user"):
-        return []
-    if choice == "required":
-        called = {call["function"]["name"] for one in request.turn for call in one.get("tool_calls") or ()}
-        tools = [tool for tool in tools if tool["name"] not in called] or tools
-    named = [tool for tool in tools if occurs(tool["name"], request.question)]
-    related = [tool for tool in tools if _words_of(tool) & _words(request.question)]
-    chosen = named or related[:1] or (tools[:1] if choice == "required" else [])
-    return chosen[:1] if request.options.get("parallel_tool_calls") is False else chosen
+    choice, question = request.choice, request.question
+    is_required = choice.mode == "required"
+    if choice.mode == "none" or not (is_required or request.messages[-1].get("role") == "user"):
+        return ()
+    tools = [tool for tool in request.tools if choice.allowed is None or tool.name in choice.allowed]
+    if is_required and len(tools) > 1:
+        called = request.called_tools
+        tools = [tool for tool in tools if tool.name not in called] or tools
+    named = [tool for tool in tools if occurs(tool.name, question)]
+    related = [tool for tool in tools if _words_of(tool) & _words(question)]
+    chosen = named or related[:1] or (tools[:1] if is_required else [])
+    return chosen if request.is_parallel else chosen[:1]
 
 
-def _function_of(tool: Any) -> Json:
-    function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise BadRequestError("expected each tool to be a function with a name", "tools")
-    return function
-
-
-def _forced(choice: Json, tools: Iterable[Json]) -> Json:
-    name = (choice.get("function") or {}).get("name")
-    found = next((tool for tool in tools if tool["name"] == name), None)
-    if found is None:
-        raise BadRequestError(f"expected tool_choice to name one of the tools, got: {name!r}", "tool_choice")
-    return found
-
-
-def _words_of(tool: Json) -> set[str]:
-    return _words(f"{tool['name'].replace('_', ' ')} {tool.get('description') or ''}")
+def _words_of(tool: Tool) -> set[str]:
+    return _words(f"{tool.name.replace('_', ' ')} {tool.description}")
 
 
 def _words(text: str) -> set[str]:
@@ -288,9 +178,8 @@ def _words(text: str) -> set[str]:
 def _json_value(request: ChatRequest) -> Any:
     """Fill the schema from the tools' outputs or else the question; without a schema, the quoted names are the keys."""
     source = "\n".join(request.tool_outputs) or request.question
-    schema = (request.options["response_format"].get("json_schema") or {}).get("schema")
-    if schema is not None:
-        return value_that_fits(schema, source)
+    if request.form.schema is not None:
+        return value_that_fits(request.form.schema, source)
     keys = [part for part in quoted_parts(request.prompt) if part.isidentifier()]
     return dict.fromkeys(keys or ["answer"], _quote(source))
 

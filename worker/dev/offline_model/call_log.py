@@ -41,6 +41,7 @@ class CallRecord:
     input_tokens: int
     started_at: float
     started_monotonic_s: float
+    request_id: str
     prompt: str | None = None
     output_tokens: int = 0
     billed: bool = False
@@ -85,6 +86,7 @@ class CallLog:
         stream: bool,
         fault: str | None,
         headers: dict[str, str],
+        request_id: str,
     ) -> CallRecord:
         """Record the start of a call."""
         self._seq += 1
@@ -102,6 +104,7 @@ class CallLog:
             input_tokens=input_tokens,
             started_at=time.time(),
             started_monotonic_s=time.monotonic(),
+            request_id=request_id,
             prompt=prompt if self._keep_prompts else None,
         )
         if len(self._records) == self._records.maxlen:

@@ -12,15 +12,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-
-@dataclass(frozen=True, slots=True)
-class ErrorReply:
-    """An error reply of the OpenAI API."""
-
-    status: int
-    type: str
-    code: str | None
-    message: str
+from langgraph_rq.worker.dev.offline_model.errors import ErrorReply
 
 
 def _server_error(status: int, message: str) -> ErrorReply:

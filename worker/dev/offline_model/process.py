@@ -105,10 +105,20 @@ class OfflineLLM:
         latency_s: Seconds before each answer.
         log: A file to which every call is appended as JSON lines. None: memory only.
         keep_prompts: Keep each call's prompt in the log, not only its SHA-256.
+        models: The models that exist; others are refused as unknown. Empty: any name is accepted.
     """
 
-    def __init__(self, *, latency_s: float = 0.0, log: Path | None = None, keep_prompts: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        latency_s: float = 0.0,
+        log: Path | None = None,
+        keep_prompts: bool = False,
+        models: Sequence[str] = (),
+    ) -> None:
         self._options = ["--latency", str(latency_s)]
+        if models:
+            self._options += ["--models", ",".join(models)]
         if log:
             self._options += ["--log", str(log)]
         if keep_prompts:
@@ -122,6 +132,11 @@ class OfflineLLM:
     def admin(self) -> OfflineAdmin:
         """The client of its admin routes."""
         return OfflineAdmin(self.url)
+
+    @property
+    def anthropic_url(self) -> str:
+        """The URL for ANTHROPIC_BASE_URL, whose clients add the /v1."""
+        return self.url.removesuffix("/v1")
 
     @property
     def pid(self) -> int:
@@ -198,12 +213,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def announce() -> None:
         host, port = listener.getsockname()[:2]
-        print(f"{_ANNOUNCEMENT}http://{host}:{port}/v1", flush=True)  # noqa: T201
+        # Anthropic's clients add the /v1 themselves.
+        print(f"{_ANNOUNCEMENT}http://{host}:{port}/v1\nANTHROPIC_BASE_URL=http://{host}:{port}", flush=True)  # noqa: T201
 
     # uvicorn shuts down gracefully, then raises the signal again for the previous handler.
     signal.signal(signal.SIGTERM, _exit)
     signal.signal(signal.SIGINT, _exit)
-    serve(OfflineModel(calls, options.latency), listener, announce, with_parent=options.with_parent)
+    serve(OfflineModel(calls, options.latency, options.models), listener, announce, with_parent=options.with_parent)
     return 0
 
 
@@ -221,7 +237,7 @@ def _seconds(text: str) -> float:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="langgraph-producer dev model",
-        description="Run an OpenAI-compatible model server that needs no network; its URL is printed.",
+        description="Serve OpenAI's and Anthropic's APIs without a network; the URLs are printed.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -232,5 +248,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--log", type=Path, metavar="FILE", help="append every call to FILE as JSON lines")
     parser.add_argument("--keep-prompts", action="store_true", help="record prompts, not only their SHA-256")
+    parser.add_argument(
+        "--models",
+        type=lambda text: [name.strip() for name in text.split(",") if name.strip()],
+        default=[],
+        metavar="A,B",
+        help="the models that exist; others are refused (default: any name is accepted)",
+    )
     parser.add_argument("--with-parent", action="store_true", help=argparse.SUPPRESS)
     return parser

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-Json = dict[str, Any]
+from langgraph_rq.worker.dev.offline_model.errors import Json
 
 LABELS = ("simple", "medium", "complex")
 

@@ -1,21 +1,18 @@
 """The HTTP application of the offline model: plain ASGI on uvicorn.
 
-Model routes: POST /v1/chat/completions, POST /v1/embeddings, GET /v1/models. Every request under /v1/ is one call in
-the log. A call first waits the latency; a stream waits half of it before its first words and spreads the rest.
+Every request under /v1/ goes to `apis` and is one call in the log; its id is sent as x-request-id (Anthropic:
+request-id). A call first waits the latency; a stream waits half of it before its first words and spreads the rest.
 
 Admin routes: GET, POST, DELETE /admin/faults (a JSON list of rules; POST replaces all);
 GET /admin/calls?since=N, DELETE /admin/calls; GET /admin/stats; POST /admin/latency {"latency_s": 0.5};
 POST /admin/headers {"name": "value"}, sent with each answer.
 """
 
-import asyncio
 import os
 import secrets
 import socket
-import struct
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 from urllib.parse import parse_qs
@@ -24,25 +21,12 @@ import uvicorn
 from pydantic_core import from_json
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from langgraph_rq.worker.dev.offline_model.answers import BadRequestError
+from langgraph_rq.worker.dev.offline_model.apis.routes import KEY_HEADERS, Routes
 from langgraph_rq.worker.dev.offline_model.call_log import CallLog, CallRecord
-from langgraph_rq.worker.dev.offline_model.faults import ERRORS, ErrorReply, FaultPlan, FaultRule, positive
-from langgraph_rq.worker.dev.offline_model.openai_replies import (
-    Exchange,
-    Reply,
-    chat,
-    embeddings,
-    error_reply,
-    json_reply,
-    models,
-)
-from langgraph_rq.worker.dev.offline_model.sample_values import Json
-
-_ROUTES: dict[tuple[str, str], Callable[[Json, str], Exchange]] = {
-    ("POST", "/v1/chat/completions"): chat,
-    ("POST", "/v1/embeddings"): embeddings,
-    ("GET", "/v1/models"): models,
-}
+from langgraph_rq.worker.dev.offline_model.connection import Connection
+from langgraph_rq.worker.dev.offline_model.errors import Dialect, ErrorReply, Json
+from langgraph_rq.worker.dev.offline_model.faults import ERRORS, FaultPlan, FaultRule, positive
+from langgraph_rq.worker.dev.offline_model.replies import Reply, error_reply, json_reply
 
 _LOGGED_HEADERS = {b"x-request-id", b"traceparent"}
 _LOGGED_PREFIX = b"x-task-"
@@ -62,80 +46,28 @@ class _Protocol(HttpToolsProtocol):
         self.scope["extensions"] = {"offline": {"transport": self.transport}}
 
 
-@dataclass(frozen=True, slots=True)
-class _Connection:
-    """The connection of one request."""
-
-    receive: Callable[[], Any]
-    send: Callable[[Any], Any]
-    transport: asyncio.Transport
-
-    async def body(self) -> bytes | None:
-        """Read the request's body; None: the client disconnected first."""
-        body = b""
-        while True:
-            message = await self.receive()
-            if message["type"] == "http.disconnect":
-                return None
-            body += bytes(message["body"])
-            if not message["more_body"]:
-                return body
-
-    async def left(self) -> None:
-        """Wait until the client disconnects."""
-        while (await self.receive())["type"] != "http.disconnect":
-            pass
-
-    async def leaves_within(self, seconds: float) -> bool:
-        """Wait; return whether the client disconnected meanwhile."""
-        if not seconds:
-            return False
-        try:
-            async with asyncio.timeout(seconds):
-                await self.left()
-        except TimeoutError:
-            return False
-        return True
-
-    async def start(self, reply: Reply) -> None:
-        await self.send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
-
-    async def write(self, body: bytes, *, more: bool) -> None:
-        await self.send({"type": "http.response.body", "body": body, "more_body": more})
-
-    async def close(self) -> None:
-        """Close it in the middle of a reply, after flushing."""
-        self.transport.close()
-        await self.left()
-
-    async def reset(self) -> None:
-        """Reset it."""
-        linger = struct.pack("ii", 1, 0)  # on, for zero seconds: the kernel sends RST
-        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        self.transport.abort()
-        await self.left()
-
-
 class OfflineModel:
     """The ASGI application.
 
     Args:
         calls: The call log.
         latency_s: Seconds before each answer, until changed through /admin/latency.
+        models: The models that exist. Empty: any name is accepted.
     """
 
-    def __init__(self, calls: CallLog, latency_s: float = 0.0) -> None:
+    def __init__(self, calls: CallLog, latency_s: float = 0.0, models: Sequence[str] = ()) -> None:
         self._calls = calls
+        self._routes = Routes(models)
         self._faults = FaultPlan()
         self._latency_s = latency_s
         self._headers: tuple[tuple[bytes, bytes], ...] = ()
         # Ids differ between servers: LangGraph treats two messages with the same id as one message.
         self._ids = (f"{boot}{n}" for boot in [secrets.token_hex(4)] for n in count(1))
-        self._hanging: set[_Connection] = set()
+        self._hanging: set[Connection] = set()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one HTTP request."""
-        connection = _Connection(receive, send, scope["extensions"]["offline"]["transport"])
+        connection = Connection(receive, send, scope["extensions"]["offline"]["transport"])
         body = await connection.body()
         if body is None:
             return
@@ -151,14 +83,15 @@ class OfflineModel:
         for connection in self._hanging:
             connection.transport.abort()
 
-    async def _serve_call(self, scope: Any, body: bytes, connection: _Connection) -> None:
-        logged, command = _headers(scope["headers"])
-        exchange = self._exchange(scope["method"], scope["path"], body)
+    async def _serve_call(self, scope: Any, body: bytes, connection: Connection) -> None:
+        logged, headers, command = _headers(scope["headers"])
+        request_id = next(self._ids)
+        exchange = self._routes.answer(scope["method"], scope["path"], body, headers, request_id)
         rule = None
         try:
             rule = FaultRule.from_header(command) if command else self._faults.choose(exchange.model, exchange.prompt)
         except ValueError as error:
-            exchange = Exchange(_bad_request(f"x-fault: {error}"), exchange.model, exchange.prompt)
+            exchange = exchange._replace(reply=_bad_request(f"x-fault: {error}"))
         record = self._calls.accept(
             scope["path"],
             exchange.model,
@@ -167,26 +100,16 @@ class OfflineModel:
             stream=exchange.reply.stream,
             fault=rule.fault if rule else None,
             headers=logged,
+            request_id=f"req_{request_id}",
         )
         try:
-            await self._perform(record, rule, exchange.reply, connection)
+            await self._perform(record, rule, exchange.reply, exchange.dialect, connection)
         finally:
             self._calls.end(record)
 
-    def _exchange(self, method: str, path: str, body: bytes) -> Exchange:
-        route = _ROUTES.get((method, path))
-        if route is None:
-            known = ", ".join(" ".join(one) for one in _ROUTES)
-            return Exchange(error_reply(ErrorReply(404, "invalid_request_error", None, f"expected one of {known}")))
-        try:
-            return route(_object(body) if method == "POST" else {}, next(self._ids))
-        except BadRequestError as error:
-            return Exchange(_bad_request(str(error), error.param))
-        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-            # A field does not have the API's shape.
-            return Exchange(_bad_request(f"not a valid request: {type(error).__name__}: {error}"))
-
-    async def _perform(self, record: CallRecord, rule: FaultRule | None, reply: Reply, connection: _Connection) -> None:
+    async def _perform(
+        self, record: CallRecord, rule: FaultRule | None, reply: Reply, dialect: Dialect, connection: Connection
+    ) -> None:
         """Wait the latency, reply or apply the fault, and record the outcome."""
         fault = rule.fault if rule else None
         latency_s = self._latency_s if rule is None or rule.latency_s is None else rule.latency_s
@@ -195,7 +118,7 @@ class OfflineModel:
             await self._hang(connection)
             return
         if rule and fault in ERRORS:
-            reply = error_reply(ERRORS[fault], retry_after_s=rule.retry_after_s)
+            reply = error_reply(ERRORS[fault], dialect, record.request_id, rule.retry_after_s)
         elif fault == "malformed":
             reply = reply.malformed()
         if fault != "reset":
@@ -209,11 +132,12 @@ class OfflineModel:
             await connection.reset()
             return
         record.status = reply.status
-        reply = replace(reply, extra_headers=(*reply.extra_headers, *self._headers))
+        request_id = (dialect.id_header, record.request_id.encode())
+        reply = reply._replace(extra_headers=(*reply.extra_headers, request_id, *self._headers))
         await self._send(record, reply, connection, latency_s, cut=fault == "cut")
 
     async def _send(
-        self, record: CallRecord, reply: Reply, connection: _Connection, latency_s: float, *, cut: bool
+        self, record: CallRecord, reply: Reply, connection: Connection, latency_s: float, *, cut: bool
     ) -> None:
         pause_s = latency_s / 2 / max(1, len(reply.bursts) - 1)
         bursts = reply.first_half if cut else reply.bursts
@@ -229,7 +153,7 @@ class OfflineModel:
         else:
             record.outcome = "completed"
 
-    async def _hang(self, connection: _Connection) -> None:
+    async def _hang(self, connection: Connection) -> None:
         self._hanging.add(connection)
         await connection.left()
         self._hanging.discard(connection)
@@ -266,27 +190,30 @@ class OfflineModel:
         return {"ok": True}
 
 
-def _headers(headers: list[tuple[bytes, bytes]]) -> tuple[dict[str, str], str]:
-    """Return the headers to log, and the value of x-fault."""
+def _headers(headers: list[tuple[bytes, bytes]]) -> tuple[dict[str, str], dict[bytes, str], str]:
+    """Return the headers to log, those that the APIs read, and the value of x-fault."""
     logged: dict[str, str] = {}
+    read: dict[bytes, str] = {}
     command = ""
     for name, value in headers:
-        if name in _LOGGED_HEADERS or name.startswith(_LOGGED_PREFIX):
+        if name in KEY_HEADERS:
+            read[name] = value.decode("latin-1")
+        elif name in _LOGGED_HEADERS or name.startswith(_LOGGED_PREFIX):
             logged[name.decode("latin-1")] = value.decode("latin-1")
         elif name == b"x-fault":
             command = value.decode("latin-1")
-    return logged, command
+    return logged, read, command
 
 
 def _object(body: bytes) -> Json:
     value = from_json(body)
     if not isinstance(value, dict):
-        raise BadRequestError("expected the body to be a JSON object")
+        raise ValueError("expected a JSON object")  # noqa: TRY004 - of the client's value, not of ours
     return value
 
 
-def _bad_request(message: str, param: str | None = None) -> Reply:
-    return error_reply(ErrorReply(400, "invalid_request_error", None, message), param)
+def _bad_request(message: str) -> Reply:
+    return error_reply(ErrorReply(400, "invalid_request_error", None, message))
 
 
 class _Server(uvicorn.Server):
