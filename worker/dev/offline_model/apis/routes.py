@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pydantic_core import from_json
 
+from langgraph_rq.worker.dev.offline_model.apis.anthropic_messages import MessagesApi
 from langgraph_rq.worker.dev.offline_model.apis.chat_completions import complete_chat
 from langgraph_rq.worker.dev.offline_model.apis.embeddings import embed
+from langgraph_rq.worker.dev.offline_model.apis.responses import ResponsesApi
 from langgraph_rq.worker.dev.offline_model.errors import ANTHROPIC, OPENAI, ApiError, Dialect, ErrorReply, Json
 from langgraph_rq.worker.dev.offline_model.replies import ApiRequest, Exchange, error_reply, json_reply
 
@@ -35,9 +37,13 @@ class Routes:
     def __init__(self, models: Sequence[str] = ()) -> None:
         self._models = frozenset(models)
         self._listed = tuple(models) or DEFAULT_MODELS
+        messages = MessagesApi()
         self._posts: dict[str, Callable[[ApiRequest], Exchange]] = {
             "/v1/chat/completions": complete_chat,
             "/v1/embeddings": embed,
+            "/v1/messages": messages.create,
+            "/v1/messages/count_tokens": messages.count,
+            "/v1/responses": ResponsesApi().respond,
         }
 
     def answer(self, method: str, path: str, body: bytes, headers: Mapping[bytes, str], request_id: str) -> Exchange:
