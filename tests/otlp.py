@@ -1,15 +1,23 @@
-"""An OTLP receiver over HTTP that groups spans by trace."""
+"""OTLP receivers, over HTTP and over gRPC, that group spans by trace."""
 
 import gzip
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+import grpc
+from opentelemetry import trace
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.util._once import Once
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,7 @@ class Received:
     attributes: dict[str, Any]
     links: tuple[str, ...]
     is_error: bool
+    scope: str
     start_ns: int
     end_ns: int
     resource: dict[str, Any]
@@ -54,6 +63,7 @@ class Receiver:
                         _values(span.attributes),
                         tuple(link.span_id.hex() for link in span.links),
                         span.status.code == 2,
+                        scope.scope.name,
                         span.start_time_unix_nano,
                         span.end_time_unix_nano,
                         resource,
@@ -100,3 +110,37 @@ def receiver() -> Iterator[Receiver]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def grpc_receiver() -> Iterator[Receiver]:
+    received = Receiver()
+
+    class Service(trace_service_pb2_grpc.TraceServiceServicer):
+        def Export(self, request: ExportTraceServiceRequest, context: Any) -> ExportTraceServiceResponse:  # noqa: N802
+            received.headers.append(dict(context.invocation_metadata()))
+            received.take(request.SerializeToString())
+            return ExportTraceServiceResponse()
+
+    server = grpc.server(ThreadPoolExecutor(2))
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Service(), server)
+    received.url = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        yield received
+    finally:
+        server.stop(None).wait()
+
+
+@contextmanager
+def no_tracer_provider() -> Iterator[None]:
+    """Forget the TracerProvider of this process, which can be set once, and the one that the block sets."""
+    before = trace._TRACER_PROVIDER, trace._TRACER_PROVIDER_SET_ONCE
+    trace._TRACER_PROVIDER, trace._TRACER_PROVIDER_SET_ONCE = None, Once()
+    try:
+        yield
+    finally:
+        shutdown = getattr(trace._TRACER_PROVIDER, "shutdown", None)
+        trace._TRACER_PROVIDER, trace._TRACER_PROVIDER_SET_ONCE = before
+        if shutdown:
+            shutdown()
