@@ -19,6 +19,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.util._once import Once
 
+from langgraph_rq.shared.telemetry.tracer_provider import exported_spans
+
 
 @dataclass(frozen=True)
 class Received:
@@ -130,6 +132,16 @@ def grpc_receiver() -> Iterator[Receiver]:
         yield received
     finally:
         server.stop(None).wait()
+
+
+@contextmanager
+def exporting(monkeypatch: Any, protocol: str = "http/protobuf") -> Iterator[Receiver]:
+    """Export the spans of this process to a receiver of its own."""
+    with (grpc_receiver if protocol == "grpc" else receiver)() as received, no_tracer_provider():
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", received.url)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+        with exported_spans():
+            yield received
 
 
 @contextmanager

@@ -4,7 +4,7 @@ From the top, each imports only those below it:
 
 __main__.py  the command langgraph-worker
 boot.py      what a worker process does from its start to its end
-telemetry/   what a worker process exposes: metrics, health, spans, alerts
+telemetry/   what a worker process exposes: metrics, health, alerts
 fleet/       one worker among others: claim, lease, run, drain, isolate
 context.py   opens what all tasks of a process share
 assistant/   the built-in graph
@@ -13,6 +13,7 @@ state/       checkpoints and the store
 graphs/      from langgraph.json to graphs that are ready to run
 calls/       guarded models, embeddings and tools: retries, fallbacks, what an error means
 guards/      which model call may start, and what it cost
+tracing/     the spans of attempts
 
 dev/ holds the offline model server of the demo, the tests and the benchmarks.
 """

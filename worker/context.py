@@ -31,6 +31,7 @@ from langgraph_rq.shared.settings.environment import file_of
 from langgraph_rq.shared.telemetry.anchors import AnchorWriter
 from langgraph_rq.shared.telemetry.audit import Audit
 from langgraph_rq.shared.telemetry.logs import get_logger
+from langgraph_rq.shared.telemetry.tracer_provider import exported_spans
 from langgraph_rq.worker.calls.provider_key import VARIABLE, KeyFile
 from langgraph_rq.worker.calls.rate_headers import read_rate_headers
 from langgraph_rq.worker.calls.stream_usage import ask_for_usage
@@ -92,6 +93,7 @@ async def open_context(
             await checkpointer.asetup()
             store = await stack.enter_async_context(open_store(saved, config, serializer))
         graphs = await stack.enter_async_context(load_graphs(config, checkpointer=checkpointer, store=store))
+        stack.enter_context(exported_spans())
         _allow_types(serializer, graphs.by_name.values(), state.types)
         if settings.stream_usage:
             ask_for_usage()

@@ -37,6 +37,7 @@ from langgraph_rq.shared.errors import (
 )
 from langgraph_rq.shared.settings import refuse_unknown_names
 from langgraph_rq.shared.tasks import Priority, State, Task, TaskResult
+from langgraph_rq.shared.telemetry.tracer_provider import exported_spans
 
 EXIT_CODES = """
 \b
@@ -127,7 +128,7 @@ def submit(
     given = {name: value for name, value in fields.items() if value is not None}
     # What the client logs as a warning is written below; without a handler Python would write it too.
     logging.getLogger("langgraph_rq").addHandler(logging.NullHandler())
-    with Client() as client:
+    with exported_spans(is_required=False), Client() as client:
         if file:
             if query or input_json or given:
                 raise click.UsageError("--file holds whole tasks: give their fields in the file")

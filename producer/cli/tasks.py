@@ -15,6 +15,7 @@ from langgraph_rq.shared import terminal
 from langgraph_rq.shared.errors import InvalidInputError, MissingExtraError, Violation
 from langgraph_rq.shared.queue.events import BEGINNING, is_place
 from langgraph_rq.shared.settings import GatewaySettings, load
+from langgraph_rq.shared.telemetry.tracer_provider import exported_spans
 
 _EXIT_CODES = """
 \b
@@ -76,7 +77,7 @@ def resume(task_id: str, value: str | None, *, answers: Iterable[str], as_json: 
       langgraph-producer resume TASK_ID --answer 9f2c4be1d0a7431f8e5b6a7c8d9e0f11=yes
     """  # noqa: D301
     by_id = dict(_split(answer) for answer in answers) or None
-    with Client() as client:
+    with exported_spans(is_required=False), Client() as client:
         receipt = client.resume(task_id, MISSING if value is None else _read(value), answers=by_id)
         terminal.write(asdict(receipt) if as_json else receipt.task_id)
 

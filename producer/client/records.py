@@ -1,4 +1,4 @@
-"""Spans of a submit and entries of the audit log, written in the round trip of the call that they describe."""
+"""The trace of a submit, and entries of the audit log, written in the round trip of the call that they describe."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,14 +8,13 @@ from typing import Any, Self
 from langgraph_rq.shared.connections.scripts import Call
 from langgraph_rq.shared.settings import TelemetrySettings, load
 from langgraph_rq.shared.tasks import Task
-from langgraph_rq.shared.telemetry import tracing
 from langgraph_rq.shared.telemetry.audit import Action, Audit
-from langgraph_rq.shared.telemetry.spans import SpanId
+from langgraph_rq.shared.telemetry.tracing import submitted
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """The records of one client; without an audit key there is no audit log, without an endpoint no span."""
+    """The records of one client; without an audit key there is no audit log."""
 
     audit: Audit | None
 
@@ -28,18 +27,18 @@ class Records:
 
     def submit(self, tasks: Sequence[Task], base_queue: str) -> tuple[list[Task], list[Call[Any]]]:
         """Put each task into a trace; return the tasks, and the calls to run after submitting them."""
-        traced, records = self._trace(tasks, base_queue)
-        if self.audit:
-            for task in traced:
-                self.audit.entry_call(
-                    Action.RESUMED if task.resume else Action.SUBMITTED,
-                    task.key,
-                    graph=task.graph,
-                    user=task.user_id,
-                    input_sha256=sha256(task.model_dump_json(include={"input"}).encode()).hexdigest(),
-                )
-            records += self.audit.unacknowledged()
-        return traced, records
+        traced = [submitted(task, task.priority.queue(base_queue)) for task in tasks]
+        if self.audit is None:
+            return traced, []
+        for task in traced:
+            self.audit.entry_call(
+                Action.RESUMED if task.resume else Action.SUBMITTED,
+                task.key,
+                graph=task.graph,
+                user=task.user_id,
+                input_sha256=sha256(task.model_dump_json(include={"input"}).encode()).hexdigest(),
+            )
+        return traced, list(self.audit.unacknowledged())
 
     def of(self, action: Action, *task_ids: str, **details: Any) -> list[Call[Any]]:
         """Build the calls that record an action on tasks."""
@@ -48,22 +47,3 @@ class Records:
         for task_id in task_ids:
             self.audit.entry_call(action, task_id, **details)
         return list(self.audit.unacknowledged())
-
-    def _trace(self, tasks: Sequence[Task], base_queue: str) -> tuple[list[Task], list[Call[Any]]]:
-        if not tracing.is_on():
-            here = tracing.current()
-            return [_below(task, here) if here and not task.traceparent else task for task in tasks], []
-        spans = []
-        traced = []
-        for task in tasks:
-            above = SpanId.parse(task.traceparent) if task.traceparent else None
-            where, span = tracing.submit_span(task.key, task.graph, task.priority.queue(base_queue), above)
-            span.end()
-            traced.append(_below(task, where))
-            if where.is_sampled:
-                spans.append(span)
-        return traced, [tracing.send_call(spans)] if spans else []
-
-
-def _below(task: Task, span: SpanId) -> Task:
-    return task.model_copy(update={"traceparent": span.traceparent})

@@ -7,7 +7,7 @@ import sys
 from langgraph_rq.producer.doctor.finding import Check, Finding, failed, passed, warned
 from langgraph_rq.producer.doctor.system import System
 from langgraph_rq.shared.settings import WorkerSettings, load
-from langgraph_rq.shared.telemetry import tracing
+from langgraph_rq.shared.telemetry.tracer_provider import endpoint, is_asked_for
 
 _LOG_A_LINE = (
     "from langgraph_rq.shared.telemetry import logs; logs.configure(); logs.get_logger('doctor').info('log.checked')"
@@ -30,9 +30,10 @@ def logs_are_structured(_system: System) -> Finding:
 
 def traces_are_exported(system: System) -> Finding:
     """A slow task is explained by its trace."""
-    if not tracing.is_on(system.environ):
+    if not is_asked_for(system.environ):
         return warned("no traces are exported", "set OTEL_EXPORTER_OTLP_ENDPOINT to your collector")
-    return passed(f"traces go to {tracing.endpoint(system.environ)}")
+    to = endpoint(system.environ) or system.environ["OTEL_TRACES_EXPORTER"]
+    return passed(f"traces go to {to}")
 
 
 def metrics_are_scraped(system: System) -> Finding:

@@ -27,6 +27,7 @@ from langgraph_rq.producer.gateway.dependencies import Gateway
 from langgraph_rq.producer.gateway.probes import health
 from langgraph_rq.producer.gateway.probes.model_ping import ModelPing
 from langgraph_rq.producer.gateway.tasks import classic, routes, stream
+from langgraph_rq.producer.gateway.trace_context import TraceContext
 from langgraph_rq.shared.errors import SettingsError
 from langgraph_rq.shared.settings import (
     BreakerSettings,
@@ -81,6 +82,7 @@ def create_app(settings: GatewaySettings, redis_url: str | None = None) -> FastA
     limits = load(TaskSettings).limits()
     metrics_key = settings.metrics_key.get_secret_value() if settings.metrics_key else None
     middleware = [
+        Middleware(TraceContext),
         Middleware(AnswerHeaders),
         Middleware(Access, keyring=keyring, own=own, refused=refused, metrics_key=metrics_key),
         Middleware(BodyLimit, limit_bytes=limits.text_bytes, limit_s=settings.body_s),

@@ -14,6 +14,7 @@ from langgraph_rq.producer.gateway.app import create_app
 from langgraph_rq.producer.gateway.connections import Connections, affordable, new_loop
 from langgraph_rq.shared.settings import GatewaySettings, RedactionSettings, RedisSettings, load, refuse_taken_port
 from langgraph_rq.shared.telemetry.logs import configure
+from langgraph_rq.shared.telemetry.tracer_provider import exported_spans
 
 _OTHER_FILES = 64
 """Modules, logs, the listening socket, and connections that were accepted and not yet looked at."""
@@ -38,7 +39,8 @@ def serve(settings: GatewaySettings, redis_url: str | None = None) -> None:
     # uvicorn ends gracefully, then raises the signal again for the handler before its own.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit)
-    GatewayServer(config).run()
+    with exported_spans():
+        GatewayServer(config).run()
 
 
 def server_config(app: FastAPI, settings: GatewaySettings) -> uvicorn.Config:

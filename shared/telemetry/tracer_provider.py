@@ -20,7 +20,7 @@ from uuid import uuid4
 from opentelemetry import trace
 
 from langgraph_rq.shared.errors import SettingsError
-from langgraph_rq.shared.telemetry.otlp import SCOPE
+from langgraph_rq.shared.telemetry.tracing import SCOPE
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource

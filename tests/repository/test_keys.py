@@ -15,7 +15,7 @@ from langgraph_rq.producer.gateway.tasks import recent
 from langgraph_rq.shared.breaker import circuit_breaker
 from langgraph_rq.shared.budget import hourly_cost, token_budget
 from langgraph_rq.shared.queue import keys as queue_keys
-from langgraph_rq.shared.telemetry import anchors, audit, tracing
+from langgraph_rq.shared.telemetry import anchors, audit
 from langgraph_rq.worker.guards import tenant_calls
 from langgraph_rq.worker.state import checkpoints
 
@@ -27,7 +27,6 @@ OWNERS = (
     tenant_calls,
     anchors,
     audit,
-    tracing,
     checkpoints,
     event_feed,
     rates,

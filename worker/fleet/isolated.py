@@ -17,17 +17,17 @@ from typing import Any
 from langchain_core.callbacks import BaseCallbackHandler
 from redis.exceptions import RedisError
 
-from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.answers import Claimed
 from langgraph_rq.shared.queue.waits import AFTER_OUTAGE, AT_ONCE
 from langgraph_rq.shared.settings import RedactionSettings, RedisSettings, WorkerSettings, load
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import configure, get_logger
+from langgraph_rq.shared.telemetry.tracer_provider import flush
 from langgraph_rq.worker.fleet.loop_watch import LOOK_S, LoopWatch
 from langgraph_rq.worker.fleet.node_threads import NodeThreads
 from langgraph_rq.worker.guards.task_guard import current_task
-from langgraph_rq.worker.task.attempt import Attempt
+from langgraph_rq.worker.task.attempt import Attempt, error_of
 from langgraph_rq.worker.task.result import Ended, Result, usage_of, write_result
 from langgraph_rq.worker.task.run import Released, run_task
 from langgraph_rq.worker.task.run_context import RunContext
@@ -36,6 +36,9 @@ BEGUN, NODE, ENDED = "begun", "node", "ended"
 """Messages to the worker, (kind, task id, value): the graphs are loaded; a node begins; a task's outcome."""
 CANCEL = "cancel"
 """A message to the child, (kind, task id): the task is not this worker's any more, or was cancelled."""
+
+_FLUSH_S = 2.0
+"""How long a child exports its spans before it sends an outcome."""
 
 _log = get_logger(__name__)
 
@@ -127,9 +130,10 @@ async def _run_one(attempt: Attempt, context: RunContext, messages: _Messages) -
     except Exception as error:  # the worker ends the task; an exception's own type may not be known there
         _log.exception("task.broken")
         outcome = RuntimeError(repr(error))
-    with suppress(Exception):  # a record that cannot be written must not keep the task from ending
-        if spans := attempt.spans_call(outcome if isinstance(outcome, Ended) else None):
-            await scripts.run(context.redis, spans)
+    ended = outcome if isinstance(outcome, Ended) else None
+    attempt.leave_graph(ended)
+    attempt.end(error_of(ended))
+    await asyncio.to_thread(flush, _FLUSH_S)  # the last message ends this process
     messages.end(attempt.claimed.id, outcome)
 
 

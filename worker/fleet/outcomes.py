@@ -6,7 +6,7 @@ from langgraph_rq.shared.queue.answers import Finished
 from langgraph_rq.shared.queue.verbs import finish_call, release_call
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.state.checkpoints import CheckpointOutageError
-from langgraph_rq.worker.task.attempt import Attempt
+from langgraph_rq.worker.task.attempt import Attempt, error_of
 from langgraph_rq.worker.task.commits import commit_batcher
 from langgraph_rq.worker.task.result import Ended
 from langgraph_rq.worker.task.run import Released
@@ -50,7 +50,7 @@ class OutcomeWriter:
         await self._commits.drain(_LAST_RECORDS_S)
 
     async def _release(self, attempt: Attempt, released: Released) -> None:
-        self._send_records(attempt, None)
+        attempt.leave_graph(None)
         claimed = attempt.claimed
         wait = released.wait
         call = release_call(
@@ -70,7 +70,8 @@ class OutcomeWriter:
             _log.info("task.released", reason=reason, waits_for=wait.thing or None, delay_ms=wait.delay_ms)
 
     async def _finish(self, attempt: Attempt, ended: Ended) -> None:
-        self._send_records(attempt, ended)
+        attempt.leave_graph(ended)
+        self._send_audit_entry(attempt, ended)
         keys, task_id = self._context.keys, attempt.claimed.id
         call = finish_call(
             attempt.claimed,
@@ -90,18 +91,19 @@ class OutcomeWriter:
         if finished is Finished.FENCED:
             self._commits.send(attempt.fenced_call())
             _log.warning("task.fenced", state=ended.state)
+            attempt.end("fenced")
             return
         attempt.log_end(ended)
+        attempt.end(error_of(ended))
         if ended.spent_thread and self._context.checkpointer:
             try:
                 await self._context.checkpointer.expire_thread(ended.spent_thread, self._checkpoint_ttl_s)
             except (RedisError, CheckpointOutageError) as error:  # they keep the longer TTL that they were written with
                 _log.warning("checkpoints.not_expired", error=str(error))
 
-    def _send_records(self, attempt: Attempt, ended: Ended | None) -> None:
-        """Send spans and audit entry in the round trip of the commit; None for `ended`: the task is released."""
-        for record in (attempt.spans_call, attempt.audit_call):
-            try:
-                self._commits.send(record(ended))
-            except Exception as error:  # a record that cannot be made must not keep its task from ending
-                _log.warning("record.refused", error=type(error).__name__)
+    def _send_audit_entry(self, attempt: Attempt, ended: Ended) -> None:
+        """Send the audit entry in the round trip of the commit."""
+        try:
+            self._commits.send(attempt.audit_call(ended))
+        except Exception as error:  # a record that cannot be made must not keep its task from ending
+            _log.warning("record.refused", error=type(error).__name__)

@@ -135,21 +135,28 @@ class RunningTasks:
         attempt.enter()
         running = self._running[attempt.claimed.id, attempt.claimed.epoch]
         try:
-            outcome = await self._isolate_or_run(attempt)
+            outcome = await self._outcome(attempt, running)
+            if outcome is None:
+                _log.warning("task.lost", reason="it waits, or another worker owns it")
+                attempt.end("lost")
+                return
+            running.is_committing = True
+            await self._outcomes.write(attempt, outcome)
+        finally:
+            attempt.end()
+
+    async def _outcome(self, attempt: Attempt, running: _Running) -> Ended | Released | None:
+        try:
+            return await self._isolate_or_run(attempt)
         except asyncio.CancelledError:
-            outcome = Released(AT_ONCE, "the worker ends") if self._releases else None
+            return Released(AT_ONCE, "the worker ends") if self._releases else None
         except RedisError as error:
-            outcome = Released(AFTER_OUTAGE, f"Redis is away: {error}")
+            return Released(AFTER_OUTAGE, f"Redis is away: {error}")
         except Exception as error:  # a fault of the worker must not let the task run again and again
             _log.exception("task.broken")
             broken = Result(State.ERROR, error=(ErrorType.GRAPH_ERROR, f"the worker failed: {error!r}"))
             limit = self._context.result_bytes
-            outcome = write_result(attempt.claimed, None, broken, attempt.worker, limit, running.claimed_at)
-        if outcome is None:
-            _log.warning("task.lost", reason="it waits, or another worker owns it")
-            return
-        running.is_committing = True
-        await self._outcomes.write(attempt, outcome)
+            return write_result(attempt.claimed, None, broken, attempt.worker, limit, running.claimed_at)
 
     async def _isolate_or_run(self, attempt: Attempt) -> Ended | Released | None:
         claimed = attempt.claimed

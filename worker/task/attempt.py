@@ -6,27 +6,25 @@ records are sent with the commit.
 """
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Self
+
+from opentelemetry import trace
 
 from langgraph_rq.shared.budget.token_budget import Payer
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.answers import Claimed
 from langgraph_rq.shared.tasks import State, Task
-from langgraph_rq.shared.telemetry import tracing
 from langgraph_rq.shared.telemetry.audit import Action
-from langgraph_rq.shared.telemetry.logs import bind, bound, get_logger, listen
-from langgraph_rq.shared.telemetry.otlp import SCOPE
-from langgraph_rq.shared.telemetry.spans import Kind, Span, SpanId, Value, new_span_id
+from langgraph_rq.shared.telemetry.logs import bind, get_logger, listen
 from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
 from langgraph_rq.worker.task.result import Ended
 from langgraph_rq.worker.task.run_context import RunContext
+from langgraph_rq.worker.tracing.attempt_spans import AttemptSpans, span_id
 
 _log = get_logger(__name__)
-
-MOST_SPANS = 1_000
-"""Spans below one attempt: a graph that loops must not fill Redis with them."""
 
 _EXPECTED = {State.SUCCESS, State.INTERRUPTED, State.CANCELLED}
 """States that are no failure: they are logged at info, and their spans have no error."""
@@ -47,15 +45,8 @@ class Attempt(TaskGuard):
     """Whether the task's user has cancelled it; then the run ends as cancelled when its asyncio task is cancelled."""
     task: Task | None = None
     """The claimed task; None until it is read."""
-    read_ns: int = 0
-    parent: SpanId | None = None
-    """The span below which the task was submitted."""
-    span: SpanId | None = None
-    """The attempt's own place in the trace; None: it has no spans."""
-    graph_span: Span | None = None
-    spans: list[Span] = field(default_factory=list)
-    """Spans below its own, in the order in which they began, so that parents come first."""
-    has_cut_spans: bool = False
+    spans: AttemptSpans | None = None
+    """None: it has no spans, because it is not read, not sampled, or over."""
 
     @classmethod
     def of(cls, claimed: Claimed, worker: str, context: RunContext) -> Self:
@@ -84,16 +75,15 @@ class Attempt(TaskGuard):
 
     def read(self, task: Task) -> None:
         """Add the task itself: from here on log lines name its graph, thread and user."""
-        self.task, self.read_ns = task, self.read_ns or time.time_ns()
+        self.task = task
         self.payer = Payer(task.tenant, task.user_id, task.task_id)
         about: dict[str, Any] = {"graph": task.graph, "thread_id": task.thread_id, "user_id": task.user_id}
-        self.parent = SpanId.parse(task.traceparent) if task.traceparent else None
-        if self.context.is_traced:
-            own = (self.parent or tracing.new_trace(self.claimed.id)).attempt(self.claimed.id, self.claimed.epoch)
-            self.span = own if own.is_sampled else None
-            about["trace_id"], about["span_id"] = own.trace, own.span
-        elif self.parent:
-            about["trace_id"] = self.parent.trace
+        with _recording():
+            self.spans = AttemptSpans.begin(self.context.tracer, self.claimed, task)
+        here = trace.get_current_span()
+        if here.get_span_context().is_valid:
+            about["trace_id"] = f"{here.get_span_context().trace_id:032x}"
+            about["span_id"] = span_id(here) if self.context.tracer else None
         bind(**about)
         _log.info("task.started", queued_ms=self._queued_ms, attempt=self.claimed.epoch)
 
@@ -101,35 +91,31 @@ class Attempt(TaskGuard):
         """Let no further call start: the run is being ended."""
         self.deadline_at = time.monotonic()
 
-    def begin_span(self, name: str, trace: str, parent: str) -> Span | None:
-        """Begin a span below another; None: there are too many, and nothing below it is kept either."""
-        if len(self.spans) >= MOST_SPANS:
-            self.has_cut_spans = True
-            return None
-        span = Span(name, trace, new_span_id(), parent)
-        self.spans.append(span)
-        return span
-
-    def spans_call(self, ended: Ended | None) -> scripts.Call[bool] | None:
-        """End all spans and return the call that writes them, to be sent before the commit.
+    def leave_graph(self, ended: Ended | None) -> None:
+        """End the spans of the graph: its outcome is known, and is going to be written.
 
         Args:
             ended: How the task ended; None when it goes back to the queue.
         """
-        if self.span is None:
-            bind(node=None)
-            return None
-        bind(node=None, span_id=self.span.span)
-        spans = self._end_spans(self.span, ended)
-        self.spans, self.span = [], None
-        return tracing.send_call(spans, (self.claimed.id, self.claimed.epoch, self.worker))
+        bind(node=None)
+        if self.spans:
+            bind(span_id=self.spans.id)
+            with _recording():
+                self.spans.leave_graph(ended.state if ended else None)
 
-    def audit_call(self, ended: Ended | None) -> scripts.Call[None] | None:
+    def end(self, error: str | None = None) -> None:
+        """End the attempt's span, once; `error` is the type of what went wrong."""
+        spans, self.spans = self.spans, None
+        if spans:
+            with _recording():
+                spans.end(error)
+
+    def audit_call(self, ended: Ended) -> scripts.Call[None] | None:
         """Return the call that writes the audit entry of this end.
 
         It is sent before the commit: a worker that dies right after the commit must not take the entry along.
         """
-        if self.context.audit is None or ended is None:
+        if self.context.audit is None:
             return None
         return self.context.audit.entry_call(
             Action.ENDED,
@@ -174,61 +160,26 @@ class Attempt(TaskGuard):
     def _queued_ms(self) -> int:
         return self.claimed.claimed_at_ms - self.claimed.created_at_ms
 
-    def _end_spans(self, own: SpanId, ended: Ended | None) -> list[Span]:
-        """End what is open, and put the attempt's own spans around the rest: parents first."""
-        for span in self.spans:
-            if not span.end_ns:  # LangChain reports no end of a cancelled run
-                span.end("cancelled")
-        claimed, submit = self.claimed, self.parent.span if self.parent else None
-        claimed_ns, now_ns = claimed.claimed_at_ms * 1_000_000, time.time_ns()
-        trace, here = own.trace, own.span
-        attempt = Span(f"attempt {claimed.epoch}", trace, here, submit, Kind.CONSUMER, claimed_ns, now_ns)
-        attempt.attributes = {
-            "messaging.system": SCOPE,
-            "messaging.operation.type": "process",
-            "messaging.destination.name": claimed.queue,
-            "messaging.message.id": claimed.id,
-            "langgraph_rq.attempt": claimed.epoch,
-        }
-        if claimed.epoch > 1:
-            attempt.links = (own.attempt(claimed.id, claimed.epoch - 1),)
-        if self.has_cut_spans:
-            attempt.attributes["langgraph_rq.spans_cut"] = True
-        spans = [attempt]
-        if claimed.epoch == 1 and submit:
-            created_ns = claimed.created_at_ms * 1_000_000
-            spans.append(Span("queue wait", trace, new_span_id(), submit, Kind.INTERNAL, created_ns, claimed_ns))
-        spans.append(Span("claim", trace, new_span_id(), here, Kind.INTERNAL, claimed_ns, self.read_ns))
-        spans += self.spans
-        if ended:
-            attempt.error = None if ended.state in _EXPECTED else ended.error_type
-            ran_ns = self.graph_span.end_ns if self.graph_span else now_ns
-            state: dict[str, Value] = {"langgraph_rq.state": ended.state.value}
-            spans.append(Span("finish", trace, new_span_id(), here, Kind.INTERNAL, ran_ns, now_ns, state))
-        else:
-            attempt.attributes["langgraph_rq.released"] = True
-        return spans
+
+@contextmanager
+def _recording() -> Iterator[None]:
+    """Let no fault of a span end its task: a TracerProvider of the user's may raise anything."""
+    try:
+        yield
+    except Exception as error:
+        _log.warning("record.refused", error=type(error).__name__)
 
 
-def _add_model_span(called: Mapping[str, Any]) -> None:
+def error_of(ended: Ended | None) -> str | None:
+    """Return the type of what went wrong; None: nothing did."""
+    return ended.error_type if ended and ended.state not in _EXPECTED else None
+
+
+def _add_model_call(called: Mapping[str, Any]) -> None:
     attempt = current_task.get()
-    if not isinstance(attempt, Attempt) or attempt.span is None:
-        return
-    # The bound span is that of the node that calls: each node runs in a context of its own.
-    span = attempt.begin_span(f"chat {called['model']}", attempt.span.trace, bound()["span_id"])
-    if span is None:
-        return
-    span.kind = Kind.CLIENT
-    span.end(None if called["outcome"] == "ok" else called["outcome"])
-    span.start_ns = span.end_ns - called["duration_ms"] * 1_000_000
-    span.attributes = {
-        "gen_ai.operation.name": "chat",
-        "gen_ai.provider.name": called["provider"],
-        "gen_ai.request.model": called["model"],
-        "gen_ai.usage.input_tokens": called["input_tokens"],
-        "gen_ai.usage.output_tokens": called["output_tokens"],
-        "langgraph_rq.usage_estimated": called["estimated"],
-    }
+    if isinstance(attempt, Attempt) and attempt.spans:
+        with _recording():
+            attempt.spans.add_model_call(called)
 
 
-listen("model.called", _add_model_span)
+listen("model.called", _add_model_call)

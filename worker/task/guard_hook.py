@@ -4,7 +4,8 @@ LangChain's configure hook puts the handler into every run of the task's context
 its own. Before a call it reserves what the call is likely to use; after it, it settles what the call used. Out of its
 sight are the SDK's own retries, and a model without an output limit may write more than was reserved.
 
-The handler passes node starts and ends on to `NodeWatch`: a second handler would cost a hundredth of each task's CPU.
+The handler passes starts and ends of nodes and tools on to `NodeWatch`: a second handler would cost a hundredth of each
+task's CPU. It is sync and inline there, so that what `NodeWatch` makes current is current in the node.
 
 The guards are async. For a sync call LangChain runs an async handler in another event loop and swallows any Exception,
 so a refusal that must end a sync call is a BaseException.
@@ -67,7 +68,7 @@ class GuardHandler(BaseCallbackHandler):
     """In the node's own context, so that what is bound there is in the node's log lines. LangChain calls inline
     handlers first: a call that is refused here never reaches those of the graph's own handlers that are not inline."""
     ignore_chain = False
-    ignore_agent = True
+    ignore_agent = False  # with the tools, by LangChain's order of things
     ignore_retriever = True
     ignore_custom_event = True
 
@@ -99,28 +100,43 @@ class GuardHandler(BaseCallbackHandler):
             self.has_begun = any(tag.startswith(STEP) for tag in tags or ())
         self._note_fallbacks(run_id, parent_run_id, kwargs.get("name"))
         if self._nodes:
-            try:  # a fault in the records of a node must not end its task: `raise_error` is for refusals
-                self._nodes.began(run_id, parent_run_id, tags, name)
-            except Exception:
-                _log.exception("node.not_recorded")
+            _record(self._nodes.began, run_id, parent_run_id, tags, name)
 
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **_kwargs: Any) -> None:
         """Pass on its end."""
         self._forget_fallbacks(run_id)
         if self._nodes:
-            try:
-                self._nodes.ended(outputs, run_id)
-            except Exception:
-                _log.exception("node.not_recorded")
+            _record(self._nodes.ended, outputs, run_id)
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **_kwargs: Any) -> None:
         """Pass on its failure."""
         self._forget_fallbacks(run_id)
         if self._nodes:
-            try:
-                self._nodes.failed(error, run_id)
-            except Exception:
-                _log.exception("node.not_recorded")
+            _record(self._nodes.failed, error, run_id)
+
+    def on_tool_start(
+        self,
+        serialized: dict[str, Any] | None,
+        input_str: str,  # noqa: ARG002 - LangChain's signature
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Pass on the start of a tool."""
+        if self._nodes:
+            name = (serialized or {}).get("name") or kwargs.get("name")
+            _record(self._nodes.tool_began, run_id, parent_run_id, str(name))
+
+    def on_tool_end(self, output: Any, *, run_id: UUID, **_kwargs: Any) -> None:
+        """Pass on its end."""
+        if self._nodes:
+            _record(self._nodes.ended, output, run_id)
+
+    def on_tool_error(self, error: BaseException, *, run_id: UUID, **_kwargs: Any) -> None:
+        """Pass on its failure."""
+        if self._nodes:
+            _record(self._nodes.failed, error, run_id)
 
     def _note_fallbacks(self, run_id: UUID, parent_run_id: UUID | None, name: object) -> None:
         # LangChain runs the models of a `with_fallbacks` as its siblings, not below it.
@@ -248,6 +264,14 @@ class GuardHandler(BaseCallbackHandler):
         if self._task.is_over:  # it ended during the round trip: nothing else would settle this call
             await self._guards.loops.run_here(self._guards.close_task(self._task))
             raise TaskGone("the run has ended")
+
+
+def _record(record: Callable[..., None], *reported: Any) -> None:
+    """Let no fault in the records of a node or a tool end its task: `raise_error` is for refusals."""
+    try:
+        record(*reported)
+    except Exception:
+        _log.exception("node.not_recorded")
 
 
 @contextmanager

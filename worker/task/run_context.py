@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from langchain_core.callbacks import BaseCallbackHandler
+from opentelemetry.trace import Tracer
 from redis.asyncio import Redis
 
 from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.signing import TaskKeys
 from langgraph_rq.shared.tasks import TaskLimits
-from langgraph_rq.shared.telemetry import tracing
 from langgraph_rq.shared.telemetry.anchors import AnchorWriter
 from langgraph_rq.shared.telemetry.audit import Audit
 from langgraph_rq.worker.calls.provider_key import KeyFile
@@ -20,6 +20,7 @@ from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.state.checkpoints import Checkpointer
 from langgraph_rq.worker.task.events import EventWriter
 from langgraph_rq.worker.task.redacted import Redaction
+from langgraph_rq.worker.tracing.attempt_spans import find_tracer
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,8 @@ class RunContext:
     audit: Audit | None = None
     anchors: AnchorWriter | None = None
     """Signs the audit log as a whole; None: there is none."""
-    is_traced: bool = field(default_factory=tracing.is_on)
-    """Whether attempts have spans."""
+    tracer: Tracer | None = field(default_factory=find_tracer)
+    """Makes the spans of attempts; None: there are none."""
     redaction: Redaction | None = None
     cancel_grace_s: float = 5.0
     """How long a run that is cancelled, or has reached its deadline, gets to end before it is abandoned."""

@@ -1,1 +1,1 @@
-"""What a worker process exposes: metrics, health, spans, alerts. Begin with exporters.py."""
+"""What a worker process exposes: metrics, health, alerts. Begin with exporters.py."""

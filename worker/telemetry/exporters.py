@@ -1,16 +1,14 @@
-"""Start and stop the telemetry of a worker process: log queue, metrics port, span export, alert delivery."""
+"""Start and stop the telemetry of a worker process: log queue, metrics port, alert delivery."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from langgraph_rq.shared.errors import SettingsError
 from langgraph_rq.shared.settings import BudgetSettings, TelemetrySettings, load
-from langgraph_rq.shared.telemetry import logs, otlp, tracing
+from langgraph_rq.shared.telemetry import logs
 from langgraph_rq.worker.fleet.graph_worker import GraphWorker
 from langgraph_rq.worker.telemetry.alerts import AlertWatch
 from langgraph_rq.worker.telemetry.metrics import WorkerMetrics
 from langgraph_rq.worker.telemetry.metrics_server import MetricsServer
-from langgraph_rq.worker.telemetry.span_export import SpanExport
 from langgraph_rq.worker.telemetry.webhook import Webhook
 
 
@@ -22,21 +20,12 @@ def telemetry(worker: GraphWorker, redis_url: str, processes: int = 1) -> Iterat
         The metrics server, to add routes to; None without a port.
 
     Raises:
-        SettingsError: the port is taken, the webhook's address is not allowed, or a setting of the export is wrong.
+        SettingsError: the port is taken, or the webhook's address is not allowed.
     """
     settings = load(TelemetrySettings)
     with ExitStack() as stack:
         metrics = WorkerMetrics(lambda: worker.in_flight) if settings.metrics_port is not None else None
         stack.enter_context(metrics.listen() if metrics else logs.queued())
-        if tracing.is_asked_for():
-            if not otlp.is_installed():
-                raise SettingsError(
-                    "OTEL_EXPORTER_OTLP_ENDPOINT: expected opentelemetry-proto to be installed, got: no such package. "
-                    "Install langgraph-rq[otel], or set OTEL_SDK_DISABLED=true"
-                )
-            export = SpanExport(redis_url, worker.name)
-            export.start()
-            stack.callback(export.stop)
         alerts = AlertWatch(redis_url, worker.name, _webhook(settings), load(BudgetSettings).utc_offset_s)
         alerts.start()
         stack.callback(alerts.stop)

@@ -10,7 +10,7 @@ from langgraph_rq.producer.gateway.answers import FoundAnswer, QueryAnswer
 from langgraph_rq.producer.gateway.dependencies import FromCaller
 from langgraph_rq.producer.gateway.problems import ProblemError, documented
 from langgraph_rq.producer.gateway.tasks.bodies import QueryBody, StrictRoute, known_form
-from langgraph_rq.producer.gateway.tasks.routes import LONGEST_WAIT_S, IdempotencyKey, Traceparent, enqueue, keyed_id
+from langgraph_rq.producer.gateway.tasks.routes import LONGEST_WAIT_S, IdempotencyKey, enqueue, keyed_id
 from langgraph_rq.shared.errors import ErrorType, UnknownTaskError, WaitTimeoutError
 from langgraph_rq.shared.tasks import TaskResult
 
@@ -29,7 +29,6 @@ async def query(
     body: QueryBody,
     caller: FromCaller,
     key: IdempotencyKey = None,
-    traceparent: Traceparent = None,
     wait: Annotated[float, Query(ge=0, le=LONGEST_WAIT_S, description="Seconds to wait for the answer.")] = 30.0,
 ) -> Response:
     """Ask the assistant and wait for its answer; 202 when it takes longer: ask `/status/{request_id}` then."""
@@ -39,7 +38,7 @@ async def query(
         "thread_id": body.thread_id,
         **({"task_id": keyed_id(key)} if key else {}),
     }
-    receipt, headers = await enqueue(caller, document, traceparent)
+    receipt, headers = await enqueue(caller, document)
     headers["Location"] = f"/status/{receipt.task_id}"
     try:
         ended = await caller.client.wait(receipt.task_id, wait)

@@ -31,7 +31,6 @@ IdempotencyKey = Annotated[
         pattern=r"^[\x21-\x7e]+$",
     ),
 ]
-Traceparent = Annotated[str | None, Header(include_in_schema=False)]
 TaskPath = Annotated[str, Depends(known_form)]
 
 router = APIRouter(route_class=StrictRoute, tags=["tasks"])
@@ -43,15 +42,13 @@ router = APIRouter(route_class=StrictRoute, tags=["tasks"])
     response_model=ReceiptAnswer,
     responses=documented(401, 403, 408, 409, 413, 422, 429, 503),
 )
-async def submit(
-    body: SubmitBody, caller: FromCaller, key: IdempotencyKey = None, traceparent: Traceparent = None
-) -> Response:
+async def submit(body: SubmitBody, caller: FromCaller, key: IdempotencyKey = None) -> Response:
     """Put a task on the queue. `Location` is its path."""
     refuse_both(body.task_id, key)
     document = body.model_dump(exclude_none=True)
     if key is not None:
         document["task_id"] = keyed_id(key)
-    receipt, headers = await enqueue(caller, document, traceparent)
+    receipt, headers = await enqueue(caller, document)
     return _accepted(receipt, headers)
 
 
@@ -117,12 +114,8 @@ async def resume(task_id: TaskPath, body: ResumeBody, caller: FromCaller) -> Res
     return _accepted(receipt, headers)
 
 
-async def enqueue(
-    caller: Caller, document: dict[str, Any], traceparent: str | None = None
-) -> tuple[Receipt, dict[str, str]]:
+async def enqueue(caller: Caller, document: dict[str, Any]) -> tuple[Receipt, dict[str, str]]:
     """Check and submit one task; answers the receipt and the rate limit's headers."""
-    if traceparent is not None:
-        document["traceparent"] = traceparent
     task = caller.client.parse(document)
     if task.priority not in caller.grant.priorities:
         allowed = ", ".join(priority for priority in Priority if priority in caller.grant.priorities)

@@ -18,17 +18,16 @@ from langgraph_rq.shared.budget.token_budget import BudgetLimits
 from langgraph_rq.shared.errors import ErrorType, SettingsError
 from langgraph_rq.shared.redaction import Redactor
 from langgraph_rq.shared.settings import RedactionSettings
-from langgraph_rq.shared.telemetry import logs, tracing
+from langgraph_rq.shared.telemetry import logs
 from langgraph_rq.shared.telemetry.audit import STREAM, Audit
 from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 from langgraph_rq.worker.task.redacted import Redaction
 from langgraph_rq.worker.telemetry.metrics import WorkerMetrics
 from langgraph_rq.worker.telemetry.metrics_server import MetricsServer
-from langgraph_rq.worker.telemetry.span_export import SpanExport
 from tests.fleet import one_node_graph, worker
 from tests.model_calls import chat_models
-from tests.otlp import receiver
+from tests.otlp import exporting
 from tests.waiting import until, until_sync
 
 CANARY = "canary-7d3a"
@@ -186,8 +185,7 @@ async def test_alerts_of_the_budget_are_counted_from_zero(redis_url, client, met
 async def test_canary_is_in_no_log_span_metric_audit_entry_or_description(
     redis_url, client, lines, metrics, chat, monkeypatch
 ):
-    with receiver() as received:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", received.url)
+    with exporting(monkeypatch) as received:
         audit = Audit("key")
         graphs = {"ask": asking(chat), "say": one_node_graph(answer, Asked), "bad": one_node_graph(refuse, Asked)}
         async with worker(redis_url, graphs, checkpoints=True, audit=audit):
@@ -196,20 +194,19 @@ async def test_canary_is_in_no_log_span_metric_audit_entry_or_description(
                 task = client.submit(told, graph=graph, thread_id=f"th-{graph}", stream=["messages", "values"])
                 await ended(client, task.task_id)
             await until(lambda: lines.named("task.failed"))
-            spans = Redis.from_url(redis_url)
-            await until(lambda: spans.xlen(STREAM) == len(graphs))
-            payloads = b"".join(fields[b"spans"] for _, fields in spans.xrange(tracing.SPANS))
-            assert payloads
+            redis = Redis.from_url(redis_url)
+            await until(lambda: redis.xlen(STREAM) == len(graphs))
+            await until(lambda: "node node" in {span.name for span in received.spans.values()})
             for places, text in {
                 "logs": lines.getvalue().encode(),
-                "spans": payloads,
+                "spans": b"".join(received.bodies),
                 "metrics": metrics.page()[2],
-                "audit": b"".join(b"".join(fields.values()) for _, fields in spans.xrange(STREAM)),
-                "descriptions": b"".join(spans.hget(key, "description") or b"" for key in spans.keys("rq:job:*")),
+                "audit": b"".join(b"".join(fields.values()) for _, fields in redis.xrange(STREAM)),
+                "descriptions": b"".join(redis.hget(key, "description") or b"" for key in redis.keys("rq:job:*")),
             }.items():
                 assert CANARY.encode() not in text.lower(), places
-            found = {key.split(b":")[0] for key in spans.keys("*") if holds(spans, key)}
-            spans.close()
+            found = {key.split(b":")[0] for key in redis.keys("*") if holds(redis, key)}
+            redis.close()
     assert found <= {b"agent", b"rq", b"checkpoint", b"checkpoint_write", b"checkpoint_blob"}
 
 
@@ -287,19 +284,6 @@ async def test_ends_that_could_not_be_recorded_are_recorded_once_that_is_possibl
     assert {entry["task"] for entry in entries} == set(tasks)
 
 
-async def test_task_ends_whose_spans_cannot_be_written(redis_url, client, lines, monkeypatch):
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
-    called = {"provider": "p", "model": "m", "outcome": "ok", "duration_ms": 1, "output_tokens": 1, "estimated": False}
-
-    async def call(_state):
-        logs.get_logger("tests").info("model.called", **called, input_tokens=2**70)  # longer than OTLP's numbers
-
-    async with worker(redis_url, {"g": one_node_graph(call, Asked)}, audit=Audit("key")):
-        result = await ended(client, client.submit({"question": "x"}, graph="g").task_id)
-    assert result.status is State.SUCCESS
-    assert [line["error"] for line in lines.named("record.refused")] == ["ValueError"]
-
-
 async def test_worker_that_ends_records_what_is_left(redis_url, client, redis_client, lines):
     audit = Audit("key")
     async with worker(redis_url, {"g": one_node_graph(answer, Asked)}, audit=audit):
@@ -324,33 +308,6 @@ async def test_end_that_redis_could_not_decide_is_taken_back_in_the_audit_log(re
         await until(lambda: redis_client.xlen(STREAM) == 2)
         await until(lambda: one.in_flight == 0)
     assert [entry["action"] for _, entry in redis_client.xrange(STREAM)] == ["ended", "fenced"]
-
-
-async def test_released_attempt_is_a_whole_part_of_the_trace(redis_url, client, monkeypatch):
-    entered = asyncio.Event()
-
-    async def hang(_state):
-        entered.set()
-        await asyncio.Event().wait()
-
-    with receiver() as received:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", received.url)
-        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
-        async with worker(redis_url, {"g": one_node_graph(hang, Asked)}, drain_s=0.05):
-            task = client.submit({"question": "x"}, graph="g").task_id
-            await entered.wait()
-        async with worker(redis_url, {"g": one_node_graph(answer, Asked)}):
-            await ended(client, task)
-        export = SpanExport(redis_url, "me")
-        export.start()
-        await until(lambda: {"attempt 1", "attempt 2"} <= {span.name for span in received.spans.values()})
-        await asyncio.to_thread(export.stop)
-        (spans,) = received.traces().values()
-    by_name = {span.name: span for span in spans}
-    assert by_name["attempt 1"].attributes["langgraph_rq.released"]
-    assert by_name["attempt 2"].links == (by_name["attempt 1"].span,)
-    known = {span.span for span in spans}
-    assert [span.name for span in spans if span.parent not in known] == ["submit g"]
 
 
 def masking(mode: str) -> Redaction | None:
@@ -449,20 +406,3 @@ def test_each_process_takes_the_next_free_port(server):
 def test_address_of_another_machine_is_one_clear_error():
     with pytest.raises(SettingsError, match=r"metrics: cannot listen on 192\.0\.2\.1:9100"):
         MetricsServer("192.0.2.1", 9100)
-
-
-async def test_spans_of_one_attempt_are_bounded(redis_url, client, redis_client, monkeypatch):
-    async def count(state):
-        return {"answer": f"{state.get('answer', '')}."}
-
-    monkeypatch.setattr("langgraph_rq.worker.task.attempt.MOST_SPANS", 10)
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
-    builder = StateGraph(Asked).add_node("node", count).add_edge(START, "node")
-    builder.add_conditional_edges("node", lambda state: "node" if len(state["answer"]) < 20 else END)
-    async with worker(redis_url, {"g": builder.compile()}):
-        result = await ended(client, client.submit({"question": "x"}, graph="g").task_id)
-    assert len(result.result["answer"]) == 20
-    with Redis.from_url(redis_url) as raw:
-        payload = b"".join(fields[b"spans"] for _, fields in raw.xrange(tracing.SPANS))
-    assert payload.count(b"node node") == 10 - len(["graph"])
-    assert b"langgraph_rq.spans_cut" in payload
