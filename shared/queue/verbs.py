@@ -202,6 +202,7 @@ def adopt_call(
     claimed: Claimed,
     worker: str,
     task: Task,
+    times: QueueTimes,
     *,
     is_served: bool = True,
     now_ms: int | str = _NOW,

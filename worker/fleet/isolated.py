@@ -30,7 +30,6 @@ from langgraph_rq.worker.guards.task_guard import current_task
 from langgraph_rq.worker.task.attempt import Attempt, error_of
 from langgraph_rq.worker.task.result import Ended, Result, usage_of, write_result
 from langgraph_rq.worker.task.run import Released, run_task
-from langgraph_rq.worker.task.run_context import RunContext
 
 BEGUN, NODE, ENDED = "begun", "node", "ended"
 """Messages to the worker, (kind, task id, value): the graphs are loaded; a node begins; a task's outcome."""
@@ -116,11 +115,11 @@ async def _run(connection: Connection, order: Order) -> None:
         watch = LoopWatch(loop)
         threading.Thread(target=_end_when_blocked, args=(watch, attempts, messages), daemon=True).start()
         for task_id in attempts.keys() - running.keys():
-            running[task_id] = asyncio.create_task(_run_one(attempts[task_id], context, messages))
+            running[task_id] = asyncio.create_task(_run_one(attempts[task_id], messages))
         await asyncio.gather(*filter(None, running.values()), return_exceptions=True)
 
 
-async def _run_one(attempt: Attempt, context: RunContext, messages: _Messages) -> None:
+async def _run_one(attempt: Attempt, messages: _Messages) -> None:
     attempt.enter()
     outcome: Ended | Released | Exception | None
     try:

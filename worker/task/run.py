@@ -81,7 +81,7 @@ async def run_task(attempt: Attempt) -> Ended | Released | None:
     attempt.read(task)
     loaded = context.graphs.get(task.graph)
     if claimed.origin is Origin.ENQUEUED or not (loaded or attempt.is_cancelled):
-        call = adopt_call(claimed, worker, task, is_served=loaded is not None, data=signed, kept=kept)
+        call = adopt_call(claimed, worker, task, context.times, is_served=loaded is not None, data=signed, kept=kept)
         deadline_at_ms = await scripts.run(context.redis, call)
         if deadline_at_ms <= 0 and deadline_at_ms != ADOPT_NO_GRAPH:
             return None
