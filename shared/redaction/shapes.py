@@ -48,7 +48,7 @@ LABELLED = (
 URL = r"://[^\x00-\x20:/@]*:([^\x00-\x20@/]+)@"
 EMAIL = r"[A-Za-z0-9._%+-]+@(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z]{2,24}"
 
-CARD = rf"(?:^|[^0-9A-Za-z_.])([2-6](?:[ {DASHES}-]?[0-9])*)"
+CARD = rf"(?m:^|[^0-9A-Za-z_.])([2-6](?:[ {DASHES}-]?[0-9])*)"
 _CARD_DIGITS = range(13, 20)
 _DIGITS = re.compile(rb"[0-9]+")
 _ALL_BUT_DIGITS = bytes(set(range(256)) - set(b"0123456789"))

@@ -173,12 +173,24 @@ TEXTS = st.lists(PIECES | st.text(max_size=5), max_size=12).map("".join)
 @given(text=TEXTS, cuts=st.lists(st.integers(0, 400), max_size=20), by_line=st.booleans())
 @example(text="ann@example.com", cuts=list(range(16)), by_line=False)
 @example(text=PEM, cuts=list(range(0, 300, 7)), by_line=False)
+@example(text="\n4111 1111 1111 1111\n", cuts=[1], by_line=True)
 def test_stream_is_masked_as_the_whole_text_is(text, cuts, by_line):
     redactor = Redactor({"own": r"x\d+"}) if by_line else REDACTOR
     borders = [0, *sorted(cut for cut in cuts if cut < len(text)), len(text)]
     stream = redactor.stream()
     chunks = [stream.feed(text[a:b]) for a, b in pairwise(borders)]
     assert "".join(chunks) + stream.end() == redactor.redact(text)
+
+
+LINES = ["4111 1111 1111 1111", "ann@example.com", "DE89 3704 0044 0532 0130 00", "+1 650 253 0000", "x1"]
+
+
+@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("before", ["", "\n", "a\n", "a\n\n"])
+def test_what_fills_a_line_is_masked_beside_patterns_of_ones_own_too(line, before):
+    masked = Redactor({"own": r"x\d+"}).redact(f"{before}{line}\nb")
+    assert masked.startswith(f"{before}[")
+    assert masked.endswith("]\nb")
 
 
 @given(text=st.text(st.characters(codec="ascii", exclude_characters="@:/-+.0123456789"), max_size=200))
