@@ -334,9 +334,9 @@ async def test_adopted_job_gets_its_own_deadline(queue):
     await queue.redis.rpush(f"rq:queue:{QUEUE}", "j1")
     claimed = await queue.claim_one()
     task = Task.parse({"input": {}, "task_id": "j1", "deadline_s": 7}, TaskLimits())
-    assert await scripts.run(queue.redis, adopt_call(claimed, "w1", task, queue.times)) == queue.now_ms + 7000
+    assert await scripts.run(queue.redis, adopt_call(claimed, "w1", task, TIMES)) == queue.now_ms + 7000
     assert b"secret" not in await queue.redis.hget("rq:job:j1", "description")
-    assert await scripts.run(queue.redis, adopt_call(claimed, "w2", task, queue.times)) == 0
+    assert await scripts.run(queue.redis, adopt_call(claimed, "w2", task, TIMES)) == 0
 
 
 async def test_job_data_over_the_limit_is_never_fetched(queue):

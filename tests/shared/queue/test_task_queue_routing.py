@@ -89,7 +89,7 @@ async def test_claim_puts_at_most_64_tasks_aside(queue):
 
 
 async def test_users_take_turns_on_a_side_queue_and_the_cap_holds_there(queue):
-    queue.times = QueueTimes(user_tasks=1)
+    TIMES = QueueTimes(user_tasks=1)
     for task_id, user in (("a0", "ann"), ("a1", "ann"), ("b0", "bob")):
         await queue.submit(task_id, graph="report", user_id=user)
     claims = (await queue.claim("both", queues=(QUEUE, SIDE))).tasks
@@ -134,7 +134,7 @@ async def test_job_of_stock_rq_is_put_aside_once_it_is_read(queue):
     claimed = await queue.claim_one("one")
     task = Task.parse({"input": {}, "task_id": "j1", "graph": "report", "user_id": "ann"}, TaskLimits())
     for expected in (-1, 0):
-        call = adopt_call(claimed, "one", task, queue.times, is_served=False, now_ms=queue.now_ms)
+        call = adopt_call(claimed, "one", task, TIMES, is_served=False, now_ms=queue.now_ms)
         assert await scripts.run(queue.redis, call) == expected
     assert await queue.redis.exists("agent:own:one", "agent:in_flight") == 0
     (again,) = (await queue.claim("both", queues=(QUEUE, SIDE))).tasks
@@ -149,7 +149,7 @@ async def test_task_of_an_older_producer_whose_hash_names_no_graph_is_put_aside_
     await queue.join("one", {"triage": "{}"})
     claimed = await queue.claim_one("one")
     task = Task.parse({"input": {}, "task_id": "t1", "graph": "report", "user_id": "ann"}, TaskLimits())
-    assert await scripts.run(queue.redis, adopt_call(claimed, "one", task, queue.times, is_served=False)) == -1
+    assert await scripts.run(queue.redis, adopt_call(claimed, "one", task, TIMES, is_served=False)) == -1
     assert await queue.redis.exists("agent:in_flight") == 0
     (again,) = (await queue.claim("both", queues=(QUEUE, SIDE))).tasks
     assert (again.id, again.attempts) == ("t1", 1)
