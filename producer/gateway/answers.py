@@ -101,12 +101,14 @@ class BreakerAnswer(BaseModel):
 
 
 class UsageAnswer(BaseModel):
-    """What was spent today, by the whole fleet or by one user, and how busy the fleet is."""
+    """What was spent today, and how busy the fleet is; with API keys, by the tenant of the key or one of its users."""
 
     resets_at: datetime
     tokens: MeterAnswer
     cost_nano_usd: MeterAnswer
-    open_tasks: int = Field(description="Tasks of all tenants that have not ended.")
-    queued_tasks: int = Field(description="Those of them that wait for a worker at this moment.")
+    open_tasks: int = Field(description="Tasks that have not ended; with API keys, the tenant's.")
+    queued_tasks: int | None = Field(
+        description="Those of them that wait for a worker at this moment; null with API keys."
+    )
     workers: int
-    breakers: list[BreakerAnswer]
+    breakers: list[BreakerAnswer] = Field(description="Of the whole fleet; none with API keys: no tenant has its own.")

@@ -96,9 +96,10 @@ def create_app(settings: GatewaySettings, redis_url: str | None = None) -> FastA
         docs_url=None,  # page.py has it: FastAPI's own loads a script from elsewhere
         redoc_url=None,
     )
-    problems.install(app)
-    for part in (routes, stream, classic, overview, health, page):
-        app.include_router(part.router)
+    parts = [part.router for part in (routes, stream, classic, overview, health, page)]
+    problems.install(app, [route for part in parts for route in part.routes])
+    for part in parts:
+        app.include_router(part)
     _document(app, has_keys=keyring is not None)
     return app
 
@@ -116,6 +117,14 @@ def _keyring(settings: GatewaySettings, tenants: TenantSettings) -> Keyring | No
     return None
 
 
+def _drop_null(schema: dict[str, Any]) -> None:
+    """Make the schema of a parameter that may be left out one of its value: no header or query holds a null."""
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    if len(kinds) == 1:
+        del schema["anyOf"]
+        schema |= kinds[0]
+
+
 def _document(app: FastAPI, *, has_keys: bool) -> None:
     """Add the problem document and the API keys to the OpenAPI document."""
     generate = app.openapi
@@ -125,6 +134,10 @@ def _document(app: FastAPI, *, has_keys: bool) -> None:
             schema = generate()
             components = schema["components"]
             document = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            for item in schema["paths"].values():
+                for operation in item.values():
+                    for parameter in operation.get("parameters", ()):
+                        _drop_null(parameter["schema"])
             components["schemas"] |= {**document.pop("$defs"), "Problem": document}
             if has_keys:
                 components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}

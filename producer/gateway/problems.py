@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 from pydantic_core import to_jsonable_python
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match
 
 from langgraph_rq.shared.connections.clients import is_outage
 from langgraph_rq.shared.connections.scripts import ScriptNotLoadedError
@@ -170,8 +171,18 @@ def _explain(problem: Any, model: type[BaseModel]) -> Violation:
     return explain(inner, model)
 
 
-def install(app: FastAPI) -> None:
-    """Answer every error with a problem document."""
+def _methods(routes: Sequence[BaseRoute], request: Request) -> set[str]:
+    """Return the methods of all routes of a path."""
+    found: set[str] = set()
+    for route in routes:
+        match, _ = route.matches(request.scope)
+        if match is not Match.NONE:
+            found |= getattr(route, "methods", None) or set()
+    return found
+
+
+def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    """Answer every error with a problem document; `routes` are all of the application."""
 
     async def ours(_request: Request, error: Exception) -> JSONResponse:
         problem = problem_of(error)
@@ -180,12 +191,15 @@ def install(app: FastAPI) -> None:
             problem = ProblemError(500, "internal_error", "the gateway made a mistake; its log has more")
         return problem.response()
 
-    async def http(_request: Request, error: Exception) -> JSONResponse:
+    async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         if isinstance(error, ProblemError):
             return error.response()
         name = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-        return ProblemError(error.status_code, name, str(error.detail), headers=error.headers).response()
+        headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:  # Starlette names those of the first route only
+            headers["Allow"] = ", ".join(sorted(_methods(routes, request)))
+        return ProblemError(error.status_code, name, str(error.detail), headers=headers).response()
 
     async def validation(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)

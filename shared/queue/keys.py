@@ -225,6 +225,11 @@ def job_hash(task_id: str) -> str:
     return f"rq:job:{task_id}"
 
 
+def tenant_open_key(tenant: str) -> str:
+    """Name the set of a tenant's open tasks."""
+    return f"agent:tenant_open:{tenant}"
+
+
 def wip_key(queue: str) -> str:
     """Name RQ's registry of a queue's running jobs."""
     return f"rq:wip:{queue}"

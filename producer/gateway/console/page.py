@@ -5,6 +5,7 @@ from importlib.resources import files
 from fastapi import APIRouter, Response
 
 from langgraph_rq.producer.gateway.problems import ProblemError
+from langgraph_rq.producer.gateway.query import KnownQueryRoute
 
 _TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 _POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
@@ -21,7 +22,7 @@ _FILES = {
     if entry.name.rpartition(".")[2] in _TYPES
 }
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(route_class=KnownQueryRoute, include_in_schema=False)
 
 
 @router.get("/")

@@ -12,14 +12,15 @@ from langgraph_rq.producer.gateway.answers import HealthAnswer, PartAnswer, Read
 from langgraph_rq.producer.gateway.dependencies import FromGateway, Gateway
 from langgraph_rq.producer.gateway.probes.fleet_metrics import FleetMetrics
 from langgraph_rq.producer.gateway.problems import documented
+from langgraph_rq.producer.gateway.query import KnownQueryRoute
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerState, BreakerStatus, read_all_call
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.fleet import fleet_call
 
-router = APIRouter(tags=["health"])
+router = APIRouter(route_class=KnownQueryRoute, tags=["health"])
 
 
-@router.get("/health", response_model=HealthAnswer)
+@router.get("/health", response_model=HealthAnswer, responses=documented(422))
 async def health() -> Response:
     """Answer without touching anything else."""
     return JSONResponse({"status": "ok"})
@@ -28,7 +29,7 @@ async def health() -> Response:
 @router.get(
     "/ready",
     response_model=ReadyAnswer,
-    responses={503: {"model": ReadyAnswer, "description": "At least one part is not ready"}},
+    responses={503: {"model": ReadyAnswer, "description": "At least one part is not ready"}, **documented(422)},
 )
 async def ready(gateway: FromGateway) -> Response:
     """Report whether Redis answers, a worker lives, and some model can be called."""
@@ -38,7 +39,9 @@ async def ready(gateway: FromGateway) -> Response:
     return JSONResponse(answer.model_dump(), 200 if is_ready else 503)
 
 
-@router.get(METRICS_PATH, response_class=Response, responses={200: {"content": {"text/plain": {}}}, **documented(401)})
+@router.get(
+    METRICS_PATH, response_class=Response, responses={200: {"content": {"text/plain": {}}}, **documented(401, 422)}
+)
 async def metrics(gateway: FromGateway) -> Response:
     """Show the fleet's gauges and this process's metrics to Prometheus."""
     fleet = FleetMetrics(gateway.client.redis, gateway.queues, gateway.breaker, gateway.budget)

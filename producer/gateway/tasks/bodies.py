@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 from fastapi import Path, Request, Response
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from langgraph_rq.producer.gateway.problems import invalid
+from langgraph_rq.producer.gateway.query import KnownQueryRoute
 from langgraph_rq.shared.errors import UnknownTaskError, Violation
 from langgraph_rq.shared.strict_json import kind, read_json
 from langgraph_rq.shared.tasks import DEFAULT_GRAPH, GraphName, Name, Priority, StreamMode, TaskId, ThreadId
@@ -37,7 +37,10 @@ class SubmitBody(Body):
         }
     )
 
-    input: Any = Field(description="The graph's input: an object for most graphs, and never null.")
+    input: Any = Field(
+        description="The graph's input: an object for most graphs, and never null.",
+        json_schema_extra={"not": {"type": "null"}},
+    )
     graph: GraphName = Field(DEFAULT_GRAPH, description="The graph to run.")
     task_id: TaskId | None = Field(None, description="Your own id: the same task again under it runs once.")
     user_id: Name | None = Field(None, description="The user for whom it runs: limits and turns are per user.")
@@ -65,7 +68,10 @@ class ResumeBody(Body):
     """The answer to what a task was interrupted for: `value` where one question is open, else `answers` by id."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"value": "yes"}, {"answers": {"9f2c4be1d0a7431f8e5b6a7c8d9e0f11": "yes"}}]}
+        json_schema_extra={
+            "oneOf": [{"required": ["value"]}, {"required": ["answers"]}],
+            "examples": [{"value": "yes"}, {"answers": {"9f2c4be1d0a7431f8e5b6a7c8d9e0f11": "yes"}}],
+        }
     )
 
     value: Any = None
@@ -87,8 +93,8 @@ class StrictRequest(Request):
         return value
 
 
-class StrictRoute(APIRoute):
-    """A route that reads its body as `StrictRequest` does."""
+class StrictRoute(KnownQueryRoute):
+    """A route that reads its body as `StrictRequest` does, and knows its query."""
 
     def get_route_handler(self) -> Callable[[Request], Any]:
         """Wrap FastAPI's own handler."""

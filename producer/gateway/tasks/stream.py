@@ -26,7 +26,11 @@ _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 LastEventId = Annotated[
     str | None,
-    Header(alias="Last-Event-ID", description="Go on after this event.", pattern=r"^[0-9]{1,19}-[0-9]{1,19}$"),
+    Header(
+        alias="Last-Event-ID",
+        description="Go on after this event; empty: from the beginning.",
+        pattern=r"^([0-9]{1,19}-[0-9]{1,19})?$",
+    ),
 ]
 
 router = APIRouter(route_class=StrictRoute, tags=["tasks"])

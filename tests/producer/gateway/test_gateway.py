@@ -305,6 +305,37 @@ async def test_usage_shows_limits_depth_and_workers(http, serving):
     assert (await http.get("/usage", params={"user_id": "ann"})).json()["tokens"]["limit"] is None
 
 
+@pytest.mark.parametrize(
+    "path", ["/tasks", "/tasks/t", "/tasks/t/result", "/usage", "/health", "/ready", "/metrics", "/"]
+)
+async def test_unknown_query_parameter_is_refused_on_every_route(http, path):
+    refused = problem(await http.get(path, params={"limt": 1}), 422, "invalid_request")
+    assert refused["errors"][0]["field"] == "limt"
+    assert "unknown field" in refused["detail"]
+
+
+@pytest.mark.parametrize(("path", "methods"), [("/tasks", "GET, POST"), ("/tasks/t", "DELETE, GET")])
+async def test_method_that_a_path_does_not_have_is_answered_with_all_that_it_has(http, path, methods):
+    refused = await http.put(path)
+    assert (refused.status_code, refused.headers["allow"]) == (405, methods)
+
+
+async def test_empty_last_event_id_is_the_beginning(http, serving):
+    task_id = (await post(http, input={"n": 1}, graph="g")).json()["task_id"]
+    await http.get(f"/tasks/{task_id}/result?wait=10")
+    answers = [await http.get(f"/tasks/{task_id}/events", headers=headers) for headers in ({}, {"Last-Event-ID": ""})]
+    assert answers[0].text == answers[1].text
+    assert "event: end" in answers[1].text
+
+
+async def test_no_parameter_of_the_openapi_document_may_be_null(http):
+    document = (await http.get("/openapi.json")).json()
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            for parameter in operation.get("parameters", []):
+                assert '"null"' not in json.dumps(parameter), (path, parameter["name"])
+
+
 async def test_health_touches_nothing_and_ready_says_what_is_missing():
     with EmbeddedRedis() as server:
         async with gateway(server.url) as http:

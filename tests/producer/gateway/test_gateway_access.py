@@ -4,8 +4,12 @@ import pytest
 
 from langgraph_rq.producer.gateway.admission.api_keys import Keyring, make_key
 from langgraph_rq.producer.gateway.app import create_app
+from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits
+from langgraph_rq.shared.budget.token_budget import Amount, Payer, Request
 from langgraph_rq.shared.errors import SettingsError
 from langgraph_rq.shared.settings import GatewaySettings, TenantSettings
+from tests.breakers import Breakers
+from tests.budget import Budget
 from tests.gateways import gateway
 
 ACME, ACME_LINE = make_key("acme")
@@ -155,3 +159,15 @@ def test_new_key_is_unguessable_and_only_its_digest_is_kept():
     assert all(len(key) > 40 and key not in line for key, line in keys)
     with pytest.raises(SettingsError, match="tenant: expected"):
         make_key("Acme Corp")
+
+
+async def test_usage_shows_a_tenant_only_what_is_its_own(http, aredis):
+    budget, payer = Budget(aredis), Payer("acme", "ann", "t")
+    await budget.reserve("r", Request(Amount(70)), "gpt-4o", payer)
+    await Breakers(aredis, BreakerLimits()).allow("gpt-4o", "token")
+    await submit(http, ACME)
+    own, others = [(await http.get("/usage", headers=bearer(key))).json() for key in (ACME, OTHER)]
+    assert (own["tokens"]["held"], own["open_tasks"], own["queued_tasks"], own["breakers"]) == (70, 1, None, [])
+    assert (others["tokens"]["held"], others["open_tasks"], others["breakers"]) == (0, 0, [])
+    of_user = (await http.get("/usage?user_id=ann", headers=bearer(ACME))).json()
+    assert of_user["tokens"]["held"] == 70

@@ -197,7 +197,7 @@ async function refresh() {
 }
 
 function showFleet({ queued_tasks: queued, open_tasks: open, workers, tokens, cost_nano_usd: cost, breakers }) {
-  element("depth").textContent = open ? `${open} open, ${queued} waiting` : "empty";
+  element("depth").textContent = open ? `${open} open${queued === null ? "" : `, ${queued} waiting`}` : "empty";
   element("workers").textContent = workers || "none";
   element("tokens").textContent = tokens.limit
     ? `${tokens.used.toLocaleString()} of ${tokens.limit.toLocaleString()}`
