@@ -89,7 +89,7 @@ async def test_claim_puts_at_most_64_tasks_aside(queue):
 
 
 async def test_users_take_turns_on_a_side_queue_and_the_cap_holds_there(queue):
-    TIMES = QueueTimes(user_tasks=1)
+    queue.times = QueueTimes(user_tasks=1)
     for task_id, user in (("a0", "ann"), ("a1", "ann"), ("b0", "bob")):
         await queue.submit(task_id, graph="report", user_id=user)
     claims = (await queue.claim("both", queues=(QUEUE, SIDE))).tasks
