@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Sequence
 from copy import copy
 from logging.handlers import QueueHandler
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -27,6 +28,8 @@ _OPERATIONAL = (OSError, RedisError, LanggraphRqError)
 """Exceptions whose messages name hosts and limits; the message of any other one may quote a prompt."""
 
 _FRAMES = 20
+MOST_QUEUED = 10_000
+"""Events, about 20 MB: whatever reads the log may be stuck, and a line that cannot be written must hold up no task."""
 
 
 class Event(dict[str, Any]):
@@ -112,12 +115,19 @@ class QueuedEvents(_Lossy, QueueHandler):
     another thread, in which a finalizer logs something.
     """
 
+    queue: SimpleQueue[logging.LogRecord]
+
     def handle(self, record: logging.LogRecord) -> bool:
         """Queue a record that passes the filters."""
         passed = bool(self.filter(record))
         if passed:
             self.emit(record)
         return passed
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Queue an event; drop it while the thread is too far behind."""
+        if self.queue.qsize() < MOST_QUEUED:
+            super().enqueue(record)
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         """Read the record's arguments and context now: they may change before the thread does."""

@@ -300,6 +300,31 @@ def test_each_line_is_one_piece_that_a_pipe_takes_at_once(restored):
     assert all(piece.endswith("\n") for piece in out.pieces)
 
 
+class Stuck(Lines):
+    """A stream that nothing is read from, until it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_read = Event()
+
+    def write(self, text: str) -> int:
+        assert self.is_read.wait(20)
+        return super().write(text)
+
+
+def test_lines_that_nothing_reads_hold_up_no_task_and_take_a_bounded_memory(restored, monkeypatch):
+    monkeypatch.setattr("langgraph_rq.shared.telemetry.log_output.MOST_QUEUED", 10)
+    out = Stuck()
+    logs.configure(stream=out)
+    with logs.queued():
+        for number in range(100):
+            log.info("task.started", number=number)
+        out.is_read.set()
+    numbers = [line["number"] for line in out.objects()]
+    assert numbers == list(range(len(numbers)))
+    assert 10 <= len(numbers) <= 11, "those that wait, and the one that is being written"
+
+
 def test_stream_that_takes_nothing_fails_nobody(lines):
     lines.close()
     log.warning("task.fenced")
