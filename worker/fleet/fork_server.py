@@ -2,7 +2,7 @@
 
 A child has the libraries imported and starts in milliseconds, where a new Python would import for seconds. Each child
 has a socket pair to the worker, and ends with the worker. A watcher between server and child waits for the child, and
-sends its exit code.
+sends its exit code. Why not multiprocessing's: docs/adr/0010.
 
     worker ──fork at boot──► fork server ──fork──► watcher ──fork──► child
        └───────────────── socket pair ────────────────┴────────────────┘

@@ -149,7 +149,7 @@ def poison(run: Run) -> Verdict:
 
 def kill_beside_innocents(run: Run) -> Verdict:
     """C27: a task ends its process beside sixty others of 8 s, on one worker that is restarted."""
-    lasts_s, deadline_s = run.seconds(8.0, 2.0), run.seconds(60.0, 30.0)
+    lasts_s, deadline_s = run.seconds(8.0, 3.0), run.seconds(60.0, 40.0)
     replacer = _fleet(run, 1, 100, **{LAST_S: str(lasts_s)})
     innocents = ids("c27", 60)
     run.submit(innocents[:30], graph="lasting", deadline_s=deadline_s)
