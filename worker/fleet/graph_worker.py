@@ -201,10 +201,11 @@ class GraphWorker(RegisteredWorker):
         return self._concurrency - self._running.slots
 
     async def _drain(self) -> None:
-        """Wait for running tasks, then release those that are left."""
+        """Wait for running tasks, then release those that are left; those that only wait are released at once."""
         deadline = time.monotonic() + self._drain_s
         while self._running and (left_s := min(deadline - time.monotonic(), self._drain_s)) > 0:
             self._changed.clear()
+            self._running.release_waiting()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), left_s)
         await self._running.release(self._context.times.lease_ms / 1000 + self._context.cancel_grace_s)

@@ -33,6 +33,8 @@ class _Running:
     task: "asyncio.Task[None]"
     claimed_at: float
     """On the monotonic clock."""
+    is_released: bool = False
+    """It goes back to the queue when its asyncio task is cancelled."""
     is_committing: bool = False
     """Its outcome is being written and must not be cancelled."""
 
@@ -55,7 +57,6 @@ class RunningTasks:
         self._isolation = isolation
         self._on_end = on_end
         self._running: dict[tuple[str, int], _Running] = {}
-        self._releases = False
 
     def __len__(self) -> int:
         """Count the tasks in flight."""
@@ -112,9 +113,17 @@ class RunningTasks:
         for running in self._running.values():
             running.task.cancel()
 
+    def release_waiting(self) -> None:
+        """Give those back to the queue that only wait: nothing says that they will go on before the worker ends."""
+        for running in self._running.values():
+            if running.attempt.waits.is_waiting and not running.is_committing:
+                running.is_released = True
+                running.task.cancel()
+
     async def release(self, timeout_s: float) -> None:
         """Cancel all and give them back to the queue, within `timeout_s`."""
-        self._releases = True
+        for running in self._running.values():
+            running.is_released = True
         await self.end(timeout_s)
 
     async def end(self, timeout_s: float) -> None:
@@ -149,7 +158,7 @@ class RunningTasks:
         try:
             return await self._isolate_or_run(attempt)
         except asyncio.CancelledError:
-            return Released(AT_ONCE, "the worker ends") if self._releases else None
+            return Released(AT_ONCE, "the worker ends") if running.is_released else None
         except RedisError as error:
             return Released(AFTER_OUTAGE, f"Redis is away: {error}")
         except Exception as error:  # a fault of the worker must not let the task run again and again

@@ -344,6 +344,27 @@ async def test_worker_that_ends_releases_an_attempt_in_memory(redis_url, client,
     assert client.status(task_id).state is State.PENDING
 
 
+async def test_draining_worker_releases_an_attempt_in_memory_while_others_run(redis_url, client, chat, breakers):
+    await open_breaker(breakers, OTHER)
+    goes_on = asyncio.Event()
+
+    async def last(_state):
+        await goes_on.wait()
+        return {"text": "done"}
+
+    graphs = {"g": calls(chat(), chat("gpt-4o")), "lasting": one_node_graph(last, Said)}
+    async with worker(redis_url, graphs, breaker=LIMITS, drain_s=60) as one:
+        waiting = client.submit({"text": ""}, graph="g").task_id
+        await until(lambda: one._running.slots == 0 and one.in_flight == 1)
+        running = client.submit({"text": ""}, graph="lasting").task_id
+        await until(lambda: one.in_flight == 2)
+        one.stop()
+        await until(lambda: client.status(waiting).state is State.PENDING)
+        assert client.status(running).state is State.RUNNING
+        goes_on.set()
+        assert (await result_of(client, running)).status is State.SUCCESS
+
+
 async def test_task_that_has_paid_nothing_waits_for_the_budget_in_its_set(
     redis_url, client, aredis, llm, chat, elsewhere
 ):
