@@ -10,6 +10,7 @@ from rq.serializers import DefaultSerializer
 from rq_dashboard import web
 
 from langgraph_rq.producer.dashboard.app import make_app
+from langgraph_rq.shared.redaction import Redactor
 
 
 @contextmanager
@@ -22,4 +23,4 @@ def dashboard_app(client: Redis, shown_url: str, password: str) -> Iterator[Flas
             (web, "from_url"),
         ):
             patch.setattr(owner, name, getattr(owner, name))
-        yield make_app(client, shown_url, password)
+        yield make_app(client, shown_url, password, Redactor())

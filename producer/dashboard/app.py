@@ -18,6 +18,8 @@ from rq_dashboard import web  # type: ignore[import-untyped]
 
 from langgraph_rq.producer.dashboard.door import Door
 from langgraph_rq.producer.dashboard.escaping import EscapedTemplates
+from langgraph_rq.producer.dashboard.jobs import corrected
+from langgraph_rq.shared.redaction import Redactor
 
 _CHANGES_ON_GET = "rq_dashboard.requeue_all"
 _POLICY = (
@@ -27,8 +29,8 @@ _POLICY = (
 _HEADERS = {"Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"}
 
 
-def make_app(client: Redis, shown_url: str, password: str) -> Flask:
-    """Make the web application; `shown_url` is what its pages say about Redis."""
+def make_app(client: Redis, shown_url: str, password: str, redactor: Redactor) -> Flask:
+    """Make the web application; `shown_url` is what its pages say about Redis, `redactor` masks errors."""
     _never_unpickle()
     web.config.serializer = _Json
     web.from_url = lambda _url, **_options: (None, client)
@@ -38,6 +40,7 @@ def make_app(client: Redis, shown_url: str, password: str) -> Flask:
     app.jinja_env.globals["csp_nonce"] = _nonce
     app.before_request(Door(password).ask)
     app.before_request(_refuse_changes)
+    app.after_request(corrected(client, redactor))
     app.after_request(_harden)
     app.register_error_handler(RedisError, _redis_failed)
     app.register_error_handler(DeserializationError, _not_json)

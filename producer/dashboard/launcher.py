@@ -36,7 +36,8 @@ def dashboard(host: str | None, port: int | None) -> None:
         from langgraph_rq.producer.dashboard.app import make_app  # noqa: PLC0415
     except ImportError as error:
         raise MissingExtraError("dashboard", "dashboard", error.name) from None
-    configure(redactor=load(RedactionSettings).redactor())
+    redactor = load(RedactionSettings).redactor()
+    configure(redactor=redactor)
     settings, redis = load(DashboardSettings, host=host, port=port), load(RedisSettings)
     refuse_taken_port(settings)
     url = redis.redis_url.get_secret_value()
@@ -47,7 +48,7 @@ def dashboard(host: str | None, port: int | None) -> None:
         )
     password = settings.password.get_secret_value() if settings.password else _made_up_password()
     terminal.report(f"dashboard on http://{settings.host}:{settings.port}/ for user admin", "")
-    app = make_app(client, mask_url(url), password)
+    app = make_app(client, mask_url(url), password, redactor)
     waitress.serve(app, host=settings.host, port=settings.port, threads=_THREADS, ident=None, _quiet=True)
 
 

@@ -5,6 +5,7 @@ import zlib
 from base64 import b64encode
 
 import pytest
+from langgraph.types import interrupt
 from redis import Redis
 
 from langgraph_rq import Client
@@ -25,6 +26,12 @@ def browser(redis_url):
         browser = app.test_client()
         browser.environ_base["HTTP_AUTHORIZATION"] = basic("admin", PASSWORD)["Authorization"]
         yield browser
+
+
+@pytest.fixture
+def client_of_fleet(redis_url):
+    with Client(redis_url) as client:
+        yield client
 
 
 @pytest.mark.parametrize("headers", [{}, basic("admin", ""), basic("admin", "wrong"), basic("root", PASSWORD)])
@@ -52,10 +59,33 @@ async def test_queues_workers_a_finished_and_a_failed_job_are_shown(browser, red
     assert queues["agent_tasks"]["finished_job_registry_count"] == 1
     assert queues["agent_tasks"]["failed_job_registry_count"] == 1
     finished = browser.get(f"/0/data/job/{good.task_id}.json").json
-    assert (finished["status"], finished["description"]) == ("finished", f"assistant {good.task_id}")
+    assert (finished["status"], finished["description"]) == ("success", f"assistant {good.task_id}")
     failed = browser.get(f"/0/data/job/{bad.task_id}.json").json
-    assert failed["status"] == "failed"
+    assert failed["status"] == "error"
     assert "the reason is said" in failed["exc_info"]
+
+
+async def test_errors_are_masked_and_the_state_is_that_of_the_task(browser, redis_url, client_of_fleet):
+    def node(state):
+        if state["asks"]:
+            return interrupt("may I?")
+        raise ValueError("no mailbox of ann@example.com")
+
+    async with fleet.worker(redis_url, {"assistant": fleet.one_node_graph(node)}, burst=False, checkpoints=True):
+        given = [client_of_fleet.submit({"asks": asks}).task_id for asks in (True, False)]
+        await asyncio.to_thread(lambda: list(client_of_fleet.wait_each(given, 20)))
+    asked, failed = (browser.get(f"/0/data/job/{task_id}.json").json for task_id in given)
+    listed = browser.get("/0/data/jobs/agent_tasks/failed/8/asc/1.json").json["jobs"]
+    assert (asked["status"], failed["status"]) == ("interrupted", "error")
+    assert [one["exc_info"].count("[email]") for one in (failed, *listed)] == [1, 1]
+    assert "ann@example.com" not in str([failed, *listed])
+
+
+def test_job_whose_task_is_unreadable_keeps_the_status_of_rq(browser, redis_client):
+    fields = {"data": "[]", "created_at": "2026-11-22T00:00:00.000000Z", "status": "failed", "origin": "agent_tasks"}
+    redis_client.hset("rq:job:one", mapping=fields)
+    redis_client.set("agent:task:one", "of another type")
+    assert browser.get("/0/data/job/one.json").json["status"] == "failed"
 
 
 class Trap:

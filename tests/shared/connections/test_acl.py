@@ -16,6 +16,7 @@ from langgraph_rq.producer.dashboard.app import make_app
 from langgraph_rq.shared.connections.clients import open_sync
 from langgraph_rq.shared.connections.script_cache import load_missing
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
+from langgraph_rq.shared.redaction import Redactor
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 from tests.deployment import make_secrets, role_url
 from tests.gateways import gateway
@@ -121,7 +122,7 @@ def test_dashboard_shows_every_page_with_nothing_refused(urls, admin):
     with Client(urls["producer"]) as client:
         task = client.submit({"query": "hello"})
     with open_sync(urls["dashboard"]) as redis:
-        browser = make_app(redis, "redis", "word").test_client()
+        browser = make_app(redis, "redis", "word", Redactor()).test_client()
         browser.environ_base["HTTP_AUTHORIZATION"] = "Basic " + b64encode(b"admin:word").decode()
         for path in [
             "/",
@@ -133,7 +134,9 @@ def test_dashboard_shows_every_page_with_nothing_refused(urls, admin):
             f"/0/view/job/{task.task_id}",
             f"/0/data/job/{task.task_id}.json",
         ]:
-            assert browser.get(path).status_code == 200, path
+            answer = browser.get(path)
+            assert answer.status_code == 200, path
+    assert answer.json["status"] == "pending"  # the task's state, not RQ's `queued`
     assert refusals(admin) == []
 
 
