@@ -32,11 +32,15 @@ def spending_is_announced(system: System) -> Finding:
     """50, 80, 95 and 100 % of a limit should raise an alert."""
     if system.telemetry.alert_webhook_url:
         return passed("budget alerts are posted to a webhook")
-    if system.urls.prometheus and any("Budget" in rule["name"] for rule in system.rules):
+    if (
+        system.urls.prometheus
+        and any("Budget" in rule["name"] for rule in system.rules)
+        and system.alertmanagers  # without one the alert reaches nobody
+    ):
         return passed("Prometheus alerts on the budget")
     return warned(
         "budget alerts go to the log only",
-        "set LGRQ_ALERT_WEBHOOK_URL, or load deploy/prometheus/alerts.yml and give --prometheus URL",
+        "set LGRQ_ALERT_WEBHOOK_URL, or load deploy/prometheus/alerts.yml, name an Alertmanager, give --prometheus URL",
     )
 
 

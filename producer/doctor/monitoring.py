@@ -53,13 +53,18 @@ def metrics_are_scraped(system: System) -> Finding:
 
 
 def alerts_are_loaded(system: System) -> Finding:
-    """A rule that is not loaded raises no alert."""
+    """A rule that is not loaded raises no alert, and without an Alertmanager nobody gets it."""
     if system.urls.prometheus is None:
         return warned("not checked", _TELL_PROMETHEUS)
     ours = [rule["name"] for rule in system.rules if rule["type"] == "alerting" and rule["name"].startswith("Agent")]
     if not ours:
         return failed("none of our alerts is loaded", "add deploy/prometheus/alerts.yml to rule_files")
-    return passed(f"{len(ours)} alerts loaded")
+    if not system.alertmanagers:
+        return failed(
+            f"{len(ours)} alerts loaded, and no Alertmanager to send them to",
+            "name one below alerting.alertmanagers in Prometheus' configuration",
+        )
+    return passed(f"{len(ours)} alerts loaded, sent to {len(system.alertmanagers)} Alertmanagers")
 
 
 CHECKS: dict[str, Check] = {

@@ -13,6 +13,7 @@ from langgraph_rq.producer.doctor.system import System
 from langgraph_rq.shared.budget.answers import show_amount
 from langgraph_rq.shared.connections.clients import open_sync
 from langgraph_rq.shared.settings import RedactionSettings, TaskSettings, load
+from langgraph_rq.shared.telemetry.audit import STREAM
 
 _SKEW_WARN_S = 1.0
 _OLDEST_REDIS = (7, 4)
@@ -38,6 +39,11 @@ def output_is_filtered(_system: System) -> Finding:
 def audit_log_is_intact(system: System) -> Finding:
     """Entries are signed and chained: a change shows."""
     telemetry = system.telemetry
+    if telemetry.audit_key is None and system.client.exists(STREAM):
+        return warned(
+            "there is an audit log, which was not checked: no key here",
+            "run the doctor with the gateway's LGRQ_AUDIT_KEY_FILE",
+        )
     if telemetry.audit_key is None:
         return warned("there is no audit log", "set LGRQ_AUDIT_KEY_FILE, the same for gateway and workers")
     found = verify_log(system.client, telemetry)

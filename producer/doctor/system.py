@@ -92,6 +92,11 @@ class System:
         """Prometheus' rules. Raises OSError."""
         return [rule for group in self._prometheus("/api/v1/rules")["groups"] for rule in group["rules"]]
 
+    @cached_property
+    def alertmanagers(self) -> list[dict[str, Any]]:
+        """The Alertmanagers to which Prometheus sends alerts. Raises OSError."""
+        return list(self._prometheus("/api/v1/alertmanagers")["activeAlertmanagers"])
+
     def _prometheus(self, path: str) -> dict[str, Any]:
         status, body = self.get(f"{self.urls.prometheus}{path}")
         if status != 200:

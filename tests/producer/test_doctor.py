@@ -38,6 +38,10 @@ ANSWERS = {
             }
         },
     ),
+    "/api/v1/alertmanagers": (
+        200,
+        {"data": {"activeAlertmanagers": [{"url": "http://alertmanager:9093/api/v2/alerts"}]}},
+    ),
     "/api/v1/rules": (
         200,
         {"data": {"groups": [{"rules": [{"type": "alerting", "name": "AgentBudgetSpent"}]}]}},
@@ -129,6 +133,25 @@ def test_list_for_people_ends_with_a_tally(redis_url):
 def test_audit_log_that_one_key_signs_is_a_warning(examine, producer_url):
     _, checks, _ = examine(producer_url, **{**GOOD, "LGRQ_AUDIT_WORKER_KEY_FILE": ""})
     assert (checks["audit log"]["level"], checks["audit log"]["reason"]) == ("warn", "one key signs the audit log")
+
+
+def test_audit_log_is_found_without_its_key(examine, producer_url, secrets):
+    without_key = {**GOOD, "LGRQ_AUDIT_KEY_FILE": "", "LGRQ_AUDIT_WORKER_KEY_FILE": ""}
+    _, checks, _ = examine(producer_url, **without_key)
+    assert (checks["audit log"]["level"], checks["audit log"]["reason"]) == ("warn", "there is no audit log")
+    with Redis.from_url(producer_url) as client:
+        client.xadd("agent:audit", {"writer": "w"})
+        _, checks, _ = examine(producer_url, **without_key)
+        client.delete("agent:audit")
+    assert checks["audit log"]["level"] == "warn"
+    assert checks["audit log"]["reason"].startswith("there is an audit log")
+
+
+def test_alerts_that_reach_no_alertmanager_fail(examine, producer_url, web):
+    web["/api/v1/alertmanagers"] = (200, {"data": {"activeAlertmanagers": []}})
+    _, checks, _ = examine(producer_url, **GOOD)
+    assert (checks["alerts"]["level"], checks["budget alerts"]["level"]) == ("fail", "warn")
+    assert "no Alertmanager" in checks["alerts"]["reason"]
 
 
 def test_tenant_whose_tasks_no_key_signs_fails(examine, producer_url, tmp_path):
