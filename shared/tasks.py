@@ -270,6 +270,10 @@ class ResultMetadata(BaseModel):
     fallback_used: bool = False
     downgraded: bool = False
     """A cheaper model was chosen because the budget is nearly spent."""
+    dropped_question_of: str | None = None
+    """The task whose question this one dropped: it was sent to the thread, and ran, instead of an answer."""
+    question_dropped_by: str | None = None
+    """The task that dropped this one's question."""
     queued_ms: int
     run_ms: int
     worker: str

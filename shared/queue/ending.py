@@ -92,7 +92,7 @@ def unrun_result(
             queued_ms=ended_ms - created_ms,
             run_ms=0,
             worker="",
-        ),
+        ).model_dump(exclude_unset=True),
         submitted_at=_instant(created_ms),
         started_at=None,
         ended_at=_instant(ended_ms),

@@ -115,6 +115,8 @@ class TaskField(StrEnum):
     """How long the result of a job that stock RQ enqueued is kept; other tasks have none."""
     FAILURE_MS = "failure_ms"
     """Likewise, when it ends as a failure."""
+    DROPPED = "dropped"
+    """The task whose question this one has dropped: it was sent to the thread instead of an answer."""
     STILL_BEFORE = "still_before"
     """For how long (ms) deadlines of its thread had stood still when it was parked, or last looked at."""
     STOOD_STILL = "stood_still"
@@ -228,6 +230,11 @@ def job_hash(task_id: str) -> str:
 def tenant_open_key(tenant: str) -> str:
     """Name the set of a tenant's open tasks."""
     return f"agent:tenant_open:{tenant}"
+
+
+def question_key(thread: str) -> str:
+    """Name the hash of the question that a thread shows."""
+    return f"agent:question:{thread}"
 
 
 def wip_key(queue: str) -> str:

@@ -4,7 +4,8 @@
 -- Uses shared/connections/clock: natural, whole
 --
 -- agent:question:<thread>  hash  since: when the question was asked (ms), while tasks wait for the answer; most: how long
---                                deadlines stand still for it (ms); still: how long they did for earlier ones (ms)
+--                                deadlines stand still for it (ms); still: how long they did for earlier ones (ms);
+--                                task: the task that asked last, until the thread goes on
 -- A task that is parked notes `still` of its thread as `still_before` in its own hash.
 local QUESTION = 'agent:question:'
 
@@ -29,16 +30,18 @@ end
 
 -- Note what the end of a task means for its thread: `asks` it asks, `keeps` it leaves the question of an earlier one as
 -- it is, or neither.
-local function settle_question(thread, what, most_ms, keep_ms, now_ms)
+local function settle_question(id, thread, what, most_ms, keep_ms, now_ms)
   local key = QUESTION .. thread
   if what == 'asks' then
     end_question(thread, now_ms)
-    redis.call('HSET', key, 'since', whole(now_ms), 'most', most_ms)
+    redis.call('HSET', key, 'since', whole(now_ms), 'most', most_ms, 'task', id)
     redis.call('PEXPIRE', key, whole(keep_ms))
   elseif what == '' and redis.call('EXISTS', key) == 1 then
     end_question(thread, now_ms)
     if redis.call('LLEN', 'agent:thread:' .. thread) <= 1 then
       redis.call('DEL', key)
+    else
+      redis.call('HDEL', key, 'task')
     end
   end
 end

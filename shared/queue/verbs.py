@@ -50,6 +50,7 @@ from langgraph_rq.shared.queue.keys import (
     graph_part,
     job_hash,
     own_key,
+    question_key,
     queue_key,
     result_key,
     rq_results_key,
@@ -390,6 +391,19 @@ def use_call(task_id: str, used: Use) -> Call[bool]:
 def block_call(task_id: str, epoch: int, worker: str, line: str) -> Call[bool]:
     """Record that a task blocks its worker's event loop in `line` (file:line); False: the worker owns it no more."""
     return Call(load_script("shared/queue/scripts/block"), [task_hash(task_id)], [epoch, worker, line], bool)
+
+
+def drop_question_call(task_id: str, epoch: int, worker: str, thread: str, *, drops: bool) -> Call[str]:
+    """Record that a task `drops` the question that its thread shows, or read what was recorded.
+
+    Returns the id in Redis of the task that asked; empty: none, or the worker does not own the task.
+    """
+    return Call(
+        load_script("shared/queue/scripts/drop_question"),
+        [task_hash(task_id), question_key(thread)],
+        [epoch, worker, int(drops)],
+        lambda reply: reply.decode(errors="replace"),
+    )
 
 
 def leave_call(worker: str) -> Call[int]:

@@ -47,6 +47,8 @@ class Attempt(TaskGuard):
     """The claimed task; None until it is read."""
     spans: AttemptSpans | None = None
     """None: it has no spans, because it is not read, not sampled, or over."""
+    dropped: str | None = None
+    """The task, by its id in Redis, whose question this one drops."""
 
     @classmethod
     def of(cls, claimed: Claimed, worker: str, context: RunContext) -> Self:

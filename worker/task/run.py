@@ -22,6 +22,7 @@ from langgraph_rq.worker.graphs.graphs import AnyGraph, LoadedGraph
 from langgraph_rq.worker.state.checkpoints import Checkpointer
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.task.attempt import Attempt
+from langgraph_rq.worker.task.dropped_question import find_dropped, note_dropped
 from langgraph_rq.worker.task.events import TaskEvents
 from langgraph_rq.worker.task.guard_hook import has_begun, install_handler
 from langgraph_rq.worker.task.interrupts import start_resume
@@ -99,11 +100,18 @@ async def run_task(attempt: Attempt) -> Ended | Released | None:
     if result.state is State.RUNNING:
         return None
     again = _again(claimed, task, result, started + remaining_s)
-    is_question_open = not again and await _is_question_open(context, task, result)
     result = await context.redaction.result(result) if context.redaction else result
-    return again or write_result(
-        claimed, task, result, worker, context.result_bytes, started, is_question_open=is_question_open
-    )
+    return again or await _end_task(attempt, task, result, started)
+
+
+async def _end_task(attempt: Attempt, task: Task, result: Result, started: float) -> Ended:
+    claimed, context = attempt.claimed, attempt.context
+    is_refused = result.error is not None and result.error[0] is ErrorType.INVALID_INPUT
+    if attempt.dropped and not is_refused:
+        await note_dropped(attempt, task, attempt.dropped)
+        result.metadata = {**result.metadata, "dropped_question_of": attempt.dropped.rpartition("--")[2]}
+    is_open = await _is_question_open(context, task, result)
+    return write_result(claimed, task, result, attempt.worker, context.result_bytes, started, is_question_open=is_open)
 
 
 async def _is_question_open(context: RunContext, task: Task, result: Result) -> bool:
@@ -224,6 +232,7 @@ async def _invoke(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline_at
             or await context.checkpointer.is_known(task.thread_key)
         ):
             before = await context.checkpointer.aget_tuple(config)
+        attempt.dropped = await find_dropped(attempt, task, before)
         start = await _start(task, loaded, context.checkpointer, before, config)
         if isinstance(start, Result):
             return start

@@ -62,7 +62,7 @@ redis.call('ZREM', open_key, id)
 record_end(events_key, state, events_ms)
 stopped_running(user)
 if thread then
-  settle_question(thread, question, still_ms, window_ms + still_ms, now_ms)
+  settle_question(id, thread, question, still_ms, window_ms + still_ms, now_ms)
 end
 leave_thread(id, thread)
 local kept_data = emptied_data ~= '' and #emptied_data or (task_bytes(job_key))

@@ -40,6 +40,10 @@ async def ask_twice(_state):
     return {"said": [interrupt("how many?"), interrupt("how many?")]}
 
 
+async def ask_unless_told(state):
+    return {"said": ["done" if "told" in state["said"] else interrupt("how many?")]}
+
+
 async def ask_size(_state):
     return {"said": [("size", interrupt("which size?"))]}
 
@@ -373,3 +377,56 @@ async def test_task_that_was_sent_before_the_question_was_visible_runs_after_the
         assert (await ended(client, answered)).result == {"said": [3]}
         result = await ended(client, behind)
     assert result.result == {"said": [3, "behind", "later"]}
+
+
+async def test_results_of_a_dropped_question_and_of_the_task_that_dropped_it_name_each_other(
+    client, serving, redis_client
+):
+    async with serving(ask_unless_told):
+        asked = client.submit({"said": []}, graph="g", thread_id="th").task_id
+        await ended(client, asked)
+        new = client.submit({"said": ["told"]}, graph="g", thread_id="th").task_id
+        dropping = await ended(client, new)
+        later = await ended(client, client.submit({"said": []}, graph="g", thread_id="th").task_id)
+    dropped = client.result(asked)
+    assert (dropping.metadata.dropped_question_of, dropping.metadata.question_dropped_by) == (asked, None)
+    assert (dropped.metadata.question_dropped_by, dropped.status) == (new, State.INTERRUPTED)
+    assert list(open_questions(dropped)) == ["how many?"]
+    assert redis_client.ttl(f"agent:result:{asked}") > 86_400
+    assert later.metadata.dropped_question_of is None
+    assert not redis_client.exists("agent:question:th")
+
+
+async def test_dropped_question_is_noted_although_the_attempt_that_dropped_it_was_cut_off(redis_url, client, serving):
+    runs = []
+
+    async def work(_state):
+        runs.append(1)
+        if len(runs) == 1:
+            await asyncio.Event().wait()
+
+    def told_then_work():
+        builder = StateGraph(Order).add_node(ask_unless_told).add_node(work)
+        return builder.add_edge(START, "ask_unless_told").add_edge("ask_unless_told", "work").compile()
+
+    async with serving(told_then_work(), drain_s=0):
+        asked = client.submit({"said": []}, graph="g", thread_id="th").task_id
+        await ended(client, asked)
+        new = client.submit({"said": ["told"]}, graph="g", thread_id="th").task_id
+        await until(lambda: runs)
+    assert client.status(new).state is State.PENDING
+    async with serving(told_then_work()):
+        dropping = await ended(client, new)
+    assert (dropping.status, dropping.metadata.attempts) == (State.SUCCESS, 2)
+    assert dropping.metadata.dropped_question_of == asked
+    assert client.result(asked).metadata.question_dropped_by == new
+
+
+async def test_input_that_the_graph_refuses_drops_no_question(client, serving):
+    async with serving(ask_unless_told):
+        asked = client.submit({"said": []}, graph="g", thread_id="th").task_id
+        await ended(client, asked)
+        refused = await ended(client, client.submit([1], graph="g", thread_id="th").task_id)
+    assert refused.error.type is ErrorType.INVALID_INPUT
+    assert refused.metadata.dropped_question_of is None
+    assert client.result(asked).metadata.question_dropped_by is None
