@@ -13,6 +13,8 @@ through. No budget is involved: the cost of a tool is unknown. An exception of t
 - Error of the caller: any other 4xx. The service did answer, and the breaker does not count it.
 - Anything else (a ValueError, an interrupt, a refusal, an unavailable model) does not concern the service.
 
+Outside of a worker, in a test or a script, the function runs as if it were not guarded, unless `guards` are given.
+
 The first two are raised as `ToolError`, as is a call that the breaker refuses (with `retry_after_s`); unless the graph
 handles it, the task ends as `tool_error`. The other two are raised unchanged. Nothing is retried: only the graph knows
 whether that is safe.
@@ -61,7 +63,7 @@ def guarded(
         timeout_s: For one call. After it a sync function is abandoned, but its thread runs on until it returns.
         limits: When the breaker opens; None: the worker's settings for models.
         failures: Further exception types that count as a failure of the service.
-        guards: Needed only outside of a worker; inside, the task's guards are used.
+        guards: For calls outside of a worker, which are not guarded without; inside, the task's guards are used.
 
     Raises:
         ValueError: the name is empty or the timeout is not positive.
@@ -79,13 +81,18 @@ def guarded(
 
             @wraps(function)
             async def call_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-                return await service.call(service.task(), partial(function, *args, **kwargs))
+                task = service.task()
+                return await (
+                    service.call(task, partial(function, *args, **kwargs)) if task else function(*args, **kwargs)
+                )
 
             return cast(Callable[P, R], call_async)
 
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             task = service.task()
+            if task is None:
+                return function(*args, **kwargs)
             in_thread = partial(asyncio.to_thread, function, *args, **kwargs)
             return task.guards.loops.run_sync(service.call(task, in_thread))
 
@@ -102,13 +109,12 @@ class _Service:
     failures: tuple[type[Exception], ...]
     guards: Guards | None
 
-    def task(self) -> TaskGuard:
+    def task(self) -> TaskGuard | None:
+        """Return the run that pays; None: outside of a worker and without guards, nothing guards the call."""
         task = current_task.get()
         if task and (self.guards is None or self.guards is task.guards):
             return task
-        if self.guards is None:
-            raise RuntimeError(f"{self.name} is called outside of a worker's task: give guarded() guards=Guards(...)")
-        return TaskGuard(self.guards)
+        return TaskGuard(self.guards) if self.guards else None
 
     async def call(self, task: TaskGuard, function: Callable[[], Awaitable[R]]) -> R:
         """Admit the call, run it in the caller's loop, and report its outcome."""

@@ -226,9 +226,23 @@ async def test_task_that_is_not_ours_any_more_calls_nothing(guards):
     assert called == []
 
 
-async def test_outside_of_a_worker_it_says_what_is_missing():
-    with pytest.raises(RuntimeError, match=r"search is called outside of a worker's task: give guarded\(\) guards="):
-        guarded("search")(print)()
+async def test_outside_of_a_worker_the_function_runs_as_it_is():
+    @guarded("search", timeout_s=0.001)
+    def search(query):
+        return f"found {query}"
+
+    @guarded("search")
+    async def search_async(query):
+        return f"found {query}"
+
+    assert search("roses") == await search_async("roses") == "found roses"
+
+    @guarded("search")
+    def fails():
+        raise ConnectionError("down")
+
+    with pytest.raises(ConnectionError, match="down"):  # and no ToolError
+        fails()
 
 
 def test_it_belongs_below_the_tool_decorator():
