@@ -50,7 +50,7 @@ def guarded_embeddings(
 
 
 class GuardedEmbeddings(Embeddings):
-    """The return type of `guarded_embeddings`."""
+    """The return type of `guarded_embeddings`; it has the attributes of the embeddings that it wraps."""
 
     def __init__(self, inner: Embeddings, limits: CallLimits, guards: Guards | None) -> None:
         self.inner = inner
@@ -59,6 +59,14 @@ class GuardedEmbeddings(Embeddings):
         self.breaker = f"{provider}/{self.model}"
         self._limits = limits
         self._guards = guards
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what only the wrapped embeddings have, such as `dimensions`."""
+        inner = self.__dict__.get("inner")  # absent while a copy is being made
+        if name.startswith("__") or not hasattr(inner, name):
+            message = f"neither GuardedEmbeddings nor {type(inner).__name__} has an attribute {name!r}"
+            raise AttributeError(message, name=name, obj=self)
+        return getattr(inner, name)
 
     async def aembed_documents(self, texts: list[str]) -> Vectors:
         """Embed texts."""

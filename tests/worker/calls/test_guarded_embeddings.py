@@ -1,11 +1,12 @@
 """Embeddings behind the guards, against a real HTTP server."""
 
 import asyncio
+import copy
 
 import pytest
 import requests
 import tiktoken
-from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
 from langchain_openai import OpenAIEmbeddings
 from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
 
@@ -149,3 +150,34 @@ async def test_failed_download_of_a_tokenizer_is_not_a_failure_of_the_provider(
     assert (await Breakers(aredis, BreakerLimits()).states())[0].window_failed == 0
     tokens = (await used(guards, aredis)).tokens
     assert (tokens.used, tokens.held) == (0, 0)
+
+
+async def test_attributes_of_the_wrapped_embeddings_are_passed_through(plain, guards):
+    guarded = guarded_embeddings(plain, guards=guards)
+    assert (guarded.dimensions, guarded.chunk_size, guarded.openai_api_base) == (None, 1000, plain.openai_api_base)
+    assert guarded.model == MODEL
+    with pytest.raises(AttributeError, match=r"GuardedEmbeddings nor OpenAIEmbeddings has an attribute 'nothing'"):
+        _ = guarded.nothing
+    assert copy.copy(guarded).chunk_size == 1000
+
+
+class Plain(Embeddings):
+    """Embeddings of one's own, sync only, that know no usage."""
+
+    size = 2
+
+    def embed_documents(self, texts):
+        return [[float(len(text))] * self.size for text in texts]
+
+    def embed_query(self, text):
+        return self.embed_documents([text])[0]
+
+
+async def test_embeddings_of_any_class_are_counted_by_their_texts(guards, aredis):
+    guarded = guarded_embeddings(Plain(), guards=guards)
+    assert await guarded.aembed_documents(["roses", "cats"]) == guarded.embed_documents(["roses", "cats"])
+    assert await guarded.aembed_query("cats") == [4.0, 4.0]
+    assert guarded.size == 2
+    (model,) = (await used(guards, aredis)).models
+    assert (model.model, model.calls, model.estimated_calls) == ("Plain", 3, 3)
+    assert model.input_tokens >= 3 * 8
