@@ -4,12 +4,14 @@ Prices come from the data that genai-prices carries: nothing is downloaded. They
 what a cache read or wrote, and for some models on the size of the input or on the time. Images, audio, searches and
 one-hour cache writes, which providers bill apart, are priced as plain tokens.
 
-An unknown model is never free: it costs the unknown rate, and every answer says whether the price is known. Overrides
-come first, for models of one's own and for negotiated prices.
+An unknown model is never free: it costs the unknown rate, and every answer says whether the price is known. Only fake
+models, which LangChain has for tests, cost nothing. Overrides come first, for models of one's own and for negotiated
+prices.
 
 genai-prices comes with the `worker` extra; importing this module needs only the base install.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -41,6 +43,11 @@ class Rate:
 
 UNKNOWN_RATE = Rate(Decimal(15), Decimal(75))
 """As dear as 98 % of the models that genai-prices knows, or dearer."""
+
+
+_FREE_RATE = Rate(Decimal(0), Decimal(0))
+_FAKE = re.compile(r"Fake|\bfake")
+"""Names of fake models: LangChain's, such as GenericFakeChatModel and fake-list, and those of their subclasses."""
 
 
 class Price(NamedTuple):
@@ -118,7 +125,7 @@ class Pricing:
             tiers = self._find_bundled(name, provider)
             if tiers:
                 return tiers, True
-        return self._unknown
+        return (_tiers_of_rate(_FREE_RATE), False) if _FAKE.search(model) else self._unknown
 
 
 def _references(model: str) -> Iterator[tuple[str, str | None]]:

@@ -85,4 +85,8 @@ def _without_retries(model: BaseChatModel) -> BaseChatModel:
         if client is not None:
             changed[name] = client.with_options(max_retries=0, **follow_environment(client))
             changed[name.replace("root_", "")] = changed[name].chat.completions
+    for name in ("_client", "_async_client"):  # ChatAnthropic's, made at its first call and kept
+        client = model.__dict__.get(name)
+        if client is not None and hasattr(client, "with_options"):
+            changed[name] = client.with_options(max_retries=0)
     return model.model_copy(update=changed)

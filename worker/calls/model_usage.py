@@ -1,5 +1,6 @@
 """The token usage of a model call, read from LangChain's messages and results."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,9 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation, LLMResult
 
 from langgraph_rq.worker.guards.task_guard import Used
+
+_WRITTEN = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
+"""Tokens that Anthropic has written to its cache, by their time to live."""
 
 
 def read_usage(result: ChatResult | LLMResult) -> Used | None:
@@ -41,9 +45,12 @@ def _generations(result: ChatResult | LLMResult) -> list[Any]:
 
 
 def _used(usage: UsageMetadata) -> Used:
-    details = usage.get("input_token_details", {})
-    cached, written = details.get("cache_read") or 0, details.get("cache_creation") or 0
-    return Used(usage["input_tokens"], usage["output_tokens"], cached, written)
+    if usage.get("total_cost") == 0:  # LangChain's mark of an answer from its own cache: nothing was called
+        return Used(0, 0)
+    details: Mapping[str, Any] = usage.get("input_token_details", {})
+    # langchain-anthropic reports what was written by its time to live, and then 0 in all.
+    written = max(details.get("cache_creation") or 0, sum(details.get(name) or 0 for name in _WRITTEN))
+    return Used(usage["input_tokens"], usage["output_tokens"], details.get("cache_read") or 0, written)
 
 
 @dataclass(slots=True)

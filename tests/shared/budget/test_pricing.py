@@ -103,6 +103,16 @@ def test_unknown_model_costs_the_unknown_rate_and_says_so(pricing, model):
     assert Pricing(unknown_rate=Rate(Decimal(1), Decimal(2))).cost_nano_usd(model, 1000, 100) == (1_200_000, False)
 
 
+@pytest.mark.parametrize("model", ["GenericFakeChatModel", "fake-list", "generic-fake-chat-model", "MyFakeModel"])
+def test_fake_model_costs_nothing_unless_a_price_is_set_and_says_that_it_is_not_known(model):
+    assert Pricing().cost_nano_usd(model, 1000, 100) == (0, False)
+    assert Pricing({model: Rate(Decimal(1), Decimal(2))}).cost_nano_usd(model, 1000, 100) == (1_200_000, True)
+
+
+def test_model_that_only_sounds_like_a_fake_is_not_free(pricing):
+    assert pricing.cost_nano_usd("deepfake-detector", 1000, 100).nano_usd > 0
+
+
 def test_unknown_rate_is_as_dear_as_98_percent_of_the_models_or_dearer(pricing):
     models = [(model.id, provider.id) for provider in get_snapshot().providers for model in provider.models]
     known = [tiers[0] for tiers in (pricing._find_bundled(*model) for model in models) if tiers]
