@@ -25,7 +25,7 @@ async def post(redis_url: str, redis_client, path: str, body: dict, **headers: s
         answer = await http.post(path, json=body, headers=headers)
         assert answer.status_code == 202, answer.text
         known = answer.json()
-    return redis_client.hget(f"rq:job:{known.get('task_id') or known['request_id']}", "data")
+    return redis_client.hget(f"rq:job:{known.get('task_id') or known['request_id']}", "task")
 
 
 @pytest.mark.parametrize(("path", "body"), [("/tasks", BODY), ("/query?wait=0", {"query": "x"})])
