@@ -23,7 +23,7 @@ def replace_every_key(run: Run) -> Verdict:
     workers = run.start(2, 20)
     run.proofs["replaced"] = 0
     with Redis.from_url(run.stage.redis.url) as client:
-        for turn in range(run.count(4, 1)):
+        for turn in range(run.count(2, 1)):
             keys = documented_keys(worker=_WORKER, thread=_THREAD, name="openai/gpt-4o-mini", user="default--ann")
             for number, (key, own_kind) in enumerate(run.dice.sample(sorted(keys.items()), len(keys))):
                 thread = f"c26-{turn}-{number}"

@@ -25,7 +25,7 @@ def flood(run: Run) -> Verdict:
     number = run.count(1_000, 60)
     limits = _daily(run, 1_000_000, 100_000)
     (worker,) = run.start(1, number, **_settings(limits))
-    run.stage.model.admin.set_latency(run.seconds(1.0, 0.3))
+    run.stage.model.admin.set_latency(run.seconds(5.0, 0.3))  # all are in flight before one has answered
     run.submit(ids("c18", number), graph="unchanged")
     run.wait_until_ended()
     run.proofs["calls that waited"] = len(worker.events("budget.awaited"))
