@@ -21,12 +21,12 @@ from langgraph_rq.shared.errors import (
 from langgraph_rq.shared.queue.answers import Submission, Submitted, whole_number
 from langgraph_rq.shared.queue.events import EventType, read_event
 from langgraph_rq.shared.queue.keys import Place, events_key, graph_name, job_hash, result_key, task_hash
-from langgraph_rq.shared.queue.waits import explain
+from langgraph_rq.shared.queue.waits import describe, explain
 from langgraph_rq.shared.tasks import State, Task, TaskResult
 
 STATUS_FIELDS = (
     "state", "queue", "epoch", "waits", "created", "started", "deadline", "owner", "place", "waits_for", "waits_until",
-    "graph", "user", "thread", "input_tokens", "output_tokens", "cost_nano_usd",
+    "kept_for", "graph", "user", "thread", "input_tokens", "output_tokens", "cost_nano_usd",
 )  # fmt: skip
 """Of a task's hash, for `read_status`."""
 
@@ -155,11 +155,28 @@ def read_status(task_id: str, fields: Sequence[bytes | None] | None) -> TaskStat
     if fields is None or fields[0] is None:
         return None
     found = read_state(task_id, fields[0])
-    queue, epoch, waits, created, started, deadline, owner, place, thing, until, graph, payer, thread, *used = (
-        value.decode(errors="replace") if value else "" for value in fields[1:]
-    )
+    (
+        queue,
+        epoch,
+        waits,
+        created,
+        started,
+        deadline,
+        owner,
+        place,
+        thing,
+        until,
+        kept_for,
+        graph,
+        payer,
+        thread,
+        *used,
+    ) = (value.decode(errors="replace") if value else "" for value in fields[1:])
     tenant, _, user_id = payer.partition("--")
     input_tokens, output_tokens, cost_nano_usd = map(_number, used)
+    kept_epoch, _, kept_thing = kept_for.partition(":")
+    is_kept = found is State.RUNNING and kept_thing and kept_epoch == epoch
+    kept_reason = f"waits for {describe(kept_thing)} in its worker's memory" if is_kept else None
     return TaskStatus(
         task_id,
         found,
@@ -169,7 +186,7 @@ def read_status(task_id: str, fields: Sequence[bytes | None] | None) -> TaskStat
         _instant(started) if started else None,
         _instant(deadline) if deadline else None,
         owner or None,
-        _reason(place, thing, until) if found is State.PENDING else None,
+        _reason(place, thing, until) if found is State.PENDING else kept_reason,
         graph_name(graph) or None,
         user_id or None,
         None if thread.startswith("TASK--") else thread.removeprefix(f"{tenant}--") or None,

@@ -89,6 +89,8 @@ class TaskField(StrEnum):
     """How often in a row it has waited for that."""
     WAITS_UNTIL = "waits_until"
     """When it goes on at the earliest."""
+    KEPT_FOR = "kept_for"
+    """`<epoch>:<thing>` while that attempt waits for a thing in its worker's memory; empty once it goes on."""
     PLACE = "place"
     """One of `Place`."""
     USER = "user"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from langgraph_rq.shared.connections.scripts import Call, load_script
+from langgraph_rq.shared.queue.keys import task_hash
 
 BREAKER, BUDGET, PACE = "breaker:", "budget:", "pace:"
 PROVIDER = "provider"
@@ -72,6 +73,11 @@ def describe(thing: str) -> str:
 def await_call(thing: str, wait_ms: int, now_ms: int | str = "") -> Call[int]:
     """Record that a thing is refused for so long; see await.lua."""
     return Call(load_script("shared/queue/scripts/await"), [], [thing, wait_ms, now_ms], int)
+
+
+def keep_call(task_id: str, epoch: int, worker: str, thing: str) -> Call[bool]:
+    """Record what a running task waits for in its worker's memory, empty: nothing; False: it is not the worker's."""
+    return Call(load_script("shared/queue/scripts/keep"), [task_hash(task_id)], [epoch, worker, thing], bool)
 
 
 def wake_call(things: Sequence[str], tasks: int = 0, now_ms: int | str = "") -> Call[int]:

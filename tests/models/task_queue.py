@@ -53,6 +53,7 @@ class ModelTask:
     is_cancelled: bool = False
     blocked_in: str = ""
     group_size: int = 0
+    kept_for: str = ""
     was_put_back: bool = False
     """It has left its queue before, so that its place among its user's tasks is not its order any more."""
 
@@ -260,6 +261,13 @@ class QueueModel:
         if task.is_cancelled:
             return Ownership.CANCELLED
         return Ownership.OVERDUE if task.deadline_at <= now else Ownership.MINE
+
+    def keep(self, task_id: str, epoch: int, worker: str, thing: str) -> bool:
+        task = self.tasks[task_id]
+        if not self.runs(task, worker) or task.epoch != epoch:
+            return False
+        task.kept_for = f"{epoch}:{thing}" if thing else ""
+        return True
 
     def block(self, task_id: str, epoch: int, worker: str, line: str) -> bool:
         task = self.tasks[task_id]

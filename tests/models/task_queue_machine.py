@@ -25,7 +25,7 @@ from langgraph_rq.shared.queue.verbs import (
     submit_call,
     sweep_call,
 )
-from langgraph_rq.shared.queue.waits import AT_ONCE, REDIS, RETRY, Wait, await_call, wake_call
+from langgraph_rq.shared.queue.waits import AT_ONCE, REDIS, RETRY, Wait, await_call, keep_call, wake_call
 from langgraph_rq.shared.tasks import DEFAULT_TENANT, State, Task, TaskLimits
 from tests.models.task_queue import LEASE_MS, QueueModel
 
@@ -163,6 +163,15 @@ class QueueMachine(RuleBasedStateMachine):
         worker, one = self._some_claim(data)
         answer = self._run(owns_call(one.id, one.epoch, worker, self.now))
         assert answer is self.model.owns(one.id, one.epoch, worker, self.now)
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), thing=st.sampled_from([*THINGS, ""]))
+    def keep_any_attempt(self, data: st.DataObject, thing: str) -> None:
+        worker, one = self._some_claim(data)
+        answer = self._run(keep_call(one.id, one.epoch, worker, thing))
+        assert answer == self.model.keep(one.id, one.epoch, worker, thing)
+        kept_for = self.redis.hget(f"agent:task:{one.id}", "kept_for") or b""
+        assert kept_for.decode() == self.model.tasks[one.id].kept_for
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())

@@ -154,7 +154,7 @@ class GraphWorker(RegisteredWorker):
     def _join(self) -> None:
         self.register()
         self._context.guards.is_held = lambda: self.is_held
-        self._context.guards.kept.on_change = partial(_call_in, asyncio.get_running_loop(), self._changed.set)
+        self._context.guards.kept.on_change = partial(_call_in, asyncio.get_running_loop(), self._note_waits)
         inputs = {name: loaded.input.announcement() for name, loaded in self._context.graphs.items()}
         self._lease = LeaseKeeper(
             self._redis_url,
@@ -230,6 +230,10 @@ class GraphWorker(RegisteredWorker):
         self._outcomes.repeat_audit_entries()
         self._running.reconcile(lease, asked_at)
         self._stop_when_threads_are_stuck()
+
+    def _note_waits(self) -> None:
+        self._running.record_waits()
+        self._changed.set()
 
     def _stop_when_threads_are_stuck(self) -> None:
         stuck = self.abandoned + (self._node_threads.abandoned if self._node_threads else 0)

@@ -4,6 +4,7 @@ from redis.exceptions import RedisError
 
 from langgraph_rq.shared.queue.answers import Finished
 from langgraph_rq.shared.queue.verbs import finish_call, release_call
+from langgraph_rq.shared.queue.waits import keep_call
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.state.checkpoints import CheckpointOutageError
 from langgraph_rq.worker.task.attempt import Attempt, error_of
@@ -37,6 +38,10 @@ class OutcomeWriter:
             await self._release(attempt, outcome)
         else:
             await self._finish(attempt, outcome)
+
+    def record_wait(self, attempt: Attempt, thing: str) -> None:
+        """Record what an attempt waits for that keeps its memory; empty: it goes on."""
+        self._commits.send(keep_call(attempt.claimed.id, attempt.claimed.epoch, attempt.worker, thing))
 
     def repeat_audit_entries(self) -> None:
         """Send the audit entries again that Redis should have taken by now."""

@@ -33,6 +33,8 @@ class _Running:
     task: "asyncio.Task[None]"
     claimed_at: float
     """On the monotonic clock."""
+    kept_for: str = ""
+    """What it waits for with its memory kept, as Redis knows it."""
     is_released: bool = False
     """It goes back to the queue when its asyncio task is cancelled."""
     is_committing: bool = False
@@ -112,6 +114,15 @@ class RunningTasks:
         """Cancel all: another worker has taken them over, so that nothing of them may be written."""
         for running in self._running.values():
             running.task.cancel()
+
+    def record_waits(self) -> None:
+        """Record in Redis which attempts have begun to wait with their memory kept, and which go on."""
+        for running in self._running.values():
+            waits = running.attempt.waits
+            thing = waits.things[0] if waits.is_waiting else ""
+            if thing != running.kept_for:
+                running.kept_for = thing
+                self._outcomes.record_wait(running.attempt, thing)
 
     def release_waiting(self) -> None:
         """Give those back to the queue that only wait: nothing says that they will go on before the worker ends."""

@@ -144,6 +144,8 @@ class Guards:
                     admitted.generation, admitted.held, admitted.at = allowed.generation, reserved, time.monotonic()
                     admitted.is_probe = allowed.verdict is Verdict.PROBE
                     task.waits.in_flight += 1
+                    if task.waits.things:
+                        self.kept.on_change()
                     return admitted
                 if allowed and allowed.verdict is Verdict.PROBE:
                     # Before the call asks again: the same token may be the next probe.

@@ -57,6 +57,10 @@ MUTANTS = {
     "an overdue task may go on": ("owns", "(tonumber(deadline) or 0) <= now_ms", "false"),
     "a cancelled task may go on": ("owns", "return cancel and 2 or 1", "return 1"),
     "an older attempt may go on": ("owns", "task[2] == epoch and task[3] == worker", "true"),
+    "an older attempt may say that it waits": ("keep", "task[2] == epoch and task[3] == worker", "true"),
+    "what is waited for in memory is not recorded": (
+        "keep", "redis.call('HSET', task_key, 'kept_for', thing ~= '' and epoch .. ':' .. thing or '')", ""
+    ),
     "a mark is not kept": ("block", "redis.call('HSET', task_key, 'blocked_in', line)", ""),
     "a mark is not told to the next owner": ("claim", "fields[15] or ''", "''"),
     "a group's size is forgotten": ("release", "redis.call('HSET', task_key, 'group_size', group_size)", ""),

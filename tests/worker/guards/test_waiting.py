@@ -222,8 +222,13 @@ async def test_attempt_that_has_paid_keeps_its_memory_and_gives_back_its_slot(
         await until(lambda: one._running.slots == 0 and one.in_flight == 1)
         others = [client.submit({"text": ""}, graph="plain").task_id for _ in range(3)]
         assert {(await result_of(client, other)).status for other in others} == {State.SUCCESS}
-        assert client.status(task_id).state is State.RUNNING
+        status = client.status(task_id)
+        assert (status.state, status.reason) == (State.RUNNING, f"waits for {OTHER} in its worker's memory")
+        llm.set_latency(2)
         await run_cli("breaker", "--reset", OTHER)
+        await until(lambda: llm.stats()["in_flight"] == 1, WAIT_S)
+        await until(lambda: client.status(task_id).reason is None)
+        assert client.status(task_id).state is State.RUNNING
         result = await result_of(client, task_id)
     assert (result.status, result.metadata.attempts) == (State.SUCCESS, 1)
     assert [call["model"] for call in llm.calls()] == ["gpt-4o-mini", "gpt-4o"]
