@@ -11,6 +11,7 @@ from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.connect_errors import explain_connect_error, is_connect_error
 from langgraph_rq.shared.connections.masked_url import mask_url
 from langgraph_rq.shared.connections.scripts import Call, Replicas, ScriptNotLoadedError
+from langgraph_rq.shared.connections.tls import PlainPortError
 from langgraph_rq.shared.errors import RedisUnavailableError, ScriptsMissingError
 
 _WAITS_S = (0.05, 0.3)
@@ -59,7 +60,7 @@ class Connection:
                 if not is_connect_error(error):
                     raise
                 wait_s = next(absences if isinstance(error, ScriptNotLoadedError) else outages, None)
-                if wait_s is None:
+                if wait_s is None or isinstance(error, PlainPortError):
                     raise unavailable(self._url, error) from error
                 await self.transport.pause(wait_s)
 

@@ -23,6 +23,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from langgraph_rq.shared.connections import sentinel
+from langgraph_rq.shared.connections.tls import AsyncTlsConnection, TlsConnection
 
 CONNECT_TIMEOUT_S = 5.0
 
@@ -51,7 +52,10 @@ def open_async(url: str, *, connections: int = 64, timeout_s: float | None = 5.0
     options = {**_pool_options(connections, timeout_s), "retry": retry}
     if is_sentinel(url):
         return aio.Redis.from_pool(sentinel.async_pool(url, {**_SENTINEL_TIMEOUTS, "retry": retry}, options))
-    return aio.Redis.from_pool(aio.BlockingConnectionPool.from_url(url, **options))
+    pool = aio.BlockingConnectionPool.from_url(url, **options)
+    if _has_tls(url):
+        pool.connection_class = AsyncTlsConnection
+    return aio.Redis.from_pool(pool)
 
 
 def open_sync(url: str, *, connections: int = 16, timeout_s: float | None = 5.0) -> Redis:
@@ -60,7 +64,14 @@ def open_sync(url: str, *, connections: int = 16, timeout_s: float | None = 5.0)
     options = {**_pool_options(connections, timeout_s), "retry": retry}
     if is_sentinel(url):
         return Redis.from_pool(sentinel.sync_pool(url, {**_SENTINEL_TIMEOUTS, "retry": retry}, options))
-    return Redis.from_pool(BlockingConnectionPool.from_url(url, **options))
+    pool = BlockingConnectionPool.from_url(url, **options)
+    if _has_tls(url):
+        pool.connection_class = TlsConnection
+    return Redis.from_pool(pool)
+
+
+def _has_tls(url: str) -> bool:
+    return url.startswith("rediss://")
 
 
 def _pool_options(connections: int, timeout_s: float | None) -> dict[str, Any]:

@@ -32,5 +32,5 @@ def explain_connect_error(error: Exception, url: str) -> str:
     if message.startswith("invalid username-password"):
         return "it refused the user or the password of the URL"
     if isinstance(error, RedisTimeoutError) and url.startswith("rediss") and "connecting" in message:
-        return f"{message}: rediss:// needs a port with TLS, which does not answer here; redis:// is the one without"
+        return f"{message}: rediss:// needs a port with TLS, which does not answer here"
     return message

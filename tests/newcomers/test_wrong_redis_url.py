@@ -77,9 +77,14 @@ def test_wrong_password_is_named(protected_redis):
     assert "sesame" not in said
 
 
-def test_tls_to_a_plain_port_is_named(plain_redis):
-    said = produce("workers", REDIS_URL=plain_redis.replace("redis:", "rediss:")).error
-    assert "rediss:// needs a port with TLS" in said
+@pytest.mark.parametrize("redis", ["plain_redis", "protected_redis"])
+@every_program
+def test_tls_to_a_plain_port_is_named_without_a_timeout(program, redis, request):
+    url = request.getfixturevalue(redis).replace("redis:", "rediss:")
+    assert program(REDIS_URL=url).error == (
+        f"cannot reach Redis at {url}: "
+        "rediss:// needs a port with TLS, and this one answers without; redis:// is the one without"
+    )
 
 
 @pytest.mark.parametrize("url", ["http://localhost:6379/0", "localhost:6379", "redis://one:two/0"])

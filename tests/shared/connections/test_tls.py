@@ -1,5 +1,8 @@
 import asyncio
+import socket
+import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -52,6 +55,43 @@ async def test_a_round_trip_of_many_commands_is_one_read_for_the_server(tls_url)
         await connection.exchange([("PING",)] * 16)
         after = (await asking.info("stats"))["total_reads_processed"]
     assert after - before == len(("the round trip", "these statistics"))
+
+
+@contextmanager
+def busy_at_first(port: int) -> Iterator[int]:
+    """The port of a server that takes two connections without a word, the handshake and the try without TLS."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ExitStack() as open_ones:
+
+        def pass_on(source: socket.socket, target: socket.socket) -> None:
+            with suppress(OSError):
+                while chunk := source.recv(65536):
+                    target.sendall(chunk)
+                target.shutdown(socket.SHUT_WR)
+
+        def serve() -> None:
+            with server.accept()[0], server.accept()[0]:
+                ours = open_ones.enter_context(server.accept()[0])
+            theirs = open_ones.enter_context(socket.create_connection(("127.0.0.1", port)))
+            for source, target in ((ours, theirs), (theirs, ours)):
+                threading.Thread(target=pass_on, args=(source, target), daemon=True).start()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        thread.join()
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+async def test_server_that_is_slow_to_shake_hands_is_given_the_whole_time(is_async, certificates, tls_port):
+    with busy_at_first(tls_port) as port:
+        url = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificates / 'ca.crt'}"
+        if is_async:
+            async with open_async(url, timeout_s=None) as client:
+                assert await client.ping()
+        else:
+            with open_sync(url, timeout_s=None) as client:
+                assert await asyncio.to_thread(client.ping)
+                assert client.connection_pool._connections[0]._sock.gettimeout() is None
 
 
 async def test_a_server_that_an_unknown_ca_signed_is_refused(tls_port):
