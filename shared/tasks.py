@@ -128,6 +128,9 @@ class Resume(BaseModel):
 
     answers: dict[Annotated[str, StringConstraints(min_length=1, max_length=128)], Any] = Field(min_length=1)
     """Interrupt id -> the value that `interrupt()` returns in the node."""
+    seen: dict[str, Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]] | None = None
+    """Interrupt id -> `question_digest` of the question that was seen. If another one is pending under the id by now,
+    the answer is not delivered."""
     origin: TaskId | None = None
     """The first task of a conversation without `thread_id`: the thread is that task's own."""
 
@@ -224,12 +227,18 @@ class Task(BaseModel):
     @property
     def digest(self) -> str:
         """Tell this task from another one under the same id: what was asked for, not when or by which trace."""
-        body = self.model_dump(mode="json", exclude={"schema_version", "submitted_at", "traceparent"})
+        left_out: Any = {"schema_version": True, "submitted_at": True, "traceparent": True, "resume": {"seen"}}
+        body = self.model_dump(mode="json", exclude=left_out)
         return sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]
 
     def job_data(self) -> bytes:
         """Encode the task as RQ's JSON serializer encodes a job: function, instance, args, kwargs."""
         return f'["{FUNCTION}",null,[{self.model_dump_json(by_alias=True, exclude_none=True)}],{{}}]'.encode()
+
+
+def question_digest(question: Any) -> str:
+    """Tell questions of one interrupt id apart: LangGraph derives the id from the node alone, which may ask anew."""
+    return sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
 
 
 def task_key(task_id: str, tenant: str = DEFAULT_TENANT) -> str:

@@ -140,7 +140,14 @@ class Client:
         """
         return _run(self._core.cancel(task_id))
 
-    def resume(self, task_id: str, value: Any = MISSING, *, answers: Mapping[str, Any] | None = None) -> Receipt:
+    def resume(
+        self,
+        task_id: str,
+        value: Any = MISSING,
+        *,
+        answers: Mapping[str, Any] | None = None,
+        seen: Mapping[str, Any] | None = None,
+    ) -> Receipt:
         """Answer what a task was interrupted for; the receipt is that of the task which goes on with its thread.
 
         The same answer again is the same task, unless that was cancelled, timed out or failed: then it is a new one.
@@ -149,13 +156,15 @@ class Client:
             task_id: The interrupted task.
             value: The answer, where one question is open.
             answers: Interrupt id -> answer, for some or all of the open questions.
+            seen: Interrupt id -> the question as it was shown. If the node asks another one by the time that the answer
+                comes, the new task ends as interrupted with that one, and the answer is not used.
 
         Raises:
             NotInterruptedError: the task did not end as interrupted.
             AlreadyAnsweredError: another answer was given before.
             InvalidTaskError: an answer to a question that was not asked. Further as `submit`.
         """
-        return _run(self._core.resume(task_id, value, answers=answers))
+        return _run(self._core.resume(task_id, value, answers=answers, seen=seen))
 
     def end_waits(self) -> None:
         """End all waits as if their time were over, and all events where they are, within 5 s and from now on."""

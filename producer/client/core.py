@@ -312,7 +312,14 @@ class ClientCore:
         await self._record(Action.CANCELLED, key, state=state)
         return State(state)
 
-    async def resume(self, task_id: str, value: Any = MISSING, *, answers: Mapping[str, Any] | None = None) -> Receipt:
+    async def resume(
+        self,
+        task_id: str,
+        value: Any = MISSING,
+        *,
+        answers: Mapping[str, Any] | None = None,
+        seen: Mapping[str, Any] | None = None,
+    ) -> Receipt:
         """Answer what a task was interrupted for; the receipt is that of the task which goes on with its thread.
 
         The same answer again is the same task, unless that was cancelled, timed out or failed: then it is a new one.
@@ -321,6 +328,8 @@ class ClientCore:
             task_id: The interrupted task.
             value: The answer, where one question is open.
             answers: Interrupt id -> answer, for some or all of the open questions.
+            seen: Interrupt id -> the question as it was shown. If the node asks another one by the time that the answer
+                comes, the new task ends as interrupted with that one, and the answer is not used.
 
         Raises:
             NotInterruptedError: the task did not end as interrupted.
@@ -331,7 +340,7 @@ class ClientCore:
         data = fields and (fields[0] or fields[1])
         if data and self._keys:
             self._refuse_forged(task_id, data)
-        document = resume_document(task_id, data, await self.result(task_id), answers, value, self._limits)
+        document = resume_document(task_id, data, await self.result(task_id), answers, value, seen, self._limits)
         return await submit_answer(task_id, document, self._find_answer, self.submit_many)
 
     async def _find_answer(self, task_id: str) -> tuple[str, datetime] | None:

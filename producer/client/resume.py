@@ -22,8 +22,8 @@ from langgraph_rq.shared.errors import (
     UnknownTaskError,
     Violation,
 )
-from langgraph_rq.shared.strict_json import read_json
-from langgraph_rq.shared.tasks import State, Task, TaskLimits, TaskResult
+from langgraph_rq.shared.strict_json import kind, read_json
+from langgraph_rq.shared.tasks import State, Task, TaskLimits, TaskResult, question_digest
 
 INTERRUPT = "__interrupt__"
 """The key under which LangGraph puts the pending interrupts of a graph's output: a list of {id, value}."""
@@ -48,6 +48,7 @@ def resume_document(
     result: TaskResult | None,
     answers: Mapping[str, Any] | None,
     value: Any,
+    seen: Mapping[str, Any] | None,
     limits: TaskLimits,
 ) -> dict[str, Any]:
     """Make the task that answers the interrupted one.
@@ -58,12 +59,13 @@ def resume_document(
         result: Its result.
         answers: Interrupt id -> value, for some or all of the pending ones.
         value: Instead, the answer to the only one.
+        seen: Interrupt id -> the question to which the answer is, as it stood in the result.
         limits: The wire contract's.
 
     Raises:
         UnknownTaskError: the task, or its result, is not kept any more.
         NotInterruptedError: it ended in another way.
-        InvalidTaskError: no answer, or one to a question that was not asked.
+        InvalidTaskError: no answer, or one to a question that was not asked, or that is not the one that was seen.
     """
     if job_data is None or result is None:
         raise UnknownTaskError(task_id)
@@ -80,13 +82,21 @@ def resume_document(
     if unknown or not answers:
         got = ", ".join(unknown) or "nothing"
         raise InvalidTaskError(Violation("answers", f"answers to {', '.join(pending)}", got))
+    questions = {interrupt["id"]: interrupt["value"] for interrupt in result.result[INTERRUPT]}
+    for id_, question in (seen or {}).items():
+        if id_ not in answers or question_digest(questions[id_]) != question_digest(question):
+            raise InvalidTaskError(Violation(f"seen.{id_}", "the question that is answered", kind(question)))
     kept = asked.model_dump(exclude={"schema_version", "task_id", "input", "resume", "traceparent", "submitted_at"})
     earlier = asked.resume.origin if asked.resume else None
     return {
         **kept,
         "task_id": f"resume-{sha256(json.dumps(pending).encode()).hexdigest()[:32]}",
         "input": {},
-        "resume": {"answers": dict(answers), "origin": None if asked.thread_id else earlier or asked.task_id},
+        "resume": {
+            "answers": dict(answers),
+            "seen": {id_: question_digest(questions[id_]) for id_ in seen} if seen else None,
+            "origin": None if asked.thread_id else earlier or asked.task_id,
+        },
     }
 
 

@@ -16,10 +16,13 @@ from uuid import NAMESPACE_OID, uuid5
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.types import Command, StateSnapshot
+from pydantic_core import to_json
 from xxhash import xxh3_128_hexdigest
 
 from langgraph_rq.shared.errors import ErrorType
-from langgraph_rq.shared.tasks import Resume, State, Task
+from langgraph_rq.shared.strict_json import read_json
+from langgraph_rq.shared.tasks import Resume, State, Task, question_digest
+from langgraph_rq.worker.task.redacted import Redaction
 from langgraph_rq.worker.task.result import INTERRUPT, Result
 
 _RESUME = "__resume__"
@@ -51,7 +54,11 @@ class KeptAnswer:
 
 
 async def start_resume(
-    checkpointer: BaseCheckpointSaver[str], state: StateSnapshot, last: CheckpointTuple | None, task: Task
+    checkpointer: BaseCheckpointSaver[str],
+    state: StateSnapshot,
+    last: CheckpointTuple | None,
+    task: Task,
+    redaction: Redaction | None = None,
 ) -> "Command[str] | Result | None":
     """Choose the input of a resume task, and prepare the thread for it.
 
@@ -60,11 +67,14 @@ async def start_resume(
         state: The newest of the thread, with its subgraphs, left by another task.
         last: The checkpoint of that state.
         task: The resume task.
+        redaction: Of the results in which questions are shown.
 
     Returns:
         A command with the answers that are not stored yet; None to continue with those that are; or the task's end.
     """
     assert task.resume
+    if task.resume.seen and (other := await _other_questions(state, task.resume.seen, redaction)):
+        return other
     kept = await kept_answers(checkpointer, state)
     mark = str(uuid5(NAMESPACE_OID, task.key))
     has_begun = any(writer == mark for writer, _, _ in (last and last.pending_writes) or ())
@@ -127,6 +137,18 @@ async def kept_answers(
         if isinstance(task.state, StateSnapshot):
             found |= await kept_answers(checkpointer, task.state, own)
     return found
+
+
+async def _other_questions(state: StateSnapshot, seen: Mapping[str, str], redaction: Redaction | None) -> Result | None:
+    """Return the pending questions as the task's end if one of them is not the one that was seen under its id."""
+    pending = Result(State.INTERRUPTED, {INTERRUPT: list(state.interrupts)})
+    shown = await redaction.result(pending) if redaction else pending
+    if shown.state is not State.INTERRUPTED:
+        return shown
+    questions = read_json(to_json(shown.output))[INTERRUPT]
+    if all(seen.get(one["id"], now) == now for one in questions for now in [question_digest(one["value"])]):
+        return None
+    return pending
 
 
 async def _replace(checkpointer: BaseCheckpointSaver[str], kept: KeptAnswer, answer: Any) -> None:

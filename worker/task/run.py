@@ -35,6 +35,7 @@ from langgraph_rq.worker.task.job import (
     kept_times,
     read_job,
 )
+from langgraph_rq.worker.task.redacted import Redaction
 from langgraph_rq.worker.task.result import INTERRUPT, Ended, Result, read_error, read_output, usage_of, write_result
 from langgraph_rq.worker.task.run_context import RunContext
 from langgraph_rq.worker.task.streaming import stream_graph
@@ -233,7 +234,7 @@ async def _invoke(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline_at
         ):
             before = await context.checkpointer.aget_tuple(config)
         attempt.dropped = await find_dropped(attempt, task, before)
-        start = await _start(task, loaded, context.checkpointer, before, config)
+        start = await _start(task, loaded, context.checkpointer, context.redaction, before, config)
         if isinstance(start, Result):
             return start
         durability: Literal["sync"] | None = "sync" if context.checkpointer else None
@@ -267,6 +268,7 @@ async def _start(
     task: Task,
     loaded: LoadedGraph,
     checkpointer: Checkpointer | None,
+    redaction: Redaction | None,
     last: CheckpointTuple | None,
     config: RunnableConfig,
 ) -> "Any | Command[str] | Result | None":
@@ -281,7 +283,7 @@ async def _start(
         if checkpointer is None:
             return _no_questions()
         state = await loaded.graph.aget_state(config, subgraphs=True)
-        return await start_resume(checkpointer, state, last, task)
+        return await start_resume(checkpointer, state, last, task, redaction)
     return continue_thread(last.checkpoint["channel_values"], task.input) if last else task.input
 
 

@@ -76,6 +76,9 @@ class ResumeBody(Body):
 
     value: Any = None
     answers: dict[str, Any] | None = Field(None, min_length=1)
+    seen: dict[str, Any] | None = Field(
+        None, description="By id, the questions as they were shown: another one by then is not answered."
+    )
 
 
 class StrictRequest(Request):

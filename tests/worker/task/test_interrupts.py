@@ -430,3 +430,28 @@ async def test_input_that_the_graph_refuses_drops_no_question(client, serving):
     assert refused.error.type is ErrorType.INVALID_INPUT
     assert refused.metadata.dropped_question_of is None
     assert client.result(asked).metadata.question_dropped_by is None
+
+
+async def test_answer_to_a_question_that_was_seen_is_not_used_for_another_one_under_its_id(client, serving):
+    amounts = iter([10, 20, 30, 40])
+
+    async def ask_amount(_state):
+        return {"said": [("amount", interrupt(f"pay {next(amounts)}?"))]}
+
+    async def ask_and_fail(_state):
+        interrupt("ready?")
+        raise ValueError("not yet")
+
+    async with serving(ask_amount, ask_and_fail):
+        asked = client.submit({"said": []}, graph="g").task_id
+        first = open_questions(await ended(client, asked))
+        amount, ready = first["pay 10?"], first["ready?"]
+        # The answer to the other question runs both nodes: the one without an answer asks anew, under the same id.
+        failed = await ended(client, client.resume(asked, answers={ready: True}).task_id)
+        assert failed.status is State.ERROR
+        with pytest.raises(InvalidTaskError, match="the question that is answered"):
+            client.resume(asked, answers={amount: "yes"}, seen={amount: "pay 5?"})
+        late = await ended(client, client.resume(asked, answers={amount: "yes"}, seen={amount: "pay 10?"}).task_id)
+    assert late.status is State.INTERRUPTED
+    assert amount in open_questions(late).values()
+    assert "pay 10?" not in open_questions(late)
