@@ -45,9 +45,10 @@ class Connection:
             return False
         return True
 
-    async def start(self, reply: Reply) -> None:
-        """Send status and headers."""
-        await self.send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
+    async def start(self, reply: Reply, *headers: tuple[bytes, bytes]) -> None:
+        """Send the status, the reply's headers and more `headers`."""
+        start = {"type": "http.response.start", "status": reply.status, "headers": [*reply.headers, *headers]}
+        await self.send(start)
 
     async def write(self, body: bytes, *, more: bool) -> None:
         """Send a part of the body; `more`: others follow."""

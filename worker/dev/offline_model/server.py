@@ -132,8 +132,7 @@ class OfflineModel:
             await connection.reset()
             return
         record.status = reply.status
-        request_id = (dialect.id_header, record.request_id.encode())
-        reply = reply._replace(extra_headers=(*reply.extra_headers, request_id, *self._headers))
+        await connection.start(reply, (dialect.id_header, record.request_id.encode()), *self._headers)
         await self._send(record, reply, connection, latency_s, cut=fault == "cut")
 
     async def _send(
@@ -141,7 +140,6 @@ class OfflineModel:
     ) -> None:
         pause_s = latency_s / 2 / max(1, len(reply.bursts) - 1)
         bursts = reply.first_half if cut else reply.bursts
-        await connection.start(reply)
         for i, burst in enumerate(bursts):
             if i and await connection.leaves_within(pause_s):
                 return

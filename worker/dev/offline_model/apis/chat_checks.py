@@ -31,7 +31,7 @@ FIELDS = frozenset(
         *("top_logprobs", "top_p", "user", "verbosity", "web_search_options"),
     )
 )
-_NOT_SERVED = ("audio", "function_call", "functions", "web_search_options")
+_NOT_SERVED = frozenset(("audio", "function_call", "functions", "web_search_options"))
 """Fields of the API that this server refuses: what they ask for, it has not."""
 
 _RANGES = {
@@ -59,8 +59,8 @@ def check_chat(body: Json) -> None:
     """Refuse what the API refuses of a request without its messages, tools and response format."""
     check_fields(body, FIELDS)
     check_ranges(body, _RANGES)
-    for name in _NOT_SERVED:
-        if body.get(name):
+    for name in _NOT_SERVED & body.keys():
+        if body[name]:
             raise ApiError(f"The offline model does not serve '{name}'.", name, "unsupported_parameter")
     if body.get("max_tokens") is not None and body.get("max_completion_tokens") is not None:
         raise ApiError(
