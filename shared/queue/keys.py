@@ -26,6 +26,8 @@ Keys (type; lifetime):
     agent:thread:<thread>  list    open tasks of a thread, in order; stays while there are any
     agent:question:<thread>  hash  how long deadlines in the thread stand still for the question that it shows; until
                                    the thread goes on, at most the idempotency window and `LGRQ_QUESTION_WAIT_S`
+    agent:bell:<queue>     list    one entry while a worker is about to be woken for the queue; an hour
+    agent:watcher:<queue>  string  the worker that watches the queue for what other programs push; seconds
     agent:sweeper          hash    worker, until (ms): who sweeps for the fleet; from: how far it got; a day
     agent:workers          zset    worker -> lease end (ms); stays, a dead worker is removed by `reap`
     agent:own:<worker>     set     ids that the worker owns; emptied by `finish`, `release` and `reap`
@@ -192,6 +194,16 @@ def commands_channel(worker: str) -> str:
 def queue_key(queue: str) -> str:
     """Name the list that holds a queue's runnable ids."""
     return f"{QUEUE_PREFIX}{queue}"
+
+
+def bell_key(queue: str) -> str:
+    """Name the list on which idle workers wait for work of a queue; each entry wakes one."""
+    return f"agent:bell:{queue}"
+
+
+def watcher_key(queue: str) -> str:
+    """Name the string that holds the worker which watches a queue."""
+    return f"agent:watcher:{queue}"
 
 
 def side_queue(queue: str, graph: str) -> str:

@@ -18,7 +18,8 @@
 -- agent:in_flight                     hash  user -> tasks that run
 -- agent:capped:<user>                 set   queues in which the user waits only because of the cap on tasks in flight
 -- agent:thread:<thread>               list  ids of the thread's open tasks, in order
--- None of these has a TTL; all are gone when nothing waits or runs.
+-- agent:bell:<queue>                  list  one entry, which one idle worker pops when there may be work; an hour
+-- Only the bell has a TTL; the others are gone when nothing waits or runs.
 local QUEUE_KEY = 'rq:queue:'
 local FAIR_RUN = 2
 -- Position before that of the first user with nothing in flight; numbers up to 2^53 are exact.
@@ -31,11 +32,26 @@ local looked = 0
 -- Queues in which a user at the cap gets a turn at once when a task of theirs has run.
 local CAPPED = 16
 
--- Put an id on a queue's list with `command`. Workers block on their queues; of side queues a message tells them.
+-- Wake one idle worker of a queue, unless one is about to be woken. A Redis user of an earlier version may not: the
+-- worker that watches the queue does it then.
+local BELL_MS = 3600000
+local is_claim = false
+local function ring(queue)
+  local bell_key = 'agent:bell:' .. queue
+  if redis.pcall('LLEN', bell_key) == 0 then
+    redis.pcall('RPUSH', bell_key, 1)
+    redis.pcall('PEXPIRE', bell_key, BELL_MS)
+  end
+end
+
+-- Put an id on a queue's list with `command`. Idle workers wait for its bell; of side queues a message tells them. A claim
+-- rings for what it leaves.
 local function push(command, queue, id)
   redis.call(command, QUEUE_KEY .. queue, id)
   if queue:find(':', 1, true) then
     redis.call('PUBLISH', 'agent:side_queues', queue)
+  elseif not is_claim then
+    ring(queue)
   end
 end
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
+from uuid import uuid4
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -12,7 +13,7 @@ from redis.exceptions import RedisError
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.kept_connection import KeptConnection
 from langgraph_rq.shared.queue.answers import Claim, whole_number
-from langgraph_rq.shared.queue.keys import graph_list, queue_key, side_queue, task_hash
+from langgraph_rq.shared.queue.keys import bell_key, graph_list, queue_key, side_queue, task_hash, watcher_key
 from langgraph_rq.shared.queue.verbs import QueueTimes, claim_call, release_call
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.fleet.running import RunningTasks
@@ -22,6 +23,12 @@ BLOCK_S = 5
 """Longest wait of one command that blocks on an empty queue."""
 OUTAGE_WAIT_S = 0.25
 _SUSPENDED_WAIT_S = 1.0
+_WATCH_S = 4
+"""How long the watcher of a queue blocks, after which the others ask whether it is still there."""
+_CLAIM_S = 0.02
+"""Time that a claim has before the watcher rings for what still lies on the queue."""
+_RING_AGAIN_S = 0.25
+_BELL_S = 3600
 _BATCH = 16
 """Tasks claimed at once: few enough that idle processes beside this one get their share."""
 
@@ -33,13 +40,14 @@ class Claimer:
 
     Args:
         redis: Claims, on a connection that it keeps.
-        blocking: Blocks on the queues, with a connection for each.
+        blocking: Blocks on bells and queues: with a connection for each queue, and one.
         queues: Names of the queues, the most urgent first.
         graphs: Names of the graphs that the worker serves.
         times: How long leases last and things are kept.
         running: Where claimed tasks are started.
         outage: Told which of the calls Redis does not answer.
         on_work: Called when there may be something to claim.
+        has_room: Returns whether there is a free slot.
     """
 
     def __init__(
@@ -52,6 +60,7 @@ class Claimer:
         running: RunningTasks,
         outage: Outage,
         on_work: Callable[[], None],
+        has_room: Callable[[], bool],
     ) -> None:
         self._redis = redis
         self._claims = KeptConnection(redis)
@@ -66,10 +75,12 @@ class Claimer:
         self._running = running
         self._outage = outage
         self._on_work = on_work
+        self._has_room = has_room
+        self._id = uuid4().hex.encode()
         self._claiming = asyncio.Lock()
         self._is_idle = asyncio.Event()
         self.may_find_work = True
-        """Whether a claim may find something; set by `watch`, by timers, and in a burst run."""
+        """Whether a claim may find something; set by bells, by timers, and in a burst run."""
 
     async def claim(self, worker: str, free: int) -> Claim | None:
         """Claim as `worker`, and start, as many tasks as are `free` slots, or a batch; None: Redis is away.
@@ -102,29 +113,66 @@ class Claimer:
         return claim
 
     def look_again_in(self, seconds: float) -> None:
-        """Claim again after this time, also without a sign from `watch`."""
+        """Claim again after this time, also without a bell."""
         asyncio.get_running_loop().call_later(seconds, self._look_again)
 
-    async def watch(self, queue: str) -> None:
-        """Wake the worker when there may be work, by blocking on a queue without taking anything from it; never ends.
+    async def wait_for_work(self) -> None:
+        """Wake the worker when one of its queues' bells rings for it; never ends.
 
-        Moving the head of a list to its own head blocks while the list is empty and changes nothing else: no task is
-        ever on its way to a worker that might die, and jobs of stock RQ wake the worker too.
+        Each entry of a bell wakes one worker. The wake-up of a worker that died is made up for by the watcher of the
+        queue, or by another idle worker when its own wait is over.
         """
-        key = queue_key(queue)
         while True:
             await self._is_idle.wait()
             try:
-                head = await self._blocking.blmove(key, key, BLOCK_S, "LEFT", "LEFT")
+                rung: Any = await self._blocking.blpop([bell_key(queue) for queue in self._queues], BLOCK_S)
+                is_found = rung or await self._blocking.exists(*map(queue_key, self._queues))
+                if rung and not self._has_room():
+                    await self._ring(rung[0])
+            except RedisError as error:
+                _log.warning("queue.not_watched", error=str(error))
+                await asyncio.sleep(OUTAGE_WAIT_S)
+                is_found = True
+            if is_found:
+                self._is_idle.clear()
+                self._look_again()
+
+    async def watch(self, queue: str) -> None:
+        """Ring for what lies on a queue and is not claimed, as jobs of stock RQ, which rings no bell; never ends.
+
+        One worker of the fleet watches, by moving the head of the list to its own head: that blocks while the list is
+        empty and changes nothing else, so that no task is ever on its way to a worker that might die.
+        """
+        key = queue_key(queue)
+        while True:
+            try:
+                if not await self._is_watcher(queue):
+                    await asyncio.sleep(_WATCH_S)
+                elif await self._blocking.blmove(key, key, _WATCH_S, "LEFT", "LEFT") is not None:
+                    await asyncio.sleep(_CLAIM_S)
+                    if await self._blocking.exists(key):
+                        await self._ring(bell_key(queue))
+                        await asyncio.sleep(_RING_AGAIN_S)
             except RedisError as error:
                 # The claim that follows shows when it is over: a busy worker does not watch.
                 log = _log.debug if self._outage.covers("claim", error) else _log.warning
                 log("queue.not_watched", queue=key, error=str(error))
                 await asyncio.sleep(OUTAGE_WAIT_S)
-                head = b"perhaps"
-            if head is not None:
-                self._is_idle.clear()
-                self._look_again()
+
+    async def _is_watcher(self, queue: str) -> bool:
+        """Take the watch of a queue, or keep it, for 2.5 times as long as until this is asked again."""
+        key, lease_ms = watcher_key(queue), round(2500 * _WATCH_S)
+        owner = await self._blocking.set(key, self._id, nx=True, px=lease_ms, get=True)
+        if owner == self._id:
+            await self._blocking.pexpire(key, lease_ms)
+        return owner in {None, self._id}
+
+    async def _ring(self, bell: str | bytes) -> None:
+        pipeline = self._blocking.pipeline()
+        pipeline.rpush(bell, 1)
+        pipeline.ltrim(bell, 0, 0)
+        pipeline.expire(bell, _BELL_S)
+        await pipeline.execute()
 
     def add_side_queue(self, queue: str) -> None:
         """Claim from a side queue too, if it is one of this worker's: a task was added to it."""

@@ -70,7 +70,7 @@ class GraphWorker(RegisteredWorker):
         self._input_bytes = input_bytes
         self._drain_s = drain_s
         self._node_threads = node_threads
-        self._blocking = open_async(redis_url, connections=len(queues) + 1, timeout_s=BLOCK_S * 2)
+        self._blocking = open_async(redis_url, connections=len(queues) + 2, timeout_s=BLOCK_S * 2)
         self._changed = asyncio.Event()
         """Set when there may be something to do: a slot is free, work has come, the worker is to stop or to rejoin."""
         self._outage = Outage()
@@ -85,6 +85,7 @@ class GraphWorker(RegisteredWorker):
             self._running,
             self._outage,
             on_work=self._changed.set,
+            has_room=lambda: not self._stopping and self._free_slots() > 0,
         )
         self._lease: LeaseKeeper | None = None
         self._unknown: frozenset[str] = frozenset()
@@ -126,6 +127,7 @@ class GraphWorker(RegisteredWorker):
         """Work until `stop` (or, with `burst`, until the queues are empty); returns how many tasks were started."""
         self._join()
         watchers = [asyncio.create_task(self._claimer.watch(name)) for name in self.queue_names()]
+        watchers.append(asyncio.create_task(self._claimer.wait_for_work()))
         self._listen()
         try:
             started = await self._serve(burst=burst)

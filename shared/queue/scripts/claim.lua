@@ -7,8 +7,8 @@
 --
 -- Uses shared/connections/clock: clock, natural, whole
 -- Uses shared/queue/routing: serves
--- Uses shared/queue/turns: LOOKED, QUEUE_KEY, call_next, leave_thread, lies_on, looked, pass_turn, put_aside, taken,
---   wait_below_cap
+-- Uses shared/queue/turns: LOOKED, QUEUE_KEY, call_next, is_claim, leave_thread, lies_on, looked, pass_turn,
+--   put_aside, ring, taken, wait_below_cap
 -- Uses shared/queue/questions: stand_still
 -- Uses shared/queue/waits: take_marked
 -- Uses shared/queue/rq_jobs: show_again, task_bytes
@@ -164,6 +164,7 @@ local function freed(queue)
   return true
 end
 
+is_claim = true
 take_marked(MOST_WOKEN, now_ms)
 local tasks, dropped, aside = {}, {}, 0
 for i = 6, #KEYS do
@@ -202,6 +203,11 @@ for i = 6, #KEYS do
     if lies_here and user then
       pass_turn(queue, user, is_last)
     end
+  end
+end
+for i = 6, (#tasks >= n or read_bytes >= max_bytes) and #KEYS or 0 do
+  if redis.call('EXISTS', KEYS[i]) == 1 then
+    ring(KEYS[i]:sub(#QUEUE_KEY + 1))
   end
 end
 if #tasks > 0 and redis.call('EXISTS', rq_worker_key) == 1 then
