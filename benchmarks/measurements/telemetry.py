@@ -13,7 +13,7 @@ from benchmarks.usage import cpu_s
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 
 _PAIRS = 5
-_GOAL = 1.05
+_GOAL = 1.10
 _OFF = {"LGRQ_LOG_LEVEL": "error"}
 
 _SAME_HASHES = {"PYTHONHASHSEED": "0"}

@@ -1,9 +1,7 @@
 """One trace per task, over processes: what happened when, under which name, without any content.
 
-    submit ─┬─ queue wait
-            ├─ attempt 1 ─┬─ invoke_agent <graph> ── node <name> ─┬─ chat <model>
-            │             │                                       └─ execute_tool <name>
-            │             └─ finish
+    submit ─┬─ attempt 1 ── invoke_agent <graph> ── node <name> ─┬─ chat <model>
+            │                                                    └─ execute_tool <name>
             └─ attempt 2, linked to attempt 1, after a crash or a release
 
 The producer writes the W3C traceparent of its `submit` span into the task, and attempts are its children. Only

@@ -71,18 +71,12 @@ class AttemptSpans:
     def begin(cls, tracer: Tracer | None, claimed: Claimed, task: Task) -> Self | None:
         """Begin the attempt's span, and make it current; None: the attempt has no spans, but its trace goes on."""
         above = parent_of(task)
-        submit = trace.get_current_span(above).get_span_context()
         if tracer is None:
             context.attach(above)
             return None
         own = _start_attempt(tracer, above, claimed)
         context.attach(trace.set_span_in_context(own, above))
-        if not own.is_recording():
-            return None
-        if claimed.epoch == 1 and submit.is_valid:
-            waited = tracer.start_span("queue wait", above, start_time=claimed.created_at_ms * 1_000_000)
-            waited.end(claimed.claimed_at_ms * 1_000_000)
-        return cls(tracer, own)
+        return cls(tracer, own) if own.is_recording() else None
 
     @property
     def id(self) -> str:
@@ -124,7 +118,7 @@ class AttemptSpans:
         end(span, None if called["outcome"] == "ok" else called["outcome"])
 
     def leave_graph(self, state: str | None) -> None:
-        """End what LangChain has reported no end of, and begin `finish`, the writing of the outcome.
+        """End what LangChain has reported no end of; the attempt lasts until its outcome is written.
 
         Args:
             state: The task's; None: it goes back to the queue.
@@ -134,7 +128,6 @@ class AttemptSpans:
             self._own.set_attribute("langgraph_rq.released", True)
         else:
             self._own.set_attribute("langgraph_rq.state", state)
-            self.open("finish", None)
 
     def end(self, error: str | None) -> None:
         """End the attempt's span, and what is open below it."""
@@ -159,6 +152,7 @@ def _start_attempt(tracer: Tracer, above: Context, claimed: Claimed) -> Span:
         "messaging.destination.name": claimed.queue,
         "messaging.message.id": claimed.id,
         "langgraph_rq.attempt": claimed.epoch,
+        "langgraph_rq.queued_ms": claimed.claimed_at_ms - claimed.created_at_ms,
     }
     token = _ids.set((trace_id, derived_attempt(trace_id, claimed.id, claimed.epoch).span_id))
     try:
