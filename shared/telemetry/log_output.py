@@ -161,4 +161,4 @@ class Lines(_Lossy, logging.StreamHandler[TextIO]):
 
 
 # Anything but ASCII is escaped, so no reader takes a character for the end of a line.
-_render_json = structlog.processors.JSONRenderer(default=str)
+_render_json = structlog.processors.JSONRenderer(default=str, separators=(",", ":"))
