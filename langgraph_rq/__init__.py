@@ -32,13 +32,15 @@ if TYPE_CHECKING:
         UnknownTaskError,
         WaitTimeoutError,
     )
-    from langgraph_rq.shared.tasks import State, Task, TaskError, TaskLimits, TaskResult
+    from langgraph_rq.shared.results import TaskError, TaskResult
+    from langgraph_rq.shared.tasks import State, Task, TaskLimits
     from langgraph_rq.worker.calls.guarded_embeddings import guarded_embeddings
     from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
     from langgraph_rq.worker.calls.tools import guarded
     from langgraph_rq.worker.guards.refusals import ToolError
 
 _ERRORS = "langgraph_rq.shared.errors"
+_RESULTS = "langgraph_rq.shared.results"
 _TASKS = "langgraph_rq.shared.tasks"
 _HOMES = {
     "AlreadyAnsweredError": _ERRORS,
@@ -56,9 +58,9 @@ _HOMES = {
     "State": _TASKS,
     "Task": _TASKS,
     "TaskConflictError": _ERRORS,
-    "TaskError": _TASKS,
+    "TaskError": _RESULTS,
     "TaskLimits": _TASKS,
-    "TaskResult": _TASKS,
+    "TaskResult": _RESULTS,
     "TaskStatus": "langgraph_rq.producer.client.lookup",
     "TenantFullError": _ERRORS,
     "ToolError": "langgraph_rq.worker.guards.refusals",

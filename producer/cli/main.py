@@ -35,8 +35,9 @@ from langgraph_rq.shared.errors import (
     Violation,
     WaitTimeoutError,
 )
+from langgraph_rq.shared.results import TaskResult
 from langgraph_rq.shared.settings import refuse_unknown_names
-from langgraph_rq.shared.tasks import Priority, State, Task, TaskResult
+from langgraph_rq.shared.tasks import Priority, State, Task
 from langgraph_rq.shared.telemetry.tracer_provider import exported_spans
 
 EXIT_CODES = """

@@ -10,7 +10,8 @@ from rich.text import Text
 
 from langgraph_rq.producer.client.lookup import TaskStatus
 from langgraph_rq.producer.client.resume import INTERRUPT
-from langgraph_rq.shared.tasks import State, TaskResult
+from langgraph_rq.shared.results import TaskResult
+from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.terminal import Column, Rows, pairs
 
 _COLOURS = {State.SUCCESS: "green", State.RUNNING: "cyan", State.PENDING: "yellow", State.INTERRUPTED: "magenta"}

@@ -18,8 +18,9 @@ from langgraph_rq.producer.client.task_fields import TaskFields
 from langgraph_rq.producer.client.transports import BlockingTransport
 from langgraph_rq.shared.queue.events import BEGINNING, Event
 from langgraph_rq.shared.queue.shares import Share
+from langgraph_rq.shared.results import TaskResult
 from langgraph_rq.shared.settings import QueueSettings, TaskSettings
-from langgraph_rq.shared.tasks import State, Task, TaskResult
+from langgraph_rq.shared.tasks import State, Task
 
 T = TypeVar("T")
 

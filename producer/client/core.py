@@ -47,9 +47,10 @@ from langgraph_rq.shared.queue.events import BEGINNING, FORGOTTEN_END, SMALL_PAG
 from langgraph_rq.shared.queue.keys import JOB_TASK, events_key, job_hash, result_key, task_hash
 from langgraph_rq.shared.queue.shares import Share
 from langgraph_rq.shared.queue.verbs import cancel_call, missing_worker_call, submit_call
+from langgraph_rq.shared.results import TaskResult
 from langgraph_rq.shared.settings import QueueSettings, RedisSettings, TaskSettings, TenantSettings, load
 from langgraph_rq.shared.signing import SignatureError, unsigned_result
-from langgraph_rq.shared.tasks import DEFAULT_TENANT, State, Task, TaskResult, task_key
+from langgraph_rq.shared.tasks import DEFAULT_TENANT, State, Task, task_key
 from langgraph_rq.shared.telemetry.audit import Action
 
 _SUBMIT_BATCH = 200

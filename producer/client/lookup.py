@@ -22,7 +22,8 @@ from langgraph_rq.shared.queue.answers import Submission, Submitted, whole_numbe
 from langgraph_rq.shared.queue.events import EventType, read_event
 from langgraph_rq.shared.queue.keys import Place, events_key, graph_name, job_hash, result_key, task_hash
 from langgraph_rq.shared.queue.waits import describe, explain
-from langgraph_rq.shared.tasks import State, Task, TaskResult
+from langgraph_rq.shared.results import TaskResult
+from langgraph_rq.shared.tasks import State, Task
 
 STATUS_FIELDS = (
     "state", "queue", "epoch", "waits", "created", "started", "deadline", "owner", "place", "waits_for", "waits_until",

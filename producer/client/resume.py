@@ -22,8 +22,9 @@ from langgraph_rq.shared.errors import (
     UnknownTaskError,
     Violation,
 )
+from langgraph_rq.shared.results import TaskResult
 from langgraph_rq.shared.strict_json import kind, read_json
-from langgraph_rq.shared.tasks import State, Task, TaskLimits, TaskResult, question_digest
+from langgraph_rq.shared.tasks import State, Task, TaskLimits, question_digest
 
 INTERRUPT = "__interrupt__"
 """The key under which LangGraph puts the pending interrupts of a graph's output: a list of {id, value}."""

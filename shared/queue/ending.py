@@ -11,8 +11,9 @@ from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.answers import whole_number
 from langgraph_rq.shared.queue.keys import JOB_TASK, Place, TaskField, job_hash, task_hash
 from langgraph_rq.shared.queue.waits import describe
+from langgraph_rq.shared.results import ResultMetadata, TaskError, TaskResult
 from langgraph_rq.shared.strict_json import read_json
-from langgraph_rq.shared.tasks import ResultMetadata, State, TaskError, TaskResult
+from langgraph_rq.shared.tasks import State
 
 _FIELDS = (
     TaskField.CREATED,

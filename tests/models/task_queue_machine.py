@@ -11,20 +11,10 @@ from redis import Redis
 
 from langgraph_rq.shared.connections.scripts import Call, Script, run_sync
 from langgraph_rq.shared.queue.answers import Claimed, Finished
+from langgraph_rq.shared.queue.attempts import block_call, claim_call, finish_call, owns_call, release_call
 from langgraph_rq.shared.queue.keys import graph_list, side_queue
-from langgraph_rq.shared.queue.verbs import (
-    QueueTimes,
-    block_call,
-    cancel_call,
-    claim_call,
-    finish_call,
-    owns_call,
-    reap_call,
-    release_call,
-    renew_call,
-    submit_call,
-    sweep_call,
-)
+from langgraph_rq.shared.queue.upkeep import reap_call, renew_call, sweep_call
+from langgraph_rq.shared.queue.verbs import QueueTimes, cancel_call, submit_call
 from langgraph_rq.shared.queue.waits import AT_ONCE, REDIS, RETRY, Wait, await_call, keep_call, wake_call
 from langgraph_rq.shared.tasks import DEFAULT_TENANT, State, Task, TaskLimits
 from tests.models.task_queue import LEASE_MS, QueueModel

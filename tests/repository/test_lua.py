@@ -70,7 +70,7 @@ def test_clock_and_fence_stand_once():
     assert clocks == {"shared/connections/clock"}
     fences = [name for name in NAMES if re.search(r"\bepoch\b.*==|==.*\bepoch\b|~= epoch", read_lua(name).body)]
     assert fences == [
-        "shared/queue/fence",
+        "shared/queue/functions/fence",
         "shared/queue/scripts/append_events",
     ]  # the second compares who counted, not who owns
 
@@ -127,7 +127,7 @@ def test_scripts_name_only_keys_that_are_documented(name):
 
 
 def test_scripts_and_python_name_the_lists_of_queues_alike():
-    assert f"local QUEUE_KEY = '{QUEUE_PREFIX}'" in read_lua("shared/queue/turns").body
+    assert f"local QUEUE_KEY = '{QUEUE_PREFIX}'" in read_lua("shared/queue/functions/turns").body
 
 
 async def test_script_runs_on_a_server_that_never_saw_it(aredis):

@@ -10,7 +10,8 @@ from pathlib import Path
 from langgraph_rq.producer.cli.main import EXIT_CODES
 from langgraph_rq.shared.dev.embedded_redis import find_redis
 from langgraph_rq.shared.errors import ErrorType
-from langgraph_rq.shared.tasks import State, Task, TaskResult
+from langgraph_rq.shared.results import TaskResult
+from langgraph_rq.shared.tasks import State, Task
 from tests.installation import ROOT, Installation, clean_environment
 
 TASKS = (ROOT / "docs/tasks.md").read_text()

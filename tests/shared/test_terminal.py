@@ -11,7 +11,8 @@ from rich.console import Group
 from rich.text import Text
 from langgraph_rq.producer.cli.output import results, result
 from langgraph_rq.shared import terminal
-from langgraph_rq.shared.tasks import ResultMetadata, State, TaskError, TaskResult
+from langgraph_rq.shared.results import (ResultMetadata, TaskError, TaskResult)
+from langgraph_rq.shared.tasks import State
 
 def rows(tasks, words):
     table = terminal.Rows("task", terminal.Column("tokens", right=True), "none", terminal.Column("why", wraps=True))

@@ -13,8 +13,9 @@ from redis.exceptions import RedisError
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.kept_connection import KeptConnection
 from langgraph_rq.shared.queue.answers import Claim, whole_number
+from langgraph_rq.shared.queue.attempts import claim_call, release_call
 from langgraph_rq.shared.queue.keys import bell_key, graph_list, queue_key, side_queue, task_hash, watcher_key
-from langgraph_rq.shared.queue.verbs import QueueTimes, claim_call, release_call
+from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.fleet.running import RunningTasks
 from langgraph_rq.worker.task.outage import Outage

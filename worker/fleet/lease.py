@@ -17,7 +17,9 @@ from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.clients import is_outage, open_sync
 from langgraph_rq.shared.connections.script_cache import load_missing
 from langgraph_rq.shared.queue.answers import Lease
-from langgraph_rq.shared.queue.verbs import QueueTimes, block_call, leave_call, reap_call, renew_call
+from langgraph_rq.shared.queue.attempts import block_call
+from langgraph_rq.shared.queue.upkeep import leave_call, reap_call, renew_call
+from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.signing import TaskKeys
 from langgraph_rq.shared.telemetry.anchors import AnchorWriter
 from langgraph_rq.shared.telemetry.logs import get_logger

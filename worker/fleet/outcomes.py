@@ -3,7 +3,7 @@
 from redis.exceptions import RedisError
 
 from langgraph_rq.shared.queue.answers import Finished
-from langgraph_rq.shared.queue.verbs import finish_call, release_call
+from langgraph_rq.shared.queue.attempts import finish_call, release_call
 from langgraph_rq.shared.queue.waits import keep_call
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.state.checkpoints import CheckpointOutageError

@@ -11,7 +11,8 @@ from redis import Redis
 
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.ending import READS, add_reads, unrun_result
-from langgraph_rq.shared.queue.verbs import SWEPT, QueueTimes, cancel_call, sweep_call
+from langgraph_rq.shared.queue.upkeep import SWEPT, sweep_call
+from langgraph_rq.shared.queue.verbs import QueueTimes, cancel_call
 from langgraph_rq.shared.signing import TaskKeys
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import get_logger

@@ -12,7 +12,7 @@ from langgraph_rq.shared.budget.token_budget import Charge, Payer, Request, Rese
 from langgraph_rq.shared.connections.scripts import Call
 from langgraph_rq.shared.pacing.pacing import Pace
 from langgraph_rq.shared.queue.answers import Ownership, Use
-from langgraph_rq.shared.queue.verbs import owns_call, use_call
+from langgraph_rq.shared.queue.attempts import owns_call, use_call
 from langgraph_rq.worker.guards.call_size import CallSize
 from langgraph_rq.worker.guards.waiting import AttemptWaits
 

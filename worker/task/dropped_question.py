@@ -11,8 +11,8 @@ from langgraph.checkpoint.base import CheckpointTuple
 from redis.exceptions import RedisError
 
 from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.queue.attempts import drop_question_call
 from langgraph_rq.shared.queue.keys import result_key
-from langgraph_rq.shared.queue.verbs import drop_question_call
 from langgraph_rq.shared.signing import SignatureError, unsigned_result
 from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import State, Task

@@ -10,8 +10,9 @@ from typing import Any
 
 from langgraph_rq.shared.errors import InvalidTaskError
 from langgraph_rq.shared.queue.answers import Claimed, Origin
+from langgraph_rq.shared.queue.attempts import Kept
 from langgraph_rq.shared.queue.keys import side_queue
-from langgraph_rq.shared.queue.verbs import Kept, QueueTimes
+from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.signing import Refused, SignatureError, TaskKeys
 from langgraph_rq.shared.strict_json import kind, read_json
 from langgraph_rq.shared.tasks import FUNCTION, FUNCTIONS, SCHEMA, Task, TaskLimits

@@ -15,8 +15,9 @@ from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.answers import Claimed
 from langgraph_rq.shared.queue.keys import Question
 from langgraph_rq.shared.queue.waits import AFTER_OUTAGE, AT_ONCE, PROVIDER, Wait
+from langgraph_rq.shared.results import ResultMetadata, TaskResult
 from langgraph_rq.shared.strict_json import read_json
-from langgraph_rq.shared.tasks import ResultMetadata, State, Task, TaskResult
+from langgraph_rq.shared.tasks import State, Task
 from langgraph_rq.worker.calls.provider_errors import read_failure
 from langgraph_rq.worker.guards.refusals import (
     BudgetBusy,

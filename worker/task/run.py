@@ -14,7 +14,7 @@ from langgraph_rq.shared.backoff import Backoff
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.answers import Claimed, Origin
-from langgraph_rq.shared.queue.verbs import ADOPT_NO_GRAPH, adopt_call
+from langgraph_rq.shared.queue.attempts import ADOPT_NO_GRAPH, adopt_call
 from langgraph_rq.shared.queue.waits import RETRY, WORKER, Wait, describe
 from langgraph_rq.shared.tasks import State, Task
 from langgraph_rq.shared.telemetry.logs import get_logger

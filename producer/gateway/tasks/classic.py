@@ -12,7 +12,7 @@ from langgraph_rq.producer.gateway.problems import ProblemError, documented
 from langgraph_rq.producer.gateway.tasks.bodies import QueryBody, StrictRoute, known_form
 from langgraph_rq.producer.gateway.tasks.routes import LONGEST_WAIT_S, IdempotencyKey, enqueue, keyed_id
 from langgraph_rq.shared.errors import ErrorType, UnknownTaskError, WaitTimeoutError
-from langgraph_rq.shared.tasks import TaskResult
+from langgraph_rq.shared.results import TaskResult
 
 router = APIRouter(route_class=StrictRoute, tags=["classic"])
 

@@ -16,7 +16,8 @@ from langgraph_rq.producer.gateway.problems import ProblemError, documented
 from langgraph_rq.producer.gateway.tasks.bodies import ResumeBody, StrictRoute, SubmitBody, known_form, refuse_both
 from langgraph_rq.producer.gateway.tasks.recent import KEPT, read_recent, remember
 from langgraph_rq.shared.errors import UnknownTaskError, Violation, WaitTimeoutError
-from langgraph_rq.shared.tasks import Priority, State, TaskResult
+from langgraph_rq.shared.results import TaskResult
+from langgraph_rq.shared.tasks import Priority, State
 
 LONGEST_WAIT_S = 60.0
 """Proxies usually cut a longer silence off."""

@@ -4,10 +4,10 @@
 -- is put aside for a worker that does. The latter holds for any task.
 --
 -- Uses shared/connections/clock: clock, natural, whole
--- Uses shared/queue/fence: fence
--- Uses shared/queue/turns: enter_thread, put_aside, stopped_running, wait_below_cap, wake_thread
--- Uses shared/queue/rq_jobs: describe
--- Uses shared/queue/shares: charge
+-- Uses shared/queue/functions/fence: fence
+-- Uses shared/queue/functions/turns: enter_thread, put_aside, stopped_running, wait_below_cap, wake_thread
+-- Uses shared/queue/functions/rq_jobs: describe
+-- Uses shared/queue/functions/shares: charge
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
 -- KEYS[2] rq:job:<id>          hash    RQ's job

@@ -1,7 +1,7 @@
 -- Add events to a task's stream, each once, if the caller still owns the task.
 --
 -- Uses shared/connections/clock: whole
--- Uses shared/queue/fence: fence
+-- Uses shared/queue/functions/fence: fence
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
 -- KEYS[2] agent:events:<id>    stream  `claim` made it and gave it its time to live

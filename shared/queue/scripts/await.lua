@@ -3,7 +3,7 @@
 -- nothing that frees the thing from then on is missed. One task may try it when the time is over.
 --
 -- Uses shared/connections/clock: clock
--- Uses shared/queue/marks: mark, mark_of
+-- Uses shared/queue/functions/marks: mark, mark_of
 --
 -- ARGV[1] thing
 -- ARGV[2] how long it is refused (ms)

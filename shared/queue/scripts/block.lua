@@ -2,7 +2,7 @@
 -- Record that a task blocks the event loop of its worker, which may cost the worker its lease. A task that has this mark
 -- and a crash runs isolated.
 --
--- Uses shared/queue/fence: fence
+-- Uses shared/queue/functions/fence: fence
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
 -- ARGV[1] epoch

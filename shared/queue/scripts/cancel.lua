@@ -2,11 +2,11 @@
 -- End a task that no worker runs, with the result given; ask the worker of a running one to stop.
 --
 -- Uses shared/connections/clock: clock, natural
--- Uses shared/queue/turns: leave_thread
--- Uses shared/queue/waits: leave_wait
--- Uses shared/queue/rq_jobs: list_ended, task_bytes, write_result
--- Uses shared/queue/shares: discharge
--- Uses shared/queue/events: record_end
+-- Uses shared/queue/functions/turns: leave_thread
+-- Uses shared/queue/functions/waits: leave_wait
+-- Uses shared/queue/functions/rq_jobs: list_ended, task_bytes, write_result
+-- Uses shared/queue/functions/shares: discharge
+-- Uses shared/queue/functions/events: record_end
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
 -- KEYS[2] agent:result:<id>    string  the result document

@@ -6,13 +6,13 @@
 -- something that is free now go on.
 --
 -- Uses shared/connections/clock: clock, natural, whole
--- Uses shared/queue/routing: serves
--- Uses shared/queue/turns: LOOKED, QUEUE_KEY, call_next, is_claim, leave_thread, lies_on, looked, pass_turn,
+-- Uses shared/queue/functions/routing: serves
+-- Uses shared/queue/functions/turns: LOOKED, QUEUE_KEY, call_next, is_claim, leave_thread, lies_on, looked, pass_turn,
 --   put_aside, ring, taken, wait_below_cap
--- Uses shared/queue/questions: stand_still
--- Uses shared/queue/waits: take_marked
--- Uses shared/queue/rq_jobs: show_again, task_bytes
--- Uses shared/queue/events: record_state
+-- Uses shared/queue/functions/questions: stand_still
+-- Uses shared/queue/functions/waits: take_marked
+-- Uses shared/queue/functions/rq_jobs: show_again, task_bytes
+-- Uses shared/queue/functions/events: record_state
 --
 -- KEYS[1] agent:workers          zset    worker -> lease end (ms)
 -- KEYS[2] agent:own:<worker>     set     ids that this worker owns

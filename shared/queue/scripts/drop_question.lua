@@ -2,7 +2,7 @@
 -- Record that a task has dropped the question that its thread showed: it runs with new input instead of an answer.
 -- Asked again, as by a later attempt, it returns what was recorded.
 --
--- Uses shared/queue/fence: fence
+-- Uses shared/queue/functions/fence: fence
 --
 -- KEYS[1] agent:task:<id>          hash  the task's state
 -- KEYS[2] agent:question:<thread>  hash  `task`: the task that asked last

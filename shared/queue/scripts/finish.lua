@@ -2,12 +2,12 @@
 -- Write a task's one terminal result, if the caller still owns it. With memory full running tasks must still end.
 --
 -- Uses shared/connections/clock: clock, natural
--- Uses shared/queue/fence: fence
--- Uses shared/queue/questions: settle_question
--- Uses shared/queue/turns: leave_thread, stopped_running
--- Uses shared/queue/rq_jobs: list_ended, task_bytes, write_result
--- Uses shared/queue/shares: discharge
--- Uses shared/queue/events: record_end
+-- Uses shared/queue/functions/fence: fence
+-- Uses shared/queue/functions/questions: settle_question
+-- Uses shared/queue/functions/turns: leave_thread, stopped_running
+-- Uses shared/queue/functions/rq_jobs: list_ended, task_bytes, write_result
+-- Uses shared/queue/functions/shares: discharge
+-- Uses shared/queue/functions/events: record_end
 --
 -- KEYS[1] agent:task:<id>        hash    the task's state
 -- KEYS[2] agent:result:<id>      string  the result document

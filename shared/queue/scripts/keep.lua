@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Record what a running task waits for while its worker keeps its memory, for those who ask where it is.
 --
--- Uses shared/queue/fence: fence
+-- Uses shared/queue/functions/fence: fence
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
 -- ARGV[1] epoch

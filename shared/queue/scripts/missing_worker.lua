@@ -2,7 +2,7 @@
 -- Tell what a pending task waits for when no live worker could run it.
 --
 -- Uses shared/connections/clock: clock
--- Uses shared/queue/routing: route
+-- Uses shared/queue/functions/routing: route
 --
 -- KEYS[1] agent:task:<id>   hash   the task's state
 -- ARGV[1] now (ms) in tests, else empty

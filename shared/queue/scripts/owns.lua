@@ -1,7 +1,7 @@
 -- Check that a worker still owns a task and may go on with it, before every model call.
 --
 -- Uses shared/connections/clock: clock
--- Uses shared/queue/fence: fence
+-- Uses shared/queue/functions/fence: fence
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
 -- ARGV[1] epoch

@@ -4,10 +4,10 @@
 -- each does a bounded batch.
 --
 -- Uses shared/connections/clock: clock, natural, whole
--- Uses shared/queue/turns: put_back, stopped_running
--- Uses shared/queue/waits: take_due, take_marked
--- Uses shared/queue/rq_jobs: queue_scheduled
--- Uses shared/queue/events: record_state
+-- Uses shared/queue/functions/turns: put_back, stopped_running
+-- Uses shared/queue/functions/waits: take_due, take_marked
+-- Uses shared/queue/functions/rq_jobs: queue_scheduled
+-- Uses shared/queue/functions/events: record_state
 --
 -- KEYS[1] agent:workers      zset    worker -> lease end (ms)
 -- KEYS[2] agent:delayed      zset    id -> when it goes on without a mark (ms)

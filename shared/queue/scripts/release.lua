@@ -2,10 +2,10 @@
 -- Give a task back without charging it a crash: to the front of its queue, or to wait for something or for its time.
 --
 -- Uses shared/connections/clock: clock
--- Uses shared/queue/fence: fence
--- Uses shared/queue/turns: put_back, stopped_running
--- Uses shared/queue/waits: enter
--- Uses shared/queue/events: record_state, record_wait
+-- Uses shared/queue/functions/fence: fence
+-- Uses shared/queue/functions/turns: put_back, stopped_running
+-- Uses shared/queue/functions/waits: enter
+-- Uses shared/queue/functions/events: record_state, record_wait
 --
 -- KEYS[1] agent:task:<id>        hash    the task's state
 -- KEYS[2] agent:own:<worker>     set     ids that this worker owns

@@ -1,9 +1,9 @@
 -- Put one task on its queue, once. The same id again returns the state of the task that is there already.
 --
 -- Uses shared/connections/clock: clock, whole
--- Uses shared/queue/routing: route
--- Uses shared/queue/turns: QUEUE_KEY, enqueue, enter_thread, tenant_of, wake_thread
--- Uses shared/queue/shares: charge, is_above_share, refused
+-- Uses shared/queue/functions/routing: route
+-- Uses shared/queue/functions/turns: QUEUE_KEY, enqueue, enter_thread, tenant_of, wake_thread
+-- Uses shared/queue/functions/shares: charge, is_above_share, refused
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
 -- KEYS[2] rq:job:<id>          hash    RQ's job, read by its tools; `task` carries the task, because RQ's clients write

@@ -4,11 +4,11 @@
 -- which would stay if no worker reads it any more.
 --
 -- Uses shared/connections/clock: clock, natural, whole
--- Uses shared/queue/questions: is_asking, stand_still
--- Uses shared/queue/turns: LOOKED, QUEUE_KEY, call_next, leave_thread, lies_on, looked, pass_turn, put_back,
+-- Uses shared/queue/functions/questions: is_asking, stand_still
+-- Uses shared/queue/functions/turns: LOOKED, QUEUE_KEY, call_next, leave_thread, lies_on, looked, pass_turn, put_back,
 --   stopped_running, taken, tenant_of
--- Uses shared/queue/rq_jobs: show_again
--- Uses shared/queue/shares: TENANTS_KEY, discharge, settle_share
+-- Uses shared/queue/functions/rq_jobs: show_again
+-- Uses shared/queue/functions/shares: TENANTS_KEY, discharge, settle_share
 --
 -- KEYS[1] agent:open      zset    id -> deadline (ms); past it, when to look again
 -- KEYS[2] agent:sweeper   hash    worker, until (ms): who sweeps for the fleet; from: how far it got

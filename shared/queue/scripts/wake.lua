@@ -2,7 +2,7 @@
 -- Mark the sets of things that were freed: their tasks go on, a few at a time. Things for which nothing waits are left out.
 --
 -- Uses shared/connections/clock: clock
--- Uses shared/queue/marks: MOST_TASKS, WAITS, mark, mark_of
+-- Uses shared/queue/functions/marks: MOST_TASKS, WAITS, mark, mark_of
 --
 -- ARGV[1] number of tasks that may go on, 0 for all
 -- ARGV[2] now (ms) in tests, else empty

@@ -2,7 +2,7 @@
 -- Mark the sets of all things of a kind that were freed, some at a time: their tasks go on.
 --
 -- Uses shared/connections/clock: clock
--- Uses shared/queue/marks: WAITS, mark
+-- Uses shared/queue/functions/marks: WAITS, mark
 --
 -- ARGV[1] how their names begin
 -- ARGV[2] where to go on: the cursor that the last call returned, 0 at first

@@ -8,7 +8,7 @@ from redis import Redis
 from langgraph_rq import Client
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome, report_call
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.queue.verbs import renew_call
+from langgraph_rq.shared.queue.upkeep import renew_call
 from tests.outputs import in_terminal, lines
 
 MODEL = "anthropic/claude-of-a-long-name"

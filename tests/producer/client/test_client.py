@@ -25,10 +25,13 @@ from langgraph_rq import (
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.clients import open_sync
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
+from langgraph_rq.shared.queue.attempts import claim_call, finish_call
 from langgraph_rq.shared.queue.keys import graph_list
-from langgraph_rq.shared.queue.verbs import QueueTimes, claim_call, finish_call, renew_call
+from langgraph_rq.shared.queue.upkeep import renew_call
+from langgraph_rq.shared.queue.verbs import QueueTimes
+from langgraph_rq.shared.results import TaskResult
 from langgraph_rq.shared.settings import QueueSettings, TaskSettings
-from langgraph_rq.shared.tasks import Priority, TaskResult
+from langgraph_rq.shared.tasks import Priority
 from langgraph_rq.shared.telemetry import logs
 from tests.waiting import until_sync
 

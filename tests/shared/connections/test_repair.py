@@ -4,7 +4,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from langgraph_rq.shared.connections.scripts import load_script
-from langgraph_rq.shared.queue.verbs import owns_call
+from langgraph_rq.shared.queue.attempts import owns_call
 
 READ = "return redis.call('HMGET', KEYS[1], 'a', 'b')"
 

@@ -1,9 +1,11 @@
 """The reader of the fleet agrees with `claim` on which workers are live."""
 
 from langgraph_rq.shared.connections.scripts import run
+from langgraph_rq.shared.queue.attempts import claim_call
 from langgraph_rq.shared.queue.fleet import fleet_call
 from langgraph_rq.shared.queue.keys import graph_list
-from langgraph_rq.shared.queue.verbs import QueueTimes, claim_call, renew_call, submit_call
+from langgraph_rq.shared.queue.upkeep import renew_call
+from langgraph_rq.shared.queue.verbs import QueueTimes, submit_call
 from langgraph_rq.shared.tasks import Task
 
 GRAPHS = graph_list(["assistant"])

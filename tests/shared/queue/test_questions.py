@@ -7,8 +7,10 @@ import pytest
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.scripts import load_script, make_script
 from langgraph_rq.shared.queue import ending, verbs
+from langgraph_rq.shared.queue.attempts import finish_call
 from langgraph_rq.shared.queue.keys import Question
-from langgraph_rq.shared.queue.verbs import cancel_call, finish_call, sweep_call
+from langgraph_rq.shared.queue.upkeep import sweep_call
+from langgraph_rq.shared.queue.verbs import cancel_call
 from langgraph_rq.shared.tasks import State
 from tests.shared.queue.test_task_queue import TIMES, QueueOnRedis
 

@@ -11,8 +11,11 @@ from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegis
 from rq.serializers import JSONSerializer
 
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.queue.verbs import Kept, QueueTimes, adopt_call, finish_call, reap_call
-from langgraph_rq.shared.tasks import ResultMetadata, State, Task, TaskLimits, TaskResult
+from langgraph_rq.shared.queue.attempts import Kept, adopt_call, finish_call
+from langgraph_rq.shared.queue.upkeep import reap_call
+from langgraph_rq.shared.queue.verbs import QueueTimes
+from langgraph_rq.shared.results import ResultMetadata, TaskResult
+from langgraph_rq.shared.tasks import State, Task, TaskLimits
 from tests.shared.queue.test_task_queue import QUEUE
 from tests.shared.queue.test_task_queue_turns import Turns
 

@@ -6,19 +6,10 @@ import pytest
 
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.answers import Finished, Origin, Submitted, Use
+from langgraph_rq.shared.queue.attempts import adopt_call, claim_call, finish_call, release_call, use_call
 from langgraph_rq.shared.queue.keys import graph_list
-from langgraph_rq.shared.queue.verbs import (
-    QueueTimes,
-    adopt_call,
-    claim_call,
-    finish_call,
-    leave_call,
-    reap_call,
-    release_call,
-    renew_call,
-    submit_call,
-    use_call,
-)
+from langgraph_rq.shared.queue.upkeep import leave_call, reap_call, renew_call
+from langgraph_rq.shared.queue.verbs import QueueTimes, submit_call
 from langgraph_rq.shared.queue.waits import AT_ONCE, RETRY, Wait
 from langgraph_rq.shared.tasks import State, Task, TaskLimits
 

@@ -4,8 +4,10 @@ import pytest
 
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.answers import Finished, Missing
+from langgraph_rq.shared.queue.attempts import adopt_call
 from langgraph_rq.shared.queue.keys import graph_part, side_queue
-from langgraph_rq.shared.queue.verbs import QueueTimes, adopt_call, cancel_call, missing_worker_call, sweep_call
+from langgraph_rq.shared.queue.upkeep import sweep_call
+from langgraph_rq.shared.queue.verbs import QueueTimes, cancel_call, missing_worker_call
 from langgraph_rq.shared.tasks import State, Task, TaskLimits
 from tests.shared.queue.test_task_queue import QUEUE, TIMES, QueueOnRedis
 

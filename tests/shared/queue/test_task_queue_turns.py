@@ -4,7 +4,8 @@ import pytest
 
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.answers import Finished, Submitted, Swept
-from langgraph_rq.shared.queue.verbs import QueueTimes, cancel_call, leave_call, sweep_call
+from langgraph_rq.shared.queue.upkeep import leave_call, sweep_call
+from langgraph_rq.shared.queue.verbs import QueueTimes, cancel_call
 from langgraph_rq.shared.tasks import State
 from tests.shared.queue.test_task_queue import QUEUE, TIMES, QueueOnRedis
 

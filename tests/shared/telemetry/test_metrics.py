@@ -19,8 +19,10 @@ from langgraph_rq.shared.budget.token_budget import (
     settle_call,
 )
 from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.queue.attempts import claim_call
 from langgraph_rq.shared.queue.keys import graph_list
-from langgraph_rq.shared.queue.verbs import QueueTimes, claim_call, renew_call
+from langgraph_rq.shared.queue.upkeep import renew_call
+from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.telemetry.metrics import FLEET, GATEWAY, LONGEST, WORKER, Bounded
 from tests.gateways import gateway
 from tests.installation import ROOT

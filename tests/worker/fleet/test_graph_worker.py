@@ -24,7 +24,8 @@ from langgraph_rq import Client
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.verbs import QueueTimes
-from langgraph_rq.shared.tasks import State, TaskLimits, TaskResult
+from langgraph_rq.shared.results import TaskResult
+from langgraph_rq.shared.tasks import State, TaskLimits
 from tests.fleet import one_node_graph, worker
 from tests.waiting import until
 

@@ -15,10 +15,13 @@ from langgraph_rq import Client, State
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.shared.errors import ErrorType
+from langgraph_rq.shared.queue.attempts import claim_call
 from langgraph_rq.shared.queue.keys import graph_list
-from langgraph_rq.shared.queue.verbs import QueueTimes, claim_call, renew_call, submit_call
+from langgraph_rq.shared.queue.upkeep import renew_call
+from langgraph_rq.shared.queue.verbs import QueueTimes, submit_call
+from langgraph_rq.shared.results import TaskResult
 from langgraph_rq.shared.settings import RedisSettings, WorkerSettings, load
-from langgraph_rq.shared.tasks import Task, TaskLimits, TaskResult
+from langgraph_rq.shared.tasks import Task, TaskLimits
 from langgraph_rq.worker.fleet import isolation as isolation_module
 from langgraph_rq.worker.fleet import loop_watch
 from langgraph_rq.worker.fleet.fork_server import ForkServer

@@ -11,7 +11,8 @@ from redis import Redis
 from langgraph_rq.shared.budget.token_budget import Amount, BudgetLimits, Payer, Request, reserve_call
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.keys import DELAYED
-from langgraph_rq.shared.queue.verbs import QueueTimes, submit_call, sweep_call
+from langgraph_rq.shared.queue.upkeep import sweep_call
+from langgraph_rq.shared.queue.verbs import QueueTimes, submit_call
 from langgraph_rq.shared.tasks import Task, TaskLimits
 from langgraph_rq.worker.fleet import lease, sweeper
 from langgraph_rq.worker.fleet.lease import LeaseKeeper

@@ -9,7 +9,8 @@ from redis.asyncio import Redis
 
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.keys import bell_key, queue_key, watcher_key
-from langgraph_rq.shared.queue.verbs import QueueTimes, renew_call, submit_call
+from langgraph_rq.shared.queue.upkeep import renew_call
+from langgraph_rq.shared.queue.verbs import QueueTimes, submit_call
 from langgraph_rq.shared.tasks import Task, TaskLimits
 from langgraph_rq.worker.fleet.claiming import BLOCK_S, Claimer
 from tests.waiting import until

@@ -11,8 +11,10 @@ from langgraph_rq import AlreadyAnsweredError, Client, InvalidTaskError, NotInte
 from langgraph_rq.producer.client.resume import INTERRUPT
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import ErrorType
+from langgraph_rq.shared.queue.attempts import claim_call, release_call
 from langgraph_rq.shared.queue.keys import graph_list, task_hash
-from langgraph_rq.shared.queue.verbs import QueueTimes, claim_call, leave_call, release_call, renew_call
+from langgraph_rq.shared.queue.upkeep import leave_call, renew_call
+from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.tasks import State
 from tests.fleet import worker
 from tests.waiting import until

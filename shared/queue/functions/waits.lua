@@ -7,8 +7,8 @@
 -- set: what is freed in between marks the set all the same.
 --
 -- Uses shared/connections/clock: natural, whole
--- Uses shared/queue/marks: LIMITS, MOST_TASKS, WAITS, mark, mark_of
--- Uses shared/queue/turns: enqueue, lay
+-- Uses shared/queue/functions/marks: LIMITS, MOST_TASKS, WAITS, mark, mark_of
+-- Uses shared/queue/functions/turns: enqueue, lay
 --
 -- agent:wait:<thing>  zset  id -> when the task may go on at the earliest (ms); an hour after the last entry
 -- agent:delayed       zset  id -> when it goes on without a mark (ms); all tasks that wait for a thing or for their time

@@ -7,7 +7,7 @@
 -- they wait for the answer to a question.
 --
 -- Uses shared/connections/clock: whole
--- Uses shared/queue/questions: end_question, is_asking, still_ms
+-- Uses shared/queue/functions/questions: end_question, is_asking, still_ms
 --
 -- agent:tenant_turns:<queue>          hash  tenant -> ids of its in rq:queue:<queue>; <tenant>! -> users with nothing in
 --                                           flight who were called in a row

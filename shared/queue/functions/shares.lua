@@ -4,7 +4,7 @@
 -- over. Both are charged once and given back once: the id in agent:tenant_open decides. A task whose hash expired is
 -- still in agent:open, from which the sweeper gives it back.
 --
--- Uses shared/queue/turns: tenant_of
+-- Uses shared/queue/functions/turns: tenant_of
 --
 -- agent:tenants                zset  tenant -> bytes that it holds
 -- agent:tenant_open:<tenant>   zset  id -> bytes charged for the open task
