@@ -93,9 +93,9 @@ def imports_of(file: Path) -> Iterator[str]:
 
 
 FOLDERS = {
-    "producer/client": (), "producer/cli": (), "producer/doctor": (), "producer/gateway": ("api",),
-    "producer/dashboard": ("dashboard",), "shared": ("worker", "otel"),
-    "worker": ("worker", "otel", "encryption"),
+    "producer/client": (), "producer/cli": (), "producer/doctor": (), "producer/gateway": ("api", "otel", "otel-grpc"),
+    "producer/dashboard": ("dashboard",), "shared": ("worker", "otel", "otel-grpc"),
+    "worker": ("worker", "otel", "otel-grpc", "encryption"),
 }  # fmt: skip
 """What is installed where the modules of a folder run."""
 

@@ -131,7 +131,8 @@ class Claimer:
                 if rung and not self._has_room():
                     await self._ring(rung[0])
             except RedisError as error:
-                _log.warning("queue.not_watched", error=str(error))
+                log = _log.debug if self._outage.covers("claim", error) else _log.warning
+                log("queue.not_watched", error=str(error))
                 await asyncio.sleep(OUTAGE_WAIT_S)
                 is_found = True
             if is_found:

@@ -100,7 +100,7 @@ local function show_again(id, now_ms)
     math.ceil((natural(deadline, 0) - natural(created, 0)) / 1000))
   describe(job_key, name_of(graph or '') .. ' ' .. id:gsub('^.-%-%-', ''))
   if state == 'pending' or state == 'running' then
-    redis.call('PEXPIRE', job_key, whole(math.max(redis.call('PTTL', 'agent:task:' .. id), BRIEFLY)))
+    redis.call('PERSIST', job_key)
     return
   end
   local keep_ms = math.max(redis.call('PTTL', 'agent:result:' .. id), BRIEFLY)

@@ -8,6 +8,7 @@ from redis import Redis
 from langgraph_rq import Client
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome, report_call
 from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.queue.keys import own_key
 from langgraph_rq.shared.queue.upkeep import renew_call
 from tests.outputs import in_terminal, lines
 
@@ -22,7 +23,8 @@ def task_id(redis_url, monkeypatch):
     """A task of a fleet with one worker, an open breaker and an entry of the audit log."""
     monkeypatch.setenv("LGRQ_AUDIT_KEY", "a-key-of-32-characters-and-more-")
     with Redis.from_url(redis_url) as redis, Client(redis_url) as client:
-        redis.hset(f"rq:worker:{WORKER}", mapping={"state": "busy", "queues": ",".join(QUEUES)})
+        redis.hset(f"rq:worker:{WORKER}", mapping={"queues": ",".join(QUEUES)})
+        redis.sadd(own_key(WORKER), "t")
         scripts.run_sync(redis, renew_call(WORKER, 60_000, QUEUES, GRAPHS, join=True))
         scripts.run_sync(redis, report_call(MODEL, "t", 0, Outcome.QUOTA, BreakerLimits()))
         return client.submit({"n": 1}, graph=next(iter(GRAPHS)), user_id="ann").task_id

@@ -3,7 +3,7 @@
 import pytest
 
 from langgraph_rq.shared.connections.scripts import load_script, make_script
-from langgraph_rq.shared.queue import verbs
+from langgraph_rq.shared.queue import attempts, upkeep, verbs
 from langgraph_rq.shared.queue import waits as waits_module
 from tests.models.mutants import assert_caught
 from tests.models.task_queue_machine import QueueMachine
@@ -193,7 +193,7 @@ async def test_rule_of_waiting_that_is_taken_out_is_caught_by_its_test(aredis, m
     script = load_script(f"shared/queue/scripts/{verb}")
     assert script.source.count(original) == 1
     mutated = make_script(script.name, script.source.replace(original, replacement))
-    for module in (verbs, waits_module):
+    for module in (verbs, attempts, upkeep, waits_module):
         monkeypatch.setattr(module, "load_script", lambda name: mutated if name == script.name else load_script(name))
     queue = waits.Waits(aredis)
     await queue.join()

@@ -68,6 +68,8 @@ async def test_task_is_run_and_its_result_has_the_documented_fields(redis_url, c
         "attempts": 1,
         "fallback_used": False,
         "downgraded": False,
+        "dropped_question_of": None,
+        "question_dropped_by": None,
         "worker": graph_worker.name,
     }
 

@@ -105,7 +105,7 @@ def test_dashboard_lists_finished_jobs_and_shows_one(dashboard, client):
     listed = dashboard.get("/0/data/jobs/agent_tasks/finished/5000/desc/1.json").json["jobs"]
     shown = dashboard.get(f"/0/data/job/{task_id}.json").json
     assert task_id in {job["id"] for job in listed}
-    assert (shown["status"], shown["description"]) == ("finished", f"nap {task_id}")
+    assert (shown["status"], shown["description"]) == ("success", f"nap {task_id}")
 
 
 def test_dashboard_shows_why_a_job_failed(dashboard, client):

@@ -13,6 +13,7 @@ from langgraph_rq.shared.queue.upkeep import renew_call
 from langgraph_rq.shared.queue.verbs import QueueTimes, submit_call
 from langgraph_rq.shared.tasks import Task, TaskLimits
 from langgraph_rq.worker.fleet.claiming import BLOCK_S, Claimer
+from langgraph_rq.worker.task.outage import Outage
 from tests.waiting import until
 
 QUEUE = "agent_tasks"
@@ -28,7 +29,7 @@ class Idler:
         self._to_look = asyncio.Event()
         self.claims = self.has_room = True
         self.claimer = Claimer(
-            redis, blocking, [QUEUE], GRAPHS, TIMES, self, on_work=self._wake, has_room=lambda: self.has_room
+            redis, blocking, [QUEUE], GRAPHS, TIMES, self, Outage(), on_work=self._wake, has_room=lambda: self.has_room
         )
 
     def start(self, claimed, _worker):
