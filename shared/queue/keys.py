@@ -119,6 +119,8 @@ class TaskField(StrEnum):
     """How long the result of a job that stock RQ enqueued is kept; other tasks have none."""
     FAILURE_MS = "failure_ms"
     """Likewise, when it ends as a failure."""
+    ANSWERS = "answers"
+    """Set when it answers a question of its thread."""
     DROPPED = "dropped"
     """The task whose question this one has dropped: it was sent to the thread instead of an answer."""
     STILL_BEFORE = "still_before"

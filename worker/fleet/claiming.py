@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.kept_connection import KeptConnection
@@ -164,7 +164,13 @@ class Claimer:
     async def _is_watcher(self, queue: str) -> bool:
         """Take the watch of a queue, or keep it, for 2.5 times as long as until this is asked again."""
         key, lease_ms = watcher_key(queue), round(2500 * _WATCH_S)
-        owner = await self._blocking.set(key, self._id, nx=True, px=lease_ms, get=True)
+        try:
+            owner = await self._blocking.set(key, self._id, nx=True, px=lease_ms, get=True)
+        except ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            await self._blocking.delete(key)  # as good as none (R15)
+            owner = await self._blocking.set(key, self._id, nx=True, px=lease_ms, get=True)
         if owner == self._id:
             await self._blocking.pexpire(key, lease_ms)
         return owner in {None, self._id}

@@ -247,4 +247,6 @@ class Isolation:
 
     def _end(self, suspect: _Suspect, state: State, error: tuple[ErrorType, str]) -> Ended:
         result = Result(state, error=error)
-        return write_result(suspect.claimed, None, result, suspect.worker, self._result_bytes, suspect.since)
+        return write_result(
+            suspect.claimed, None, result, suspect.worker, self._result_bytes, suspect.since, is_question_open=True
+        )

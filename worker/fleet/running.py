@@ -176,7 +176,9 @@ class RunningTasks:
             _log.exception("task.broken")
             broken = Result(State.ERROR, error=(ErrorType.GRAPH_ERROR, f"the worker failed: {error!r}"))
             limit = self._context.result_bytes
-            return write_result(attempt.claimed, None, broken, attempt.worker, limit, running.claimed_at)
+            return write_result(
+                attempt.claimed, None, broken, attempt.worker, limit, running.claimed_at, is_question_open=True
+            )
 
     async def _isolate_or_run(self, attempt: Attempt) -> Ended | Released | None:
         claimed = attempt.claimed

@@ -40,8 +40,6 @@ local function settle_question(id, thread, what, most_ms, keep_ms, now_ms)
     end_question(thread, now_ms)
     if redis.call('LLEN', 'agent:thread:' .. thread) <= 1 then
       redis.call('DEL', key)
-    else
-      redis.call('HDEL', key, 'task')
     end
   end
 end

@@ -100,7 +100,7 @@ local function show_again(id, now_ms)
     math.ceil((natural(deadline, 0) - natural(created, 0)) / 1000))
   describe(job_key, name_of(graph or '') .. ' ' .. id:gsub('^.-%-%-', ''))
   if state == 'pending' or state == 'running' then
-    redis.call('PERSIST', job_key)
+    redis.pcall('PERSIST', job_key) -- it has none before its end, nor has the task's hash
     return
   end
   local keep_ms = math.max(redis.call('PTTL', 'agent:result:' .. id), BRIEFLY)

@@ -236,18 +236,23 @@ local function leave_thread(id, thread)
     return
   end
   redis.call('LPOP', thread_key)
-  if is_asking(thread) then
-    return
-  end
+  local asks = is_asking(thread)
   local next_id = redis.call('LINDEX', thread_key, 0)
   while next_id do
-    local state, place, queue, user = unpack(redis.call('HMGET', 'agent:task:' .. next_id, 'state', 'place', 'queue', 'user'))
+    local state, place, queue, user, answers =
+      unpack(redis.call('HMGET', 'agent:task:' .. next_id, 'state', 'place', 'queue', 'user', 'answers'))
     if state == 'pending' and place == 'parked' and queue and user then
+      if asks and not answers then
+        return
+      end
       redis.pcall('HSET', 'rq:job:' .. next_id, 'status', 'queued')
       return enqueue(next_id, queue, user)
     end
     looked = looked + 1
     if looked > LOOKED then
+      if asks then -- the end of the next one, or the answer, goes on from here
+        return
+      end
       queue, user = unpack(redis.call('HMGET', 'agent:task:' .. id, 'queue', 'user'))
       if queue and user then
         next_id = stand_in(queue, user, thread)
@@ -268,14 +273,19 @@ local function enter_thread(id, thread, is_answer, now_ms)
   local place = head and redis.call('HGET', 'agent:task:' .. head, 'place')
   local is_asked = is_asking(thread) and (not head or not place or place == 'parked' or place == 'done')
   redis.call('HSET', task_key, 'thread', thread)
-  if is_asked and is_answer then
-    redis.call('LPUSH', thread_key, id)
-    return true
+  if is_answer then
+    redis.call('HSET', task_key, 'answers', 1)
+    if is_asked then
+      redis.call('LPUSH', thread_key, id)
+      return true
+    end
   end
   if is_asked then -- as in LangGraph, a new input drops the question
     end_question(thread, now_ms)
   end
-  if redis.call('RPUSH', thread_key, id) == 1 then
+  if is_answer and is_asking(thread) then -- behind another answer, and before those that wait for one
+    redis.call('LINSERT', thread_key, 'AFTER', head, id)
+  elseif redis.call('RPUSH', thread_key, id) == 1 then
     return true
   end
   redis.call('HSET', task_key, 'place', 'parked', 'still_before', whole(still_ms(thread, now_ms)))

@@ -205,8 +205,8 @@ for i = 6, #KEYS do
     end
   end
 end
-for i = 6, (#tasks >= n or read_bytes >= max_bytes) and #KEYS or 0 do
-  if redis.call('EXISTS', KEYS[i]) == 1 then
+for i = 6, (#tasks >= n or read_bytes >= max_bytes or looked >= LOOKED) and #KEYS or 0 do
+  if not KEYS[i]:find(':', #QUEUE_KEY + 1, true) and redis.call('EXISTS', KEYS[i]) == 1 then
     ring(KEYS[i]:sub(#QUEUE_KEY + 1))
   end
 end

@@ -10,13 +10,21 @@ from pathlib import Path
 import pytest
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
+from rq import Queue
+from rq.serializers import JSONSerializer
 
 from langgraph_rq import Client
 from langgraph_rq.producer.dashboard.app import make_app
 from langgraph_rq.shared.connections.clients import open_sync
 from langgraph_rq.shared.connections.script_cache import load_missing
+from langgraph_rq.shared.connections.scripts import run_sync
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
+from langgraph_rq.shared.queue.attempts import adopt_call, claim_call
+from langgraph_rq.shared.queue.keys import graph_list
+from langgraph_rq.shared.queue.upkeep import leave_call, renew_call
+from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.redaction import Redactor
+from langgraph_rq.shared.tasks import Task, TaskLimits
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 from tests.deployment import make_secrets, role_url
 from tests.gateways import gateway
@@ -105,6 +113,23 @@ def test_tasks_run_and_are_looked_up_with_nothing_refused(urls, admin, tmp_path)
         results = list(client.wait_each([receipt.task_id for receipt in receipts], 10))
     assert refusals(admin) == []
     assert [result.status for result in results] == ["success"] * 3
+
+
+def test_producer_cancels_a_job_of_stock_rq_that_a_worker_put_aside_with_nothing_refused(urls, admin):
+    task = Task.parse({"input": {}, "task_id": "stock", "graph": "elsewhere"}, TaskLimits())
+    with open_sync(urls["worker"]) as redis, Client(urls["producer"]) as client:
+        queue = Queue("agent_tasks", connection=redis, serializer=JSONSerializer)
+        queue.enqueue("langgraph_rq.run_task", {"input": {}, "graph": "elsewhere"}, job_id="stock")
+        for worker, graphs in (("w1", {"assistant": "{}"}), ("w2", {"elsewhere": "{}"})):
+            run_sync(redis, renew_call(worker, 60_000, ["agent_tasks"], graphs, join=True))
+        claim = claim_call("w1", 1, ["agent_tasks"], graph_list(["assistant"]), QueueTimes())
+        (claimed,) = run_sync(redis, claim).tasks
+        assert run_sync(redis, adopt_call(claimed, "w1", task, QueueTimes(), is_served=False)) == -1
+        assert client.cancel("stock") == "cancelled"
+        assert redis.hget("rq:job:stock", "status") == b"canceled"
+        for worker in ("w1", "w2"):
+            run_sync(redis, leave_call(worker))
+    assert refusals(admin) == []
 
 
 async def test_gateway_answers_every_question_with_nothing_refused(urls, admin):

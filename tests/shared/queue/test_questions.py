@@ -75,6 +75,28 @@ async def test_answers_to_two_questions_in_a_row_go_before_the_task_that_waits(t
     assert await thread.claimed() == ["behind"]
 
 
+async def test_answer_behind_another_one_goes_on_before_the_task_that_waits(thread):
+    await thread.ask("asks", "behind")
+    await thread.submit("one", **ANSWER)
+    answer = await thread.claim_one()
+    await thread.submit("two", **ANSWER)
+    await thread.end(answer, State.INTERRUPTED, Question.ASKED)
+    second = await thread.claim_one()
+    assert second.id == "two"
+    await thread.end(second)
+    assert await thread.claimed() == ["behind"]
+
+
+async def test_thread_whose_waiting_tasks_were_cancelled_is_free_once_its_question_is_gone(thread):
+    await thread.ask("asks", "first", "last")
+    for task_id in ("last", "first"):
+        await thread.cancel(task_id)
+    assert not await thread.redis.exists("agent:thread:th")
+    await thread.redis.delete("agent:question:th")
+    await thread.submit("new")
+    assert await thread.claimed() == ["new"]
+
+
 async def test_task_sent_to_a_thread_that_shows_a_question_runs_after_those_that_waited(thread):
     await thread.ask("asks", "behind")
     await thread.submit("new")
@@ -179,14 +201,32 @@ async def test_thread_without_open_tasks_keeps_its_question_for_the_window_and_l
 MUTANTS = {
     "a task does not wait for an answer": (
         "finish",
-        "  if is_asking(thread) then\n    return\n  end\n",
-        "",
+        "if asks and not answers then",
+        "if false then",
         test_task_accepted_before_the_question_was_visible_waits_for_the_answer,
+    ),
+    "an answer behind another one waits for an answer": (
+        "finish",
+        "if asks and not answers then",
+        "if asks then",
+        test_answer_behind_another_one_goes_on_before_the_task_that_waits,
+    ),
+    "an answer behind another one waits behind the others": (
+        "submit",
+        "if is_answer and is_asking(thread) then",
+        "if false then",
+        test_answer_behind_another_one_goes_on_before_the_task_that_waits,
+    ),
+    "an ended task that waited keeps its thread": (
+        "cancel",
+        "  local asks = is_asking(thread)\n",
+        "  local asks = is_asking(thread)\n  if asks then\n    return\n  end\n",
+        test_thread_whose_waiting_tasks_were_cancelled_is_free_once_its_question_is_gone,
     ),
     "an answer waits behind the others": (
         "submit",
-        "if is_asked and is_answer then",
-        "if false then",
+        "    if is_asked then\n      redis.call('LPUSH'",
+        "    if false then\n      redis.call('LPUSH'",
         test_answers_to_two_questions_in_a_row_go_before_the_task_that_waits,
     ),
     "a new input waits for the answer": (
@@ -197,8 +237,8 @@ MUTANTS = {
     ),
     "a dropped question is still waited for": (
         "submit",
-        "    end_question(thread, now_ms)\n  end\n  if redis.call('RPUSH'",
-        "  end\n  if redis.call('RPUSH'",
+        "    end_question(thread, now_ms)\n  end\n  if is_answer and",
+        "  end\n  if is_answer and",
         test_task_sent_to_a_thread_that_shows_a_question_runs_at_once_and_so_does_the_one_behind_it,
     ),
     "an answered question is still waited for": (
