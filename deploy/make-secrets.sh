@@ -64,7 +64,7 @@ for tenant in $tenants; do
     -e "s/~agent:events:\*/~agent:events:$own*/" -e "s/~agent:waiting:\*/~agent:waiting:*:$own*/" \
     -e "s/~agent:tenant\*/~agent:tenants ~agent:tenant_turns:* ~agent:tenant_line:*:$tenant ~agent:tenant_open:$tenant ~agent:tenant_kept:$tenant/" \
     -e "s/~agent:capped:\*/~agent:capped:$own*/" -e "s/~agent:thread:\*/~agent:thread:$own*/" -e "s/~agent:question:\*/~agent:question:$own*/" \
-    -e "s/~rq:job:\*/~rq:job:$own*/" -e "s/ %R~rq:\* / %R~rq:workers* %R~rq:worker:* /" \
+    -e "s/~rq:job:\*/~rq:job:$own*/" -e "s/~rq:results:\*/~rq:results:$own*/" -e "s/ %R~rq:\* / %R~rq:workers* %R~rq:worker:* /" \
     -e "s/ ~agent:rate\* / /g" -e "s/ ~agent:recent:\* / /g" -e "s/ %R~agent:budget:\* / /g" >tenant.acl
   cat tenant.acl >>users.acl.new
   roles="$roles producer-$tenant"
