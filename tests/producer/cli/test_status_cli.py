@@ -12,8 +12,8 @@ from redis import Redis
 from langgraph_rq import Client
 from langgraph_rq.producer.cli.main import main
 from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.queue.answers import Use
 from langgraph_rq.shared.queue.attempts import use_call
-from langgraph_rq.shared.queue.verbs import Use
 from tests.fleet import one_node_graph, worker
 from tests.waiting import until
 

@@ -65,7 +65,7 @@ MUTANTS = {
     "a mark is not told to the next owner": ("claim", "fields[15] or ''", "''"),
     "a group's size is forgotten": ("release", "redis.call('HSET', task_key, 'group_size', group_size)", ""),
     "a group grows again": ("release", "if group_size ~= '0' then", "if true then"),
-    "a group's size is not told to the next owner": ("claim", "natural(fields[16], 0)}", "0}"),
+    "a group's size is not told to the next owner": ("claim", "natural(fields[17], 0)}", "0}"),
     "a crash is not charged": ("reap", "redis.call('HINCRBY', task_key, 'crashes', 1)", ""),
     "reaped tasks are dropped": ("reap", "      put_back(id, task[3], task[5])\n", ""),
     "a task that waits is dropped": ("reap", "  in_turn(id, queue, user)\n  if redis", "  if redis"),

@@ -14,6 +14,8 @@ from tests.waiting import until_sync
 CONFIG = str(ROOT / "tests/projects/asking/langgraph.json")
 QUESTIONS = 12
 KILLS = 3
+USED = "used"
+"""An answer was cancelled only after its node had used it: the question is not open any more."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -55,6 +57,8 @@ def answer_until_it_counts(redis_url, asked, answer, cancels):
             result = client.wait(task_id, 120)
             if result.status is State.SUCCESS:
                 return task_id, result.result["said"], lost
+            if result.error and "the thread has gone on" in result.error.message:
+                return USED, None, lost
             assert result.status is State.CANCELLED, result
             lost += 1
 
@@ -76,6 +80,7 @@ def test_answers_of_two_clients_with_kills_and_cancels_come_to_one_delivery_for_
         ends = [one.result(150) for one in racing]
         assert killing.result(150) > 0, "no kill hit a task that ran"
     for (task_id, said, _), other in zip(ends[::2], ends[1::2], strict=True):
-        assert other[:2] == (task_id, said), "both clients come to the same task"
-        assert said in (["ann"], ["bob"]), "one answer is delivered, once"
+        assert other[:2] == (task_id, said), "both clients come to the same end"
+        assert task_id == USED or said in (["ann"], ["bob"]), "one answer is delivered, once"
+    assert sum(task_id == USED for task_id, _, _ in ends) < QUESTIONS, "most answers count"
     assert sum(lost for _, _, lost in ends) > 0, "no answer was lost"
