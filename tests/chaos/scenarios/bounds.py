@@ -1,9 +1,12 @@
 """C29: collections that hold very many entries, and the time that each script takes beside them."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import psutil
 from redis import Redis
 
 from langgraph_rq.shared.connections.script_cache import every_script
@@ -22,7 +25,7 @@ _STEPS = replace(UNTOUCHED, steps=[NODES, NODES * 2, NODES * 3, NODES * 4, NODES
 def fill_every_collection(run: Run) -> Verdict:
     """C29: tasks run beside 200,000 entries in each collection: a user's, a thread's, waiting sets, open tasks."""
     number = run.count(200_000)
-    limit_us = int(run.seconds(5_000, 50_000))  # a small version runs beside other tests, which hold Redis up too
+    limit_us = int(run.seconds(20_000, 50_000))  # a small version runs beside other tests, which hold Redis up too
     with Redis.from_url(run.stage.redis.url) as redis:
         run.submit(ids("c29-first", 1), graph="chain", user_id="ann", thread_id=_THREAD)
         _fill(redis, number)
@@ -31,14 +34,30 @@ def fill_every_collection(run: Run) -> Verdict:
         redis.config_set("slowlog-log-slower-than", limit_us)
         redis.config_set("slowlog-max-len", 10_000)
         redis.slowlog_reset()
-        run.start(2, 50)
-        run.wait_until(lambda: _all_exist(redis, [result_key(id_) for id_ in run.submitted]))
+        workers = run.start(2, 50)
+        with _core_of_its_own(run.stage.redis.pid, [worker.pid for worker in workers]):
+            run.wait_until(lambda: _all_exist(redis, [result_key(id_) for id_ in run.submitted]))
         slow = [one for one in redis.slowlog_get(10_000) if one["command"].startswith(b"EVALSHA")]
         redis.config_set("slowlog-log-slower-than", 10_000)
         run.proofs["entries"] = redis.zcard(OPEN)
         redis.delete(OPEN, DELAYED, WAITS, "agent:wait:budget:global")
     run.figures["slowest script ms"] = max((one["duration"] / 1_000 for one in slow), default=0)
     return with_violations(run.judge(_STEPS), [Violation("slow", "", _describe(one)) for one in slow])
+
+
+@contextmanager
+def _core_of_its_own(redis: int, others: Sequence[int]) -> Iterator[None]:
+    """Let Redis have a core to itself, where that can be said: SLOWLOG counts the time in which others ran, too."""
+    cores = psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else []
+    if len(cores) < 2:
+        yield
+        return
+    psutil.Process(redis).cpu_affinity(cores[:1])
+    for pid in (0, *others):
+        os.sched_setaffinity(pid, cores[1:])
+    yield
+    psutil.Process(redis).cpu_affinity(cores)
+    os.sched_setaffinity(0, cores)
 
 
 def _describe(entry: Mapping[str, Any]) -> str:
