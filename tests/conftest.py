@@ -1,5 +1,7 @@
 """One real Redis for the whole test run; every test starts on an empty one and leaves no key without an owner."""
 
+import io
+import json
 import logging
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -59,3 +61,21 @@ def _one_import_root() -> Iterator[None]:
     yield
     bare = [name for name in sys.modules if name.partition(".")[0] in {"shared", "producer", "worker"}]
     assert not bare, f"expected imports from langgraph_rq only, got: {bare}"
+
+
+class Lines(io.StringIO):
+    def named(self, event: str) -> list[dict]:
+        return [line for line in map(json.loads, self.getvalue().splitlines()) if line["event"] == event]
+
+
+@pytest.fixture
+def lines():
+    root, level, handlers = logging.getLogger(), logging.getLogger().level, logging.getLogger().handlers
+    out = Lines()
+    logs.configure("debug", stream=out)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    yield out
+    root.handlers = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+    logs.reset()

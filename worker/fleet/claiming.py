@@ -17,8 +17,8 @@ from langgraph_rq.shared.queue.attempts import claim_call, release_call
 from langgraph_rq.shared.queue.keys import bell_key, graph_list, queue_key, side_queue, task_hash, watcher_key
 from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.telemetry.logs import get_logger
+from langgraph_rq.shared.telemetry.outage import Outage
 from langgraph_rq.worker.fleet.running import RunningTasks
-from langgraph_rq.worker.task.outage import Outage
 
 BLOCK_S = 5
 """Longest wait of one command that blocks on an empty queue."""

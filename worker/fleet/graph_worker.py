@@ -20,6 +20,7 @@ from langgraph_rq.shared.queue.keys import SIDE_QUEUES, commands_channel
 from langgraph_rq.shared.queue.verbs import cancel_call
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import get_logger
+from langgraph_rq.shared.telemetry.outage import Outage
 from langgraph_rq.worker.fleet.claiming import BLOCK_S, OUTAGE_WAIT_S, Claimer
 from langgraph_rq.worker.fleet.commands import SHUTDOWN, listen
 from langgraph_rq.worker.fleet.isolation import Isolation
@@ -28,7 +29,6 @@ from langgraph_rq.worker.fleet.node_threads import NodeThreads
 from langgraph_rq.worker.fleet.outcomes import OutcomeWriter
 from langgraph_rq.worker.fleet.rq_registration import RegisteredWorker
 from langgraph_rq.worker.fleet.running import CANCEL_AGAIN_S, RunningTasks
-from langgraph_rq.worker.task.outage import Outage
 from langgraph_rq.worker.task.run_context import RunContext
 
 _log = get_logger(__name__)

@@ -23,11 +23,11 @@ from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.signing import TaskKeys
 from langgraph_rq.shared.telemetry.anchors import AnchorWriter
 from langgraph_rq.shared.telemetry.logs import get_logger
+from langgraph_rq.shared.telemetry.outage import Outage
 from langgraph_rq.worker.fleet.loop_watch import LOOK_S, LoopWatch
 from langgraph_rq.worker.fleet.sweeper import Sweeper
 from langgraph_rq.worker.guards.admission import expire_and_wake_call
 from langgraph_rq.worker.guards.events import emit_alerts
-from langgraph_rq.worker.task.outage import Outage
 
 _EXPIRY_BATCH = 100
 """Reservations expired by one script."""

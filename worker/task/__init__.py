@@ -3,7 +3,7 @@
 run_context.py  what all tasks of a process share
 attempt.py      the scope of one run: identity, usage, audit entry
 job.py          read the claimed job
-threads.py      repair a thread before its next task (interrupts.py: resume it)
+threads.py      what new input finds on its thread (interrupts.py: resume it)
 guard_hook.py   the LangChain handler that guards model calls (node_watch.py: that records nodes and tools)
 streaming.py    run the graph and add its events (events.py: write them; redacted.py: mask them)
 result.py       the result, from a graph's output or its error

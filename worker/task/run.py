@@ -22,7 +22,6 @@ from langgraph_rq.worker.graphs.graphs import AnyGraph, LoadedGraph
 from langgraph_rq.worker.state.checkpoints import Checkpointer
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.task.attempt import Attempt
-from langgraph_rq.worker.task.dropped_question import find_dropped, note_dropped
 from langgraph_rq.worker.task.events import TaskEvents
 from langgraph_rq.worker.task.guard_hook import has_begun, install_handler
 from langgraph_rq.worker.task.interrupts import start_resume
@@ -39,7 +38,7 @@ from langgraph_rq.worker.task.redacted import Redaction
 from langgraph_rq.worker.task.result import INTERRUPT, Ended, Result, read_error, read_output, usage_of, write_result
 from langgraph_rq.worker.task.run_context import RunContext
 from langgraph_rq.worker.task.streaming import stream_graph
-from langgraph_rq.worker.task.threads import continue_thread
+from langgraph_rq.worker.task.threads import continue_thread, find_dropped, note_dropped
 
 _RETRY = Backoff(first_s=1.0, longest_s=60.0, jitter=0.5)
 _NEWER_SCHEMA = Wait(WORKER, 2_000, doubles=False)

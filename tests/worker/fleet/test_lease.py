@@ -14,9 +14,9 @@ from langgraph_rq.shared.queue.keys import DELAYED
 from langgraph_rq.shared.queue.upkeep import sweep_call
 from langgraph_rq.shared.queue.verbs import QueueTimes, submit_call
 from langgraph_rq.shared.tasks import Task, TaskLimits
+from langgraph_rq.shared.telemetry.outage import Outage
 from langgraph_rq.worker.fleet import lease, sweeper
 from langgraph_rq.worker.fleet.lease import LeaseKeeper
-from langgraph_rq.worker.task.outage import Outage
 from tests.waiting import until
 
 TIMES = QueueTimes(lease_ms=400)

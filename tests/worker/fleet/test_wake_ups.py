@@ -12,8 +12,8 @@ from langgraph_rq.shared.queue.keys import bell_key, queue_key, watcher_key
 from langgraph_rq.shared.queue.upkeep import renew_call
 from langgraph_rq.shared.queue.verbs import QueueTimes, submit_call
 from langgraph_rq.shared.tasks import Task, TaskLimits
+from langgraph_rq.shared.telemetry.outage import Outage
 from langgraph_rq.worker.fleet.claiming import BLOCK_S, Claimer
-from langgraph_rq.worker.task.outage import Outage
 from tests.waiting import until
 
 QUEUE = "agent_tasks"

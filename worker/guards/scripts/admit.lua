@@ -4,9 +4,9 @@
 -- The first refusal ends the script, so that nothing is held for a call that does not start: what its rate was booked
 -- with before the budget refused it is given back. A refusal that may end is recorded, since the task may wait for it.
 --
--- Uses worker/guards/prelude: next_call
--- Uses worker/guards/wakers: breaker_thing, follow_busy
--- Uses worker/guards/tenant_calls: take_place, leave_place
+-- Uses worker/guards/functions/prelude: next_call
+-- Uses worker/guards/functions/wakers: breaker_thing, follow_busy
+-- Uses worker/guards/functions/tenant_calls: take_place, leave_place
 -- Calls shared/queue/scripts/owns
 -- Calls shared/breaker/allow
 -- Calls shared/pacing/pace

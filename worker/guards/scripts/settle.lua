@@ -2,9 +2,9 @@
 -- Report a call's outcome to its breaker, settle its reservation, give back its tenant's place, add its usage to its task,
 -- and correct what its rate was booked with. What this frees lets tasks go on that waited for it.
 --
--- Uses worker/guards/prelude: next_call
--- Uses worker/guards/wakers: follow_report, follow_settle
--- Uses worker/guards/tenant_calls: leave_place
+-- Uses worker/guards/functions/prelude: next_call
+-- Uses worker/guards/functions/wakers: follow_report, follow_settle
+-- Uses worker/guards/functions/tenant_calls: leave_place
 -- Calls shared/breaker/report
 -- Calls shared/budget/scripts/settle
 -- Calls shared/queue/scripts/use

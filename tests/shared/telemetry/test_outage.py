@@ -4,7 +4,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from langgraph_rq.worker.task.outage import Outage
+from langgraph_rq.shared.telemetry.outage import Outage
 
 AWAY = RedisConnectionError("Error 111 connecting to 127.0.0.1:6379.")
 
