@@ -111,5 +111,5 @@ def _answer(one: TaskResult) -> Text:
     """Take the text that was made for people out of a result, if it has one."""
     if isinstance(one.result, dict) and isinstance(one.result.get("answer"), str):
         return Text(one.result["answer"])
-    # The terminal wraps it: a line feed inside a string would be another value for whoever copies it.
+    # Never wrapped here: a line break inside a string would change the value that a user copies.
     return Text(to_json(one.result, indent=2).decode(), no_wrap=True, overflow="ignore")

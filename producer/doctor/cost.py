@@ -35,7 +35,7 @@ def spending_is_announced(system: System) -> Finding:
     if (
         system.urls.prometheus
         and any("Budget" in rule["name"] for rule in system.rules)
-        and system.alertmanagers  # without one the alert reaches nobody
+        and system.alertmanagers  # Prometheus sends no messages itself
     ):
         return passed("Prometheus alerts on the budget")
     return warned(

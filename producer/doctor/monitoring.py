@@ -53,7 +53,7 @@ def metrics_are_scraped(system: System) -> Finding:
 
 
 def alerts_are_loaded(system: System) -> Finding:
-    """A rule that is not loaded raises no alert, and without an Alertmanager nobody gets it."""
+    """Prometheus must have loaded our rules, and needs an Alertmanager to send the alerts."""
     if system.urls.prometheus is None:
         return warned("not checked", _TELL_PROMETHEUS)
     ours = [rule["name"] for rule in system.rules if rule["type"] == "alerting" and rule["name"].startswith("Agent")]

@@ -73,5 +73,5 @@ def refuse_plain_port(host: str, port: int) -> None:
 
 
 def _rest_s(whole_s: float | None) -> float | None:
-    """Return what is left after the first try and a plain one that nobody answered."""
+    """Return the time that is left (s) when neither the first attempt nor the one without TLS had an answer."""
     return None if whole_s is None else max(_LEAST_S, whole_s - 2 * _FIRST_S)

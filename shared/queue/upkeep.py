@@ -1,4 +1,4 @@
-"""The queue's verbs of upkeep: leases of workers, and what brings tasks back that nobody has."""
+"""The queue's verbs of upkeep: leases of workers, and bringing back tasks that have lost their owner."""
 
 import json
 from collections.abc import Mapping, Sequence

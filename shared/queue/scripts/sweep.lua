@@ -17,7 +17,7 @@
 -- KEYS[5] rq:queues       set     keys of the queues' lists
 -- KEYS[6] agent:workers   zset    worker -> lease end (ms)
 -- ARGV[1] n, tasks looked at
--- ARGV[2] the worker that calls; empty: a caller that is no worker and sweeps whoever else does
+-- ARGV[2] the worker that calls; empty: the caller is no worker, and sweeps although a worker does
 -- ARGV[3] how long no other worker sweeps after this call (ms)
 -- ARGV[4] now (ms) in tests, else empty
 -- Returns {ids queued again, ids past their deadline that no worker runs, ids that RQ's tools removed,

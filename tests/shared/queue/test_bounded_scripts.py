@@ -5,7 +5,7 @@ import pytest
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.answers import Finished
 from langgraph_rq.shared.queue.fleet import fleet_call
-from langgraph_rq.shared.queue.keys import DELAYED, OPEN, WAITS, own_key
+from langgraph_rq.shared.queue.keys import DELAYED, OPEN, WAITS, bell_key, own_key
 from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.queue.waits import BUDGET, await_call, wake_all_call
 from tests.shared.queue.test_task_queue import QUEUE
@@ -110,6 +110,15 @@ async def test_user_gets_a_turn_behind_thousands_of_ended_tasks(queue, has_hashe
     assert await queue.claim_at_last() == ["first"]
     assert await queue.claim_at_last() == ["last"]
     assert not await queue.redis.exists(f"agent:tenant_turns:{QUEUE}", f"agent:runnable:{QUEUE}")
+
+
+async def test_claim_that_stops_at_its_bound_wakes_a_worker_for_the_rest(queue):
+    await queue.submit("first", user_id="ann")
+    await queue.write(f"agent:waiting:{QUEUE}:default--ann", *(f"ended{i}" for i in range(MANY)))
+    await queue.redis.delete(bell_key(QUEUE))
+    assert [task.id for task in (await queue.claim()).tasks] == ["first"]
+    assert await queue.redis.llen(f"rq:queue:{QUEUE}") == 1, "what stands in for the rest"
+    assert await queue.redis.llen(bell_key(QUEUE)) == 1
 
 
 async def test_users_whose_tasks_were_lost_do_not_hold_a_script_up(queue):

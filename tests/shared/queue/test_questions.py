@@ -7,7 +7,7 @@ import pytest
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.scripts import load_script, make_script
 from langgraph_rq.shared.queue import attempts, ending, upkeep, verbs
-from langgraph_rq.shared.queue.attempts import finish_call
+from langgraph_rq.shared.queue.attempts import drop_question_call, finish_call
 from langgraph_rq.shared.queue.keys import Question
 from langgraph_rq.shared.queue.upkeep import sweep_call
 from langgraph_rq.shared.queue.verbs import cancel_call
@@ -95,6 +95,14 @@ async def test_thread_whose_waiting_tasks_were_cancelled_is_free_once_its_questi
     await thread.redis.delete("agent:question:th")
     await thread.submit("new")
     assert await thread.claimed() == ["new"]
+
+
+async def test_dropped_question_is_known_to_the_task_that_drops_it_when_another_one_ended_before(thread):
+    await thread.ask("asks", "behind")
+    await thread.submit("new")
+    await thread.end(await thread.claim_one())
+    new = await thread.claim_one()
+    assert await scripts.run(thread.redis, drop_question_call("new", new.epoch, "w1", "th", drops=True)) == "asks"
 
 
 async def test_task_sent_to_a_thread_that_shows_a_question_runs_after_those_that_waited(thread):

@@ -5,7 +5,7 @@ import pytest
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.answers import Finished, Missing
 from langgraph_rq.shared.queue.attempts import adopt_call
-from langgraph_rq.shared.queue.keys import graph_part, side_queue
+from langgraph_rq.shared.queue.keys import bell_key, graph_part, side_queue
 from langgraph_rq.shared.queue.upkeep import sweep_call
 from langgraph_rq.shared.queue.verbs import QueueTimes, cancel_call, missing_worker_call
 from langgraph_rq.shared.tasks import State, Task, TaskLimits
@@ -98,6 +98,14 @@ async def test_users_take_turns_on_a_side_queue_and_the_cap_holds_there(queue):
     assert [claimed.id for claimed in claims] == ["a0", "b0"]
     await queue.finish(claims[0], "both")
     assert await claim_ids(queue, "both") == ["a1"]
+
+
+async def test_claim_that_leaves_tasks_on_a_side_queue_rings_no_bell_that_nobody_waits_for(queue):
+    for i in range(3):
+        await queue.submit(f"t{i}", graph="report", user_id=f"user{i}")
+    assert len((await queue.claim("both", 1, (SIDE,))).tasks) == 1
+    assert await queue.redis.llen(f"rq:queue:{SIDE}") > 0
+    assert not await queue.redis.exists(bell_key(SIDE))
 
 
 async def test_released_task_comes_back_to_its_side_queue(queue):

@@ -104,6 +104,13 @@ async def test_job_of_stock_rq_wakes_a_worker_at_once(aredis, redis_url):
         assert sum(idler.woken for idler in idlers) <= 2
 
 
+async def test_queue_is_watched_although_another_program_wrote_to_the_key_of_its_watcher(aredis, redis_url):
+    await aredis.rpush(watcher_key(QUEUE), "odd")
+    async with idle_workers(redis_url, 2) as idlers:
+        await push_as_stock_rq(aredis, "stock")
+        await until(lambda: claimed(idlers) == ["stock"], BLOCK_S / 2)
+
+
 async def test_claim_that_leaves_work_wakes_another_worker(aredis, redis_url):
     async with idle_workers(redis_url, 3, is_watched=False) as idlers:
         await submit(aredis, "t1", "t2", "t3")
