@@ -162,7 +162,10 @@ class Claimer:
                 await asyncio.sleep(OUTAGE_WAIT_S)
 
     async def _is_watcher(self, queue: str) -> bool:
-        """Take the watch of a queue, or keep it, for 2.5 times as long as until this is asked again."""
+        """Take the watch of a queue, or keep it, for 2.5 times as long as until this is asked again.
+
+        Two steps, since two watchers at once do no harm: each only rings.
+        """
         key, lease_ms = watcher_key(queue), round(2500 * _WATCH_S)
         try:
             owner = await self._blocking.set(key, self._id, nx=True, px=lease_ms, get=True)
