@@ -27,7 +27,8 @@ async def test_invented_users_share_the_rate_of_their_tenant(redis_url):
     assert [answer.status_code for answer in answers] == [202] * 20 + [429] * 10
     assert answers[-1].json()["type"].endswith("rate_limited")
     assert "more than 20/minute of tenant acme: try again in" in answers[-1].json()["detail"]
-    assert 0 < int(answers[-1].headers["retry-after"]) <= 60
+    # A window whose every place was taken within itself leaves the sliding one 1/20 of a window after its end.
+    assert 0 < int(answers[-1].headers["retry-after"]) <= 63
     assert victim.status_code == 202
 
 

@@ -31,6 +31,7 @@ async def listen(
     obey: Callable[[str, str | None], None],
     news_channel: str,
     on_news: Callable[[str], None],
+    on_subscribed: Callable[[], None],
 ) -> None:
     """Call `obey(command, job id)` for each command that may be obeyed, until cancelled; refuse and log the others.
 
@@ -40,6 +41,7 @@ async def listen(
         obey: Called with STOP_JOB and a job id, or with SHUTDOWN; must not raise.
         news_channel: A channel of all workers.
         on_news: Called with each message of that channel; must not raise.
+        on_subscribed: Called whenever messages begin to arrive, at first or again: earlier ones were lost. Must not raise.
     """
     failures = 0
     while True:
@@ -48,9 +50,11 @@ async def listen(
                 await channel.subscribe(*channels, news_channel)
                 async for message in channel.listen():
                     failures = 0
-                    if message["type"] != "message":
+                    if message["type"] == "subscribe":
+                        on_subscribed()
+                    elif message["type"] != "message":
                         continue
-                    if message["channel"] == news_channel.encode():
+                    elif message["channel"] == news_channel.encode():
                         on_news(message["data"].decode(errors="replace"))
                     else:
                         _receive(message["channel"], message["data"], obey)

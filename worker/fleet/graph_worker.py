@@ -270,7 +270,14 @@ class GraphWorker(RegisteredWorker):
     def _listen(self) -> None:
         channels = (self.pubsub_channel_name, commands_channel(self.name))
         self._listening = asyncio.create_task(
-            listen(self._blocking, channels, self._obey, SIDE_QUEUES, self._claimer.add_side_queue)
+            listen(
+                self._blocking,
+                channels,
+                self._obey,
+                SIDE_QUEUES,
+                self._claimer.add_side_queue,
+                lambda: self._lease.renew_soon() if self._lease else None,
+            )
         )
 
     def _obey(self, command: str, task_id: str | None) -> None:

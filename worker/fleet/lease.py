@@ -88,6 +88,8 @@ class LeaseKeeper:
         self._next_due_ms: int | None = None
         """Until a waiting task is due or free, by the last reaping."""
         self._stopping = threading.Event()
+        self._is_asked = False
+        """Whether the next renewal should not wait for its time."""
         self._renewed_at = self._unbroken_since = time.monotonic()
         self._ends_ms = 0
         """When the lease ends by the server's clock; 0: the last renewal was not answered."""
@@ -109,6 +111,10 @@ class LeaseKeeper:
     def is_held(self) -> bool:
         """Whether the lease surely holds by this worker's own clock, so that a model call may start."""
         return time.monotonic() - self._renewed_at < self._lease_s - MARGIN_S
+
+    def renew_soon(self) -> None:
+        """Renew within moments: Redis may have news that no message told."""
+        self._is_asked = True
 
     def stop(self) -> int:
         """Stop renewing and leave; returns how many tasks Redis still holds for this worker."""
@@ -157,7 +163,8 @@ class LeaseKeeper:
             if self._stopping.wait(min(left_s, LOOK_S)):
                 return False
             self._watch.look()
-            if left_s <= LOOK_S:
+            if left_s <= LOOK_S or self._is_asked:
+                self._is_asked = False
                 return True
         return False
 

@@ -12,6 +12,7 @@ from rq.command import send_stop_job_command
 from rq.serializers import JSONSerializer
 
 from langgraph_rq import Client
+from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.worker.fleet.node_threads import NodeThreads
 from tests.fleet import one_node_graph, worker
@@ -65,6 +66,17 @@ async def test_rqs_stop_command_cancels_too(redis_url, client, redis_client):
     assert result.status is State.CANCELLED
     assert stopped.is_set()
     assert redis_client.hget(f"rq:job:{task.task_id}", "status") == "canceled"
+
+
+async def test_cancel_published_while_a_worker_does_not_listen_is_seen_when_it_does_again(redis_url, client, redis_client):
+    graph, started, stopped = sleeper()
+    async with worker(redis_url, {"sleep": graph}, times=QueueTimes(lease_ms=600_000)):
+        task = client.submit({}, graph="sleep")
+        await started.wait()
+        redis_client.client_kill_filter(_type="pubsub")
+        client.cancel(task.task_id)  # the next renewal by the clock is minutes away
+        assert (await asyncio.to_thread(client.wait, task.task_id, 10)).status is State.CANCELLED
+    assert stopped.is_set()
 
 
 async def test_cancel_that_no_message_told_of_is_read_at_the_next_renewal(redis_url, client, redis_client):
