@@ -41,7 +41,8 @@ async def listen(
         obey: Called with STOP_JOB and a job id, or with SHUTDOWN; must not raise.
         news_channel: A channel of all workers.
         on_news: Called with each message of that channel; must not raise.
-        on_subscribed: Called whenever messages begin to arrive, at first or again: earlier ones were lost. Must not raise.
+        on_subscribed: Called whenever messages begin to arrive, at first or again: earlier ones may be lost; must not
+            raise.
     """
     failures = 0
     while True:
