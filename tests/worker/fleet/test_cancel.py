@@ -68,7 +68,7 @@ async def test_rqs_stop_command_cancels_too(redis_url, client, redis_client):
     assert redis_client.hget(f"rq:job:{task.task_id}", "status") == "canceled"
 
 
-async def test_cancel_published_while_a_worker_does_not_listen_is_seen_when_it_does_again(redis_url, client, redis_client):
+async def test_cancel_published_while_a_worker_does_not_listen_is_seen_when_it_does(redis_url, client, redis_client):
     graph, started, stopped = sleeper()
     async with worker(redis_url, {"sleep": graph}, times=QueueTimes(lease_ms=600_000)):
         task = client.submit({}, graph="sleep")
