@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
 from langgraph_rq.producer.client.async_client import AsyncClient
 from langgraph_rq.producer.gateway import problems
@@ -24,6 +25,7 @@ from langgraph_rq.producer.gateway.admission.streams import Streams
 from langgraph_rq.producer.gateway.answer_headers import AnswerHeaders
 from langgraph_rq.producer.gateway.console import overview, page
 from langgraph_rq.producer.gateway.dependencies import Gateway
+from langgraph_rq.producer.gateway.langgraph_api import assistants, system
 from langgraph_rq.producer.gateway.probes import health
 from langgraph_rq.producer.gateway.probes.model_ping import ModelPing
 from langgraph_rq.producer.gateway.tasks import classic, routes, stream
@@ -33,6 +35,7 @@ from langgraph_rq.shared.settings import (
     BreakerSettings,
     BudgetSettings,
     CallSettings,
+    CorsSettings,
     GatewaySettings,
     ModelSettings,
     QueueSettings,
@@ -46,6 +49,9 @@ _ABOUT = (
     "Submit tasks to a fleet of LangGraph workers, follow them, and read their results. "
     "Every error is a problem document (RFC 9457)."
 )
+
+_EXPOSED = ("Content-Location", "Location", "Retry-After", "X-Pagination-Next", "X-Pagination-Total")
+"""Headers of answers that a page of another origin may read."""
 
 
 def create_app(settings: GatewaySettings, redis_url: str | None = None) -> FastAPI:
@@ -81,7 +87,9 @@ def create_app(settings: GatewaySettings, redis_url: str | None = None) -> FastA
 
     limits = load(TaskSettings).limits()
     metrics_key = settings.metrics_key.get_secret_value() if settings.metrics_key else None
+    origins = load(CorsSettings).list_origins(is_keyless=keyring is None)
     middleware = [
+        *([_cors(origins)] if origins else []),
         Middleware(TraceContext),
         Middleware(AnswerHeaders),
         Middleware(Access, keyring=keyring, own=own, refused=refused, metrics_key=metrics_key),
@@ -96,12 +104,24 @@ def create_app(settings: GatewaySettings, redis_url: str | None = None) -> FastA
         docs_url=None,  # page.py has it: FastAPI's own loads a script from elsewhere
         redoc_url=None,
     )
-    parts = [part.router for part in (routes, stream, classic, overview, health, page)]
+    parts = [part.router for part in (routes, stream, classic, overview, health, page, system, assistants)]
     problems.install(app, [route for part in parts for route in part.routes])
     for part in parts:
         app.include_router(part)
     _document(app, has_keys=keyring is not None)
     return app
+
+
+def _cors(origins: list[str]) -> Middleware:
+    """Let pages of these origins call. Cookies are none of ours, so none are allowed."""
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        allow_private_network=True,
+        expose_headers=_EXPOSED,
+    )
 
 
 def _keyring(settings: GatewaySettings, tenants: TenantSettings) -> Keyring | None:

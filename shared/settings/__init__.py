@@ -8,7 +8,7 @@ them; `catalogue` lists all classes.
 from langgraph_rq.shared.connections.masked_url import mask_url
 from langgraph_rq.shared.settings.catalogue import ALL, effective, refuse_unknown_names
 from langgraph_rq.shared.settings.environment import Settings, load
-from langgraph_rq.shared.settings.gateway import DashboardSettings, GatewaySettings, refuse_taken_port
+from langgraph_rq.shared.settings.gateway import CorsSettings, DashboardSettings, GatewaySettings, refuse_taken_port
 from langgraph_rq.shared.settings.guards import BreakerSettings, BudgetSettings, PaceSettings
 from langgraph_rq.shared.settings.models import AssistantSettings, CallSettings, ModelSettings
 from langgraph_rq.shared.settings.redis import RedisSettings
@@ -23,6 +23,7 @@ __all__ = [
     "BreakerSettings",
     "BudgetSettings",
     "CallSettings",
+    "CorsSettings",
     "DashboardSettings",
     "GatewaySettings",
     "ModelSettings",

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from langgraph_rq.shared.connections.masked_url import mask_url, mask_urls, mask_webhook
 from langgraph_rq.shared.errors import SettingsError
 from langgraph_rq.shared.settings.environment import FILE_SUFFIX, PREFIX, Settings, read_env_file, source_of
-from langgraph_rq.shared.settings.gateway import DashboardSettings, GatewaySettings
+from langgraph_rq.shared.settings.gateway import CorsSettings, DashboardSettings, GatewaySettings
 from langgraph_rq.shared.settings.guards import BreakerSettings, BudgetSettings, PaceSettings
 from langgraph_rq.shared.settings.models import AssistantSettings, CallSettings, ModelSettings
 from langgraph_rq.shared.settings.redis import RedisSettings
@@ -35,6 +35,7 @@ ALL: tuple[type[Settings], ...] = (
     TelemetrySettings,
     RedactionSettings,
     GatewaySettings,
+    CorsSettings,
     DashboardSettings,
 )
 

@@ -1,6 +1,7 @@
 """Settings of the HTTP gateway and of the dashboard."""
 
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from pydantic_settings import SettingsConfigDict
 
 from langgraph_rq.shared.errors import SettingsError
 from langgraph_rq.shared.settings.environment import Settings
+
+_ORIGIN = re.compile(r"https?://[^/?#\s@]+")
 
 
 class GatewaySettings(Settings):
@@ -40,6 +43,35 @@ class GatewaySettings(Settings):
         if (self.tls_cert is None) != (self.tls_key is None):
             raise SettingsError("LGRQ_GATEWAY_TLS_CERT and LGRQ_GATEWAY_TLS_KEY: expected both or none, got: one")
         return self
+
+
+class CorsSettings(Settings):
+    """Web pages of other origins that may call the HTTP gateway."""
+
+    model_config = SettingsConfigDict(env_prefix="LGRQ_CORS_")
+
+    origins: str | None = Field(
+        None, description="separated by commas, such as https://chat.example.org; * is all, with API keys only"
+    )
+
+    def list_origins(self, *, is_keyless: bool) -> list[str]:
+        """List them; none if none may.
+
+        Raises:
+            SettingsError: one is no origin, or it is every one and there are no keys.
+        """
+        found = [origin.strip() for origin in (self.origins or "").split(",") if origin.strip()]
+        for origin in found:
+            if origin == "*" and is_keyless:
+                raise SettingsError(
+                    "LGRQ_CORS_ORIGINS: expected the origins of your own pages: without API keys any web page that "
+                    "somebody opens could spend money; got: *"
+                )
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise SettingsError(
+                    f"LGRQ_CORS_ORIGINS: expected origins such as https://chat.example.org (no path), got: {origin}"
+                )
+        return found
 
 
 def refuse_taken_port(settings: "GatewaySettings | DashboardSettings") -> None:

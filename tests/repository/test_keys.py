@@ -12,6 +12,7 @@ from langgraph_rq import Client, State
 from langgraph_rq.producer.client import event_feed
 from langgraph_rq.producer.gateway.admission import rates
 from langgraph_rq.producer.gateway.tasks import recent
+from langgraph_rq.shared import graph_description
 from langgraph_rq.shared.breaker import circuit_breaker
 from langgraph_rq.shared.budget import hourly_cost, token_budget
 from langgraph_rq.shared.queue import keys as queue_keys
@@ -31,6 +32,7 @@ OWNERS = (
     event_feed,
     rates,
     recent,
+    graph_description,
 )
 LIBRARIES = ("checkpoint*", "store*", "write_keys_zset*")
 """Kept by langgraph-checkpoint-redis; each has to have a TTL."""

@@ -29,6 +29,7 @@ from langgraph_rq.worker.fleet.node_threads import NodeThreads
 from langgraph_rq.worker.fleet.outcomes import OutcomeWriter
 from langgraph_rq.worker.fleet.rq_registration import RegisteredWorker
 from langgraph_rq.worker.fleet.running import CANCEL_AGAIN_S, RunningTasks
+from langgraph_rq.worker.graphs.description import describe
 from langgraph_rq.worker.task.run_context import RunContext
 
 _log = get_logger(__name__)
@@ -93,6 +94,7 @@ class GraphWorker(RegisteredWorker):
         self._stopping = False
         self._is_fenced = False
         self.has_stuck_threads = False
+        self._descriptions = {name: describe(loaded.graph) for name, loaded in context.graphs.items()}
 
     @property
     def is_held(self) -> bool:
@@ -164,6 +166,7 @@ class GraphWorker(RegisteredWorker):
             self._context.times,
             self.queue_names(),
             inputs,
+            self._descriptions,
             asyncio.get_running_loop(),
             self._reconcile,
             self._stand_down,

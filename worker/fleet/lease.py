@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from redis.exceptions import NoPermissionError, RedisError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from langgraph_rq.shared.budget.token_budget import BudgetLimits, expire_call
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.clients import is_outage, open_sync
 from langgraph_rq.shared.connections.script_cache import load_missing
+from langgraph_rq.shared.graph_description import GraphDescription
 from langgraph_rq.shared.queue.answers import Lease
 from langgraph_rq.shared.queue.attempts import block_call
 from langgraph_rq.shared.queue.upkeep import leave_call, reap_call, renew_call
@@ -26,6 +27,7 @@ from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.shared.telemetry.outage import Outage
 from langgraph_rq.worker.fleet.loop_watch import LOOK_S, LoopWatch
 from langgraph_rq.worker.fleet.sweeper import Sweeper
+from langgraph_rq.worker.graphs.description import publish
 from langgraph_rq.worker.guards.admission import expire_and_wake_call
 from langgraph_rq.worker.guards.events import emit_alerts
 
@@ -48,6 +50,7 @@ class LeaseKeeper:
         times: How long the lease lasts, which is renewed four times in that time, and how long ended tasks are kept.
         queues: The worker's queues.
         graphs: The graphs that it serves -> what each takes as input, as in shared/graph_input.py.
+        descriptions: The graphs that it serves -> what it says of them to those who draw them.
         loop: The loop that runs the tasks; both callbacks are called in it.
         on_renewed: Called with the reply to each renewal and the time at which it was sent (monotonic).
         on_lost: Called once when another worker has reaped this one.
@@ -64,6 +67,7 @@ class LeaseKeeper:
         times: QueueTimes,
         queues: Sequence[str],
         graphs: Mapping[str, str],
+        descriptions: Mapping[str, GraphDescription],
         loop: asyncio.AbstractEventLoop,
         on_renewed: Callable[[Lease, float], None],
         on_lost: Callable[[], None],
@@ -78,6 +82,7 @@ class LeaseKeeper:
         self._lease_s = times.lease_ms / 1000
         self._queues = queues
         self._graphs = graphs
+        self._descriptions = descriptions
         self._loop = loop
         self._on_renewed = on_renewed
         self._on_lost = on_lost
@@ -99,6 +104,7 @@ class LeaseKeeper:
     def start(self) -> None:
         """Join the fleet, then renew in the background. Raises what Redis raises when it cannot be reached."""
         self._load_scripts()
+        self._describe(anew=True)
         asked_at = time.monotonic()
         lease = scripts.run_sync(self._redis, self._renewal(join=True))
         self._renewed_at = self._unbroken_since = asked_at
@@ -188,6 +194,7 @@ class LeaseKeeper:
         self._renewed_at, self._ends_ms = asked_at, lease.ends_ms
         self._loop.call_soon_threadsafe(self._on_renewed, lease, asked_at)
         self._load_scripts()
+        self._describe(anew=False)
         return True
 
     def _is_of_another_time(self, lease: Lease, took_s: float) -> bool:
@@ -209,6 +216,12 @@ class LeaseKeeper:
             return
         if loaded:
             _log.info("scripts.loaded", worker=self.worker, count=loaded)
+
+    def _describe(self, *, anew: bool) -> None:
+        try:
+            publish(self._redis, self._descriptions, anew=anew)
+        except ResponseError as error:  # a key of another type, or a Redis user of an earlier version: tasks still run
+            _log.warning("graphs.not_described", worker=self.worker, error=str(error))
 
     def _reap(self) -> float:
         """Reap dead workers, expired reservations and lost tasks; returns the seconds to wait before the next renewal.

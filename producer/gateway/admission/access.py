@@ -17,7 +17,9 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 METRICS_PATH = "/metrics"
 
-OPEN_PATHS = frozenset({"/", "/health", "/ready", METRICS_PATH, "/docs", "/openapi.json", "/favicon.ico"})
+OPEN_PATHS = frozenset(
+    {"/", "/health", "/ready", METRICS_PATH, "/docs", "/openapi.json", "/favicon.ico", "/ok", "/info"}
+)
 """Paths that need no key; they reveal nothing about any tenant."""
 
 

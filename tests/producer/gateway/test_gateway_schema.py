@@ -64,4 +64,13 @@ def test_operations_are_those_of_the_documented_api():
         "GET /health",
         "GET /ready",
         "GET /metrics",
+        "GET /ok",
+        "GET /info",
+        "POST /assistants/search",
+        "POST /assistants/count",
+        "GET /assistants/{assistant}",
+        "GET /assistants/{assistant}/graph",
+        "GET /assistants/{assistant}/schemas",
+        "GET /assistants/{assistant}/subgraphs",
+        "GET /assistants/{assistant}/subgraphs/{namespace}",
     }
