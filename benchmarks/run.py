@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.measured import Measured, Measurement
 from benchmarks.measurements import (
     concurrency,
+    factories,
     gateway,
     guards,
     latency,
@@ -35,7 +36,18 @@ from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 
 MEASUREMENTS: dict[str, Measurement] = {
     module.MEASUREMENT.name: module.MEASUREMENT
-    for module in (throughput, concurrency, latency, gateway, submitting, queue_memory, startup, telemetry, guards)
+    for module in (
+        throughput,
+        concurrency,
+        latency,
+        gateway,
+        submitting,
+        queue_memory,
+        startup,
+        telemetry,
+        guards,
+        factories,
+    )
 }
 RESULTS = ROOT / "benchmarks/results"
 MODEL_LATENCY_S = 0.5

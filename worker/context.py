@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ from langgraph_rq.shared.telemetry.tracer_provider import exported_spans
 from langgraph_rq.worker.calls.provider_key import VARIABLE, KeyFile
 from langgraph_rq.worker.calls.rate_headers import read_rate_headers
 from langgraph_rq.worker.calls.stream_usage import ask_for_usage
-from langgraph_rq.worker.graphs.graphs import LoadedGraph, load_graphs
+from langgraph_rq.worker.graphs.graphs import AnyGraph, load_graphs
 from langgraph_rq.worker.graphs.langgraph_json import read_langgraph_json
 from langgraph_rq.worker.graphs.state_types import named_types, state_types, with_subgraphs
 from langgraph_rq.worker.guards.fleet_limits import follow_limits, known_paces, obeyed_limits
@@ -92,9 +92,11 @@ async def open_context(
             checkpointer = Checkpointer(saved, serializer=serializer, ttl_s=settings.thread_ttl_s, is_fenced=is_fenced)
             await checkpointer.asetup()
             store = await stack.enter_async_context(open_store(saved, config, serializer))
-        graphs = await stack.enter_async_context(load_graphs(config, checkpointer=checkpointer, store=store))
+        serializer.allow(named_types(state.types))
+        graphs = await stack.enter_async_context(
+            load_graphs(config, checkpointer=checkpointer, store=store, prepare=partial(_allow_types, serializer))
+        )
         stack.enter_context(exported_spans())
-        _allow_types(serializer, graphs.by_name.values(), state.types)
         if settings.stream_usage:
             ask_for_usage()
         for warning in graphs.warnings:
@@ -144,14 +146,12 @@ def config_path(settings: WorkerSettings) -> Path:
     return settings.config if is_given else BUILT_IN
 
 
-def _allow_types(serializer: StateSerializer, graphs: Iterable[LoadedGraph], named: str) -> None:
-    """Let state hold the types of the graphs and those of the setting, also in the graphs' caches of node results."""
-    serializer.allow(named_types(named))
-    for loaded in graphs:
-        serializer.allow(state_types(loaded.graph))
-        for graph in with_subgraphs(loaded.graph):
-            if graph.cache is not None:
-                graph.cache.serde = serializer.at("cache")
+def _allow_types(serializer: StateSerializer, graph: AnyGraph) -> None:
+    """Let state hold the types of a graph, also in its caches of node results."""
+    serializer.allow(state_types(graph))
+    for one in with_subgraphs(graph):
+        if one.cache is not None:
+            one.cache.serde = serializer.at("cache")
 
 
 def _export_key(provider: ModelSettings) -> None:

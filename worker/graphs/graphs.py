@@ -1,18 +1,17 @@
 """The graphs that a worker serves: listed in langgraph.json, imported and compiled once at boot.
 
-An entry may name a compiled graph, a `StateGraph`, or a factory of either: a sync or async function or context
-manager, without parameters or with one for the config. A factory is called once, at boot, in the worker's event loop.
+An entry may name a compiled graph, a `StateGraph`, or a factory of either (factories). A factory that takes nothing is
+called once, at boot; one that takes a config or a runtime is called for each run, and at boot for its schemas.
 The worker's checkpointer and store replace a graph's own, as in LangGraph Server.
 
 Sync nodes run in the event loop's default executor, which the worker sizes to its concurrency.
 """
 
 import importlib
-import inspect
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import module_from_spec, spec_from_file_location
@@ -28,17 +27,16 @@ from langgraph.pregel import Pregel
 from langgraph.store.base import BaseStore
 
 from langgraph_rq.shared.graph_input import GraphInput
+from langgraph_rq.worker.graphs.factories import Factory, Run, enter
 from langgraph_rq.worker.graphs.input_keys import graph_input
 from langgraph_rq.worker.graphs.langgraph_json import GraphLoadError, LanggraphJson, add_to_import_path, package_root
 
-__all__ = ["GraphLoadError", "Graphs", "LoadedGraph", "load_graphs"]
+__all__ = ["GraphLoadError", "GraphPerRun", "Graphs", "LoadedGraph", "load_graphs"]
 
 AnyGraph = Pregel[Any, Any, Any, Any]
 
 _UNNAMED = "LangGraph"
 """LangGraph's name for a graph without a name."""
-
-_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +48,44 @@ class LoadedGraph:
     input: GraphInput
     """What the graph takes, by which producers judge inputs."""
 
+    @asynccontextmanager
+    async def open(self, run: Run) -> AsyncIterator["LoadedGraph"]:
+        """Return itself: all runs share the graph."""
+        del run
+        yield self
+
+
+@dataclass(frozen=True, slots=True)
+class GraphPerRun:
+    """A factory that makes a graph for each run."""
+
+    name: str
+    input: GraphInput
+    """What the graph takes that it makes without a run; nothing is known of it if it made none."""
+    make: Callable[[Run], AbstractAsyncContextManager[AnyGraph]]
+
+    @asynccontextmanager
+    async def open(self, run: Run) -> AsyncIterator[LoadedGraph]:
+        """Make the graph of a run; a context manager is left at the end of the block."""
+        async with self.make(run) as graph:
+            yield LoadedGraph(self.name, graph, self.input)
+
 
 @dataclass(frozen=True, slots=True)
 class Graphs:
     """All graphs of this worker by name, and warnings for its operator."""
 
-    by_name: Mapping[str, LoadedGraph]
+    by_name: Mapping[str, LoadedGraph | GraphPerRun]
     warnings: tuple[str, ...]
 
 
 @asynccontextmanager
 async def load_graphs(
-    config: LanggraphJson, *, checkpointer: BaseCheckpointSaver[Any] | None, store: BaseStore | None = None
+    config: LanggraphJson,
+    *,
+    checkpointer: BaseCheckpointSaver[Any] | None,
+    store: BaseStore | None = None,
+    prepare: Callable[[AnyGraph], None] = lambda graph: None,  # noqa: ARG005
 ) -> AsyncIterator[Graphs]:
     """Import and compile every graph of `config`; on exit, close the factories that are context managers.
 
@@ -69,22 +93,85 @@ async def load_graphs(
         config: From `read_langgraph_json`; its environment variables and import paths are applied here.
         checkpointer: Replaces every graph's own; None: no checkpoints.
         store: Replaces every graph's own; None: a graph keeps its own.
+        prepare: Called with each graph before it runs, also with those that are made for one run.
 
     Raises:
         GraphLoadError: one line with the graph, its location and the reason.
     """
     config.apply()
+    loader = _Loader(checkpointer, store, prepare)
     warnings = list(config.warnings)
     by_name = {}
     async with AsyncExitStack() as stack:
         for name, spec in config.graphs.items():
             where = f"graph {name!r} ({spec})"
-            made = await _make(load_attribute(config, spec, where), where, stack)
-            graph = _compile(made, name, where, checkpointer, store)
-            takes, problem = _input(graph)
-            warnings += [f"{where}: its input cannot be checked at the door: {problem}"] if problem else []
-            by_name[name] = LoadedGraph(name, graph, takes)
+            by_name[name], problem = await loader.load(name, where, load_attribute(config, spec, where), stack)
+            warnings += [f"{where}: {problem}"] if problem else []
         yield Graphs(by_name, tuple(warnings))
+
+
+@dataclass(frozen=True, slots=True)
+class _Loader:
+    checkpointer: BaseCheckpointSaver[Any] | None
+    store: BaseStore | None
+    prepare: Callable[[AnyGraph], None]
+
+    async def load(
+        self, name: str, where: str, attribute: Any, stack: AsyncExitStack
+    ) -> tuple[LoadedGraph | GraphPerRun, str | None]:
+        """Make one graph, and the warning about it."""
+        try:
+            factory = Factory.of(attribute)
+        except GraphLoadError as error:
+            raise GraphLoadError(f"{where}: {error}") from None
+        if factory is not None and factory.is_per_run:
+            return await self._load_per_run(factory, name, where)
+        try:
+            made = await (
+                stack.enter_async_context(factory.make(None, self.store)) if factory else enter(attribute, stack)
+            )
+        except Exception as error:
+            raise GraphLoadError(f"{where}: its factory failed: {_one_line(error)}") from error
+        graph = self._compile(made, name, where)
+        takes, problem = _input(graph)
+        return LoadedGraph(name, graph, takes), problem
+
+    async def _load_per_run(self, factory: Factory, name: str, where: str) -> tuple[GraphPerRun, str | None]:
+        """Call the factory once, to know its graph's input. It may fail: there is no run yet whose config it wants."""
+
+        @asynccontextmanager
+        async def make(run: Run | None) -> AsyncIterator[AnyGraph]:
+            async with factory.make(run, self.store) as made:
+                yield self._compile(made, name, where)
+
+        takes, problem = GraphInput(), None
+        try:
+            async with make(None) as graph:
+                takes, problem = _input(graph)
+        except GraphLoadError:
+            raise
+        except Exception as error:
+            problem = f"its input cannot be checked at the door: its factory failed without a run: {_one_line(error)}"
+        return GraphPerRun(name, takes, make), problem
+
+    def _compile(self, made: Any, name: str, where: str) -> AnyGraph:
+        if isinstance(made, StateGraph):
+            try:
+                made = made.compile()
+            except Exception as error:
+                raise GraphLoadError(f"{where}: could not be compiled: {_one_line(error)}") from error
+        if not isinstance(made, Pregel):
+            raise GraphLoadError(
+                f"{where}: expected a compiled graph, a StateGraph or a factory of either, got: {type(made).__name__}"
+            )
+        update: dict[str, Any] = {"checkpointer": self.checkpointer}
+        if self.store is not None:
+            update["store"] = self.store
+        if made.name == _UNNAMED:
+            update["name"] = name
+        graph = made.copy(update)
+        self.prepare(graph)
+        return graph
 
 
 def load_attribute(config: LanggraphJson, spec: str, where: str) -> Any:
@@ -148,60 +235,11 @@ def _import_alone(folder: Path, file: Path) -> ModuleType:
     return module
 
 
-async def _make(attribute: Any, where: str, stack: AsyncExitStack) -> Any:
-    """Make the graph: call a factory, await its coroutine, enter its context manager."""
-    required = _required_parameters(attribute)
-    if required is None:
-        return attribute
-    if len(required) > 1:
-        raise GraphLoadError(f"{where}: expected a factory to take nothing or a config, got: ({', '.join(required)})")
-    try:
-        made = attribute(*({"configurable": {}} for _ in required))
-        if inspect.isawaitable(made):
-            made = await made
-        if isinstance(made, AbstractAsyncContextManager):
-            made = await stack.enter_async_context(made)
-        elif isinstance(made, AbstractContextManager):
-            made = stack.enter_context(made)
-    except Exception as error:
-        raise GraphLoadError(f"{where}: its factory failed: {_one_line(error)}") from error
-    return made
-
-
-def _required_parameters(attribute: Any) -> list[str] | None:
-    """Return the names of the parameters without a default; None: the attribute is not callable."""
-    try:
-        parameters = inspect.signature(attribute).parameters.values()
-    except (TypeError, ValueError):
-        return None
-    return [one.name for one in parameters if one.default is one.empty and one.kind not in _VARIADIC]
-
-
-def _compile(
-    made: Any, name: str, where: str, checkpointer: BaseCheckpointSaver[Any] | None, store: BaseStore | None
-) -> AnyGraph:
-    if isinstance(made, StateGraph):
-        try:
-            made = made.compile()
-        except Exception as error:
-            raise GraphLoadError(f"{where}: could not be compiled: {_one_line(error)}") from error
-    if not isinstance(made, Pregel):
-        raise GraphLoadError(
-            f"{where}: expected a compiled graph, a StateGraph or a factory of either, got: {type(made).__name__}"
-        )
-    update: dict[str, Any] = {"checkpointer": checkpointer}
-    if store is not None:
-        update["store"] = store
-    if made.name == _UNNAMED:
-        update["name"] = name
-    return made.copy(update)
-
-
 def _input(graph: AnyGraph) -> tuple[GraphInput, str | None]:
     try:
         return graph_input(graph), None
     except Exception as error:  # a graph of an unusual class still runs
-        return GraphInput(), _one_line(error)
+        return GraphInput(), f"its input cannot be checked at the door: {_one_line(error)}"
 
 
 def _suggestion(module: ModuleType, attribute: str) -> str:

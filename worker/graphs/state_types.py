@@ -10,6 +10,7 @@ import typing
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from enum import Enum
+from functools import lru_cache
 from importlib import import_module
 from typing import Any, get_args, get_origin
 
@@ -121,13 +122,18 @@ def _inner(hint: Any) -> Iterable[Any]:
     if isinstance(hint, type) and (
         is_typeddict(hint) or dataclasses.is_dataclass(hint) or issubclass(hint, BaseModel) or _is_named_tuple(hint)
     ):
-        hints = _safe_hints(hint)
-        fields = getattr(hint, "model_fields", {}) if issubclass(hint, BaseModel) else {}
-        return [*hints.values(), *(field.annotation for field in fields.values())]
+        return _hints_of_fields(hint)
     alias = None
     with suppress(Exception):  # an alias is evaluated here, and may name what does not exist
         alias = getattr(hint, "__value__", None) or getattr(hint, "__supertype__", None)
     return [*get_args(hint), get_origin(hint), alias]
+
+
+@lru_cache(512)
+def _hints_of_fields(of: type) -> list[Any]:
+    """Return the hints of a class's fields. Kept, as a factory may make a graph of the same classes for each run."""
+    fields = getattr(of, "model_fields", {}) if issubclass(of, BaseModel) else {}
+    return [*_safe_hints(of).values(), *(field.annotation for field in fields.values())]
 
 
 def _safe_hints(of: Any) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from langgraph_rq.shared.queue.attempts import ADOPT_NO_GRAPH, adopt_call
 from langgraph_rq.shared.queue.waits import RETRY, WORKER, Wait, describe
 from langgraph_rq.shared.tasks import State, Task
 from langgraph_rq.shared.telemetry.logs import get_logger
-from langgraph_rq.worker.graphs.graphs import AnyGraph, LoadedGraph
+from langgraph_rq.worker.graphs.factories import Run
+from langgraph_rq.worker.graphs.graphs import AnyGraph, GraphPerRun, LoadedGraph
 from langgraph_rq.worker.state.checkpoints import Checkpointer
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.task.attempt import Attempt
@@ -152,7 +153,7 @@ def _again(claimed: Claimed, task: Task, result: Result, deadline_at: float) -> 
     return Released(wait, f"attempt {claimed.failures + 1} failed: {message}", failed=True)
 
 
-async def _run_graph(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline_at: float) -> Result:
+async def _run_graph(attempt: Attempt, task: Task, loaded: LoadedGraph | GraphPerRun, deadline_at: float) -> Result:
     """Run the graph, guarded, until its end or the deadline (monotonic), whichever comes first."""
     context = attempt.context
     attempt.deadline_at = deadline_at
@@ -166,7 +167,7 @@ async def _run_graph(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline
     events = context.events.open(attempt.claimed, attempt.worker)
     if context.redaction:
         events = context.redaction.events(context.events, attempt.claimed, attempt.worker)
-    run = asyncio.create_task(_invoke(attempt, task, loaded, deadline_at, events))
+    run = asyncio.create_task(_open_and_invoke(attempt, task, loaded, deadline_at, events))
     try:
         await asyncio.wait([run], timeout=remaining_s)
         result = _result_of(run, deadline_at) if run.done() else late
@@ -211,6 +212,24 @@ async def _end(run: asyncio.Task[Result], context: RunContext) -> None:
             context.abandoned.add(run)
             run.add_done_callback(context.abandoned.discard)
             return
+
+
+async def _open_and_invoke(
+    attempt: Attempt, task: Task, loaded: LoadedGraph | GraphPerRun, deadline_at: float, events: TaskEvents
+) -> Result:
+    """Run the graph, made for this run where a factory wants that. An error while it is left ends no finished task."""
+    config: RunnableConfig = {**_thread_config(task), "metadata": {**task.metadata, "task_id": task.key}}
+    result: Result | None = None
+    try:
+        async with loaded.open(Run(config, user_id=task.user_id)) as opened:
+            result = await _invoke(attempt, task, opened, deadline_at, events)
+    except BaseException as error:
+        if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
+            raise
+        if result is None:
+            return read_error(error, deadline_at)
+        _log.warning("graph.not_left", graph=task.graph, error=type(error).__name__)
+    return result
 
 
 async def _invoke(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline_at: float, events: TaskEvents) -> Result:

@@ -15,7 +15,7 @@ from langgraph_rq.shared.tasks import TaskLimits
 from langgraph_rq.shared.telemetry.anchors import AnchorWriter
 from langgraph_rq.shared.telemetry.audit import Audit
 from langgraph_rq.worker.calls.provider_key import KeyFile
-from langgraph_rq.worker.graphs.graphs import LoadedGraph
+from langgraph_rq.worker.graphs.graphs import GraphPerRun, LoadedGraph
 from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.state.checkpoints import Checkpointer
 from langgraph_rq.worker.task.events import EventWriter
@@ -29,7 +29,7 @@ class RunContext:
 
     redis: Redis
     events: EventWriter
-    graphs: Mapping[str, LoadedGraph]
+    graphs: Mapping[str, LoadedGraph | GraphPerRun]
     base_queue: str
     times: QueueTimes
     limits: TaskLimits

@@ -11,6 +11,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from langgraph_rq.shared.graph_input import GraphInput
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
+from langgraph_rq.worker.graphs.factories import Run
 from langgraph_rq.worker.graphs.graphs import load_graphs
 from langgraph_rq.worker.graphs.langgraph_json import GraphLoadError, read_langgraph_json
 
@@ -36,8 +37,11 @@ graph = builder.compile()
 
 
 async def run(path, name="g", **graph_input):
-    async with load_graphs(read_langgraph_json(path), checkpointer=None) as graphs:
-        return await graphs.by_name[name].graph.ainvoke(graph_input or {"name": "Ada"})
+    async with (
+        load_graphs(read_langgraph_json(path), checkpointer=None) as graphs,
+        graphs.by_name[name].open(Run({"configurable": {}})) as opened,
+    ):
+        return await opened.graph.ainvoke(graph_input or {"name": "Ada"})
 
 
 async def refusal(path):
@@ -203,7 +207,7 @@ SPECS = {
     "./agent.py:xyz": "./agent.py has no 'xyz' (did you mean builder or graph or dangling?)",
     "./agent.py:State": "expected a compiled graph, a StateGraph or a factory of either, got: _TypedDictMeta",
     "./agent.py:NAME": "expected a compiled graph, a StateGraph or a factory of either, got: str",
-    "./agent.py:two": "expected a factory to take nothing or a config, got: (config, runtime)",
+    "./agent.py:two": "expected a factory to take nothing, a config, a runtime: ServerRuntime, or both, got: ",
     "./agent.py:broken": "its factory failed: KeyError: 'no key' (agent.py, line 20)",
     "./agent.py:dangling": "could not be compiled: ValueError:",
     "./raises.py:graph": "could not be imported: ModuleNotFoundError: No module named 'tavily' (raises.py, line 2)",

@@ -1,0 +1,74 @@
+"""Projects as others write them run unchanged, with default settings, in two processes."""
+
+import pytest
+
+from langgraph_rq import Client, State
+from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
+from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
+from tests.installation import ROOT, start_worker
+from tests.waiting import until_sync
+
+CONFIG = ROOT / "tests/projects/foreign/langgraph.json"
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    with EmbeddedRedis(tcp=True) as redis, OfflineLLM() as model:
+        environment = {
+            "REDIS_URL": redis.url,
+            "OPENAI_BASE_URL": model.url,
+            "OPENAI_API_KEY": "offline",
+        }
+        arguments = ("--config", str(CONFIG), "--processes", "2")
+        with start_worker(tmp_path_factory.mktemp("foreign"), environment, *arguments) as worker:
+            worker.wait_until_ready(2)
+            with Client(redis.url) as client:
+                yield worker, client
+            assert worker.process.poll() is None, worker.said()
+
+
+@pytest.fixture
+def worker(started):
+    return started[0]
+
+
+@pytest.fixture
+def client(started):
+    return started[1]
+
+
+def run(client, graph, input_, **fields):
+    result = client.wait(client.submit(input_, graph=graph, **fields).task_id, 60)
+    assert (result.status, result.error) == (State.SUCCESS, None), result.error
+    return result.result
+
+
+def test_factory_gets_the_config_of_each_run(client):
+    for number in range(4):
+        found = run(client, "by config", {"name": "Eve"}, thread_id=f"t{number}", user_id=f"u{number}")
+        assert found["told"].startswith("thread ")
+        assert found["told"].endswith(f"t{number} user u{number} Eve")
+
+
+def test_factory_is_entered_and_left_around_each_run(client):
+    told = [run(client, "by runtime", {"name": "Eve"}, user_id="ada")["told"] for _ in range(6)]
+    assert {one.partition(" open in ")[0] for one in told} == {"threads.create_run ada 1"}
+
+
+def test_graph_of_a_factory_streams_and_continues_its_thread(client):
+    for name in ("Eve", "Bob"):
+        task = client.submit({"name": name}, graph="by config", thread_id="kept", user_id="ada", stream=["updates"])
+        assert client.wait(task.task_id, 60).result["told"].endswith(f"kept user ada {name}")
+
+
+def test_factory_that_fails_ends_its_task_with_the_reason(client):
+    result = client.wait(client.submit({"name": "Eve"}, graph="fails", user_id="ada").task_id, 60)
+    assert result.status is State.ERROR
+    assert "LookupError" in result.error.message
+    assert result.error.type == "graph_error"
+
+
+def test_what_a_factory_cannot_leave_takes_no_result_away(client, worker):
+    assert run(client, "not left", {"name": "Eve"})["told"] == "done for Eve"
+    until_sync(lambda: worker.events("graph.not_left"))
+    assert worker.events("graph.not_left")[0]["error"] == "OSError"

@@ -1,0 +1,54 @@
+"""Graphs that are made when they are needed."""
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from typing import Any, TypedDict
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.graph import END, START, StateGraph
+from langgraph_sdk.runtime import ServerRuntime
+
+
+class State(TypedDict, total=False):
+    name: str
+    told: str
+
+
+def _tell(*words: Any) -> Any:
+    told = " ".join(map(str, words))
+    builder = StateGraph(State).add_node("tell", lambda state: {"told": f"{told} {state['name']}"})
+    return builder.add_edge(START, "tell").add_edge("tell", END)
+
+
+def by_config(config: RunnableConfig) -> Any:
+    found = config["configurable"]
+    return _tell("thread", found.get("thread_id"), "user", found.get("user_id"))
+
+
+open_servers: set[object] = set()
+"""As connections to MCP servers are."""
+
+
+@contextlib.asynccontextmanager
+async def by_runtime(config: RunnableConfig, runtime: ServerRuntime) -> AsyncIterator[Any]:
+    if not runtime.execution_runtime:
+        yield _tell("nothing").compile()
+        return
+    server = object()
+    open_servers.add(server)
+    try:
+        graph = _tell(runtime.access_context, runtime.ensure_user().identity, len(open_servers), "open in", os.getpid())
+        yield graph.compile()
+    finally:
+        open_servers.remove(server)
+
+
+def fails(config: RunnableConfig) -> Any:
+    raise LookupError("there is no model for " + config["configurable"]["user_id"])
+
+
+@contextlib.contextmanager
+def not_left(config: RunnableConfig) -> Any:
+    yield _tell("done for")
+    raise OSError("the server is gone")
