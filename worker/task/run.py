@@ -18,6 +18,7 @@ from langgraph_rq.shared.queue.attempts import ADOPT_NO_GRAPH, adopt_call
 from langgraph_rq.shared.queue.waits import RETRY, WORKER, Wait, describe
 from langgraph_rq.shared.tasks import State, Task
 from langgraph_rq.shared.telemetry.logs import get_logger
+from langgraph_rq.worker.graphs.empty_context import empty_context
 from langgraph_rq.worker.graphs.factories import Run
 from langgraph_rq.worker.graphs.graphs import AnyGraph, GraphPerRun, LoadedGraph
 from langgraph_rq.worker.state.checkpoints import Checkpointer
@@ -259,7 +260,9 @@ async def _invoke(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline_at
         if task.stream:
             output = await stream_graph(loaded.graph, start, config, durability, task.stream, events)
         else:
-            output = await loaded.graph.ainvoke(start, config, durability=durability)
+            output = await loaded.graph.ainvoke(
+                start, config, context=empty_context(loaded.graph), durability=durability
+            )
         result = read_output(output)
         return _no_questions() if result.state is State.INTERRUPTED and not context.checkpointer else result
     except asyncio.CancelledError as error:

@@ -10,6 +10,7 @@ from langgraph.types import StreamMode as LanggraphMode
 
 from langgraph_rq.shared.queue.events import EventType
 from langgraph_rq.shared.tasks import StreamMode
+from langgraph_rq.worker.graphs.empty_context import empty_context
 from langgraph_rq.worker.task.events import TaskEvents
 
 _INTERRUPT = "__interrupt__"
@@ -30,7 +31,8 @@ async def stream_graph(
     interrupts: list[Any] = []
     chosen: list[LanggraphMode] = [mode.value for mode in modes if mode.value not in _NEEDED]
     part: Any
-    async for mode, part in graph.astream(start, config, stream_mode=[*_NEEDED, *chosen], durability=durability):
+    context, all_modes = empty_context(graph), [*_NEEDED, *chosen]
+    async for mode, part in graph.astream(start, config, context=context, stream_mode=all_modes, durability=durability):
         if mode == "tasks":
             await _add_node(events, part)
         elif mode == "messages":
