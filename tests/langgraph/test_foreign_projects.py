@@ -1,4 +1,6 @@
-"""Projects as others write them run unchanged, with default settings, in two processes."""
+"""Projects in the form of LangChain's templates run unchanged, with default settings, in two processes."""
+
+import json
 
 import pytest
 
@@ -18,6 +20,8 @@ def started(tmp_path_factory):
             "REDIS_URL": redis.url,
             "OPENAI_BASE_URL": model.url,
             "OPENAI_API_KEY": "offline",
+            "ANTHROPIC_BASE_URL": model.anthropic_url,
+            "ANTHROPIC_API_KEY": "offline",
         }
         arguments = ("--config", str(CONFIG), "--processes", "2")
         with start_worker(tmp_path_factory.mktemp("foreign"), environment, *arguments) as worker:
@@ -41,6 +45,32 @@ def run(client, graph, input_, **fields):
     result = client.wait(client.submit(input_, graph=graph, **fields).task_id, 60)
     assert (result.status, result.error) == (State.SUCCESS, None), result.error
     return result.result
+
+
+def said(text):
+    return {"messages": [{"role": "user", "content": text}]}
+
+
+def texts(messages, type_):
+    return [message["content"] for message in messages if message["type"] == type_]
+
+
+def test_react_agent_gets_the_defaults_of_its_context(client):
+    messages = run(client, "agent", said("Search for clocks, please."))["messages"]
+    assert [message["type"] for message in messages] == ["human", "ai", "tool", "ai"]
+    assert len(json.loads(messages[2]["content"])["results"]) == 10  # the default of its context
+
+
+def test_memory_agent_remembers_across_threads_and_processes(client):
+    asked = [f"I like number {number}" for number in range(4)]
+    for number, text in enumerate(asked):
+        messages = run(client, "memory", said(text), thread_id=f"memory-{number}")["messages"]
+        assert texts(messages, "ai")[-1] == f"I know: {'; '.join(asked[:number])}"
+
+
+def test_agent_of_another_provider_without_an_output_limit(client):
+    messages = run(client, "claude", said("What is the weather in Rome?"))["messages"]
+    assert [message["type"] for message in messages] == ["human", "ai", "tool", "ai"]
 
 
 def test_factory_gets_the_config_of_each_run(client):

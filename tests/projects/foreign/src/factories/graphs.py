@@ -5,9 +5,18 @@ import os
 from collections.abc import AsyncIterator
 from typing import Any, TypedDict
 
+from langchain.agents import create_agent
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
 from langgraph_sdk.runtime import ServerRuntime
+
+
+def weather(city: str) -> str:
+    """Look up the weather of a city."""
+    return f"it rains in {city}"
+
+
+claude = create_agent("anthropic:claude-sonnet-4-5", tools=[weather], system_prompt="You look up the weather.")
 
 
 class State(TypedDict, total=False):
