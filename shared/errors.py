@@ -30,7 +30,7 @@ class ErrorType(StrEnum):
     REJECTED = "rejected"
     """What was found on the queue is not a task of ours."""
     RESULT_NOT_JSON = "result_not_json"
-    """The graph's output holds something that JSON cannot."""
+    """Of older workers: the graph's output holds something that JSON cannot. Now it is null there, and named."""
     RESULT_REFUSED = "result_refused"
     """The graph's output holds what looks like personal data or secrets, and such results are not delivered."""
     RESULT_TOO_LARGE = "result_too_large"

@@ -42,6 +42,8 @@ class ResultMetadata(BaseModel):
     """The task whose question this one dropped: it was sent to the thread, and ran, instead of an answer."""
     question_dropped_by: str | None = None
     """The task that dropped this one's question."""
+    not_written: list[str] | None = None
+    """What of the result has no JSON form and is null there, by its key: `result.answer.connection: socket`."""
     queued_ms: int
     run_ms: int
     worker: str
@@ -75,26 +77,20 @@ class TaskResult(BaseModel):
         *,
         task_id: str,
         status: State,
-        result: Any = None,
+        result: bytes = b"null",
         error: TaskError | Mapping[str, Any] | None = None,
         metadata: ResultMetadata | Mapping[str, Any],
         submitted_at: Instant,
         started_at: Instant | None,
         ended_at: Instant,
     ) -> bytes:
-        """Write a result document, with messages in `result` as LangGraph Server writes them: by their pydantic fields.
+        """Write a result document; `result` is the JSON of the graph's output.
 
-        Nothing is validated or copied, since `result` may be long: a mapping has the fields of the model beside it.
-
-        Raises:
-            PydanticSerializationError: `result` holds what JSON cannot. NaN and infinity pass; see `read_json`.
+        Nothing is validated: a mapping has the fields of the model beside it.
         """
-        return to_json(
+        before = to_json({"schema": SCHEMA, "task_id": task_id, "status": status})
+        after = to_json(
             {
-                "schema": SCHEMA,
-                "task_id": task_id,
-                "status": status,
-                "result": result,
                 "error": error,
                 "metadata": metadata,
                 "submitted_at": submitted_at,
@@ -102,3 +98,4 @@ class TaskResult(BaseModel):
                 "ended_at": ended_at,
             }
         )
+        return b'%b,"result":%b,%b' % (before[:-1], result, after[1:])

@@ -16,12 +16,11 @@ from uuid import NAMESPACE_OID, uuid5
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.types import Command, StateSnapshot
-from pydantic_core import to_json
 from xxhash import xxh3_128_hexdigest
 
 from langgraph_rq.shared.errors import ErrorType
-from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import Resume, State, Task, question_digest
+from langgraph_rq.worker.outputs.json_values import as_json
 from langgraph_rq.worker.task.redacted import Redaction
 from langgraph_rq.worker.task.result import INTERRUPT, Result
 
@@ -145,7 +144,7 @@ async def _other_questions(state: StateSnapshot, seen: Mapping[str, str], redact
     shown = await redaction.result(pending) if redaction else pending
     if shown.state is not State.INTERRUPTED:
         return shown
-    questions = read_json(to_json(shown.output))[INTERRUPT]
+    questions = as_json(shown.output)[INTERRUPT]
     if all(seen.get(one["id"], now) == now for one in questions for now in [question_digest(one["value"])]):
         return None
     return pending

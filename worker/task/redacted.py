@@ -9,17 +9,20 @@ What is longer than `LONG_BYTES` is masked in a thread, so that the other tasks 
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
+from pydantic_core import to_json, to_jsonable_python
 
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.answers import Claimed
 from langgraph_rq.shared.queue.events import EventType
 from langgraph_rq.shared.redaction import RedactedStream, Redactor
 from langgraph_rq.shared.settings import RedactionSettings
+from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import State
+from langgraph_rq.worker.outputs.json_values import encode
 from langgraph_rq.worker.task.events import EVENT_BYTES, EventWriter, TaskEvents, size_only
 from langgraph_rq.worker.task.result import ERROR_BYTES, Result
 
@@ -47,11 +50,7 @@ class Redaction:
 
     async def result(self, result: Result) -> Result:
         """Mask a result, or refuse it."""
-        try:
-            plain = to_jsonable_python(result.output)
-            output, found = await self.mask(self.redactor.redact_json, plain, _bytes_of(plain))
-        except (PydanticSerializationError, ValueError):
-            return result  # it cannot be encoded either, which ends the task as `result_not_json`
+        output, found, not_written = await self.as_json(result.output, "result")
         if found and self.refuses:
             message = f"{found} values of the result look like personal data or secrets, so it is not delivered"
             return replace(result, state=State.ERROR, output=None, error=(ErrorType.RESULT_REFUSED, message))
@@ -59,7 +58,28 @@ class Redaction:
         if error:
             # What is left of a longer message would be cut off from the result.
             error = (error[0], await self.mask(self._redact_error, error[1], len(error[1])))
-        return replace(result, output=output if found else result.output, error=error)
+        return replace(result, output=output, not_written=not_written, error=error)
+
+    async def as_json(self, value: Any, name: str) -> tuple[Any, int, tuple[str, ...]]:
+        """Return a value as masked JSON, how many of its strings were masked, and what of it cannot be written."""
+        size_bytes = len(encode(value, name).text)
+        return await self.mask(lambda value: self._masked_json(value, name), value, size_bytes)
+
+    def _masked_json(self, value: Any, name: str) -> tuple[Any, int, tuple[str, ...]]:
+        in_bytes = 0
+
+        def mask_bytes(raw: bytes) -> bytes:
+            nonlocal in_bytes
+            with suppress(UnicodeDecodeError):  # base64 would hide text from the patterns
+                text, found = self.redactor.redact_json(raw.decode())
+                in_bytes += found
+                return str(text).encode()
+            return raw
+
+        encoded = encode(value, name, mask_bytes)
+        masked, found = self.redactor.redact_json(read_json(encoded.text))
+        names, _ = self.redactor.redact_json(encoded.not_written)
+        return masked, found + in_bytes, tuple(names)
 
     def _redact_error(self, message: str) -> str:
         return self.redactor.redact_beginning(message, 2 * ERROR_BYTES)

@@ -1,14 +1,13 @@
 """The result of a task: read from the graph's output or its error, and encoded as the result document."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from langgraph.types import default_retry_on  # type: ignore[attr-defined] # RetryPolicy's own default
-from pydantic_core import PydanticSerializationError
+from pydantic import ValidationError
 
 from langgraph_rq.shared.connections.clients import is_outage
 from langgraph_rq.shared.errors import ErrorType
@@ -16,8 +15,8 @@ from langgraph_rq.shared.queue.answers import Claimed
 from langgraph_rq.shared.queue.keys import Question
 from langgraph_rq.shared.queue.waits import AFTER_OUTAGE, AT_ONCE, PROVIDER, Wait
 from langgraph_rq.shared.results import ResultMetadata, TaskResult
-from langgraph_rq.shared.strict_json import read_json
-from langgraph_rq.shared.tasks import State, Task
+from langgraph_rq.shared.tasks import State, Task, explain
+from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.calls.provider_errors import read_failure
 from langgraph_rq.worker.guards.refusals import (
     BudgetBusy,
@@ -31,6 +30,7 @@ from langgraph_rq.worker.guards.refusals import (
     ToolError,
 )
 from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
+from langgraph_rq.worker.outputs.json_values import encode
 from langgraph_rq.worker.state.checkpoints import CheckpointOutageError
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 
@@ -41,9 +41,13 @@ _SHORTEST_WAIT_S = 0.5
 _CLOSE_S = 0.1
 """A task so near to its deadline counts as having reached it."""
 
+_log = get_logger(__name__)
+
 INTERRUPT = "__interrupt__"
 TASK_METADATA = "task_metadata"
 """A key of a graph's output whose dict becomes part of the result's metadata."""
+_MEASURED = {"graph": "", "attempts": 1, "queued_ms": 0, "run_ms": 0, "worker": ""}
+"""The metadata that every result has, and no graph gives."""
 TASK_ERROR = "task_error"
 """A key of a graph's output with {type, message}: the task ends as `error`, and keeps its output."""
 
@@ -72,6 +76,8 @@ class Result:
 
     state: State
     output: Any = None
+    not_written: tuple[str, ...] = ()
+    """What of the output was replaced by null when it was read as JSON."""
     error: tuple[ErrorType, str] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     retry_after_s: float | None = None
@@ -87,15 +93,26 @@ def read_output(output: Any) -> Result:
     if INTERRUPT in output:
         return Result(State.INTERRUPTED, output)
     metadata, error = output.pop(TASK_METADATA, None) or {}, output.pop(TASK_ERROR, None)
-    unknown = metadata.keys() - ResultMetadata.model_fields.keys()
-    if unknown:
-        message = f"{TASK_METADATA}: unknown keys {', '.join(sorted(unknown))}"
-        return Result(State.ERROR, output, (ErrorType.GRAPH_ERROR, message))
+    try:
+        given = ResultMetadata.model_validate({**_MEASURED, **metadata}) if metadata else None
+    except (ValidationError, TypeError) as problem:
+        return Result(State.ERROR, output, error=(ErrorType.GRAPH_ERROR, _read_metadata_error(problem)))
+    metadata = given.model_dump(include=set(metadata)) if given else {}
     if error:
         kind = ErrorType(error["type"])
         is_passing = kind in {ErrorType.PROVIDER_UNAVAILABLE, ErrorType.TOOL_ERROR}
-        return Result(State.ERROR, output, (kind, str(error["message"])), metadata, is_worth_retrying=is_passing)
+        why = kind, str(error["message"])
+        return Result(State.ERROR, output, error=why, metadata=metadata, is_worth_retrying=is_passing)
     return Result(State.SUCCESS, output, metadata=metadata)
+
+
+def _read_metadata_error(error: ValidationError | TypeError) -> str:
+    """Name the keys of a graph's metadata that a result cannot have."""
+    if isinstance(error, TypeError):
+        return f"{TASK_METADATA}: expected a dict"
+    return f"{TASK_METADATA}: " + "; ".join(
+        str(explain(problem, ResultMetadata)) for problem in error.errors(include_url=False)
+    )
 
 
 def read_error(error: BaseException, deadline_at: float) -> Result:
@@ -212,12 +229,17 @@ def write_result(
     """
     run_s = time.monotonic() - started
     ended_at_ms = claimed.claimed_at_ms + round(run_s * 1000)
-    encode = partial(
+    output = encode(result.output, "result")
+    not_written = result.not_written or output.not_written
+    if not_written:
+        _log.warning("result.not_written", keys=not_written)
+    document = partial(
         TaskResult.encode,
         task_id=task.task_id if task else claimed.id,
         metadata={
             **_used_before(claimed),
             **result.metadata,
+            **({"not_written": not_written} if not_written else {}),
             "graph": task.graph if task else "",
             "attempts": claimed.attempts,
             "queued_ms": claimed.started_at_ms - claimed.created_at_ms,
@@ -229,32 +251,17 @@ def write_result(
         ended_at=_iso(ended_at_ms),
     )
     state, error = result.state, _error(result.error, result.retry_after_s)
-    encoded = _checked(partial(encode, status=state, result=result.output, error=error))
-    problem = encoded if isinstance(encoded, tuple) else None
-    if not problem and len(encoded) > result_bytes:
+    encoded = document(status=state, result=output.text, error=error)
+    if len(encoded) > result_bytes:
         limit = f"expected a result of at most {result_bytes:,} bytes, got: {len(encoded):,}"
-        problem = (ErrorType.RESULT_TOO_LARGE, limit)
-    if problem:
-        state, error = State.ERROR, _error(problem)
-        encoded = encode(status=state, error=error)
+        state, error = State.ERROR, _error((ErrorType.RESULT_TOO_LARGE, limit))
+        encoded = document(status=state, error=error)
     failure = f"{error['type']}: {error['message']}" if error else ""
-    assert isinstance(encoded, bytes)
     spent = task.thread_key if task and task.thread_id is None and not is_question_open else None
     question = Question.NONE
     if is_question_open:
         question = Question.ASKED if state is State.INTERRUPTED else Question.KEPT
     return Ended(state, encoded, failure, run_s, error["type"] if error else None, question, spent)
-
-
-def _checked(encode: Callable[[], bytes]) -> bytes | tuple[ErrorType, str]:
-    """Encode a document, or say why it is no JSON."""
-    try:
-        encoded = encode()
-        if b"NaN" in encoded or b"Infinity" in encoded:
-            read_json(encoded)  # JSON knows neither; inside a string they are only words
-    except (PydanticSerializationError, ValueError) as error:
-        return ErrorType.RESULT_NOT_JSON, f"the graph's output cannot be written as JSON: {error}"
-    return encoded
 
 
 def _error(error: tuple[ErrorType, str] | None, retry_after_s: float | None = None) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ import pickle
 import threading
 import time
 import zlib
+from base64 import b64decode
 from typing import TypedDict
 
 import pytest
@@ -24,8 +25,10 @@ from langgraph_rq import Client
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.verbs import QueueTimes
+from langgraph_rq.shared.redaction import Redactor
 from langgraph_rq.shared.results import TaskResult
 from langgraph_rq.shared.tasks import State, TaskLimits
+from langgraph_rq.worker.task.redacted import Redaction
 from tests.fleet import one_node_graph, worker
 from tests.waiting import until
 
@@ -70,6 +73,7 @@ async def test_task_is_run_and_its_result_has_the_documented_fields(redis_url, c
         "downgraded": False,
         "dropped_question_of": None,
         "question_dropped_by": None,
+        "not_written": None,
         "worker": graph_worker.name,
     }
 
@@ -187,14 +191,25 @@ async def test_messages_are_written_as_langgraph_server_does(redis_url, client):
     assert HumanMessage(**result.result["messages"][0]).content == "hi"
 
 
-@pytest.mark.parametrize("value", [float("nan"), object(), lambda: None], ids=["nan", "object", "function"])
-async def test_output_that_json_cannot_carry_is_a_named_error(redis_url, client, value):
+@pytest.mark.parametrize("redaction", [None, Redaction(Redactor())], ids=["as it is", "masked"])
+async def test_what_has_no_json_form_is_null_and_named_while_the_rest_of_the_result_stays(redis_url, client, redaction):
     async def odd(_state):
-        return {"n": value}
+        return {"n": {"paid": b"\xff", "tools": [1, lambda: None], "text": "\ud83d", "nan": float("nan")}}
 
-    async with worker(redis_url, {"g": one_node_graph(odd, Number)}):
+    async with worker(redis_url, {"g": one_node_graph(odd, Number)}, redaction=redaction):
         result = await ended(client, client.submit({"n": 1}, graph="g").task_id)
-    assert (result.status, result.error.type, result.result) == (State.ERROR, ErrorType.RESULT_NOT_JSON, None)
+    assert result.status is State.SUCCESS
+    assert result.result == {"n": {"paid": "/w==", "tools": [1, None], "text": "?", "nan": None}}
+    assert result.metadata.not_written == ["result.n.tools[1]: function"]
+
+
+async def test_text_within_bytes_is_masked_before_base64_hides_it(redis_url, client):
+    async def contact(_state):
+        return {"n": b"write to ada@example.com"}
+
+    async with worker(redis_url, {"g": one_node_graph(contact, Number)}, redaction=Redaction(Redactor())):
+        result = await ended(client, client.submit({"n": 1}, graph="g").task_id)
+    assert b64decode(result.result["n"]) == b"write to [email]"
 
 
 async def test_words_that_look_like_numbers_are_only_words(redis_url, client):

@@ -1,0 +1,1 @@
+"""How what a graph made leaves the worker, in results and events. Begin with `json_values`."""
