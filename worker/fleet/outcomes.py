@@ -6,7 +6,7 @@ from langgraph_rq.shared.queue.answers import Finished
 from langgraph_rq.shared.queue.attempts import finish_call, release_call
 from langgraph_rq.shared.queue.waits import keep_call
 from langgraph_rq.shared.telemetry.logs import get_logger
-from langgraph_rq.worker.state.checkpoints import CheckpointOutageError
+from langgraph_rq.worker.state.outages import CheckpointOutageError
 from langgraph_rq.worker.task.attempt import Attempt, error_of
 from langgraph_rq.worker.task.commits import commit_batcher
 from langgraph_rq.worker.task.result import Ended

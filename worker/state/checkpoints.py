@@ -20,12 +20,11 @@ The root graph's namespace is written `__empty__`; each subgraph has its own. Th
 `checkpoint_write` are permanent.
 """
 
-import asyncio
 import base64
 import copy
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import orjson
 from langchain_core.runnables import RunnableConfig
@@ -37,13 +36,12 @@ from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import RedisError
 from redisvl.exceptions import RedisVLError
 
-from langgraph_rq.shared.backoff import Backoff
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.batching import Batcher
 from langgraph_rq.shared.connections.clients import is_outage
 from langgraph_rq.shared.connections.kept_connection import Argument
-from langgraph_rq.shared.errors import LanggraphRqError
 from langgraph_rq.worker.guards.task_guard import current_task
+from langgraph_rq.worker.state.outages import PATIENCE_S, Outages
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.state.search_indexes import create_indexes
 from langgraph_rq.worker.state.serializer import StateSerializer
@@ -54,21 +52,6 @@ TASK_ID = "task_id"
 THREAD_TTL_S = 7 * 24 * 3600.0
 TASK_TTL_S = 60.0
 """TTL of a thread's checkpoints after its last write, and of those of a task without a thread after its end."""
-
-PATIENCE_S = 600.0
-"""How long a write waits while Redis is away; then the node's work is lost."""
-
-_OUTAGE = Backoff(first_s=0.05, longest_s=2.0)
-
-T = TypeVar("T")
-
-
-class CheckpointOutageError(LanggraphRqError):
-    """Redis was away for too long. Not caused by the task or its graph, unlike a Redis error raised by a node."""
-
-
-class CheckpointFencedError(LanggraphRqError):
-    """The run has ended, or another worker has taken over this one's tasks: the run's checkpoints are refused."""
 
 
 class Checkpointer(AsyncRedisSaver):
@@ -97,8 +80,7 @@ class Checkpointer(AsyncRedisSaver):
         self.serde = serializer or StateSerializer()
         self._trips = Batcher(redis)
         self._ttl_ms = round(ttl_s * 1000)
-        self._patience_s = patience_s
-        self._is_fenced = is_fenced
+        self._outages = Outages(patience_s, is_fenced, _is_outage, (RedisError, RedisVLError, OSError))
 
     async def asetup(self) -> None:
         """Create the search indexes; safe if they exist, and if other workers boot at the same time.
@@ -115,13 +97,13 @@ class Checkpointer(AsyncRedisSaver):
             RefusedStateError: it holds a type that is not allowed, or was not written here with a known key.
         """
         reader = self._at(config)
-        found = await self._retry_outages(lambda: super(Checkpointer, reader).aget_tuple(config))
+        found = await self._outages.retry(lambda: super(Checkpointer, reader).aget_tuple(config))
         return found and _with_metadata(reader.serde, found)
 
     async def is_known(self, thread_id: str) -> bool:
         """Return whether a thread has checkpoints; waits while Redis is away. Cheaper than to look for the newest."""
         call = scripts.Call(scripts.load_script("worker/state/is_known"), [_index_key(thread_id)], [], bool)
-        return await self._retry_outages(lambda: self._trips.run(call))
+        return await self._outages.retry(lambda: self._trips.run(call))
 
     async def alist(self, config: RunnableConfig | None, **options: Any) -> AsyncIterator[CheckpointTuple]:
         """List a thread's checkpoints as the library does, newest first."""
@@ -143,11 +125,11 @@ class Checkpointer(AsyncRedisSaver):
             RefusedStateError: it holds a type that is not allowed; nothing is written.
         """
         del new_versions, stream_mode  # the checkpoint contains its values
-        self._check_fence()
+        self._outages.check_fence()
         configurable = config["configurable"]
         thread, namespace = configurable["thread_id"], configurable["checkpoint_ns"]
         call = self._put(configurable, checkpoint, metadata)
-        await self._retry_outages(lambda: self._trips.run(call))
+        await self._outages.retry(lambda: self._trips.run(call))
         run = current_task.get()
         if run and not namespace:  # a subgraph's checkpoint does not keep what the node around it has paid for
             run.waits.has_paid = False
@@ -158,9 +140,9 @@ class Checkpointer(AsyncRedisSaver):
     ) -> None:
         """Write a node's pending writes; waits while Redis is away."""
         if writes:
-            self._check_fence()
+            self._outages.check_fence()
             call = self._put_writes(config["configurable"], writes, task_id, task_path)
-            await self._retry_outages(lambda: self._trips.run(call))
+            await self._outages.retry(lambda: self._trips.run(call))
 
     async def expire_thread(self, thread_id: str, ttl_s: float = TASK_TTL_S) -> int:
         """Set the TTL of all keys of a thread to `ttl_s`; 0 deletes them. One round trip, no search.
@@ -171,7 +153,7 @@ class Checkpointer(AsyncRedisSaver):
         call = scripts.Call(
             scripts.load_script("worker/state/expire"), [_index_key(thread_id)], [thread_id, round(ttl_s * 1000)], int
         )
-        return await self._retry_outages(lambda: self._trips.run(call))
+        return await self._outages.retry(lambda: self._trips.run(call))
 
     def _put(
         self, configurable: dict[str, Any], checkpoint: Checkpoint, metadata: CheckpointMetadata
@@ -268,36 +250,6 @@ class Checkpointer(AsyncRedisSaver):
 
     async def _abatch_load_pending_writes(self, batch_keys: Any) -> dict[Any, list[tuple[str, str, Any]]]:
         return {place: await self._aload_pending_writes(*place) for place in batch_keys}
-
-    def _check_fence(self) -> None:
-        """Refuse what an abandoned run writes: its thread may be another task's by now.
-
-        Raises:
-            CheckpointFencedError: the run has ended, or this worker has lost its tasks.
-        """
-        run = current_task.get()
-        if self._is_fenced() or (run is not None and run.is_over):
-            raise CheckpointFencedError("expected a run that still owns its task, got: one that has ended")
-
-    async def _retry_outages(self, step: Callable[[], Awaitable[T]]) -> T:
-        """Run `step`, which must be idempotent, and retry it while Redis is away.
-
-        Raises:
-            CheckpointOutageError: Redis was away for `patience_s`, or this worker has lost its lease.
-        """
-        gives_up_at = time.monotonic() + self._patience_s
-        failures = 0
-        while True:
-            try:
-                return await step()
-            except (RedisError, RedisVLError, OSError) as error:
-                if not _is_outage(error):
-                    raise
-                failures += 1
-                pause_s = _OUTAGE.pause_s(failures)
-                if self._is_fenced() or time.monotonic() + pause_s > gives_up_at:
-                    raise CheckpointOutageError(f"checkpoints could not be reached in Redis: {error}") from error
-            await asyncio.sleep(pause_s)
 
 
 def _is_outage(error: BaseException) -> bool:

@@ -31,7 +31,7 @@ from langgraph_rq.worker.guards.refusals import (
 )
 from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
 from langgraph_rq.worker.outputs.json_values import encode
-from langgraph_rq.worker.state.checkpoints import CheckpointOutageError
+from langgraph_rq.worker.state.outages import CheckpointOutageError
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 
 ERROR_BYTES = 8_000

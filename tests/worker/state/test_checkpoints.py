@@ -15,7 +15,8 @@ from redis.exceptions import ResponseError
 
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis, find_redis
-from langgraph_rq.worker.state.checkpoints import TASK_ID, Checkpointer, CheckpointOutageError
+from langgraph_rq.worker.state.checkpoints import TASK_ID, Checkpointer
+from langgraph_rq.worker.state.outages import CheckpointOutageError
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.state.search_indexes import SearchModuleError
 

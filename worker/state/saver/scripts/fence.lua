@@ -1,0 +1,20 @@
+-- Fencing tokens, and the one TTL of all that belongs to a thread.
+
+-- Whether a higher token than `token` was seen on the thread, so that nothing may be written; else `token` is the highest
+-- from now on. Empty: a caller that runs no task, such as an operation on a thread at rest, is not compared.
+local function is_outdated(state_key, token)
+  if token == '' then
+    return false
+  end
+  local given, last = tonumber(token), tonumber(redis.call('HGET', state_key, 't') or '') or 0
+  if given > last then
+    redis.call('HSET', state_key, 't', token)
+  end
+  return given < last
+end
+
+-- Let both keys of a thread expire at the same instant.
+local function keep(state_key, index_key, ttl_ms)
+  redis.call('PEXPIRE', state_key, ttl_ms)
+  redis.call('PEXPIRE', index_key, ttl_ms)
+end

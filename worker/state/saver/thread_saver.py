@@ -1,0 +1,293 @@
+"""LangGraph's checkpoints on plain Redis (>= 7.0) or Valkey: no modules, two keys per thread, fenced writes.
+
+Keys of a thread, which expire at the same instant, counted from its last write:
+    agent:thread_state:<thread>  hash  all that belongs to it; its fields begin with the letter of what they hold
+        t                                    the highest fencing token that was seen
+        c<name>                              a checkpoint: `records.Codec.write`
+        w<name>, s<k>:<name>, n<name>        what nodes wrote after it; from 64 kB on more fields, and their number
+        v<namespace><channel>:<version>      a large value of a channel, once per version
+    agent:thread_index:<thread>  zset  names of its checkpoints, in order; all scores are 0
+    agent:run_threads:<run>      set   threads in which a run wrote checkpoints, if they name a run
+A checkpoint's name is <bytes of the namespace>:<namespace>:<id>.
+
+Fencing (R19 in docs/architecture.md): a task that starts on a thread brings the token of its claim (`begin`). Its
+writes carry it, and one with a lower token than was seen is refused: it comes from a worker that has lost the task. A
+caller that runs no task, such as an operation on a thread at rest, has no token and is not compared.
+"""
+
+import secrets
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    WRITES_IDX_MAP,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+    get_checkpoint_id,
+    get_checkpoint_metadata,
+)
+from redis.asyncio import Redis as AsyncRedis
+
+from langgraph_rq.shared.connections.kept_connection import Argument
+from langgraph_rq.worker.guards.task_guard import current_task
+from langgraph_rq.worker.state.outages import PATIENCE_S, Outages
+from langgraph_rq.worker.state.saver import upkeep
+from langgraph_rq.worker.state.saver.reading import ThreadReader, config_of, place_of
+from langgraph_rq.worker.state.saver.records import name_of
+from langgraph_rq.worker.state.saver.retention import all_but_newest, of_runs
+from langgraph_rq.worker.state.saver.sync_faces import SyncFaces
+from langgraph_rq.worker.state.saver.thread_scripts import ThreadScripts, accepted, run_key
+from langgraph_rq.worker.state.serializer import StateSerializer
+
+THREAD_TTL_S = 7 * 24 * 3600.0
+TASK_TTL_S = 60.0
+"""TTL of a thread's checkpoints after its last write, and of those of a task without a thread after its end."""
+THREAD_KEEP = 100
+"""The newest checkpoints of each namespace of a thread that are kept."""
+
+_REMEMBERED = 4_096
+"""Namespaces of threads about which a process remembers something that spares it work."""
+_RANDOM_BITS = 40
+"""Of a version of 64 bits; the others count, up to 8 million steps of a thread."""
+_MISSING = -1
+_HAS_CHECKPOINTS = 2
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def _no_token(_thread: str) -> int | None:
+    return None
+
+
+class ThreadSaver(SyncFaces):
+    """A checkpointer with the whole interface of the installed LangGraph.
+
+    Args:
+        redis: A client of the running loop, on a pool whose callers wait for a connection.
+        serializer: Writes and reads values; None: those of LangGraph's own types, not encrypted.
+        ttl_s: How long a thread is kept after its last write.
+        keep: The newest checkpoints of each namespace that are kept; 0: all. Up to an eighth more are there.
+        patience_s: How long a call waits while Redis is away.
+        is_fenced: Whether this worker has lost its lease; then nothing is written or waited for.
+        token: The fencing token of the running task on a thread; None: it runs none there.
+    """
+
+    def __init__(
+        self,
+        redis: AsyncRedis,
+        *,
+        serializer: StateSerializer | None = None,
+        ttl_s: float = THREAD_TTL_S,
+        keep: int = THREAD_KEEP,
+        patience_s: float = PATIENCE_S,
+        is_fenced: Callable[[], bool] = lambda: False,
+        token: Callable[[str], int | None] = _no_token,
+    ) -> None:
+        super().__init__()
+        self.serde = serializer or StateSerializer()
+        self._threads = ThreadScripts(redis, self.serde, ttl_s, Outages(patience_s, is_fenced), token)
+        self._reader = ThreadReader(self._threads)
+        self._keep = keep
+        self._large: OrderedDict[tuple[str, str], frozenset[str]] = OrderedDict()
+        self._left: OrderedDict[tuple[str, str], int] = OrderedDict()
+
+    async def asetup(self) -> None:
+        """Do nothing: there are no indexes to create."""
+
+    async def begin(self, thread_id: str) -> bool:
+        """Begin a task on a thread: from here on writes with a lower token than its own are refused.
+
+        Returns:
+            Whether the thread has checkpoints.
+
+        Raises:
+            CheckpointFencedError: a later task, or a later attempt of this one, has begun on the thread.
+        """
+        reply = await self._threads.write("begin", thread_id, [self._threads.ttl_ms])
+        return accepted(reply) == _HAS_CHECKPOINTS
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """Read a thread's newest checkpoint, or the one in `config`; waits while Redis is away.
+
+        Raises:
+            RefusedStateError: it holds a type that is not allowed, or was not written here with a known key.
+        """
+        return await self._reader.find(config)
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - LangGraph's name
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """List checkpoints, newest first; without a namespace of all of them, without a config of all threads."""
+        left = limit
+        if left == 0:
+            return
+        async for found in self._reader.select(config, filter or {}, before):
+            yield found
+            if left is not None and (left := left - 1) <= 0:
+                return
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Write a checkpoint; waits while Redis is away. Atomic, also if the caller is cancelled.
+
+        Raises:
+            RefusedStateError: it holds a type that is not allowed; nothing is written.
+            CheckpointFencedError: the thread is another task's by now; nothing is written.
+        """
+        place = place_of(config)
+        merged = get_checkpoint_metadata(config, metadata)
+        parent = get_checkpoint_id(config) or ""
+        stored = self._large.get(place, frozenset())
+        count, large = await self._put(place, parent, checkpoint, merged, new_versions, stored)
+        if count == _MISSING:  # an expired thread took them along
+            count, large = await self._put(place, parent, checkpoint, merged, new_versions, frozenset())
+        accepted(count)
+        _remember(self._large, place, large)
+        await self._trim(place, count)
+        run = current_task.get()
+        if run and not place[1]:  # a subgraph's checkpoint does not keep what the node around it has paid for
+            run.waits.has_paid = False
+        return config_of(*place, checkpoint["id"])
+
+    async def aput_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """Write a node's pending writes; waits while Redis is away.
+
+        Raises:
+            RefusedStateError: they hold a type that is not allowed; nothing is written.
+            CheckpointFencedError: the thread is another task's by now; nothing is written.
+        """
+        if not writes:
+            return
+        thread, namespace = place_of(config)
+        numbered = [(WRITES_IDX_MAP.get(channel, i), channel, value) for i, (channel, value) in enumerate(writes)]
+        rows = self._threads.codec(thread).write_rows(numbered, task_id, task_path)
+        name = name_of(namespace, config["configurable"]["checkpoint_id"])
+        accepted(await self._threads.write("put_writes", thread, [self._threads.ttl_ms, name, rows]))
+
+    async def expire_thread(self, thread_id: str, ttl_s: float = TASK_TTL_S) -> int:
+        """Set the TTL of a thread; 0 deletes it. One round trip, no search.
+
+        Returns:
+            The number of checkpoints found.
+
+        Raises:
+            CheckpointFencedError: the thread is another task's by now.
+        """
+        return await upkeep.expire(self._threads, thread_id, ttl_s)
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Delete a thread. What a worker that lost its task still writes does not bring it back."""
+        await self.expire_thread(thread_id, 0)
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Delete what runs have written, except what a delta channel of a later checkpoint is rebuilt from.
+
+        The threads of a run are known for as long after its last checkpoint as a thread is kept.
+        """
+        for run in run_ids:
+            for thread in await upkeep.threads_of(self._threads, run):
+                await upkeep.drop(self._threads, thread, partial(of_runs, runs=[run]))
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Drop all but the newest checkpoint of each namespace (`keep_latest`), or whole threads (`delete`).
+
+        Kept too is what a delta channel is rebuilt from. The namespace of a subgraph's call goes with the checkpoint of
+        the root graph in which the call was made.
+
+        Raises:
+            ValueError: another strategy.
+        """
+        if strategy not in {"keep_latest", "delete"}:
+            raise ValueError(f"strategy: expected keep_latest or delete, got: {strategy!r}")
+        for thread in thread_ids:
+            if strategy == "delete":
+                await self.adelete_thread(thread)
+            else:
+                await upkeep.drop(self._threads, thread, partial(all_but_newest, keep=1))
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy a thread that no task writes to meanwhile.
+
+        Raises:
+            ValueError: the target has checkpoints.
+        """
+        await upkeep.copy(self._threads, source_thread_id, target_thread_id)
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """Collect what delta channels are rebuilt from; a page of ancestors per round trip."""
+        return await self._reader.history(config, channels)
+
+    def get_next_version(self, current: Any, channel: None = None) -> Any:
+        """Return a version above `current` that no other branch of the thread gets: values are stored by version."""
+        del channel
+        if isinstance(current, str):  # of a thread that another saver began
+            return f"{int(current.split('.')[0]) + 1:032}.{secrets.randbits(53) / 2**53:016}"
+        count = int(current or 0) >> _RANDOM_BITS
+        return (count + 1) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
+
+    def with_allowlist(self, extra_allowlist: Any) -> "ThreadSaver":
+        """Return this saver, whose types are always checked; LANGGRAPH_STRICT_MSGPACK calls this."""
+        del extra_allowlist
+        return self
+
+    async def _put(
+        self,
+        place: tuple[str, str],
+        parent: str,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+        stored: frozenset[str],
+    ) -> tuple[int, frozenset[str]]:
+        """Write a checkpoint.
+
+        Returns:
+            How many the namespace has, 0 or `_MISSING`, and the names of its large values.
+        """
+        thread, namespace = place
+        written = self._threads.codec(thread).write(checkpoint, metadata, parent, new_versions, stored)
+        name = name_of(namespace, checkpoint["id"])
+        values = [part for pair in written.fields(namespace) for part in pair]
+        known = written.known_fields(namespace)
+        args: list[Argument] = [self._threads.ttl_ms, name, written.record, thread, len(known), *known, *values]
+        runs = [run_key(str(metadata["run_id"]))] if metadata.get("run_id") else []
+        count, *_ = await self._threads.write("put", thread, args, *runs)
+        return count, frozenset({*written.known, *written.values})
+
+    async def _trim(self, place: tuple[str, str], count: int) -> None:
+        """Drop old checkpoints of a namespace once an eighth more is there than is wanted, or than had to stay."""
+        if not self._keep or count < max(self._keep, self._left.get(place, 0)) + max(self._keep // 8, 1):
+            return
+        thread, namespace = place
+        left = await upkeep.drop(
+            self._threads, thread, partial(all_but_newest, keep=self._keep, namespaces=[namespace])
+        )
+        _remember(self._left, place, sum(one == namespace for one, _ in left))
+
+
+def _remember(memory: OrderedDict[K, V], key: K, value: V) -> None:
+    memory[key] = value
+    memory.move_to_end(key)
+    if len(memory) > _REMEMBERED:
+        memory.popitem(last=False)
