@@ -11,9 +11,21 @@ from redis import Redis
 from langgraph_rq.producer.gateway.langgraph_api.assistants import assistant_id
 from langgraph_rq.shared.graph_description import GRAPH_DESCRIPTIONS, GraphDescription
 from langgraph_rq.worker.graphs.description import describe, publish
+from langgraph_rq.worker.graphs.graphs import load_graphs
+from langgraph_rq.worker.graphs.langgraph_json import read_langgraph_json
 from tests.gateways import gateway
 from tests.langgraph_api.recordings import differences, record
 from tests.langgraph_api.servers import GOLDEN, serving
+
+MADE = """
+from langgraph.graph import START, MessagesState, StateGraph
+
+def make(config):
+    return StateGraph(MessagesState).add_node("only", lambda _: {}).add_edge(START, "only")
+
+def fail(config):
+    raise ValueError(config)
+"""
 
 
 async def test_assistants_read_as_they_do_from_langgraphs_own_server(redis_url, redis_client, tmp_path):
@@ -38,6 +50,15 @@ async def test_sdk_reads_an_assistant_by_its_id_and_by_its_graphs_name(redis_url
 
 async def test_id_of_a_graphs_assistant_is_langgraphs():
     assert assistant_id("agent") == "fe096781-5601-53d2-b2f6-0d3403f7e9ca"
+
+
+async def test_graph_that_is_made_for_each_run_is_described_as_it_is_made_without_one(tmp_path):
+    (tmp_path / "made.py").write_text(MADE)
+    (tmp_path / "langgraph.json").write_text('{"graphs": {"made": "./made.py:make", "fails": "./made.py:fail"}}')
+    async with load_graphs(read_langgraph_json(tmp_path / "langgraph.json"), checkpointer=None) as graphs:
+        (drawing,) = graphs.by_name["made"].describe().drawings
+        assert [node["id"] for node in drawing["nodes"]] == ["__start__", "only", "__end__"]
+        assert graphs.by_name["fails"].describe() is None
 
 
 async def test_writing_an_assistant_is_refused_with_the_reason(redis_url):

@@ -29,7 +29,6 @@ from langgraph_rq.worker.fleet.node_threads import NodeThreads
 from langgraph_rq.worker.fleet.outcomes import OutcomeWriter
 from langgraph_rq.worker.fleet.rq_registration import RegisteredWorker
 from langgraph_rq.worker.fleet.running import CANCEL_AGAIN_S, RunningTasks
-from langgraph_rq.worker.graphs.description import describe
 from langgraph_rq.worker.task.run_context import RunContext
 
 _log = get_logger(__name__)
@@ -94,7 +93,8 @@ class GraphWorker(RegisteredWorker):
         self._stopping = False
         self._is_fenced = False
         self.has_stuck_threads = False
-        self._descriptions = {name: describe(loaded.graph) for name, loaded in context.graphs.items()}
+        described = {name: loaded.describe() for name, loaded in context.graphs.items()}
+        self._descriptions = {name: one for name, one in described.items() if one is not None}
 
     @property
     def is_held(self) -> bool:

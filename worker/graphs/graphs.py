@@ -26,7 +26,9 @@ from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
 from langgraph.store.base import BaseStore
 
+from langgraph_rq.shared.graph_description import GraphDescription
 from langgraph_rq.shared.graph_input import GraphInput
+from langgraph_rq.worker.graphs.description import describe
 from langgraph_rq.worker.graphs.factories import Factory, Run, enter
 from langgraph_rq.worker.graphs.input_keys import graph_input
 from langgraph_rq.worker.graphs.langgraph_json import GraphLoadError, LanggraphJson, add_to_import_path, package_root
@@ -54,6 +56,10 @@ class LoadedGraph:
         del run
         yield self
 
+    def describe(self) -> GraphDescription:
+        """Draw it, and write its schemas."""
+        return describe(self.graph)
+
 
 @dataclass(frozen=True, slots=True)
 class GraphPerRun:
@@ -63,12 +69,18 @@ class GraphPerRun:
     input: GraphInput
     """What the graph takes that it makes without a run; nothing is known of it if it made none."""
     make: Callable[[Run], AbstractAsyncContextManager[AnyGraph]]
+    description: GraphDescription | None = None
+    """Of the graph that it makes without a run; None: it made none."""
 
     @asynccontextmanager
     async def open(self, run: Run) -> AsyncIterator[LoadedGraph]:
         """Make the graph of a run; a context manager is left at the end of the block."""
         async with self.make(run) as graph:
             yield LoadedGraph(self.name, graph, self.input)
+
+    def describe(self) -> GraphDescription | None:
+        """Return the drawing and the schemas of a graph that it made without a run; None: it made none."""
+        return self.description
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +156,16 @@ class _Loader:
             async with factory.make(run, self.store) as made:
                 yield self._compile(made, name, where)
 
-        takes, problem = GraphInput(), None
+        takes, problem, description = GraphInput(), None, None
         try:
             async with make(None) as graph:
                 takes, problem = _input(graph)
+                description = describe(graph)
         except GraphLoadError:
             raise
         except Exception as error:
             problem = f"its input cannot be checked at the door: its factory failed without a run: {_one_line(error)}"
-        return GraphPerRun(name, takes, make), problem
+        return GraphPerRun(name, takes, make, description), problem
 
     def _compile(self, made: Any, name: str, where: str) -> AnyGraph:
         if isinstance(made, StateGraph):
