@@ -292,6 +292,13 @@ class UnknownBreakerError(LanggraphRqError, LookupError):
         super().__init__(f"--reset: no breaker {name!r} was used in the last 24 hours{hint}")
 
 
+class ThreadRequestError(LanggraphRqError):
+    """A request about a thread had no answer: nobody answered in time, or the graph failed. It may be sent again."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the thread could not be read: {reason}")
+
+
 class WaitTimeoutError(LanggraphRqError, TimeoutError):
     """The task did not end within the time that its caller could wait; it goes on.
 

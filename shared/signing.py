@@ -10,6 +10,8 @@ The forms in Redis:
                     over "task\n<id in Redis>\n" and TASK, byte by byte
     a result        {...,"signature":"<key id>:<hex>"}
                     over "result\n<id in Redis>\n" and the document without this last field
+    a request       REQUEST <key id>:<hex>
+                    over "request\n<thread>\n" and REQUEST, see threads/requests.py
 """
 
 import hmac
@@ -29,6 +31,7 @@ _SIGNATURE = rb'"signature":"([A-Za-z0-9_.-]{1,32}):([0-9a-f]{64})"\}'
 _LONGEST_END = 128
 _JOB_BEGIN = f'["{FUNCTION}",null,['.encode()
 _JOB_END = re.compile(rb"\],\{" + _SIGNATURE + rb"\]\Z")
+_REQUEST_END = re.compile(rb"([A-Za-z0-9_.-]{1,32}):([0-9a-f]{64})")
 _RESULT_END = re.compile(rb"," + _SIGNATURE + rb"\Z")
 
 
@@ -132,6 +135,22 @@ class TaskKeys:
         unsigned = document[: end.start()] + b"}"
         self._check("result", task_id, unsigned, end)
         return unsigned
+
+    def sign_request(self, place: str, tenant: str, text: bytes) -> bytes:
+        """Add the signature of a request about a thread of a tenant.
+
+        Raises:
+            SettingsError: the tenant has no key here.
+        """
+        key = self._key_of(tenant)
+        return b"%b %b:%b" % (text, key.key_id.encode(), key.sign("request", place, text).encode())
+
+    def check_request(self, place: str, text: bytes, signature: bytes) -> None:
+        """Check the signature that follows a request's text. Raises SignatureError."""
+        end = _REQUEST_END.fullmatch(signature)
+        if not end:
+            raise SignatureError(Refused.UNSIGNED, _expected("request", place, "one without a signature"))
+        self._check("request", place, text, end)
 
     def _key_of(self, tenant: str) -> TaskKey:
         if tenant not in self._signing:

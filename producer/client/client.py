@@ -15,6 +15,7 @@ from langgraph_rq.producer.client.core import ClientCore
 from langgraph_rq.producer.client.lookup import Receipt, TaskStatus
 from langgraph_rq.producer.client.resume import MISSING
 from langgraph_rq.producer.client.task_fields import TaskFields
+from langgraph_rq.producer.client.threads import HistoryFields, StateFields, Threads
 from langgraph_rq.producer.client.transports import BlockingTransport
 from langgraph_rq.shared.queue.events import BEGINNING, Event
 from langgraph_rq.shared.queue.shares import Share
@@ -54,6 +55,11 @@ class Client:
     def parse(self, document: Mapping[str, Any] | str | bytes) -> Task:
         """Check a task against the contract without queueing it; raises InvalidTaskError."""
         return self._core.parse(document)
+
+    @property
+    def threads(self) -> "BlockingThreads":
+        """The state of the tenant's threads, which workers read."""
+        return BlockingThreads(self._core.threads)
 
     def submit(self, input: Any, **fields: Unpack[TaskFields]) -> Receipt:  # noqa: A002 - the contract's word
         """Put one task on the queue. `TaskFields` describes the keywords.
@@ -182,6 +188,21 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class BlockingThreads:
+    """`Threads`, whose coroutines it runs over a connection that blocks."""
+
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
+
+    def state(self, thread_id: str, **fields: Unpack[StateFields]) -> dict[str, Any]:
+        """Read the state of a thread, as `Threads.state` does."""
+        return _run(self._threads.state(thread_id, **fields))
+
+    def history(self, thread_id: str, **fields: Unpack[HistoryFields]) -> list[dict[str, Any]]:
+        """Read the states of a thread, the newest first, as `Threads.history` does."""
+        return _run(self._threads.history(thread_id, **fields))
 
 
 def _run(coroutine: Coroutine[Any, Any, T]) -> T:

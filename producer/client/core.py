@@ -31,6 +31,7 @@ from langgraph_rq.producer.client.records import Records
 from langgraph_rq.producer.client.results import LOOK_AGAIN_S, Results
 from langgraph_rq.producer.client.resume import MISSING, resume_document, submit_answer
 from langgraph_rq.producer.client.task_fields import TaskFields
+from langgraph_rq.producer.client.threads import Threads
 from langgraph_rq.producer.client.transports import Transport
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import (
@@ -119,6 +120,11 @@ class ClientCore:
         if isinstance(document, str | bytes) and "tenant" not in task.model_fields_set:
             return task.model_copy(update={"tenant": self._tenant})
         raise InvalidTaskError(Violation("tenant", f"{self._tenant}, the client's own", task.tenant))
+
+    @property
+    def threads(self) -> Threads:
+        """The state of the tenant's threads, which workers read."""
+        return Threads(self._connection, self._tenant, self._keys)
 
     async def submit(self, input: Any, **fields: Unpack[TaskFields]) -> Receipt:  # noqa: A002 - the contract's word
         """Put one task on the queue. `TaskFields` describes the keywords.

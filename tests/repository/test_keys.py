@@ -17,6 +17,7 @@ from langgraph_rq.shared.breaker import circuit_breaker
 from langgraph_rq.shared.budget import hourly_cost, token_budget
 from langgraph_rq.shared.queue import keys as queue_keys
 from langgraph_rq.shared.telemetry import anchors, audit
+from langgraph_rq.shared.threads import requests as thread_requests
 from langgraph_rq.worker.guards import tenant_calls
 from langgraph_rq.worker.state import checkpoints
 
@@ -33,6 +34,7 @@ OWNERS = (
     rates,
     recent,
     graph_description,
+    thread_requests,
 )
 LIBRARIES = ("checkpoint*", "store*", "write_keys_zset*")
 """Kept by langgraph-checkpoint-redis; each has to have a TTL."""

@@ -30,6 +30,7 @@ from langgraph_rq.worker.fleet.outcomes import OutcomeWriter
 from langgraph_rq.worker.fleet.rq_registration import RegisteredWorker
 from langgraph_rq.worker.fleet.running import CANCEL_AGAIN_S, RunningTasks
 from langgraph_rq.worker.task.run_context import RunContext
+from langgraph_rq.worker.threads.requests import ThreadRequests
 
 _log = get_logger(__name__)
 
@@ -70,7 +71,7 @@ class GraphWorker(RegisteredWorker):
         self._input_bytes = input_bytes
         self._drain_s = drain_s
         self._node_threads = node_threads
-        self._blocking = open_async(redis_url, connections=len(queues) + 2, timeout_s=BLOCK_S * 2)
+        self._blocking = open_async(redis_url, connections=len(queues) + 3, timeout_s=BLOCK_S * 2)
         self._changed = asyncio.Event()
         """Set when there may be something to do: a slot is free, work has come, the worker is to stop or to rejoin."""
         self._outage = Outage()
@@ -87,6 +88,7 @@ class GraphWorker(RegisteredWorker):
             on_work=self._changed.set,
             has_room=lambda: not self._stopping and self._free_slots() > 0,
         )
+        self._requests = ThreadRequests(context, self._blocking, self._outage)
         self._lease: LeaseKeeper | None = None
         self._unknown: frozenset[str] = frozenset()
         """Tasks that Redis listed as this worker's at the last renewal, and that do not run here."""
@@ -130,6 +132,7 @@ class GraphWorker(RegisteredWorker):
         self._join()
         watchers = [asyncio.create_task(self._claimer.watch(name)) for name in self.queue_names()]
         watchers.append(asyncio.create_task(self._claimer.wait_for_work()))
+        watchers.append(asyncio.create_task(self._requests.serve()))
         self._listen()
         try:
             started = await self._serve(burst=burst)

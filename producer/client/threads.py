@@ -1,0 +1,146 @@
+"""Read the state of threads: a worker that serves the thread's graph answers."""
+
+from collections.abc import Mapping
+from typing import Any, NotRequired, TypedDict, Unpack
+from uuid import uuid4
+
+from pydantic import TypeAdapter, ValidationError
+
+from langgraph_rq.producer.client.connection import Connection
+from langgraph_rq.shared.errors import (
+    InvalidInputError,
+    ThreadRequestError,
+    UnknownGraphError,
+    Violation,
+)
+from langgraph_rq.shared.queue.events import BEGINNING
+from langgraph_rq.shared.signing import TaskKeys
+from langgraph_rq.shared.tasks import DEFAULT_GRAPH, ThreadId, task_key
+from langgraph_rq.shared.threads.requests import (
+    ANSWERED_WITHIN_S,
+    NOT_SERVED,
+    TOO_MANY,
+    Operation,
+    Refusal,
+    Request,
+    reply_key,
+    request_call,
+)
+
+MOST_STATES = 1_000
+
+_THREAD_ID = TypeAdapter(ThreadId)
+
+
+class Checkpoint(TypedDict):
+    """Names a checkpoint of a thread, as its states do."""
+
+    checkpoint_id: NotRequired[str]
+    checkpoint_ns: NotRequired[str]
+    """Of a subgraph: `child:<task id>`."""
+    checkpoint_map: NotRequired[dict[str, str]]
+
+
+class StateFields(TypedDict):
+    """What may be said besides the thread's id."""
+
+    graph: NotRequired[str]
+    """The graph that reads it; the default one if none is said."""
+    checkpoint: NotRequired[Checkpoint | None]
+    """The newest one if none is said."""
+    subgraphs: NotRequired[bool]
+    """With the states of subgraphs, as `tasks[].state`."""
+
+
+class HistoryFields(TypedDict):
+    """What may be said besides the thread's id."""
+
+    graph: NotRequired[str]
+    """The graph that reads it; the default one if none is said."""
+    limit: NotRequired[int]
+    """At most so many, 1 to 1,000; 10 if nothing is said."""
+    before: NotRequired[Checkpoint | None]
+    """Only those older than this checkpoint."""
+    metadata: NotRequired[Mapping[str, Any] | None]
+    """Only those whose metadata hold these values."""
+    checkpoint: NotRequired[Checkpoint | None]
+    """With a `checkpoint_ns`: those of a subgraph."""
+
+
+class Threads:
+    """The threads of one tenant.
+
+    Args:
+        connection: To Redis.
+        tenant: Whose threads.
+        keys: Sign requests; None: they are not signed.
+    """
+
+    def __init__(self, connection: Connection, tenant: str, keys: TaskKeys | None) -> None:
+        self._connection = connection
+        self._tenant = tenant
+        self._keys = keys
+
+    async def state(self, thread_id: str, **fields: Unpack[StateFields]) -> dict[str, Any]:
+        """Read the state of a thread, now or at a checkpoint, as LangGraph's API writes it.
+
+        Args:
+            thread_id: The thread; one without checkpoints has an empty state.
+            fields: As `StateFields` says.
+
+        Returns:
+            `values`, `next`, `tasks`, `metadata`, `created_at`, `checkpoint`, `parent_checkpoint`, `interrupts`.
+
+        Raises:
+            UnknownGraphError: no live worker serves the graph.
+            InvalidInputError: the checkpoint is none that the graph knows, or the workers keep none.
+            ThreadRequestError: no worker answered in time, or the graph failed; ask again.
+            RedisUnavailableError: Redis cannot be reached.
+        """
+        found: dict[str, Any] = await self._ask(Operation.STATE, thread_id, fields)
+        return found
+
+    async def history(self, thread_id: str, **fields: Unpack[HistoryFields]) -> list[dict[str, Any]]:
+        """Read the states of a thread, the newest first; each is written as `state` writes it.
+
+        Args:
+            thread_id: The thread.
+            fields: As `HistoryFields` says.
+
+        Raises as `state`.
+        """
+        limit = fields.get("limit", 10)
+        if not 1 <= limit <= MOST_STATES:
+            raise InvalidInputError(Violation("limit", f"1 to {MOST_STATES}", str(limit)))
+        found: list[dict[str, Any]] = await self._ask(Operation.HISTORY, thread_id, fields)
+        return found
+
+    async def _ask(self, operation: Operation, thread_id: str, fields: Mapping[str, Any]) -> Any:
+        try:
+            thread = task_key(_THREAD_ID.validate_python(thread_id), self._tenant)
+        except ValidationError as error:
+            raise InvalidInputError(Violation("thread_id", error.errors()[0]["msg"], repr(thread_id)[:60])) from None
+        arguments = {"thread_id": thread_id, **fields}
+        graph = str(arguments.pop("graph", DEFAULT_GRAPH))
+        request = Request(uuid4().hex, operation, graph, thread, arguments)
+        text = request.text()
+        if self._keys:
+            text = self._keys.sign_request(thread, self._tenant, text)
+        (sent,) = await self._connection.run([request_call(request, text)])
+        if isinstance(sent, Exception):
+            raise sent
+        if sent[0] == NOT_SERVED:
+            raise UnknownGraphError(graph, sent[1].decode() or "none")
+        if sent[0] == TOO_MANY:
+            raise ThreadRequestError("too many requests wait for the workers of this graph")
+        news = await self._connection.transport.news(
+            {reply_key(request.id): BEGINNING}, ANSWERED_WITHIN_S, is_drained=True
+        )
+        for event, *_ in news.values():
+            reply = event.data
+            if "error" not in reply:
+                return reply["ok"]
+            if reply.get("kind") == Refusal.INVALID:
+                raise InvalidInputError(Violation("thread", "what the graph can read", reply["error"]))
+            raise ThreadRequestError(reply["error"])
+        raise ThreadRequestError(f"no worker answered within {ANSWERED_WITHIN_S:g} s")

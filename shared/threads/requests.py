@@ -1,0 +1,104 @@
+"""What is asked about a thread, and how it travels: a request on a list of its graph, its reply on a stream of its own.
+
+Keys:
+    agent:requests:<graph>  list    requests that no worker has taken yet; 10 s
+    agent:reply:<id>        stream  one entry, the reply to a request, as an event `end`; a minute
+
+A request is JSON: `id`, `operation`, `thread`, under which LangGraph keeps checkpoints, `graph`, and what the operation
+takes besides as `arguments`. With LGRQ_TASK_KEYS it is followed by a space and `<key id>:<hex>`, signed by a key of the
+thread's tenant, as tasks are.
+
+A reply is JSON: `{"ok": value}`, or `{"error": text, "kind": one of `Refusal`}`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from langgraph_rq.shared.connections.scripts import Call, load_script
+from langgraph_rq.shared.strict_json import read_json
+
+GRAPHS = "agent:graphs"
+ANSWERED_WITHIN_S = 10.0
+"""A request that no worker has answered after this time is given up."""
+REPLY_KEPT_MS = 60_000
+_MOST_WAITING = 1_000
+_KEPT_MS = round(ANSWERED_WITHIN_S * 1000)
+
+NOT_SERVED, TOO_MANY = 0, -1
+"""Answers of `request_call`, besides 1: it waits."""
+
+
+class Operation(StrEnum):
+    """What a worker can be asked."""
+
+    STATE = "state"
+    """The state of a thread, now or at a checkpoint."""
+    HISTORY = "history"
+    """Its checkpoints, the newest first."""
+
+
+class Refusal(StrEnum):
+    """Why there is no answer."""
+
+    INVALID = "invalid"
+    """The request itself is wrong."""
+    FAILED = "failed"
+    """The graph, or what it needs, failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request."""
+
+    id: str
+    operation: Operation
+    graph: str
+    thread: str
+    """The thread under which LangGraph keeps checkpoints, with its tenant."""
+    arguments: Mapping[str, Any]
+
+    def text(self) -> bytes:
+        """Write what `read` reads."""
+        return json.dumps(asdict(self), separators=(",", ":")).encode()
+
+    @classmethod
+    def read(cls, text: bytes) -> "Request":
+        """Read a request. Raises ValueError: it is none, or of a later version."""
+        found: Any = read_json(text)
+        try:
+            request = cls(**{**found, "operation": Operation(found["operation"])})
+        except (TypeError, LookupError) as error:
+            raise ValueError(str(error)) from None
+        is_typed = all(isinstance(part, str) for part in (request.id, request.graph, request.thread))
+        if not is_typed or not isinstance(request.arguments, dict):
+            raise ValueError("a part has another type")
+        return request
+
+
+def request_call(request: Request, text: bytes, now_ms: int | str = "") -> Call[list[Any]]:
+    """Put a request on its graph's list; answers what became of it, and for NOT_SERVED the graphs that are served.
+
+    Args:
+        request: The request.
+        text: Its own, or that with a signature.
+        now_ms: In tests.
+    """
+    return Call(
+        load_script("shared/threads/scripts/request"),
+        [GRAPHS, requests_key(request.graph)],
+        [request.graph, text, _MOST_WAITING, _KEPT_MS, now_ms],
+        list,
+    )
+
+
+def requests_key(graph: str) -> str:
+    """Return the list of requests of a graph."""
+    return f"agent:requests:{graph}"
+
+
+def reply_key(request_id: str) -> str:
+    """Return the stream of the reply to a request."""
+    return f"agent:reply:{request_id}"

@@ -1,0 +1,25 @@
+#!lua flags=allow-oom
+-- Ask the workers that serve a graph about a thread, if there are any, and not too many such requests.
+--
+-- Uses shared/connections/clock: clock, whole
+--
+-- KEYS[1] agent:graphs             zset  graph -> until when a live worker serves it (ms)
+-- KEYS[2] agent:requests:<graph>   list  requests that no worker has taken yet
+-- ARGV[1] graph
+-- ARGV[2] the request
+-- ARGV[3] so many may wait
+-- ARGV[4] how long they are kept (ms)
+-- ARGV[5] now (ms) in tests, else empty
+-- Returns {1} it waits | {0, graphs that live workers serve, at most 20} | {-1} too many wait
+local graphs_key, requests_key = KEYS[1], KEYS[2]
+local graph, request, most, kept_ms, now_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], clock(ARGV[5])
+
+if tonumber(redis.call('ZSCORE', graphs_key, graph) or 0) <= now_ms then
+  return {0, table.concat(redis.call('ZRANGEBYSCORE', graphs_key, '(' .. whole(now_ms), '+inf', 'LIMIT', 0, 20), ', ')}
+end
+if redis.call('LLEN', requests_key) >= most then
+  return {-1}
+end
+redis.call('RPUSH', requests_key, request)
+redis.call('PEXPIRE', requests_key, kept_ms)
+return {1}

@@ -1,0 +1,175 @@
+"""Answer requests about the threads of this worker's graphs, in a lane of their own beside the task slots."""
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.pregel import Pregel
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from langgraph_rq.shared.queue.events import EventType
+from langgraph_rq.shared.signing import SignatureError
+from langgraph_rq.shared.telemetry.logs import get_logger
+from langgraph_rq.shared.telemetry.outage import Outage
+from langgraph_rq.shared.threads.requests import (
+    ANSWERED_WITHIN_S,
+    REPLY_KEPT_MS,
+    Operation,
+    Refusal,
+    Request,
+    reply_key,
+    requests_key,
+)
+from langgraph_rq.worker.graphs.factories import Run
+from langgraph_rq.worker.outputs.json_values import encode
+from langgraph_rq.worker.task.run_context import RunContext
+from langgraph_rq.worker.threads.snapshots import thread_state
+
+LANE = 8
+"""Requests that are answered at once."""
+_BLOCK_S = 5
+_OUTAGE_WAIT_S = 0.25
+_MOST_STATES = 1_000
+_ERROR_CHARS = 2_000
+_CHECKPOINT: dict[str, Any] = {
+    "checkpoint_id": str | None,
+    "checkpoint_ns": str | None,
+    "checkpoint_map": dict | None,
+    "thread_id": str | None,
+}
+"""What names a checkpoint."""
+
+_log = get_logger(__name__)
+
+_Graph = Pregel[Any, Any, Any, Any]
+
+
+class ThreadRequests:
+    """Answers the requests of all graphs that the worker serves.
+
+    Args:
+        context: The graphs, and what they share.
+        blocking: A client with a connection to spare.
+        outage: Told when Redis does not answer.
+    """
+
+    def __init__(self, context: RunContext, blocking: Redis, outage: Outage) -> None:
+        self._context = context
+        self._blocking = blocking
+        self._outage = outage
+        self._free = asyncio.Semaphore(LANE)
+        self._answering: set[asyncio.Task[None]] = set()
+
+    async def serve(self) -> None:
+        """Take requests and answer them, until cancelled; those that were taken are answered then."""
+        keys = [requests_key(graph) for graph in self._context.graphs]
+        try:
+            while True:
+                await self._free.acquire()
+                taken = await self._take(keys)
+                if taken is None:
+                    self._free.release()
+                    continue
+                answering = asyncio.create_task(self._answer(taken))
+                self._answering.add(answering)
+                answering.add_done_callback(self._end)
+        finally:
+            if self._answering:
+                await asyncio.wait(self._answering, timeout=ANSWERED_WITHIN_S)
+
+    def _end(self, answering: "asyncio.Task[None]") -> None:
+        self._answering.discard(answering)
+        self._free.release()
+
+    async def _take(self, keys: list[str]) -> bytes | None:
+        try:
+            found: Any = await self._blocking.blpop(keys, _BLOCK_S)
+        except (RedisError, OSError) as error:  # Redis is away, or a key has another type
+            log = _log.debug if self._outage.covers("requests", error) else _log.warning
+            log("requests.not_read", error=str(error))
+            await asyncio.sleep(_OUTAGE_WAIT_S)
+            return None
+        self._outage.passed("requests")
+        return found[1] if found else None
+
+    async def _answer(self, taken: bytes) -> None:
+        text, _, signature = taken.rpartition(b" ") if self._context.keys else (taken, b"", b"")
+        try:
+            request = Request.read(text)
+            if self._context.keys:
+                self._context.keys.check_request(request.thread, text, signature)
+        except (ValueError, SignatureError) as error:
+            _log.warning("request.refused", reason=str(error)[:_ERROR_CHARS])
+            return
+        reply = await self._reply(request)
+        with suppress(RedisError, OSError):  # whoever asked gives up, and asks again
+            async with self._context.redis.pipeline(transaction=True) as pipeline:
+                pipeline.xadd(reply_key(request.id), {"type": EventType.END, "data": reply})
+                pipeline.pexpire(reply_key(request.id), REPLY_KEPT_MS)
+                await pipeline.execute()
+
+    async def _reply(self, request: Request) -> bytes:
+        try:
+            async with asyncio.timeout(ANSWERED_WITHIN_S):
+                value = await self._value(request)
+                if self._context.redaction:
+                    value, _, _ = await self._context.redaction.as_json(value, request.operation)
+                return b'{"ok":%b}' % encode(value, request.operation).text
+        except TimeoutError:
+            return _refusal(Refusal.FAILED, f"the worker was not done after {ANSWERED_WITHIN_S:g} s")
+        except (ValueError, KeyError) as error:  # such as an unknown subgraph, or a checkpoint's form
+            return _refusal(Refusal.INVALID, f"{type(error).__name__}: {error}")
+        except Exception as error:
+            _log.warning("request.failed", operation=request.operation, graph=request.graph, error=str(error))
+            return _refusal(Refusal.FAILED, f"{type(error).__name__}: {error}")
+
+    async def _value(self, request: Request) -> Any:
+        loaded = self._context.graphs.get(request.graph)
+        if loaded is None:
+            raise ValueError(f"this worker does not serve the graph {request.graph}")
+        arguments = dict(request.arguments)
+        thread_id = str(arguments.pop("thread_id"))
+        config = _config(request.thread, arguments.pop("checkpoint", None))
+        async with loaded.open(Run(config)) as opened:
+            if opened.graph.checkpointer is None:
+                raise ValueError("there are no checkpoints: set LGRQ_CHECKPOINTS=true for the workers")
+            match request.operation:
+                case Operation.STATE:
+                    return await _state(opened.graph, config, thread_id, **arguments)
+                case Operation.HISTORY:
+                    return await _history(opened.graph, config, thread_id, **arguments)
+
+
+async def _state(graph: _Graph, config: RunnableConfig, thread_id: str, *, subgraphs: bool = False) -> dict[str, Any]:
+    return thread_state(await graph.aget_state(config, subgraphs=subgraphs), thread_id)
+
+
+async def _history(
+    graph: _Graph,
+    config: RunnableConfig,
+    thread_id: str,
+    *,
+    limit: int = 10,
+    before: dict[str, Any] | None = None,
+    metadata: dict[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    older_than: Any = _config(config["configurable"]["thread_id"], before) if before else None
+    states = graph.aget_state_history(
+        config, filter=metadata or None, before=older_than, limit=min(limit, _MOST_STATES)
+    )
+    return [thread_state(state, thread_id) async for state in states]
+
+
+def _config(thread: str, checkpoint: dict[str, Any] | None) -> RunnableConfig:
+    named = checkpoint or {}
+    odd = [f"{name}={value!r}" for name, value in named.items() if not isinstance(value, _CHECKPOINT.get(name, ()))]
+    if odd:
+        raise ValueError(f"checkpoint: expected {', '.join(_CHECKPOINT)}, as states name it, got: {', '.join(odd)}")
+    known = {name: value for name, value in named.items() if name != "thread_id" and value is not None}
+    return {"configurable": {"checkpoint_ns": "", **known, "thread_id": thread}}
+
+
+def _refusal(kind: Refusal, reason: str) -> bytes:
+    return encode({"error": reason[:_ERROR_CHARS], "kind": kind}, "error").text
