@@ -11,14 +11,49 @@ from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.tasks import SCHEMA, State
 
 
+class ErrorFrame(BaseModel):
+    """A call that led to an exception."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str
+    line: int
+    function: str
+    user: bool
+    """Whether it is the user's own code, and not Python's, an installed package's or this one's."""
+
+
+class ErrorCause(BaseModel):
+    """An exception from which the failure was raised."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    exception: str
+    message: str
+    frames: tuple[ErrorFrame, ...] = ()
+
+
 class TaskError(BaseModel):
-    """Why a task did not succeed: `type` is one of `langgraph_rq.shared.errors.ErrorType`, `message` is for people."""
+    """Why a task did not succeed: `type` is one of `langgraph_rq.shared.errors.ErrorType`, `message` is for people.
+
+    What else is known of an exception depends on `LGRQ_ERROR_DETAIL`. No frame holds source code or values.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     type: ErrorType
     message: str
     retry_after_s: float | None = None
+    node: str | None = None
+    """The node that failed, or that was to run when the deadline passed; outer|inner in a subgraph."""
+    exception: str | None = None
+    """The exception's class, with its module unless that is Python's own."""
+    frames: tuple[ErrorFrame, ...] = ()
+    """In the order of the calls, the last of which raised."""
+    causes: tuple[ErrorCause, ...] = ()
+    """What the exception was raised from, the nearest first."""
+    last_state: Any = None
+    """The state after the last step that ended, if the task has checkpoints."""
 
 
 class ResultMetadata(BaseModel):

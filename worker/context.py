@@ -41,6 +41,7 @@ from langgraph_rq.worker.graphs.state_types import named_types, state_types, wit
 from langgraph_rq.worker.guards.fleet_limits import follow_limits, known_paces, obeyed_limits
 from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.guards.waiting import KeptAttempts
+from langgraph_rq.worker.outputs.failures import ErrorDetail
 from langgraph_rq.worker.state.checkpoints import Checkpointer
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.state_keys import StateKeys
@@ -136,6 +137,7 @@ async def open_context(
             audit=Audit(audit_key, telemetry.audit_days) if audit_key else None,
             anchors=AnchorWriter(audit_key, telemetry.audit_days) if audit_key else None,
             redaction=Redaction.of(load(RedactionSettings)),
+            error_detail=ErrorDetail(settings.error_detail),
             cancel_grace_s=settings.cancel_grace_s,
         )
 

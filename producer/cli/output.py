@@ -67,6 +67,11 @@ def result(one: TaskResult) -> RenderableType:
     table.add_row("status", state(one.status))
     if one.error:
         table.add_row("error", _error(one))
+        if one.error.node:
+            table.add_row("node", Text(one.error.node))
+        for frame in one.error.frames:
+            if frame.user:
+                table.add_row("at", Text(f"{frame.file}:{frame.line} {frame.function}"))
     table.add_row("graph", Text(metadata.graph))
     if metadata.model:
         tokens = f"{metadata.input_tokens} in, {metadata.output_tokens} out"

@@ -35,6 +35,11 @@ class WorkerSettings(Settings):
     )
     thread_ttl_s: float = Field(604_800.0, gt=0, description="keep the checkpoints of a thread this long")
     checkpoint_ttl_s: float = Field(60.0, gt=0, description="keep those of a task without thread this long after it")
+    error_detail: str = Field(
+        "frames",
+        pattern="^(class|message|frames)$",
+        description="what is told of an exception that ends a task: class, message, or frames as well",
+    )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error")
 
 

@@ -20,6 +20,7 @@ from langgraph_rq.shared.tasks import State, Task
 from langgraph_rq.shared.telemetry.audit import Action
 from langgraph_rq.shared.telemetry.logs import bind, get_logger, listen
 from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
+from langgraph_rq.worker.outputs.failures import lines
 from langgraph_rq.worker.task.result import Ended
 from langgraph_rq.worker.task.run_context import RunContext
 from langgraph_rq.worker.tracing.attempt_spans import AttemptSpans, span_id
@@ -104,6 +105,8 @@ class Attempt(TaskGuard):
             bind(span_id=self.spans.id)
             with _recording():
                 self.spans.leave_graph(ended.state if ended else None)
+                if ended and ended.error and ended.state not in _EXPECTED:
+                    self.spans.add_exception(self._told(ended.error))
 
     def end(self, error: str | None = None) -> None:
         """End the attempt's span, once; `error` is the type of what went wrong."""
@@ -150,6 +153,7 @@ class Attempt(TaskGuard):
             graph=self.task.graph if self.task else None,
             state=ended.state,
             error=ended.error_type,
+            **self._told(ended.error or {}),
             duration_ms=run_ms,
             total_ms=self._queued_ms + run_ms,
             input_bytes=self.input_bytes,
@@ -157,6 +161,15 @@ class Attempt(TaskGuard):
             model=self.model,
             cost_nano_usd=self.cost_nano_usd,
         )
+
+    def _told(self, error: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what logs and spans say of a result's error; its message may quote a prompt, unless it is masked."""
+        redaction = self.context.redaction
+        is_masked = redaction is not None and not redaction.refuses
+        names = ("node", "exception", "message") if is_masked else ("node", "exception")
+        told: dict[str, Any] = {name: error[name] for name in names if error.get(name)}
+        frames = lines(error, has_messages=is_masked)
+        return {**told, "frames": frames} if frames else told
 
     @property
     def _queued_ms(self) -> int:

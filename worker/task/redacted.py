@@ -58,7 +58,16 @@ class Redaction:
         if error:
             # What is left of a longer message would be cut off from the result.
             error = (error[0], await self.mask(self._redact_error, error[1], len(error[1])))
-        return replace(result, output=output, not_written=not_written, error=error)
+        failure = result.failure
+        if failure:
+            causes = (replace(one, message=self.redactor.redact(one.message)) for one in failure.causes)
+            failure = replace(failure, causes=tuple(causes))
+        last_state, found, _ = await self.as_json(result.last_state, "last_state")
+        if found and self.refuses:
+            last_state = None
+        return replace(
+            result, output=output, not_written=not_written, error=error, failure=failure, last_state=last_state
+        )
 
     async def as_json(self, value: Any, name: str) -> tuple[Any, int, tuple[str, ...]]:
         """Return a value as masked JSON, how many of its strings were masked, and what of it cannot be written."""

@@ -17,7 +17,7 @@ from langgraph_rq.shared.queue.waits import AFTER_OUTAGE, AT_ONCE, PROVIDER, Wai
 from langgraph_rq.shared.results import ResultMetadata, TaskResult
 from langgraph_rq.shared.tasks import State, Task, explain
 from langgraph_rq.shared.telemetry.logs import get_logger
-from langgraph_rq.worker.calls.provider_errors import read_failure
+from langgraph_rq.worker.calls.provider_errors import read_failure as read_provider_failure
 from langgraph_rq.worker.guards.refusals import (
     BudgetBusy,
     DeadlinePassed,
@@ -30,6 +30,7 @@ from langgraph_rq.worker.guards.refusals import (
     ToolError,
 )
 from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
+from langgraph_rq.worker.outputs.failures import ErrorDetail, Failure, describe, lines
 from langgraph_rq.worker.outputs.json_values import encode
 from langgraph_rq.worker.state.outages import CheckpointOutageError
 from langgraph_rq.worker.state.refused_state import RefusedStateError
@@ -61,6 +62,9 @@ class Ended:
     failure: str
     run_s: float
     error_type: str | None
+    """Of `error`."""
+    error: dict[str, Any] | None
+    """The result's error."""
     question: Question
     """What the task's thread shows now."""
     spent_thread: str | None
@@ -79,6 +83,10 @@ class Result:
     not_written: tuple[str, ...] = ()
     """What of the output was replaced by null when it was read as JSON."""
     error: tuple[ErrorType, str] | None = None
+    failure: Failure | None = None
+    """What else is known of the exception that ended the run."""
+    last_state: Any = None
+    """Of a run that failed: the state after its last step, as JSON."""
     metadata: dict[str, Any] = field(default_factory=dict)
     retry_after_s: float | None = None
     wait: Wait = AT_ONCE
@@ -146,11 +154,21 @@ def read_error(error: BaseException, deadline_at: float) -> Result:
             retry_after_s=error.retry_after_s,
             is_worth_retrying=True,
         )
-    is_provider = _called_breaker(error) is not None and read_failure(error).is_unavailable
+    is_provider = _called_breaker(error) is not None and read_provider_failure(error).is_unavailable
     kind = ErrorType.PROVIDER_UNAVAILABLE if is_provider else ErrorType.GRAPH_ERROR
     # The rule of LangGraph's RetryPolicy: a TypeError, say, would be raised again.
     is_passing = is_provider or (isinstance(error, Exception) and default_retry_on(error))
     return Result(State.ERROR, error=(kind, f"{type(error).__name__}: {error}"), is_worth_retrying=is_passing)
+
+
+def read_failure(error: BaseException, deadline_at: float, detail: ErrorDetail) -> Result:
+    """Read the end of a run as `read_error` does, and describe the exception in as much detail as is allowed."""
+    result = read_error(error, deadline_at)
+    if result.state in {State.ERROR, State.TIMEOUT}:
+        result.failure = describe(error, detail)
+        if result.error and detail is ErrorDetail.CLASS and not isinstance(error, Refusal):
+            result.error = result.error[0], type(error).__name__  # only a refusal's message is our own
+    return result
 
 
 def _read_refusal(error: Refusal, message: str, left_s: float) -> Result:
@@ -179,7 +197,7 @@ def wait_for_provider(error: BaseException, deadline_at: float) -> Wait | None:
     if isinstance(error, ProviderRefused | ProviderUnavailableError):
         was_called, retry_after_s = getattr(error, "was_called", False), error.retry_after_s or 0.0
         wait = error.wait
-    elif (breaker := _called_breaker(error)) is not None and (failure := read_failure(error)).is_unavailable:
+    elif (breaker := _called_breaker(error)) is not None and (failure := read_provider_failure(error)).is_unavailable:
         was_called, retry_after_s = failure.was_called, failure.retry_after_s
         wait = failure.wait_for(breaker)
     else:
@@ -250,25 +268,38 @@ def write_result(
         started_at=_iso(claimed.started_at_ms),
         ended_at=_iso(ended_at_ms),
     )
-    state, error = result.state, _error(result.error, result.retry_after_s)
+    state, error = result.state, _error(result)
     encoded = document(status=state, result=output.text, error=error)
+    if len(encoded) > result_bytes and error and error.pop("last_state", None) is not None:
+        encoded = document(status=state, result=output.text, error=error)
     if len(encoded) > result_bytes:
         limit = f"expected a result of at most {result_bytes:,} bytes, got: {len(encoded):,}"
-        state, error = State.ERROR, _error((ErrorType.RESULT_TOO_LARGE, limit))
+        state, error = State.ERROR, _error(Result(State.ERROR, error=(ErrorType.RESULT_TOO_LARGE, limit)))
         encoded = document(status=state, error=error)
     failure = f"{error['type']}: {error['message']}" if error else ""
+    if error and error.get("node"):
+        failure += f"\nin node {error['node']}"
+    failure = "\n".join([failure, *lines(error or {})])
     spent = task.thread_key if task and task.thread_id is None and not is_question_open else None
     question = Question.NONE
     if is_question_open:
         question = Question.ASKED if state is State.INTERRUPTED else Question.KEPT
-    return Ended(state, encoded, failure, run_s, error["type"] if error else None, question, spent)
+    return Ended(state, encoded, failure, run_s, error["type"] if error else None, error, question, spent)
 
 
-def _error(error: tuple[ErrorType, str] | None, retry_after_s: float | None = None) -> dict[str, Any] | None:
-    if error is None:
+def _error(result: Result) -> dict[str, Any] | None:
+    if result.error is None:
         return None
-    message = error[1].encode(errors="replace")[:ERROR_BYTES].decode(errors="ignore")
-    return {"type": error[0], "message": message, "retry_after_s": retry_after_s}
+    kind, message = result.error
+    known = result.failure.fields() if result.failure else {}
+    if result.last_state is not None:
+        known["last_state"] = result.last_state
+    return {
+        "type": kind,
+        "message": message.encode(errors="replace")[:ERROR_BYTES].decode(errors="ignore"),
+        "retry_after_s": result.retry_after_s,
+        **known,
+    }
 
 
 def _iso(at_ms: int) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from langchain_core.runnables import RunnableConfig
@@ -21,6 +21,8 @@ from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.graphs.empty_context import empty_context
 from langgraph_rq.worker.graphs.factories import Run
 from langgraph_rq.worker.graphs.graphs import AnyGraph, GraphPerRun, LoadedGraph
+from langgraph_rq.worker.outputs.failures import Failure
+from langgraph_rq.worker.outputs.last_state import read_last_state
 from langgraph_rq.worker.state.checkpoints import Checkpointer
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.task.attempt import Attempt
@@ -37,7 +39,16 @@ from langgraph_rq.worker.task.job import (
     read_job,
 )
 from langgraph_rq.worker.task.redacted import Redaction
-from langgraph_rq.worker.task.result import INTERRUPT, Ended, Result, read_error, read_output, usage_of, write_result
+from langgraph_rq.worker.task.result import (
+    INTERRUPT,
+    Ended,
+    Result,
+    read_error,
+    read_failure,
+    read_output,
+    usage_of,
+    write_result,
+)
 from langgraph_rq.worker.task.run_context import RunContext
 from langgraph_rq.worker.task.streaming import stream_graph
 from langgraph_rq.worker.task.threads import continue_thread, find_dropped, note_dropped
@@ -102,12 +113,15 @@ async def run_task(attempt: Attempt) -> Ended | Released | None:
     if result.state is State.RUNNING:
         return None
     again = _again(claimed, task, result, started + remaining_s)
-    result = await context.redaction.result(result) if context.redaction else result
-    return again or await _end_task(attempt, task, result, started)
+    return again or await _end_task(attempt, task, loaded, result, started)
 
 
-async def _end_task(attempt: Attempt, task: Task, result: Result, started: float) -> Ended:
+async def _end_task(attempt: Attempt, task: Task, loaded: LoadedGraph | None, result: Result, started: float) -> Ended:
     claimed, context = attempt.claimed, attempt.context
+    if loaded:
+        await _add_last_state(context, task, loaded.graph, result)
+    if context.redaction:
+        result = await context.redaction.result(result)
     is_refused = result.error is not None and result.error[0] is ErrorType.INVALID_INPUT
     if attempt.dropped and not is_refused:
         await note_dropped(attempt, task, attempt.dropped)
@@ -268,12 +282,12 @@ async def _invoke(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline_at
     except asyncio.CancelledError as error:
         if _is_being_cancelled():
             raise
-        return read_error(error, deadline_at)
+        return read_failure(error, deadline_at, context.error_detail)
     except BaseException as error:  # a node that calls sys.exit() fails its task, not its neighbours
         is_new = start is not None and not isinstance(start, Command)
         reason = read_invalid_input(error, start) if is_new and not has_begun() else None
         if reason is None:
-            return read_error(error, deadline_at)
+            return read_failure(error, deadline_at, context.error_detail)
         try:
             await _restore(loaded.graph, before, context.checkpointer, task)
         except Exception as outage:
@@ -306,6 +320,13 @@ async def _start(
         state = await loaded.graph.aget_state(config, subgraphs=True)
         return await start_resume(checkpointer, state, last, task, redaction)
     return continue_thread(last.checkpoint["channel_values"], task.input) if last else task.input
+
+
+async def _add_last_state(context: RunContext, task: Task, graph: AnyGraph, result: Result) -> None:
+    if context.checkpointer and result.state in {State.ERROR, State.TIMEOUT}:
+        result.last_state, nodes = await read_last_state(graph, _thread_config(task), task.key)
+        if nodes and not (result.failure and result.failure.node):
+            result.failure = replace(result.failure or Failure(None), node=nodes)
 
 
 async def _restore(

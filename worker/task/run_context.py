@@ -17,6 +17,7 @@ from langgraph_rq.shared.telemetry.audit import Audit
 from langgraph_rq.worker.calls.provider_key import KeyFile
 from langgraph_rq.worker.graphs.graphs import GraphPerRun, LoadedGraph
 from langgraph_rq.worker.guards.guards import Guards
+from langgraph_rq.worker.outputs.failures import ErrorDetail
 from langgraph_rq.worker.state.checkpoints import Checkpointer
 from langgraph_rq.worker.task.events import EventWriter
 from langgraph_rq.worker.task.redacted import Redaction
@@ -48,6 +49,8 @@ class RunContext:
     tracer: Tracer | None = field(default_factory=find_tracer)
     """Makes the spans of attempts; None: there are none."""
     redaction: Redaction | None = None
+    error_detail: ErrorDetail = ErrorDetail.FRAMES
+    """What is told of an exception that ends a task."""
     cancel_grace_s: float = 5.0
     """How long a run that is cancelled, or has reached its deadline, gets to end before it is abandoned."""
     abandoned: set["asyncio.Task[Any]"] = field(default_factory=set)

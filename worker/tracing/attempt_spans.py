@@ -129,6 +129,18 @@ class AttemptSpans:
         else:
             self._own.set_attribute("langgraph_rq.state", state)
 
+    def add_exception(self, told: Mapping[str, Any]) -> None:
+        """Record the exception that ended the task: its node, class, message and frames, where they are told."""
+        found = {
+            "exception.type": told.get("exception"),
+            "exception.message": told.get("message"),
+            "exception.stacktrace": "\n".join(told.get("frames", ())),
+            "langgraph_rq.node": told.get("node"),
+        }
+        attributes = {name: value for name, value in found.items() if value}
+        if attributes:
+            self._own.add_event("exception", attributes)
+
     def end(self, error: str | None) -> None:
         """End the attempt's span, and what is open below it."""
         self._close_all(error)
