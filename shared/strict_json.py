@@ -9,7 +9,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from langgraph_rq.shared.errors import Violation
 
-_LARGEST_INT = 2**63 - 1
+LARGEST_INT = 2**63 - 1
 _SHOWN = 60
 
 
@@ -49,7 +49,7 @@ def _first_unsafe(value: Any, path: str, depth: int) -> Violation | None:
             open_parts += [(item, f"{where}[{i}]", level + 1) for i, item in enumerate(part)]
         elif isinstance(part, float) and not math.isfinite(part):
             return Violation(where, "a finite number", str(part))
-        elif isinstance(part, int) and abs(part) > _LARGEST_INT:
+        elif isinstance(part, int) and abs(part) > LARGEST_INT:
             return Violation(where, "an integer below 2^63", f"one of {part.bit_length()} bits")
     return None
 

@@ -118,6 +118,8 @@ GraphName = Annotated[
 ]
 """Without the characters of shared/control_characters.py: tools of others show it."""
 ThreadId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.@+]+(-[A-Za-z0-9_.@+]+)*-?$", max_length=128)]
+QuestionId = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+"""LangGraph's id of an interrupt."""
 Tenant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+$", max_length=32)]
 
 
@@ -126,7 +128,7 @@ class Resume(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    answers: dict[Annotated[str, StringConstraints(min_length=1, max_length=128)], Any] = Field(min_length=1)
+    answers: dict[QuestionId, Any] = Field(min_length=1)
     """Interrupt id -> the value that `interrupt()` returns in the node."""
     seen: dict[str, Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]] | None = None
     """Interrupt id -> `question_digest` of the question that was seen. If another one is pending under the id by now,

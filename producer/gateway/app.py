@@ -6,15 +6,14 @@ left is put to Redis.
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from langgraph_rq.producer.client.async_client import AsyncClient
-from langgraph_rq.producer.gateway import problems
-from langgraph_rq.producer.gateway.admission.access import LOOPBACK, Access, is_open
+from langgraph_rq.producer.gateway import openapi, problems
+from langgraph_rq.producer.gateway.admission.access import LOOPBACK, Access
 from langgraph_rq.producer.gateway.admission.api_keys import Keyring
 from langgraph_rq.producer.gateway.admission.body_limit import BodyLimit
 from langgraph_rq.producer.gateway.admission.grants import default_grant
@@ -103,12 +102,13 @@ def create_app(settings: GatewaySettings, redis_url: str | None = None) -> FastA
         middleware=middleware,
         docs_url=None,  # page.py has it: FastAPI's own loads a script from elsewhere
         redoc_url=None,
+        openapi_url=None,  # page.py has it too: FastAPI's own knows no query
     )
     parts = [part.router for part in (routes, stream, classic, overview, health, page, system, assistants)]
     problems.install(app, [route for part in parts for route in part.routes])
     for part in parts:
         app.include_router(part)
-    _document(app, has_keys=keyring is not None)
+    openapi.document(app, limits, has_keys=keyring is not None)
     return app
 
 
@@ -135,36 +135,3 @@ def _keyring(settings: GatewaySettings, tenants: TenantSettings) -> Keyring | No
     if settings.host not in LOOPBACK:
         raise SettingsError(f"LGRQ_GATEWAY_HOST: expected {' or '.join(LOOPBACK)} without keys, got: {settings.host}")
     return None
-
-
-def _drop_null(schema: dict[str, Any]) -> None:
-    """Make the schema of a parameter that may be left out one of its value: no header or query holds a null."""
-    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
-    if len(kinds) == 1:
-        del schema["anyOf"]
-        schema |= kinds[0]
-
-
-def _document(app: FastAPI, *, has_keys: bool) -> None:
-    """Add the problem document and the API keys to the OpenAPI document."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            schema = generate()
-            components = schema["components"]
-            document = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-            for item in schema["paths"].values():
-                for operation in item.values():
-                    for parameter in operation.get("parameters", ()):
-                        _drop_null(parameter["schema"])
-            components["schemas"] |= {**document.pop("$defs"), "Problem": document}
-            if has_keys:
-                components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-                for path, item in schema["paths"].items():
-                    for operation in item.values():
-                        operation.update({} if is_open(path) else {"security": [{"key": []}]})
-        assert app.openapi_schema is not None
-        return app.openapi_schema
-
-    app.openapi = openapi  # type: ignore[method-assign]

@@ -8,13 +8,17 @@ from fastapi import Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from langgraph_rq.producer.gateway.problems import invalid
+from langgraph_rq.producer.gateway.problems import documented, invalid
 from langgraph_rq.shared.errors import UnknownField
 from langgraph_rq.shared.strict_json import kind
 
 
 class KnownQueryRoute(APIRoute):
-    """A route that refuses unknown query parameters."""
+    """A route that refuses unknown query parameters, and is documented to."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        options["responses"] = documented(422) | (options.get("responses") or {})
+        super().__init__(path, endpoint, **options)
 
     def get_route_handler(self) -> Callable[[Request], Any]:
         """Wrap FastAPI's own handler."""

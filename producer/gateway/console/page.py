@@ -2,7 +2,8 @@
 
 from importlib.resources import files
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
 
 from langgraph_rq.producer.gateway.problems import ProblemError
 from langgraph_rq.producer.gateway.query import KnownQueryRoute
@@ -35,6 +36,12 @@ async def index() -> Response:
 async def docs() -> Response:
     """Show the description of the API."""
     return await part("docs.html")
+
+
+@router.get("/openapi.json")
+async def openapi(request: Request) -> Response:
+    """Describe the API for programs."""
+    return JSONResponse(request.app.openapi())
 
 
 @router.get("/page/{name}")

@@ -11,13 +11,14 @@ from langgraph_rq.producer.gateway.problems import invalid
 from langgraph_rq.producer.gateway.query import KnownQueryRoute
 from langgraph_rq.shared.errors import UnknownTaskError, Violation
 from langgraph_rq.shared.strict_json import kind, read_json
-from langgraph_rq.shared.tasks import DEFAULT_GRAPH, GraphName, Name, Priority, StreamMode, TaskId, ThreadId
+from langgraph_rq.shared.tasks import DEFAULT_GRAPH, GraphName, Name, Priority, QuestionId, StreamMode, TaskId, ThreadId
 
 _DEPTH = 101
 """Deeper than any setting allows an input to be; what is deeper is refused before it is looked at."""
 
-_UNCLEAN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-"""Control characters but tab, line feed and carriage return; halves of surrogate pairs; what is no character."""
+UNCLEAN = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff"
+"""Control characters but tab, line feed and carriage return; what is no character."""
+_UNCLEAN = re.compile(rf"[{UNCLEAN}\ud800-\udfff]")
 
 _TASK_ID = TypeAdapter(TaskId)
 
@@ -41,8 +42,12 @@ class SubmitBody(Body):
         description="The graph's input: an object for most graphs, and never null.",
         json_schema_extra={"not": {"type": "null"}},
     )
-    graph: GraphName = Field(DEFAULT_GRAPH, description="The graph to run.")
-    task_id: TaskId | None = Field(None, description="Your own id: the same task again under it runs once.")
+    graph: GraphName = Field(
+        DEFAULT_GRAPH, description="The graph to run: one that a worker has served in the last day."
+    )
+    task_id: TaskId | None = Field(
+        None, description="Your own id, not beside an Idempotency-Key: the same task again under it runs once."
+    )
     user_id: Name | None = Field(None, description="The user for whom it runs: limits and turns are per user.")
     thread_id: ThreadId | None = Field(None, description="The conversation that this continues.")
     priority: Priority = Priority.DEFAULT
@@ -75,7 +80,7 @@ class ResumeBody(Body):
     )
 
     value: Any = None
-    answers: dict[str, Any] | None = Field(None, min_length=1)
+    answers: dict[QuestionId, Any] = Field(default_factory=dict, min_length=1)
     seen: dict[str, Any] | None = Field(
         None, description="By id, the questions as they were shown: another one by then is not answered."
     )

@@ -110,7 +110,7 @@ async def resume(task_id: TaskPath, body: ResumeBody, caller: FromCaller) -> Res
     """Answer what the task was interrupted for; the receipt is that of the task that goes on with the thread."""
     value = body.value if "value" in body.model_fields_set else MISSING
     headers = await caller.admit(None)
-    receipt = await caller.client.resume(task_id, value, answers=body.answers, seen=body.seen)
+    receipt = await caller.client.resume(task_id, value, answers=body.answers or None, seen=body.seen)
     await remember(caller.client.redis, caller.tenant, receipt)
     return _accepted(receipt, headers)
 
