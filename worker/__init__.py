@@ -14,6 +14,7 @@ graphs/      from langgraph.json to graphs that are ready to run
 calls/       guarded models, embeddings and tools: retries, fallbacks, what an error means
 guards/      which model call may start, and what it cost
 tracing/     the spans of attempts
+records/     what a running node has done since its last checkpoint
 
 dev/ holds the offline model server of the demo, the tests and the benchmarks.
 """

@@ -11,6 +11,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 
 from langgraph_rq.shared.budget.pricing import Pricing
 from langgraph_rq.shared.connections.clients import open_async
+from langgraph_rq.shared.errors import SettingsError
 from langgraph_rq.shared.settings import (
     BreakerSettings,
     BudgetSettings,
@@ -34,6 +35,7 @@ from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.shared.telemetry.tracer_provider import exported_spans
 from langgraph_rq.worker.calls.provider_key import VARIABLE, KeyFile
 from langgraph_rq.worker.calls.rate_headers import read_rate_headers
+from langgraph_rq.worker.calls.replay import replay_answers
 from langgraph_rq.worker.calls.stream_usage import ask_for_usage
 from langgraph_rq.worker.graphs.graphs import AnyGraph, load_graphs
 from langgraph_rq.worker.graphs.langgraph_json import read_langgraph_json
@@ -75,6 +77,8 @@ async def open_context(
     Raises:
         LanggraphRqError: a graph does not load, a setting is wrong, or Redis cannot be reached.
     """
+    if settings.answer_journal and not settings.checkpoints:
+        raise SettingsError("LGRQ_ANSWER_JOURNAL: expected LGRQ_CHECKPOINTS=true with it, got: false")
     url = redis.redis_url.get_secret_value()
     checkpoint_url = redis.checkpoint_redis_url.get_secret_value() if redis.checkpoint_redis_url else url
     queue, telemetry, task_settings = load(QueueSettings), load(TelemetrySettings), load(TaskSettings)
@@ -100,6 +104,8 @@ async def open_context(
         stack.enter_context(exported_spans())
         if settings.stream_usage:
             ask_for_usage()
+        if settings.answer_journal:
+            replay_answers()
         for warning in graphs.warnings:
             _log.warning("config.questioned", warning=warning)
         breaker, budget = load(BreakerSettings).limits(load(CallSettings).timeout_s), load(BudgetSettings)
@@ -133,6 +139,7 @@ async def open_context(
             keys=keys,
             key_file=KeyFile(key_file) if key_file else None,
             checkpointer=checkpointer,
+            answer_journal=settings.answer_journal,
             callbacks=callbacks,
             audit=Audit(audit_key, telemetry.audit_days) if audit_key else None,
             anchors=AnchorWriter(audit_key, telemetry.audit_days) if audit_key else None,

@@ -24,6 +24,11 @@ class WorkerSettings(Settings):
     worker_processes: int = Field(1, ge=1, le=256, description="worker processes")
     config: Path = Field(Path("langgraph.json"), description="the langgraph.json that names the graphs")
     checkpoints: bool = Field(default=True, description="keep checkpoints in Redis")
+    answer_journal: bool = Field(
+        default=False,
+        description="keep the answers of chat models until the checkpoint behind their node: "
+        "a crash or a wait pays for none twice",
+    )
     stream_usage: bool = Field(
         default=True, description="let unchanged ChatOpenAI models ask for the usage of their streams"
     )

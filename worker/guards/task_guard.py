@@ -15,6 +15,7 @@ from langgraph_rq.shared.queue.answers import Ownership, Use
 from langgraph_rq.shared.queue.attempts import owns_call, use_call
 from langgraph_rq.worker.guards.call_size import CallSize
 from langgraph_rq.worker.guards.waiting import AttemptWaits
+from langgraph_rq.worker.records.journal import AnswerJournal
 
 if TYPE_CHECKING:
     from langgraph_rq.worker.guards.guards import Guards
@@ -94,6 +95,8 @@ class TaskGuard:
     call_errors: deque[tuple[BaseException, str]] = field(default_factory=lambda: deque(maxlen=_CALL_ERRORS))
     """The last exceptions of model calls, each with its breaker; an exception of any other code is the graph's own."""
     waits: AttemptWaits = field(default_factory=AttemptWaits)
+    journal: AnswerJournal | None = None
+    """The answers of models since its last checkpoint; None: they are not recorded."""
     _sequence: "count[int]" = field(default_factory=lambda: count(1))
 
     def next_rid(self) -> str:
@@ -104,6 +107,13 @@ class TaskGuard:
     def owns_call(self) -> Call[Ownership] | None:
         """Return the check that this worker owns the task; None outside of any task."""
         return owns_call(self.task_id, self.epoch, self.worker) if self.task_id else None
+
+    def note_checkpoint(self) -> None:
+        """Forget what its nodes have paid for and done: the checkpoint behind them is saved."""
+        self.waits.has_paid = False
+        forget = self.journal.forget_call() if self.journal else None
+        if forget:
+            self.guards.loops.deliver_in_background(forget, lambda _: None)
 
     def add_usage(self, charge: Charge) -> Call[bool] | None:
         """Add a call's usage, and return the call that adds it to the task in Redis; None outside of any task."""

@@ -266,6 +266,8 @@ async def _invoke(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline_at
             or await context.checkpointer.is_known(task.thread_key)
         ):
             before = await context.checkpointer.aget_tuple(config)
+        if attempt.journal and attempt.claimed.epoch > 1:
+            attempt.journal.open(await context.guards.loops.retry(attempt.journal.read_call()) or {})
         attempt.dropped = await find_dropped(attempt, task, before)
         start = await _start(task, loaded, context.checkpointer, context.redaction, before, config)
         if isinstance(start, Result):

@@ -41,6 +41,8 @@ class RunContext:
     """Where the key of the model API comes from; None: from no file."""
     checkpointer: Checkpointer | None = None
     """Where the graphs' checkpoints live; None for none."""
+    answer_journal: bool = False
+    """Whether the answers of models are kept until the checkpoint behind their node."""
     callbacks: Sequence[BaseCallbackHandler] = ()
     """LangChain handlers of every run."""
     audit: Audit | None = None
