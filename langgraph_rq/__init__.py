@@ -6,7 +6,7 @@ LangGraph, and only the guards import LangChain.
 Clients: `Client`, `AsyncClient`, what they return (`Receipt`, `TaskStatus`, `TaskResult`, `TaskError`, `State`), the
 wire contract (`Task`, `TaskLimits`) and the errors, which share the root `LanggraphRqError`. For graphs:
 `guarded_chat_model`, `guarded_embeddings` and `guarded` put model calls and tools behind the fleet's breaker and
-budget.
+budget; they raise `ToolError` and `OutcomeUnknown`.
 """
 
 from importlib import import_module
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from langgraph_rq.worker.calls.guarded_embeddings import guarded_embeddings
     from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
     from langgraph_rq.worker.calls.tools import guarded
-    from langgraph_rq.worker.guards.refusals import ToolError
+    from langgraph_rq.worker.guards.refusals import OutcomeUnknown, ToolError
 
 _ERRORS = "langgraph_rq.shared.errors"
 _RESULTS = "langgraph_rq.shared.results"
@@ -51,6 +51,7 @@ _HOMES = {
     "LanggraphRqError": _ERRORS,
     "ForgedResultError": _ERRORS,
     "NotInterruptedError": _ERRORS,
+    "OutcomeUnknown": "langgraph_rq.worker.guards.refusals",
     "QueueFullError": _ERRORS,
     "Receipt": "langgraph_rq.producer.client.lookup",
     "RedisUnavailableError": _ERRORS,
@@ -82,6 +83,7 @@ __all__ = [
     "InvalidTaskError",
     "LanggraphRqError",
     "NotInterruptedError",
+    "OutcomeUnknown",
     "QueueFullError",
     "Receipt",
     "RedisUnavailableError",

@@ -140,6 +140,7 @@ async def open_context(
             key_file=KeyFile(key_file) if key_file else None,
             checkpointer=checkpointer,
             answer_journal=settings.answer_journal,
+            ledger_ttl_ms=round(settings.thread_ttl_s * 1000),
             callbacks=callbacks,
             audit=Audit(audit_key, telemetry.audit_days) if audit_key else None,
             anchors=AnchorWriter(audit_key, telemetry.audit_days) if audit_key else None,

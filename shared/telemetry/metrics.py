@@ -46,6 +46,7 @@ WORKER = (
     Metric("agent_tasks_in_flight", "gauge", "Tasks that this process runs now"),
     Metric("agent_released_total", "counter", "Tasks given back to the queue, not as a crash"),
     Metric("agent_answers_replayed_total", "counter", "Answers that a node got when it ran again", ("model",)),
+    Metric("agent_once_calls_total", "counter", "Calls made once that were not made again", ("service", "outcome")),
     Metric("agent_paid_again_total", "counter", "Waiting tasks whose node may pay for its calls again"),
     Metric("agent_reaped_total", "counter", "Tasks taken from dead workers"),
     Metric("agent_fenced_total", "counter", "Results refused, because another worker owns the task by now"),

@@ -84,6 +84,7 @@ def test_dashboards_show_every_metric_but_details():
         "agent_alert_posts_total",
         "agent_breaker_transitions_total",
         "agent_answers_replayed_total",
+        "agent_once_calls_total",
         "agent_paid_again_total",
         "agent_redis_up",
         "agent_refused_keys_total",

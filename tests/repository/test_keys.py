@@ -19,7 +19,7 @@ from langgraph_rq.shared.queue import keys as queue_keys
 from langgraph_rq.shared.telemetry import anchors, audit
 from langgraph_rq.shared.threads import requests as thread_requests
 from langgraph_rq.worker.guards import tenant_calls
-from langgraph_rq.worker.records import journal
+from langgraph_rq.worker.records import journal, ledger
 from langgraph_rq.worker.state import checkpoints
 
 OWNERS = (
@@ -32,6 +32,7 @@ OWNERS = (
     audit,
     checkpoints,
     journal,
+    ledger,
     event_feed,
     rates,
     recent,

@@ -17,7 +17,7 @@ Outside of a worker, in a test or a script, the function runs as if it were not 
 
 The first two are raised as `ToolError`, as is a call that the breaker refuses (with `retry_after_s`); unless the graph
 handles it, the task ends as `tool_error`. The other two are raised unchanged. Nothing is retried: only the graph knows
-whether that is safe.
+whether that is safe. With `once=True` a call is not repeated even if its node runs again, see once.py.
 """
 
 import asyncio
@@ -32,8 +32,9 @@ from langgraph.errors import GraphBubbleUp
 
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome, allow_call, report_call
 from langgraph_rq.worker.calls.model_call import describe
+from langgraph_rq.worker.calls.once import OnceCall, OnceFunction, is_not_made
 from langgraph_rq.worker.calls.provider_errors import Failure, read_failure
-from langgraph_rq.worker.guards.admission import admit_call, refusal_of
+from langgraph_rq.worker.guards.admission import Became, admit_call, begin_once_call, refusal_of
 from langgraph_rq.worker.guards.events import emit_transition
 from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.guards.refusals import ProviderUnavailableError, ToolError
@@ -54,6 +55,7 @@ def guarded(
     timeout_s: float = TIMEOUT_S,
     limits: BreakerLimits | None = None,
     failures: tuple[type[Exception], ...] = (),
+    once: bool = False,
     guards: Guards | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Guard a function, sync or async, that calls the service `name`. Goes below LangChain's `@tool`, not above it.
@@ -63,6 +65,7 @@ def guarded(
         timeout_s: For one call. After it a sync function is abandoned, but its thread runs on until it returns.
         limits: When the breaker opens; None: the worker's settings for models.
         failures: Further exception types that count as a failure of the service.
+        once: Whether the function is not to be called again when its node runs again, see `once`.
         guards: For calls outside of a worker, which are not guarded without; inside, the task's guards are used.
 
     Raises:
@@ -77,25 +80,33 @@ def guarded(
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         _check(function)
+        made_once = OnceFunction(name, function) if once else None
+
         if inspect.iscoroutinefunction(function):
 
             @wraps(function)
             async def call_async(*args: P.args, **kwargs: P.kwargs) -> Any:
                 task = service.task()
+                entry = _place(made_once, task, args, kwargs)
                 return await (
-                    service.call(task, partial(function, *args, **kwargs)) if task else function(*args, **kwargs)
+                    service.call(task, partial(function, *args, **kwargs), entry) if task else function(*args, **kwargs)
                 )
 
+            if made_once:
+                made_once.dress(call_async)
             return cast(Callable[P, R], call_async)
 
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             task = service.task()
+            entry = _place(made_once, task, args, kwargs)
             if task is None:
                 return function(*args, **kwargs)
             in_thread = partial(asyncio.to_thread, function, *args, **kwargs)
-            return task.guards.loops.run_sync(service.call(task, in_thread))
+            return task.guards.loops.run_sync(service.call(task, in_thread, entry))
 
+        if made_once:
+            made_once.dress(call)
         return call
 
     return decorate
@@ -116,32 +127,54 @@ class _Service:
             return task
         return TaskGuard(self.guards) if self.guards else None
 
-    async def call(self, task: TaskGuard, function: Callable[[], Awaitable[R]]) -> R:
-        """Admit the call, run it in the caller's loop, and report its outcome."""
-        async with task.guards.loops.place():
-            return await self._send(task, function)
+    async def call(self, task: TaskGuard, function: Callable[[], Awaitable[R]], entry: OnceCall | None) -> R:
+        """Admit the call, run it in the caller's loop, and report its outcome.
 
-    async def _send(self, task: TaskGuard, function: Callable[[], Awaitable[R]]) -> R:
+        Args:
+            task: The run that it belongs to.
+            function: Makes the call.
+            entry: Its place in the ledger; None: it may be made again.
+        """
+        async with task.guards.loops.place():
+            return await self._send(task, function, entry)
+
+    async def _send(self, task: TaskGuard, function: Callable[[], Awaitable[R]], entry: OnceCall | None) -> R:
         guards = task.guards
-        admitted = await guards.loops.run_here(self._admit(task))
+        admitted = await guards.loops.run_here(self._admit(task, entry))
+        if isinstance(admitted, Became):
+            assert entry
+            return cast(R, entry.recorded(admitted))
         try:
             async with asyncio.timeout(self.timeout_s):
                 value = await function()
         except BaseException as error:
             failure = self._read(error)
+            if entry and is_not_made(error):
+                await guards.loops.run_here(guards.loops.deliver(entry.not_made(), entry.note))
             await guards.loops.run_here(self._report(guards, admitted, failure.outcome, failure.retry_after_s))
             if failure.is_unavailable:
                 raise ToolError(f"{self.name}: {describe(error)}", failure.retry_after_s or None) from error
             raise
+        if entry:
+            await guards.loops.run_here(guards.loops.deliver(entry.ended(value), entry.note))
         await guards.loops.run_here(self._report(guards, admitted, Outcome.OK))
         return value
 
-    async def _admit(self, task: TaskGuard) -> "_Admitted":
+    async def _admit(self, task: TaskGuard, entry: OnceCall | None) -> "_Admitted | Became":
         limits = replace(self.limits or task.guards.breaker, probe_lease_s=self.timeout_s + _PROBE_MARGIN_S)
-        token = task.next_rid()
-        # Cancelled here, it may leave a probe behind, which ends with its lease.
-        admit = admit_call(task.owns_call(), allow_call(self.name, token, limits), None, None, None)
-        decision = await task.guards.decide(task, self.name, admit)
+        token = entry.token if entry else task.next_rid()
+        owns, allow = task.owns_call(), allow_call(self.name, token, limits)
+        admit = (
+            begin_once_call(owns, entry.slots(), allow) if owns and entry else admit_call(owns, allow, None, None, None)
+        )
+        try:
+            decision = await task.guards.decide(task, self.name, admit)
+        except asyncio.CancelledError:  # it may leave a probe behind, which ends with its lease
+            if entry:
+                task.guards.loops.deliver_in_background(entry.not_made(), lambda _: None)
+            raise
+        if decision.became:
+            return decision.became
         if decision.allowed and decision.allowed.admitted:
             return _Admitted(token, decision.allowed.generation, limits)
         refusal = refusal_of(decision, self.name)
@@ -171,6 +204,13 @@ class _Admitted:
     token: str
     generation: int
     limits: BreakerLimits
+
+
+def _place(once: OnceFunction | None, task: TaskGuard | None, args: Any, kwargs: dict[str, Any]) -> OnceCall | None:
+    """Return the place in the ledger of a call that is made once, and give the function its key."""
+    entry = once.begin(task, args, kwargs) if once and task and task.task_id else None
+    kwargs.update(once.more(entry) if once else {})
+    return entry
 
 
 def _check(function: Any) -> None:

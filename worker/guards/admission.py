@@ -28,6 +28,16 @@ from langgraph_rq.worker.guards.tenant_calls import Place
 
 
 @dataclass(frozen=True, slots=True)
+class Became:
+    """What has become of a call that is made once, so that it does not start."""
+
+    what: str
+    """`done`, `unknown`, or `full`: it cannot be reserved."""
+    result: bytes = b""
+    """As it was recorded; empty: it could not be kept."""
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """The decisions of queue, breaker, pacing and budget; None: not taken, because an earlier one refused the call."""
 
@@ -36,6 +46,7 @@ class Decision:
     pace_ms: int = 0
     """How long the call is too early for the rate of its provider."""
     reserved: Reservation | Busy | Refused | Unreadable | None = None
+    became: Became | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +83,31 @@ def admit_call(
         return Decision(Ownership(reply[0]), *parts)
 
     return Call(_ADMIT, *_slots(owns, allow, pace, place, reserve), decode)
+
+
+def begin_once_call(
+    owns: Call[Ownership], entry: tuple[Sequence[str], Sequence[Argument]], allow: Call[Admission]
+) -> Call[Decision]:
+    """Decide whether a call that is made once may start, and reserve it.
+
+    Args:
+        owns: Is the task still this worker's?
+        entry: Slots of its place in the ledger.
+        allow: Does the breaker admit it?
+    """
+
+    def decode(reply: Sequence[Any]) -> Decision:
+        if len(reply) == 1:
+            return Decision(Ownership(reply[0]))
+        if reply[1]:
+            return Decision(Ownership(reply[0]), allow.decode(reply[1]))
+        return Decision(Ownership(reply[0]), became=Became(reply[2].decode(), reply[3]))
+
+    keys = [*owns.keys, *entry[0], *allow.keys]
+    slots: list[Argument] = []
+    for some_keys, arguments in ((owns.keys, owns.args), entry, (allow.keys, allow.args)):
+        slots += (len(some_keys), len(arguments), *arguments)
+    return Call(_BEGIN_ONCE, keys, slots, decode)
 
 
 def report_and_settle_call(
@@ -150,6 +186,7 @@ def _slots(*calls: Call[Any] | Place | None) -> tuple[list[str], list[Argument]]
 
 
 _ADMIT = load_script("worker/guards/scripts/admit")
+_BEGIN_ONCE = load_script("worker/guards/scripts/begin_once")
 _SETTLE = load_script("worker/guards/scripts/settle")
 _REPORT_EARLY = load_script("worker/guards/scripts/report_early")
 _EXPIRE = load_script("worker/guards/scripts/expire")

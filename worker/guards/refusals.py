@@ -104,3 +104,16 @@ class ToolError(Exception):
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class OutcomeUnknown(ToolError):  # noqa: N818 - it is not known whether it is an error
+    """A call that is made once (`guarded(name, once=True)`) may have been made or not; it is not made again.
+
+    Args:
+        message: The reason, for people.
+        key: Of the call, the same whenever its node runs again.
+    """
+
+    def __init__(self, message: str, key: str) -> None:
+        super().__init__(message)
+        self.key = key

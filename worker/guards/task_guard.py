@@ -16,6 +16,7 @@ from langgraph_rq.shared.queue.attempts import owns_call, use_call
 from langgraph_rq.worker.guards.call_size import CallSize
 from langgraph_rq.worker.guards.waiting import AttemptWaits
 from langgraph_rq.worker.records.journal import AnswerJournal
+from langgraph_rq.worker.records.ledger import Ledger
 
 if TYPE_CHECKING:
     from langgraph_rq.worker.guards.guards import Guards
@@ -97,6 +98,8 @@ class TaskGuard:
     waits: AttemptWaits = field(default_factory=AttemptWaits)
     journal: AnswerJournal | None = None
     """The answers of models since its last checkpoint; None: they are not recorded."""
+    ledger: Ledger | None = None
+    """The calls that are made once; None: there are no checkpoints."""
     _sequence: "count[int]" = field(default_factory=lambda: count(1))
 
     def next_rid(self) -> str:
@@ -111,9 +114,10 @@ class TaskGuard:
     def note_checkpoint(self) -> None:
         """Forget what its nodes have paid for and done: the checkpoint behind them is saved."""
         self.waits.has_paid = False
-        forget = self.journal.forget_call() if self.journal else None
-        if forget:
-            self.guards.loops.deliver_in_background(forget, lambda _: None)
+        for records in (self.journal, self.ledger):
+            forget = records.forget_call() if records else None
+            if forget:
+                self.guards.loops.deliver_in_background(forget, lambda _: None)
 
     def add_usage(self, charge: Charge) -> Call[bool] | None:
         """Add a call's usage, and return the call that adds it to the task in Redis; None outside of any task."""

@@ -22,6 +22,7 @@ from langgraph_rq.shared.telemetry.logs import bind, get_logger, listen
 from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
 from langgraph_rq.worker.outputs.failures import lines
 from langgraph_rq.worker.records.journal import AnswerJournal
+from langgraph_rq.worker.records.ledger import Ledger
 from langgraph_rq.worker.task.result import Ended
 from langgraph_rq.worker.task.run_context import RunContext
 from langgraph_rq.worker.tracing.attempt_spans import AttemptSpans, span_id
@@ -81,9 +82,11 @@ class Attempt(TaskGuard):
         """Add the task itself: from here on log lines name its graph, thread and user."""
         self.task = task
         self.payer = Payer(task.tenant, task.user_id, task.task_id)
-        if self.context.answer_journal and self.context.checkpointer:
+        if self.context.checkpointer:
             codec, claimed = self.context.checkpointer.serde, self.claimed
-            self.journal = AnswerJournal(claimed.id, claimed.epoch, self.worker, claimed.failures, codec)
+            self.ledger = Ledger(task.thread_key, codec, self.context.ledger_ttl_ms)
+            if self.context.answer_journal:
+                self.journal = AnswerJournal(claimed.id, claimed.epoch, self.worker, claimed.failures, codec)
         about: dict[str, Any] = {"graph": task.graph, "thread_id": task.thread_id, "user_id": task.user_id}
         with _recording():
             self.spans = AttemptSpans.begin(self.context.tracer, self.claimed, task)

@@ -18,6 +18,7 @@ from langgraph_rq.worker.calls.provider_key import KeyFile
 from langgraph_rq.worker.graphs.graphs import GraphPerRun, LoadedGraph
 from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.outputs.failures import ErrorDetail
+from langgraph_rq.worker.records.ledger import TTL_MS
 from langgraph_rq.worker.state.checkpoints import Checkpointer
 from langgraph_rq.worker.task.events import EventWriter
 from langgraph_rq.worker.task.redacted import Redaction
@@ -43,6 +44,8 @@ class RunContext:
     """Where the graphs' checkpoints live; None for none."""
     answer_journal: bool = False
     """Whether the answers of models are kept until the checkpoint behind their node."""
+    ledger_ttl_ms: int = TTL_MS
+    """How long calls that are made once are remembered if no checkpoint comes: as long as a thread."""
     callbacks: Sequence[BaseCallbackHandler] = ()
     """LangChain handlers of every run."""
     audit: Audit | None = None

@@ -93,6 +93,8 @@ class WorkerMetrics:
             "model.called": self._called,
             "model.retried": lambda fields: self._add("agent_retries_total", fields["model"]),
             "answer.replayed": lambda fields: self._add("agent_answers_replayed_total", fields["model"]),
+            "call.replayed": lambda fields: self._add("agent_once_calls_total", fields["service"], "replayed"),
+            "call.unknown": lambda fields: self._add("agent_once_calls_total", fields["service"], "unknown"),
             "model.fell_back": lambda fields: self._add("agent_fallbacks_total", fields["model"]),
             "signature.refused": lambda fields: self._add("agent_signatures_refused_total", fields["reason"]),
             "budget.refused": lambda fields: self._add("agent_budget_refusals_total", fields["scope"]),

@@ -1,4 +1,4 @@
-"""Graphs whose node calls models, and whose process is killed before the node's checkpoint."""
+"""Graphs whose node calls models and tools, and whose process is killed before the node's checkpoint."""
 
 import asyncio
 import os
@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypedDict
 from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START, StateGraph
 
-from langgraph_rq import guarded_chat_model
+from langgraph_rq import OutcomeUnknown, guarded, guarded_chat_model
 
 chat = ChatOpenAI(model="gpt-4o-mini", max_tokens=100)
 guarded_chat = guarded_chat_model(chat)
@@ -70,3 +70,41 @@ builder = StateGraph(Asked).add_node("ask", ask).add_node("ask_sync", ask_sync)
 for name in ("ask", "ask_sync"):
     builder.add_edge(START, name).add_edge(name, END)
 asker = builder.compile()
+
+
+class Paid(TypedDict, total=False):
+    folder: str
+    said: list[str]
+
+
+def _pay(folder: str, order: str, key: str = "") -> str:
+    with Path(folder, "paid").open("a") as paid:
+        paid.write(f"{order} {key}\n")
+    if order == "second":
+        die_once(folder, "pay")
+    return f"paid {order}"
+
+
+pay = guarded("pay", once=True)(_pay)
+
+
+@guarded("pay", once=True)
+def pay_with_key(folder: str, order: str, idempotency_key: str) -> str:
+    return _pay(folder, order, idempotency_key)
+
+
+def pay_both(state: Paid) -> dict[str, Any]:
+    said = [pay(state["folder"], "first")]
+    try:
+        said.append(pay(state["folder"], "second"))
+    except OutcomeUnknown as unknown:
+        said.append(type(unknown).__name__)
+    return {"said": said}
+
+
+def pay_both_with_key(state: Paid) -> dict[str, Any]:
+    return {"said": [pay_with_key(state["folder"], order) for order in ("first", "second")]}
+
+
+payer = StateGraph(Paid).add_node("pay", pay_both).add_edge(START, "pay").add_edge("pay", END)
+keyed_payer = StateGraph(Paid).add_node("pay", pay_both_with_key).add_edge(START, "pay").add_edge("pay", END)

@@ -49,3 +49,24 @@ def test_provider_is_asked_once_when_a_process_is_killed_behind_its_answers(proc
     assert len(calls) == 6
     assert len(set(result.result["answers"])) == 6
     assert counted(result) == billed(server.admin)
+
+
+def paid(folder):
+    return [tuple(line.split()) for line in (folder / "paid").read_text().splitlines()]
+
+
+def test_tool_whose_process_is_killed_is_not_called_again(processes, client, tmp_path):
+    task_id = client.submit({"folder": str(tmp_path)}, graph="payer").task_id
+    result = client.wait(task_id, timeout_s=WAIT_S)
+    assert (result.status, result.metadata.attempts) == (State.SUCCESS, 2), processes.said()
+    assert result.result["said"] == ["paid first", "OutcomeUnknown"]
+    assert paid(tmp_path) == [("first",), ("second",)]
+
+
+def test_tool_that_takes_the_key_is_called_again_with_the_same_one(processes, client, tmp_path):
+    task_id = client.submit({"folder": str(tmp_path)}, graph="keyed_payer").task_id
+    result = client.wait(task_id, timeout_s=WAIT_S)
+    assert (result.status, result.metadata.attempts) == (State.SUCCESS, 2), processes.said()
+    assert result.result["said"] == ["paid first", "paid second"]
+    first, second, again = paid(tmp_path)
+    assert second == again != first
