@@ -3,11 +3,12 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 from langchain_core.callbacks import BaseCallbackHandler
+from langgraph.store.base import BaseStore
 
 from langgraph_rq.shared.budget.pricing import Pricing
 from langgraph_rq.shared.connections.clients import open_async
@@ -47,7 +48,7 @@ from langgraph_rq.worker.outputs.failures import ErrorDetail
 from langgraph_rq.worker.state.checkpoints import Checkpointer
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.state_keys import StateKeys
-from langgraph_rq.worker.state.store import open_store
+from langgraph_rq.worker.state.store.opening import open_store
 from langgraph_rq.worker.task.events import EventWriter
 from langgraph_rq.worker.task.redacted import Redaction
 from langgraph_rq.worker.task.run_context import RunContext
@@ -91,12 +92,22 @@ async def open_context(
     _export_key(load(ModelSettings))
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(open_async(url, connections=redis.redis_connections))
-        checkpointer = store = None
+        saved = await stack.enter_async_context(open_async(checkpoint_url, connections=redis.redis_connections))
+        checkpointer = None
         if settings.checkpoints:
-            saved = await stack.enter_async_context(open_async(checkpoint_url, connections=redis.redis_connections))
             checkpointer = Checkpointer(saved, serializer=serializer, ttl_s=settings.thread_ttl_s, is_fenced=is_fenced)
             await checkpointer.asetup()
-            store = await stack.enter_async_context(open_store(saved, config, serializer))
+        opening: AbstractAsyncContextManager[BaseStore]
+        if settings.state == "redis":
+            opening = open_store(
+                saved, checkpoint_url, config, serializer, is_fenced=is_fenced, scan_items=settings.store_scan_items
+            )
+        else:
+            # Only where it is chosen: importing the library takes half a second.
+            from langgraph_rq.worker.state.redis_stack_store import open_redis_stack_store  # noqa: PLC0415
+
+            opening = open_redis_stack_store(saved, config, serializer)
+        store = await stack.enter_async_context(opening)
         serializer.allow(named_types(state.types))
         graphs = await stack.enter_async_context(
             load_graphs(config, checkpointer=checkpointer, store=store, prepare=partial(_allow_types, serializer))

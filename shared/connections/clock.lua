@@ -14,6 +14,12 @@ local function clock(given_ms)
   return server_ms
 end
 
+-- The server's time in microseconds, which no two scripts that write share.
+local function clock_us()
+  local time = redis.call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+
 -- A whole number that was read from Redis, or `otherwise` when it is none.
 local function natural(text, otherwise)
   if text and #text <= 15 and text:find('^%d+$') then

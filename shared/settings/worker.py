@@ -1,6 +1,7 @@
 """Settings of a worker process."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
@@ -28,6 +29,13 @@ class WorkerSettings(Settings):
         default=False,
         description="keep the answers of chat models until the checkpoint behind their node: "
         "a crash or a wait pays for none twice",
+    )
+    state: Literal["redis", "redis-stack"] = Field(
+        "redis",
+        description="how state is kept: redis, or redis-stack, by langgraph-checkpoint-redis with the search module",
+    )
+    store_scan_items: int = Field(
+        10_000, ge=1, description="the most items, or namespaces, that one search of the store looks at"
     )
     stream_usage: bool = Field(
         default=True, description="let unchanged ChatOpenAI models ask for the usage of their streams"

@@ -21,6 +21,7 @@ from langgraph_rq.shared.threads import requests as thread_requests
 from langgraph_rq.worker.guards import tenant_calls
 from langgraph_rq.worker.records import journal, ledger
 from langgraph_rq.worker.state import checkpoints
+from langgraph_rq.worker.state.store import store
 
 OWNERS = (
     queue_keys,
@@ -33,6 +34,7 @@ OWNERS = (
     checkpoints,
     journal,
     ledger,
+    store,
     event_feed,
     rates,
     recent,

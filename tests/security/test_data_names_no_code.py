@@ -23,9 +23,9 @@ from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.settings import RedisSettings, WorkerSettings, load
 from langgraph_rq.worker.context import open_context
 from langgraph_rq.worker.graphs.langgraph_json import LanggraphJson, read_langgraph_json
+from langgraph_rq.worker.state.redis_stack_store import open_redis_stack_store
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.state.serializer import StateSerializer
-from langgraph_rq.worker.state.store import open_store
 from tests.fleet import worker
 
 CANARY = """
@@ -196,7 +196,7 @@ async def test_answer_to_an_interrupt_and_its_question_come_back_as_they_came(cl
 @pytest.mark.parametrize("has_objects", [False, True], ids=["json", "with a message"])
 async def test_store_item_comes_back_as_it_came(aredis, tmp_path, envelope, has_objects):
     value = {"data": envelope, **({"message": HumanMessage("hi")} if has_objects else {})}
-    async with open_store(aredis, stored(tmp_path)) as store:
+    async with open_redis_stack_store(aredis, stored(tmp_path)) as store:
         for item in (value, envelope):
             await store.aput(("ns",), "k", item)
             found = await store.aget(("ns",), "k")
@@ -223,7 +223,7 @@ async def test_planted_checkpoint_is_an_error_of_its_task_that_names_type_and_se
 @extensions
 @pytest.mark.parametrize("encode", [hexed, lambda data: base64.b64encode(data).decode()], ids=["library", "ours"])
 async def test_planted_store_item_is_refused(aredis, tmp_path, extension, encode):
-    async with open_store(aredis, stored(tmp_path)) as store:
+    async with open_redis_stack_store(aredis, stored(tmp_path)) as store:
         await store.aput(("ns",), "k", {"data": 1})
         (key,) = [key async for key in aredis.scan_iter(match="store:*")]
         planted = {"__serde_type__": "msgpack", "__serde_data__": encode(extension)}

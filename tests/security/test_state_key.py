@@ -15,10 +15,10 @@ from langgraph_rq.shared.settings import RedisSettings, StateSettings, WorkerSet
 from langgraph_rq.worker.context import open_context
 from langgraph_rq.worker.graphs.langgraph_json import read_langgraph_json
 from langgraph_rq.worker.state.checkpoints import Checkpointer
+from langgraph_rq.worker.state.redis_stack_store import open_redis_stack_store
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.state_keys import StateKeys
-from langgraph_rq.worker.state.store import open_store
 from tests.fleet import worker
 
 OLD, NEW = "o" * 32, "n" * 32
@@ -178,7 +178,7 @@ def described(tmp_path):
 
 
 async def test_store_items_are_encrypted_found_by_filter_and_bound_to_their_place(aredis, described):
-    async with open_store(aredis, described, serializer(NEW)) as store:
+    async with open_redis_stack_store(aredis, described, serializer(NEW)) as store:
         for name in ("ada", "bob"):
             await store.aput(("users", name), "k", {"name": name, "secret": SECRET})
         documents = await stored(aredis, "store:*")

@@ -1,8 +1,8 @@
-"""LangGraph's long-term memory, `store`: langgraph-checkpoint-redis' store, configured by langgraph.json.
+"""The store of `LGRQ_STATE=redis-stack`: langgraph-checkpoint-redis' store, configured by langgraph.json.
 
 The library indexes namespace and key as full text, which folds case, drops stop words, splits at punctuation and
-matches prefixes: a search in `("users", "1")` also finds the items of `("users", "10")`. `Store` therefore encodes both
-as single words without these ambiguities, and decodes them on reading.
+matches prefixes: a search in `("users", "1")` also finds the items of `("users", "10")`. `RedisStackStore` therefore
+encodes both as single words without these ambiguities, and decodes them on reading.
 
 A value is stored as the JSON that it is. What JSON cannot hold (messages, say), and all values where there is a key, is
 one text of `StateSerializer`; a value of the user that looks like such a text becomes one too. The library builds what
@@ -21,7 +21,6 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from langchain_core.embeddings import Embeddings
 from langgraph.store.base import (
     BaseStore,
     GetOp,
@@ -33,19 +32,16 @@ from langgraph.store.base import (
     Result,
     SearchItem,
     SearchOp,
-    ensure_embeddings,
 )
 from langgraph.store.redis.aio import AsyncRedisStore
 from redis.asyncio import Redis as AsyncRedis
 
-from langgraph_rq.worker.calls.guarded_embeddings import guarded_embeddings
-from langgraph_rq.worker.graphs.graphs import load_attribute
 from langgraph_rq.worker.graphs.langgraph_json import GraphLoadError, LanggraphJson
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.state.search_indexes import create_indexes
 from langgraph_rq.worker.state.serializer import StateSerializer
+from langgraph_rq.worker.state.store_index import read_index
 
-_OPENAI = "openai:"
 _MARK = "ns"
 """Prefix of every namespace, so that a search through all of them has a prefix to match."""
 _NAMESPACES = 10_000
@@ -55,9 +51,9 @@ _TEXT = {"__serde_type__", "__serde_data__"}
 
 
 @asynccontextmanager
-async def open_store(
+async def open_redis_stack_store(
     redis: AsyncRedis, config: LanggraphJson, serializer: StateSerializer | None = None
-) -> AsyncIterator["Store"]:
+) -> AsyncIterator["RedisStackStore"]:
     """Open the store; without `store.index` in langgraph.json, search is by namespace and filter only.
 
     Args:
@@ -73,8 +69,8 @@ async def open_store(
     ttl = dict(config.store_ttl) if config.store_ttl is not None else None
     async with AsyncExitStack() as stack:
         try:
-            index = await _index(config, stack) if config.store_index is not None else None
-            store = Store(redis, index, ttl, serializer or StateSerializer())
+            index = await read_index(config, stack)
+            store = RedisStackStore(redis, index, ttl, serializer or StateSerializer())
         except (ImportError, ValueError) as error:
             raise GraphLoadError(f"{config.path}: store.index: {error}") from error
         await stack.enter_async_context(store)
@@ -82,7 +78,7 @@ async def open_store(
         yield store
 
 
-class Store(AsyncRedisStore):
+class RedisStackStore(AsyncRedisStore):
     """The library's store with exact namespaces and keys.
 
     The library batches the operations of all tasks and runs them outside of their contexts. Here each operation runs in
@@ -243,29 +239,3 @@ def _matches(namespace: tuple[str, ...], condition: MatchCondition) -> bool:
     path = condition.path
     part = namespace[: len(path)] if condition.match_type == "prefix" else namespace[-len(path) :]
     return len(part) == len(path) and all(wanted in {"*", name} for name, wanted in zip(part, path, strict=True))
-
-
-async def _index(config: LanggraphJson, stack: AsyncExitStack) -> dict[str, Any]:
-    index = dict(config.store_index or {})
-    if not {"dims", "embed"} <= index.keys():
-        raise GraphLoadError(f"{config.path}: store.index: expected dims and embed, got: {', '.join(index) or 'none'}")
-    embed = str(index["embed"])
-    if embed.startswith(_OPENAI):
-        made: Any = await _openai(embed.removeprefix(_OPENAI), stack)
-    elif "/" in embed:
-        made = load_attribute(config, embed, f"store.index.embed ({embed})")
-    else:
-        made = ensure_embeddings(embed)
-    # A plain function may call a model or not; its author has to guard it.
-    index["embed"] = guarded_embeddings(made) if isinstance(made, Embeddings) else made
-    return index
-
-
-async def _openai(model: str, stack: AsyncExitStack) -> Embeddings:
-    # Importing these takes a second of boot time, which few graphs need.
-    from langchain_openai import OpenAIEmbeddings  # noqa: PLC0415
-    from openai import DefaultAsyncHttpxClient  # noqa: PLC0415
-
-    http = await stack.enter_async_context(DefaultAsyncHttpxClient())
-    # Counting tokens would download tables at the first use; the provider rejects a text that is too long.
-    return OpenAIEmbeddings(model=model, check_embedding_ctx_length=False, http_async_client=http)

@@ -14,7 +14,7 @@ from langgraph_rq.worker.graphs.langgraph_json import GraphLoadError, read_langg
 from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.guards.refusals import BudgetExceeded
 from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
-from langgraph_rq.worker.state.store import open_store
+from langgraph_rq.worker.state.redis_stack_store import open_redis_stack_store
 from tests.fleet import PRICING
 
 EMBED = """
@@ -47,7 +47,7 @@ NAMES = ["ada", "Ada", "a", "the", "users", "user-1", "x z", "Ω?*", "*"]
 
 
 async def test_item_is_found_again_by_its_namespace_and_key_and_by_no_other(client, described):
-    async with open_store(client, described()) as store:
+    async with open_redis_stack_store(client, described()) as store:
         places = [(("users", name), key) for name in NAMES for key in NAMES]
         for namespace, key in places:
             await store.aput(namespace, key, {"is": [*namespace, key]})
@@ -60,7 +60,7 @@ async def test_item_is_found_again_by_its_namespace_and_key_and_by_no_other(clie
 
 
 async def test_search_in_a_namespace_finds_nothing_of_one_whose_name_only_begins_alike(client, described):
-    async with open_store(client, described()) as store:
+    async with open_redis_stack_store(client, described()) as store:
         for namespace in (("users", "1"), ("users", "1", "pets"), ("users", "10")):
             await store.aput(namespace, "k", {})
         found = await store.asearch(("users", "1"))
@@ -68,7 +68,7 @@ async def test_search_in_a_namespace_finds_nothing_of_one_whose_name_only_begins
 
 
 async def test_all_namespaces_are_listed(client, described):
-    async with open_store(client, described()) as store:
+    async with open_redis_stack_store(client, described()) as store:
         for number in range(15):
             await store.aput(("users", str(number), "likes"), "k", {})
         await store.aput(("Teams", "a"), "k", {})
@@ -79,14 +79,14 @@ async def test_all_namespaces_are_listed(client, described):
 
 
 async def test_sync_node_reaches_the_store_from_its_thread(client, described):
-    async with open_store(client, described()) as store:
+    async with open_redis_stack_store(client, described()) as store:
         await asyncio.to_thread(store.put, ("users",), "ada", {"text": "cats"})
         assert (await asyncio.to_thread(store.get, ("users",), "ada")).value == {"text": "cats"}
 
 
 async def test_items_are_found_by_meaning_with_a_function_of_the_project(client, described):
     index = {"dims": 3, "embed": "./embeddings.py:embed", "fields": ["text"]}
-    async with open_store(client, described({"index": index})) as store:
+    async with open_redis_stack_store(client, described({"index": index})) as store:
         for pet in ("a cat", "a dog"):
             await store.aput(("pets",), pet, {"text": pet})
         (found,) = await store.asearch(("pets",), query="my dog", limit=1)
@@ -103,7 +103,7 @@ async def test_embeddings_of_the_index_are_paid_by_the_task_that_stores_or_searc
     with OfflineLLM() as llm:
         monkeypatch.setenv("OPENAI_BASE_URL", llm.url)
         monkeypatch.setenv("OPENAI_API_KEY", "offline")
-        async with open_store(client, described({"index": index})) as store:
+        async with open_redis_stack_store(client, described({"index": index})) as store:
             for text in ("invoices are paid in May", "the garden has roses"):
                 await store.aput(("notes",), text, {"text": text})
             await asyncio.to_thread(store.put, ("notes",), "sync", {"text": "from a sync node"})
@@ -121,7 +121,7 @@ async def test_spent_budget_refuses_to_store_what_must_be_embedded(client, redis
     with OfflineLLM() as llm:
         monkeypatch.setenv("OPENAI_BASE_URL", llm.url)
         monkeypatch.setenv("OPENAI_API_KEY", "offline")
-        async with open_store(client, described({"index": index})) as store:
+        async with open_redis_stack_store(client, described({"index": index})) as store:
             with pytest.raises(BudgetExceeded):
                 await store.aput(("notes",), "k", {"text": "cats"})
         assert llm.admin.calls() == []
@@ -129,7 +129,7 @@ async def test_spent_budget_refuses_to_store_what_must_be_embedded(client, redis
 
 
 async def test_ttl_of_the_file_is_put_on_items(client, described):
-    async with open_store(client, described({"ttl": {"default_ttl": 10}})) as store:
+    async with open_redis_stack_store(client, described({"ttl": {"default_ttl": 10}})) as store:
         await store.aput(("users",), "ada", {"text": "cats"})
     assert all([0 < await client.ttl(key) <= 600 async for key in client.scan_iter()])
 
@@ -144,6 +144,6 @@ async def test_ttl_of_the_file_is_put_on_items(client, described):
 )
 async def test_index_that_cannot_be_made_is_refused(index, expected, client, described):
     with pytest.raises(GraphLoadError) as caught:
-        async with open_store(client, described({"index": index})):
+        async with open_redis_stack_store(client, described({"index": index})):
             pass
     assert expected in str(caught.value)

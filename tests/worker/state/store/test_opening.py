@@ -1,0 +1,161 @@
+"""The store as langgraph.json describes it, and as a worker's settings choose it."""
+
+import asyncio
+import json
+import sys
+
+import pytest
+
+from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits
+from langgraph_rq.shared.budget.token_budget import BudgetLimits
+from langgraph_rq.shared.connections.clients import open_async
+from langgraph_rq.shared.settings import RedisSettings, WorkerSettings
+from langgraph_rq.worker.context import open_context
+from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
+from langgraph_rq.worker.graphs.langgraph_json import GraphLoadError, read_langgraph_json
+from langgraph_rq.worker.guards.guards import Guards
+from langgraph_rq.worker.guards.refusals import BudgetExceeded
+from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
+from langgraph_rq.worker.state.redis_stack_store import RedisStackStore
+from langgraph_rq.worker.state.store.opening import open_store
+from langgraph_rq.worker.state.store.store import Store
+from tests.fleet import PRICING
+
+PROJECT = """
+from langgraph.graph import END, START, StateGraph
+
+def embed(texts):
+    return [[float("cat" in text), float("dog" in text), 0.1] for text in texts]
+
+graph = StateGraph(dict).add_node("node", lambda state: state).add_edge(START, "node").add_edge("node", END).compile()
+"""
+OPENAI = {"dims": 1536, "embed": "openai:text-embedding-3-small"}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """Write a project with this `store` in its langgraph.json, and return the path of that."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def write(store=None):
+        (tmp_path / "project_of_store.py").write_text(PROJECT)
+        path = tmp_path / "langgraph.json"
+        graphs = {"g": "./project_of_store.py:graph"}
+        path.write_text(json.dumps({"graphs": graphs, **({"store": store} if store else {})}))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def opened_as(redis_url, project):
+    """Open the store that a langgraph.json with this `store` describes."""
+
+    class Opened:
+        def __init__(self, store=None):
+            self.config = read_langgraph_json(project(store))
+
+        async def __aenter__(self):
+            self.client = open_async(redis_url)
+            self.opening = open_store(self.client, redis_url, self.config)
+            return await self.opening.__aenter__()
+
+        async def __aexit__(self, *error):
+            await self.opening.__aexit__(*error)
+            await self.client.aclose()
+
+    return Opened
+
+
+@pytest.fixture
+async def task(redis_url, monkeypatch):
+    """Act as a task whose calls are paid by this budget, beside an offline model server."""
+    with OfflineLLM() as llm:
+        monkeypatch.setenv("OPENAI_BASE_URL", llm.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "offline")
+        async with open_async(redis_url) as client:
+            opened = []
+
+            def task(**budget):
+                guards = Guards(client, redis_url, BreakerLimits(), BudgetLimits(**budget), PRICING)
+                opened.append(guards)
+                guard = TaskGuard(guards)
+                current_task.set(guard)
+                return llm, guard
+
+            yield task
+            current_task.set(None)
+            for guards in opened:
+                await guards.aclose()
+
+
+async def test_items_are_found_by_meaning_with_a_function_of_the_project(opened_as):
+    async with opened_as({"index": {"dims": 3, "embed": "./project_of_store.py:embed", "fields": ["text"]}}) as store:
+        for pet in ("a cat", "a dog"):
+            await store.aput(("pets",), pet, {"text": pet})
+        (found,) = await store.asearch(("pets",), query="my dog", limit=1)
+        assert found.key == "a dog"
+
+
+async def test_embeddings_are_paid_by_the_task_that_stores_or_searches(opened_as, task):
+    llm, guard = task()
+    async with opened_as({"index": OPENAI}) as store:
+        for text in ("invoices are paid in May", "the garden has roses"):
+            await store.aput(("notes",), text, {"text": text})
+        await asyncio.to_thread(store.put, ("notes",), "sync", {"text": "from a sync node"})
+        store.put(("notes",), "blocking", {"text": "from a sync call in an async node"})
+        (found,) = await store.asearch(("notes",), query="roses in the garden", limit=1)
+        assert len(llm.admin.calls()) == 5
+    assert guard.input_tokens == llm.admin.stats()["input_tokens"]["text-embedding-3-small"]
+    assert found.key == "the garden has roses"
+
+
+async def test_spent_budget_refuses_to_store_what_must_be_embedded(opened_as, task):
+    llm, _ = task(daily_tokens=10)
+    async with opened_as({"index": OPENAI}) as store:
+        with pytest.raises(BudgetExceeded):
+            await store.aput(("notes",), "k", {"text": "cats"})
+        assert await store.aget(("notes",), "k") is None
+    assert llm.admin.calls() == []
+
+
+async def test_ttl_of_the_file_is_put_on_items(opened_as, redis_client):
+    async with opened_as({"ttl": {"default_ttl": 10, "sweep_interval_minutes": 60}}) as store:
+        await store.aput(("users",), "ada", {"text": "cats"})
+    assert all(0 < redis_client.ttl(key) <= 600 for key in redis_client.scan_iter())
+
+
+@pytest.mark.parametrize(
+    ("store", "expected"),
+    [
+        ({"index": {"dims": 3}}, "expected dims and embed, got: dims"),
+        ({"index": {"dims": 3, "embed": "./project_of_store.py:embde"}}, "has no 'embde' (did you mean embed?)"),
+        ({"index": {"dims": 3, "embed": "nobody:model"}}, "nobody"),
+        ({"index": {"dims": "3", "embed": "./project_of_store.py:embed"}}, "dims: expected a number from 1, got: '3'"),
+        ({"index": {"dims": 3, "embed": "./project_of_store.py:embed", "field": ["a"]}}, "got: field"),
+        ({"index": {"dims": 3, "embed": "./project_of_store.py:embed", "fields": "a"}}, "expected a list of paths"),
+        ({"ttl": {"default_ttl": 0}}, "expected minutes above 0, got: 0"),
+        ({"ttl": {"default_tll": 1}}, "got: default_tll"),
+        ({"ttl": {"refresh_on_read": "yes"}}, "expected true or false, got: 'yes'"),
+    ],
+)
+async def test_description_that_is_wrong_is_refused(store, expected, opened_as):
+    with pytest.raises(GraphLoadError) as caught:
+        async with opened_as(store):
+            pass
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("state", "expected", "checkpoints"),
+    [("redis", Store, False), ("redis", Store, True), ("redis-stack", RedisStackStore, False)],
+)
+async def test_worker_has_the_store_of_its_settings_with_or_without_checkpoints(
+    state, expected, checkpoints, project, redis_url
+):
+    settings = WorkerSettings(config=project(), state=state, checkpoints=checkpoints)
+    async with open_context(settings, RedisSettings(redis_url=redis_url)) as context:
+        store = context.graphs["g"].graph.store
+        assert isinstance(store, expected)
+        await store.aput(("users",), "ada", {"n": 1})
+        assert (await store.aget(("users",), "ada")).value == {"n": 1}

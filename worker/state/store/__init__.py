@@ -1,0 +1,1 @@
+"""LangGraph's long-term memory, `store`, on plain Redis. `store.py` is its face; `scripts` has a .lua file per verb."""

@@ -1,0 +1,192 @@
+"""Get and search: items by name, or the newest or nearest ones below a namespace.
+
+A search first lists the names of its candidates, newest first, and then reads what it needs of them. An item that is
+put meanwhile is found as it is by then; one that is deleted meanwhile is left out.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+from langgraph.store.base import GetOp, Item, SearchItem, SearchOp
+
+from langgraph_rq.shared.errors import LanggraphRqError
+from langgraph_rq.worker.state.store.access import Access, current_tenant
+from langgraph_rq.worker.state.store.filters import check_filter, fits
+from langgraph_rq.worker.state.store.records import Namespace, Record, Records, read_namespace, write_namespace
+
+if TYPE_CHECKING:
+    from langgraph_rq.worker.state.serializer import StateSerializer
+    from langgraph_rq.worker.state.store.vector_index import VectorIndex
+
+_READ_ITEMS = 128
+"""Items per script."""
+_READ_BYTES = 1_000_000
+"""Embeddings per round trip."""
+NAMESPACES = 200
+"""Namespaces per script."""
+
+Name = tuple[Namespace, str]
+
+
+class StoreScanError(LanggraphRqError):
+    """A search or a listing would have to look at too much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Reads for one caller.
+
+    Args:
+        access: Runs the scripts.
+        serializer: Reads values.
+        scan_items: The most items, or namespaces, that one search looks at.
+        index: Searches by meaning; None: a query is ignored.
+    """
+
+    access: Access
+    serializer: "StateSerializer"
+    scan_items: int
+    index: "VectorIndex | None" = None
+
+    @property
+    def records(self) -> Records:
+        """The items of the caller's tenant."""
+        return Records(self.serializer, current_tenant())
+
+    async def get(self, op: GetOp) -> Item | None:
+        """Read one item."""
+        (item,) = await self.access.get(op.namespace, [op.key], refresh_ttl=op.refresh_ttl)
+        if item is None:
+            return None
+        record = self.records.read(op.namespace, op.key, item)
+        return Item(
+            value=record.value,
+            key=op.key,
+            namespace=op.namespace,
+            created_at=record.created_at,
+            updated_at=record.updated_at,
+        )
+
+    async def search(self, op: SearchOp) -> list[SearchItem]:
+        """Search below a namespace: filter, then rank by meaning if there is a query, then limit and offset.
+
+        Without a query the items that were put last come first; with one, those without embeddings come last.
+
+        Raises:
+            StoreScanError: it would have to look at more than `scan_items` items.
+            ValueError: of its filter, limit or offset.
+        """
+        if op.limit < 0 or op.offset < 0:
+            raise ValueError(f"search: expected limit and offset from 0, got: {op.limit} and {op.offset}")
+        check_filter(op.filter)
+        end = op.offset + op.limit
+        is_ranked = bool(op.query) and self.index is not None
+        most = self.scan_items if op.filter or is_ranked else min(end, self.scan_items)
+        names, is_all = await self._newest(op.namespace_prefix, most)
+        if op.filter:
+            names = await self._filter(names, op.filter, self.scan_items if is_ranked else end)
+        if not is_all and (is_ranked or len(names) < end):
+            raise StoreScanError(self.too_many("items", op.namespace_prefix))
+        scores: dict[Name, float] = {}
+        if is_ranked and names:
+            scores = await self._score(names, str(op.query))
+            names = sorted(names, key=lambda name: -scores.get(name, -2.0))
+        page = names[op.offset : end]
+        records = await self._read(page, refresh_ttl=op.refresh_ttl)
+        return [
+            SearchItem(*name, record.value, record.created_at, record.updated_at, scores.get(name))
+            for name in page
+            if (record := records.get(name)) and fits(record.value, op.filter or {})
+        ]
+
+    def too_many(self, what: str, prefix: Namespace) -> str:
+        """Say that there is too much below a namespace."""
+        return (
+            f"store: expected at most {self.scan_items:,} {what} below {prefix} (LGRQ_STORE_SCAN_ITEMS), got: more; "
+            "search in a longer namespace, or raise the setting"
+        )
+
+    async def _newest(self, prefix: Namespace, most: int) -> tuple[list[Name], bool]:
+        """List the newest items below a namespace, and whether these are all."""
+        found: list[tuple[float, Namespace, str]] = []
+        first, last = bounds(prefix)
+        is_more, seen = most > 0, 0
+        while is_more:
+            is_more, end, listed = await self.access.find(
+                first, last, namespaces=NAMESPACES, each=most + 1, enough=self.scan_items
+            )
+            first = b"(" + end
+            seen += len(listed)
+            if seen > self.scan_items:
+                raise StoreScanError(self.too_many("namespaces", prefix))
+            for written, members in listed:
+                namespace = read_namespace(written)
+                found += [
+                    (-float(updated), namespace, key.decode())
+                    for key, updated in zip(members[::2], members[1::2], strict=True)
+                ]
+            found = sorted(found)[: most + 1]
+        return [(namespace, key) for _, namespace, key in found[:most]], len(found) <= most
+
+    async def _filter(self, names: Sequence[Name], conditions: dict[str, Any], most: int) -> list[Name]:
+        """Keep what fits; stop at `most`."""
+        kept: list[Name] = []
+        for chunk in _chunks(names, _READ_ITEMS):
+            records = await self._read(chunk, refresh_ttl=False)
+            kept += [name for name in chunk if name in records and fits(records[name].value, conditions)]
+            if len(kept) >= most:
+                break
+        return kept
+
+    async def _score(self, names: Sequence[Name], query: str) -> dict[Name, float]:
+        """Return the similarity of the items that have embeddings."""
+        assert self.index
+        vector = await self.index.embed_query(query)
+        scores: dict[Name, float] = {}
+        for chunk in _chunks(names, max(1, min(_READ_ITEMS, _READ_BYTES // (4 * self.index.dims)))):
+            written = await _by_namespace(chunk, self.access.vectors)
+            found = {name: self.records.read_vectors(*name, data) for name, data in written.items()}
+            if found:
+                scores |= zip(found, self.index.score(list(found.values()), vector), strict=True)
+        return scores
+
+    async def _read(self, names: Sequence[Name], *, refresh_ttl: bool) -> dict[Name, Record]:
+        """Read items; those that are gone are left out."""
+
+        def get(namespace: Namespace, keys: Sequence[str]) -> Coroutine[Any, Any, list[bytes | None]]:
+            return self.access.get(namespace, keys, refresh_ttl=refresh_ttl)
+
+        items: dict[Name, bytes] = {}
+        for chunk in _chunks(names, _READ_ITEMS):
+            items |= await _by_namespace(chunk, get)
+        return {name: self.records.read(name[0], name[1], item) for name, item in items.items()}
+
+
+def bounds(prefix: Namespace) -> tuple[bytes, bytes]:
+    """Return the first and the last namespace below a prefix, as ZRANGE BYLEX wants them."""
+    if not prefix:
+        return b"-", b"+"
+    written = write_namespace(prefix).encode()
+    return b"[" + written, b"(" + written + b"\xff"
+
+
+async def _by_namespace(
+    names: Sequence[Name], read: Callable[[Namespace, Sequence[str]], Coroutine[Any, Any, list[bytes | None]]]
+) -> dict[Name, bytes]:
+    """Read of each namespace at once what is read of it; leave out what is not there."""
+    groups = [(namespace, [key for _, key in group]) for namespace, group in groupby(sorted(names), key=itemgetter(0))]
+    replies = await asyncio.gather(*(read(*group) for group in groups))
+    return {
+        (namespace, key): data
+        for (namespace, keys), reply in zip(groups, replies, strict=True)
+        for key, data in zip(keys, reply, strict=True)
+        if data is not None
+    }
+
+
+def _chunks(names: Sequence[Name], size: int) -> Iterator[Sequence[Name]]:
+    return (names[start : start + size] for start in range(0, len(names), size))

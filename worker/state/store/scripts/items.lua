@@ -1,0 +1,64 @@
+-- The items of one namespace: four keys, which share their labels, and the register of the namespaces of a tenant.
+--
+-- An item is a string: a byte that names its format, three integers of eight bytes (created, updated, both in us since
+-- the epoch; time to live in ms, 0 if it has none), and what Python wrote of its value.
+local HEADER, HEADER_BYTES, FORMAT = '>BI8I8I8', 25, 1
+local LONGEST_MS = 100 * 365 * 24 * 3600 * 1000 -- time to live; `store.py` refuses a longer one
+local SWEPT = 100 -- items per script whose time is over
+
+-- Name the keys of a namespace, whose labels each end with a NUL.
+local function item_keys(tenant, namespace)
+  local name = tenant .. ':' .. (namespace:sub(1, -2):gsub('%z', '.'))
+  return {
+    items = 'agent:store:' .. name,
+    order = 'agent:store_order:' .. name,
+    expiry = 'agent:store_expiry:' .. name,
+    vectors = 'agent:store_vectors:' .. name,
+  }
+end
+
+local function pack_item(created_us, updated_us, ttl_ms, value)
+  return struct.pack(HEADER, FORMAT, created_us, updated_us, ttl_ms) .. value
+end
+
+-- Return when an item was created (us), and its time to live (ms); nil if it is none.
+local function read_header(item)
+  if #item < HEADER_BYTES then
+    return nil
+  end
+  local format, created_us, _, ttl_ms = struct.unpack(HEADER, item)
+  if format ~= FORMAT or ttl_ms > LONGEST_MS then
+    return nil
+  end
+  return created_us, ttl_ms
+end
+
+local function drop_item(keys, name)
+  redis.call('HDEL', keys.items, name)
+  redis.call('HDEL', keys.vectors, name)
+  redis.call('ZREM', keys.order, name)
+  redis.call('ZREM', keys.expiry, name)
+end
+
+-- Delete some of the items whose time is over.
+local function sweep_items(keys, now_ms)
+  for _, name in ipairs(redis.call('ZRANGE', keys.expiry, '-inf', now_ms, 'BYSCORE', 'LIMIT', 0, SWEPT)) do
+    drop_item(keys, name)
+  end
+end
+
+local function is_item_over(keys, name, now_ms)
+  local until_ms = redis.call('ZSCORE', keys.expiry, name)
+  return until_ms and tonumber(until_ms) <= now_ms
+end
+
+-- Let a key outlive an item of it; `left_ms` is what PTTL said before the item was written, `ttl_ms` 0: for ever.
+local function outlive(key, left_ms, ttl_ms)
+  if ttl_ms == 0 then
+    if left_ms >= 0 then
+      redis.call('PERSIST', key)
+    end
+  elseif left_ms ~= -1 and left_ms < ttl_ms then
+    redis.call('PEXPIRE', key, ttl_ms)
+  end
+end

@@ -1,0 +1,11 @@
+-- Read the embeddings of items of one namespace.
+--
+-- Uses worker/state/store/scripts/items: item_keys
+--
+-- ARGV[1] tenant
+-- ARGV[2] namespace; each label ends with a NUL
+-- ARGV[3..] keys of the items, at most a few hundred
+-- Returns the embeddings of each, or false where there are none
+local tenant, namespace = ARGV[1], ARGV[2]
+
+return redis.call('HMGET', item_keys(tenant, namespace).vectors, unpack(ARGV, 3))
