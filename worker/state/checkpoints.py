@@ -43,15 +43,9 @@ from langgraph_rq.shared.connections.kept_connection import Argument
 from langgraph_rq.worker.guards.task_guard import current_task
 from langgraph_rq.worker.state.outages import PATIENCE_S, Outages
 from langgraph_rq.worker.state.refused_state import RefusedStateError
+from langgraph_rq.worker.state.saver.thread_saver import TASK_ID, TASK_TTL_S, THREAD_TTL_S
 from langgraph_rq.worker.state.search_indexes import create_indexes
 from langgraph_rq.worker.state.serializer import StateSerializer
-
-TASK_ID = "task_id"
-"""Key of the task's id in a run's `configurable` and in a checkpoint's metadata."""
-
-THREAD_TTL_S = 7 * 24 * 3600.0
-TASK_TTL_S = 60.0
-"""TTL of a thread's checkpoints after its last write, and of those of a task without a thread after its end."""
 
 
 class Checkpointer(AsyncRedisSaver):

@@ -3,7 +3,6 @@
 Two savers agree if their scenarios return the same. Ids and times are replaced by the order in which they turn up.
 """
 
-import asyncio
 import operator
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, TypedDict
@@ -12,6 +11,8 @@ from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, Send, StateSnapshot, interrupt
+
+from tests.waiting import until
 
 Saver = BaseCheckpointSaver[Any]
 Scenario = Callable[[Saver], Awaitable[Any]]
@@ -60,7 +61,11 @@ async def ask(state: Any) -> Any:
 
 def chain(*nodes: Any, of: Any = Steps) -> StateGraph[Any]:
     """Make a graph of nodes, one after the other."""
-    return StateGraph(of).add_sequence(nodes).add_edge(START, nodes[0].__name__)
+    builder = StateGraph(of)
+    names = [getattr(node, "__name__", None) or node.name for node in nodes]
+    for before, name, node in zip([START, *names], names, nodes, strict=False):
+        builder.add_node(name, node).add_edge(before, name)
+    return builder
 
 
 class Seen:
@@ -186,11 +191,14 @@ async def error_and_going_on(saver: Saver) -> Any:
         calls.append("good")
         return {"steps": ["good"]}
 
+    async def is_good_saved() -> bool:
+        saved = await saver.aget_tuple(thread())
+        return bool(saved and saved.pending_writes)
+
     async def bad(_state: Any) -> Any:
         calls.append("bad")
         if calls.count("bad") == 1:
-            while not (await saver.aget_tuple(thread())).pending_writes:  # type: ignore[union-attr]
-                await asyncio.sleep(0)
+            await until(is_good_saved)
             raise ValueError("once")
         return {"steps": ["bad"]}
 
@@ -256,7 +264,7 @@ async def talk(state: Any) -> Any:
 
 
 async def delta_channels(saver: Saver) -> Any:
-    """Turns of a delta channel across snapshots; every old state, a fork from the middle, and the old branch after it."""
+    """Turns of a delta channel across snapshots: every old state, a fork, and the old branch after it."""
     graph = chain(talk, of=Deltas).compile(checkpointer=saver)
     for number in range(7):
         await graph.ainvoke({"messages": [f"question {number}"], "count": 0}, thread())

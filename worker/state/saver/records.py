@@ -11,7 +11,9 @@ once per version and named by every checkpoint that has it.
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
+from uuid import UUID
 
 import ormsgpack
 from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata, PendingWrite, writes_sort_key
@@ -28,6 +30,9 @@ _LONGEST_BYTES = 512_000_000
 """Of one inflated text; the longest that Redis holds plain."""
 _MSGPACK, _ZLIB, _KIND = 0, 1, 2
 """First byte of a text: what follows is msgpack, compressed msgpack, or the name of another kind and its data."""
+
+RUN_BYTES = 6
+"""Of the mark of a run, between the length of a write and the write."""
 
 Header = tuple[str, list[str], list[str], str, str]
 
@@ -188,10 +193,13 @@ class Codec:
         checkpoint["channel_values"] = {**inline, **large}
         return checkpoint, metadata, parent
 
-    def write_rows(self, writes: Sequence[tuple[int, str, Any]], task_id: str, task_path: str) -> bytes:
-        """Write what a node wrote, as (index, channel, value), to be appended to earlier writes."""
-        row = ormsgpack.packb([task_id, task_path, self.dump([list(write) for write in writes])])
-        return len(row).to_bytes(4) + row
+    def write_rows(self, writes: Sequence[tuple[int, str, Any]], task_id: str, task_path: str, run: bytes) -> bytes:
+        """Write what a node wrote, as (index, channel, value), to be appended to earlier writes.
+
+        A run that answers a question writes beside the checkpoint of the run that asked: `run`, of `run_mark`, tells
+        its writes from those.
+        """
+        return _row(run, task_id, task_path, self.dump([list(write) for write in writes]))
 
     def read_rows(self, segments: Iterable[bytes]) -> list[PendingWrite]:
         """Read the writes of a checkpoint in LangGraph's order.
@@ -200,7 +208,7 @@ class Codec:
         answer) the last counts.
         """
         found: dict[tuple[str, int], tuple[str, str, Any]] = {}
-        for task_id, task_path, text in _rows(b"".join(segments)):
+        for _, task_id, task_path, text in _rows(b"".join(segments)):
             for index, channel, value in self.load(text):
                 if index < 0 or (task_id, index) not in found:
                     found[task_id, index] = (task_path, channel, value)
@@ -220,8 +228,7 @@ class Codec:
         """Write writes for another thread."""
         if self.is_plain and target.is_plain:
             return rows
-        moved = [ormsgpack.packb([task, path, self.move(text, target)]) for task, path, text in _rows(rows)]
-        return b"".join(len(row).to_bytes(4) + row for row in moved)
+        return b"".join(_row(run, task, path, self.move(text, target)) for run, task, path, text in _rows(rows))
 
 
 def value_name(channel: str, version: Any) -> str:
@@ -258,15 +265,36 @@ def read_header(packed: bytes) -> Header:
         raise RefusedStateError(f"state: expected the header of a checkpoint, got: {error}") from None
 
 
-def _rows(data: bytes) -> Iterator[tuple[str, str, bytes]]:
-    """Yield (node's task, its path, text) of appended writes, which may be anything."""
+def run_mark(run: str) -> bytes:
+    """Return what stands for a run before its writes."""
+    return sha256(run.encode("utf-8", "surrogatepass")).digest()[:RUN_BYTES] if run else bytes(RUN_BYTES)
+
+
+def _short(task_id: str) -> str | bytes:
+    """Return the 16 bytes of a UUID, else the text."""
+    try:
+        uuid = UUID(task_id)
+    except ValueError:
+        return task_id
+    return uuid.bytes if str(uuid) == task_id else task_id
+
+
+def _row(run: bytes, task_id: str, task_path: str, text: bytes) -> bytes:
+    row = ormsgpack.packb([_short(task_id), task_path, text])
+    return len(row).to_bytes(4) + run + row
+
+
+def _rows(data: bytes) -> Iterator[tuple[bytes, str, str, bytes]]:
+    """Yield (run, node's task, its path, text) of appended writes, which may be anything."""
     at = 0
     try:
         while at < len(data):
-            size = int.from_bytes(data[at : at + 4])
-            task_id, task_path, text = ormsgpack.unpackb(data[at + 4 : at + 4 + size])
-            yield str(task_id), str(task_path), bytes(text)
-            at += 4 + size
+            start = at + 4 + RUN_BYTES
+            end = start + int.from_bytes(data[at : at + 4])
+            task, task_path, text = ormsgpack.unpackb(data[start:end])
+            task_id = str(UUID(bytes=task)) if isinstance(task, bytes) else str(task)
+            yield data[at + 4 : start], task_id, str(task_path), bytes(text)
+            at = end
     except (TypeError, ValueError) as error:
         raise RefusedStateError(f"state: expected what a node wrote, got: {error}") from None
 

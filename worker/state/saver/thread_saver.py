@@ -39,7 +39,7 @@ from langgraph_rq.worker.guards.task_guard import current_task
 from langgraph_rq.worker.state.outages import PATIENCE_S, Outages
 from langgraph_rq.worker.state.saver import upkeep
 from langgraph_rq.worker.state.saver.reading import ThreadReader, config_of, place_of
-from langgraph_rq.worker.state.saver.records import name_of
+from langgraph_rq.worker.state.saver.records import name_of, run_mark
 from langgraph_rq.worker.state.saver.retention import all_but_newest, of_runs
 from langgraph_rq.worker.state.saver.sync_faces import SyncFaces
 from langgraph_rq.worker.state.saver.thread_scripts import ThreadScripts, accepted, run_key
@@ -48,6 +48,8 @@ from langgraph_rq.worker.state.serializer import StateSerializer
 THREAD_TTL_S = 7 * 24 * 3600.0
 TASK_TTL_S = 60.0
 """TTL of a thread's checkpoints after its last write, and of those of a task without a thread after its end."""
+TASK_ID = "task_id"
+"""Key of the task's id in a run's `configurable` and in a checkpoint's metadata."""
 THREAD_KEEP = 100
 """The newest checkpoints of each namespace of a thread that are kept."""
 
@@ -179,9 +181,14 @@ class ThreadSaver(SyncFaces):
             return
         thread, namespace = place_of(config)
         numbered = [(WRITES_IDX_MAP.get(channel, i), channel, value) for i, (channel, value) in enumerate(writes)]
-        rows = self._threads.codec(thread).write_rows(numbered, task_id, task_path)
-        name = name_of(namespace, config["configurable"]["checkpoint_id"])
-        accepted(await self._threads.write("put_writes", thread, [self._threads.ttl_ms, name, rows]))
+        configurable = config["configurable"]
+        run, own_task = configurable.get("run_id"), configurable.get(TASK_ID)
+        rows = self._threads.codec(thread).write_rows(
+            numbered, task_id, task_path, run_mark(str(run or own_task or ""))
+        )
+        name = name_of(namespace, configurable["checkpoint_id"])
+        runs = [run_key(str(run))] if run else []
+        accepted(await self._threads.write("put_writes", thread, [self._threads.ttl_ms, name, rows, thread], *runs))
 
     async def expire_thread(self, thread_id: str, ttl_s: float = TASK_TTL_S) -> int:
         """Set the TTL of a thread; 0 deletes it. One round trip, no search.
@@ -199,13 +206,14 @@ class ThreadSaver(SyncFaces):
         await self.expire_thread(thread_id, 0)
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Delete what runs have written, except what a delta channel of a later checkpoint is rebuilt from.
+        """Delete what runs have written, except checkpoints from which a delta channel of a later one is rebuilt.
 
         The threads of a run are known for as long after its last checkpoint as a thread is kept.
         """
         for run in run_ids:
             for thread in await upkeep.threads_of(self._threads, run):
-                await upkeep.drop(self._threads, thread, partial(of_runs, runs=[run]))
+                left = await upkeep.drop(self._threads, thread, partial(of_runs, runs=[run]))
+                await upkeep.forget_writes(self._threads, thread, left, run_mark(run))
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Drop all but the newest checkpoint of each namespace (`keep_latest`), or whole threads (`delete`).

@@ -49,6 +49,13 @@ async def drop(threads: ThreadScripts, thread: str, choose: Choice) -> set[Place
     raise ThreadChangedError(f"expected a thread at rest, got one that is written to: {thread!r}")
 
 
+async def forget_writes(threads: ThreadScripts, thread: str, places: set[Place], run: bytes) -> None:
+    """Drop what a run wrote beside checkpoints of other runs: answers to their questions, and what followed at once."""
+    names = [name_of(*place) for place in sorted(places)]
+    for at in range(0, len(names), _DROPPED):
+        accepted(await threads.write("forget_writes", thread, [run, *names[at : at + _DROPPED]]))
+
+
 async def expire(threads: ThreadScripts, thread: str, ttl_s: float) -> int:
     """Set the TTL of a thread, 0 deletes it. Returns the number of its checkpoints."""
     return accepted(await threads.write("expire_thread", thread, [round(ttl_s * 1000)]) + 1) - 1

@@ -1,4 +1,4 @@
--- Fencing tokens, and the one TTL of all that belongs to a thread.
+-- Fencing tokens, and the TTLs of what belongs to a thread.
 
 -- Whether a higher token than `token` was seen on the thread, so that nothing may be written; else `token` is the highest
 -- from now on. Empty: a caller that runs no task, such as an operation on a thread at rest, is not compared.
@@ -17,4 +17,12 @@ end
 local function keep(state_key, index_key, ttl_ms)
   redis.call('PEXPIRE', state_key, ttl_ms)
   redis.call('PEXPIRE', index_key, ttl_ms)
+end
+
+-- Note that a run has written to a thread, if the writer names one.
+local function note_run(run_key, thread, ttl_ms)
+  if run_key then
+    redis.call('SADD', run_key, thread)
+    redis.call('PEXPIRE', run_key, ttl_ms)
+  end
 end

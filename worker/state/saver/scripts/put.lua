@@ -1,6 +1,6 @@
 -- Write a checkpoint with the values that it adds, and renew the TTL of its thread.
 --
--- Uses worker/state/saver/scripts/fence: is_outdated, keep
+-- Uses worker/state/saver/scripts/fence: is_outdated, keep, note_run
 -- Uses worker/state/saver/scripts/names: prefix_of, range_end
 --
 -- KEYS[1] agent:thread_state:<thread>  hash  all that belongs to the thread
@@ -35,9 +35,6 @@ end
 redis.call('HSET', state_key, 'c' .. name, record)
 redis.call('ZADD', index_key, 0, name)
 keep(state_key, index_key, ttl_ms)
-if run_key then
-  redis.call('SADD', run_key, thread)
-  redis.call('PEXPIRE', run_key, ttl_ms)
-end
+note_run(run_key, thread, ttl_ms)
 local prefix = prefix_of(name)
 return {redis.call('ZLEXCOUNT', index_key, '[' .. prefix, '(' .. range_end(prefix))}
