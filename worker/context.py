@@ -46,6 +46,8 @@ from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.guards.waiting import KeptAttempts
 from langgraph_rq.worker.outputs.failures import ErrorDetail
 from langgraph_rq.worker.state.checkpoints import Checkpointer
+from langgraph_rq.worker.state.project_checkpointer import ProjectCheckpointer
+from langgraph_rq.worker.state.project_state import adopt, open_project_state, unencrypted
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.state_keys import StateKeys
 from langgraph_rq.worker.state.store.opening import open_store
@@ -93,7 +95,7 @@ async def open_context(
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(open_async(url, connections=redis.redis_connections))
         saved = await stack.enter_async_context(open_async(checkpoint_url, connections=redis.redis_connections))
-        checkpointer = None
+        checkpointer: Checkpointer | ProjectCheckpointer | None = None
         if settings.checkpoints:
             checkpointer = Checkpointer(saved, serializer=serializer, ttl_s=settings.thread_ttl_s, is_fenced=is_fenced)
             await checkpointer.asetup()
@@ -108,16 +110,25 @@ async def open_context(
 
             opening = open_redis_stack_store(saved, config, serializer)
         store = await stack.enter_async_context(opening)
+        brought = await open_project_state(config, stack, is_fenced, keeps_checkpoints=settings.checkpoints)
         serializer.allow(named_types(state.types))
         graphs = await stack.enter_async_context(
-            load_graphs(config, checkpointer=checkpointer, store=store, prepare=partial(_allow_types, serializer))
+            load_graphs(
+                config,
+                checkpointer=brought.checkpointer or checkpointer,
+                store=brought.store or store,
+                adopt=None if brought.checkpointer else partial(adopt, is_fenced),
+                keeps_stores=brought.store is None,
+                prepare=partial(_allow_types, serializer),
+            )
         )
         stack.enter_context(exported_spans())
         if settings.stream_usage:
             ask_for_usage()
         if settings.answer_journal:
             replay_answers()
-        for warning in graphs.warnings:
+        open_state = unencrypted(brought, graphs.by_name.values()) if state.key else []
+        for warning in (*brought.warnings, *graphs.warnings, *open_state):
             _log.warning("config.questioned", warning=warning)
         breaker, budget = load(BreakerSettings).limits(load(CallSettings).timeout_s), load(BudgetSettings)
         own = budget.limits()
@@ -149,7 +160,7 @@ async def open_context(
             guards=guards,
             keys=keys,
             key_file=KeyFile(key_file) if key_file else None,
-            checkpointer=checkpointer,
+            checkpointer=brought.checkpointer or checkpointer,
             answer_journal=settings.answer_journal,
             ledger_ttl_ms=round(settings.thread_ttl_s * 1000),
             callbacks=callbacks,

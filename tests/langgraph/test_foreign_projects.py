@@ -3,10 +3,12 @@
 import json
 
 import pytest
+from redis import Redis
 
 from langgraph_rq import Client, State
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
+from langgraph_rq.worker.graphs.langgraph_json import INSTEAD
 from tests.installation import ROOT, start_worker
 from tests.waiting import until_sync
 
@@ -26,8 +28,8 @@ def started(tmp_path_factory):
         arguments = ("--config", str(CONFIG), "--processes", "2")
         with start_worker(tmp_path_factory.mktemp("foreign"), environment, *arguments) as worker:
             worker.wait_until_ready(2)
-            with Client(redis.url) as client:
-                yield worker, client
+            with Client(redis.url) as client, Redis.from_url(redis.url) as connection:
+                yield worker, client, connection
             assert worker.process.poll() is None, worker.said()
 
 
@@ -39,6 +41,11 @@ def worker(started):
 @pytest.fixture
 def client(started):
     return started[1]
+
+
+@pytest.fixture
+def redis(started):
+    return started[2]
 
 
 def run(client, graph, input_, **fields):
@@ -102,3 +109,40 @@ def test_what_a_factory_cannot_leave_takes_no_result_away(client, worker):
     assert run(client, "not left", {"name": "Eve"})["told"] == "done for Eve"
     until_sync(lambda: worker.events("graph.not_left"))
     assert worker.events("graph.not_left")[0]["error"] == "OSError"
+
+
+@pytest.mark.parametrize("graph", ["durable", "in memory"])
+def test_question_is_answered_with_the_checkpoints_of_the_project_or_the_workers(graph, client, redis):
+    for turn in range(1, 4):
+        asked = client.wait(client.submit({"question": "why?"}, graph=graph, thread_id=graph[:2]).task_id, 60)
+        assert asked.status is State.INTERRUPTED
+        assert client.wait(client.resume(asked.task_id, "so").task_id, 60).result == {
+            "question": "why?",
+            "answer": "so",
+            "asked": turn,
+        }
+    is_own = any(key.startswith(b"projects_own_checkpoint:") for key in redis.scan_iter(count=1000))
+    assert is_own or graph == "in memory"
+
+
+def test_checkpoints_of_a_task_without_thread_do_not_stay_with_the_project(client, redis):
+    before = {*redis.scan_iter(match="projects_own_checkpoint:*", count=1000)}
+    asked = client.wait(client.submit({"question": "why?"}, graph="durable").task_id, 60)
+    assert {*redis.scan_iter(match="projects_own_checkpoint:*", count=1000)} > before
+    assert client.wait(client.resume(asked.task_id, "so").task_id, 60).status is State.SUCCESS
+    until_sync(lambda: {*redis.scan_iter(match="projects_own_checkpoint:*", count=1000)} == before)
+
+
+WARNINGS = f"""\
+{CONFIG}: http has no effect here: {INSTEAD["http"]}
+graph 'fails' (./src/factories/graphs.py:fails): its factory failed without a run, so that its input cannot be checked \
+at the door: KeyError: 'user_id' (graphs.py, line 57)
+graph 'not left' (./src/factories/graphs.py:not_left): its factory cannot be left: OSError: the server is gone \
+(graphs.py, line 63)
+the worker's own replaces what graphs were compiled with: \
+checkpointer InMemorySaver of in memory (it is in the memory of one process)
+"""
+
+
+def test_only_what_the_operator_can_act_on_is_a_warning(worker):
+    assert {event["warning"] for event in worker.events("config.questioned")} == {*WARNINGS.splitlines()}

@@ -100,9 +100,10 @@ class OutcomeWriter:
             return
         attempt.log_end(ended)
         attempt.end(error_of(ended))
-        if ended.spent_thread and self._context.checkpointer:
+        checkpointer = attempt.context.checkpointer  # a graph may have its own
+        if ended.spent_thread and checkpointer:
             try:
-                await self._context.checkpointer.expire_thread(ended.spent_thread, self._checkpoint_ttl_s)
+                await checkpointer.expire_thread(ended.spent_thread, self._checkpoint_ttl_s)
             except (RedisError, CheckpointOutageError) as error:  # they keep the longer TTL that they were written with
                 _log.warning("checkpoints.not_expired", error=str(error))
 

@@ -162,7 +162,7 @@ class Factory:
 
 
 async def enter(made: Any, stack: AsyncExitStack) -> Any:
-    """Await a coroutine, enter a context manager; return what is inside."""
+    """Return what is inside a coroutine or a context manager, which `stack` leaves."""
     if inspect.isawaitable(made):
         made = await made
     if isinstance(made, AbstractAsyncContextManager):

@@ -2,7 +2,7 @@
 
 An entry may name a compiled graph, a `StateGraph`, or a factory of either (factories). A factory that takes nothing is
 called once, at boot; one that takes a config or a runtime is called for each run, and at boot for its schemas.
-The worker's checkpointer and store replace a graph's own, as in LangGraph Server.
+A graph that brings no checkpointer and store of its own gets the worker's (brought_state).
 
 Sync nodes run in the event loop's default executor, which the worker sizes to its concurrency.
 """
@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -28,6 +28,7 @@ from langgraph.store.base import BaseStore
 
 from langgraph_rq.shared.graph_description import GraphDescription
 from langgraph_rq.shared.graph_input import GraphInput
+from langgraph_rq.worker.graphs.brought_state import Adopt, GraphState, replacements
 from langgraph_rq.worker.graphs.description import describe
 from langgraph_rq.worker.graphs.factories import Factory, Run, enter
 from langgraph_rq.worker.graphs.input_keys import graph_input
@@ -49,6 +50,8 @@ class LoadedGraph:
     graph: AnyGraph
     input: GraphInput
     """What the graph takes, by which producers judge inputs."""
+    own_checkpointer: Any = None
+    """What `adopt` made of the one that it was compiled with; None: it has the worker's."""
 
     @asynccontextmanager
     async def open(self, run: Run) -> AsyncIterator["LoadedGraph"]:
@@ -97,21 +100,25 @@ async def load_graphs(
     *,
     checkpointer: BaseCheckpointSaver[Any] | None,
     store: BaseStore | None = None,
+    adopt: Adopt | None = None,
+    keeps_stores: bool = True,
     prepare: Callable[[AnyGraph], None] = lambda graph: None,  # noqa: ARG005
 ) -> AsyncIterator[Graphs]:
     """Import and compile every graph of `config`; on exit, close the factories that are context managers.
 
     Args:
         config: From `read_langgraph_json`; its environment variables and import paths are applied here.
-        checkpointer: Replaces every graph's own; None: no checkpoints.
-        store: Replaces every graph's own; None: a graph keeps its own.
+        checkpointer: Of graphs that have none; None: no checkpoints.
+        store: Of graphs that have none; None: a graph keeps its own.
+        adopt: Decides on a graph's own checkpointer; None: it is replaced.
+        keeps_stores: Whether a graph keeps its own store.
         prepare: Called with each graph before it runs, also with those that are made for one run.
 
     Raises:
         GraphLoadError: one line with the graph, its location and the reason.
     """
     config.apply()
-    loader = _Loader(checkpointer, store, prepare)
+    loader = _Loader(GraphState(checkpointer, store, adopt, keeps_stores), prepare)
     warnings = list(config.warnings)
     by_name = {}
     async with AsyncExitStack() as stack:
@@ -119,14 +126,15 @@ async def load_graphs(
             where = f"graph {name!r} ({spec})"
             by_name[name], problem = await loader.load(name, where, load_attribute(config, spec, where), stack)
             warnings += [f"{where}: {problem}"] if problem else []
-        yield Graphs(by_name, tuple(warnings))
+        yield Graphs(by_name, (*warnings, *replacements(loader.replaced)))
 
 
 @dataclass(frozen=True, slots=True)
 class _Loader:
-    checkpointer: BaseCheckpointSaver[Any] | None
-    store: BaseStore | None
+    state: GraphState
     prepare: Callable[[AnyGraph], None]
+    replaced: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    """(what was replaced, why) -> names of graphs."""
 
     async def load(
         self, name: str, where: str, attribute: Any, stack: AsyncExitStack
@@ -140,49 +148,71 @@ class _Loader:
             return await self._load_per_run(factory, name, where)
         try:
             made = await (
-                stack.enter_async_context(factory.make(None, self.store)) if factory else enter(attribute, stack)
+                stack.enter_async_context(factory.make(None, self.state.store)) if factory else enter(attribute, stack)
             )
         except Exception as error:
-            raise GraphLoadError(f"{where}: its factory failed: {_one_line(error)}") from error
-        graph = self._compile(made, name, where)
+            raise GraphLoadError(f"{where}: its factory failed: {one_line(error)}") from error
+        graph = self._compile(made, where)
+        try:
+            checkpointer = await self._state(graph, name, is_per_run=False)
+        except Exception as error:
+            raise GraphLoadError(f"{where}: its checkpointer cannot be read: {one_line(error)}") from error
+        own = checkpointer if checkpointer is not self.state.checkpointer else None
+        graph = self._ready(graph, name, checkpointer)
         takes, problem = _input(graph)
-        return LoadedGraph(name, graph, takes), problem
+        return LoadedGraph(name, graph, takes, own), problem
 
     async def _load_per_run(self, factory: Factory, name: str, where: str) -> tuple[GraphPerRun, str | None]:
         """Call the factory once, to know its graph's input. It may fail: there is no run yet whose config it wants."""
 
         @asynccontextmanager
         async def make(run: Run | None) -> AsyncIterator[AnyGraph]:
-            async with factory.make(run, self.store) as made:
-                yield self._compile(made, name, where)
+            async with factory.make(run, self.state.store) as made:
+                yield self._ready(self._compile(made, where), name, self.state.checkpointer)
 
-        takes, problem, description = GraphInput(), None, None
+        takes, problem, description = None, None, None
         try:
-            async with make(None) as graph:
+            async with factory.make(None, self.state.store) as made:
+                graph = self._compile(made, where)
+                await self._state(graph, name, is_per_run=True)
                 takes, problem = _input(graph)
                 description = describe(graph)
         except GraphLoadError:
             raise
         except Exception as error:
-            problem = f"its input cannot be checked at the door: its factory failed without a run: {_one_line(error)}"
-        return GraphPerRun(name, takes, make, description), problem
+            what = (
+                "cannot be left" if takes else "failed without a run, so that its input cannot be checked at the door"
+            )
+            problem = f"its factory {what}: {one_line(error)}"
+        return GraphPerRun(name, takes or GraphInput(), make, description), problem
 
-    def _compile(self, made: Any, name: str, where: str) -> AnyGraph:
+    async def _state(self, graph: AnyGraph, name: str, *, is_per_run: bool) -> BaseCheckpointSaver[Any] | None:
+        """Choose a graph's checkpointer, and note what is replaced."""
+        checkpointer, why = await self.state.choose_checkpointer(graph.checkpointer, is_per_run=is_per_run)
+        for own, reason in ((graph.checkpointer, why), (graph.store, self.state.choose_store(graph.store)[1])):
+            if reason:
+                kind = "checkpointer" if own is graph.checkpointer else "store"
+                self.replaced.setdefault((f"{kind} {type(own).__name__}", reason), []).append(name)
+        return checkpointer
+
+    def _compile(self, made: Any, where: str) -> AnyGraph:
         if isinstance(made, StateGraph):
             try:
                 made = made.compile()
             except Exception as error:
-                raise GraphLoadError(f"{where}: could not be compiled: {_one_line(error)}") from error
+                raise GraphLoadError(f"{where}: could not be compiled: {one_line(error)}") from error
         if not isinstance(made, Pregel):
             raise GraphLoadError(
                 f"{where}: expected a compiled graph, a StateGraph or a factory of either, got: {type(made).__name__}"
             )
-        update: dict[str, Any] = {"checkpointer": self.checkpointer}
-        if self.store is not None:
-            update["store"] = self.store
-        if made.name == _UNNAMED:
+        return made
+
+    def _ready(self, graph: AnyGraph, name: str, checkpointer: BaseCheckpointSaver[Any] | None) -> AnyGraph:
+        """Return a copy with its checkpointer, its store and a name."""
+        update: dict[str, Any] = {"checkpointer": checkpointer, "store": self.state.choose_store(graph.store)[0]}
+        if graph.name == _UNNAMED:
             update["name"] = name
-        graph = made.copy(update)
+        graph = graph.copy(update)
         self.prepare(graph)
         return graph
 
@@ -200,7 +230,7 @@ def load_attribute(config: LanggraphJson, spec: str, where: str) -> Any:
     except GraphLoadError as error:
         raise GraphLoadError(f"{where}: {error}") from None
     except (Exception, SystemExit) as error:
-        raise GraphLoadError(f"{where}: could not be imported: {_one_line(error)}") from error
+        raise GraphLoadError(f"{where}: could not be imported: {one_line(error)}") from error
     if not hasattr(module, attribute):
         raise GraphLoadError(f"{where}: {source} has no {attribute!r}{_suggestion(module, attribute)}")
     return getattr(module, attribute)
@@ -252,7 +282,7 @@ def _input(graph: AnyGraph) -> tuple[GraphInput, str | None]:
     try:
         return graph_input(graph), None
     except Exception as error:  # a graph of an unusual class still runs
-        return GraphInput(), f"its input cannot be checked at the door: {_one_line(error)}"
+        return GraphInput(), f"its input cannot be checked at the door: {one_line(error)}"
 
 
 def _suggestion(module: ModuleType, attribute: str) -> str:
@@ -262,7 +292,7 @@ def _suggestion(module: ModuleType, attribute: str) -> str:
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """Describe an error in one line, with the file and line that raised it."""
     frames = [frame for frame in extract_tb(error.__traceback__) if "importlib" not in frame.filename]
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames[1:] else ""

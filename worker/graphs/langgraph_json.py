@@ -4,12 +4,13 @@
       "graphs": {"support desk": "./agents/desk.py:graph", "other": {"path": "package.module:make_graph"}},
       "dependencies": [".", "./agents", "langchain-openai>=1"],
       "env": ".env",
-      "store": {"index": {"embed": "openai:text-embedding-3-small", "dims": 1536, "fields": ["$"]}, "ttl": {...}}
+      "store": {"index": {"embed": "openai:text-embedding-3-small", "dims": 1536, "fields": ["$"]}, "ttl": {...}},
+      "checkpointer": {"path": "./state.py:make_checkpointer"}
     }
 
 Paths are relative to the file. Its folder and the local dependencies are appended to the import path; other
 dependencies are only checked for presence. `env` is a file or a mapping, and never overrides variables that are set
-already. An unsupported key causes a warning.
+already. A key without effect causes a warning, unless it is only about building an image (`BUILD_KEYS`).
 """
 
 import json
@@ -26,9 +27,39 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from langgraph_rq.shared.errors import LanggraphRqError
 
-_KEYS = frozenset({"graphs", "dependencies", "env", "store"})
+_KEYS = frozenset({"graphs", "dependencies", "env", "store", "checkpointer"})
 _GRAPH_KEYS = frozenset({"path", "description"})
-_STORE_KEYS = frozenset({"index", "ttl"})
+_STORE_KEYS = frozenset({"path", "index", "ttl"})
+
+BUILD_KEYS = frozenset(
+    {
+        "$schema",
+        "_INTERNAL_docker_tag",
+        "api_version",
+        "base_image",
+        "dockerfile_lines",
+        "image_distro",
+        "keep_pkg_tools",
+        "node_version",
+        "pip_config_file",
+        "pip_installer",
+        "python_version",
+        "source",
+    }
+)
+"""Keys about building LangGraph's image, which mean nothing to a process that runs."""
+
+INSTEAD = {
+    "auth": "the gateway runs no user code: name users by API keys (docs/http.md)",
+    "http": "the gateway runs no user code: serve routes of your own beside it (docs/http.md)",
+    "webhooks": "nothing is posted at a run's end: wait for the result, or read the events (docs/tasks.md)",
+    "ui": "no components are served: serve them from your front end",
+    "encryption": "set LGRQ_STATE_KEY, which encrypts checkpoints and store (docs/state.md)",
+    "priority": "give tasks a priority (docs/tasks.md)",
+    "checkpointer.ttl": "set LGRQ_THREAD_TTL_S",
+    "checkpointer.serde": "set LGRQ_STATE_TYPES (docs/state.md)",
+}
+"""Keys that this project does not read -> what to do instead."""
 
 T = TypeVar("T")
 
@@ -51,6 +82,10 @@ class LanggraphJson:
     """`dims`, `embed` and `fields` of the long-term memory's vector index."""
     store_ttl: Mapping[str, Any] | None = None
     """`default_ttl` (minutes) and `refresh_on_read` of the long-term memory."""
+    store_path: str | None = None
+    """A store of the project, as the value of a graph; it has its own index and TTL."""
+    checkpointer_path: str | None = None
+    """A checkpointer of the project, as the value of a graph."""
     warnings: tuple[str, ...] = field(default=())
     """Unsupported keys and missing dependencies, one sentence each."""
 
@@ -77,6 +112,7 @@ def read_langgraph_json(path: Path) -> LanggraphJson:
     document = _read_object(path)
     dependencies = _expect(path, "dependencies", document.get("dependencies", []), list, "a list of strings")
     store = _expect(path, "store", document.get("store") or {}, dict, "an object")
+    checkpointer = _expect(path, "checkpointer", document.get("checkpointer") or {}, dict, "an object")
     environment, env_warnings = _read_env(path, document.get("env") or {})
     local = [str(entry) for entry in dependencies if _is_local(path.parent, str(entry))]
     return LanggraphJson(
@@ -86,8 +122,11 @@ def read_langgraph_json(path: Path) -> LanggraphJson:
         environment=environment,
         store_index=store.get("index"),
         store_ttl=store.get("ttl"),
+        store_path=_read_path(path, "store.path", store.get("path")),
+        checkpointer_path=_read_path(path, "checkpointer.path", checkpointer.get("path")),
         warnings=(
-            *_unsupported(path, document, store),
+            *_instead(path, document, checkpointer),
+            *_unsupported(path, document, store, checkpointer),
             *env_warnings,
             *_missing(path, (str(entry) for entry in dependencies if str(entry) not in local)),
         ),
@@ -124,6 +163,16 @@ def _read_graphs(path: Path, graphs: Any) -> dict[str, str]:
     if not specs:
         raise GraphLoadError(f"{path}: graphs: expected at least one graph, got: none")
     return specs
+
+
+def _read_path(path: Path, name: str, spec: Any) -> str | None:
+    expected = '"./file.py:attribute" or "package.module:attribute"'
+    if spec is None:
+        return None
+    module, _, attribute = _expect(path, name, spec, str, expected).rpartition(":")
+    if not module or not attribute:
+        raise GraphLoadError(f"{path}: {name}: expected {expected}, got: {spec!r}")
+    return f"{module}:{attribute}"
 
 
 def _read_env(path: Path, env: Any) -> tuple[dict[str, str], list[str]]:
@@ -165,11 +214,20 @@ def package_root(folder: Path) -> Path:
     return folder
 
 
-def _unsupported(path: Path, document: Mapping[str, Any], store: Mapping[str, Any]) -> list[str]:
-    keys = [key for key in document if key not in _KEYS]
-    keys += [f"store.{key}" for key in store if key not in _STORE_KEYS]
+def _instead(path: Path, document: Mapping[str, Any], checkpointer: Mapping[str, Any]) -> Iterator[str]:
+    given = [*document, *(f"checkpointer.{key}" for key in checkpointer)]
+    yield from (f"{path}: {key} has no effect here: {INSTEAD[key]}" for key in given if key in INSTEAD)
+
+
+def _unsupported(
+    path: Path, document: Mapping[str, Any], store: Mapping[str, Any], checkpointer: Mapping[str, Any]
+) -> list[str]:
+    keys = [key for key in document if key not in _KEYS | BUILD_KEYS]
+    keys += [f"store.{key}" for key in store if key not in _STORE_KEYS or (key != "path" and "path" in store)]
+    keys += [f"checkpointer.{key}" for key in checkpointer if key != "path"]
     for name, spec in document["graphs"].items():
         keys += [f"graphs.{name}.{key}" for key in spec if key not in _GRAPH_KEYS] if isinstance(spec, dict) else []
+    keys = [key for key in keys if key not in INSTEAD]
     return [f"{path}: these keys have no effect here: {', '.join(keys)}"] if keys else []
 
 

@@ -24,6 +24,7 @@ from langgraph_rq.worker.graphs.graphs import AnyGraph, GraphPerRun, LoadedGraph
 from langgraph_rq.worker.outputs.failures import Failure
 from langgraph_rq.worker.outputs.last_state import read_last_state
 from langgraph_rq.worker.state.checkpoints import Checkpointer
+from langgraph_rq.worker.state.project_checkpointer import ProjectCheckpointer
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.task.attempt import Attempt
 from langgraph_rq.worker.task.events import TaskEvents
@@ -94,6 +95,7 @@ async def run_task(attempt: Attempt) -> Ended | Released | None:
         return write_result(claimed, None, _rejected(error), worker, context.result_bytes, started)
     attempt.read(task)
     loaded = context.graphs.get(task.graph)
+    attempt.context = context = context.of_graph(loaded)
     if claimed.origin is Origin.ENQUEUED or not (loaded or attempt.is_cancelled):
         call = adopt_call(claimed, worker, task, context.times, is_served=loaded is not None, data=signed, kept=kept)
         deadline_at_ms = await scripts.run(context.redis, call)
@@ -304,7 +306,7 @@ def _thread_config(task: Task) -> RunnableConfig:
 async def _start(
     task: Task,
     loaded: LoadedGraph,
-    checkpointer: Checkpointer | None,
+    checkpointer: Checkpointer | ProjectCheckpointer | None,
     redaction: Redaction | None,
     last: CheckpointTuple | None,
     config: RunnableConfig,
@@ -332,7 +334,7 @@ async def _add_last_state(context: RunContext, task: Task, graph: AnyGraph, resu
 
 
 async def _restore(
-    graph: AnyGraph, before: CheckpointTuple | None, checkpointer: Checkpointer | None, task: Task
+    graph: AnyGraph, before: CheckpointTuple | None, checkpointer: Checkpointer | ProjectCheckpointer | None, task: Task
 ) -> None:
     """Restore a thread to what it was before an input that LangGraph refused.
 

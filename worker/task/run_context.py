@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -20,6 +20,7 @@ from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.outputs.failures import ErrorDetail
 from langgraph_rq.worker.records.ledger import TTL_MS
 from langgraph_rq.worker.state.checkpoints import Checkpointer
+from langgraph_rq.worker.state.project_checkpointer import ProjectCheckpointer
 from langgraph_rq.worker.task.events import EventWriter
 from langgraph_rq.worker.task.redacted import Redaction
 from langgraph_rq.worker.tracing.attempt_spans import find_tracer
@@ -40,8 +41,8 @@ class RunContext:
     """Of signed tasks; None: tasks and results carry no signatures."""
     key_file: KeyFile | None = None
     """Where the key of the model API comes from; None: from no file."""
-    checkpointer: Checkpointer | None = None
-    """Where the graphs' checkpoints live; None for none."""
+    checkpointer: Checkpointer | ProjectCheckpointer | None = None
+    """Where the graphs' checkpoints live, but for graphs with one of their own; None for none."""
     answer_journal: bool = False
     """Whether the answers of models are kept until the checkpoint behind their node."""
     ledger_ttl_ms: int = TTL_MS
@@ -60,6 +61,11 @@ class RunContext:
     """How long a run that is cancelled, or has reached its deadline, gets to end before it is abandoned."""
     abandoned: set["asyncio.Task[Any]"] = field(default_factory=set)
     """Runs of tasks that have ended, in which a node does not let itself be cancelled."""
+
+    def of_graph(self, loaded: LoadedGraph | GraphPerRun | None) -> "RunContext":
+        """Return the context of a graph's tasks: with the graph's own checkpointer, if it keeps one."""
+        own = loaded.own_checkpointer if isinstance(loaded, LoadedGraph) else None
+        return replace(self, checkpointer=own) if own else self
 
     @property
     def result_bytes(self) -> int:

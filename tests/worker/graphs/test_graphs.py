@@ -13,7 +13,7 @@ from langgraph_rq.shared.graph_input import GraphInput
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 from langgraph_rq.worker.graphs.factories import Run
 from langgraph_rq.worker.graphs.graphs import load_graphs
-from langgraph_rq.worker.graphs.langgraph_json import GraphLoadError, read_langgraph_json
+from langgraph_rq.worker.graphs.langgraph_json import BUILD_KEYS, GraphLoadError, read_langgraph_json
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -177,9 +177,24 @@ async def test_env_file_never_overrides_the_environment(project, monkeypatch):
 
 
 def test_keys_without_effect_are_named_in_one_warning(project):
-    others = {"dockerfile_lines": [], "auth": {}, "http": {}, "python_version": "3.11", "store": {"path": "./s.py:s"}}
+    others = {"x": 1, "store": {"path": "./s.py:s", "index": {}, "y": 1}, "checkpointer": {"z": 1}}
     (warning,) = read_langgraph_json(project({"graphs": {"g": "./a.py:g"}, **others})).warnings
-    assert warning.endswith("no effect here: dockerfile_lines, auth, http, python_version, store.path")
+    assert warning.endswith("no effect here: x, store.index, store.y, checkpointer.z")
+
+
+def test_keys_about_building_an_image_are_no_warning(project):
+    others = dict.fromkeys(BUILD_KEYS, "anything")
+    assert read_langgraph_json(project({"graphs": {"g": "./a.py:g"}, **others})).warnings == ()
+
+
+def test_key_that_is_not_read_says_what_to_do_instead(project):
+    others = {"auth": {"path": "./auth.py:auth"}, "http": {}, "webhooks": {}, "ui": {}, "checkpointer": {"ttl": {}}}
+    warnings = read_langgraph_json(project({"graphs": {"g": "./a.py:g"}, **others})).warnings
+    named = [warning.split(": ")[1].removesuffix(" has no effect here") for warning in warnings]
+    assert named == ["auth", "http", "webhooks", "ui", "checkpointer.ttl"]
+    assert warnings[0].endswith(
+        "auth has no effect here: the gateway runs no user code: name users by API keys (docs/http.md)"
+    )
 
 
 def test_missing_env_file_is_a_warning(project):
@@ -255,6 +270,9 @@ FILES = {
     '{"graphs": {"g": "./a.py:g"}, "dependencies": ["./no"]}': "dependencies: there is no folder",
     '{"graphs": {"g": "./a.py:g"}, "env": {"A": 1}}': "env.A: expected a string, got: 1",
     '{"graphs": {"g": "./a.py:g"}, "store": []}': "",
+    '{"graphs": {"g": "./a.py:g"}, "store": {"path": "./s.py"}}': "store.path: expected",
+    '{"graphs": {"g": "./a.py:g"}, "checkpointer": {"path": 1}}': "checkpointer.path: expected",
+    '{"graphs": {"g": "./a.py:g"}, "checkpointer": "./s.py:s"}': "checkpointer: expected an object",
 }
 
 
