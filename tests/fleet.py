@@ -86,6 +86,7 @@ async def worker(
             limits=limits,
             guards=guards,
             checkpointer=checkpointer,
+            serializer=checkpointer.serde if checkpointer else None,
             **context,
         )
         graph_worker = GraphWorker(

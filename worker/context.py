@@ -161,6 +161,7 @@ async def open_context(
             keys=keys,
             key_file=KeyFile(key_file) if key_file else None,
             checkpointer=brought.checkpointer or checkpointer,
+            serializer=serializer,
             answer_journal=settings.answer_journal,
             ledger_ttl_ms=round(settings.thread_ttl_s * 1000),
             callbacks=callbacks,

@@ -15,7 +15,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.guards.task_guard import current_task
-from langgraph_rq.worker.state.checkpoints import TASK_ID, CheckpointFencedError
+from langgraph_rq.worker.state.outages import CheckpointFencedError
+from langgraph_rq.worker.state.saver.thread_saver import TASK_ID
 
 _log = get_logger(__name__)
 

@@ -82,8 +82,8 @@ class Attempt(TaskGuard):
         """Add the task itself: from here on log lines name its graph, thread and user."""
         self.task = task
         self.payer = Payer(task.tenant, task.user_id, task.task_id)
-        if self.context.checkpointer:
-            codec, claimed = self.context.checkpointer.serde, self.claimed
+        if self.context.checkpointer and self.context.serializer:
+            codec, claimed = self.context.serializer, self.claimed
             self.ledger = Ledger(task.thread_key, codec, self.context.ledger_ttl_ms)
             if self.context.answer_journal:
                 self.journal = AnswerJournal(claimed.id, claimed.epoch, self.worker, claimed.failures, codec)

@@ -118,10 +118,12 @@ async def run_task(attempt: Attempt) -> Ended | Released | None:
     return again or await _end_task(attempt, task, loaded, result, started)
 
 
-async def _end_task(attempt: Attempt, task: Task, loaded: LoadedGraph | None, result: Result, started: float) -> Ended:
+async def _end_task(
+    attempt: Attempt, task: Task, loaded: LoadedGraph | GraphPerRun | None, result: Result, started: float
+) -> Ended:
     claimed, context = attempt.claimed, attempt.context
     if loaded:
-        await _add_last_state(context, task, loaded.graph, result)
+        await _add_last_state(context, task, loaded, result)
     if context.redaction:
         result = await context.redaction.result(result)
     is_refused = result.error is not None and result.error[0] is ErrorType.INVALID_INPUT
@@ -326,9 +328,11 @@ async def _start(
     return continue_thread(last.checkpoint["channel_values"], task.input) if last else task.input
 
 
-async def _add_last_state(context: RunContext, task: Task, graph: AnyGraph, result: Result) -> None:
+async def _add_last_state(context: RunContext, task: Task, loaded: LoadedGraph | GraphPerRun, result: Result) -> None:
     if context.checkpointer and result.state in {State.ERROR, State.TIMEOUT}:
-        result.last_state, nodes = await read_last_state(graph, _thread_config(task), task.key)
+        config = _thread_config(task)
+        opening = loaded.open(Run(config, user_id=task.user_id))
+        result.last_state, nodes = await read_last_state(opening, config, task.key)
         if nodes and not (result.failure and result.failure.node):
             result.failure = replace(result.failure or Failure(None), node=nodes)
 

@@ -21,6 +21,7 @@ from langgraph_rq.worker.outputs.failures import ErrorDetail
 from langgraph_rq.worker.records.ledger import TTL_MS
 from langgraph_rq.worker.state.checkpoints import Checkpointer
 from langgraph_rq.worker.state.project_checkpointer import ProjectCheckpointer
+from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.task.events import EventWriter
 from langgraph_rq.worker.task.redacted import Redaction
 from langgraph_rq.worker.tracing.attempt_spans import find_tracer
@@ -43,6 +44,8 @@ class RunContext:
     """Where the key of the model API comes from; None: from no file."""
     checkpointer: Checkpointer | ProjectCheckpointer | None = None
     """Where the graphs' checkpoints live, but for graphs with one of their own; None for none."""
+    serializer: StateSerializer | None = None
+    """Writes what is kept of a run besides its checkpoints: answers of models, results of calls that are made once."""
     answer_journal: bool = False
     """Whether the answers of models are kept until the checkpoint behind their node."""
     ledger_ttl_ms: int = TTL_MS

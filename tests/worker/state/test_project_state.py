@@ -15,7 +15,7 @@ from langgraph.store.memory import InMemoryStore
 
 from langgraph_rq.worker.graphs.graphs import load_graphs
 from langgraph_rq.worker.graphs.langgraph_json import GraphLoadError, read_langgraph_json
-from langgraph_rq.worker.state.checkpoints import CheckpointFencedError
+from langgraph_rq.worker.state.outages import CheckpointFencedError
 from langgraph_rq.worker.state.project_checkpointer import ProjectCheckpointer
 from langgraph_rq.worker.state.project_state import adopt, open_project_state, unencrypted
 

@@ -6,7 +6,7 @@ import pytest
 from langchain_core.messages import HumanMessage
 from langgraph.store.base import GetOp, InvalidNamespaceError, PutOp, SearchOp
 
-from langgraph_rq.worker.state.checkpoints import CheckpointOutageError
+from langgraph_rq.worker.state.outages import CheckpointOutageError
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.state_keys import StateKeys
