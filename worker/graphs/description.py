@@ -36,7 +36,7 @@ def publish(redis: Redis, descriptions: Mapping[str, GraphDescription], *, anew:
     before: list[Any] = redis.hmget(GRAPH_DESCRIPTIONS, names)
     for position, known in enumerate(before):
         name = names[position]
-        record = descriptions[name].record(now_s + position * 1e-6, before=known)  # in their order, the last is newest
+        record = descriptions[name].record(now_s + position * 1e-5, before=known)  # in their order, the last is newest
         if record != known:
             written[name] = record
     if written:
