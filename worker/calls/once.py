@@ -24,9 +24,11 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore
 
+from langgraph_rq.shared.connections.scripts import Call
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.calls.provider_errors import read_failure, status_of
 from langgraph_rq.worker.guards.admission import Became
+from langgraph_rq.worker.guards.event_loops import EventLoops
 from langgraph_rq.worker.guards.refusals import OutcomeUnknown, ProviderUnavailableError, ToolError
 from langgraph_rq.worker.guards.task_guard import TaskGuard
 from langgraph_rq.worker.records.ledger import MOST_CALLS, Ledger
@@ -79,23 +81,29 @@ class OnceCall:
         _log.info("call.replayed", service=self.name)
         return result
 
-    def ended(self, result: Any) -> Any:
-        """Return the script call that records the result."""
+    async def end(self, loops: EventLoops, result: Any) -> None:
+        """Record the result; while Redis is away, in the background."""
         try:
             text = self.ledger.write(self.key, result)
         except Exception as error:
             _log.warning("call.not_kept", service=self.name, key=self.key, reason=type(error).__name__)
             text = b""
-        return self.ledger.end_call(self.key, self.token, text)
+        await self._record(loops, self.ledger.end_call(self.key, self.token, text))
 
-    def not_made(self) -> Any:
-        """Return the script call that gives the reservation back."""
-        return self.ledger.end_call(self.key, self.token, None)
+    async def give_back(self, loops: EventLoops) -> None:
+        """Record that the call was not made."""
+        await self._record(loops, self.ledger.end_call(self.key, self.token, None))
 
-    def note(self, is_recorded: bool | None) -> None:
-        """Log an outcome that was not recorded, because Redis was away or another caller has the call."""
+    async def _record(self, loops: EventLoops, call: Call[bool]) -> None:
+        try:
+            await loops.deliver(call, self._note)
+        except Exception as error:  # what was done is done: the node goes on
+            _log.warning("call.not_recorded", service=self.name, key=self.key, reason=type(error).__name__)
+
+    def _note(self, is_recorded: bool | None) -> None:
         if not is_recorded:
-            _log.warning("call.not_recorded", service=self.name, key=self.key)
+            reason = "Redis is away" if is_recorded is None else "another caller has it"
+            _log.warning("call.not_recorded", service=self.name, key=self.key, reason=reason)
 
 
 class OnceFunction:
@@ -157,7 +165,8 @@ def is_not_made(error: BaseException) -> bool:
     status = status_of(error)
     if status:
         return 400 <= status < 500 and status != _REQUEST_TIMEOUT
-    return not read_failure(error).may_be_billed
+    failure = read_failure(error)
+    return failure.is_provider and not failure.may_be_billed
 
 
 def _injected(function: Callable[..., Any]) -> set[str]:

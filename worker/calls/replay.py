@@ -77,7 +77,10 @@ class _Entry:
             _log.warning("answer.not_kept", model=self.model, reason="the journal is full")
             return
         loops = self.task.guards.loops
-        await loops.run_here(loops.deliver(call, self._kept))
+        try:
+            await loops.run_here(loops.deliver(call, self._kept))
+        except Exception as error:  # the answer is paid: the node gets it
+            _log.warning("answer.not_kept", model=self.model, reason=type(error).__name__)
 
     def keep_sync(self, answer: Sequence[BaseMessage]) -> None:
         """Do the same for a sync caller."""

@@ -150,13 +150,13 @@ class _Service:
         except BaseException as error:
             failure = self._read(error)
             if entry and is_not_made(error):
-                await guards.loops.run_here(guards.loops.deliver(entry.not_made(), entry.note))
+                await guards.loops.run_here(entry.give_back(guards.loops))
             await guards.loops.run_here(self._report(guards, admitted, failure.outcome, failure.retry_after_s))
             if failure.is_unavailable:
                 raise ToolError(f"{self.name}: {describe(error)}", failure.retry_after_s or None) from error
             raise
         if entry:
-            await guards.loops.run_here(guards.loops.deliver(entry.ended(value), entry.note))
+            await guards.loops.run_here(entry.end(guards.loops, value))
         await guards.loops.run_here(self._report(guards, admitted, Outcome.OK))
         return value
 
@@ -171,7 +171,7 @@ class _Service:
             decision = await task.guards.decide(task, self.name, admit)
         except asyncio.CancelledError:  # it may leave a probe behind, which ends with its lease
             if entry:
-                task.guards.loops.deliver_in_background(entry.not_made(), lambda _: None)
+                task.guards.loops.run_in_background(entry.give_back(task.guards.loops))
             raise
         if decision.became:
             return decision.became

@@ -111,8 +111,14 @@ class TaskGuard:
         """Return the check that this worker owns the task; None outside of any task."""
         return owns_call(self.task_id, self.epoch, self.worker) if self.task_id else None
 
-    def note_checkpoint(self) -> None:
-        """Forget what its nodes have paid for and done: the checkpoint behind them is saved."""
+    def note_checkpoint(self, thread: str) -> None:
+        """Forget what its nodes have paid for and done: the checkpoint of the root graph behind them is saved.
+
+        Args:
+            thread: Of the checkpoint; a node may run another graph, on another thread.
+        """
+        if self.ledger and self.ledger.thread != thread:
+            return
         self.waits.has_paid = False
         for records in (self.journal, self.ledger):
             forget = records.forget_call() if records else None

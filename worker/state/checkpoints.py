@@ -126,7 +126,7 @@ class Checkpointer(AsyncRedisSaver):
         await self._outages.retry(lambda: self._trips.run(call))
         run = current_task.get()
         if run and not namespace:  # a subgraph's checkpoint does not keep what the node around it has paid for
-            run.note_checkpoint()
+            run.note_checkpoint(thread)
         return {"configurable": {"thread_id": thread, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}
 
     async def aput_writes(
