@@ -21,7 +21,6 @@ from functools import partial
 from redis.asyncio import Redis
 
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome, Verdict, allow_call, report_call
-from langgraph_rq.shared.budget.model_stats import ModelStats
 from langgraph_rq.shared.budget.pricing import Pricing
 from langgraph_rq.shared.budget.token_budget import (
     MAX_TTL_MS,
@@ -29,7 +28,6 @@ from langgraph_rq.shared.budget.token_budget import (
     BudgetLimits,
     Busy,
     Charge,
-    Hold,
     Refused,
     Request,
     Reservation,
@@ -47,7 +45,7 @@ from langgraph_rq.worker.guards.admission import (
     report_and_settle_call,
     report_early_call,
 )
-from langgraph_rq.worker.guards.call_size import CallSize, likely_output_tokens
+from langgraph_rq.worker.guards.call_size import CallSize
 from langgraph_rq.worker.guards.event_loops import OUTAGE, EventLoops, stops_a_loop
 from langgraph_rq.worker.guards.events import (
     emit_called,
@@ -57,6 +55,7 @@ from langgraph_rq.worker.guards.events import (
     emit_transition,
     emit_waiting,
 )
+from langgraph_rq.worker.guards.known_models import MOST_MODELS, KnownModels
 from langgraph_rq.worker.guards.refusals import BudgetBusy, DeadlinePassed, GuardUnavailable, TaskGone
 from langgraph_rq.worker.guards.room import Room, Turn
 from langgraph_rq.worker.guards.task_guard import Admitted, TaskGuard, Used
@@ -65,9 +64,6 @@ from langgraph_rq.worker.guards.waiting import IN_PLACE_S, CallWait, KeptAttempt
 
 _RESERVATION_MARGIN_S = 30.0
 _BUSY_RETRY_S = 1.0
-_MODELS = 1_000
-"""Models whose statistics a process keeps."""
-_UNKNOWN = ModelStats()
 
 
 class Guards:
@@ -107,7 +103,7 @@ class Guards:
         self.kept = kept or KeptAttempts()
         self.tenant_calls = tenant_calls
         self._room = Room()
-        self._stats: dict[str, ModelStats] = {}
+        self._models = KnownModels()
 
     async def aclose(self) -> None:
         """Finish the background calls and stop the loop of sync callers."""
@@ -166,8 +162,7 @@ class Guards:
     async def _ask(self, task: TaskGuard, admitted: Admitted, ttl_s: float) -> Decision:
         """Ask whether the call may start, with an estimate by what is known of its model now."""
         breaker, model, rid = admitted.breaker, admitted.model, admitted.rid
-        stats = self._stats.get(model, _UNKNOWN)
-        admitted.request = admitted.size.request(model, stats, self.budget, self.pricing)
+        admitted.request = admitted.size.request(model, self._models.stats_of(model), self.budget, self.pricing)
         ttl_ms = min(round((ttl_s + _RESERVATION_MARGIN_S) * 1000), MAX_TTL_MS)
         allow = allow_call(breaker, rid, self.breaker)
         reserving = partial(reserve_call, rid, admitted.request, model, admitted.payer, self.budget, ttl_ms=ttl_ms)
@@ -188,15 +183,15 @@ class Guards:
             self.loops.run_in_background(self._release(admitted, admit_call(None, allow, None, None, None)))
             # No Exception: LangChain swallows those of a sync call's callbacks, and makes the call.
             raise GuardUnavailable(f"Redis could not decide whether a call may start: {error}") from error
-        if decision.reserved and decision.reserved.stats != _UNKNOWN:
-            self._know(model, decision.reserved.stats)
+        if decision.reserved:
+            self._models.learn(model, decision.reserved.stats)
         return decision
 
     async def settle(
         self, task: TaskGuard, admitted: Admitted, outcome: Outcome, used: Used | None, pause_s: float = 0.0
     ) -> None:
         """Report a call's outcome and book its usage; None books an estimate, by what was sent and received."""
-        charge = self._charge(admitted, used)
+        charge = self._models.charge(admitted, used, self.budget.hold, self.pricing)
         emit_called(
             admitted.breaker,
             admitted.model,
@@ -218,29 +213,9 @@ class Guards:
         )
         self._room.freed(task.payer)
 
-    def _charge(self, admitted: Admitted, used: Used | None) -> Charge:
-        if used is None and self.budget.hold is Hold.WORST and admitted.held:
-            held = admitted.held.held
-            return Charge(held.tokens, 0, held.cost_nano_usd, is_estimated=True)
-        if used is None:
-            stats = self._stats.get(admitted.model, _UNKNOWN)
-            output_tokens = likely_output_tokens(admitted.received_bytes, stats)
-            used = Used(admitted.request.input.tokens, output_tokens, is_estimated=True)
-        cached = (used.cached_input_tokens, used.cache_write_tokens)
-        tokens = (used.input_tokens, used.output_tokens)
-        cost = self.pricing.cost_nano_usd(admitted.model, *tokens, *cached).nano_usd
-        text = admitted.size.prompt.text_of(used.input_tokens)
-        return Charge(*tokens, cost, is_estimated=used.is_estimated, text_bytes=text[0], text_tokens=text[1])
-
-    def _know(self, model: str, stats: ModelStats) -> None:
-        self._stats.pop(model, None)
-        self._stats[model] = stats
-        if len(self._stats) > _MODELS:
-            del self._stats[next(iter(self._stats))]
-
     def learn_pace(self, breaker: str, pace: Pace) -> None:
         """Obey rates that a provider reported, and keep them for the fleet; from any thread."""
-        if self.learned_paces.get(breaker) != pace and len(self.learned_paces) < _MODELS:
+        if self.learned_paces.get(breaker) != pace and len(self.learned_paces) < MOST_MODELS:
             self.learned_paces[breaker] = pace
             self.loops.deliver_in_background(learn_call(breaker, pace), partial(emit_learned, breaker, pace))
 
