@@ -262,6 +262,8 @@ async def _invoke(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline_at
     before: CheckpointTuple | None = None
     start: Any = None
     try:
+        if context.store and attempt.claimed.epoch > 1:
+            await context.store.raise_epoch(attempt.claimed.id, attempt.claimed.epoch)
         # A first attempt may follow one that Redis forgot in a failover, whose worker went on for a moment.
         if context.checkpointer and (
             attempt.claimed.epoch > 1
