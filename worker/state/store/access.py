@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from redis.exceptions import RedisError
 
@@ -17,10 +17,20 @@ from langgraph_rq.worker.guards.task_guard import current_task
 from langgraph_rq.worker.state.outages import PATIENCE_S, CheckpointOutageError
 from langgraph_rq.worker.state.store.records import Namespace, write_namespace
 
+NAMESPACES = 200
+_ITEMS = 2_000
+"""How many of both one script lists: less than a millisecond."""
+
 T = TypeVar("T")
 
-Found = tuple[bool, bytes, list[tuple[bytes, list[bytes]]]]
-"""Whether there are further namespaces, the last one, and namespaces with their newest items."""
+
+class Found(NamedTuple):
+    """What find.lua returns: where to go on, and namespaces with the newest items of each."""
+
+    is_more: bool
+    last: bytes
+    behind: bytes
+    namespaces: list[tuple[bytes, list[bytes]]]
 
 
 class StoreFencedError(LanggraphRqError):
@@ -80,10 +90,10 @@ class Access:
         args = [current_tenant(), write_namespace(namespace), *keys]
         return await self.run(Call(_script("vectors"), [], args, list))
 
-    async def find(self, first: bytes, last: bytes, *, namespaces: int, each: int, enough: int) -> Found:
-        """List namespaces and the newest items of each; see find.lua."""
+    async def find(self, first: bytes, last: bytes, each: int = 0, behind: bytes = b"") -> Found:
+        """List namespaces and the newest items of each, as many as one script may look at; see find.lua."""
         tenant = current_tenant()
-        args: list[Argument] = [tenant, first, last, namespaces, each, enough]
+        args: list[Argument] = [tenant, first, last, NAMESPACES, each, _ITEMS, behind]
         return await self.run(Call(_script("find"), [_register_key(tenant)], args, _read_found))
 
     async def raise_epoch(self, task_id: str, epoch: int) -> None:
@@ -123,5 +133,5 @@ def _epoch_key(task: str) -> str:
 
 
 def _read_found(reply: Any) -> Found:
-    is_more, last, *found = reply
-    return bool(is_more), last, list(zip(found[::2], found[1::2], strict=True))
+    is_more, last, behind, *found = reply
+    return Found(bool(is_more), last, behind, list(zip(found[::2], found[1::2], strict=True)))

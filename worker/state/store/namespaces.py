@@ -2,7 +2,7 @@
 
 from langgraph.store.base import ListNamespacesOp, MatchCondition
 
-from langgraph_rq.worker.state.store.reading import NAMESPACES, Reading, StoreScanError, bounds
+from langgraph_rq.worker.state.store.reading import Reading, StoreScanError, bounds
 from langgraph_rq.worker.state.store.records import Namespace, read_namespace, write_namespace
 
 _WILDCARD = "*"
@@ -26,16 +26,16 @@ async def list_namespaces(reading: Reading, op: ListNamespacesOp) -> list[Namesp
     while is_more and len(found) < op.offset + op.limit:
         if seen > reading.scan_items:
             raise StoreScanError(reading.too_many("namespaces", prefix))
-        is_more, end, listed = await reading.access.find(first, last, namespaces=NAMESPACES, each=0, enough=1)
-        first = b"(" + end
-        seen += len(listed)
-        for written, _ in listed:
+        reply = await reading.access.find(first, last)
+        is_more, first = reply.is_more, b"(" + reply.last
+        seen += len(reply.namespaces)
+        for written, _ in reply.namespaces:
             namespace = read_namespace(written)
             if all(_matches(namespace, condition) for condition in conditions):
                 cut = namespace[: op.max_depth]
                 if not found or cut != found[-1]:
                     found.append(cut)
-        if op.max_depth and found and read_namespace(end)[: op.max_depth] == found[-1]:
+        if op.max_depth and found and read_namespace(reply.last)[: op.max_depth] == found[-1]:
             first = b"(" + write_namespace(found[-1]).encode() + b"\xff"
     return found[op.offset : op.offset + op.limit]
 

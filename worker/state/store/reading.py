@@ -26,9 +26,8 @@ _READ_ITEMS = 128
 """Items per script."""
 _READ_BYTES = 256_000
 """Of embeddings per script: it takes about a millisecond."""
-NAMESPACES = 200
-"""Namespaces per script."""
-
+_READ_AT_ONCE = 8
+"""Scripts whose embeddings are in memory at the same time."""
 Name = tuple[Namespace, str]
 
 
@@ -112,25 +111,22 @@ class Reading:
 
     async def _newest(self, prefix: Namespace, most: int) -> tuple[list[Name], bool]:
         """List the newest items below a namespace, and whether these are all."""
-        found: list[tuple[float, Namespace, str]] = []
+        found: dict[Name, float] = {}
         first, last = bounds(prefix)
-        is_more, seen = most > 0, 0
+        behind, is_more, seen = b"", most > 0, 0
         while is_more:
-            is_more, end, listed = await self.access.find(
-                first, last, namespaces=NAMESPACES, each=most + 1, enough=self.scan_items
-            )
-            first = b"(" + end
-            seen += len(listed)
+            reply = await self.access.find(first, last, most + 1, behind)
+            seen += len(reply.namespaces) - bool(behind)
+            is_more, behind = reply.is_more, reply.behind
+            first = (b"[" if behind else b"(") + reply.last
             if seen > self.scan_items:
                 raise StoreScanError(self.too_many("namespaces", prefix))
-            for written, members in listed:
+            for written, members in reply.namespaces:
                 namespace = read_namespace(written)
-                found += [
-                    (-float(updated), namespace, key.decode())
-                    for key, updated in zip(members[::2], members[1::2], strict=True)
-                ]
-            found = sorted(found)[: most + 1]
-        return [(namespace, key) for _, namespace, key in found[:most]], len(found) <= most
+                for key, updated in zip(members[::2], members[1::2], strict=True):
+                    found[namespace, key.decode()] = float(updated)
+            found = dict(sorted(found.items(), key=_newest_first)[: most + 1])
+        return list(found)[:most], len(found) <= most
 
     async def _filter(self, names: Sequence[Name], conditions: dict[str, Any], most: int) -> list[Name]:
         """Keep what fits; stop at `most`."""
@@ -147,8 +143,9 @@ class Reading:
         assert self.index
         vector = await self.index.embed_query(query)
         scores: dict[Name, float] = {}
-        for chunk in _chunks(names, max(1, min(_READ_ITEMS, _READ_BYTES // (4 * self.index.dims)))):
-            written = await _by_namespace(chunk, self.access.vectors)
+        size = max(1, min(_READ_ITEMS, _READ_BYTES // (4 * self.index.dims)))
+        for chunk in _chunks(names, _READ_AT_ONCE * size):
+            written = await _by_namespace(chunk, self.access.vectors, size)
             found = {name: self.records.read_vectors(*name, data) for name, data in written.items()}
             if found:
                 scores |= zip(found, self.index.score(list(found.values()), vector), strict=True)
@@ -162,8 +159,13 @@ class Reading:
 
         items: dict[Name, bytes] = {}
         for chunk in _chunks(names, _READ_ITEMS):
-            items |= await _by_namespace(chunk, get)
+            items |= await _by_namespace(chunk, get, _READ_ITEMS)
         return {name: self.records.read(name[0], name[1], item) for name, item in items.items()}
+
+
+def _newest_first(found: tuple[Name, float]) -> tuple[float, Name]:
+    name, updated_us = found
+    return -updated_us, name
 
 
 def bounds(prefix: Namespace) -> tuple[bytes, bytes]:
@@ -175,10 +177,16 @@ def bounds(prefix: Namespace) -> tuple[bytes, bytes]:
 
 
 async def _by_namespace(
-    names: Sequence[Name], read: Callable[[Namespace, Sequence[str]], Coroutine[Any, Any, list[bytes | None]]]
+    names: Sequence[Name],
+    read: Callable[[Namespace, Sequence[str]], Coroutine[Any, Any, list[bytes | None]]],
+    size: int,
 ) -> dict[Name, bytes]:
-    """Read of each namespace at once what is read of it; leave out what is not there."""
-    groups = [(namespace, [key for _, key in group]) for namespace, group in groupby(sorted(names), key=itemgetter(0))]
+    """Read of each namespace, `size` items per script, and leave out what is not there."""
+    groups = [
+        (namespace, [key for _, key in part])
+        for namespace, group in groupby(sorted(names), key=itemgetter(0))
+        for part in _chunks(list(group), size)
+    ]
     replies = await asyncio.gather(*(read(*group) for group in groups))
     return {
         (namespace, key): data

@@ -80,7 +80,9 @@ class Records:
         return vectors
 
     def _write(self, kind: str, namespace: Namespace, key: str, value: Any) -> bytes:
-        written_as, data = self._at(kind, namespace, key).dumps_typed(value)
+        # What is not encrypted is the same at every place, and places cost more than short values do.
+        at = self.serializer if self.serializer.is_plain else self._at(kind, namespace, key)
+        written_as, data = at.dumps_typed(value)
         name = written_as.encode()
         return bytes([len(name)]) + name + data
 
@@ -89,7 +91,8 @@ class Records:
             raise _damaged(namespace, key, f"{len(written)} bytes")
         end = 1 + written[0]
         written_as = written[1:end].decode(errors="replace")
-        return self._at(kind, namespace, key).loads_typed((written_as, written[end:]))
+        at = self._at(kind, namespace, key) if "+" in written_as else self.serializer
+        return at.loads_typed((written_as, written[end:]))
 
     def _at(self, kind: str, namespace: Namespace, key: str) -> StateSerializer:
         return self.serializer.at(f"{kind}:{json.dumps([self.tenant, *namespace, key])}")

@@ -1,6 +1,7 @@
 """Items: written as a whole, by whoever comes last, and seen by nobody else."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 from langchain_core.messages import HumanMessage
@@ -10,7 +11,9 @@ from langgraph_rq.worker.state.outages import CheckpointOutageError
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.state_keys import StateKeys
+from langgraph_rq.worker.state.store import access
 from langgraph_rq.worker.state.store.access import StoreFencedError
+from langgraph_rq.worker.state.store.reading import Reading
 
 ADA = ("users", "ada")
 
@@ -46,6 +49,24 @@ async def test_readers_never_miss_an_item_that_is_being_put_again(opened):
             rounds += 1
         await writing
     assert rounds
+
+
+async def test_search_over_several_scripts_misses_no_item_that_is_put_again_meanwhile(opened, monkeypatch):
+    monkeypatch.setattr(access, "_ITEMS", 7)
+    async with opened() as store, opened() as writer:
+        names = [f"k{n:02}" for n in range(40)]
+        for key in names:
+            await store.aput(ADA, key, {"n": 0})
+        turns = iter(names)
+
+        async def put_and_find(*args):
+            await writer.aput(ADA, next(turns), {"n": 1})
+            return await store._access.find(*args)
+
+        reading = Reading(SimpleNamespace(find=put_and_find), StateSerializer(), 100)
+        found, is_all = await reading._newest(ADA, 100)
+        assert (sorted(key for _, key in found), is_all) == (names, True)
+    assert next(turns) > names[5]
 
 
 async def test_batch_reads_what_was_there_before_its_own_puts_of_which_the_last_counts(store):

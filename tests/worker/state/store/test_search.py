@@ -6,8 +6,9 @@ from langgraph.store.base import ListNamespacesOp, MatchCondition, PutOp, Search
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.state_keys import StateKeys
+from langgraph_rq.worker.state.store.access import NAMESPACES
 from langgraph_rq.worker.state.store.filters import fits
-from langgraph_rq.worker.state.store.reading import NAMESPACES, StoreScanError
+from langgraph_rq.worker.state.store.reading import StoreScanError
 from langgraph_rq.worker.state.store.vector_index import VectorIndex, VectorsError
 
 ADA = ("users", "ada")
