@@ -26,6 +26,7 @@ from langgraph_rq.worker.graphs.langgraph_json import LanggraphJson, read_langgr
 from langgraph_rq.worker.state.redis_stack_store import open_redis_stack_store
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.state.serializer import StateSerializer
+from langgraph_rq.worker.state.store.opening import open_store
 from tests.fleet import worker
 
 CANARY = """
@@ -194,9 +195,12 @@ async def test_answer_to_an_interrupt_and_its_question_come_back_as_they_came(cl
 
 @envelopes
 @pytest.mark.parametrize("has_objects", [False, True], ids=["json", "with a message"])
-async def test_store_item_comes_back_as_it_came(aredis, tmp_path, envelope, has_objects):
+@pytest.mark.parametrize("state", ["redis", "redis-stack"])
+async def test_store_item_comes_back_as_it_came(aredis, redis_url, tmp_path, envelope, has_objects, state):
     value = {"data": envelope, **({"message": HumanMessage("hi")} if has_objects else {})}
-    async with open_redis_stack_store(aredis, stored(tmp_path)) as store:
+    described = stored(tmp_path)
+    plain, stack = open_store(aredis, redis_url, described), open_redis_stack_store(aredis, described)
+    async with plain if state == "redis" else stack as store:
         for item in (value, envelope):
             await store.aput(("ns",), "k", item)
             found = await store.aget(("ns",), "k")
@@ -221,8 +225,21 @@ async def test_planted_checkpoint_is_an_error_of_its_task_that_names_type_and_se
 
 
 @extensions
+async def test_planted_store_item_is_refused(aredis, redis_url, tmp_path, extension):
+    async with open_store(aredis, redis_url, stored(tmp_path)) as store:
+        await store.aput(("ns",), "k", {"data": 1})
+        item = await aredis.hget("agent:store:default:ns", "k")
+        header, _, _ = item.partition(b"msgpack")
+        await aredis.hset("agent:store:default:ns", "k", header + b"msgpack" + extension)
+        with pytest.raises(RefusedStateError):
+            await store.aget(("ns",), "k")
+        with pytest.raises(RefusedStateError):
+            await store.asearch(("ns",))
+
+
+@extensions
 @pytest.mark.parametrize("encode", [hexed, lambda data: base64.b64encode(data).decode()], ids=["library", "ours"])
-async def test_planted_store_item_is_refused(aredis, tmp_path, extension, encode):
+async def test_planted_item_of_redis_stack_is_refused(aredis, tmp_path, extension, encode):
     async with open_redis_stack_store(aredis, stored(tmp_path)) as store:
         await store.aput(("ns",), "k", {"data": 1})
         (key,) = [key async for key in aredis.scan_iter(match="store:*")]

@@ -19,6 +19,7 @@ from langgraph_rq.worker.state.redis_stack_store import open_redis_stack_store
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.state_keys import StateKeys
+from langgraph_rq.worker.state.store.opening import open_store
 from tests.fleet import worker
 
 OLD, NEW = "o" * 32, "n" * 32
@@ -177,7 +178,22 @@ def described(tmp_path):
     return read_langgraph_json(path)
 
 
-async def test_store_items_are_encrypted_found_by_filter_and_bound_to_their_place(aredis, described):
+async def test_store_items_are_encrypted_found_by_filter_and_bound_to_their_place(aredis, redis_url, described):
+    async with open_store(aredis, redis_url, described, serializer(NEW)) as store:
+        for name in ("ada", "bob"):
+            await store.aput(("users", name), "k", {"name": name, "secret": SECRET})
+        ada, bob = [await aredis.hget(f"agent:store:default:users.{name}", "k") for name in ("ada", "bob")]
+        assert SECRET.encode() not in ada + bob
+        found = await store.asearch(("users",), filter={"name": "bob"})
+        assert [(item.namespace, item.value["secret"]) for item in found] == [(("users", "bob"), SECRET)]
+        await aredis.hset("agent:store:default:users.ada", "k", bob)
+        assert not await is_read(store.aget(("users", "ada"), "k"))
+        async with open_store(aredis, redis_url, described) as planting:
+            await planting.aput(("users", "bob"), "k", {"name": "planted"})
+        assert not await is_read(store.asearch(("users", "bob")))
+
+
+async def test_items_of_redis_stack_are_encrypted_found_by_filter_and_bound_to_their_place(aredis, described):
     async with open_redis_stack_store(aredis, described, serializer(NEW)) as store:
         for name in ("ada", "bob"):
             await store.aput(("users", name), "k", {"name": name, "secret": SECRET})
