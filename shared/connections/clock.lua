@@ -2,10 +2,11 @@
 
 local server_ms
 
--- The server's time, which stands still during a script. `given_ms` replaces it in tests; empty otherwise.
+-- The server's time, which stands still during a script. `given_ms` replaces it in tests, also for later calls of the
+-- script; empty otherwise.
 local function clock(given_ms)
   if given_ms ~= '' then
-    return tonumber(given_ms)
+    server_ms = tonumber(given_ms)
   end
   if not server_ms then
     local time = redis.call('TIME')

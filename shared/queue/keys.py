@@ -13,6 +13,7 @@ Keys (type; lifetime):
     agent:waits            zset    thing -> from when on some of its tasks may go on (ms); stays while any may wait
     agent:wait_limits      hash    thing -> how many of its tasks, if not all; stays while any may wait
     agent:runnable:<queue> hash    user -> ids of theirs in rq:queue:<queue>; stays while there are any
+    agent:emptied:<queue>  string  when RQ's `Queue.empty` was noticed (ms): what waited then is cancelled; a day
     agent:tenant_turns:<queue>  hash  tenant -> ids of its in rq:queue:<queue>; stays while there are any
     agent:tenant_line:<queue>:<tenant>  zset  user -> position; users with a waiting task and none on the queue's list;
                                    stays while there are any
@@ -39,7 +40,11 @@ Keys (type; lifetime):
                                    queue can run
     rq:job:<id>            hash    RQ's job, its `task` holds the task, or its `data` if stock RQ enqueued it and no
                                    worker has read it; until the result TTL after its end
+    rq:deferred:<queue>    zset    tasks that wait, and while there are any those on the list, see emptied.lua; stays
+                                   while there are any
     rq:wip:<queue>         zset    `<id>:<epoch>` of running tasks
+    rq:executions:<id>     zset    the epoch of the attempt that runs; until it ends, a day at most
+    rq:execution:<id>:<epoch>  hash  its worker, when it began, and the last renewal; likewise
     rq:finished:<queue>    zset    id -> when to forget it (s); result TTL; rq:failed: and rq:canceled: likewise
     rq:scheduled:<queue>   zset    id -> when it is to be queued (s), of jobs that RQ's clients enqueued for later; as
                                    RQ keeps it
@@ -166,7 +171,6 @@ class JobStatus(StrEnum):
 
     QUEUED = "queued"
     DEFERRED = "deferred"
-    SCHEDULED = "scheduled"
     STARTED = "started"
     FINISHED = "finished"
     FAILED = "failed"

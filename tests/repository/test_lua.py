@@ -108,7 +108,7 @@ def test_scripts_write_states_and_places_that_python_knows():
 
 
 def test_scripts_write_states_of_jobs_that_rq_and_python_know():
-    by_argument = {JobStatus.FINISHED, JobStatus.FAILED, JobStatus.CANCELED}
+    by_argument = {JobStatus.DEFERRED, JobStatus.FINISHED, JobStatus.FAILED, JobStatus.CANCELED}
     assert written(JOB_HASH, names=NAMES)["status"] | by_argument == set(JobStatus)
     assert set(JobStatus) <= {status.value for status in RqStatus}
 

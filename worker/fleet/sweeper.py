@@ -35,7 +35,7 @@ class Sweeper:
         """Batches of this round."""
 
     def sweep_batch(self) -> bool:
-        """Sweep the next batch of open tasks; returns whether there are more for this round, or more may be overdue."""
+        """Sweep the next batch of open tasks; returns whether more are left for this round, or may have to end."""
         call = sweep_call(worker=self._worker, lease_ms=self._times.lease_ms)
         swept = scripts.run_sync(self._redis, call)
         for task_id in swept.again:
@@ -44,7 +44,7 @@ class Sweeper:
         self._end(swept.unreadable, State.ERROR)
         self._end(swept.overdue, State.TIMEOUT, swept.graphs)
         self._swept += 1
-        if swept.has_more or self._swept < math.ceil(swept.open / (_ROUNDS * SWEPT)):
+        if swept.has_more or swept.removed or self._swept < math.ceil(swept.open / (_ROUNDS * SWEPT)):
             return True
         self._swept = 0
         return False

@@ -5,19 +5,26 @@
 -- also writes its own task to the field `data`, so that ours stand in the field `task`.
 --
 -- Uses shared/connections/clock: natural, whole
+-- Uses shared/queue/functions/emptied: DEFERRED
 --
+-- rq:wip:<queue>             zset  <id>:<epoch> of running tasks, as RQ's registry of started jobs has them
+-- rq:executions:<id>         zset  epoch of the attempt that runs, from the first renewal of its worker's lease on
+-- rq:execution:<id>:<epoch>  hash  id, job_id, worker_name, created_at and last_heartbeat (s); likewise
 -- rq:scheduled:<queue>  zset  id -> when it is to be queued (s), of jobs that RQ's clients enqueued for later
 -- rq:finished:<queue>, rq:failed:<queue>, rq:canceled:<queue>   zset   id -> when to forget it (s)
 local STATUS = {success = 'finished', interrupted = 'finished', error = 'failed', timeout = 'failed',
   cancelled = 'canceled', running = 'started'}
 local RESULT_TYPE = {finished = 1, failed = 2, canceled = 3}
-local STATUS_AT = {parked = 'deferred', delayed = 'scheduled'}
 -- Entries of a registry that one script forgets at most.
 local FORGOTTEN = 100
 -- Longest description that is kept (bytes).
 local LONGEST = 1000
 -- How long a job is shown whose result is over (ms).
 local BRIEFLY = 300000
+-- A score that no cleanup of RQ reaches.
+local FAR = '4102444800'
+-- How long executions are kept that nothing ends (ms).
+local EXECUTION_MS = 86400000
 -- The end of a result document that has its times: after them only a signature follows.
 local TIMES_BYTES = 400
 
@@ -39,8 +46,9 @@ local function list_ended(id, queue, status, keep_ms, now_ms)
     redis.pcall('ZREM', registry_key, unpack(over))
   end
   redis.pcall('ZADD', registry_key, math.floor((now_ms + keep_ms) / 1000), id)
-  redis.pcall('PEXPIRE', registry_key, whole(keep_ms + 1000), 'NX')
-  redis.pcall('PEXPIRE', registry_key, whole(keep_ms + 1000), 'GT')
+  if redis.pcall('PEXPIRE', registry_key, whole(keep_ms + 1000), 'GT') ~= 1 then
+    redis.pcall('PEXPIRE', registry_key, whole(keep_ms + 1000), 'NX')
+  end
 end
 
 -- Describe a job whose description is none of its client's own: RQ's shows the input.
@@ -95,7 +103,8 @@ local function show_again(id, now_ms)
   if not state or not queue or redis.call('EXISTS', job_key) == 0 then
     return
   end
-  local status = STATUS[state] or STATUS_AT[place] or 'queued'
+  local waits = not STATUS[state] and (place ~= 'queue' or redis.pcall('ZSCORE', DEFERRED .. queue, id))
+  local status = STATUS[state] or (waits and 'deferred' or 'queued')
   redis.call('HSET', job_key, 'status', status, 'origin', queue, 'worker_name', owner or '', 'timeout',
     math.ceil((natural(deadline, 0) - natural(created, 0)) / 1000))
   describe(job_key, name_of(graph or '') .. ' ' .. id:gsub('^.-%-%-', ''))
@@ -125,4 +134,25 @@ local function queue_scheduled(scheduled_key, most, now_ms, now_iso)
   end
   local first = tonumber(redis.call('ZRANGE', scheduled_key, 0, 0, 'WITHSCORES')[2])
   return ids, first and math.max(0, first * 1000 - now_ms)
+end
+
+-- Show the attempt that runs as RQ's execution of the job. Renewals do, not claims: most attempts are shorter than anybody
+-- can look at.
+local function show_execution(id, epoch, worker, now_ms)
+  local executions_key, key = 'rq:executions:' .. id, 'rq:execution:' .. id .. ':' .. epoch
+  local now_s = string.format('%.3f', now_ms / 1000)
+  if redis.call('EXISTS', executions_key, key) == 2 then
+    redis.pcall('HSET', key, 'last_heartbeat', now_s)
+    return
+  end
+  redis.pcall('ZADD', executions_key, FAR, epoch)
+  redis.call('PEXPIRE', executions_key, EXECUTION_MS)
+  redis.pcall('HSET', key, 'id', epoch, 'job_id', id, 'worker_name', worker, 'created_at', now_s, 'last_heartbeat', now_s)
+  redis.call('PEXPIRE', key, EXECUTION_MS)
+end
+
+-- Show that an attempt runs no more.
+local function hide_execution(id, epoch, wip_key)
+  redis.pcall('ZREM', wip_key, id .. ':' .. epoch)
+  redis.call('DEL', 'rq:executions:' .. id, 'rq:execution:' .. id .. ':' .. epoch)
 end

@@ -8,6 +8,7 @@
 --
 -- Uses shared/connections/clock: whole
 -- Uses shared/queue/functions/questions: end_question, is_asking, still_ms
+-- Uses shared/queue/functions/emptied: DEFERRED, LISTED, show_listed, show_waiting, tasks_wait, was_emptied
 --
 -- agent:tenant_turns:<queue>          hash  tenant -> ids of its in rq:queue:<queue>; <tenant>! -> users with nothing in
 --                                           flight who were called in a row
@@ -28,6 +29,8 @@ local NEWCOMERS = -4503599627370496
 local LOOKED = 100
 -- How long (ms) the hash of a stand-in is kept.
 local STAND_IN_MS = 86400000
+local NEVER = '1970-01-01T00:00:00.000000Z'
+local STAND_IN_DATA = '["langgraph_rq.run_task",null,[],{}]'
 local looked = 0
 -- Queues in which a user at the cap gets a turn at once when a task of theirs has run.
 local CAPPED = 16
@@ -35,7 +38,7 @@ local CAPPED = 16
 -- Wake one idle worker of a queue, unless one is about to be woken. A Redis user of an earlier version may not: the
 -- worker that watches the queue does it then.
 local BELL_MS = 3600000
-local is_claim = false
+local claimed_from = {}
 local function ring(queue)
   local bell_key = 'agent:bell:' .. queue
   if redis.pcall('LLEN', bell_key) == 0 then
@@ -45,12 +48,12 @@ local function ring(queue)
 end
 
 -- Put an id on a queue's list with `command`. Idle workers wait for its bell; of side queues a message tells them. A claim
--- rings for what it leaves.
+-- rings for what it leaves on its own queues.
 local function push(command, queue, id)
   redis.call(command, QUEUE_KEY .. queue, id)
   if queue:find(':', 1, true) then
     redis.call('PUBLISH', 'agent:side_queues', queue)
-  elseif not is_claim then
+  elseif not claimed_from[queue] then
     ring(queue)
   end
 end
@@ -75,13 +78,22 @@ local function lay(command, id, queue, user)
   end
 end
 
+-- Whether an id is that of a stand-in; no task's begins with a dash.
+local function is_stand_in(id)
+  return (id:match('^%w+%-%-(.*)') or id):find('^%-next%-') ~= nil
+end
+
 -- Make an ended task up that stands in for those at which this script does not look: it is put on its queue's list, and
--- the script that pops its id goes on from there.
+-- the script that pops its id goes on from there. It has a job, since RQ's `get_jobs` takes ids without one off the list.
 local function stand_in(queue, user, thread)
   local tenant = tenant_of(user)
-  local id = (tenant == 'default' and '' or tenant .. '--') .. 'next:' .. redis.sha1hex(queue .. user .. (thread or ''))
+  local id = (tenant == 'default' and '' or tenant .. '--') .. '-next-' .. redis.sha1hex(queue .. user .. (thread or ''))
   redis.call('HSET', 'agent:task:' .. id, 'state', 'cancelled', 'queue', queue, 'user', user, 'thread', thread or '')
   redis.call('PEXPIRE', 'agent:task:' .. id, STAND_IN_MS)
+  redis.call('HSET', 'rq:job:' .. id, 'data', STAND_IN_DATA, 'origin', queue, 'status', 'deferred', 'created_at', NEVER,
+    'description', 'stands in for ended tasks')
+  redis.call('PEXPIRE', 'rq:job:' .. id, STAND_IN_MS)
+  redis.pcall('ZADD', DEFERRED .. queue, LISTED, id)
   return id
 end
 
@@ -99,6 +111,7 @@ end
 
 -- Put a task back that had left its queue: it goes first.
 local function put_back(id, queue, user)
+  show_listed(id, queue, tasks_wait(queue, 0))
   redis.call('HSET', 'agent:task:' .. id, 'state', 'pending')
   redis.call('HDEL', 'agent:task:' .. id, 'owner')
   lay('LPUSH', id, queue, user)
@@ -128,8 +141,10 @@ local function next_waiting(queue, user)
   local waiting_key = 'agent:waiting:' .. queue .. ':' .. user
   local id = redis.call('LPOP', waiting_key)
   while id do
-    local state, place = unpack(redis.call('HMGET', 'agent:task:' .. id, 'state', 'place'))
-    if state == 'pending' and place == 'waiting' then
+    local state, place, created, started =
+      unpack(redis.call('HMGET', 'agent:task:' .. id, 'state', 'place', 'created', 'started'))
+    if state == 'pending' and place == 'waiting' and not was_emptied(queue, created, started) then
+      redis.pcall('ZADD', DEFERRED .. queue, 'XX', LISTED, id)
       return id
     end
     looked = looked + 1
@@ -159,13 +174,16 @@ end
 -- Put a runnable task on its queue, or behind the other tasks of its user and the other users of its tenant.
 local function enqueue(id, queue, user)
   local waiting_key = 'agent:waiting:' .. queue .. ':' .. user
+  local others_wait = tasks_wait(queue, 1) -- a new task came after what was emptied
   -- Behind others of a user who is at the cap too, or it would overtake them.
   if redis.call('HEXISTS', 'agent:tenant_turns:' .. queue, tenant_of(user)) == 0
       and redis.call('EXISTS', waiting_key) == 0 then
+    show_listed(id, queue, others_wait)
     return lay('RPUSH', id, queue, user)
   end
   redis.call('HSET', 'agent:task:' .. id, 'place', 'waiting')
   redis.call('RPUSH', waiting_key, id)
+  show_waiting(id, queue, others_wait)
   -- Not only when it was empty: what another program left in it gives no user a turn.
   if redis.call('HEXISTS', 'agent:runnable:' .. queue, user) == 0
       and redis.call('SISMEMBER', 'agent:capped:' .. user, queue) == 0 then
@@ -190,6 +208,7 @@ local function wait_below_cap(command, id, queue, user)
   redis.call(command, 'agent:waiting:' .. queue .. ':' .. user, id)
   redis.call('HSET', 'agent:task:' .. id, 'place', 'waiting')
   redis.call('SADD', 'agent:capped:' .. user, queue)
+  show_waiting(id, queue, tasks_wait(queue, 0))
 end
 
 -- Count off an id of the user that has left the list. Returns whether it was the user's last one there.
@@ -239,13 +258,13 @@ local function leave_thread(id, thread)
   local asks = is_asking(thread)
   local next_id = redis.call('LINDEX', thread_key, 0)
   while next_id do
-    local state, place, queue, user, answers =
-      unpack(redis.call('HMGET', 'agent:task:' .. next_id, 'state', 'place', 'queue', 'user', 'answers'))
-    if state == 'pending' and place == 'parked' and queue and user then
+    local state, place, queue, user, answers, created, started = unpack(redis.call('HMGET', 'agent:task:' .. next_id,
+      'state', 'place', 'queue', 'user', 'answers', 'created', 'started'))
+    if state == 'pending' and place == 'parked' and queue and user and not was_emptied(queue, created, started) then
       if asks and not answers then
         return
       end
-      redis.pcall('HSET', 'rq:job:' .. next_id, 'status', 'queued')
+      redis.pcall('ZREM', DEFERRED .. queue, next_id)
       return enqueue(next_id, queue, user)
     end
     looked = looked + 1
@@ -267,7 +286,7 @@ local function leave_thread(id, thread)
 end
 
 -- Put a task into its thread. Returns whether it is next: the thread is idle, or shows the question that it answers.
-local function enter_thread(id, thread, is_answer, now_ms)
+local function enter_thread(id, queue, thread, is_answer, now_ms)
   local thread_key, task_key = 'agent:thread:' .. thread, 'agent:task:' .. id
   local head = redis.call('LINDEX', thread_key, 0)
   local place = head and redis.call('HGET', 'agent:task:' .. head, 'place')
@@ -289,7 +308,7 @@ local function enter_thread(id, thread, is_answer, now_ms)
     return true
   end
   redis.call('HSET', task_key, 'place', 'parked', 'still_before', whole(still_ms(thread, now_ms)))
-  redis.pcall('HSET', 'rq:job:' .. id, 'status', 'deferred')
+  show_waiting(id, queue, tasks_wait(queue, 1))
   return false, is_asked
 end
 

@@ -9,6 +9,7 @@
 -- Uses shared/connections/clock: natural, whole
 -- Uses shared/queue/functions/marks: LIMITS, MOST_TASKS, WAITS, mark, mark_of
 -- Uses shared/queue/functions/turns: enqueue, lay
+-- Uses shared/queue/functions/emptied: DEFERRED, show_listed, show_waiting, tasks_wait
 --
 -- agent:wait:<thing>  zset  id -> when the task may go on at the earliest (ms); an hour after the last entry
 -- agent:delayed       zset  id -> when it goes on without a mark (ms); all tasks that wait for a thing or for their time
@@ -28,6 +29,7 @@ local function in_turn(id, queue, user)
   if user then
     enqueue(id, queue, user)
   else
+    show_listed(id, queue, tasks_wait(queue, 0))
     lay('RPUSH', id, queue)
   end
 end
@@ -58,6 +60,7 @@ local function enter(id, queue, user, thing, delay_ms, doubles, now_ms)
     return false
   end
   redis.call('HSET', task_key, 'place', 'delayed')
+  show_waiting(id, queue, tasks_wait(queue, 0))
   redis.call('ZADD', DELAYED, whole(latest), id)
   if delay_ms == 0 then
     redis.call('ZADD', SET .. thing, whole(earliest), id)
@@ -89,10 +92,8 @@ local function go_on(id, thing)
   if state ~= 'pending' or place ~= 'delayed' or not queue then
     return false
   end
+  redis.pcall('ZREM', DEFERRED .. queue, id)
   in_turn(id, queue, user)
-  if redis.call('EXISTS', 'rq:job:' .. id) == 1 then
-    redis.pcall('HSET', 'rq:job:' .. id, 'status', 'queued')
-  end
   return true
 end
 

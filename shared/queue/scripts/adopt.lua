@@ -6,7 +6,7 @@
 -- Uses shared/connections/clock: clock, natural, whole
 -- Uses shared/queue/functions/fence: fence
 -- Uses shared/queue/functions/turns: enter_thread, put_aside, stopped_running, wait_below_cap, wake_thread
--- Uses shared/queue/functions/rq_jobs: describe
+-- Uses shared/queue/functions/rq_jobs: describe, hide_execution
 -- Uses shared/queue/functions/shares: charge
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
@@ -66,7 +66,7 @@ else
   redis.call('ZADD', open_key, deadline, id)
   charge(id, #data)
   if thread ~= '' then
-    is_next, drops = enter_thread(id, thread, is_answer, now_ms)
+    is_next, drops = enter_thread(id, queue, thread, is_answer, now_ms)
   end
 end
 redis.call('HSET', task_key, 'graph', graph)
@@ -81,8 +81,8 @@ redis.call('HSET', task_key, 'state', 'pending', 'place', 'parked')
 redis.call('HDEL', task_key, 'owner', 'started')
 redis.call('HINCRBY', task_key, 'waits', 1)
 redis.call('SREM', own_key, id)
-redis.pcall('ZREM', 'rq:wip:' .. queue, id .. ':' .. epoch)
-redis.pcall('HSET', job_key, 'status', is_next and 'queued' or 'deferred', 'worker_name', '')
+hide_execution(id, epoch, 'rq:wip:' .. queue)
+redis.pcall('HSET', job_key, 'worker_name', '')
 if is_capped then
   wait_below_cap('RPUSH', id, queue, user)
 elseif is_next then

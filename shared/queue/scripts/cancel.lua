@@ -3,6 +3,7 @@
 --
 -- Uses shared/connections/clock: clock, natural
 -- Uses shared/queue/functions/turns: leave_thread
+-- Uses shared/queue/functions/emptied: DEFERRED
 -- Uses shared/queue/functions/waits: leave_wait
 -- Uses shared/queue/functions/rq_jobs: list_ended, task_bytes, write_result
 -- Uses shared/queue/functions/shares: discharge
@@ -55,14 +56,15 @@ if place == 'delayed' then
   leave_wait(id, waits_for)
 end
 record_end(events_key, state, events_ms)
+redis.pcall('ZREM', DEFERRED .. (queue or ''), id)
 leave_thread(id, thread)
 discharge(id, #result + task_bytes(job_key), result_ms, now_ms)
 
-list_ended(id, queue or '', rq_status, result_ms, now_ms)
 if own_ms then
   write_result('rq:results:' .. id, rq_status, rq_result, '', '', result_ms)
 end
 if redis.call('EXISTS', job_key) == 1 then
+  list_ended(id, queue or '', rq_status, result_ms, now_ms)
   redis.pcall('HSET', job_key, 'status', rq_status, 'ended_at', now_iso)
   redis.call('PEXPIRE', job_key, result_ms)
 end

@@ -7,11 +7,12 @@
 --
 -- Uses shared/connections/clock: clock, natural, whole
 -- Uses shared/queue/functions/routing: serves
--- Uses shared/queue/functions/turns: LOOKED, QUEUE_KEY, call_next, is_claim, leave_thread, lies_on, looked, pass_turn,
---   put_aside, ring, taken, wait_below_cap
+-- Uses shared/queue/functions/turns: LOOKED, QUEUE_KEY, call_next, claimed_from, is_stand_in, leave_thread, lies_on,
+--   looked, pass_turn, put_aside, ring, taken, wait_below_cap
+-- Uses shared/queue/functions/emptied: DEFERRED, is_removed, note_emptied, status_of
 -- Uses shared/queue/functions/questions: stand_still
 -- Uses shared/queue/functions/waits: take_marked
--- Uses shared/queue/functions/rq_jobs: show_again, task_bytes
+-- Uses shared/queue/functions/rq_jobs: FAR, show_again, task_bytes
 -- Uses shared/queue/functions/events: record_state
 --
 -- KEYS[1] agent:workers          zset    worker -> lease end (ms)
@@ -30,8 +31,8 @@
 -- ARGV[8] longest stream of events (entries, about)
 -- ARGV[9] graphs that the worker serves, ",a,b,"
 -- ARGV[10] now (ms) in tests, else empty
--- Returns {outcome, now (ms), tasks, dropped ids, number put aside}; outcome: ok | no_lease | suspended; where ids were
---   dropped or put aside there may be more to claim
+-- Returns {outcome, now (ms), tasks, dropped ids, number put aside, or left to the sweeper because a tool of RQ removed
+--   them}; outcome: ok | no_lease | suspended; where ids were dropped or put aside there may be more to claim
 --   task: {id, epoch, queue, created (ms), started (ms), deadline (ms), crashes, failures, waits, 1 if it is to be
 --          cancelled, {input tokens, output tokens, nano-dollars used before}, data, origin, names of unusual fields,
 --          line in which it blocked the event loop of an earlier owner, or empty,
@@ -106,7 +107,7 @@ local function own(id, task_key, job_key, queue)
   local origin, data, acts, options = fields[16] and 'adopted' or 'ours', nil, {}, {}
   if digest == '' then
     origin, data, acts, options = foreign(job_key)
-  elseif redis.call('TYPE', job_key).ok ~= 'hash' then
+  elseif type(status_of(id)) == 'table' then
     origin, data = 'malformed', ''
   else
     local bytes, field = task_bytes(job_key)
@@ -130,8 +131,7 @@ local function own(id, task_key, job_key, queue)
   if user then
     redis.call('HINCRBY', 'agent:in_flight', user, 1)
   end
-  -- Far in the future, so that RQ's own registry cleanup never takes a running task for an abandoned one.
-  redis.pcall('ZADD', 'rq:wip:' .. queue, '4102444800', id .. ':' .. epoch)
+  redis.pcall('ZADD', 'rq:wip:' .. queue, FAR, id .. ':' .. epoch)
   if origin ~= 'malformed' then
     redis.call('HSET', job_key, 'status', 'started', 'worker_name', worker, 'started_at', now_iso)
   end
@@ -149,6 +149,7 @@ local function freed(queue)
   if redis.call('EXISTS', runnable_key, turns_key) == 0 then
     return false
   end
+  note_emptied(queue, 0)
   local users = redis.call('HRANDFIELD', runnable_key, MOST_FREED)
   local tenants = redis.call('HRANDFIELD', turns_key, MOST_FREED)
   for i = 1, math.max(#users, #tenants) do
@@ -164,7 +165,9 @@ local function freed(queue)
   return true
 end
 
-is_claim = true
+for i = 6, #KEYS do
+  claimed_from[KEYS[i]:sub(#QUEUE_KEY + 1)] = true
+end
 take_marked(MOST_WOKEN, now_ms)
 local tasks, dropped, aside = {}, {}, 0
 for i = 6, #KEYS do
@@ -176,6 +179,7 @@ for i = 6, #KEYS do
       break
     end
     looked = looked + 1
+    redis.pcall('ZREM', DEFERRED .. queue, id)
     local task_key, job_key = 'agent:task:' .. id, 'rq:job:' .. id
     local task = redis.call('HMGET', task_key, 'state', 'user', 'place', 'queue', 'graph', 'cancel', 'thread')
     local state, user, place, home, graph, cancel, thread = unpack(task)
@@ -183,7 +187,10 @@ for i = 6, #KEYS do
     local lies_here = lies_on(queue, home, place)
     local is_last = lies_here and user and taken(queue, user)
     local is_next = lies_here and state == 'pending'
-    if is_next and user and graph and not (cancel or serves(graphs, graph)) then
+    if is_next and is_removed(id) then -- the sweeper ends it
+      aside = aside + 1
+      redis.call('HSET', task_key, 'place', 'delayed')
+    elseif is_next and user and graph and not (cancel or serves(graphs, graph)) then
       aside = aside + 1
       put_aside(id, queue, graph, user)
     elseif is_next and user and cap > 0
@@ -193,11 +200,18 @@ for i = 6, #KEYS do
     elseif (is_next and id:match('^[%w_-]+$')) or (not state and register(id, task_key, job_key, queue)) then
       tasks[#tasks + 1] = own(id, task_key, job_key, queue)
     else
+      local stands_in = false
       if lies_here then -- it has ended meanwhile, or stands in
         redis.call('HSET', task_key, 'place', 'done')
+        stands_in = is_stand_in(id)
+        if stands_in then
+          redis.call('DEL', job_key)
+        end
         leave_thread(id, thread)
       end
-      show_again(id, now_ms)
+      if not stands_in then
+        show_again(id, now_ms)
+      end
       dropped[#dropped + 1] = id:sub(1, 64)
     end
     if lies_here and user then

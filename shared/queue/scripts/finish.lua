@@ -5,7 +5,7 @@
 -- Uses shared/queue/functions/fence: fence
 -- Uses shared/queue/functions/questions: settle_question
 -- Uses shared/queue/functions/turns: leave_thread, stopped_running
--- Uses shared/queue/functions/rq_jobs: list_ended, task_bytes, write_result
+-- Uses shared/queue/functions/rq_jobs: hide_execution, list_ended, task_bytes, write_result
 -- Uses shared/queue/functions/shares: discharge
 -- Uses shared/queue/functions/events: record_end
 --
@@ -69,12 +69,12 @@ local kept_data = emptied_data ~= '' and #emptied_data or (task_bytes(job_key))
 discharge(id, #result + #rq_result + kept_data, result_ms, now_ms)
 
 -- From here on it is for RQ's tools only: a broken key of theirs must not undo what was decided above.
-redis.pcall('ZREM', wip_key, id .. ':' .. epoch)
-list_ended(id, queue or '', rq_status, result_ms, now_ms)
+hide_execution(id, epoch, wip_key)
 if rq_status ~= 'failed' then -- a worker of stock RQ may have taken the task by mistake, and failed
   redis.pcall('ZREM', 'rq:failed:' .. (queue or ''), id)
 end
 if redis.call('EXISTS', job_key) == 1 then
+  list_ended(id, queue or '', rq_status, result_ms, now_ms)
   redis.pcall('HSET', job_key, 'status', rq_status, 'ended_at', now_iso)
   if emptied_data ~= '' then
     redis.pcall('HSET', job_key, 'data', emptied_data)

@@ -6,7 +6,7 @@
 -- Uses shared/connections/clock: clock, natural, whole
 -- Uses shared/queue/functions/turns: put_back, stopped_running
 -- Uses shared/queue/functions/waits: take_due, take_marked
--- Uses shared/queue/functions/rq_jobs: queue_scheduled
+-- Uses shared/queue/functions/rq_jobs: hide_execution, queue_scheduled
 -- Uses shared/queue/functions/events: record_state
 --
 -- KEYS[1] agent:workers      zset    worker -> lease end (ms)
@@ -64,11 +64,13 @@ for _, worker in ipairs(dead) do
     local task = redis.call('HMGET', task_key, 'state', 'owner', 'queue', 'epoch', 'user')
     if task[1] == 'running' and task[2] == worker and task[3] then
       redis.call('HINCRBY', task_key, 'crashes', 1)
-      redis.pcall('ZREM', 'rq:wip:' .. task[3], id .. ':' .. (task[4] or ''))
+      hide_execution(id, task[4] or '', 'rq:wip:' .. task[3])
       stopped_running(task[5])
       put_back(id, task[3], task[5])
       record_state(id, 'pending', natural(task[4], 0), longest)
-      redis.pcall('HSET', 'rq:job:' .. id, 'status', 'queued', 'worker_name', '')
+      if redis.call('EXISTS', 'rq:job:' .. id) == 1 then
+        redis.pcall('HSET', 'rq:job:' .. id, 'worker_name', '')
+      end
       reaped[#reaped + 1] = id
     end
   end

@@ -5,6 +5,7 @@
 -- Uses shared/queue/functions/fence: fence
 -- Uses shared/queue/functions/turns: put_back, stopped_running
 -- Uses shared/queue/functions/waits: enter
+-- Uses shared/queue/functions/rq_jobs: hide_execution
 -- Uses shared/queue/functions/events: record_state, record_wait
 --
 -- KEYS[1] agent:task:<id>        hash    the task's state
@@ -56,8 +57,8 @@ if until_ms then
 else
   record_state(id, 'pending', epoch, longest)
 end
-redis.pcall('ZREM', wip_key, id .. ':' .. epoch)
+hide_execution(id, epoch, wip_key)
 if redis.call('EXISTS', job_key) == 1 then
-  redis.pcall('HSET', job_key, 'status', until_ms and 'scheduled' or 'queued', 'worker_name', '')
+  redis.pcall('HSET', job_key, 'worker_name', '')
 end
 return 1

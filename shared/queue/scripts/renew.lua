@@ -3,6 +3,7 @@
 -- worker reaps: only then does ownership move.
 --
 -- Uses shared/connections/clock: clock, whole
+-- Uses shared/queue/functions/rq_jobs: show_execution
 --
 -- KEYS[1] agent:workers          zset    worker -> lease end (ms)
 -- KEYS[2] agent:own:<worker>     set     ids that this worker owns
@@ -68,11 +69,12 @@ end
 
 local own, cancelled = {}, {}
 for _, id in ipairs(redis.call('SMEMBERS', own_key)) do
-  local task = redis.call('HMGET', 'agent:task:' .. id, 'state', 'owner', 'cancel')
+  local task = redis.call('HMGET', 'agent:task:' .. id, 'state', 'owner', 'cancel', 'epoch')
   if task[1] ~= 'running' or task[2] ~= worker then
     redis.call('SREM', own_key, id)
   else
     own[#own + 1] = id
+    show_execution(id, task[4] or '', worker, now_ms)
     cancelled[#cancelled + 1] = task[3] and id or nil
   end
 end

@@ -3,6 +3,7 @@
 -- Uses shared/connections/clock: clock, whole
 -- Uses shared/queue/functions/routing: route
 -- Uses shared/queue/functions/turns: QUEUE_KEY, enqueue, enter_thread, tenant_of, wake_thread
+-- Uses shared/queue/functions/emptied: statuses
 -- Uses shared/queue/functions/shares: charge, is_above_share, refused
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
@@ -78,11 +79,12 @@ redis.call('HSET', task_key, 'state', 'pending', 'epoch', 0, 'queue', queue, 'cr
 redis.call('DEL', 'agent:result:' .. id, 'agent:events:' .. id, job_key)
 redis.call('HSET', job_key, 'task', data, 'data', rq_data, 'origin', queue, 'status', 'queued', 'description', description,
   'created_at', now_iso, 'enqueued_at', now_iso, 'timeout', math.ceil(deadline_ms / 1000))
+statuses[id] = 'queued'
 redis.call('ZADD', open_key, whole(now_ms + deadline_ms), id)
 redis.call('SADD', queues_key, QUEUE_KEY .. queue)
 charge(id, #data)
 if thread ~= '' then
-  local is_next, drops = enter_thread(id, thread, is_answer, now_ms)
+  local is_next, drops = enter_thread(id, queue, thread, is_answer, now_ms)
   if drops then
     wake_thread(id, thread)
   end

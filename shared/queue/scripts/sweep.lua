@@ -5,9 +5,10 @@
 --
 -- Uses shared/connections/clock: clock, natural, whole
 -- Uses shared/queue/functions/questions: is_asking, stand_still
--- Uses shared/queue/functions/turns: LOOKED, QUEUE_KEY, call_next, leave_thread, lies_on, looked, pass_turn, put_back,
---   stopped_running, taken, tenant_of
--- Uses shared/queue/functions/rq_jobs: show_again
+-- Uses shared/queue/functions/emptied: DEFERRED, is_removed, note_emptied, was_emptied
+-- Uses shared/queue/functions/turns: LOOKED, QUEUE_KEY, call_next, is_stand_in, leave_thread, lies_on, looked, pass_turn,
+--   put_back, stopped_running, taken, tenant_of
+-- Uses shared/queue/functions/rq_jobs: hide_execution, show_again
 -- Uses shared/queue/functions/shares: TENANTS_KEY, discharge, settle_share
 --
 -- KEYS[1] agent:open      zset    id -> deadline (ms); past it, when to look again
@@ -101,7 +102,7 @@ local function queue_again(id, place, queue, user, thread, owner, epoch)
   if place == 'owned' then
     redis.call('HINCRBY', task_key, 'crashes', 1)
     redis.call('SREM', 'agent:own:' .. (owner or ''), id)
-    redis.pcall('ZREM', 'rq:wip:' .. queue, id .. ':' .. (epoch or ''))
+    hide_execution(id, epoch or '', 'rq:wip:' .. queue)
     stopped_running(user)
   elseif place == 'parked' then
     local thread_key = 'agent:thread:' .. thread
@@ -116,8 +117,17 @@ local function queue_again(id, place, queue, user, thread, owner, epoch)
 end
 
 -- Give the place of a task that left its list without being taken to the next one.
-local function free_place(place, queue, user)
-  if user and place == 'queue' then
+local asked = {}
+local function free_place(id, place, queue, user)
+  if place ~= 'queue' then
+    return
+  end
+  if not asked[queue] then
+    asked[queue] = true
+    note_emptied(queue, 0)
+  end
+  redis.pcall('ZREM', DEFERRED .. queue, id)
+  if user then
     pass_turn(queue, user, taken(queue, user))
   end
 end
@@ -156,7 +166,12 @@ local function drop_ended(queue_key)
     end
     looked = looked + 1
     redis.call('LPOP', queue_key)
-    show_again(id, now_ms)
+    redis.pcall('ZREM', DEFERRED .. queue, id)
+    if is_stand_in(id) then
+      redis.call('DEL', 'rq:job:' .. id)
+    else
+      show_again(id, now_ms)
+    end
     if lies_on(queue, home, place) then
       redis.call('HSET', task_key, 'place', 'done')
       leave_thread(id, thread)
@@ -190,8 +205,8 @@ for _, id in ipairs(ids) do
 end
 for _, id in ipairs(ids) do
   local task_key = 'agent:task:' .. id
-  local task = redis.call('HMGET', task_key, 'state', 'place', 'queue', 'user', 'thread', 'owner', 'epoch')
-  local state, place, queue, user, thread, owner, epoch = unpack(task)
+  local task = redis.call('HMGET', task_key, 'state', 'place', 'queue', 'user', 'thread', 'owner', 'epoch', 'created', 'started')
+  local state, place, queue, user, thread, owner, epoch, created, started = unpack(task)
   if state ~= 'pending' and state ~= 'running' then
     redis.call('ZREM', open_key, id)
     discharge(id, 0, 0, now_ms)
@@ -201,14 +216,15 @@ for _, id in ipairs(ids) do
       unreadable[#unreadable + 1] = id
     end
   elseif not is_in_place(id, place, queue, user, thread, owner) then
-    free_place(place, queue, user)
-    local status = redis.call('HGET', 'rq:job:' .. id, 'status')
-    if state == 'pending' and (not status or status == 'canceled') then
+    free_place(id, place, queue, user)
+    if state == 'pending' and (is_removed(id) or was_emptied(queue, created, started)) then
       removed[#removed + 1] = id
     else
       queue_again(id, place, queue, user, thread, owner, epoch)
       again[#again + 1] = id
     end
+  elseif state == 'pending' and (is_removed(id) or was_emptied(queue, created, started)) then
+    removed[#removed + 1] = id
   end
 end
 

@@ -366,6 +366,7 @@ async def test_user_whose_job_an_rq_tool_deleted_goes_on_while_others_keep_the_q
     await queue.submit("bob0", user_id="bob")
     # What RQ's `job.delete()` does.
     await queue.redis.lrem("rq:queue:agent_tasks", 1, "ann0")
+    await queue.redis.zrem("rq:deferred:agent_tasks", "ann0")
     await queue.redis.delete("rq:job:ann0")
     assert (await queue.sweep()).removed == ("ann0",)
     await queue.cancel("ann0")
