@@ -275,6 +275,23 @@ class NotInterruptedError(LanggraphRqError):
         self.state = state
 
 
+class NotContinuableError(LanggraphRqError):
+    """The task has not failed, so that there is nothing to continue.
+
+    Attributes:
+        task_id: The task.
+        state: Where it is, or how it ended.
+    """
+
+    def __init__(self, task_id: str, state: str) -> None:
+        hint = "; resume it" if state == "interrupted" else ""
+        super().__init__(
+            f"task {task_id} is {state}: only one that failed, timed out or was cancelled is continued{hint}"
+        )
+        self.task_id = task_id
+        self.state = state
+
+
 class UnknownBreakerError(LanggraphRqError, LookupError):
     """No circuit breaker was used under this name in the last 24 hours.
 

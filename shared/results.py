@@ -8,7 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
 from langgraph_rq.shared.errors import ErrorType
-from langgraph_rq.shared.tasks import SCHEMA, State
+from langgraph_rq.shared.tasks import State
+
+SCHEMA = 1
+"""The version of the document."""
 
 
 class ErrorFrame(BaseModel):
@@ -79,6 +82,10 @@ class ResultMetadata(BaseModel):
     """The task that dropped this one's question."""
     not_written: list[str] | None = None
     """What of the result has no JSON form and is null there, by its key: `result.answer.connection: socket`."""
+    next: list[str] | None = None
+    """Of a task that stopped at a breakpoint: the nodes that run when it is resumed."""
+    continues: str | None = None
+    """The task that this one continued from its last checkpoint."""
     queued_ms: int
     run_ms: int
     worker: str

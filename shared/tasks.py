@@ -5,10 +5,9 @@ with the field, what was expected and what came.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from difflib import get_close_matches
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
 from typing import Annotated, Any, Self
@@ -17,11 +16,19 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 from pydantic_core import ErrorDetails, to_jsonable_python
 
-from langgraph_rq.shared.errors import InvalidTaskError, UnknownField, Violation
+from langgraph_rq.shared.errors import InvalidTaskError, Violation
+from langgraph_rq.shared.explaining import EXPECTED, explain_with
+from langgraph_rq.shared.run_fields import (
+    CheckpointId,
+    Continued,
+    Durability,
+    GraphCommand,
+    Nodes,
+    RunConfig,
+    StreamMode,
+)
+from langgraph_rq.shared.schema import ADDED, FIRST_SCHEMA, SCHEMA, with_schema
 from langgraph_rq.shared.strict_json import kind, read_json, unsafe_parts
-
-SCHEMA = 1
-"""The version of both documents. A worker that meets a newer one gives the task back."""
 
 FUNCTION = "langgraph_rq.run_task"
 """The function name of a task on the queue; task data never name code."""
@@ -68,15 +75,6 @@ class Priority(StrEnum):
         return base if self is Priority.DEFAULT else f"{base}_{self}"
 
 
-class StreamMode(StrEnum):
-    """What a task's events tell besides its states, in LangGraph's words; any of them adds where each node starts."""
-
-    CUSTOM = "custom"
-    MESSAGES = "messages"
-    UPDATES = "updates"
-    VALUES = "values"
-
-
 @dataclass(frozen=True, slots=True)
 class TaskLimits:
     """How large a task and its result may be. Every door derives its own limit from these."""
@@ -88,6 +86,7 @@ class TaskLimits:
     metadata_bytes: int = 16_000
     depth: int = 32
     deadline_s: float = 86_400.0
+    delay_s: float = 30 * 86_400.0
     attempts: int = 10
 
     @property
@@ -140,17 +139,28 @@ class Resume(BaseModel):
 class Task(BaseModel):
     """A task as it stands in Redis.
 
-    `deadline_s` counts from submission: what has not ended by then ends as `timeout`. `max_attempts` is about a
-    failing graph only; crashes and outages never count.
+    `deadline_s` counts from submission, or from its start: what has not ended by then ends as `timeout`. `max_attempts`
+    is about a failing graph only; crashes and outages never count.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
 
-    schema_version: int = Field(default=SCHEMA, alias="schema", ge=1, le=SCHEMA)
+    schema_version: int = Field(default=FIRST_SCHEMA, alias="schema", ge=1, le=SCHEMA)
     task_id: TaskId = Field(default_factory=lambda: str(uuid4()))
     graph: GraphName = DEFAULT_GRAPH
-    input: Any
-    """Any JSON value but null. Most graphs take an object."""
+    input: Any = None
+    """Any JSON value. Most graphs take an object; null continues the thread from its last checkpoint."""
+    command: GraphCommand | None = None
+    context: dict[str, Any] | None = None
+    """LangGraph's context of the run. None: `config.configurable`, as in LangGraph Server."""
+    config: RunConfig | None = None
+    interrupt_before: Nodes | None = None
+    interrupt_after: Nodes | None = None
+    """Nodes before or after which the run stops. None: those that are compiled in."""
+    checkpoint_id: CheckpointId | None = None
+    """The checkpoint of the thread from which it goes on. None: the newest."""
+    durability: Durability | None = None
+    """None: sync."""
     tenant: Tenant = DEFAULT_TENANT
     user_id: Name | None = None
     thread_id: ThreadId | None = None
@@ -159,7 +169,13 @@ class Task(BaseModel):
     max_attempts: int = Field(default=1, ge=1)
     metadata: dict[str, Any] = Field(default_factory=dict)
     stream: tuple[StreamMode, ...] = ()
+    stream_subgraphs: bool | None = None
+    """Whether the events of `stream` tell of subgraphs too."""
     resume: Resume | None = None
+    continues: Continued | None = None
+    run_at: datetime | None = None
+    delay_s: float | None = Field(default=None, ge=0)
+    """It starts then, or so long after it was submitted. Its deadline counts from there. None: at once."""
     traceparent: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")] | (
         None
     ) = None
@@ -176,21 +192,22 @@ class Task(BaseModel):
             document = _read(document)
         if not isinstance(document, Mapping):
             raise InvalidTaskError(Violation("task", "a JSON object", kind(document)))
-        violations = [*unsafe_parts(document.get("input"), "input", limits.depth, limits.input_bytes)]
-        violations += unsafe_parts(document.get("metadata"), "metadata", limits.depth, limits.metadata_bytes)
-        violations += unsafe_parts(document.get("resume"), "resume", limits.depth, limits.input_bytes)
+        long = [name for name in ("resume", *ADDED) if document.get(name) is not None]
+        violations = [*unsafe_parts(document.get("metadata"), "metadata", limits.depth, limits.metadata_bytes)]
+        for name in ("input", *long):
+            violations += unsafe_parts(document.get(name), name, limits.depth, limits.input_bytes)
         task: Self | None = None
         if not violations:
             try:
-                task = cls.model_validate(dict(document))
+                task = cls.model_validate(with_schema(document))
             except ValidationError as error:
-                violations += [explain(problem, cls) for problem in error.errors()]
-        if task and task.deadline_s > limits.deadline_s:
-            violations.append(Violation("deadline_s", f"at most {limits.deadline_s:g}", f"{task.deadline_s:g}"))
-        if task and task.max_attempts > limits.attempts:
-            violations.append(Violation("max_attempts", f"at most {limits.attempts}", str(task.max_attempts)))
-        if task and task.resume and (length := len(task.job_data())) > limits.job_bytes:
-            violations.append(Violation("resume", f"a task of at most {limits.job_bytes:,} bytes", f"{length:,}"))
+                violations += dict.fromkeys(explain(problem, cls) for problem in error.errors())
+        if "input" not in document and not {"resume", "command"} & document.keys():
+            violations.append(Violation("input", _EXPECTED["input"], "nothing"))
+        elif task:
+            violations += _contradictions(task)
+        if task:
+            violations += _above(task, limits, long)
         if violations or task is None:
             raise InvalidTaskError(*violations)
         return task
@@ -198,9 +215,14 @@ class Task(BaseModel):
     @field_validator("input")
     @classmethod
     def _as_json(cls, value: Any) -> Any:
-        if value is None:
-            raise ValueError("null")
         return value if isinstance(value, dict | list | str | int | float) else to_jsonable_python(value)
+
+    @field_validator("run_at")
+    @classmethod
+    def _in_utc(cls, run_at: datetime | None) -> datetime | None:
+        if run_at and run_at.tzinfo is None:
+            raise ValueError("an instant with its offset")
+        return run_at and run_at.astimezone(UTC)
 
     @field_validator("stream")
     @classmethod
@@ -218,8 +240,22 @@ class Task(BaseModel):
         """The thread under which LangGraph keeps checkpoints; a task without `thread_id` has one of its own."""
         if self.thread_id is not None:
             return task_key(self.thread_id, self.tenant)
-        origin = self.resume and self.resume.origin
-        return f"TASK--{task_key(origin, self.tenant) if origin else self.key}"
+        return f"TASK--{task_key(self.origin, self.tenant) if self.origin else self.key}"
+
+    @property
+    def origin(self) -> str | None:
+        """The task that began the conversation without `thread_id` with which this one goes on."""
+        return (self.resume and self.resume.origin) or (self.continues and self.continues.origin) or None
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it goes on with what its thread did last, instead of giving the thread new input."""
+        return self.input is None or any((self.resume, self.command, self.continues))
+
+    @property
+    def starts_at(self) -> datetime:
+        """When it is to start, by the producer's clock."""
+        return self.run_at or self.submitted_at + timedelta(seconds=self.delay_s or 0)
 
     @property
     def user_key(self) -> str:
@@ -230,12 +266,16 @@ class Task(BaseModel):
     def digest(self) -> str:
         """Tell this task from another one under the same id: what was asked for, not when or by which trace."""
         left_out: Any = {"schema_version": True, "submitted_at": True, "traceparent": True, "resume": {"seen"}}
+        left_out |= {name: True for name in ADDED if getattr(self, name) is None}
         body = self.model_dump(mode="json", exclude=left_out)
         return sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]
 
     def job_data(self) -> bytes:
         """Encode the task as RQ's JSON serializer encodes a job: function, instance, args, kwargs."""
-        return f'["{FUNCTION}",null,[{self.model_dump_json(by_alias=True, exclude_none=True)}],{{}}]'.encode()
+        task = self.model_dump_json(by_alias=True, exclude_none=True)
+        if self.input is None:
+            task = '{"input":null,' + task[1:]
+        return f'["{FUNCTION}",null,[{task}],{{}}]'.encode()
 
 
 def question_digest(question: Any) -> str:
@@ -261,28 +301,41 @@ def _read(text: str | bytes) -> Any:
         raise InvalidTaskError(Violation("task", "JSON", str(error))) from None
 
 
+def _above(task: Task, limits: TaskLimits, long: Sequence[str]) -> Iterator[Violation]:
+    """Name what is above the limits; `long` are the fields, besides the input, that make a task long."""
+    if task.deadline_s > limits.deadline_s:
+        yield Violation("deadline_s", f"at most {limits.deadline_s:g}", f"{task.deadline_s:g}")
+    delay_s = max(task.delay_s or 0.0, (task.run_at - task.submitted_at).total_seconds() if task.run_at else 0.0)
+    if delay_s > limits.delay_s:
+        yield Violation(
+            "run_at" if task.run_at else "delay_s", f"at most {limits.delay_s:g} s from now", f"{delay_s:g}"
+        )
+    if task.max_attempts > limits.attempts:
+        yield Violation("max_attempts", f"at most {limits.attempts}", str(task.max_attempts))
+    if long and (length := len(task.job_data())) > limits.job_bytes:
+        yield Violation(long[0], f"a task of at most {limits.job_bytes:,} bytes", f"{length:,}")
+
+
 def explain(problem: ErrorDetails, model: type[BaseModel]) -> Violation:
-    """Translate an error of pydantic."""
-    field = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        names = [info.alias or name for name, info in model.model_fields.items()]
-        close = get_close_matches(field, names, n=1)
-        return UnknownField(field, ", ".join(names), kind(problem["input"]), close[0] if close else None)
-    if problem["type"] == "missing":
-        return Violation(field, _EXPECTED.get(field, "a value"), "nothing")
-    expected = _EXPECTED.get(field) or problem["msg"].removeprefix("Input should be ").replace("Input should ", "")
-    return Violation(field, expected, kind(problem["input"]))
+    """Translate an error of pydantic about a task, or about a `model` with fields of a task."""
+    return explain_with(problem, model, _EXPECTED)
 
 
-_EXPECTED = {
-    "task_id": "letters, digits, _ and single dashes, at most 128",
-    "tenant": "lower-case letters and digits, at most 32",
-    "thread_id": "letters, digits, any of _ . @ + and single dashes, at most 128",
-    "user_id": "1 to 256 characters",
-    "graph": "a name of 1 to 256 characters, none of them a control character",
-    "input": "a JSON value other than null",
-    "metadata": "a JSON object",
-    "schema": f"a version up to {SCHEMA}",
-    "traceparent": "a W3C traceparent",
-    "stream": f"a list of {', '.join(StreamMode)}",
-}
+def _contradictions(task: Task) -> Iterator[Violation]:
+    """Name fields that do not go together."""
+    if task.run_at and task.delay_s is not None:
+        yield Violation("delay_s", "either run_at or delay_s", "both")
+    if task.command and task.resume:
+        yield Violation("command", "either command or resume", "both")
+    elif (task.command or task.resume) and task.input not in (None, {}):
+        yield Violation("input", f"null beside {'command' if task.command else 'resume'}", kind(task.input))
+    if task.thread_id is None and not (task.resume or task.continues):
+        if task.checkpoint_id is not None:
+            yield Violation("thread_id", "the thread of the checkpoint", "nothing")
+        if task.command and task.command.resume is not None:
+            yield Violation("thread_id", "the thread whose question is answered", "nothing")
+        if task.input is None and task.command is None:
+            yield Violation("input", "a value, or beside null a thread_id to continue", "null")
+
+
+_EXPECTED = {**EXPECTED, "schema": f"a version up to {SCHEMA}"}

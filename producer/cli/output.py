@@ -1,18 +1,37 @@
-"""What commands write for people: results and states as tables."""
+"""What commands write: results and states, as tables for people or as JSON, and the exit codes of tasks."""
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
+import click
 from pydantic_core import to_json
 from rich.console import Group, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from langgraph_rq.producer.cli.reasons import shown_reasons
+from langgraph_rq.producer.client.client import Client
 from langgraph_rq.producer.client.lookup import TaskStatus
 from langgraph_rq.producer.client.resume import INTERRUPT
+from langgraph_rq.shared import terminal
 from langgraph_rq.shared.results import TaskResult
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.terminal import Column, Rows, pairs
+
+EXIT_CODES = """
+\b
+Exit codes:
+  0  done
+  1  the task (or one of them) did not succeed
+  2  the input is wrong; nothing was queued
+  3  Redis cannot be reached
+  4  no such task
+  5  it has not ended (in time)
+"""
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Write one JSON object per line.")
 
 _COLOURS = {State.SUCCESS: "green", State.RUNNING: "cyan", State.PENDING: "yellow", State.INTERRUPTED: "magenta"}
 
@@ -32,6 +51,8 @@ def status(found: TaskStatus, ended: TaskResult | None = None) -> RenderableType
     for question in questions(ended):
         table.add_row("asks", Text(_shown(question.get("value"))))
         table.add_row("", Text(f"id {question.get('id')}", "dim"))
+    if ended and ended.metadata.next:
+        table.add_row("stopped", Text(f"before {', '.join(ended.metadata.next)}; resume it without a value"))
     tokens = f" ({found.input_tokens} tokens in, {found.output_tokens} out)"
     values = {
         "waits": found.reason,
@@ -73,6 +94,10 @@ def result(one: TaskResult) -> RenderableType:
             if frame.user:
                 table.add_row("at", Text(f"{frame.file}:{frame.line} {frame.function}"))
     table.add_row("graph", Text(metadata.graph))
+    if metadata.next:
+        table.add_row("stopped", Text(f"before {', '.join(metadata.next)}; resume it without a value"))
+    if metadata.continues:
+        table.add_row("continues", Text(metadata.continues))
     if metadata.model:
         tokens = f"{metadata.input_tokens} in, {metadata.output_tokens} out"
         tokens += ", estimated" if metadata.usage_estimated else ""
@@ -118,3 +143,40 @@ def _answer(one: TaskResult) -> Text:
         return Text(one.result["answer"])
     # Never wrapped here: a line break inside a string would change the value that a user copies.
     return Text(to_json(one.result, indent=2).decode(), no_wrap=True, overflow="ignore")
+
+
+def write_results(
+    client: Client, task_ids: Sequence[str], timeout_s: float | None, reasons: Collection[str], *, as_json: bool
+) -> None:
+    """Write results as they come, and exit with the code that they make; `reasons` were shown already."""
+    ended: list[TaskResult] = []
+    left = dict.fromkeys(task_ids)
+    with shown_reasons(client, left, reasons):
+        for one in progress(client.wait_each(task_ids, timeout_s), len(task_ids), "ended"):
+            left.pop(one.task_id, None)
+            ended.append(one)
+            if as_json or len(task_ids) == 1:
+                write_result(one, as_json=as_json)
+    if not as_json and len(task_ids) > 1:
+        terminal.write(results(ended))
+    sys.exit(exit_code(ended))
+
+
+def write_result(one: TaskResult, *, as_json: bool) -> None:
+    """Write one result."""
+    terminal.write(one.model_dump(mode="json", by_alias=True) if as_json else result(one))
+
+
+def exit_code(results: Iterable[TaskResult]) -> int:
+    """Return 1 if a task did not succeed."""
+    return int(any(one.status not in {State.SUCCESS, State.INTERRUPTED} for one in results))
+
+
+def progress(items: Iterator[Any], total: int, what: str) -> Iterator[Any]:
+    """Pass items on, with a progress bar on a terminal when there are many."""
+    if total == 1 or not terminal.errors.is_terminal:
+        yield from items
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=terminal.errors) as progress:
+        yield from progress.track(items, total=total, description=what)

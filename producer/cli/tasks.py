@@ -1,4 +1,4 @@
-"""The commands that follow, cancel and resume tasks, and those of the HTTP gateway."""
+"""The commands that follow, cancel, resume and continue tasks, and those of the HTTP gateway."""
 
 import json
 from collections.abc import Iterable
@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 
+from langgraph_rq.producer.cli.output import EXIT_CODES, json_option, write_results
 from langgraph_rq.producer.client.client import Client
+from langgraph_rq.producer.client.lookup import Receipt
 from langgraph_rq.producer.client.resume import MISSING
 from langgraph_rq.producer.gateway.admission.api_keys import make_key
 from langgraph_rq.shared import terminal
@@ -25,13 +27,16 @@ Exit codes:
   3  Redis cannot be reached
   4  no such task
 """
-_json_option = click.option("--json", "as_json", is_flag=True, help="Write one JSON object per line.")
+_wait_option = click.option("--wait", is_flag=True, help="Wait for the result and write it.")
+_timeout_option = click.option(
+    "--timeout", "timeout_s", type=float, metavar="SECONDS", help="With --wait: stop waiting after this time."
+)
 
 
 @click.command(epilog=_EXIT_CODES)
 @click.argument("task_id")
 @click.option("--after", default=BEGINNING, metavar="ID", help="Go on after the event of this id.")
-@_json_option
+@json_option
 def events(task_id: str, *, after: str, as_json: bool) -> None:
     """Follow the events of a task until it has ended.
 
@@ -52,7 +57,7 @@ def events(task_id: str, *, after: str, as_json: bool) -> None:
 
 @click.command(epilog=_EXIT_CODES)
 @click.argument("task_id")
-@_json_option
+@json_option
 def cancel(task_id: str, *, as_json: bool) -> None:
     """Stop a task: from now on no model call of it starts. Writes the state in which it is now."""
     with Client() as client:
@@ -60,26 +65,49 @@ def cancel(task_id: str, *, as_json: bool) -> None:
         terminal.write({"task_id": task_id, "state": state} if as_json else state.value)
 
 
-@click.command(epilog=_EXIT_CODES)
+@click.command(epilog=EXIT_CODES)
 @click.argument("task_id")
 @click.argument("value", required=False)
 @click.option("--answer", "answers", multiple=True, metavar="ID=VALUE", help="To one of several open questions.")
-@_json_option
-def resume(task_id: str, value: str | None, *, answers: Iterable[str], as_json: bool) -> None:
+@_wait_option
+@_timeout_option
+@json_option
+def resume(
+    task_id: str, value: str | None, *, answers: Iterable[str], wait: bool, timeout_s: float | None, as_json: bool
+) -> None:
     """Answer the questions of an interrupted task; writes the id of the task that continues its thread.
 
-    VALUE is JSON, or a text where it is none. The same answer again is the same task.
+    VALUE is JSON, or a text where it is none; left out for a task that stopped at a breakpoint. The same answer again
+    is the same task.
 
     \b
     Examples:
-      langgraph-producer resume TASK_ID yes
+      langgraph-producer resume TASK_ID yes --wait
       langgraph-producer resume TASK_ID '{"approved": true}'
       langgraph-producer resume TASK_ID --answer 9f2c4be1d0a7431f8e5b6a7c8d9e0f11=yes
     """  # noqa: D301
     by_id = dict(_split(answer) for answer in answers) or None
     with exported_spans(is_required=False), Client() as client:
         receipt = client.resume(task_id, MISSING if value is None else _read(value), answers=by_id)
-        terminal.write(asdict(receipt) if as_json else receipt.task_id)
+        _write_receipt(client, receipt, timeout_s, wait=wait, as_json=as_json)
+
+
+@click.command("continue", epilog=EXIT_CODES)
+@click.argument("task_id")
+@_wait_option
+@_timeout_option
+@json_option
+def continue_(task_id: str, *, wait: bool, timeout_s: float | None, as_json: bool) -> None:
+    """Continue a task that failed, timed out or was cancelled; writes the id of the task that does.
+
+    It goes on from the last checkpoint: nodes that have finished do not run again.
+
+    \b
+    Example:
+      langgraph-producer continue TASK_ID --wait
+    """  # noqa: D301
+    with exported_spans(is_required=False), Client() as client:
+        _write_receipt(client, client.continue_(task_id), timeout_s, wait=wait, as_json=as_json)
 
 
 @click.command(epilog="\b\nExit codes:\n  0  asked to end\n  2  a setting is wrong")
@@ -108,7 +136,7 @@ def serve(*, host: str | None, port: int | None, without_keys: bool | None) -> N
 
 @click.command("new-key", epilog="\b\nExit codes:\n  0  done\n  2  the input is wrong")
 @click.argument("tenant")
-@_json_option
+@json_option
 def new_key(tenant: str, *, as_json: bool) -> None:
     """Make an API key for TENANT: the key itself, which is shown once, and the line to keep of it.
 
@@ -122,6 +150,12 @@ def new_key(tenant: str, *, as_json: bool) -> None:
     else:
         terminal.write(f"key, for {tenant} only:                 {key}")
         terminal.write(f"line for LGRQ_GATEWAY_KEYS_FILE: {line}")
+
+
+def _write_receipt(client: Client, receipt: Receipt, timeout_s: float | None, *, wait: bool, as_json: bool) -> None:
+    if wait:
+        write_results(client, [receipt.task_id], timeout_s, (), as_json=as_json)
+    terminal.write(asdict(receipt) if as_json else receipt.task_id)
 
 
 def _split(answer: str) -> tuple[str, Any]:

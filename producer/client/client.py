@@ -161,7 +161,7 @@ class Client:
 
         Args:
             task_id: The interrupted task.
-            value: The answer, where one question is open.
+            value: The answer, where one question is open; none where the task stopped at a breakpoint.
             answers: Interrupt id -> answer, for some or all of the open questions.
             seen: Interrupt id -> the question as it was shown. If the node asks another one by the time that the answer
                 comes, the new task ends as interrupted with that one, and the answer is not used.
@@ -172,6 +172,18 @@ class Client:
             InvalidTaskError: an answer to a question that was not asked. Further as `submit`.
         """
         return _run(self._core.resume(task_id, value, answers=answers, seen=seen))
+
+    def continue_(self, task_id: str) -> Receipt:
+        """Continue a task that failed, timed out or was cancelled; the receipt is that of the task which does.
+
+        It goes on from the task's last checkpoint: nodes that have finished do not run again. Continued again, it is
+        the same task, unless that has failed too. `metadata.continues` of its result is `task_id`.
+
+        Raises:
+            NotContinuableError: the task has not failed.
+            UnknownTaskError: it is not kept any more. Further as `submit`.
+        """
+        return _run(self._core.continue_(task_id))
 
     def end_waits(self) -> None:
         """End all waits as if their time were over, and all events where they are, within 5 s and from now on."""

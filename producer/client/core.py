@@ -7,29 +7,26 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from contextlib import aclosing
 from copy import copy
 from dataclasses import replace
-from datetime import datetime
 from typing import Any, Self, Unpack
 
 from langgraph_rq.producer.client.client_log import ClientLog
 from langgraph_rq.producer.client.connection import Connection
 from langgraph_rq.producer.client.door import Door
+from langgraph_rq.producer.client.following import Following
 from langgraph_rq.producer.client.lookup import (
     JOB_FIELDS,
     Receipt,
     TaskStatus,
-    ask_place,
     ask_status,
-    read_instant,
     read_job_status,
     read_node,
     read_receipt,
     read_result,
-    read_state,
     read_status,
 )
 from langgraph_rq.producer.client.records import Records
 from langgraph_rq.producer.client.results import LOOK_AGAIN_S, Results
-from langgraph_rq.producer.client.resume import MISSING, resume_document, submit_answer
+from langgraph_rq.producer.client.resume import MISSING, Answers
 from langgraph_rq.producer.client.task_fields import TaskFields
 from langgraph_rq.producer.client.threads import Threads
 from langgraph_rq.producer.client.transports import Transport
@@ -37,15 +34,14 @@ from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import (
     ForgedResultError,
     InvalidTaskError,
-    RedisUnavailableError,
     ScriptsMissingError,
     UnknownTaskError,
     UnreadableTaskError,
     Violation,
 )
 from langgraph_rq.shared.queue import ending
-from langgraph_rq.shared.queue.events import BEGINNING, FORGOTTEN_END, SMALL_PAGE, Event, EventType, next_page, order
-from langgraph_rq.shared.queue.keys import JOB_TASK, events_key, job_hash, result_key, task_hash
+from langgraph_rq.shared.queue.events import BEGINNING, Event
+from langgraph_rq.shared.queue.keys import job_hash, result_key
 from langgraph_rq.shared.queue.shares import Share
 from langgraph_rq.shared.queue.verbs import cancel_call, missing_worker_call, submit_call
 from langgraph_rq.shared.results import TaskResult
@@ -55,20 +51,15 @@ from langgraph_rq.shared.tasks import DEFAULT_TENANT, State, Task, task_key
 from langgraph_rq.shared.telemetry.audit import Action
 
 _SUBMIT_BATCH = 200
-_QUIET_TIMES = 4
-"""A follower checks after so many quiet times that its task still exists."""
 _NO_WORKER_YET = "no worker has been there since Redis started"
 
 _log = ClientLog(__name__)
 
 
 class ClientCore:
-    """The operations of both clients.
+    """The operations of both clients, which describe the arguments.
 
-    Args:
-        transport: Makes a transport of a URL, a number of connections and a timeout in seconds.
-        redis_url: None reads REDIS_URL, as every part of the system does.
-        queue, tasks: The settings that workers and producers must agree on; None reads them from the environment.
+    `transport` makes a transport of a URL, a number of connections and a timeout in seconds.
     """
 
     def __init__(
@@ -264,31 +255,7 @@ class ClientCore:
 
         Answers None instead of an iterator when `after` is the end. Raises as `events`, before it yields.
         """
-        state, last = await self._where(task_id)
-        return None if _is_over(state, last, after) else self._follow(task_id, after, quiet_s, state, last)
-
-    async def _follow(
-        self, task_id: str, after: str, quiet_s: float, state: State, last: str | None
-    ) -> AsyncGenerator[Event | None, None]:
-        key = events_key(self._key(task_id))
-        while not (_is_over(state, last, after) or self._transport.is_ending):
-            if state.is_terminal and last is None:
-                yield Event(FORGOTTEN_END, EventType.END, f'{{"state":"{state}"}}')
-                return
-            quiet, is_drained, most = 0, False, SMALL_PAGE
-            while quiet < _QUIET_TIMES and not self._transport.is_ending:
-                news = await self._transport.news({key: after}, quiet_s, most=most, is_drained=is_drained)
-                events = news.get(key, [])
-                is_drained, most = len(events) < most, next_page(events)
-                quiet = 0 if events else quiet + 1
-                for event in events or (None,):
-                    yield event
-                    after = event.id if event else after
-                    if event and event.is_last:
-                        return
-                # A wait may be long, and longer if it is cancelled: it must not hold the page.
-                news, events, event = {}, [], None
-            state, last = await self._where(task_id, patiently=True)
+        return await Following(self._connection, self._transport, task_id, self._key(task_id)).begin(after, quiet_s)
 
     async def cancel(self, task_id: str) -> State:
         """Stop a task; answers the state in which it is now.
@@ -333,7 +300,7 @@ class ClientCore:
 
         Args:
             task_id: The interrupted task.
-            value: The answer, where one question is open.
+            value: The answer, where one question is open; none where the task stopped at a breakpoint.
             answers: Interrupt id -> answer, for some or all of the open questions.
             seen: Interrupt id -> the question as it was shown. If the node asks another one by the time that the answer
                 comes, the new task ends as interrupted with that one, and the answer is not used.
@@ -343,17 +310,19 @@ class ClientCore:
             AlreadyAnsweredError: another answer was given before.
             InvalidTaskError: an answer to a question that was not asked. Further as `submit`.
         """
-        (fields,) = await self._connection.read(lambda pipeline: pipeline.hmget(job_hash(self._key(task_id)), JOB_TASK))
-        data = fields and (fields[0] or fields[1])
-        if data and self._keys:
-            self._refuse_forged(task_id, data)
-        document = resume_document(task_id, data, await self.result(task_id), answers, value, seen, self._limits)
-        return await submit_answer(task_id, document, self._find_answer, self.submit_many)
+        return await self._answers().resume(task_id, await self.result(task_id), answers, value, seen)
 
-    async def _find_answer(self, task_id: str) -> tuple[str, datetime] | None:
-        key = task_hash(self._key(task_id))
-        ((state, created),) = await self._connection.read(lambda pipeline: pipeline.hmget(key, "state", "created"))
-        return (state.decode(errors="replace"), read_instant(created or b"")) if state else None
+    async def continue_(self, task_id: str) -> Receipt:
+        """Continue a task that failed, timed out or was cancelled; the receipt is that of the task which does.
+
+        It goes on from the task's last checkpoint: nodes that have finished do not run again. Continued again, it is
+        the same task, unless that has failed too. `metadata.continues` of its result is `task_id`.
+
+        Raises:
+            NotContinuableError: the task has not failed.
+            UnknownTaskError: it is not kept any more. Further as `submit`.
+        """
+        return await self._answers().continue_(task_id)
 
     def end_waits(self) -> None:
         """End all waits as if their time were over, and all events where they are, now and from now on."""
@@ -375,37 +344,13 @@ class ClientCore:
         except SignatureError as error:
             raise ForgedResultError(task_id, str(error)) from None
 
-    def _refuse_forged(self, task_id: str, data: bytes) -> None:
-        assert self._keys
-        try:
-            self._keys.check_task(self._key(task_id), data)
-        except SignatureError as error:
-            raise ForgedResultError(task_id, str(error)) from None
+    def _answers(self) -> Answers:
+        return Answers(self._connection, self._key, self._keys, self._limits, self.submit_many)
 
     def _results(self) -> Results:
         return Results(self._connection, self._key, self._record, self._checked)
-
-    async def _where(self, task_id: str, *, patiently: bool = False) -> tuple[State, str | None]:
-        """Read a task's state and the place of its last event; `patiently` waits for a Redis that is away."""
-        key = self._key(task_id)
-        while True:
-            try:
-                state, has_job, last = await self._connection.read(lambda pipeline: ask_place(pipeline, key))
-            except RedisUnavailableError:
-                if not patiently:
-                    raise
-            else:
-                break
-        if state is None and not has_job:
-            raise UnknownTaskError(task_id)
-        return read_state(task_id, state) if state else State.PENDING, last[0][0].decode() if last else None
 
     async def _record(self, action: Action, *keys: str, **details: Any) -> None:
         """Write what was done to the audit log, if there is one."""
         if records := self._records.of(action, *keys, **details):
             await self._connection.run(records)
-
-
-def _is_over(state: State, last: str | None, after: str) -> bool:
-    """Whether the event `after` is the task's end."""
-    return state.is_terminal and order(after) >= order(last or FORGOTTEN_END)

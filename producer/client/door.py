@@ -1,8 +1,8 @@
 """Judge inputs by what workers announced of their graphs, before anything is queued.
 
 Only what LangGraph itself would refuse is refused. Keys that it would ignore are warnings of the receipt. A graph that
-no worker announced in the last day is not judged, and neither are the answers to an interrupt. A worker judges all
-inputs once more, those of stock RQ for the first time: LangGraph does, before any node runs.
+no worker announced in the last day is not judged, and neither is a task that goes on with its thread. A worker judges
+all inputs once more, those of stock RQ for the first time: LangGraph does, before any node runs.
 """
 
 import time
@@ -53,7 +53,7 @@ class Door:
 
     def _of(self, task: Task) -> GraphInput:
         known = self._announced.get(task.graph)
-        return known[0] if known and task.resume is None else GraphInput()
+        return known[0] if known and not task.goes_on else GraphInput()
 
     def _is_known(self, graph: str) -> bool:
         known = self._announced.get(graph)

@@ -1,8 +1,9 @@
-"""The task that answers an interrupted one and continues its thread.
+"""The task that answers an interrupted one, or continues a failed one, on its thread.
 
-Its id is derived from the interrupts' ids. So the same answer given twice is one task, another answer to the same
-question is a conflict, and no lock is needed for either. A question whose answer was lost (its task was cancelled,
-timed out or failed) can be answered again: such a task stays as it ended, and the next id is tried.
+Its id is derived from the interrupts' ids, or from the id of the task that it continues. So the same answer given twice
+is one task, another answer to the same question is a conflict, and no lock is needed for either. A question whose
+answer was lost (its task was cancelled, timed out or failed) can be answered again: such a task stays as it ended, and
+the next id is tried.
 """
 
 import json
@@ -13,16 +14,22 @@ from hashlib import sha256
 from itertools import count
 from typing import Any
 
-from langgraph_rq.producer.client.lookup import Receipt
+from langgraph_rq.producer.client.connection import Connection
+from langgraph_rq.producer.client.lookup import Receipt, read_instant
 from langgraph_rq.shared.errors import (
     AlreadyAnsweredError,
+    ForgedResultError,
     InvalidTaskError,
+    NotContinuableError,
     NotInterruptedError,
     TaskConflictError,
     UnknownTaskError,
     Violation,
 )
+from langgraph_rq.shared.queue.keys import JOB_TASK, job_hash, task_hash
 from langgraph_rq.shared.results import TaskResult
+from langgraph_rq.shared.run_fields import MOST_EARLIER
+from langgraph_rq.shared.signing import SignatureError, TaskKeys
 from langgraph_rq.shared.strict_json import kind, read_json
 from langgraph_rq.shared.tasks import State, Task, TaskLimits, question_digest
 
@@ -32,6 +39,73 @@ INTERRUPT = "__interrupt__"
 
 _LOST = {State.CANCELLED, State.TIMEOUT, State.ERROR}
 """Ends of a resume task after which its question may be answered again."""
+
+
+_ITS_OWN = {"schema_version", "task_id", "traceparent", "submitted_at", "run_at", "delay_s"}
+"""Fields of a task that the task which goes on with it does not take over."""
+
+
+class Answers:
+    """Resumes and continues the tasks of one tenant.
+
+    Args:
+        connection: To Redis.
+        key: Returns the key of a task's id.
+        keys: Of signed tasks; None: tasks are not signed.
+        limits: The wire contract's.
+        submit: Submits tasks.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        key: Callable[[str], str],
+        keys: TaskKeys | None,
+        limits: TaskLimits,
+        submit: Callable[[Iterable[Mapping[str, Any]]], Awaitable[Sequence[Receipt]]],
+    ) -> None:
+        self._connection = connection
+        self._key = key
+        self._keys = keys
+        self._limits = limits
+        self._submit = submit
+
+    async def resume(
+        self,
+        task_id: str,
+        result: TaskResult | None,
+        answers: Mapping[str, Any] | None,
+        value: Any,
+        seen: Mapping[str, Any] | None,
+    ) -> Receipt:
+        """Submit the task that answers. Raises as `resume_document` and `submit_answer`."""
+        data = await self._job_data(task_id)
+        document = resume_document(task_id, data, result, answers, value, seen, self._limits)
+        return await submit_answer(task_id, document, self._find, self._submit)
+
+    async def continue_(self, task_id: str) -> Receipt:
+        """Submit the task that continues. Raises as `continue_document` and `submit_answer`."""
+        data, found = await self._job_data(task_id), await self._find(task_id)
+        document = continue_document(task_id, data, found and found[0], self._limits)
+        return await submit_answer(task_id, document, self._find, self._submit)
+
+    async def _job_data(self, task_id: str) -> bytes | None:
+        """Read a task as it was submitted. Raises ForgedResultError, when tasks are signed."""
+        key = self._key(task_id)
+        (fields,) = await self._connection.read(lambda pipeline: pipeline.hmget(job_hash(key), JOB_TASK))
+        data: bytes | None = fields and (fields[0] or fields[1])
+        if data and self._keys:
+            try:
+                self._keys.check_task(key, data)
+            except SignatureError as error:
+                raise ForgedResultError(task_id, str(error)) from None
+        return data
+
+    async def _find(self, task_id: str) -> tuple[str, datetime] | None:
+        """Read a task's state and when it was submitted; None: it is not known."""
+        key = task_hash(self._key(task_id))
+        ((state, created),) = await self._connection.read(lambda pipeline: pipeline.hmget(key, "state", "created"))
+        return (state.decode(errors="replace"), read_instant(created or b"")) if state else None
 
 
 class Missing(Enum):
@@ -73,6 +147,11 @@ def resume_document(
     if result.status is not State.INTERRUPTED:
         raise NotInterruptedError(task_id, result.status)
     asked = Task.parse(read_json(job_data)[2][0], limits)
+    if result.metadata.next:
+        if answers is not None or value is not MISSING:
+            stopped = f"nothing: the task asks no question, it stopped before {', '.join(result.metadata.next)}"
+            raise InvalidTaskError(Violation("value", stopped, "an answer"))
+        return _go_on(asked, "resume", input=None, resume=None, command=None, checkpoint_id=None)
     pending = sorted(interrupt["id"] for interrupt in result.result[INTERRUPT])
     if (answers is None) == (value is MISSING):
         expected = "either value, the answer to the one open question, or answers by interrupt id"
@@ -87,8 +166,7 @@ def resume_document(
     for id_, question in (seen or {}).items():
         if id_ not in answers or question_digest(questions[id_]) != question_digest(question):
             raise InvalidTaskError(Violation(f"seen.{id_}", "the question that is answered", kind(question)))
-    kept = asked.model_dump(exclude={"schema_version", "task_id", "input", "resume", "traceparent", "submitted_at"})
-    earlier = asked.resume.origin if asked.resume else None
+    kept = _kept(asked, "input", "resume", "command", "checkpoint_id", "continues")
     return {
         **kept,
         "task_id": f"resume-{sha256(json.dumps(pending).encode()).hexdigest()[:32]}",
@@ -96,9 +174,43 @@ def resume_document(
         "resume": {
             "answers": dict(answers),
             "seen": {id_: question_digest(questions[id_]) for id_ in seen} if seen else None,
-            "origin": None if asked.thread_id else earlier or asked.task_id,
+            "origin": None if asked.thread_id else asked.origin or asked.task_id,
         },
     }
+
+
+def continue_document(task_id: str, job_data: bytes | None, state: str | None, limits: TaskLimits) -> dict[str, Any]:
+    """Make the task that continues a failed one from its last checkpoint; it begins as that one did if there is none.
+
+    Raises:
+        UnknownTaskError: the task is not kept any more.
+        NotContinuableError: it has not failed.
+    """
+    if state is None:
+        raise UnknownTaskError(task_id)
+    if state not in _LOST:
+        raise NotContinuableError(task_id, state)
+    if job_data is None:
+        raise UnknownTaskError(task_id, state)
+    return _go_on(Task.parse(read_json(job_data)[2][0], limits), "continue")
+
+
+def _go_on(asked: Task, verb: str, **changed: Any) -> dict[str, Any]:
+    earlier = asked.continues.tasks[:MOST_EARLIER] if asked.continues else ()
+    continues = {
+        "task_id": asked.task_id,
+        "earlier": earlier,
+        "origin": None if asked.thread_id else asked.origin or asked.task_id,
+    }
+    id_ = f"{verb}-{sha256(asked.key.encode()).hexdigest()[:32]}"
+    return {**_kept(asked), **changed, "task_id": id_, "continues": continues}
+
+
+def _kept(asked: Task, *left_out: str) -> dict[str, Any]:
+    """Return what the next task has in common with the one before it."""
+    return asked.model_dump(
+        exclude={"schema_version", "task_id", "traceparent", "submitted_at", "run_at", "delay_s", *left_out}
+    )
 
 
 async def submit_answer(
@@ -120,13 +232,15 @@ async def submit_answer(
     Raises:
         AlreadyAnsweredError: another answer was given, and is not lost.
     """
+    lost: list[str] = []
     for number in count(1):
         id_ = document["task_id"] if number == 1 else f"{document['task_id']}-{number}"
         found = await find(id_)
         if found and found[0] in _LOST:
+            lost.insert(0, id_)
             continue
         try:
-            (receipt,) = await submit([{**document, "task_id": id_}])
+            (receipt,) = await submit([{**_after(document, lost), "task_id": id_}])
         except TaskConflictError as other:
             if other.state in _LOST:
                 continue
@@ -135,6 +249,14 @@ async def submit_answer(
         if receipt.created or receipt.state not in _LOST:
             return receipt
     raise AssertionError("ids do not end")
+
+
+def _after(document: dict[str, Any], lost: Sequence[str]) -> dict[str, Any]:
+    """Let a task that continues another one go on from the checkpoints of those that tried that before, too."""
+    continues = document.get("continues")
+    if not (continues and lost):
+        return document
+    return {**document, "continues": {**continues, "earlier": (*lost, *continues["earlier"])[:MOST_EARLIER]}}
 
 
 def _only(pending: list[str]) -> str:

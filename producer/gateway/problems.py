@@ -24,6 +24,7 @@ from langgraph_rq.shared.errors import (
     ForgedResultError,
     InvalidInputError,
     LanggraphRqError,
+    NotContinuableError,
     NotInterruptedError,
     QueueFullError,
     RedisUnavailableError,
@@ -140,8 +141,9 @@ def problem_of(error: Exception) -> ProblemError | None:
             return ProblemError(409, "task_conflict", str(error))
         case ForgedResultError():
             return ProblemError(502, "forged_result", str(error))
-        case NotInterruptedError():
-            return ProblemError(409, "not_interrupted", str(error))
+        case NotContinuableError() | NotInterruptedError():
+            name = "not_interrupted" if isinstance(error, NotInterruptedError) else "not_continuable"
+            return ProblemError(409, name, str(error))
         case UnknownTaskError():
             return ProblemError(404, "unknown_task", str(error))
         case QueueFullError() | TenantFullError():
@@ -205,7 +207,7 @@ def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
         assert isinstance(error, RequestValidationError)
         body = getattr(request.scope.get("route"), "body_field", None)
         model = body.field_info.annotation if body else Task
-        return invalid(*(_explain(problem, model) for problem in error.errors())).response()
+        return invalid(*dict.fromkeys(_explain(problem, model) for problem in error.errors())).response()
 
     for base in (LanggraphRqError, RedisError, Exception):
         app.add_exception_handler(base, ours)

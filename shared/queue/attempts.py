@@ -33,7 +33,7 @@ from langgraph_rq.shared.queue.keys import (
     task_hash,
     wip_key,
 )
-from langgraph_rq.shared.queue.verbs import NOW, QueueTimes, describe_task, job_status, rq_now, thread_of
+from langgraph_rq.shared.queue.verbs import NOW, QueueTimes, describe_task, job_status, rq_now, start_of, thread_of
 from langgraph_rq.shared.queue.waits import AT_ONCE, Wait
 from langgraph_rq.shared.tasks import EMPTIED_JOB, State, Task
 
@@ -106,9 +106,10 @@ def adopt_call(
             int(is_served),
             task.graph,
             kept.result_ms if kept else times.result_ms,
-            kept.failure_ms if kept else times.result_ms,
+            kept.failure_ms if kept else times.kept_ms(State.ERROR),
             times.user_tasks,
-            int(task.resume is not None),
+            int(task.goes_on),
+            *start_of(task),
             now_ms,
         ],
         int,
@@ -151,8 +152,7 @@ def finish_call(
             worker,
             state.value,
             result,
-            # A question is kept as long as it can be answered.
-            times.window_ms if state is State.INTERRUPTED else times.result_ms,
+            times.kept_ms(state),
             times.events_ms,
             times.window_ms,
             job_status(state),

@@ -126,6 +126,8 @@ class TaskField(StrEnum):
     """Likewise, when it ends as a failure."""
     ANSWERS = "answers"
     """Set when it answers a question of its thread."""
+    ENTERS = "enters"
+    """The thread that it enters when its time to start has come."""
     DROPPED = "dropped"
     """The task whose question this one has dropped: it was sent to the thread instead of an answer."""
     STILL_BEFORE = "still_before"

@@ -41,6 +41,8 @@ class QueueTimes:
 
     lease_ms: int = 8_000
     result_ms: int = 3_600_000
+    failed_ms: int = 86_400_000
+    """Of a task that failed, timed out or was cancelled: its result, and what is needed to continue it."""
     events_ms: int = 300_000
     window_ms: int = 7 * 86_400_000
     adopt_ms: int = 300_000
@@ -56,6 +58,12 @@ class QueueTimes:
         for name in self.__slots__:
             if getattr(self, name) < (name != "user_tasks"):
                 raise ValueError(f"expected {name} to be above 0, got: {getattr(self, name)}")
+
+    def kept_ms(self, state: State) -> int:
+        """How long the result of a task that ended in `state` is kept: a question as long as it can be answered."""
+        if state is State.INTERRUPTED:
+            return self.window_ms
+        return self.result_ms if state is State.SUCCESS else max(self.failed_ms, self.result_ms)
 
 
 def submit_call(
@@ -89,7 +97,8 @@ def submit_call(
             share.held_bytes,
             share.memory_percent,
             EMPTIED_JOB,
-            int(task.resume is not None),
+            int(task.goes_on),
+            *start_of(task),
             now_ms,
         ],
         read_submission,
@@ -116,7 +125,7 @@ def cancel_call(
             task_id,
             state.value,
             result,
-            times.result_ms,
+            times.kept_ms(state),
             times.events_ms,
             times.window_ms,
             job_status(state),
@@ -143,6 +152,11 @@ def rq_now() -> str:
 def describe_task(task: Task) -> str:
     """Describe a task to RQ's tools by its graph and id: nothing that a user wrote stands there."""
     return f"{task.graph} {task.task_id}"
+
+
+def start_of(task: Task) -> tuple[int, int]:
+    """Return when a task is to start: after so many ms, and at that instant (ms since the epoch); 0: at once."""
+    return round((task.delay_s or 0) * 1000), round(task.run_at.timestamp() * 1000) if task.run_at else 0
 
 
 def thread_of(task: Task) -> str:

@@ -5,6 +5,7 @@ waits.lua. Things are named by what refused them:
     breaker:<name>               a model's circuit breaker, or its cooldown after a 429
     budget:<scope>, budget:<scope>:<subject>   room in a budget that running calls hold
     pace:<name>                  the rate of a model; such a task waits for a time of its own
+    start                        the time at which it was asked to start
     provider, redis, retry, worker   likewise: a failed provider, an outage, another attempt, another worker
 """
 
@@ -19,12 +20,14 @@ BREAKER, BUDGET, PACE = "breaker:", "budget:", "pace:"
 PROVIDER = "provider"
 REDIS = "redis"
 RETRY = "retry"
+START = "start"
 WORKER = "worker"
 
 _WORDS = {
     PROVIDER: "a model provider",
     REDIS: "Redis, which was away",
     RETRY: "its next attempt",
+    START: "its time",
     WORKER: "a worker that can run it",
 }
 
@@ -53,7 +56,10 @@ AFTER_OUTAGE = Wait(REDIS, 1_000, is_attempt=True)
 
 def explain(thing: str, until_ms: int) -> str:
     """Say what a task waits for, and until when (ms since the epoch) at least."""
-    at = datetime.fromtimestamp(until_ms / 1000, UTC).strftime("%H:%M:%S")
+    instant = datetime.fromtimestamp(until_ms / 1000, UTC)
+    if thing == START:
+        return f"waits for its time, {instant.isoformat(timespec='seconds')}"
+    at = instant.strftime("%H:%M:%S")
     return f"waits for {describe(thing)}, asked again at {at} at the earliest"
 
 

@@ -14,6 +14,11 @@ class QueueSettings(Settings):
     queue: str = Field("agent_tasks", pattern=r"^[A-Za-z0-9_-]+$", description="RQ queue of default priority")
     lease_s: float = Field(8.0, ge=1, description="a worker that is silent for this long is taken for dead")
     result_ttl_s: float = Field(3600.0, gt=0, description="keep results this long")
+    failed_ttl_s: float = Field(
+        86_400.0,
+        gt=0,
+        description="keep what failed, timed out or was cancelled this long, so that it can be continued",
+    )
     events_ttl_s: float = Field(300.0, gt=0, description="keep a task's events this long after its end")
     idempotency_window_s: float = Field(604_800.0, gt=0, description="remember an ended task's id this long")
     question_wait_s: float = Field(
@@ -29,6 +34,7 @@ class QueueSettings(Settings):
         return QueueTimes(
             lease_ms=round(self.lease_s * 1000),
             result_ms=round(self.result_ttl_s * 1000),
+            failed_ms=round(self.failed_ttl_s * 1000),
             events_ms=round(self.events_ttl_s * 1000),
             window_ms=round(self.idempotency_window_s * 1000),
             job_bytes=limits.job_bytes,

@@ -47,7 +47,7 @@ class WorkerSettings(Settings):
         description="a run that is cancelled or late gets so long to end before it is abandoned",
     )
     thread_ttl_s: float = Field(604_800.0, gt=0, description="keep the checkpoints of a thread this long")
-    checkpoint_ttl_s: float = Field(60.0, gt=0, description="keep those of a task without thread this long after it")
+    checkpoint_ttl_s: float = Field(60.0, gt=0, description="likewise of a task without thread, after its success")
     error_detail: str = Field(
         "frames",
         pattern="^(class|message|frames)$",

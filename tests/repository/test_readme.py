@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from langgraph_rq.producer.cli.main import EXIT_CODES
+from langgraph_rq.producer.cli.output import EXIT_CODES
 from langgraph_rq.shared.dev.embedded_redis import find_redis
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.results import TaskResult

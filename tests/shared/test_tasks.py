@@ -6,7 +6,8 @@ import re
 import pytest
 
 from langgraph_rq.shared.errors import InvalidTaskError, Violation
-from langgraph_rq.shared.tasks import FUNCTION, SCHEMA, Priority, State, Task, TaskLimits, task_key
+from langgraph_rq.shared.schema import SCHEMA
+from langgraph_rq.shared.tasks import FUNCTION, Priority, State, Task, TaskLimits, task_key
 
 LIMITS = TaskLimits()
 
@@ -28,7 +29,7 @@ def test_task_is_written_as_a_job_of_rq_and_read_again():
     task = Task.parse({"input": {"q": [1, 2.5, None, "ü"]}, "user_id": "ann", "metadata": {"a": 1}}, LIMITS)
     function, instance, args, kwargs = json.loads(task.job_data())
     assert (function, instance, kwargs) == (FUNCTION, None, {})
-    assert args[0]["schema"] == SCHEMA
+    assert args[0]["schema"] == 1
     assert Task.parse(args[0], LIMITS) == task
 
 
@@ -37,8 +38,30 @@ def test_task_is_written_as_a_job_of_rq_and_read_again():
     [
         ("{nope", "task: expected JSON"),
         ("[1]", "task: expected a JSON object, got: a list of 1"),
-        ("{}", "input: expected a JSON value other than null, got: nothing"),
-        ('{"input": null}', "input: expected a JSON value other than null, got: null"),
+        ("{}", "input: expected a JSON value, got: nothing"),
+        ('{"input": null}', "input: expected a value, or beside null a thread_id to continue, got: null"),
+        ({"input": {"x": 1}, "command": {"goto": "n"}}, "input: expected null beside command, got: an object"),
+        ({"command": {"goto": "n"}, "resume": {"answers": {"i": 1}}}, "command: expected either command or resume"),
+        ({"command": {"resume": 1}}, "thread_id: expected the thread whose question is answered, got: nothing"),
+        ({"command": {"resume": None}}, "command: expected a JSON object with at least one of resume, update and goto"),
+        ({"command": {"got": "n"}}, "command.got: unknown field (did you mean goto?)"),
+        ({"command": {"goto": [{"nod": "n"}]}}, "command.goto: expected a node, {node, input}, or a list of them"),
+        ({"command": {"update": 3}}, "command.update: expected a JSON object, or a list of [key, value]"),
+        ({"input": {}, "checkpoint_id": "c"}, "thread_id: expected the thread of the checkpoint, got: nothing"),
+        ({"input": {}, "context": [1]}, "context: expected a JSON object, got: a list of 1"),
+        ({"input": {}, "context": {"x": float("nan")}}, "context.x: expected a finite number, got: nan"),
+        ({"input": {}, "context": {"x": "y" * 5_000_000}}, "context: expected at most 4,000,000 bytes"),
+        ({"input": {}, "config": {"recursion_limits": 3}}, "unknown field (did you mean recursion_limit?)"),
+        (
+            {"input": {}, "config": {"recursion_limit": 0}},
+            "config.recursion_limit: expected greater than or equal to 1",
+        ),
+        (
+            {"input": {}, "config": {"configurable": {"thread_id": "t"}}},
+            "config.configurable: expected no key that the worker sets itself (thread_id)",
+        ),
+        ({"input": {}, "interrupt_before": "tools"}, 'interrupt_before: expected a list of nodes, or "*", got: '),
+        ({"input": {}, "durability": "never"}, "durability: expected 'sync', 'async' or 'exit', got: \"never\""),
         ('{"input": {}, "inptu": 1}', "inptu: unknown field (did you mean input?)"),
         (
             '{"input": {}, "task_id": "a b"}',
@@ -60,7 +83,7 @@ def test_task_is_written_as_a_job_of_rq_and_read_again():
         ('{"input": {}, "priority": "urgent"}', "priority: expected 'high', 'default' or 'low', got: \"urgent\""),
         ('{"input": {}, "deadline_s": 1e9}', "deadline_s: expected at most 86400, got: 1e+09"),
         ('{"input": {}, "max_attempts": 0}', "max_attempts: expected"),
-        ('{"input": {}, "schema": 2}', "schema: expected a version up to 1, got: 2"),
+        ('{"input": {}, "schema": 3}', "schema: expected a version up to 2, got: 3"),
         ('{"input": {"x": NaN}}', "task: expected JSON"),
         ({"input": {"x": float("inf")}}, "input.x: expected a finite number, got: inf"),
         ({"input": {"x": 10**400}}, "input.x: expected an integer below 2^63"),
@@ -74,6 +97,30 @@ def test_task_is_written_as_a_job_of_rq_and_read_again():
 )
 def test_violation_is_named(document, words):
     assert words in refusal(document)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"input": None, "thread_id": "t"},
+        {"command": {"resume": {"a": None}, "goto": ["n", {"node": "m", "input": {"x": None}}]}, "thread_id": "t"},
+        {"command": {"update": {"x": None}}},
+        {"input": {}, "context": {"x": None}, "config": {"configurable": {"y": None}, "tags": ["t"]}},
+        {"input": {}, "interrupt_before": "*", "interrupt_after": ["n"], "durability": "exit"},
+        {"input": 0, "stream": ["debug", "values"], "stream_subgraphs": True},
+    ],
+)
+def test_task_with_fields_of_the_second_schema_is_read_as_it_was_written_and_left_to_newer_workers(fields):
+    task = Task.parse(fields, LIMITS)
+    written = json.loads(task.job_data())[2][0]
+    assert written["schema"] == SCHEMA == 2
+    assert Task.parse(written, LIMITS) == task
+
+
+def test_digest_of_a_task_without_fields_of_the_second_schema_is_as_it_was():
+    task = Task.parse({"task_id": "x", "input": {"a": 1}}, LIMITS)
+    assert task.digest == "9411e7c529b9233d23f92f67b867e8dd"
+    assert Task.parse({"task_id": "x", "input": {"a": 1}, "context": {}}, LIMITS).digest != task.digest
 
 
 @pytest.mark.parametrize("name", ["support desk", "größe-2", "助手", "a.b:c/d"])

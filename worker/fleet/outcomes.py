@@ -5,6 +5,7 @@ from redis.exceptions import RedisError
 from langgraph_rq.shared.queue.answers import Finished
 from langgraph_rq.shared.queue.attempts import finish_call, release_call
 from langgraph_rq.shared.queue.waits import keep_call
+from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.state.outages import CheckpointOutageError
 from langgraph_rq.worker.task.attempt import Attempt, error_of
@@ -24,7 +25,7 @@ class OutcomeWriter:
 
     Args:
         context: What the tasks share.
-        checkpoint_ttl_s: How long the checkpoints of a task without thread outlive it.
+        checkpoint_ttl_s: How long the checkpoints of a task without thread outlive its success.
     """
 
     def __init__(self, context: RunContext, checkpoint_ttl_s: float) -> None:
@@ -102,8 +103,10 @@ class OutcomeWriter:
         attempt.end(error_of(ended))
         checkpointer = attempt.context.checkpointer  # a graph may have its own
         if ended.spent_thread and checkpointer:
+            is_done = ended.state is State.SUCCESS
+            ttl_s = self._checkpoint_ttl_s if is_done else self._context.times.kept_ms(ended.state) / 1000
             try:
-                await checkpointer.expire_thread(ended.spent_thread, self._checkpoint_ttl_s)
+                await checkpointer.expire_thread(ended.spent_thread, ttl_s)
             except (RedisError, CheckpointOutageError) as error:  # they keep the longer TTL that they were written with
                 _log.warning("checkpoints.not_expired", error=str(error))
 

@@ -8,6 +8,7 @@ answer there.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,8 @@ from langgraph_rq.worker.task.result import INTERRUPT, Result
 _RESUME = "__resume__"
 """The channel in which LangGraph stores a node's answers."""
 _BEGUN = "langgraph_rq_begun"
-"""The channel of our mark. LangGraph ignores writes of what is no node of the step."""
+"""The channel of our mark: the ids that are answered. LangGraph ignores writes of what is no node of the step."""
+_ID = re.compile("[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ async def start_resume(
     state: StateSnapshot,
     last: CheckpointTuple | None,
     task: Task,
+    resume: Resume,
     redaction: Redaction | None = None,
 ) -> "Command[str] | Result | None":
     """Choose the input of a resume task, and prepare the thread for it.
@@ -66,27 +69,43 @@ async def start_resume(
         state: The newest of the thread, with its subgraphs, left by another task.
         last: The checkpoint of that state.
         task: The resume task.
+        resume: Its answers.
         redaction: Of the results in which questions are shown.
 
     Returns:
         A command with the answers that are not stored yet; None to continue with those that are; or the task's end.
     """
-    assert task.resume
-    if task.resume.seen and (other := await _other_questions(state, task.resume.seen, redaction)):
+    if resume.seen and (other := await _other_questions(state, resume.seen, redaction)):
         return other
     kept = await kept_answers(checkpointer, state)
-    mark = str(uuid5(NAMESPACE_OID, task.key))
+    mark = _mark(task)
     has_begun = any(writer == mark for writer, _, _ in (last and last.pending_writes) or ())
-    chosen = choose_answers(state, task.resume, kept, has_begun=has_begun)
+    chosen = choose_answers(state, resume, kept, has_begun=has_begun)
     if isinstance(chosen, Result):
         return chosen
     pending = {interrupt.id for interrupt in state.interrupts}
-    for id_, answer in task.resume.answers.items():
+    for id_, answer in resume.answers.items():
         if id_ in pending and id_ in kept and not kept[id_].is_same(answer):
             await _replace(checkpointer, kept[id_], answer)
     if not has_begun:
-        await checkpointer.aput_writes(state.config, [(_BEGUN, task.key)], mark)
+        await checkpointer.aput_writes(state.config, [(_BEGUN, list(resume.answers))], mark)
     return chosen
+
+
+def begun_answers(last: CheckpointTuple | None, task: Task) -> list[str]:
+    """Return the interrupts that an earlier attempt of `task` has begun to answer at the checkpoint `last`."""
+    mark = _mark(task)
+    found: Any = next((value for writer, _, value in (last and last.pending_writes) or () if writer == mark), [])
+    return found if isinstance(found, list) else []
+
+
+def is_by_id(resume: Any) -> bool:
+    """Whether LangGraph takes a command's answer as an object of interrupt id -> answer."""
+    return isinstance(resume, dict) and bool(resume) and all(_ID.fullmatch(key) for key in resume)
+
+
+def _mark(task: Task) -> str:
+    return str(uuid5(NAMESPACE_OID, task.key))
 
 
 def choose_answers(

@@ -41,7 +41,7 @@ def read_invalid_input(error: BaseException, given: Any) -> str | None:
         return None
     frames = {frame.f_code.co_name: frame for frame in _langgraph_frames(error)}
     if isinstance(error, ValidationError) and _STATE in frames:
-        return "; ".join(str(_violation(problem)) for problem in error.errors(include_url=False))
+        return explain_values(error, "input")
     if _STATE in frames:
         missing = _MISSING.search(str(error)) if isinstance(error, TypeError) else None
         names = re.findall(r"'(\w+)'", missing[1]) if missing else []
@@ -62,8 +62,13 @@ def _langgraph_frames(error: BaseException) -> Iterator[FrameType]:
             yield frame
 
 
-def _violation(problem: ErrorDetails) -> Violation:
-    field = ".".join(["input", *map(str, problem["loc"])])
+def explain_values(error: ValidationError, where: str) -> str:
+    """Translate what a pydantic model of the user refuses; `where` is the field of the task."""
+    return "; ".join(str(_violation(problem, where)) for problem in error.errors(include_url=False))
+
+
+def _violation(problem: ErrorDetails, where: str) -> Violation:
+    field = ".".join([where, *map(str, problem["loc"])])
     if problem["type"] == "missing":
         return Violation(field, "a value", "nothing")
     expected = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")

@@ -13,9 +13,10 @@ from langgraph_rq.shared.queue.answers import Claimed, Origin
 from langgraph_rq.shared.queue.attempts import Kept
 from langgraph_rq.shared.queue.keys import side_queue
 from langgraph_rq.shared.queue.verbs import QueueTimes
+from langgraph_rq.shared.schema import SCHEMA
 from langgraph_rq.shared.signing import Refused, SignatureError, TaskKeys
 from langgraph_rq.shared.strict_json import kind, read_json
-from langgraph_rq.shared.tasks import FUNCTION, FUNCTIONS, SCHEMA, Task, TaskLimits
+from langgraph_rq.shared.tasks import FUNCTION, FUNCTIONS, State, Task, TaskLimits
 
 _INPUT_LIMIT = "by LGRQ_INPUT_BYTES"
 _SKEW_S = 60.0
@@ -89,11 +90,14 @@ def read_job(claimed: Claimed, text: bytes, base_queue: str, limits: TaskLimits,
 def kept_times(claimed: Claimed, times: QueueTimes) -> Kept:
     """Return how long the result is kept of a job that stock RQ enqueued. Raises RejectedJobError."""
 
-    def kept_ms(name: str, value: str) -> int:
-        return 1000 * _seconds(name, value, times.window_ms / 1000) if value else times.result_ms
+    def kept_ms(name: str, value: str, state: State) -> int:
+        return 1000 * _seconds(name, value, times.window_ms / 1000) if value else times.kept_ms(state)
 
     options = claimed.options
-    return Kept(kept_ms("result_ttl", options.result_ttl), kept_ms("failure_ttl", options.failure_ttl))
+    return Kept(
+        kept_ms("result_ttl", options.result_ttl, State.SUCCESS),
+        kept_ms("failure_ttl", options.failure_ttl, State.ERROR),
+    )
 
 
 def _within_timeout(task: Task, timeout_s: int) -> Task:
@@ -122,7 +126,7 @@ def _check_signature(claimed: Claimed, text: bytes, keys: TaskKeys) -> None:
 def _check_age(claimed: Claimed, task: Task) -> None:
     """Refuse a task that was submitted long ago and queued again since; one that waited for long ends as `timeout`."""
     is_late = claimed.deadline_at_ms <= claimed.claimed_at_ms
-    until = task.submitted_at + timedelta(seconds=task.deadline_s)
+    until = max(task.starts_at, task.submitted_at) + timedelta(seconds=task.deadline_s)
     if not is_late and until.timestamp() + _SKEW_S < claimed.claimed_at_ms / 1000:
         message = (
             f"signature: expected a task before its deadline at {until.isoformat(timespec='seconds')}, got: it later"

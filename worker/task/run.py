@@ -4,11 +4,6 @@ import asyncio
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal
-
-from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import CheckpointTuple
-from langgraph.types import Command
 
 from langgraph_rq.shared.backoff import Backoff
 from langgraph_rq.shared.connections import scripts
@@ -18,19 +13,13 @@ from langgraph_rq.shared.queue.attempts import ADOPT_NO_GRAPH, adopt_call
 from langgraph_rq.shared.queue.waits import RETRY, WORKER, Wait, describe
 from langgraph_rq.shared.tasks import State, Task
 from langgraph_rq.shared.telemetry.logs import get_logger
-from langgraph_rq.worker.graphs.empty_context import empty_context
-from langgraph_rq.worker.graphs.factories import Run
-from langgraph_rq.worker.graphs.graphs import AnyGraph, GraphPerRun, LoadedGraph
+from langgraph_rq.worker.graphs.graphs import GraphPerRun, LoadedGraph
 from langgraph_rq.worker.outputs.failures import Failure
 from langgraph_rq.worker.outputs.last_state import read_last_state
-from langgraph_rq.worker.state.checkpoints import Checkpointer
-from langgraph_rq.worker.state.project_checkpointer import ProjectCheckpointer
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.task.attempt import Attempt
-from langgraph_rq.worker.task.events import TaskEvents
-from langgraph_rq.worker.task.guard_hook import has_begun, install_handler
-from langgraph_rq.worker.task.interrupts import start_resume
-from langgraph_rq.worker.task.invalid_input import read_invalid_input
+from langgraph_rq.worker.task.guard_hook import install_handler
+from langgraph_rq.worker.task.invoke import invoke
 from langgraph_rq.worker.task.job import (
     NewerSchemaError,
     RejectedJobError,
@@ -39,25 +28,24 @@ from langgraph_rq.worker.task.job import (
     kept_times,
     read_job,
 )
-from langgraph_rq.worker.task.redacted import Redaction
 from langgraph_rq.worker.task.result import (
     INTERRUPT,
     Ended,
     Result,
     read_error,
-    read_failure,
-    read_output,
     usage_of,
     write_result,
 )
 from langgraph_rq.worker.task.run_context import RunContext
-from langgraph_rq.worker.task.streaming import stream_graph
-from langgraph_rq.worker.task.threads import continue_thread, find_dropped, note_dropped
+from langgraph_rq.worker.task.start import (
+    run_of,
+    thread_config,
+)
+from langgraph_rq.worker.task.threads import note_dropped
 
 _RETRY = Backoff(first_s=1.0, longest_s=60.0, jitter=0.5)
 _NEWER_SCHEMA = Wait(WORKER, 2_000, doubles=False)
 """A task of a newer schema comes back after this time."""
-_NO_CHECKPOINTS = "interrupt() needs checkpoints to go on from: set LGRQ_CHECKPOINTS=true for the workers"
 
 _log = get_logger(__name__)
 
@@ -101,8 +89,8 @@ async def run_task(attempt: Attempt) -> Ended | Released | None:
         deadline_at_ms = await scripts.run(context.redis, call)
         if deadline_at_ms <= 0 and deadline_at_ms != ADOPT_NO_GRAPH:
             return None
-    if claimed.origin is Origin.ENQUEUED and loaded and (ignored := loaded.input.ignored(task.input)):
-        _log.warning("input.ignored", graph=task.graph, keys=len(ignored))
+    if claimed.origin is Origin.ENQUEUED and loaded:
+        _warn(loaded, task)
     remaining_s = (deadline_at_ms - claimed.claimed_at_ms) / 1000
     if deadline_at_ms == ADOPT_NO_GRAPH:
         result = Result(State.ERROR, error=(ErrorType.UNKNOWN_GRAPH, f"no live worker has the graph {task.graph!r}"))
@@ -118,6 +106,12 @@ async def run_task(attempt: Attempt) -> Ended | Released | None:
     return again or await _end_task(attempt, task, loaded, result, started)
 
 
+def _warn(loaded: LoadedGraph | GraphPerRun, task: Task) -> None:
+    """Warn of what a producer of ours would have warned of."""
+    if not task.goes_on and (ignored := loaded.input.ignored(task.input)):
+        _log.warning("input.ignored", graph=task.graph, keys=len(ignored))
+
+
 async def _end_task(
     attempt: Attempt, task: Task, loaded: LoadedGraph | GraphPerRun | None, result: Result, started: float
 ) -> Ended:
@@ -130,6 +124,8 @@ async def _end_task(
     if attempt.dropped and not is_refused:
         await note_dropped(attempt, task, attempt.dropped)
         result.metadata = {**result.metadata, "dropped_question_of": attempt.dropped.rpartition("--")[2]}
+    if task.continues:
+        result.metadata = {**result.metadata, "continues": task.continues.task_id}
     is_open = await _is_question_open(context, task, result)
     return write_result(claimed, task, result, attempt.worker, context.result_bytes, started, is_question_open=is_open)
 
@@ -138,20 +134,15 @@ async def _is_question_open(context: RunContext, task: Task, result: Result) -> 
     """Whether the thread shows a question after this end: a new one, or the one that a lost answer was for."""
     if result.state is State.INTERRUPTED:
         return True
-    if result.state is State.SUCCESS or not (task.resume and context.checkpointer):
+    if result.state is State.SUCCESS or not (task.goes_on and context.checkpointer):
         return False
     try:
-        last = await context.checkpointer.aget_tuple(_thread_config(task))
+        last = await context.checkpointer.aget_tuple(thread_config(task))
     except RefusedStateError:  # it cannot be answered
         return False
     if last is None or last.metadata.get("task_id") == task.key:
         return False
     return any(channel == INTERRUPT for _, channel, _ in last.pending_writes or ())
-
-
-def _no_questions() -> Result:
-    """Make the end of a task that asks, or answers, where no checkpoint is kept: it would ask for ever."""
-    return Result(State.ERROR, error=(ErrorType.GRAPH_ERROR, _NO_CHECKPOINTS))
 
 
 def _rejected(error: RejectedJobError) -> Result:
@@ -186,7 +177,7 @@ async def _run_graph(attempt: Attempt, task: Task, loaded: LoadedGraph | GraphPe
     events = context.events.open(attempt.claimed, attempt.worker)
     if context.redaction:
         events = context.redaction.events(context.events, attempt.claimed, attempt.worker)
-    run = asyncio.create_task(_open_and_invoke(attempt, task, loaded, deadline_at, events))
+    run = asyncio.create_task(invoke(attempt, task, loaded, deadline_at, events))
     try:
         await asyncio.wait([run], timeout=remaining_s)
         result = _result_of(run, deadline_at) if run.done() else late
@@ -233,128 +224,10 @@ async def _end(run: asyncio.Task[Result], context: RunContext) -> None:
             return
 
 
-async def _open_and_invoke(
-    attempt: Attempt, task: Task, loaded: LoadedGraph | GraphPerRun, deadline_at: float, events: TaskEvents
-) -> Result:
-    """Run the graph, made for this run where a factory wants that. An error while it is left ends no finished task."""
-    config: RunnableConfig = {**_thread_config(task), "metadata": {**task.metadata, "task_id": task.key}}
-    result: Result | None = None
-    try:
-        async with loaded.open(Run(config, user_id=task.user_id)) as opened:
-            result = await _invoke(attempt, task, opened, deadline_at, events)
-    except BaseException as error:
-        if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
-            raise
-        if result is None:
-            return read_error(error, deadline_at)
-        _log.warning("graph.not_left", graph=task.graph, error=type(error).__name__)
-    return result
-
-
-async def _invoke(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline_at: float, events: TaskEvents) -> Result:
-    context = attempt.context
-    config: RunnableConfig = {
-        **_thread_config(task),
-        "metadata": {**task.metadata, "task_id": task.key},
-        "run_name": task.graph,
-        "callbacks": list(context.callbacks) or None,
-    }
-    before: CheckpointTuple | None = None
-    start: Any = None
-    try:
-        if context.store and attempt.claimed.epoch > 1:
-            await context.store.raise_epoch(attempt.claimed.id, attempt.claimed.epoch)
-        # A first attempt may follow one that Redis forgot in a failover, whose worker went on for a moment.
-        if context.checkpointer and (
-            attempt.claimed.epoch > 1
-            or task.thread_id is not None
-            or task.resume
-            or await context.checkpointer.is_known(task.thread_key)
-        ):
-            before = await context.checkpointer.aget_tuple(config)
-        if attempt.journal and attempt.claimed.epoch > 1:
-            attempt.journal.open(await context.guards.loops.retry(attempt.journal.read_call()) or {})
-        attempt.dropped = await find_dropped(attempt, task, before)
-        start = await _start(task, loaded, context.checkpointer, context.redaction, before, config)
-        if isinstance(start, Result):
-            return start
-        durability: Literal["sync"] | None = "sync" if context.checkpointer else None
-        if task.stream:
-            output = await stream_graph(loaded.graph, start, config, durability, task.stream, events)
-        else:
-            output = await loaded.graph.ainvoke(
-                start, config, context=empty_context(loaded.graph), durability=durability
-            )
-        result = read_output(output)
-        return _no_questions() if result.state is State.INTERRUPTED and not context.checkpointer else result
-    except asyncio.CancelledError as error:
-        if _is_being_cancelled():
-            raise
-        return read_failure(error, deadline_at, context.error_detail)
-    except BaseException as error:  # a node that calls sys.exit() fails its task, not its neighbours
-        is_new = start is not None and not isinstance(start, Command)
-        reason = read_invalid_input(error, start) if is_new and not has_begun() else None
-        if reason is None:
-            return read_failure(error, deadline_at, context.error_detail)
-        try:
-            await _restore(loaded.graph, before, context.checkpointer, task)
-        except Exception as outage:
-            return read_error(outage, deadline_at)
-        return Result(State.ERROR, error=(ErrorType.INVALID_INPUT, reason))
-
-
-def _thread_config(task: Task) -> RunnableConfig:
-    return {"configurable": {"thread_id": task.thread_key, "task_id": task.key, "user_id": task.user_id}}
-
-
-async def _start(
-    task: Task,
-    loaded: LoadedGraph,
-    checkpointer: Checkpointer | ProjectCheckpointer | None,
-    redaction: Redaction | None,
-    last: CheckpointTuple | None,
-    config: RunnableConfig,
-) -> "Any | Command[str] | Result | None":
-    """Choose the graph's input: the task's, the answers to an interrupt, or None to continue from its own checkpoint.
-
-    The newest checkpoint of a thread, `last`, may be an older task's: continuing from that would return the older
-    task's state. A result means that there is nothing to run.
-    """
-    if last and last.metadata.get("task_id") == task.key:
-        return None
-    if task.resume:
-        if checkpointer is None:
-            return _no_questions()
-        state = await loaded.graph.aget_state(config, subgraphs=True)
-        return await start_resume(checkpointer, state, last, task, redaction)
-    return continue_thread(last.checkpoint["channel_values"], task.input) if last else task.input
-
-
 async def _add_last_state(context: RunContext, task: Task, loaded: LoadedGraph | GraphPerRun, result: Result) -> None:
     if context.checkpointer and result.state in {State.ERROR, State.TIMEOUT}:
-        config = _thread_config(task)
-        opening = loaded.open(Run(config, user_id=task.user_id))
+        config = thread_config(task)
+        opening = loaded.open(run_of(task))
         result.last_state, nodes = await read_last_state(opening, config, task.key)
         if nodes and not (result.failure and result.failure.node):
             result.failure = replace(result.failure or Failure(None), node=nodes)
-
-
-async def _restore(
-    graph: AnyGraph, before: CheckpointTuple | None, checkpointer: Checkpointer | ProjectCheckpointer | None, task: Task
-) -> None:
-    """Restore a thread to what it was before an input that LangGraph refused.
-
-    LangGraph has saved that input already, and would refuse every later one because of it.
-    """
-    if checkpointer is None or task.thread_id is None:
-        return
-    if before is None:
-        await checkpointer.expire_thread(task.thread_key, 0)
-    else:
-        await graph.aupdate_state(before.config, None, as_node="__copy__")
-
-
-def _is_being_cancelled() -> bool:
-    """Whether the worker cancels the task, as opposed to a call that a node itself cancelled."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -1,7 +1,7 @@
 """Run a graph and add the events that its task asked for. The output is that of `graph.ainvoke`."""
 
-from collections.abc import Collection
-from typing import Any, Literal
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
@@ -9,8 +9,7 @@ from langgraph.pregel import Pregel
 from langgraph.types import StreamMode as LanggraphMode
 
 from langgraph_rq.shared.queue.events import EventType
-from langgraph_rq.shared.tasks import StreamMode
-from langgraph_rq.worker.graphs.empty_context import empty_context
+from langgraph_rq.shared.run_fields import StreamMode
 from langgraph_rq.worker.task.events import TaskEvents
 
 _INTERRUPT = "__interrupt__"
@@ -22,7 +21,7 @@ async def stream_graph(
     graph: Pregel[Any, Any, Any, Any],
     start: Any,
     config: RunnableConfig,
-    durability: Literal["sync"] | None,
+    options: Mapping[str, Any],
     modes: Collection[StreamMode],
     events: TaskEvents,
 ) -> Any:
@@ -31,11 +30,11 @@ async def stream_graph(
     interrupts: list[Any] = []
     chosen: list[LanggraphMode] = [mode.value for mode in modes if mode.value not in _NEEDED]
     part: Any
-    context, all_modes = empty_context(graph), [*_NEEDED, *chosen]
-    async for mode, part in graph.astream(start, config, context=context, stream_mode=all_modes, durability=durability):
+    all_modes = [*_NEEDED, *chosen]
+    async for mode, part in graph.astream(start, config, stream_mode=all_modes, **options):
         if mode == "tasks":
             await _add_node(events, part)
-        elif mode == "messages":
+        if mode == "messages":
             await _add_message(events, *part)
         elif mode in modes:
             await events.add(EventType(mode), data=part)

@@ -74,7 +74,7 @@ async def find_dropped(attempt: Attempt, task: Task, last: CheckpointTuple | Non
         task: Its task.
         last: The thread's newest checkpoint.
     """
-    if task.thread_id is None or task.resume or last is None:
+    if task.thread_id is None or task.goes_on or last is None:
         return None
     is_own = last.metadata.get("task_id") == task.key
     drops = not is_own and any(channel == INTERRUPT for _, channel, _ in last.pending_writes or ())

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Path, Request, Response
@@ -10,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 from langgraph_rq.producer.gateway.problems import invalid
 from langgraph_rq.producer.gateway.query import KnownQueryRoute
 from langgraph_rq.shared.errors import UnknownTaskError, Violation
+from langgraph_rq.shared.run_fields import CheckpointId, Durability, GraphCommand, Nodes, RunConfig, StreamMode
 from langgraph_rq.shared.strict_json import kind, read_json
-from langgraph_rq.shared.tasks import DEFAULT_GRAPH, GraphName, Name, Priority, QuestionId, StreamMode, TaskId, ThreadId
+from langgraph_rq.shared.tasks import DEFAULT_GRAPH, GraphName, Name, Priority, QuestionId, TaskId, ThreadId
 
 _DEPTH = 101
 """Deeper than any setting allows an input to be; what is deeper is refused before it is looked at."""
@@ -39,8 +41,8 @@ class SubmitBody(Body):
     )
 
     input: Any = Field(
-        description="The graph's input: an object for most graphs, and never null.",
-        json_schema_extra={"not": {"type": "null"}},
+        None,
+        description="The graph's input: an object for most graphs, null to go on with the thread. Or give a command.",
     )
     graph: GraphName = Field(
         DEFAULT_GRAPH, description="The graph to run: one that a worker has served in the last day."
@@ -51,12 +53,28 @@ class SubmitBody(Body):
     user_id: Name | None = Field(None, description="The user for whom it runs: limits and turns are per user.")
     thread_id: ThreadId | None = Field(None, description="The conversation that this continues.")
     priority: Priority = Priority.DEFAULT
-    deadline_s: float = Field(300.0, gt=0, description="End it after this time, counted from now.")
+    run_at: datetime | None = Field(None, description="When it starts, with the offset.")
+    delay_s: float | None = Field(None, ge=0, description="Instead, how many seconds from now it starts.")
+    deadline_s: float = Field(300.0, gt=0, description="End it after this time, counted from its start.")
     max_attempts: int = Field(1, ge=1, description="How often a failing graph is run at most.")
     metadata: dict[str, Any] = Field(default_factory=dict, description="Passed on to the run; not interpreted.")
     stream: list[StreamMode] = Field(
         default_factory=list, description="The stream modes of its events, besides its states."
     )
+    stream_subgraphs: bool | None = Field(None, description="Whether those events tell of subgraphs too.")
+    command: GraphCommand | None = Field(None, description="LangGraph's Command for the thread, instead of an input.")
+    context: dict[str, Any] | None = Field(None, description="LangGraph's context of the run.")
+    config: RunConfig | None = Field(None, description="LangGraph's config of the run.")
+    interrupt_before: Nodes | None = Field(None, description='Nodes before which the run stops; "*" for all.')
+    interrupt_after: Nodes | None = Field(None, description='Nodes after which the run stops; "*" for all.')
+    checkpoint_id: CheckpointId | None = Field(None, description="The checkpoint of the thread to go on from.")
+    durability: Durability | None = Field(None, description="When checkpoints are written; default sync.")
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The task as far as it was described."""
+        given = self.model_dump(exclude_none=True)
+        return {"input": None, **given} if "input" in self.model_fields_set else given
 
 
 class QueryBody(Body):
@@ -70,11 +88,14 @@ class QueryBody(Body):
 
 
 class ResumeBody(Body):
-    """The answer to what a task was interrupted for: `value` where one question is open, else `answers` by id."""
+    """The answer to what a task was interrupted for: `value` where one question is open, else `answers` by id.
+
+    Neither where it stopped at a breakpoint.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={
-            "oneOf": [{"required": ["value"]}, {"required": ["answers"]}],
+            "not": {"required": ["value", "answers"]},
             "examples": [{"value": "yes"}, {"answers": {"9f2c4be1d0a7431f8e5b6a7c8d9e0f11": "yes"}}],
         }
     )

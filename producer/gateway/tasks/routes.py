@@ -1,4 +1,4 @@
-"""The routes of a task: submit, look up, wait, cancel, resume."""
+"""The routes of a task: submit, look up, wait, cancel, resume, continue."""
 
 from contextlib import suppress
 from hashlib import sha256
@@ -46,7 +46,7 @@ router = APIRouter(route_class=StrictRoute, tags=["tasks"])
 async def submit(body: SubmitBody, caller: FromCaller, key: IdempotencyKey = None) -> Response:
     """Put a task on the queue. `Location` is its path."""
     refuse_both(body.task_id, key)
-    document = body.model_dump(exclude_none=True)
+    document = body.document
     if key is not None:
         document["task_id"] = keyed_id(key)
     receipt, headers = await enqueue(caller, document)
@@ -111,6 +111,20 @@ async def resume(task_id: TaskPath, body: ResumeBody, caller: FromCaller) -> Res
     value = body.value if "value" in body.model_fields_set else MISSING
     headers = await caller.admit(None)
     receipt = await caller.client.resume(task_id, value, answers=body.answers or None, seen=body.seen)
+    await remember(caller.client.redis, caller.tenant, receipt)
+    return _accepted(receipt, headers)
+
+
+@router.post(
+    "/tasks/{task_id}/continue",
+    status_code=202,
+    response_model=ReceiptAnswer,
+    responses=documented(401, 404, 408, 409, 413, 422, 429, 502, 503),
+)
+async def continue_(task_id: TaskPath, caller: FromCaller) -> Response:
+    """Continue a task that failed, timed out or was cancelled from its last checkpoint, by a new task."""
+    headers = await caller.admit(None)
+    receipt = await caller.client.continue_(task_id)
     await remember(caller.client.redis, caller.tenant, receipt)
     return _accepted(receipt, headers)
 

@@ -8,8 +8,8 @@
 --
 -- Uses shared/connections/clock: natural, whole
 -- Uses shared/queue/functions/marks: LIMITS, MOST_TASKS, WAITS, mark, mark_of
--- Uses shared/queue/functions/turns: enqueue, lay
--- Uses shared/queue/functions/emptied: DEFERRED, show_listed, show_waiting, tasks_wait
+-- Uses shared/queue/functions/turns: enqueue, enter_thread, lay, wake_thread
+-- Uses shared/queue/functions/emptied: DEFERRED, set_status, show_listed, show_waiting, tasks_wait
 --
 -- agent:wait:<thing>  zset  id -> when the task may go on at the earliest (ms); an hour after the last entry
 -- agent:delayed       zset  id -> when it goes on without a mark (ms); all tasks that wait for a thing or for their time
@@ -80,8 +80,33 @@ local function leave_wait(id, thing)
   end
 end
 
+-- Let a task that is new wait for the time at which it was asked to start. It enters its thread then.
+local function wait_to_start(id, thread, is_answer, at_ms)
+  redis.call('HSET', 'agent:task:' .. id, 'place', 'delayed', 'waits_for', 'start', 'waits_until', whole(at_ms))
+  if thread ~= '' then
+    redis.call('HSET', 'agent:task:' .. id, 'enters', thread, 'answers', is_answer and 1 or 0)
+  end
+  redis.call('ZADD', DELAYED, whole(at_ms), id)
+  set_status(id, 'scheduled')
+end
+
+-- Put a task into its thread whose time to start has come. Returns whether it can run now.
+local function enter_late(id, queue, now_ms)
+  local task_key = 'agent:task:' .. id
+  local thread, answers = unpack(redis.call('HMGET', task_key, 'enters', 'answers'))
+  if not thread then
+    return true
+  end
+  redis.call('HDEL', task_key, 'enters', 'answers')
+  local is_next, drops = enter_thread(id, queue, thread, answers == '1', now_ms)
+  if drops then
+    wake_thread(id, thread)
+  end
+  return is_next
+end
+
 -- Put a task that waited behind the others of its user. Returns whether it did wait, and for `thing` if that is given.
-local function go_on(id, thing)
+local function go_on(id, now_ms, thing)
   local state, place, queue, user, waits_for =
     unpack(redis.call('HMGET', 'agent:task:' .. id, 'state', 'place', 'queue', 'user', 'waits_for'))
   if thing and (waits_for ~= thing or place ~= 'delayed') then
@@ -93,6 +118,9 @@ local function go_on(id, thing)
     return false
   end
   redis.pcall('ZREM', DEFERRED .. queue, id)
+  if not enter_late(id, queue, now_ms) then
+    return true
+  end
   in_turn(id, queue, user)
   return true
 end
@@ -104,7 +132,7 @@ local function take_from(thing, most, now_ms, gone)
   most = limit > 0 and math.min(most, limit) or most
   local went = 0
   for _, id in ipairs(redis.call('ZRANGE', set_key, '-inf', whole(now_ms), 'BYSCORE', 'LIMIT', 0, most)) do
-    if go_on(id, thing) then
+    if go_on(id, now_ms, thing) then
       went = went + 1
       gone[#gone + 1] = id
     end
@@ -141,7 +169,7 @@ local function take_due(n, now_ms)
     if marked_at and marked_at > now_ms and marked_at < now_ms + SOON then
       redis.call('ZADD', DELAYED, whole(now_ms + FALLBACK), id)
     else
-      go_on(id)
+      go_on(id, now_ms)
       gone[#gone + 1] = id
     end
   end

@@ -8,6 +8,7 @@
 -- Uses shared/queue/functions/turns: enter_thread, put_aside, stopped_running, wait_below_cap, wake_thread
 -- Uses shared/queue/functions/rq_jobs: describe, hide_execution
 -- Uses shared/queue/functions/shares: charge
+-- Uses shared/queue/functions/waits: wait_to_start
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
 -- KEYS[2] rq:job:<id>          hash    RQ's job
@@ -18,7 +19,7 @@
 -- ARGV[2] epoch
 -- ARGV[3] worker
 -- ARGV[4] digest of the body
--- ARGV[5] deadline (ms after the job was found)
+-- ARGV[5] deadline (ms after its start)
 -- ARGV[6] description for RQ's tools, of a job that has none of its own
 -- ARGV[7] the task, as in job data, rewritten with the defaults of the fields that were left out
 -- ARGV[8] user
@@ -29,16 +30,18 @@
 -- ARGV[13] keep the result of a success (ms)
 -- ARGV[14] keep that of a failure (ms)
 -- ARGV[15] tasks of one user in flight at most, 0 for any number
--- ARGV[16] 1 if it answers a question of its thread, else 0
--- ARGV[17] now (ms) in tests, else empty
--- Returns the deadline (ms), 0 fenced off, -1 parked behind another task of its thread, put aside, or waiting because
---   its user is at the cap, or -2 when no worker had the graph in the last day: this is the door of such jobs
+-- ARGV[16] 1 if it goes on with what its thread did last (answers its question), else 0
+-- ARGV[17] start it after (ms after the job was found), 0 for at once
+-- ARGV[18] start it at (ms), 0 for at once
+-- ARGV[19] now (ms) in tests, else empty
+-- Returns the deadline (ms), 0 fenced off, -1 parked behind another task of its thread, put aside, or waiting for its
+--   time or because its user is at the cap, or -2 when no worker had the graph in the last day: this is the door of such jobs
 local task_key, job_key, open_key, own_key, graphs_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local id, epoch, worker, digest = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local deadline_ms, description = tonumber(ARGV[5]), ARGV[6]
 local data, user, thread, graph, is_served = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11] == '1'
 local announced_graph, result_ms, failure_ms, cap = ARGV[12], ARGV[13], ARGV[14], tonumber(ARGV[15])
-local is_answer, now_ms = ARGV[16] == '1', clock(ARGV[17])
+local is_answer, now_ms = ARGV[16] == '1', clock(ARGV[19])
 
 local is_owner, task = fence(task_key, epoch, worker, 'created', 'queue', 'digest', 'deadline', 'cancel')
 local created, queue, known_digest, known_deadline, cancel = unpack(task)
@@ -54,7 +57,9 @@ if not is_served and not is_known
     and (tonumber(redis.call('ZSCORE', graphs_key, announced_graph)) or 0) <= now_ms - 86400000 then
   return '-2'
 end
-local deadline, is_next, drops = whole(created + deadline_ms), true, false
+local starts_at = math.max(created + tonumber(ARGV[17]), tonumber(ARGV[18]))
+local deadline, is_next, drops = whole(starts_at + deadline_ms), true, false
+local is_early = not is_known and starts_at > now_ms
 if is_known then
   stopped_running(user)
 else
@@ -65,14 +70,14 @@ else
   redis.call('PERSIST', job_key)
   redis.call('ZADD', open_key, deadline, id)
   charge(id, #data)
-  if thread ~= '' then
+  if thread ~= '' and not is_early then
     is_next, drops = enter_thread(id, queue, thread, is_answer, now_ms)
   end
 end
 redis.call('HSET', task_key, 'graph', graph)
 local is_capped = not is_known and is_served and is_next and cap > 0
   and natural(redis.call('HGET', 'agent:in_flight', user), 0) >= cap
-if is_served and is_next and not is_capped then
+if is_served and is_next and not (is_capped or is_early) then
   redis.call('HINCRBY', 'agent:in_flight', user, 1)
   return deadline
 end
@@ -83,7 +88,9 @@ redis.call('HINCRBY', task_key, 'waits', 1)
 redis.call('SREM', own_key, id)
 hide_execution(id, epoch, 'rq:wip:' .. queue)
 redis.pcall('HSET', job_key, 'worker_name', '')
-if is_capped then
+if is_early then
+  wait_to_start(id, thread, is_answer, starts_at)
+elseif is_capped then
   wait_below_cap('RPUSH', id, queue, user)
 elseif is_next then
   put_aside(id, queue, graph, user)

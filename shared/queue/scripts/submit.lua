@@ -5,6 +5,7 @@
 -- Uses shared/queue/functions/turns: QUEUE_KEY, enqueue, enter_thread, tenant_of, wake_thread
 -- Uses shared/queue/functions/emptied: statuses
 -- Uses shared/queue/functions/shares: charge, is_above_share, refused
+-- Uses shared/queue/functions/waits: wait_to_start
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
 -- KEYS[2] rq:job:<id>          hash    RQ's job, read by its tools; `task` carries the task, because RQ's clients write
@@ -18,7 +19,7 @@
 -- ARGV[3] job data: ["langgraph_rq.run_task", null, [task], {}] as JSON
 -- ARGV[4] digest of the body: tells the same task from another one under its id
 -- ARGV[5] graph, as in the names of queues
--- ARGV[6] deadline (ms from now)
+-- ARGV[6] deadline (ms from its start)
 -- ARGV[7] description for RQ's tools; never holds input
 -- ARGV[8] user, by whom tasks take turns
 -- ARGV[9] thread whose tasks run one at a time, empty for none
@@ -29,8 +30,10 @@
 -- ARGV[14] bytes of its tenant's tasks and results at most, 0 for any number
 -- ARGV[15] refuse a tenant that holds more than its share above this share of maxmemory (percent)
 -- ARGV[16] job data for RQ's tools, which hold no input
--- ARGV[17] 1 if it answers a question of its thread, else 0
--- ARGV[18] now (ms) in tests, else empty
+-- ARGV[17] 1 if it goes on with what its thread did last (answers its question), else 0
+-- ARGV[18] start it after (ms from now), 0 for at once
+-- ARGV[19] start it at (ms), 0 for at once
+-- ARGV[20] now (ms) in tests, else empty
 -- Returns {outcome, state or detail, what is missing of a worker that could run it}, the last for created only:
 --   created, pending | exists, <state> | conflict, <state> | full, <percent used> | unknown_graph, <graphs, comma separated> |
 --   tenant_tasks, <open tasks> | tenant_bytes, <bytes held> | tenant_share, <percent used>
@@ -40,7 +43,10 @@ local deadline_ms, description = tonumber(ARGV[6]), ARGV[7]
 local user, thread, now_iso, memory_mark = ARGV[8], ARGV[9], ARGV[10], tonumber(ARGV[11])
 local announced_graph, most_tasks, most_bytes = ARGV[12], tonumber(ARGV[13]), tonumber(ARGV[14])
 local share_mark, rq_data = tonumber(ARGV[15]), ARGV[16]
-local is_answer, now_ms = ARGV[17] == '1', clock(ARGV[18])
+local is_answer, now_ms = ARGV[17] == '1', clock(ARGV[20])
+
+local starts_at = math.max(now_ms + tonumber(ARGV[18]), tonumber(ARGV[19]))
+local deadline = whole(starts_at + deadline_ms)
 
 local known = redis.call('HMGET', task_key, 'digest', 'state')
 if known[2] then
@@ -73,16 +79,20 @@ end
 local missing
 queue, missing = route(queue, graph, now_ms)
 redis.call('HSET', task_key, 'state', 'pending', 'epoch', 0, 'queue', queue, 'created', whole(now_ms),
-  'deadline', whole(now_ms + deadline_ms), 'digest', digest, 'user', user,
+  'deadline', deadline, 'digest', digest, 'user', user,
   'graph', graph)
 -- An earlier task under this id may be forgotten before its result, which is not this task's.
 redis.call('DEL', 'agent:result:' .. id, 'agent:events:' .. id, job_key)
 redis.call('HSET', job_key, 'task', data, 'data', rq_data, 'origin', queue, 'status', 'queued', 'description', description,
   'created_at', now_iso, 'enqueued_at', now_iso, 'timeout', math.ceil(deadline_ms / 1000))
 statuses[id] = 'queued'
-redis.call('ZADD', open_key, whole(now_ms + deadline_ms), id)
+redis.call('ZADD', open_key, deadline, id)
 redis.call('SADD', queues_key, QUEUE_KEY .. queue)
 charge(id, #data)
+if starts_at > now_ms then
+  wait_to_start(id, thread, is_answer, starts_at)
+  return {'created', 'pending', missing}
+end
 if thread ~= '' then
   local is_next, drops = enter_thread(id, queue, thread, is_answer, now_ms)
   if drops then

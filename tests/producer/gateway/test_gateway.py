@@ -189,7 +189,7 @@ async def test_another_body_under_the_same_identity_is_a_conflict(http, identifi
 @pytest.mark.parametrize(
     ("body", "field", "words"),
     [
-        ({"input": None}, "input", "a JSON value other than null"),
+        ({"input": None}, "input", "a value, or beside null a thread_id"),
         ({}, "input", "nothing"),
         ({"input": {}, "inptu": {}}, "inptu", "unknown field (did you mean input?)"),
         ({"input": {}, "tenant": "acme"}, "tenant", "unknown field"),
@@ -197,7 +197,7 @@ async def test_another_body_under_the_same_identity_is_a_conflict(http, identifi
         ({"input": {}, "deadline_s": -1}, "deadline_s", "greater than 0"),
         ({"input": {}, "deadline_s": 1e9}, "deadline_s", "at most 86400"),
         ({"input": {}, "task_id": "a--b"}, "task_id", "single dashes"),
-        ({"input": {}, "stream": ["tokens"]}, "stream.0", "'custom', 'messages'"),
+        ({"input": {}, "stream": ["tokens"]}, "stream.0", "'checkpoints', 'custom'"),
         ({"input": {"a": {"b": "bell \x07"}}}, "input.a.b", "U+0007"),
         ({"input": {"a\x00": 1}}, "input", "U+0000"),
         ({"input": {"a": 2**80}}, "input.a", "below 2^63"),

@@ -12,7 +12,8 @@ from rq.serializers import JSONSerializer
 from langgraph_rq import Client
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.verbs import QueueTimes
-from langgraph_rq.shared.tasks import SCHEMA, State
+from langgraph_rq.shared.schema import SCHEMA
+from langgraph_rq.shared.tasks import State
 from tests.fleet import one_node_graph, worker
 from tests.waiting import until
 
@@ -59,7 +60,7 @@ async def test_idle_worker_is_woken_by_its_side_queue(redis_url, client, redis_c
 async def test_task_of_a_newer_schema_waits_for_a_newer_worker_and_makes_no_attempt(redis_url, client, redis_client):
     task_id = client.submit({}, graph="a").task_id
     data = redis_client.hget(f"rq:job:{task_id}", "task")
-    redis_client.hset(f"rq:job:{task_id}", "task", data.replace(f'"schema":{SCHEMA}', f'"schema":{SCHEMA + 1}'))
+    redis_client.hset(f"rq:job:{task_id}", "task", data.replace('"schema":1', f'"schema":{SCHEMA + 1}'))
     async with worker(redis_url, {"a": GRAPH}):
         await until(lambda: (client.status(task_id).reason or "").startswith("waits for a worker that can run it"))
         redis_client.hset(f"rq:job:{task_id}", "task", data)  # as if the newer worker had come

@@ -1,0 +1,80 @@
+"""Follow the events of one task, from any place of it to its end."""
+
+from collections.abc import AsyncGenerator
+
+from langgraph_rq.producer.client.connection import Connection
+from langgraph_rq.producer.client.lookup import ask_place, read_state
+from langgraph_rq.producer.client.transports import Transport
+from langgraph_rq.shared.errors import RedisUnavailableError, UnknownTaskError
+from langgraph_rq.shared.queue.events import FORGOTTEN_END, SMALL_PAGE, Event, EventType, next_page, order
+from langgraph_rq.shared.queue.keys import events_key
+from langgraph_rq.shared.tasks import State
+
+_QUIET_TIMES = 4
+"""A follower checks after so many quiet times that its task still exists."""
+
+
+class Following:
+    """One follower of a task.
+
+    Args:
+        connection, transport: To Redis.
+        task_id: The task.
+        key: Its id in Redis.
+    """
+
+    def __init__(self, connection: Connection, transport: Transport, task_id: str, key: str) -> None:
+        self._connection = connection
+        self._transport = transport
+        self._task_id = task_id
+        self._key = key
+
+    async def begin(self, after: str, quiet_s: float) -> AsyncGenerator[Event | None, None] | None:
+        """Yield events after a place, and None whenever nothing has happened for `quiet_s`; None: it is the end.
+
+        Raises UnknownTaskError, RedisUnavailableError, before it yields.
+        """
+        state, last = await self._where()
+        return None if _is_over(state, last, after) else self._follow(after, quiet_s, state, last)
+
+    async def _follow(
+        self, after: str, quiet_s: float, state: State, last: str | None
+    ) -> AsyncGenerator[Event | None, None]:
+        key = events_key(self._key)
+        while not (_is_over(state, last, after) or self._transport.is_ending):
+            if state.is_terminal and last is None:
+                yield Event(FORGOTTEN_END, EventType.END, f'{{"state":"{state}"}}')
+                return
+            quiet, is_drained, most = 0, False, SMALL_PAGE
+            while quiet < _QUIET_TIMES and not self._transport.is_ending:
+                news = await self._transport.news({key: after}, quiet_s, most=most, is_drained=is_drained)
+                events = news.get(key, [])
+                is_drained, most = len(events) < most, next_page(events)
+                quiet = 0 if events else quiet + 1
+                for event in events or (None,):
+                    yield event
+                    after = event.id if event else after
+                    if event and event.is_last:
+                        return
+                # A wait may be long, and longer if it is cancelled: it must not hold the page.
+                news, events, event = {}, [], None
+            state, last = await self._where(patiently=True)
+
+    async def _where(self, *, patiently: bool = False) -> tuple[State, str | None]:
+        """Read the task's state and the place of its last event; `patiently` waits for a Redis that is away."""
+        while True:
+            try:
+                state, has_job, last = await self._connection.read(lambda pipeline: ask_place(pipeline, self._key))
+            except RedisUnavailableError:
+                if not patiently:
+                    raise
+            else:
+                break
+        if state is None and not has_job:
+            raise UnknownTaskError(self._task_id)
+        return read_state(self._task_id, state) if state else State.PENDING, last[0][0].decode() if last else None
+
+
+def _is_over(state: State, last: str | None, after: str) -> bool:
+    """Whether the event `after` is the task's end."""
+    return state.is_terminal and order(after) >= order(last or FORGOTTEN_END)

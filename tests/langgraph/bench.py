@@ -1,0 +1,169 @@
+"""The same graph run with LangGraph alone and through a worker, and what can be compared of the two."""
+
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.store.memory import InMemoryStore
+from langgraph.types import Command, Send
+from pydantic_core import from_json, to_json
+from redis import Redis
+
+from langgraph_rq import AsyncClient
+from langgraph_rq.shared.results import TaskResult
+from tests.fleet import worker
+
+CALLS: Counter[str] = Counter()
+"""Calls of models and nodes so far, by the thread that they were made for or a name; both runs count here."""
+
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|\b[0-9a-f]{32}\b")
+WAIT_S = 60
+
+
+@dataclass(frozen=True)
+class Case:
+    """A graph, and the turns of one conversation with it.
+
+    `turns` are fields of tasks. `is_alone`: the first turn runs without a thread_id, too.
+    """
+
+    graph: Any
+    turns: Sequence[Mapping[str, Any]]
+    fails: bool = False
+    """Whether the last turn raises."""
+
+
+@dataclass
+class Seen:
+    """What was seen of one turn."""
+
+    output: Any = None
+    error: str | None = None
+    calls: Counter[str] = field(default_factory=Counter)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON, with ids that are made anew in each run replaced by the order in which they appear."""
+    text = to_json(value, fallback=str, inf_nan_mode="constants").decode()
+    seen: dict[str, str] = {}
+    return from_json(_ID.sub(lambda found: seen.setdefault(found[0], f"id-{len(seen)}"), text))
+
+
+class Scripted(GenericFakeChatModel):
+    """A model that gives its answers by the number of AI messages that it has seen, so that each run gets the same."""
+
+    answers: list[AIMessage]
+    messages: Any = ()
+
+    def _generate(self, messages: list[BaseMessage], *_args: Any, **_more: Any) -> ChatResult:
+        CALLS["model"] += 1
+        answer = self.answers[sum(isinstance(one, AIMessage) for one in messages) % len(self.answers)]
+        return ChatResult(generations=[ChatGeneration(message=answer.model_copy(deep=True))])
+
+    def bind_tools(self, *_args: Any, **_more: Any) -> "Scripted":
+        return self
+
+
+class Bare:
+    """The graph with LangGraph alone: `ainvoke` with checkpoints in memory."""
+
+    def __init__(self, graph: Any) -> None:
+        self.graph = graph.copy({"checkpointer": InMemorySaver(), "store": InMemoryStore()})
+        self.config = {"configurable": {"thread_id": str(uuid4()), "user_id": None}}
+
+    async def run(self, turn: Mapping[str, Any]) -> Seen:
+        before = CALLS.copy()
+        seen = Seen()
+        asked = turn.get("config", {})
+        config = {**asked, **self.config}
+        config["configurable"] = {**asked.get("configurable", {}), **self.config["configurable"]}
+        options = {name: turn[name] for name in ("context", "interrupt_before", "interrupt_after") if name in turn}
+        if self.graph.context_schema and "context" not in options:
+            options["context"] = {}  # as LangGraph Server does
+        try:
+            seen.output = plain(await self.graph.ainvoke(input_of(turn), config, **options))
+        except Exception as error:
+            seen.error = f"{type(error).__name__}: {error}"
+        seen.calls = CALLS - before
+        return seen
+
+    async def state(self) -> Any:
+        return state_of(await self.graph.aget_state(self.config))
+
+
+class Served:
+    """The graph through a worker with default settings."""
+
+    def __init__(self, bench: "Bench", name: str) -> None:
+        self.bench, self.name, self.thread_id = bench, name, str(uuid4())
+        self.last: TaskResult | None = None
+
+    async def run(self, turn: Mapping[str, Any], **fields: Any) -> Seen:
+        before = CALLS.copy()
+        result = await self.submit({"thread_id": self.thread_id, **turn, **fields})
+        seen = Seen(plain(result.result), calls=CALLS - before)
+        seen.error = result.error.message if result.error else None
+        return seen
+
+    async def submit(self, turn: Mapping[str, Any]) -> TaskResult:
+        given = {"input": None, "graph": self.name, **turn}
+        receipt = await self.bench.client.submit(**given)
+        self.last = await self.bench.client.wait(receipt.task_id, WAIT_S)
+        return self.last
+
+    async def state(self) -> Any:
+        graph = self.bench.graphs[self.name]
+        return state_of(await graph.aget_state({"configurable": {"thread_id": self.thread_id}}))
+
+
+@dataclass
+class Bench:
+    """One worker for all cases of a module."""
+
+    client: AsyncClient
+    graphs: Mapping[str, Any]
+
+    def serve(self, name: str) -> Served:
+        return Served(self, name)
+
+
+@asynccontextmanager
+async def bench(redis_url: str, graphs: Mapping[str, Any]) -> AsyncIterator[Bench]:
+    """Serve `graphs` by one worker, on an empty Redis, while the block runs."""
+    with Redis.from_url(redis_url) as redis:
+        redis.flushall()
+    async with (
+        worker(redis_url, graphs, checkpoints=True, concurrency=20) as running,
+        AsyncClient(redis_url) as client,
+    ):
+        served = {name: loaded.graph for name, loaded in running._context.graphs.items()}
+        yield Bench(client, served)
+
+
+def input_of(turn: Mapping[str, Any]) -> Any:
+    """What `ainvoke` takes for a turn."""
+    command = turn.get("command")
+    if command is None:
+        return turn.get("input")
+    goto = command.get("goto", ())
+    goto = goto if isinstance(goto, list | tuple) else [goto]
+    sends = [one if isinstance(one, str) else Send(one["node"], one["input"]) for one in goto]
+    update = command.get("update")
+    if isinstance(update, list):
+        update = [tuple(pair) for pair in update]
+    return Command(resume=command.get("resume"), update=update, goto=sends)
+
+
+def state_of(snapshot: Any) -> Any:
+    """What two runs must agree on of a thread's state."""
+    return plain(
+        {"values": snapshot.values, "next": snapshot.next, "asked": [one.value for one in snapshot.interrupts]}
+    )

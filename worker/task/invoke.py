@@ -1,0 +1,144 @@
+"""Call LangGraph for a task: from its checkpoint or its input, to an output, a question, a breakpoint or a failure."""
+
+import asyncio
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import CheckpointTuple
+from langgraph.types import Command
+
+from langgraph_rq.shared.errors import ErrorType
+from langgraph_rq.shared.tasks import State, Task
+from langgraph_rq.shared.telemetry.logs import get_logger
+from langgraph_rq.worker.graphs.graphs import AnyGraph, GraphPerRun, LoadedGraph
+from langgraph_rq.worker.state.checkpoints import Checkpointer
+from langgraph_rq.worker.state.project_checkpointer import ProjectCheckpointer
+from langgraph_rq.worker.task.attempt import Attempt
+from langgraph_rq.worker.task.breakpoints import find_stop, has_breakpoints
+from langgraph_rq.worker.task.events import TaskEvents
+from langgraph_rq.worker.task.guard_hook import has_begun
+from langgraph_rq.worker.task.invalid_input import read_invalid_input
+from langgraph_rq.worker.task.result import (
+    Result,
+    read_error,
+    read_failure,
+    read_output,
+)
+from langgraph_rq.worker.task.start import (
+    InvalidFieldError,
+    Start,
+    choose_start,
+    no_checkpoints,
+    run_config,
+    run_of,
+    thread_config,
+)
+from langgraph_rq.worker.task.streaming import stream_graph
+from langgraph_rq.worker.task.threads import find_dropped
+
+_log = get_logger(__name__)
+
+
+async def invoke(
+    attempt: Attempt, task: Task, loaded: LoadedGraph | GraphPerRun, deadline_at: float, events: TaskEvents
+) -> Result:
+    """Run a task's graph, made for this run where a factory wants that, to its end.
+
+    An error while the graph is left ends no finished task.
+
+    Raises:
+        CancelledError: the worker cancels the task.
+    """
+    result: Result | None = None
+    try:
+        async with loaded.open(run_of(task)) as opened:
+            result = await _invoke(attempt, task, opened, deadline_at, events)
+    except BaseException as error:
+        if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
+            raise
+        if result is None:
+            return read_error(error, deadline_at)
+        _log.warning("graph.not_left", graph=task.graph, error=type(error).__name__)
+    return result
+
+
+async def _invoke(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline_at: float, events: TaskEvents) -> Result:
+    context = attempt.context
+    config = run_config(task, context.callbacks)
+    before: CheckpointTuple | None = None
+    start: Start | Result | None = None
+    try:
+        before = await _read_before(attempt, task, config)
+        attempt.dropped = await find_dropped(attempt, task, before)
+        start = await choose_start(task, loaded.graph, config, context.checkpointer, context.redaction, before)
+        if isinstance(start, Result):
+            return start
+        if task.stream:
+            output = await stream_graph(loaded.graph, start.input, start.config, start.options, task.stream, events)
+        else:
+            output = await loaded.graph.ainvoke(start.input, start.config, **start.options)
+        return await _read_end(task, loaded, context.checkpointer, output)
+    except asyncio.CancelledError as error:
+        if _is_being_cancelled():
+            raise
+        return read_failure(error, deadline_at, context.error_detail)
+    except InvalidFieldError as error:
+        return Result(State.ERROR, error=(ErrorType.INVALID_INPUT, str(error)))
+    except BaseException as error:  # a node that calls sys.exit() fails its task, not its neighbours
+        given = start.input if isinstance(start, Start) and not isinstance(start.input, Command) else None
+        reason = read_invalid_input(error, given) if given is not None and not has_begun() else None
+        if reason is None:
+            return read_failure(error, deadline_at, context.error_detail)
+        try:
+            await _restore(loaded.graph, before, context.checkpointer, task)
+        except Exception as outage:
+            return read_error(outage, deadline_at)
+        return Result(State.ERROR, error=(ErrorType.INVALID_INPUT, reason))
+
+
+async def _read_before(attempt: Attempt, task: Task, config: RunnableConfig) -> CheckpointTuple | None:
+    """Read what earlier tasks of the thread and earlier attempts left, and bar the latter from the store."""
+    context, epoch = attempt.context, attempt.claimed.epoch
+    if context.store and epoch > 1:
+        await context.store.raise_epoch(attempt.claimed.id, epoch)
+    if attempt.journal and epoch > 1:
+        attempt.journal.open(await context.guards.loops.retry(attempt.journal.read_call()) or {})
+    # A first attempt may follow one that Redis forgot in a failover, whose worker went on for a moment.
+    if context.checkpointer and (
+        epoch > 1 or task.thread_id is not None or task.goes_on or await context.checkpointer.is_known(task.thread_key)
+    ):
+        return await context.checkpointer.aget_tuple(config)
+    return None
+
+
+async def _read_end(
+    task: Task, loaded: LoadedGraph, checkpointer: Checkpointer | ProjectCheckpointer | None, output: Any
+) -> Result:
+    """Read how a run ended: with its output, a question, or at a breakpoint."""
+    result = read_output(output)
+    if checkpointer is None:
+        return no_checkpoints() if result.state is State.INTERRUPTED else result
+    if result.state is State.SUCCESS and has_breakpoints(loaded.graph, task):
+        return await find_stop(loaded.graph, result, thread_config(task))
+    return result
+
+
+async def _restore(
+    graph: AnyGraph, before: CheckpointTuple | None, checkpointer: Checkpointer | ProjectCheckpointer | None, task: Task
+) -> None:
+    """Restore a thread to what it was before an input that LangGraph refused.
+
+    LangGraph has saved that input already, and would refuse every later one because of it.
+    """
+    if checkpointer is None or task.thread_id is None:
+        return
+    if before is None:
+        await checkpointer.expire_thread(task.thread_key, 0)
+    else:
+        await graph.aupdate_state(before.config, None, as_node="__copy__")
+
+
+def _is_being_cancelled() -> bool:
+    """Whether the worker cancels the task, as opposed to a call that a node itself cancelled."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
