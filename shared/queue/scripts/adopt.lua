@@ -57,9 +57,11 @@ if not is_served and not is_known
     and (tonumber(redis.call('ZSCORE', graphs_key, announced_graph)) or 0) <= now_ms - 86400000 then
   return '-2'
 end
-local starts_at = math.max(created + tonumber(ARGV[17]), tonumber(ARGV[18]))
+local delay_ms, run_at = tonumber(ARGV[17]), tonumber(ARGV[18])
+local starts_at = math.max(created + delay_ms, run_at)
 local deadline, is_next, drops = whole(starts_at + deadline_ms), true, false
-local is_early = not is_known and starts_at > now_ms
+-- Not by the clock alone: that of a replica that was promoted may be behind the time at which the job was found.
+local is_early = not is_known and delay_ms + run_at > 0 and starts_at > now_ms
 if is_known then
   stopped_running(user)
 else

@@ -73,11 +73,8 @@ def test_task_of_our_own_clients_is_not_kept_twice(rq, client):
 
 def test_timeout_of_a_job_is_its_deadline(rq):
     job = enqueue(rq, seconds=60, job_timeout=1)
-    assert end(job).return_value["error"] == {
-        "type": "timeout",
-        "message": "the deadline of 1 s passed",
-        "retry_after_s": None,
-    }
+    error = end(job).return_value["error"]
+    assert (error["type"], error["message"]) == ("timeout", "the deadline of 1 s passed")
 
 
 @pytest.mark.parametrize(
