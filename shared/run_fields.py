@@ -28,6 +28,7 @@ class StreamMode(StrEnum):
     CHECKPOINTS = "checkpoints"
     CUSTOM = "custom"
     DEBUG = "debug"
+    EVENTS = "events"
     MESSAGES = "messages"
     TASKS = "tasks"
     UPDATES = "updates"

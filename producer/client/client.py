@@ -127,12 +127,16 @@ class Client:
         """
         return _iterate(self._core.events(task_id, after))
 
-    def follow(self, task_id: str, after: str, quiet_s: float) -> Iterator[Event | None] | None:
+    def follow(
+        self, task_id: str, after: str, quiet_s: float, *, in_parts: bool = False
+    ) -> Iterator[Event | None] | None:
         """Begin to yield as `events` does, and None whenever nothing has happened for `quiet_s`.
+
+        With `in_parts` the parts of a long event are yielded one by one: they need not all be in memory at once.
 
         Answers None instead of an iterator when `after` is the end. Raises as `events`, before it yields.
         """
-        following = _run(self._core.follow(task_id, after, quiet_s))
+        following = _run(self._core.follow(task_id, after, quiet_s, in_parts=in_parts))
         return _iterate(following) if following else None
 
     def cancel(self, task_id: str) -> State:

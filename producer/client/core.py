@@ -250,12 +250,18 @@ class ClientCore:
                 if event is not None:
                     yield event
 
-    async def follow(self, task_id: str, after: str, quiet_s: float) -> AsyncGenerator[Event | None, None] | None:
+    async def follow(
+        self, task_id: str, after: str, quiet_s: float, *, in_parts: bool = False
+    ) -> AsyncGenerator[Event | None, None] | None:
         """Begin to yield as `events` does, and None whenever nothing has happened for `quiet_s`.
+
+        With `in_parts` the parts of a long event are yielded one by one: they need not all be in memory at once.
 
         Answers None instead of an iterator when `after` is the end. Raises as `events`, before it yields.
         """
-        return await Following(self._connection, self._transport, task_id, self._key(task_id)).begin(after, quiet_s)
+        return await Following(self._connection, self._transport, task_id, self._key(task_id)).begin(
+            after, quiet_s, in_parts=in_parts
+        )
 
     async def cancel(self, task_id: str) -> State:
         """Stop a task; answers the state in which it is now.

@@ -6,7 +6,7 @@ from langgraph_rq.producer.client.connection import Connection
 from langgraph_rq.producer.client.lookup import ask_place, read_state
 from langgraph_rq.producer.client.transports import Transport
 from langgraph_rq.shared.errors import RedisUnavailableError, UnknownTaskError
-from langgraph_rq.shared.queue.events import FORGOTTEN_END, SMALL_PAGE, Event, EventType, next_page, order
+from langgraph_rq.shared.queue.events import FORGOTTEN_END, SMALL_PAGE, Event, EventType, Parts, next_page, order
 from langgraph_rq.shared.queue.keys import events_key
 from langgraph_rq.shared.tasks import State
 
@@ -29,18 +29,23 @@ class Following:
         self._task_id = task_id
         self._key = key
 
-    async def begin(self, after: str, quiet_s: float) -> AsyncGenerator[Event | None, None] | None:
+    async def begin(
+        self, after: str, quiet_s: float, *, in_parts: bool = False
+    ) -> AsyncGenerator[Event | None, None] | None:
         """Yield events after a place, and None whenever nothing has happened for `quiet_s`; None: it is the end.
+
+        With `in_parts` the parts of a long event are yielded one by one: they need not all be in memory at once.
 
         Raises UnknownTaskError, RedisUnavailableError, before it yields.
         """
         state, last = await self._where()
-        return None if _is_over(state, last, after) else self._follow(after, quiet_s, state, last)
+        return None if _is_over(state, last, after) else self._follow(after, quiet_s, state, last, in_parts=in_parts)
 
     async def _follow(
-        self, after: str, quiet_s: float, state: State, last: str | None
+        self, after: str, quiet_s: float, state: State, last: str | None, *, in_parts: bool
     ) -> AsyncGenerator[Event | None, None]:
-        key = events_key(self._key)
+        key, parts = events_key(self._key), Parts()
+        entry: Event | None = None
         while not (_is_over(state, last, after) or self._transport.is_ending):
             if state.is_terminal and last is None:
                 yield Event(FORGOTTEN_END, EventType.END, f'{{"state":"{state}"}}')
@@ -51,13 +56,17 @@ class Following:
                 events = news.get(key, [])
                 is_drained, most = len(events) < most, next_page(events)
                 quiet = 0 if events else quiet + 1
-                for event in events or (None,):
-                    yield event
-                    after = event.id if event else after
-                    if event and event.is_last:
+                if not events:
+                    yield None
+                for entry in events:
+                    event = parts.next(entry) if in_parts else parts.join(entry)
+                    if event:
+                        yield event
+                    after = entry.id
+                    if entry.is_last:
                         return
                 # A wait may be long, and longer if it is cancelled: it must not hold the page.
-                news, events, event = {}, [], None
+                news, events, entry, event = {}, [], None, None
             state, last = await self._where(patiently=True)
 
     async def _where(self, *, patiently: bool = False) -> tuple[State, str | None]:

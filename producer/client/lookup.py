@@ -35,7 +35,7 @@ JOB_FIELDS = ("origin", "created_at")
 """Of RQ's job, for `read_job_status`."""
 
 _NODE_EVENTS = 32
-"""Newest events among which the running node is looked for; each has up to 64 kB."""
+"""Newest entries among which the running node is looked for; each has up to 64 kB."""
 
 _log = ClientLog(__name__)
 

@@ -43,6 +43,8 @@ _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 _LEAST, _MOST = -(2**63), 2**64 - 1
 """The integers that orjson writes."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_TEXT = 1_000
+"""Longest text of a value that has no JSON form."""
 _SHOWN = 60
 """Longest key in a name."""
 
@@ -60,13 +62,14 @@ class Encoded:
     not_written: tuple[str, ...] = ()
 
 
-def encode(value: Any, name: str, edit_bytes: EditBytes | None = None) -> Encoded:
+def encode(value: Any, name: str, edit_bytes: EditBytes | None = None, *, has_texts: bool = False) -> Encoded:
     """Write a value as JSON. Never fails for what it holds.
 
     Args:
         value: What a graph made.
         name: Begins the names of keys that are not written.
         edit_bytes: Applied to bytes before they are encoded.
+        has_texts: Write the text of a value that has no JSON form, instead of null: for what is only to be looked at.
     """
     try:
         text = orjson.dumps(value, _expansion(edit_bytes), _OPTIONS)
@@ -74,7 +77,7 @@ def encode(value: Any, name: str, edit_bytes: EditBytes | None = None) -> Encode
             return Encoded(text)
     except TypeError:  # orjson's errors are of this type
         pass
-    walk = _Walk(name, edit_bytes)
+    walk = _Walk(name, edit_bytes, has_texts=has_texts)
     return Encoded(orjson.dumps(walk.plain(value), option=_OPTIONS), walk.names())
 
 
@@ -97,8 +100,9 @@ def _is_readable(text: bytes) -> bool:
 class _Walk:
     """Makes what orjson writes of a value that it refuses, and notes what cannot be written."""
 
-    def __init__(self, name: str, edit_bytes: EditBytes | None) -> None:
+    def __init__(self, name: str, edit_bytes: EditBytes | None, *, has_texts: bool) -> None:
         self._expand = _expansion(edit_bytes)
+        self._has_texts = has_texts
         self._place = [name]
         self._open: set[int] = set()
         self._not_written: list[str] = []
@@ -125,7 +129,10 @@ class _Walk:
             with self._opened(value):
                 return self._inside(value)
         except Exception:  # a property or a method of the value's own may raise anything
-            return self._miss(type(value).__name__)
+            text = _text(value) if self._has_texts else None
+            if text is None:
+                self._miss(type(value).__name__)
+            return text
 
     def _inside(self, value: Any) -> Any:
         if isinstance(value, dict):
@@ -159,6 +166,13 @@ class _Walk:
         self._count += 1
         if len(self._not_written) < NAMED:
             self._not_written.append(_SURROGATE.sub("?", f"{''.join(self._place)}: {what}"))
+
+
+def _text(value: Any) -> str | None:
+    try:
+        return _SURROGATE.sub("?", str(value))[:_TEXT]
+    except Exception:  # its own method, too
+        return None
 
 
 def _key(key: Any) -> str:

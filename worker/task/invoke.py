@@ -74,7 +74,16 @@ async def _invoke(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline_at
         if isinstance(start, Result):
             return start
         if task.stream:
-            output = await stream_graph(loaded.graph, start.input, start.config, start.options, task.stream, events)
+            output = await stream_graph(
+                loaded.graph,
+                start.input,
+                start.config,
+                start.options,
+                task.stream,
+                events,
+                subgraphs=bool(task.stream_subgraphs),
+                detail=context.error_detail,
+            )
         else:
             output = await loaded.graph.ainvoke(start.input, start.config, **start.options)
         return await _read_end(task, loaded, context.checkpointer, output)

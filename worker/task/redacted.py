@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
-
-from pydantic_core import to_json, to_jsonable_python
 
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.answers import Claimed
@@ -22,12 +21,13 @@ from langgraph_rq.shared.redaction import RedactedStream, Redactor
 from langgraph_rq.shared.settings import RedactionSettings
 from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import State
-from langgraph_rq.worker.outputs.json_values import encode
+from langgraph_rq.worker.outputs.json_values import as_json, encode
 from langgraph_rq.worker.task.events import EVENT_BYTES, EventWriter, TaskEvents, size_only
 from langgraph_rq.worker.task.result import ERROR_BYTES, Result
 
 Masked = TypeVar("Masked")
 
+_EMPTY: tuple[Any, ...] = (None, "", [], {})
 LONG_BYTES = 8_000
 """Longest JSON that is masked on the event loop: 1 ms of prose, 6 ms of a text that was made to be slow."""
 
@@ -69,12 +69,23 @@ class Redaction:
             result, output=output, not_written=not_written, error=error, failure=failure, last_state=last_state
         )
 
-    async def as_json(self, value: Any, name: str) -> tuple[Any, int, tuple[str, ...]]:
-        """Return a value as masked JSON, how many of its strings were masked, and what of it cannot be written."""
-        size_bytes = len(encode(value, name).text)
-        return await self.mask(lambda value: self._masked_json(value, name), value, size_bytes)
+    async def as_json(
+        self, value: Any, name: str, size_bytes: int | None = None, *, has_texts: bool = False
+    ) -> tuple[Any, int, tuple[str, ...]]:
+        """Return a value as masked JSON, how many of its strings were masked, and what of it cannot be written.
 
-    def _masked_json(self, value: Any, name: str) -> tuple[Any, int, tuple[str, ...]]:
+        Args:
+            value: What a graph made.
+            name: Begins the names of keys that are not written.
+            size_bytes: Of its JSON, where that is known.
+            has_texts: As for `encode`.
+        """
+        if size_bytes is None:
+            size_bytes = len(encode(value, name).text)
+        mask = partial(self._masked_json, name=name, has_texts=has_texts)
+        return await self.mask(mask, value, size_bytes)
+
+    def _masked_json(self, value: Any, name: str, *, has_texts: bool) -> tuple[Any, int, tuple[str, ...]]:
         in_bytes = 0
 
         def mask_bytes(raw: bytes) -> bytes:
@@ -85,7 +96,7 @@ class Redaction:
                 return str(text).encode()
             return raw
 
-        encoded = encode(value, name, mask_bytes)
+        encoded = encode(value, name, mask_bytes, has_texts=has_texts)
         masked, found = self.redactor.redact_json(read_json(encoded.text))
         names, _ = self.redactor.redact_json(encoded.not_written)
         return masked, found + in_bytes, tuple(names)
@@ -115,38 +126,40 @@ class RedactedEvents(TaskEvents):
 
     async def add(self, kind: EventType, **data: Any) -> None:
         """Add an event, masked; a chunk of a message may be delayed, or merged into the next."""
-        if kind is EventType.MESSAGES and isinstance(data.get("message"), Mapping):
+        if kind is EventType.MESSAGES:
             await self._add_piece(data)
             return
         if kind is EventType.NODE:
             await self._end_streams()
-        await super().add(kind, **await self._masked(to_jsonable_python(data, fallback=str, inf_nan_mode="null")))
+        await super().add(kind, **await self._masked(data))
 
     async def flush(self) -> None:
         """Write all events, also delayed ones."""
         await self._end_streams()
         await super().flush()
 
-    async def _masked(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Mask JSON data, or what is written of data that are too long for an event."""
-        size = _bytes_of(data)
+    async def _masked(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Mask data, or what is written of data that are too long for an event."""
+        size = len(encode(data, "").text)
         if size > EVENT_BYTES:
             data, size = size_only(data, size), 0
-        masked: dict[str, Any] = (await self._redaction.mask(self._redactor.redact_json, data, size))[0]
+        masked: dict[str, Any] = (await self._redaction.as_json(data, "", size, has_texts=True))[0]
         return masked
 
     async def _add_piece(self, data: Mapping[str, Any]) -> None:
-        message = to_jsonable_python(data["message"], fallback=str, inf_nan_mode="null")
+        message = as_json(data["message"])
         content = _text(message.pop("content", ""))
         masked = await self._masked(message)
-        piece = {**data, "message": masked}
-        stream, _ = self._streams.get(str(message.get("id")), (self._redactor.stream(), None))
+        stream, last = self._streams.get(str(message.get("id")), (self._redactor.stream(), None))
+        # A message's metadata are the same for all of its chunks.
+        around = last or await self._masked({name: value for name, value in data.items() if name != "message"})
+        piece = {**around, "message": masked}
         self._streams[str(message.get("id"))] = stream, piece
         text = await self._redaction.mask(stream.feed, content, len(content))
         if not str(message.get("type", "")).endswith("Chunk") or message.get("chunk_position") == "last":
             del self._streams[str(message.get("id"))]
             text += stream.end()
-        if text or len(masked) > len({"id", "type"} & masked.keys()):
+        if text or any(masked[name] not in _EMPTY for name in masked.keys() - {"id", "type"}):
             await super().add(EventType.MESSAGES, **{**piece, "message": {**masked, "content": text}})
 
     async def _end_streams(self) -> None:
@@ -154,11 +167,6 @@ class RedactedEvents(TaskEvents):
         for stream, piece in streams.values():
             if text := stream.end():
                 await super().add(EventType.MESSAGES, **{**piece, "message": {**piece["message"], "content": text}})
-
-
-def _bytes_of(value: Any) -> int:
-    """Return the length of a value as JSON."""
-    return len(to_json(value, inf_nan_mode="null"))
 
 
 def _text(content: Any) -> str:

@@ -1,65 +1,158 @@
 """Run a graph and add the events that its task asked for. The output is that of `graph.ainvoke`."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
+from contextlib import aclosing
 from typing import Any
 
-from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.pregel import Pregel
-from langgraph.types import StreamMode as LanggraphMode
 
 from langgraph_rq.shared.queue.events import EventType
 from langgraph_rq.shared.run_fields import StreamMode
+from langgraph_rq.shared.telemetry.logs import get_logger
+from langgraph_rq.worker.outputs.failures import ErrorDetail
 from langgraph_rq.worker.task.events import TaskEvents
 
+AnyGraph = Pregel[Any, Any, Any, Any]
+
 _INTERRUPT = "__interrupt__"
-_NEEDED: tuple[LanggraphMode, ...] = ("updates", "values", "tasks")
+_NEEDED = ("updates", "values", "tasks")
 """Modes from which the output and the events of nodes are read, also where the task did not ask for them."""
+
+_log = get_logger(__name__)
 
 
 async def stream_graph(
-    graph: Pregel[Any, Any, Any, Any],
+    graph: AnyGraph,
     start: Any,
     config: RunnableConfig,
     options: Mapping[str, Any],
     modes: Collection[StreamMode],
     events: TaskEvents,
+    *,
+    subgraphs: bool = False,
+    detail: ErrorDetail = ErrorDetail.FRAMES,
 ) -> Any:
-    """Run `graph` to its end, adding to `events`; returns its output, interrupts included, as `ainvoke` does."""
-    output: Any = None
-    interrupts: list[Any] = []
-    chosen: list[LanggraphMode] = [mode.value for mode in modes if mode.value not in _NEEDED]
-    part: Any
-    all_modes = [*_NEEDED, *chosen]
-    async for mode, part in graph.astream(start, config, stream_mode=all_modes, **options):
-        if mode == "tasks":
-            await _add_node(events, part)
-        if mode == "messages":
-            await _add_message(events, *part)
-        elif mode in modes:
-            await events.add(EventType(mode), data=part)
-        if mode == "values":
-            output = part
-        elif mode == "updates" and _INTERRUPT in part:
-            interrupts.extend(part[_INTERRUPT])
-    if interrupts:
-        return {**(output if isinstance(output, dict) else {}), _INTERRUPT: interrupts}
-    return output
+    """Run a graph to its end, adding to `events`; returns its output, interrupts included, as `ainvoke` does.
+
+    Args:
+        graph: The graph.
+        start: Its input, or None to continue.
+        config: Of the run.
+        options: Further arguments of `astream`.
+        modes: What the task asked for.
+        events: Where to.
+        subgraphs: Whether the events of subgraphs are added, too.
+        detail: What is told of the exception of a node that failed.
+    """
+    output = _Output(graph)
+    asked = {mode.value for mode in modes}
+    chosen = [*_NEEDED, *sorted(asked - {*_NEEDED, EventType.EVENTS.value})]
+    run = _with_events if StreamMode.EVENTS in modes else _without_events
+    async with aclosing(run(graph, start, config, {**options, "stream_mode": chosen, "subgraphs": subgraphs})) as parts:
+        async for namespace, mode, part in parts:
+            if not namespace:
+                output.take(mode, part)
+            try:
+                await _add(events, namespace, mode, part, asked, detail)
+            except Exception as error:  # what is shown of a run must not end it
+                _log.warning("events.dropped", error=type(error).__name__)
+    return output.value()
 
 
-async def _add_node(events: TaskEvents, part: dict[str, Any]) -> None:
+class _Output:
+    """What `ainvoke` answers, read from the stream, which has the whole state in `values`."""
+
+    def __init__(self, graph: AnyGraph) -> None:
+        self._keys = graph.output_channels
+        self._is_whole = self._keys == graph.stream_channels_asis
+        self._latest: Any = None
+        self._interrupts: list[Any] = []
+
+    def take(self, mode: str, part: Any) -> None:
+        """Take a part of the graph's own stream."""
+        if mode == "values" and (self._is_whole or not isinstance(part, dict)):
+            self._latest = part
+        elif mode == "values":
+            keys = self._keys
+            self._latest = part.get(keys) if isinstance(keys, str) else {key: part[key] for key in keys if key in part}
+        elif mode == "updates" and isinstance(part, dict) and _INTERRUPT in part:
+            self._interrupts.extend(part[_INTERRUPT])
+
+    def value(self) -> Any:
+        """Return the output."""
+        if not self._interrupts:
+            return self._latest
+        return {**(self._latest if isinstance(self._latest, dict) else {}), _INTERRUPT: self._interrupts}
+
+
+_Part = tuple[tuple[str, ...], str, Any]
+"""The namespace of a subgraph, the mode, and what is streamed."""
+
+
+async def _without_events(
+    graph: AnyGraph, start: Any, config: RunnableConfig, options: Mapping[str, Any]
+) -> AsyncGenerator[_Part, None]:
+    stream: Any = graph.astream(start, config, **options)
+    async with aclosing(stream) as parts:
+        async for part in parts:
+            yield part if options["subgraphs"] else ((), *part)
+
+
+async def _with_events(
+    graph: AnyGraph, start: Any, config: RunnableConfig, options: Mapping[str, Any]
+) -> AsyncGenerator[_Part, None]:
+    """Stream what LangChain reports of every run as well. Its chunks of the graph itself are what the modes give."""
+    root = None
+    stream: Any = graph.astream_events(start, config, version="v2", **options)
+    async with aclosing(stream) as records:
+        async for record in records:
+            root = root or record["run_id"]
+            if record["event"] == "on_chain_stream" and record["run_id"] == root:
+                part: Any = record["data"]["chunk"]
+                yield part if options["subgraphs"] else ((), *part)
+            else:
+                yield (), EventType.EVENTS.value, record
+
+
+async def _add(
+    events: TaskEvents, namespace: tuple[str, ...], mode: str, part: Any, asked: Collection[str], detail: ErrorDetail
+) -> None:
+    """Add what is told of a part of the stream."""
+    where = {"namespace": namespace} if namespace else {}
+    if mode == "tasks":
+        await _add_node(events, part, where, detail)
+    if mode not in asked:
+        return
+    if mode == "messages":
+        message, metadata = part
+        node = metadata.get("langgraph_node")
+        await events.add(EventType.MESSAGES, **where, node=node, message=message, metadata=metadata)
+    else:
+        await events.add(EventType(mode), **where, data=_allowed(part, detail) if mode in {"tasks", "debug"} else part)
+
+
+async def _add_node(events: TaskEvents, part: dict[str, Any], where: Mapping[str, Any], detail: ErrorDetail) -> None:
     """Add the start or the end of a node; its return value is in the `updates` mode."""
     if "input" in part:
-        await events.add(EventType.NODE, node=part["name"], phase="start")
+        await events.add(EventType.NODE, **where, node=part["name"], phase="start")
         return
     error = part.get("error")
-    why = {"error": f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else str(error)}
-    await events.add(EventType.NODE, node=part["name"], phase="end", **(why if error else {}))
+    why = {"error": _told(error, detail)} if error else {}
+    await events.add(EventType.NODE, **where, node=part["name"], phase="end", **why)
 
 
-async def _add_message(events: TaskEvents, message: BaseMessage, metadata: dict[str, Any]) -> None:
-    """Add a message or a chunk of one, without its many empty fields."""
-    shown = {
-        name: value for name, value in message.model_dump(mode="python").items() if value not in (None, "", [], {})
-    }
-    await events.add(EventType.MESSAGES, node=metadata.get("langgraph_node"), message=shown)
+def _told(error: Any, detail: ErrorDetail) -> str:
+    if not isinstance(error, BaseException):
+        return str(error)
+    return type(error).__name__ if detail is ErrorDetail.CLASS else f"{type(error).__name__}: {error}"
+
+
+def _allowed(part: dict[str, Any], detail: ErrorDetail) -> dict[str, Any]:
+    """Leave out the message of a node's exception, where it is not told."""
+    if detail is not ErrorDetail.CLASS:
+        return part
+    if "payload" in part:
+        return {**part, "payload": _allowed(part["payload"], detail)}
+    error = part.get("error")
+    return {**part, "error": {"error": type(error).__name__}} if isinstance(error, BaseException) else part

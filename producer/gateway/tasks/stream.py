@@ -17,7 +17,7 @@ from langgraph_rq.producer.gateway.problems import documented
 from langgraph_rq.producer.gateway.tasks.bodies import StrictRoute
 from langgraph_rq.producer.gateway.tasks.routes import TaskPath
 from langgraph_rq.shared.errors import LanggraphRqError
-from langgraph_rq.shared.queue.events import BEGINNING, Event
+from langgraph_rq.shared.queue.events import BEGINNING, Event, EventType
 
 _RETRY_MS = 1_000
 _HEARTBEAT = b": \n"
@@ -41,7 +41,7 @@ router = APIRouter(route_class=StrictRoute, tags=["tasks"])
     response_class=Response,
     responses={
         200: {
-            "description": "Events until the task has ended: state, node, values, updates, custom, messages, end",
+            "description": f"Events until the task has ended: {', '.join(EventType)}",
             "content": {
                 "text/event-stream": {
                     "schema": {"type": "string"},
@@ -61,7 +61,9 @@ async def events(
     """Follow a task: what happened so far, then what happens, up to its end with the result."""
     with ExitStack() as stack:
         stack.enter_context(caller.gateway.streams.admit(caller.tenant))
-        following = await caller.client.follow(task_id, after or BEGINNING, caller.gateway.settings.heartbeat_s)
+        heartbeat_s = caller.gateway.settings.heartbeat_s
+        # In parts: a client that reads slowly may not hold a long event in the gateway's memory.
+        following = await caller.client.follow(task_id, after or BEGINNING, heartbeat_s, in_parts=True)
         if following is None:
             return Response(status_code=204)
         return EventsResponse(_write(task_id, caller, following), stack.pop_all())
@@ -94,14 +96,23 @@ async def _write(
     # A failure from here on only ends the stream: the client reconnects and gets the error then.
     with suppress(LanggraphRqError):
         async with aclosing(following) as events:
+            is_within = False
             async for event in events:
-                yield await _encode(task_id, caller, event)
+                if event:
+                    is_within = event.part[0] < event.part[1]
+                    yield await _encode(task_id, caller, event)
+                elif not is_within:  # there it would be data
+                    yield _HEARTBEAT
 
 
-async def _encode(task_id: str, caller: Caller, event: Event | None) -> bytes:
-    if event is None:
-        return _HEARTBEAT
+async def _encode(task_id: str, caller: Caller, event: Event) -> bytes:
+    """Encode an event, or a part of one: its id follows the last part, so that what is cut off is asked for again."""
+    number, count = event.part
     text = event.text
+    if count > 1:
+        before = f"event: {event.type}\ndata: " if number == 1 else ""
+        after = f"\nid: {event.id}\n\n" if number == count else ""
+        return f"{before}{text}{after}".encode()
     if event.is_last:
         document = await caller.client.result_json(task_id)
         text = f'{text[:-1]},"result":{document.decode() if document else "null"}}}'

@@ -176,10 +176,11 @@ def test_processes_that_cannot_reach_redis_end_without_being_started_again(refus
     }
 
 
-def test_node_that_ends_the_process_fails_its_own_task_only(installation, client):
+@pytest.mark.parametrize("stream", [[], ["values"], ["events"]], ids=["", "values", "events"])
+def test_node_that_ends_the_process_fails_its_own_task_only(installation, client, stream):
     neighbour = client.submit({"seconds": 0.5}, graph="nap").task_id
     until_sync(lambda: client.status(neighbour).state is State.RUNNING)
-    failed = client.wait(client.submit({"code": 3}, graph="exit").task_id, timeout_s=30)
+    failed = client.wait(client.submit({"code": 3}, graph="exit", stream=stream).task_id, timeout_s=30)
     assert (failed.status, failed.error.type, failed.error.message) == ("error", "graph_error", "SystemExit: 3")
     assert client.wait(neighbour, timeout_s=30).status is State.SUCCESS
     assert client.status(neighbour).attempts == 1

@@ -14,9 +14,9 @@ from langgraph_rq import Client
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
-from langgraph_rq.shared.queue.events import EventType, append_call, read_event
+from langgraph_rq.shared.queue.events import PART_BYTES, EventType, Parts, append_call, read_event
 from langgraph_rq.shared.tasks import State
-from langgraph_rq.worker.task.events import EVENT_BYTES, EventWriter
+from langgraph_rq.worker.task.events import EventWriter
 from tests.fleet import one_node_graph, worker
 
 
@@ -45,8 +45,17 @@ async def events_of(client: Client, aredis, stream=(), input=None):  # noqa: A00
     task = client.submit(input or {"n": 1}, graph="g", stream=stream)
     result = await asyncio.to_thread(client.wait, task.task_id, 10)
     entries = await aredis.xrange(f"agent:events:{task.task_id}")
-    events = [read_event(entry) for entry in entries]
-    return result, [(event.type, event.data) for event in events]
+    events = map(Parts().join, map(read_event, entries))
+    return result, [(event.type, event.data) for event in events if event]
+
+
+def key(task_id: str) -> str:
+    return f"agent:events:{task_id}"
+
+
+async def raw_entries(aredis, task_id: str) -> list[tuple[str, bytes]]:
+    entries = await aredis.xrange(key(task_id))
+    return [(fields[b"type"].decode(), fields[b"data"]) for _, fields in entries]
 
 
 async def test_task_that_asks_for_nothing_has_its_states_only(redis_url, client, aredis):
@@ -113,14 +122,58 @@ async def test_events_of_a_failing_node_come_before_the_end(redis_url, client, a
     assert events[3][1] == {"attempt": 1, "node": "node", "phase": "end", "error": "ValueError: no"}
 
 
-async def test_event_over_the_limit_says_how_long_it_was(redis_url, client, aredis):
+async def test_long_event_is_cut_into_entries_that_the_client_joins(redis_url, client, aredis):
+    long = "ü€😀" * PART_BYTES  # a cut falls into characters of each length
+
+    async def tell(_state):
+        get_stream_writer()(long)
+        get_stream_writer()("short")
+
+    async with worker(redis_url, {"g": one_node_graph(tell, Number)}):
+        result, _ = await events_of(client, aredis, ["custom"])
+    assert [kind for kind, _ in await raw_entries(aredis, result.task_id)][2:6] == [
+        "custom 1/10", "custom 2/10", "custom 3/10", "custom 4/10",
+    ]  # fmt: skip
+    joined = await asyncio.to_thread(lambda: list(client.events(result.task_id)))
+    assert [event.data["data"] for event in joined if event.type == "custom"] == [long, "short"]
+    parts = [event for event in joined if event.type == "custom"]
+    later = await asyncio.to_thread(lambda: list(client.events(result.task_id, parts[0].id)))
+    assert later == joined[joined.index(parts[1]) :]
+
+
+async def test_event_whose_first_parts_are_forgotten_is_none(redis_url, client, aredis):
+    async def tell(_state):
+        get_stream_writer()("x" * 3 * PART_BYTES)
+
+    async with worker(redis_url, {"g": one_node_graph(tell, Number)}):
+        result, _ = await events_of(client, aredis, ["custom"])
+    first = next(id_ for id_, fields in await aredis.xrange(key(result.task_id)) if fields[b"type"] == b"custom 1/4")
+    await aredis.xdel(key(result.task_id), first)
+    events = await asyncio.to_thread(lambda: list(client.events(result.task_id)))
+    assert [event.type for event in events] == ["state", "node", "node", "end"]
+
+
+async def test_event_over_the_limit_says_how_long_it_was(redis_url, client, aredis, monkeypatch):
+    monkeypatch.setattr("langgraph_rq.worker.task.events.EVENT_BYTES", 50_000)
+
     async def long(_state):
-        get_stream_writer()("x" * EVENT_BYTES)
+        get_stream_writer()("x" * 50_000)
 
     async with worker(redis_url, {"g": one_node_graph(long, Number)}):
         _, events = await events_of(client, aredis, ["custom"])
     (custom,) = [data for kind, data in events if kind == "custom"]
-    assert custom == {"attempt": 1, "omitted_bytes": EVENT_BYTES + len('{"attempt":1,"data":""}')}
+    assert custom == {"attempt": 1, "omitted_bytes": 50_000 + len('{"attempt":1,"data":""}')}
+
+
+async def test_fault_in_what_is_shown_of_a_run_does_not_end_it(redis_url, client, aredis, monkeypatch, lines):
+    async def refuse(*_arguments, **_data):
+        raise RuntimeError
+
+    monkeypatch.setattr("langgraph_rq.worker.task.events.TaskEvents.add", refuse)
+    async with worker(redis_url, {"g": two_nodes()}):
+        result, _ = await events_of(client, aredis, ["values"])
+    assert (result.status, result.result) == (State.SUCCESS, {"n": 3})
+    assert {line["error"] for line in lines.named("events.dropped")} == {"RuntimeError"}
 
 
 async def test_what_json_cannot_carry_does_not_fail_its_task(redis_url, client, aredis):
@@ -132,6 +185,40 @@ async def test_what_json_cannot_carry_does_not_fail_its_task(redis_url, client, 
     (custom,) = [data for kind, data in events if kind == "custom"]
     assert result.status is State.SUCCESS
     assert custom["data"] == {"nan": None, "object": "<class 'object'>"}
+
+
+async def test_task_whose_events_come_faster_than_redis_takes_them_waits_for_it(aredis, monkeypatch):
+    monkeypatch.setattr("langgraph_rq.worker.task.events._WAITING_BYTES", 3 * PART_BYTES)
+    writer = EventWriter(aredis)
+    events = writer.open(claim(*await running(aredis)), "w")
+    most = 0
+    for _ in range(40):
+        await events.add(EventType.CUSTOM, data="x" * PART_BYTES)
+        most = max(most, writer.waiting_bytes)
+    await events.flush()
+    assert most < 5 * PART_BYTES
+    assert writer.waiting_bytes == 0
+    assert await aredis.xlen("agent:events:t") == 1 + 2 * 40
+
+
+async def test_events_are_dropped_in_a_long_outage_instead_of_holding_the_task_up(monkeypatch):
+    monkeypatch.setattr("langgraph_rq.worker.task.events._WAITING_BYTES", 3 * PART_BYTES)
+    monkeypatch.setattr("langgraph_rq.worker.task.events._ROOM_S", 0.2)
+    with EmbeddedRedis() as server:
+        async with open_async(server.url) as redis:
+            events = EventWriter(redis).open(claim(*await running(redis)), "w")
+            server.kill()
+            for n in range(200):
+                await events.add(EventType.CUSTOM, n=n, data="x" * PART_BYTES)
+            await asyncio.to_thread(server.start)
+            await asyncio.wait_for(events.flush(), 20)
+            await events.add(EventType.CUSTOM, n=200)
+            await events.flush()
+            entries = [read_event(entry) for entry in await redis.xrange("agent:events:t")]
+    parts = Parts()
+    found = [event.data["n"] for event in map(parts.join, entries[1:]) if event]
+    assert found == [*range(len(found) - 1), 200]
+    assert 1 < len(found) < 10
 
 
 def claim(task_id: str, epoch: int):
