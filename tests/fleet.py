@@ -20,8 +20,9 @@ from langgraph_rq.worker.graphs.graphs import LoadedGraph
 from langgraph_rq.worker.graphs.input_keys import graph_input
 from langgraph_rq.worker.graphs.state_types import state_types
 from langgraph_rq.worker.guards.guards import Guards
+from langgraph_rq.worker.guards.task_guard import token_of
 from langgraph_rq.worker.guards.waiting import MOST_KEPT, KeptAttempts
-from langgraph_rq.worker.state.checkpoints import Checkpointer
+from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.task.events import EventWriter
 from langgraph_rq.worker.task.run_context import RunContext
@@ -60,10 +61,9 @@ async def worker(
     async with open_async(redis_url) as client, open_async(redis_url) as saved:
         checkpointer = None
         if checkpoints:
-            checkpointer = Checkpointer(saved, serializer=serializer)
+            checkpointer = ThreadSaver(saved, serializer=serializer, token=token_of)
             for graph in graphs.values():
                 checkpointer.serde.allow(state_types(graph))
-            await checkpointer.asetup()
         loaded = {
             name: LoadedGraph(name, graph.copy({"checkpointer": checkpointer}), graph_input(graph))
             for name, graph in graphs.items()

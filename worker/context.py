@@ -45,8 +45,7 @@ from langgraph_rq.worker.guards.fleet_limits import follow_limits, known_paces, 
 from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.guards.waiting import KeptAttempts
 from langgraph_rq.worker.outputs.failures import ErrorDetail
-from langgraph_rq.worker.state.checkpoints import Checkpointer
-from langgraph_rq.worker.state.project_checkpointer import ProjectCheckpointer
+from langgraph_rq.worker.state.checkpointer import Checkpointer, open_checkpointer
 from langgraph_rq.worker.state.project_state import adopt, open_project_state, unencrypted
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.state_keys import StateKeys
@@ -96,10 +95,16 @@ async def open_context(
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(open_async(url, connections=redis.redis_connections))
         saved = await stack.enter_async_context(open_async(checkpoint_url, connections=redis.redis_connections))
-        checkpointer: Checkpointer | ProjectCheckpointer | None = None
+        checkpointer: Checkpointer | None = None
         if settings.checkpoints:
-            checkpointer = Checkpointer(saved, serializer=serializer, ttl_s=settings.thread_ttl_s, is_fenced=is_fenced)
-            await checkpointer.asetup()
+            checkpointer = await open_checkpointer(
+                settings.state,
+                saved,
+                serializer,
+                ttl_s=settings.thread_ttl_s,
+                keep=settings.thread_keep,
+                is_fenced=is_fenced,
+            )
         opening: AbstractAsyncContextManager[BaseStore]
         if settings.state == "redis":
             opening = open_store(

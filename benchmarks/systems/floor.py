@@ -19,7 +19,7 @@ import uvloop
 from benchmarks.systems.graphs.workloads import Work, noop, w, w0
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.worker.boot import tune_garbage_collection
-from langgraph_rq.worker.state.checkpoints import Checkpointer
+from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
 
 
 async def serve(redis_url: str | None) -> None:
@@ -27,8 +27,7 @@ async def serve(redis_url: str | None) -> None:
     async with AsyncExitStack() as stack:
         checkpointer = None
         if redis_url:
-            checkpointer = Checkpointer(await stack.enter_async_context(open_async(redis_url)))
-            await checkpointer.asetup()
+            checkpointer = ThreadSaver(await stack.enter_async_context(open_async(redis_url)))
         workloads = {"w": w, "w0": w0, "noop": noop}
         graphs = {name: workload.compile(checkpointer=checkpointer) for name, workload in workloads.items()}
         tune_garbage_collection()

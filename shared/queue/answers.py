@@ -124,6 +124,8 @@ class Claimed:
     group_size: int = 0
     """How many tasks may share its child process, itself included; 0: no child process has died under it."""
     options: JobOptions = JobOptions()
+    token: int = 0
+    """The fencing token of this claim: microseconds, higher than those of all earlier claims of any task."""
 
     @property
     def is_from_rq(self) -> bool:
@@ -248,7 +250,7 @@ def whole_number(value: bytes, otherwise: int = 0) -> int:
 
 def _claimed(task: Sequence[Any], now_ms: int) -> Claimed:
     id_, epoch, queue, created, started, deadline, crashes, failures, waits, cancelled, used, data, origin = task[:13]
-    acting, blocked_in, options, group_size = task[13:]
+    acting, blocked_in, options, group_size, token = task[13:]
     return Claimed(
         id=id_.decode(),
         epoch=int(epoch),
@@ -268,6 +270,7 @@ def _claimed(task: Sequence[Any], now_ms: int) -> Claimed:
         blocked_in=blocked_in.decode(errors="replace"),
         options=JobOptions(*(option.decode(errors="replace") for option in options)),
         group_size=group_size,
+        token=token,
     )
 
 

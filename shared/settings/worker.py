@@ -32,7 +32,7 @@ class WorkerSettings(Settings):
     )
     state: Literal["redis", "redis-stack"] = Field(
         "redis",
-        description="how state is kept: redis, or redis-stack, by langgraph-checkpoint-redis with the search module",
+        description="how state is kept: redis needs no modules; redis-stack needs JSON and search, and is not fenced",
     )
     store_scan_items: int = Field(
         10_000, ge=1, description="the most items, or namespaces, that one search of the store looks at"
@@ -47,6 +47,9 @@ class WorkerSettings(Settings):
         description="a run that is cancelled or late gets so long to end before it is abandoned",
     )
     thread_ttl_s: float = Field(604_800.0, gt=0, description="keep the checkpoints of a thread this long")
+    thread_keep: int = Field(
+        100, ge=0, description="keep so many of the newest checkpoints of a thread and namespace; 0: all"
+    )
     checkpoint_ttl_s: float = Field(60.0, gt=0, description="likewise of a task without thread, after its success")
     error_detail: str = Field(
         "frames",

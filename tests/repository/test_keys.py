@@ -21,6 +21,7 @@ from langgraph_rq.shared.threads import requests as thread_requests
 from langgraph_rq.worker.guards import tenant_calls
 from langgraph_rq.worker.records import journal, ledger
 from langgraph_rq.worker.state import checkpoints
+from langgraph_rq.worker.state.saver import thread_saver
 from langgraph_rq.worker.state.store import store
 
 OWNERS = (
@@ -35,6 +36,7 @@ OWNERS = (
     journal,
     ledger,
     store,
+    thread_saver,
     event_feed,
     rates,
     recent,
@@ -93,7 +95,7 @@ def test_every_key_that_is_left_is_documented_by_its_owner(keys):
 
 def test_results_and_tasks_are_among_them(keys):
     assert any(key.startswith("agent:result:") for key in keys)
-    assert any(key.startswith("checkpoint") for key in keys)
+    assert any(key.startswith("agent:thread_state:") for key in keys)
 
 
 def test_list_of_keys_that_stay_is_short_and_holds_no_tasks_data():

@@ -25,6 +25,7 @@ from langgraph_rq.worker.context import open_context
 from langgraph_rq.worker.graphs.langgraph_json import LanggraphJson, read_langgraph_json
 from langgraph_rq.worker.state.redis_stack_store import open_redis_stack_store
 from langgraph_rq.worker.state.refused_state import RefusedStateError
+from langgraph_rq.worker.state.saver.records import packed_header
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.store.opening import open_store
 from tests.fleet import worker
@@ -157,11 +158,12 @@ async def ended(client, task):
 
 async def plant(redis, extension: bytes) -> None:
     """Put an extension into every checkpoint of Redis, in place of what the worker wrote."""
-    keys = [key async for key in redis.scan_iter(match="checkpoint:*")]
+    keys = [key async for key in redis.scan_iter(match="agent:thread_state:*")]
     assert keys
     for key in keys:
-        await redis.json().set(key, "$.checkpoint.type", "msgpack")
-        await redis.json().set(key, "$.checkpoint.blob", base64.b64encode(extension).decode())
+        for field, record in (await redis.hgetall(key)).items():
+            if field.startswith(b"c"):
+                await redis.hset(key, field, record[: 3 + len(packed_header(record))] + b"\0" + extension)
 
 
 @envelopes

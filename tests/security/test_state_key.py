@@ -14,9 +14,9 @@ from langgraph_rq.shared.errors import ErrorType, SettingsError
 from langgraph_rq.shared.settings import RedisSettings, StateSettings, WorkerSettings, load
 from langgraph_rq.worker.context import open_context
 from langgraph_rq.worker.graphs.langgraph_json import read_langgraph_json
-from langgraph_rq.worker.state.checkpoints import Checkpointer
 from langgraph_rq.worker.state.redis_stack_store import open_redis_stack_store
 from langgraph_rq.worker.state.refused_state import RefusedStateError
+from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.state_keys import StateKeys
 from langgraph_rq.worker.state.store.opening import open_store
@@ -70,14 +70,28 @@ async def stored(redis, pattern: str) -> dict[str, Any]:
     return {key.decode(): await redis.json().get(key) async for key in redis.scan_iter(match=pattern)}
 
 
+async def threads(redis) -> dict[str, Any]:
+    """All that threads hold."""
+    return {key.decode(): await redis.hgetall(key) async for key in redis.scan_iter(match="agent:thread_state:*")}
+
+
+async def held(redis) -> Any:
+    """What threads hold, except the token of the task that ran last."""
+    return {key: {**fields, b"t": None} for key, fields in (await threads(redis)).items()}
+
+
+async def newest(redis, thread: str) -> bytes:
+    """Return the field of a thread's newest checkpoint."""
+    return b"c" + (await redis.zrange(f"agent:thread_index:{thread}", -1, -1))[0]
+
+
 async def test_nothing_of_the_state_is_readable_in_redis(aredis, talk):
-    saver = Checkpointer(aredis, serializer=serializer(NEW))
-    await saver.asetup()
+    saver = ThreadSaver(aredis, serializer=serializer(NEW))
     asking = StateGraph(Talk).add_node(ask).add_edge(START, "ask")
     for builder in (talk.builder, asking):
         config = {"configurable": {"thread_id": "t", "task_id": "task"}}
         await builder.compile(checkpointer=saver).ainvoke({"said": SECRET}, config, durability="sync")
-    found = json.dumps([await stored(aredis, "checkpoint:*"), await stored(aredis, "checkpoint_write:*")])
+    found = repr(await threads(aredis))
     assert found.count("+aes256gcm:") > 4
     assert SECRET not in found
     plain = await asking.compile(checkpointer=saver).aget_state({"configurable": {"thread_id": "t"}})
@@ -87,12 +101,12 @@ async def test_nothing_of_the_state_is_readable_in_redis(aredis, talk):
 
 async def test_wrong_key_is_one_error_and_loses_nothing(say, aredis):
     assert (await say(OLD)).error is None
-    before = await stored(aredis, "checkpoint:*")
+    before = await held(aredis)
     result = await say(NEW)
     assert (result.status, result.error.type) == (State.ERROR, ErrorType.STATE_REFUSED)
     assert "LGRQ_STATE_KEY" in result.error.message
     assert result.metadata.attempts == 1
-    assert await stored(aredis, "checkpoint:*") == before
+    assert await held(aredis) == before
     assert len((await say(OLD)).result["said"][0]) == 2
 
 
@@ -147,23 +161,21 @@ def test_changed_or_moved_text_is_refused(change):
 
 
 async def test_checkpoint_of_another_thread_is_refused(aredis, talk):
-    saver = Checkpointer(aredis, serializer=serializer(NEW))
-    await saver.asetup()
+    saver = ThreadSaver(aredis, serializer=serializer(NEW))
     graph = talk.builder.compile(checkpointer=saver)
     for thread in ("mine", "yours"):
         await graph.ainvoke({"said": thread}, {"configurable": {"thread_id": thread}}, durability="sync")
-    mine, yours = [await aredis.get(f"checkpoint_latest:{thread}:__empty__") for thread in ("mine", "yours")]
-    await aredis.json().set(mine, "$.checkpoint", (await aredis.json().get(yours))["checkpoint"])
+    mine, yours = [await newest(aredis, thread) for thread in ("mine", "yours")]
+    theirs = await aredis.hget("agent:thread_state:yours", yours)
+    await aredis.hset("agent:thread_state:mine", mine, theirs)
     with pytest.raises(RefusedStateError):
         await graph.aget_state({"configurable": {"thread_id": "mine"}})
 
 
 async def test_planted_plain_checkpoint_is_refused(aredis, talk):
-    saver = Checkpointer(aredis, serializer=serializer(NEW))
-    await saver.asetup()
     config = {"configurable": {"thread_id": "t"}}
     for one in (serializer(), serializer(NEW)):
-        graph = talk.builder.compile(checkpointer=Checkpointer(aredis, serializer=one))
+        graph = talk.builder.compile(checkpointer=ThreadSaver(aredis, serializer=one))
         if one.is_plain:
             await graph.ainvoke({"said": "planted"}, config, durability="sync")
         else:

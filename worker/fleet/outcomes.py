@@ -7,7 +7,7 @@ from langgraph_rq.shared.queue.attempts import finish_call, release_call
 from langgraph_rq.shared.queue.waits import keep_call
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import get_logger
-from langgraph_rq.worker.state.outages import CheckpointOutageError
+from langgraph_rq.worker.state.outages import CheckpointFencedError, CheckpointOutageError
 from langgraph_rq.worker.task.attempt import Attempt, error_of
 from langgraph_rq.worker.task.commits import commit_batcher
 from langgraph_rq.worker.task.result import Ended
@@ -107,7 +107,7 @@ class OutcomeWriter:
             ttl_s = self._checkpoint_ttl_s if is_done else self._context.times.kept_ms(ended.state) / 1000
             try:
                 await checkpointer.expire_thread(ended.spent_thread, ttl_s)
-            except (RedisError, CheckpointOutageError) as error:  # they keep the longer TTL that they were written with
+            except (RedisError, CheckpointOutageError, CheckpointFencedError) as error:  # their longer TTL stays
                 _log.warning("checkpoints.not_expired", error=str(error))
 
     def _send_audit_entry(self, attempt: Attempt, ended: Ended) -> None:

@@ -77,6 +77,10 @@ class TaskGuard:
     task_id: str | None = None
     epoch: int = 0
     worker: str = ""
+    thread: str = ""
+    """Of the task, in Redis; empty: not read yet."""
+    token: int | None = None
+    """The fencing token of its claim, which writes to the thread carry."""
     payer: Payer = field(default_factory=Payer)
     deadline_at: float | None = None
     """On the monotonic clock; None: an outage of Redis is an error at once."""
@@ -137,6 +141,12 @@ class TaskGuard:
 
 current_task: ContextVar[TaskGuard | None] = ContextVar("current_task", default=None)
 """The run that this context belongs to; threads and tasks that LangGraph starts inherit it."""
+
+
+def token_of(thread: str) -> int | None:
+    """Return the fencing token of the current task if `thread` is its own; None: it is not, or there is no task."""
+    task = current_task.get()
+    return task.token if task and task.thread == thread else None
 
 
 def find_guards(guards: "Guards | None", caller: str) -> tuple["Guards", TaskGuard]:

@@ -94,8 +94,8 @@ class Checkpointer(AsyncRedisSaver):
         found = await self._outages.retry(lambda: super(Checkpointer, reader).aget_tuple(config))
         return found and _with_metadata(reader.serde, found)
 
-    async def is_known(self, thread_id: str) -> bool:
-        """Return whether a thread has checkpoints; waits while Redis is away. Cheaper than to look for the newest."""
+    async def begin(self, thread_id: str) -> bool:
+        """Begin a task on a thread. Returns whether it has checkpoints; cheaper than to look for the newest."""
         call = scripts.Call(scripts.load_script("worker/state/is_known"), [_index_key(thread_id)], [], bool)
         return await self._outages.retry(lambda: self._trips.run(call))
 

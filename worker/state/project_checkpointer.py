@@ -46,8 +46,8 @@ class ProjectCheckpointer(BaseCheckpointSaver[Any]):
 
     check_fence: Callable[[], None]
 
-    async def is_known(self, thread_id: str) -> bool:
-        """Return whether a thread has checkpoints."""
+    async def begin(self, thread_id: str) -> bool:
+        """Begin a task on a thread, which is not fenced here; return whether the thread has checkpoints."""
         return await self.aget_tuple({"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}) is not None
 
     async def expire_thread(self, thread_id: str, ttl_s: float = 0.0) -> int:

@@ -63,6 +63,7 @@ class Attempt(TaskGuard):
             worker=worker,
             claimed=claimed,
             context=context,
+            token=claimed.token,
             input_bytes=len(claimed.data),
             is_cancelled=claimed.is_cancelled,
             input_tokens=claimed.used.input_tokens,
@@ -81,6 +82,7 @@ class Attempt(TaskGuard):
     def read(self, task: Task) -> None:
         """Add the task itself: from here on log lines name its graph, thread and user."""
         self.task = task
+        self.thread = task.thread_key
         self.payer = Payer(task.tenant, task.user_id, task.task_id)
         if self.context.checkpointer and self.context.serializer:
             codec, claimed = self.context.serializer, self.claimed

@@ -11,8 +11,7 @@ from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.tasks import State, Task
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.graphs.graphs import AnyGraph, GraphPerRun, LoadedGraph
-from langgraph_rq.worker.state.checkpoints import Checkpointer
-from langgraph_rq.worker.state.project_checkpointer import ProjectCheckpointer
+from langgraph_rq.worker.state.checkpointer import Checkpointer
 from langgraph_rq.worker.task.attempt import Attempt
 from langgraph_rq.worker.task.breakpoints import find_stop, has_breakpoints
 from langgraph_rq.worker.task.events import TaskEvents
@@ -112,17 +111,12 @@ async def _read_before(attempt: Attempt, task: Task, config: RunnableConfig) -> 
         await context.store.raise_epoch(attempt.claimed.id, epoch)
     if attempt.journal and epoch > 1:
         attempt.journal.open(await context.guards.loops.retry(attempt.journal.read_call()) or {})
-    # A first attempt may follow one that Redis forgot in a failover, whose worker went on for a moment.
-    if context.checkpointer and (
-        epoch > 1 or task.thread_id is not None or task.goes_on or await context.checkpointer.is_known(task.thread_key)
-    ):
+    if context.checkpointer and await context.checkpointer.begin(task.thread_key):
         return await context.checkpointer.aget_tuple(config)
     return None
 
 
-async def _read_end(
-    task: Task, loaded: LoadedGraph, checkpointer: Checkpointer | ProjectCheckpointer | None, output: Any
-) -> Result:
+async def _read_end(task: Task, loaded: LoadedGraph, checkpointer: Checkpointer | None, output: Any) -> Result:
     """Read how a run ended: with its output, a question, or at a breakpoint."""
     result = read_output(output)
     if checkpointer is None:
@@ -133,7 +127,7 @@ async def _read_end(
 
 
 async def _restore(
-    graph: AnyGraph, before: CheckpointTuple | None, checkpointer: Checkpointer | ProjectCheckpointer | None, task: Task
+    graph: AnyGraph, before: CheckpointTuple | None, checkpointer: Checkpointer | None, task: Task
 ) -> None:
     """Restore a thread to what it was before an input that LangGraph refused.
 

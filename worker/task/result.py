@@ -32,7 +32,7 @@ from langgraph_rq.worker.guards.refusals import (
 from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
 from langgraph_rq.worker.outputs.failures import ErrorDetail, Failure, describe, lines
 from langgraph_rq.worker.outputs.json_values import encode
-from langgraph_rq.worker.state.outages import CheckpointOutageError
+from langgraph_rq.worker.state.outages import CheckpointFencedError, CheckpointOutageError
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 
 ERROR_BYTES = 8_000
@@ -131,7 +131,8 @@ def read_error(error: BaseException, deadline_at: float) -> Result:
         return Result(State.RUNNING)
     if isinstance(error, TaskCancelled):
         return Result(State.CANCELLED)
-    if isinstance(error, CheckpointOutageError) or is_outage(error):
+    # A fenced run that still owns its task, after a failover, comes back with a higher token.
+    if isinstance(error, CheckpointOutageError | CheckpointFencedError) or is_outage(error):
         return Result(State.PENDING, error=(ErrorType.GUARD_UNAVAILABLE, message), wait=AFTER_OUTAGE)
     wait = wait_for_provider(error, deadline_at)
     if wait:

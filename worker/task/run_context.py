@@ -19,8 +19,7 @@ from langgraph_rq.worker.graphs.graphs import GraphPerRun, LoadedGraph
 from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.outputs.failures import ErrorDetail
 from langgraph_rq.worker.records.ledger import TTL_MS
-from langgraph_rq.worker.state.checkpoints import Checkpointer
-from langgraph_rq.worker.state.project_checkpointer import ProjectCheckpointer
+from langgraph_rq.worker.state.checkpointer import Checkpointer
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.store.store import Store
 from langgraph_rq.worker.task.events import EventWriter
@@ -43,7 +42,7 @@ class RunContext:
     """Of signed tasks; None: tasks and results carry no signatures."""
     key_file: KeyFile | None = None
     """Where the key of the model API comes from; None: from no file."""
-    checkpointer: Checkpointer | ProjectCheckpointer | None = None
+    checkpointer: Checkpointer | None = None
     """Where the graphs' checkpoints live, but for graphs with one of their own; None for none."""
     serializer: StateSerializer | None = None
     """Writes what is kept of a run besides its checkpoints: answers of models, results of calls that are made once."""

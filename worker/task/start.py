@@ -17,8 +17,7 @@ from langgraph_rq.shared.tasks import Resume, State, Task, task_key
 from langgraph_rq.worker.graphs.empty_context import empty_context
 from langgraph_rq.worker.graphs.factories import Run
 from langgraph_rq.worker.graphs.graphs import AnyGraph
-from langgraph_rq.worker.state.checkpoints import Checkpointer
-from langgraph_rq.worker.state.project_checkpointer import ProjectCheckpointer
+from langgraph_rq.worker.state.checkpointer import Checkpointer
 from langgraph_rq.worker.task.breakpoints import has_breakpoints, stopped_before
 from langgraph_rq.worker.task.interrupts import begun_answers, is_by_id, start_resume
 from langgraph_rq.worker.task.invalid_input import explain_values
@@ -88,7 +87,7 @@ async def choose_start(
     task: Task,
     graph: AnyGraph,
     config: RunnableConfig,
-    checkpointer: Checkpointer | ProjectCheckpointer | None,
+    checkpointer: Checkpointer | None,
     redaction: Redaction | None,
     last: CheckpointTuple | None,
 ) -> Start | Result:
@@ -123,9 +122,7 @@ async def choose_start(
     return start if isinstance(start, Result) else Start(start, config, options)
 
 
-async def _has_written(
-    checkpointer: Checkpointer | ProjectCheckpointer, config: RunnableConfig, owners: Container[str]
-) -> bool:
+async def _has_written(checkpointer: Checkpointer, config: RunnableConfig, owners: Container[str]) -> bool:
     """Whether one of the tasks has written one of the newest checkpoints of the thread."""
     async for found in checkpointer.alist(config, limit=_LOOKED_AT):
         if found.metadata.get("task_id") in owners:
@@ -137,7 +134,7 @@ async def _input(
     task: Task,
     graph: AnyGraph,
     config: RunnableConfig,
-    checkpointer: Checkpointer | ProjectCheckpointer | None,
+    checkpointer: Checkpointer | None,
     redaction: Redaction | None,
     last: CheckpointTuple | None,
 ) -> "Any | Command[str] | Result | None":

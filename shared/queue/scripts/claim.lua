@@ -37,7 +37,7 @@
 --          cancelled, {input tokens, output tokens, nano-dollars used before}, data, origin, names of unusual fields,
 --          line in which it blocked the event loop of an earlier owner, or empty,
 --          {timeout, result_ttl, failure_ttl (s)} as stock RQ wrote them, empty for none},
---          how many tasks may share its child process, 0 for any number}
+--          how many tasks may share its child process, 0 for any number, fencing token}
 --   origin: ours | enqueued (by stock RQ) | adopted (likewise, by an earlier attempt) | too_long (data not read) |
 --     malformed (no hash)
 local workers_key, own_key, open_key, suspended_key, rq_worker_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -45,7 +45,10 @@ local worker, n, max_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local events_ms, adopt_ms, cap, now_iso = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local longest, graphs, now_ms = ARGV[8], ARGV[9], clock(ARGV[10])
 local read_bytes = 0
+-- Of the last claim. A token is higher than all before it, even if a failover has set the clock back (R19).
+local token = tonumber(redis.call('GET', 'agent:token') or '') or 0
 local now = whole(now_ms)
+local TOKEN_MS = 86400000
 local MOST_ASIDE, MOST_WOKEN, MOST_FREED = 64, 16, 32
 
 local lease_end = tonumber(redis.call('ZSCORE', workers_key, worker))
@@ -119,6 +122,7 @@ local function own(id, task_key, job_key, queue)
   end
   read_bytes = read_bytes + #data
   epoch = natural(epoch, 0) + 1
+  token = math.max(token + 1, now_ms * 1000)
   created, started, deadline = natural(created, now_ms), natural(started, now_ms), natural(deadline, now_ms)
   if fields[18] then
     deadline = stand_still(id, now_ms)
@@ -139,7 +143,7 @@ local function own(id, task_key, job_key, queue)
   redis.call('PEXPIREAT', 'agent:events:' .. id, whole(deadline + events_ms))
   return {id, epoch, queue, created, started, deadline, natural(crashes, 0), natural(failures, 0), natural(waits, 0),
     cancel and 1 or 0, {unpack(fields, 11, 14)}, data, origin, acts, fields[15] or '', options,
-    natural(fields[17], 0)}
+    natural(fields[17], 0), token}
 end
 
 -- An empty list holds no id of any user. A user or a tenant marked as having one there lost it to a tool of RQ, or its
@@ -223,6 +227,9 @@ for i = 6, (#tasks >= n or read_bytes >= max_bytes or looked >= LOOKED) and #KEY
   if not KEYS[i]:find(':', #QUEUE_KEY + 1, true) and redis.call('EXISTS', KEYS[i]) == 1 then
     ring(KEYS[i]:sub(#QUEUE_KEY + 1))
   end
+end
+if #tasks > 0 then
+  redis.call('SET', 'agent:token', whole(token), 'PX', TOKEN_MS)
 end
 if #tasks > 0 and redis.call('EXISTS', rq_worker_key) == 1 then
   redis.call('HSET', rq_worker_key, 'state', 'busy')

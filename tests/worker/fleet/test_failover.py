@@ -34,11 +34,7 @@ def two_nodes(second):
 def copy_checkpoints(source, target):
     """Let what a worker wrote after the failover arrive."""
     with Redis.from_url(source.url) as old, Redis.from_url(target.url) as new:
-        for key in [
-            *old.scan_iter("checkpoint*"),
-            *old.scan_iter("agent:checkpoints:*"),
-            *old.scan_iter("write_keys*"),
-        ]:
+        for key in old.scan_iter("agent:thread_[si]*"):
             new.restore(key, 0, old.dump(key))
 
 

@@ -298,9 +298,9 @@ async def test_thread_remembers_and_a_task_without_one_leaves_nothing_for_long(r
             assert result.result == {"n": expected}
         alone = client.submit({}, graph="g").task_id
         assert (await ended(client, alone)).result == {"n": 1}
-        keys = redis_client.keys(f"checkpoint*{alone}*")
+        keys = redis_client.keys(f"agent:thread_*{alone}*")
         await until(lambda: keys and all(0 < redis_client.ttl(key) <= 60 for key in keys))
-    assert max(redis_client.ttl(key) for key in redis_client.keys("checkpoint*:th:*")) > 3600
+    assert max(redis_client.ttl(key) for key in redis_client.keys("agent:thread_*:th")) > 3600
 
 
 async def test_graph_that_this_worker_lacks_goes_to_the_one_that_has_it(redis_url, client, redis_client):

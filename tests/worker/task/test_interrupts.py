@@ -258,7 +258,7 @@ async def test_answered_thread_of_a_task_without_one_leaves_nothing_for_long(cli
         asked = client.submit({"said": []}, graph="g").task_id
         await ended(client, asked)
         await ended(client, client.resume(asked, 1).task_id)
-        keys = redis_client.keys("checkpoint*TASK--*")
+        keys = redis_client.keys("agent:thread_*TASK--*")
         await until(lambda: keys and all(0 < redis_client.ttl(key) <= 60 for key in keys if redis_client.exists(key)))
 
 
@@ -316,7 +316,7 @@ async def test_question_whose_answer_failed_while_it_was_used_takes_the_new_answ
         await ended(client, asked)
         failed = client.resume(asked, "one").task_id
         assert (await ended(client, failed)).status is State.ERROR
-        for key in redis_client.keys("checkpoint*"):
+        for key in redis_client.keys("agent:thread_*"):
             assert not 0 < redis_client.ttl(key) <= 60, "the question is forgotten with its thread"
         second = client.resume(asked, answer).task_id
         assert list(open_questions(await ended(client, second))) == ["second?"]

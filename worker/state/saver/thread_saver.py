@@ -100,9 +100,6 @@ class ThreadSaver(SyncFaces):
         self._large: OrderedDict[tuple[str, str], frozenset[str]] = OrderedDict()
         self._left: OrderedDict[tuple[str, str], int] = OrderedDict()
 
-    async def asetup(self) -> None:
-        """Do nothing: there are no indexes to create."""
-
     async def begin(self, thread_id: str) -> bool:
         """Begin a task on a thread: from here on writes with a lower token than its own are refused.
 

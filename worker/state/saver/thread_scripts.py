@@ -49,7 +49,9 @@ class ThreadScripts:
         """Call a script that writes nothing."""
         return await self._run(verb, [state_key(thread), index_key(thread)], args)
 
-    async def write(self, verb: str, thread: str, args: Sequence[Argument], *keys: str) -> Any:
+    async def write(
+        self, verb: str, thread: str, args: Sequence[Argument], *keys: str, is_after_run: bool = False
+    ) -> Any:
         """Call a script that writes, with the token of the running task before its arguments.
 
         Args:
@@ -57,11 +59,13 @@ class ThreadScripts:
             thread: Its thread.
             args: What follows the token.
             keys: What follows the thread's own keys.
+            is_after_run: Whether the end of the run is no reason to refuse the call.
 
         Raises:
             CheckpointFencedError: the worker has lost the task.
         """
-        self.outages.check_fence()
+        if not is_after_run:
+            self.outages.check_fence()
         token = self._token(thread)
         fenced = ["" if token is None else token, *args]
         return await self._run(verb, [state_key(thread), index_key(thread), *keys], fenced)

@@ -58,7 +58,8 @@ async def forget_writes(threads: ThreadScripts, thread: str, places: set[Place],
 
 async def expire(threads: ThreadScripts, thread: str, ttl_s: float) -> int:
     """Set the TTL of a thread, 0 deletes it. Returns the number of its checkpoints."""
-    return accepted(await threads.write("expire_thread", thread, [round(ttl_s * 1000)]) + 1) - 1
+    count = await threads.write("expire_thread", thread, [round(ttl_s * 1000)], is_after_run=True)
+    return accepted(count + 1) - 1
 
 
 async def copy(threads: ThreadScripts, source: str, target: str) -> None:
