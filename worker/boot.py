@@ -8,9 +8,8 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import uvloop
 from redis.asyncio import Redis
@@ -29,7 +28,7 @@ from langgraph_rq.worker.fleet.isolated import run_isolated
 from langgraph_rq.worker.fleet.isolation import Isolation
 from langgraph_rq.worker.fleet.node_threads import THREAD as NODE_THREAD
 from langgraph_rq.worker.fleet.node_threads import NodeThreads
-from langgraph_rq.worker.fleet.processes import run_processes
+from langgraph_rq.worker.fleet.processes import run_past_exits, run_processes
 from langgraph_rq.worker.telemetry.exporters import telemetry
 from langgraph_rq.worker.telemetry.health import serve_health
 
@@ -62,7 +61,7 @@ def _boot(worker: WorkerSettings, redis: RedisSettings, queues: Sequence[str], *
         warnings.filterwarnings("ignore", "coroutine 'ahandle_event' was never awaited", RuntimeWarning)
         fork_server = ForkServer.start(run_isolated)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            code = _run_until_done(runner.get_loop(), partial(serve, worker, redis, queues, fork_server, burst=burst))
+            code = run_past_exits(runner.get_loop(), serve(worker, redis, queues, fork_server, burst=burst))
             _exit_past_abandoned_runs(runner.get_loop(), code)
     except LanggraphRqError as error:
         terminal.report(f"error: {error}")
@@ -141,19 +140,6 @@ async def _check(redis: Redis, url: str, *, accept_unsafe: bool) -> None:
         )
     for problem in problems:
         _log.warning("redis.unsafe", problem=problem)
-
-
-def _run_until_done(loop: asyncio.AbstractEventLoop, serving: partial[Coroutine[Any, Any, int]]) -> int:
-    """Run the loop to its end. A node that calls sys.exit() fails its own task; the loop continues."""
-    served = loop.create_task(serving())
-    while not served.done():
-        try:
-            loop.run_until_complete(served)
-        except (SystemExit, KeyboardInterrupt) as error:
-            if served.done():
-                raise
-            _log.warning("node.exited", error=type(error).__name__)
-    return served.result()
 
 
 def _exit_past_stuck_threads(code: int) -> None:

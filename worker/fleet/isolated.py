@@ -8,28 +8,32 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
 from langchain_core.callbacks import BaseCallbackHandler
 from redis.exceptions import RedisError
 
+from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.answers import Claimed
-from langgraph_rq.shared.queue.waits import AFTER_OUTAGE, AT_ONCE
+from langgraph_rq.shared.queue.waits import AFTER_OUTAGE, AT_ONCE, keep_call
 from langgraph_rq.shared.settings import RedactionSettings, RedisSettings, WorkerSettings, load
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import configure, get_logger
 from langgraph_rq.shared.telemetry.tracer_provider import flush
 from langgraph_rq.worker.fleet.loop_watch import LOOK_S, LoopWatch
 from langgraph_rq.worker.fleet.node_threads import NodeThreads
+from langgraph_rq.worker.fleet.processes import run_past_exits
 from langgraph_rq.worker.guards.task_guard import current_task
 from langgraph_rq.worker.task.attempt import Attempt, error_of
 from langgraph_rq.worker.task.result import Ended, Result, usage_of, write_result
 from langgraph_rq.worker.task.run import Released, run_task
+from langgraph_rq.worker.task.run_context import RunContext
 
 BEGUN, NODE, ENDED = "begun", "node", "ended"
 """Messages to the worker, (kind, task id, value): the graphs are loaded; a node begins; a task's outcome."""
@@ -95,7 +99,8 @@ def run_isolated(connection: Connection) -> None:
     """
     order: Order = connection.recv()
     configure(order.settings.log_level, redactor=load(RedactionSettings).redactor())
-    asyncio.run(_run(connection, order))
+    with asyncio.Runner() as runner:
+        run_past_exits(runner.get_loop(), _run(connection, order))
 
 
 async def _run(connection: Connection, order: Order) -> None:
@@ -114,9 +119,11 @@ async def _run(connection: Connection, order: Order) -> None:
         }
         watch = LoopWatch(loop)
         threading.Thread(target=_end_when_blocked, args=(watch, attempts, messages), daemon=True).start()
+        recorder = asyncio.create_task(_record_waits(attempts.values(), context))
         for task_id in attempts.keys() - running.keys():
             running[task_id] = asyncio.create_task(_run_one(attempts[task_id], messages))
         await asyncio.gather(*filter(None, running.values()), return_exceptions=True)
+        recorder.cancel()
 
 
 async def _run_one(attempt: Attempt, messages: _Messages) -> None:
@@ -134,6 +141,21 @@ async def _run_one(attempt: Attempt, messages: _Messages) -> None:
     attempt.end(error_of(ended))
     await asyncio.to_thread(flush, _FLUSH_S)  # the last message ends this process
     messages.end(attempt.claimed.id, outcome)
+
+
+async def _record_waits(attempts: Collection[Attempt], context: RunContext) -> None:
+    """Record what attempts wait for in this process' memory, as a worker does; never ends."""
+    loop, changed, recorded = asyncio.get_running_loop(), asyncio.Event(), dict[str, str]()
+    context.guards.kept.on_change = partial(loop.call_soon_threadsafe, changed.set)
+    while True:
+        await changed.wait()
+        changed.clear()
+        for attempt in attempts:
+            claimed, thing = attempt.claimed, attempt.waits.thing
+            if thing != recorded.get(claimed.id, ""):
+                with suppress(RedisError):  # it is only shown
+                    await scripts.run(context.redis, keep_call(claimed.id, claimed.epoch, attempt.worker, thing))
+                    recorded[claimed.id] = thing
 
 
 def _end_when_blocked(watch: LoopWatch, attempts: dict[str, Attempt], messages: _Messages) -> None:

@@ -4,13 +4,15 @@ The parent imports the libraries once and forks before there is any thread, loop
 own graphs. A child whose parent is gone drains and exits.
 """
 
+import asyncio
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
 
 from langgraph_rq.shared.telemetry.logs import get_logger
 
@@ -18,6 +20,8 @@ _BAD_SETTINGS, _NO_REDIS = 2, 3
 """Exit codes of a failed start. Without Redis, first starts are not repeated; later ones are, until it is back."""
 _RESTART_WAIT_S = 1.0
 _ENDING = (signal.SIGTERM, signal.SIGINT)
+
+T = TypeVar("T")
 
 _log = get_logger(__name__)
 
@@ -106,3 +110,16 @@ def _end_with_parent(alive: int) -> None:
     """Drain when the parent's end of the pipe closes, which the kernel does even after kill -9."""
     os.read(alive, 1)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run_past_exits(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end. A node that calls sys.exit() fails its own task; the loop continues."""
+    running = loop.create_task(main)
+    while not running.done():
+        try:
+            loop.run_until_complete(running)
+        except (SystemExit, KeyboardInterrupt) as error:
+            if running.done():
+                raise
+            _log.warning("node.exited", error=type(error).__name__)
+    return running.result()

@@ -118,8 +118,7 @@ class RunningTasks:
     def record_waits(self) -> None:
         """Record in Redis which attempts have begun to wait with their memory kept, and which go on."""
         for running in self._running.values():
-            waits = running.attempt.waits
-            thing = waits.things[0] if waits.is_waiting else ""
+            thing = running.attempt.waits.thing
             if thing != running.kept_for:
                 running.kept_for = thing
                 self._outcomes.record_wait(running.attempt, thing)

@@ -41,6 +41,11 @@ class AttemptWaits:
         return bool(self.things) and self.in_flight == 0
 
     @property
+    def thing(self) -> str:
+        """What it waits for; empty: it does not only wait."""
+        return self.things[0] if self.is_waiting else ""
+
+    @property
     def would_pay_again(self) -> bool:
         """Whether it must not start anew."""
         return self.has_paid or self.in_flight > 0

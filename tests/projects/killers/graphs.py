@@ -3,16 +3,19 @@
 import asyncio
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import TypedDict
 
+from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START, StateGraph
 from redis.asyncio import Redis
 
 
 class Kill(TypedDict, total=False):
     kills: bool
+    exit_code: int
     seconds: float
     done: bool
     pid: int
@@ -25,6 +28,8 @@ async def prepare(_state: Kill) -> Kill:
 async def strike(state: Kill) -> Kill:
     if state.get("kills"):
         os.kill(os.getpid(), signal.SIGKILL)
+    if "exit_code" in state:
+        sys.exit(state["exit_code"])
     await asyncio.sleep(state.get("seconds", 0))
     return {"done": True, "pid": os.getpid()}
 
@@ -65,3 +70,16 @@ async def wait_for_the_test(state: Held) -> Held:
 
 
 held = StateGraph(Held).add_node("wait", wait_for_the_test).add_edge(START, "wait").add_edge("wait", END)
+
+
+class Call(TypedDict, total=False):
+    text: str
+
+
+async def call_two_models(_state: Call) -> Call:
+    for name in ("gpt-4o-mini", "gpt-4o"):
+        await ChatOpenAI(model=name).ainvoke("hi")
+    return {"text": "done"}
+
+
+caller = StateGraph(Call).add_node("call", call_two_models).add_edge(START, "call").add_edge("call", END)

@@ -12,13 +12,14 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
 from langgraph_rq import Client, State
+from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.attempts import claim_call
 from langgraph_rq.shared.queue.keys import graph_list
 from langgraph_rq.shared.queue.upkeep import renew_call
-from langgraph_rq.shared.queue.verbs import QueueTimes, submit_call
+from langgraph_rq.shared.queue.verbs import NOW, QueueTimes, submit_call
 from langgraph_rq.shared.results import TaskResult
 from langgraph_rq.shared.settings import RedisSettings, WorkerSettings, load
 from langgraph_rq.shared.tasks import Task, TaskLimits
@@ -28,8 +29,11 @@ from langgraph_rq.worker.fleet.fork_server import ForkServer
 from langgraph_rq.worker.fleet.isolated import run_isolated
 from langgraph_rq.worker.fleet.isolation import Isolation
 from langgraph_rq.worker.task.result import Ended
+from tests.breakers import Breakers
 from tests.fleet import one_node_graph, worker
 from tests.installation import ROOT, start_worker
+from tests.shared.queue.test_questions import ANSWER
+from tests.shared.queue.test_questions import Thread as Asked
 from tests.waiting import until
 
 CONFIG = str(ROOT / "tests/projects/killers/langgraph.json")
@@ -150,6 +154,48 @@ async def test_suspects_come_back_in_groups_of_half_the_size_until_a_killer_is_a
     assert poisoned.metadata.attempts in {4, 5}  # in a process of 9, of 5 or 4, 3 or 2, perhaps 2, and alone
     assert [one.status for one in others] == [State.SUCCESS] * 8
     assert len({one.result["pid"] for one in others}) < 8
+
+
+async def test_node_that_exits_in_a_child_process_fails_its_task_and_no_other(redis_url, isolated):
+    with Client(redis_url) as client, Redis.from_url(redis_url) as raw:
+        *innocents, exiting = submit_suspects(client, raw, *[{"seconds": 0.5}] * 2, {"exit_code": 4})
+        async with worker(redis_url, {"killer": one_node_graph(lambda _state: None)}, isolation=isolated):
+            *others, failed = await results_of(client, [*innocents, exiting])
+    assert (failed.error.type, failed.error.message) == (ErrorType.GRAPH_ERROR, "SystemExit: 4")
+    assert [(one.status, one.metadata.attempts) for one in others] == [(State.SUCCESS, 1)] * 2
+
+
+async def test_isolated_task_shows_what_it_waits_for(redis_url, aredis, server, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    await Breakers(aredis, BreakerLimits()).report("openai/gpt-4o", "t", 0, Outcome.QUOTA)
+    isolation = start_isolation(redis_url, monkeypatch)
+    with Client(redis_url) as client, Redis.from_url(redis_url) as raw:
+        (task_id,) = submit_suspects(client, raw, {}, graph="caller")
+        try:
+            async with worker(redis_url, {"caller": one_node_graph(lambda _state: None)}, isolation=isolation):
+                waits = "waits for openai/gpt-4o in its worker's memory"
+                await until(lambda: client.status(task_id).reason == waits, 30)
+                await asyncio.to_thread(client.cancel, task_id)
+                (result,) = await results_of(client, [task_id])
+        finally:
+            isolation.fork_server.close()
+    assert result.status is State.CANCELLED
+
+
+async def test_isolated_task_that_ends_before_it_ran_leaves_its_threads_question(redis_url, isolated, monkeypatch):
+    monkeypatch.setattr(isolation_module, "_MOST_CHILDREN", 0)
+    async with AsyncRedis.from_url(redis_url) as redis:
+        thread = Asked(redis)
+        thread.now_ms = NOW
+        await thread.ask("asks", "behind")
+        await thread.submit("answer", **ANSWER, deadline_s=1)
+        await redis.hset("agent:task:answer", "crashes", 2)
+        with Client(redis_url) as client:
+            async with worker(redis_url, {"assistant": one_node_graph(lambda _state: None)}, isolation=isolated):
+                (result,) = await results_of(client, ["answer"])
+            assert (result.status, client.status("behind").state) == (State.TIMEOUT, State.PENDING)
+        assert await redis.hget("agent:question:th", "task") == b"asks"
+        assert await redis.hexists("agent:question:th", "since")
 
 
 async def test_suspect_shares_its_process_with_as_many_as_its_hash_says(redis_url, isolated):
