@@ -25,11 +25,13 @@ class Submitted(StrEnum):
 
 
 class Missing(StrEnum):
-    """Why no live worker could run a task."""
+    """Why no live worker could run a task, or may not yet."""
 
     WORKER = "worker"
     QUEUE = "queue"
     GRAPH = "graph"
+    QUESTION = "question"
+    """It could; the task waits for the answer to a question that its thread shows."""
 
     def explain(self, queue: str, graph: str) -> str:
         """Say it of a task of `graph` on `queue`."""
@@ -40,6 +42,8 @@ class Missing(StrEnum):
                 return f"no live worker reads the queue {queue}"
             case Missing.GRAPH:
                 return f"no live worker of the queue {queue} serves the graph {graph!r}"
+            case Missing.QUESTION:
+                return "waits for the answer to a question of its thread"
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +208,7 @@ def read_submission(reply: Sequence[bytes]) -> Submission:
 
 
 def read_missing(reply: Sequence[bytes]) -> str | None:
-    """Read the reply of missing_worker.lua: why no live worker could run a task; None: one could."""
+    """Read the reply of missing_worker.lua: why no live worker could run a task, or may not yet; None: one could."""
     missing, queue, graph = (value.decode() for value in reply)
     return Missing(missing).explain(queue, graph_name(graph)) if missing else None
 

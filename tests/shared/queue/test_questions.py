@@ -10,7 +10,7 @@ from langgraph_rq.shared.queue import attempts, ending, upkeep, verbs
 from langgraph_rq.shared.queue.attempts import drop_question_call, finish_call
 from langgraph_rq.shared.queue.keys import Question
 from langgraph_rq.shared.queue.upkeep import sweep_call
-from langgraph_rq.shared.queue.verbs import cancel_call
+from langgraph_rq.shared.queue.verbs import cancel_call, missing_worker_call
 from langgraph_rq.shared.tasks import State
 from tests.shared.queue.test_task_queue import TIMES, QueueOnRedis
 
@@ -61,6 +61,18 @@ async def test_task_accepted_before_the_question_was_visible_waits_for_the_answe
     assert answer.id == "answer"
     await thread.end(answer)
     assert await thread.claimed() == ["behind"]
+
+
+async def test_task_that_waits_for_an_answer_says_so(thread):
+    def reason(task_id):
+        return scripts.run(thread.redis, missing_worker_call(task_id, thread.now_ms))
+
+    await thread.ask("asks", "behind")
+    assert await reason("behind") == "waits for the answer to a question of its thread"
+    await thread.submit("answer", **ANSWER)
+    assert await reason("answer") is None
+    await thread.end(await thread.claim_one())
+    assert await reason("behind") is None
 
 
 async def test_answers_to_two_questions_in_a_row_go_before_the_task_that_waits(thread):
