@@ -136,6 +136,11 @@ class Resume(BaseModel):
     """The first task of a conversation without `thread_id`: the thread is that task's own."""
 
 
+def own_thread(key: str) -> str:
+    """Name the thread of a task without `thread_id`, by its id in Redis."""
+    return f"TASK--{key}"
+
+
 class Task(BaseModel):
     """A task as it stands in Redis.
 
@@ -240,7 +245,7 @@ class Task(BaseModel):
         """The thread under which LangGraph keeps checkpoints; a task without `thread_id` has one of its own."""
         if self.thread_id is not None:
             return task_key(self.thread_id, self.tenant)
-        return f"TASK--{task_key(self.origin, self.tenant) if self.origin else self.key}"
+        return own_thread(task_key(self.origin, self.tenant) if self.origin else self.key)
 
     @property
     def origin(self) -> str | None:

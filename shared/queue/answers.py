@@ -188,6 +188,8 @@ class Swept:
     unreadable: tuple[str, ...]
     open: int
     """Open tasks; 0 while another worker sweeps."""
+    spent: tuple[str, ...]
+    """Ended tasks without thread whose checkpoints are to go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,9 +225,9 @@ def read_lease(reply: Sequence[Any]) -> Lease | None:
 
 def read_swept(reply: Sequence[Any]) -> Swept:
     """Read the reply of sweep.lua."""
-    again, overdue, removed, has_more, graphs, unreadable, open_tasks = reply
+    again, overdue, removed, has_more, graphs, unreadable, open_tasks, spent = reply
     ids = (_ids(again), _ids(overdue), _ids(removed))
-    return Swept(*ids, bool(has_more), _ids(graphs), _ids(unreadable), open_tasks)
+    return Swept(*ids, bool(has_more), _ids(graphs), _ids(unreadable), open_tasks, _ids(spent))
 
 
 def read_reaped(reply: Sequence[Any]) -> Reaped:

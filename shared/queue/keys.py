@@ -30,6 +30,8 @@ Keys (type; lifetime):
     agent:bell:<queue>     list    one entry while a worker is about to be woken for the queue; an hour
     agent:watcher:<queue>  string  the worker that watches the queue for what other programs push; seconds
     agent:sweeper          hash    worker, until (ms): who sweeps for the fleet; from: how far it got; a day
+    agent:spent            list    ids of tasks without thread that ended while they waited, until the sweeper lets
+                                   their checkpoints go; the idempotency window at most
     agent:workers          zset    worker -> lease end (ms); stays, a dead worker is removed by `reap`
     agent:own:<worker>     set     ids that the worker owns; emptied by `finish`, `release` and `reap`
     agent:graphs           zset    graph -> until when a live worker serves it (ms); a day
@@ -63,6 +65,7 @@ OPEN = "agent:open"
 DELAYED = "agent:delayed"
 WAITS = "agent:waits"
 SWEEPER = "agent:sweeper"
+SPENT = "agent:spent"
 WORKERS = "agent:workers"
 GRAPHS = "agent:graphs"
 GRAPH_INPUTS = "agent:graph_inputs"

@@ -21,6 +21,7 @@ from langgraph_rq.shared.queue.keys import (
     RQ_QUEUES,
     RQ_SUSPENDED,
     RQ_WORKERS,
+    SPENT,
     SWEEPER,
     WAITS,
     WORKERS,
@@ -74,7 +75,7 @@ def sweep_call(n: int = SWEPT, now_ms: int | str = NOW, *, worker: str = "", lea
     """
     return Call(
         load_script("shared/queue/scripts/sweep"),
-        [OPEN, SWEEPER, DELAYED, GRAPHS, RQ_QUEUES, WORKERS],
+        [OPEN, SWEEPER, DELAYED, GRAPHS, RQ_QUEUES, WORKERS, SPENT],
         [n, worker, lease_ms, now_ms],
         read_swept,
     )

@@ -18,7 +18,7 @@ from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.shared.queue.answers import Lease
 from langgraph_rq.shared.queue.keys import SIDE_QUEUES, commands_channel
 from langgraph_rq.shared.queue.verbs import cancel_call
-from langgraph_rq.shared.tasks import State
+from langgraph_rq.shared.tasks import State, own_thread
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.shared.telemetry.outage import Outage
 from langgraph_rq.worker.fleet.claiming import BLOCK_S, OUTAGE_WAIT_S, Claimer
@@ -173,6 +173,7 @@ class GraphWorker(RegisteredWorker):
             asyncio.get_running_loop(),
             self._reconcile,
             self._stand_down,
+            self._forget_checkpoints,
             self._context.guards.budget,
             self._outage,
             self._context.anchors,
@@ -238,6 +239,10 @@ class GraphWorker(RegisteredWorker):
         self._outcomes.repeat_audit_entries()
         self._running.reconcile(lease, asked_at)
         self._stop_when_threads_are_stuck()
+
+    def _forget_checkpoints(self, task_ids: Sequence[str]) -> None:
+        threads = map(own_thread, task_ids)
+        asyncio.get_running_loop().create_task(self._outcomes.expire_checkpoints(threads, State.CANCELLED))
 
     def _note_waits(self) -> None:
         self._running.record_waits()

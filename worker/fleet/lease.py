@@ -51,9 +51,10 @@ class LeaseKeeper:
         queues: The worker's queues.
         graphs: The graphs that it serves -> what each takes as input, as in shared/graph_input.py.
         descriptions: The graphs that it serves -> what it says of them to those who draw them.
-        loop: The loop that runs the tasks; both callbacks are called in it.
+        loop: The loop that runs the tasks; the callbacks are called in it.
         on_renewed: Called with the reply to each renewal and the time at which it was sent (monotonic).
         on_lost: Called once when another worker has reaped this one.
+        on_spent: Called with ids of ended tasks whose checkpoints may go.
         budget: Limits under which reservations of dead callers are charged.
         outage: Told when Redis does not answer a renewal.
         keys: Sign the results of tasks that end without having run; None: results are not signed.
@@ -71,6 +72,7 @@ class LeaseKeeper:
         loop: asyncio.AbstractEventLoop,
         on_renewed: Callable[[Lease, float], None],
         on_lost: Callable[[], None],
+        on_spent: Callable[[Sequence[str]], None],
         budget: BudgetLimits,
         outage: Outage,
         anchors: AnchorWriter | None = None,
@@ -86,10 +88,11 @@ class LeaseKeeper:
         self._loop = loop
         self._on_renewed = on_renewed
         self._on_lost = on_lost
+        self._on_spent = on_spent
         self._budget = budget
         self._outage = outage
         self._anchors = anchors
-        self._sweeper = Sweeper(self._redis, worker, times, keys)
+        self._sweeper = Sweeper(self._redis, worker, times, keys, self._pass_spent)
         self._next_due_ms: int | None = None
         """Until a waiting task is due or free, by the last reaping."""
         self._stopping = threading.Event()
@@ -121,6 +124,9 @@ class LeaseKeeper:
     def renew_soon(self) -> None:
         """Renew within moments: Redis may have news that no message told."""
         self._is_asked = True
+
+    def _pass_spent(self, task_ids: Sequence[str]) -> None:
+        self._loop.call_soon_threadsafe(self._on_spent, task_ids)
 
     def stop(self) -> int:
         """Stop renewing and leave; returns how many tasks Redis still holds for this worker."""

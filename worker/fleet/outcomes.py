@@ -1,5 +1,7 @@
 """Write the outcome of an attempt to Redis: the end of its task, or its release, with the records about it."""
 
+from collections.abc import Iterable
+
 from redis.exceptions import RedisError
 
 from langgraph_rq.shared.queue.answers import Finished
@@ -7,6 +9,7 @@ from langgraph_rq.shared.queue.attempts import finish_call, release_call
 from langgraph_rq.shared.queue.waits import keep_call
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import get_logger
+from langgraph_rq.worker.state.checkpointer import Checkpointer
 from langgraph_rq.worker.state.outages import CheckpointFencedError, CheckpointOutageError
 from langgraph_rq.worker.task.attempt import Attempt, error_of
 from langgraph_rq.worker.task.commits import commit_batcher
@@ -43,6 +46,27 @@ class OutcomeWriter:
     def record_wait(self, attempt: Attempt, thing: str) -> None:
         """Record what an attempt waits for that keeps its memory; empty: it goes on."""
         self._commits.send(keep_call(attempt.claimed.id, attempt.claimed.epoch, attempt.worker, thing))
+
+    async def expire_checkpoints(
+        self, threads: Iterable[str], state: State, checkpointer: Checkpointer | None = None
+    ) -> None:
+        """Let the own checkpoints of ended tasks go: soon after a success, and later where they may be continued.
+
+        Args:
+            threads: The tasks' own threads.
+            state: How they ended.
+            checkpointer: That of their graph, if it may have its own.
+        """
+        checkpointer = checkpointer or self._context.checkpointer
+        if checkpointer is None:
+            return
+        is_done = state is State.SUCCESS
+        ttl_s = self._checkpoint_ttl_s if is_done else self._context.times.kept_ms(state) / 1000
+        for thread in threads:
+            try:
+                await checkpointer.expire_thread(thread, ttl_s)
+            except (RedisError, CheckpointOutageError, CheckpointFencedError) as error:  # their longer TTL stays
+                _log.warning("checkpoints.not_expired", error=str(error))
 
     def repeat_audit_entries(self) -> None:
         """Send the audit entries again that Redis should have taken by now."""
@@ -101,14 +125,8 @@ class OutcomeWriter:
             return
         attempt.log_end(ended)
         attempt.end(error_of(ended))
-        checkpointer = attempt.context.checkpointer  # a graph may have its own
-        if ended.spent_thread and checkpointer:
-            is_done = ended.state is State.SUCCESS
-            ttl_s = self._checkpoint_ttl_s if is_done else self._context.times.kept_ms(ended.state) / 1000
-            try:
-                await checkpointer.expire_thread(ended.spent_thread, ttl_s)
-            except (RedisError, CheckpointOutageError, CheckpointFencedError) as error:  # their longer TTL stays
-                _log.warning("checkpoints.not_expired", error=str(error))
+        if ended.spent_thread:
+            await self.expire_checkpoints([ended.spent_thread], ended.state, attempt.context.checkpointer)
 
     def _send_audit_entry(self, attempt: Attempt, ended: Ended) -> None:
         """Send the audit entry in the round trip of the commit."""

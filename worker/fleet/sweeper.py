@@ -5,7 +5,7 @@ that their clients get a result.
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from redis import Redis
 
@@ -24,13 +24,29 @@ _log = get_logger(__name__)
 
 
 class Sweeper:
-    """Sweeps as `worker`, while no other one does. `keys` sign the results."""
+    """Sweeps as `worker`, while no other one does.
 
-    def __init__(self, redis: Redis, worker: str, times: QueueTimes, keys: TaskKeys | None = None) -> None:
+    Args:
+        redis: Of the caller's thread.
+        worker: Its name.
+        times: How long ended tasks are kept.
+        keys: Sign the results.
+        on_spent: Called with ids of ended tasks whose own checkpoints may go.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        worker: str,
+        times: QueueTimes,
+        keys: TaskKeys | None = None,
+        on_spent: Callable[[Sequence[str]], None] = lambda _ids: None,
+    ) -> None:
         self._redis = redis
         self._worker = worker
         self._times = times
         self._keys = keys
+        self._on_spent = on_spent
         self._swept = 0
         """Batches of this round."""
 
@@ -43,6 +59,8 @@ class Sweeper:
         self._end(swept.removed, State.CANCELLED)
         self._end(swept.unreadable, State.ERROR)
         self._end(swept.overdue, State.TIMEOUT, swept.graphs)
+        if swept.spent:
+            self._on_spent(swept.spent)
         self._swept += 1
         if swept.has_more or swept.removed or self._swept < math.ceil(swept.open / (_ROUNDS * SWEPT)):
             return True

@@ -292,12 +292,9 @@ local function enter_thread(id, queue, thread, is_answer, now_ms)
   local place = head and redis.call('HGET', 'agent:task:' .. head, 'place')
   local is_asked = is_asking(thread) and (not head or not place or place == 'parked' or place == 'done')
   redis.call('HSET', task_key, 'thread', thread)
-  if is_answer then
-    redis.call('HSET', task_key, 'answers', 1)
-    if is_asked then
-      redis.call('LPUSH', thread_key, id)
-      return true
-    end
+  if is_answer and is_asked then
+    redis.call('LPUSH', thread_key, id)
+    return true
   end
   if is_asked then -- as in LangGraph, a new input drops the question
     end_question(thread, now_ms)

@@ -81,10 +81,10 @@ local function leave_wait(id, thing)
 end
 
 -- Let a task that is new wait for the time at which it was asked to start. It enters its thread then.
-local function wait_to_start(id, thread, is_answer, at_ms)
+local function wait_to_start(id, thread, at_ms)
   redis.call('HSET', 'agent:task:' .. id, 'place', 'delayed', 'waits_for', 'start', 'waits_until', whole(at_ms))
   if thread ~= '' then
-    redis.call('HSET', 'agent:task:' .. id, 'enters', thread, 'answers', is_answer and 1 or 0)
+    redis.call('HSET', 'agent:task:' .. id, 'enters', thread)
   end
   redis.call('ZADD', DELAYED, whole(at_ms), id)
   set_status(id, 'scheduled')
@@ -97,7 +97,7 @@ local function enter_late(id, queue, now_ms)
   if not thread then
     return true
   end
-  redis.call('HDEL', task_key, 'enters', 'answers')
+  redis.call('HDEL', task_key, 'enters')
   local is_next, drops = enter_thread(id, queue, thread, answers == '1', now_ms)
   if drops then
     wake_thread(id, thread)

@@ -72,6 +72,9 @@ else
   redis.call('PERSIST', job_key)
   redis.call('ZADD', open_key, deadline, id)
   charge(id, #data)
+  if is_answer then
+    redis.call('HSET', task_key, 'answers', 1)
+  end
   if thread ~= '' and not is_early then
     is_next, drops = enter_thread(id, queue, thread, is_answer, now_ms)
   end
@@ -91,7 +94,7 @@ redis.call('SREM', own_key, id)
 hide_execution(id, epoch, 'rq:wip:' .. queue)
 redis.pcall('HSET', job_key, 'worker_name', '')
 if is_early then
-  wait_to_start(id, thread, is_answer, starts_at)
+  wait_to_start(id, thread, starts_at)
 elseif is_capped then
   wait_below_cap('RPUSH', id, queue, user)
 elseif is_next then

@@ -32,8 +32,8 @@ local result_ms, events_ms, window_ms = tonumber(ARGV[4]), tonumber(ARGV[5]), to
 local rq_status, now_iso, rq_result, now_ms = ARGV[7], ARGV[8], ARGV[9], clock(ARGV[10])
 
 local task = redis.call('HMGET', task_key, 'state', 'owner', 'place', 'thread', 'queue', 'waits_for', 'result_ms',
-  'failure_ms')
-local before, owner, place, thread, queue, waits_for, own_ms, failure_ms = unpack(task)
+  'failure_ms', 'started', 'answers')
+local before, owner, place, thread, queue, waits_for, own_ms, failure_ms, started, answers = unpack(task)
 if not before then
   return ''
 end
@@ -59,6 +59,11 @@ record_end(events_key, state, events_ms)
 redis.pcall('ZREM', DEFERRED .. (queue or ''), id)
 leave_thread(id, thread)
 discharge(id, #result + task_bytes(job_key), result_ms, now_ms)
+-- Its checkpoints are of no use any more, unless they are those of the task whose question it answers.
+if started and not (thread or answers) then
+  redis.pcall('RPUSH', 'agent:spent', id)
+  redis.pcall('PEXPIRE', 'agent:spent', window_ms)
+end
 
 if own_ms then
   write_result('rq:results:' .. id, rq_status, rq_result, '', '', result_ms)

@@ -9,7 +9,7 @@
 -- Uses shared/queue/functions/routing: serves
 -- Uses shared/queue/functions/turns: LOOKED, QUEUE_KEY, call_next, claimed_from, is_stand_in, leave_thread, lies_on,
 --   looked, pass_turn, put_aside, ring, taken, wait_below_cap
--- Uses shared/queue/functions/emptied: DEFERRED, is_removed, note_emptied, status_of
+-- Uses shared/queue/functions/emptied: DEFERRED, is_removed, note_emptied
 -- Uses shared/queue/functions/questions: stand_still
 -- Uses shared/queue/functions/waits: take_marked
 -- Uses shared/queue/functions/rq_jobs: FAR, show_again, task_bytes
@@ -110,8 +110,6 @@ local function own(id, task_key, job_key, queue)
   local origin, data, acts, options = fields[16] and 'adopted' or 'ours', nil, {}, {}
   if digest == '' then
     origin, data, acts, options = foreign(job_key)
-  elseif type(status_of(id)) == 'table' then
-    origin, data = 'malformed', ''
   else
     local bytes, field = task_bytes(job_key)
     if bytes > max_bytes then

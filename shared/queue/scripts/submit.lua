@@ -89,8 +89,11 @@ statuses[id] = 'queued'
 redis.call('ZADD', open_key, deadline, id)
 redis.call('SADD', queues_key, QUEUE_KEY .. queue)
 charge(id, #data)
+if is_answer then
+  redis.call('HSET', task_key, 'answers', 1)
+end
 if starts_at > now_ms then
-  wait_to_start(id, thread, is_answer, starts_at)
+  wait_to_start(id, thread, starts_at)
   return {'created', 'pending', missing}
 end
 if thread ~= '' then

@@ -17,15 +17,17 @@
 -- KEYS[4] agent:graphs    zset    graph -> until when a live worker serves it (ms)
 -- KEYS[5] rq:queues       set     keys of the queues' lists
 -- KEYS[6] agent:workers   zset    worker -> lease end (ms)
+-- KEYS[7] agent:spent     list    ids of tasks without thread that ended while they waited
 -- ARGV[1] n, tasks looked at
 -- ARGV[2] the worker that calls; empty: the caller is no worker, and sweeps although a worker does
 -- ARGV[3] how long no other worker sweeps after this call (ms)
 -- ARGV[4] now (ms) in tests, else empty
 -- Returns {ids queued again, ids past their deadline that no worker runs, ids that RQ's tools removed,
 --          1 if more may be past their deadline, else 0, graphs of the live workers if there are overdue ids,
---          ids whose hash cannot be read, which no worker runs either, open tasks}; all empty while another worker sweeps
+--          ids whose hash cannot be read, which no worker runs either, open tasks,
+--          ids of ended tasks whose own checkpoints are to go}; all empty while another worker sweeps
 local open_key, sweeper_key, delayed_key, graphs_key, queues_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local workers_key = KEYS[6]
+local workers_key, spent_key = KEYS[6], KEYS[7]
 local n, caller, lease_ms, now_ms = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), clock(ARGV[4])
 -- Longer lists are not searched: they would block Redis.
 local SEARCHED = 10000
@@ -185,7 +187,7 @@ end
 -- The script decides each time who sweeps, so that no worker does after another has taken over.
 local sweeper, until_ms, from = unpack(redis.call('HMGET', sweeper_key, 'worker', 'until', 'from'))
 if caller ~= '' and sweeper and sweeper ~= caller and natural(until_ms, 0) > now_ms then
-  return {{}, {}, {}, 0, {}, {}, 0}
+  return {{}, {}, {}, 0, {}, {}, 0, {}}
 end
 from = natural(from, 0)
 local ids = redis.call('ZRANGE', open_key, from, from + n - 1)
@@ -248,4 +250,6 @@ if some_tenant then
   settle_share(some_tenant, now_ms)
 end
 local graphs = #overdue > 0 and redis.call('ZRANGE', graphs_key, '(' .. whole(now_ms), '+inf', 'BYSCORE') or {}
-return {again, overdue, removed, #late == n and 1 or 0, graphs, unreadable, redis.call('ZCARD', open_key)}
+local spent = redis.pcall('LPOP', spent_key, n) or {} -- of another type: none
+return {again, overdue, removed, #late == n and 1 or 0, graphs, unreadable, redis.call('ZCARD', open_key),
+  {unpack(spent)}}

@@ -245,8 +245,8 @@ MUTANTS = {
     ),
     "an answer waits behind the others": (
         "submit",
-        "    if is_asked then\n      redis.call('LPUSH'",
-        "    if false then\n      redis.call('LPUSH'",
+        "  if is_answer and is_asked then",
+        "  if false then",
         test_answers_to_two_questions_in_a_row_go_before_the_task_that_waits,
     ),
     "a new input waits for the answer": (

@@ -441,7 +441,7 @@ async def test_one_worker_sweeps_and_another_once_it_has_not_for_a_lease(queue):
 
     assert (await sweep("w1")).overdue == ("t1",)
     queue.now_ms += 7_999  # the task is to be looked at again: the first sweeper died before it was ended
-    assert await sweep("w2") == Swept((), (), (), has_more=False, graphs=(), unreadable=(), open=0)
+    assert await sweep("w2") == Swept((), (), (), has_more=False, graphs=(), unreadable=(), open=0, spent=())
     queue.now_ms += 1
     assert (await sweep("w2")).overdue == ("t1",)
     queue.now_ms += 7_000

@@ -8,6 +8,7 @@ import pytest
 from langgraph_rq.producer.client.lookup import STATUS_FIELDS, read_status
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.ending import add_reads, unrun_result
+from langgraph_rq.shared.queue.keys import bell_key
 from langgraph_rq.shared.queue.verbs import cancel_call
 from langgraph_rq.shared.queue.waits import BUDGET, Wait, await_call, explain, wake_all_call, wake_call
 from langgraph_rq.shared.tasks import State
@@ -63,6 +64,18 @@ async def test_task_that_waits_holds_no_slot_and_says_what_it_waits_for(queue):
         "waits_for": BREAKER,
         "until_ms": queue.now_ms + 30_000,
     }
+
+
+async def test_claim_that_wakes_a_task_of_another_queue_rings_that_queues_bell(queue):
+    await queue.submit("other", queue="batch")
+    (claimed,) = (await queue.claim(queues=["batch"])).tasks
+    await queue.refuse()
+    await queue.release(claimed, wait=WAIT)
+    await queue.redis.delete(bell_key("batch"))
+    await queue.wake()
+    queue.now_ms += 2_000
+    assert (await queue.claim()).tasks == ()
+    assert await queue.redis.llen(bell_key("batch")) == 1
 
 
 async def test_task_that_waited_has_made_no_attempt(queue):

@@ -73,6 +73,7 @@ async def test_lease_is_renewed_while_the_work_beside_it_does_not_end(redis_url,
         asyncio.get_running_loop(),
         lambda _lease, asked_at: renewals.append(asked_at),
         lambda: None,
+        lambda _ids: None,
         BUDGET,
         Outage(),
     )

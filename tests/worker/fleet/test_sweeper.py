@@ -1,17 +1,26 @@
 """One worker of the fleet sweeps; it looks at all open tasks in bounded time and ends those that are overdue."""
 
 import json
+from typing import TypedDict
 
 import pytest
+from langgraph.graph import END, START, StateGraph
 from redis import Redis
 
+from langgraph_rq import Client
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.keys import OPEN
-from langgraph_rq.shared.queue.verbs import QueueTimes, submit_call
+from langgraph_rq.shared.queue.verbs import QueueTimes, cancel_call, submit_call
 from langgraph_rq.shared.tasks import State, Task, TaskLimits
 from langgraph_rq.worker.fleet.sweeper import Sweeper
+from tests.fleet import worker
+from tests.waiting import until
 
 TIMES = QueueTimes()
+
+
+class Done(TypedDict):
+    done: bool
 
 
 @pytest.fixture
@@ -55,3 +64,35 @@ def test_worker_that_does_not_sweep_asks_once_a_round(redis):
     assert first.sweep_batch()
     assert not second.sweep_batch()
     assert redis.hget("agent:sweeper", "worker") == b"w1"
+
+
+def test_checkpoints_of_tasks_without_thread_that_began_and_ended_while_they_waited_are_to_go(redis):
+    fields = {"plain": {}, "threaded": {"thread_id": "th"}, "answer": {"resume": {"answers": {"q": 1}, "origin": "o"}}}
+    for name, more in fields.items():
+        task = Task.parse({"input": {}, "task_id": name, **more}, TaskLimits())
+        scripts.run_sync(redis, submit_call(task, "agent_tasks", TIMES))
+        redis.hset(f"agent:task:{name}", "started", 1)
+    submit(redis, 1)  # it has not begun
+    for name in (*fields, "t0"):
+        scripts.run_sync(redis, cancel_call(name, State.CANCELLED, b"{}", TIMES))
+    spent = []
+    sweeper = Sweeper(redis, "w1", TIMES, on_spent=spent.extend)
+    sweeper.sweep_batch()
+    sweeper.sweep_batch()
+    assert spent == ["plain"]
+
+
+async def test_checkpoints_of_a_task_that_is_cancelled_while_it_waits_go_a_minute_later(redis_url, redis):
+    def fail(_state):
+        raise ConnectionError("for now")
+
+    graph = StateGraph(Done).add_node("first", lambda _state: {"done": True}).add_node("second", fail)
+    graph = graph.add_edge(START, "first").add_edge("first", "second").add_edge("second", END).compile()
+    async with worker(redis_url, {"g": graph}, checkpoints=True):
+        with Client(redis_url) as client:
+            task_id = client.submit({"done": False}, graph="g", max_attempts=9).task_id
+            await until(lambda: "its next attempt" in (client.status(task_id).reason or ""), 30)
+            client.cancel(task_id)
+            key = f"agent:checkpoints:TASK--{task_id}"
+            assert redis.exists(key)
+            await until(lambda: 0 < redis.ttl(key) <= 60, 30)
