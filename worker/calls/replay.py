@@ -12,7 +12,7 @@ import functools
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass
-from functools import cache, reduce
+from functools import cache, partial, reduce
 from operator import add
 from typing import Any, cast
 
@@ -78,7 +78,7 @@ class _Entry:
             return
         loops = self.task.guards.loops
         try:
-            await loops.run_here(loops.deliver(call, self._kept))
+            await loops.run_here(loops.deliver(call, partial(self._note, is_paid=_is_paid(answer))))
         except Exception as error:  # the answer is paid: the node gets it
             _log.warning("answer.not_kept", model=self.model, reason=type(error).__name__)
 
@@ -86,8 +86,11 @@ class _Entry:
         """Do the same for a sync caller."""
         self.task.guards.loops.run_sync(self.keep(answer))
 
-    def _kept(self, is_kept: bool | None) -> None:
-        if not is_kept:
+    def _note(self, is_kept: bool | None, *, is_paid: bool) -> None:
+        if is_kept:
+            waits = self.task.waits
+            waits.paid_calls = max(0, waits.paid_calls - is_paid)  # it is not paid again: the attempt may start anew
+        else:
             reason = "Redis is away" if is_kept is None else "the run has ended"
             _log.warning("answer.not_kept", model=self.model, reason=reason)
 
@@ -186,6 +189,11 @@ _PATCHES: dict[str, Callable[[Any], Any]] = {
     "stream": _stream,
     "astream": _astream,
 }
+
+
+def _is_paid(answer: Sequence[BaseMessage]) -> bool:
+    usage: Any = getattr(answer[0], "usage_metadata", None) if answer else None
+    return not usage or usage.get("total_cost") != 0  # LangChain's mark of an answer from its own cache
 
 
 def _messages(result: LLMResult) -> list[BaseMessage]:

@@ -206,7 +206,7 @@ class Guards:
         task.waits.in_flight -= 1
         if task.waits.is_waiting:
             self.kept.on_change()
-        task.waits.has_paid |= charge.input_tokens + charge.output_tokens > 0
+        task.waits.paid_calls += charge.input_tokens + charge.output_tokens > 0
         await self.loops.deliver(
             self._settle_call(admitted, outcome, charge, use, pause_s=pause_s),
             partial(emit_settled, admitted.breaker),

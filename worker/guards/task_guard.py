@@ -123,7 +123,7 @@ class TaskGuard:
         """
         if self.ledger and self.ledger.thread != thread:
             return
-        self.waits.has_paid = False
+        self.waits.paid_calls = 0
         for records in (self.journal, self.ledger):
             forget = records.forget_call() if records else None
             if forget:

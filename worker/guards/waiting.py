@@ -26,8 +26,8 @@ KEPT_PAUSE = Backoff(first_s=1.0, longest_s=10.0)
 class AttemptWaits:
     """What an attempt would pay again if it started anew from its last checkpoint, and what its calls wait for."""
 
-    has_paid: bool = False
-    """Whether it has paid for a call since its last checkpoint."""
+    paid_calls: int = 0
+    """Calls that it has paid since its last checkpoint, without those whose answer the journal has."""
     in_flight: int = 0
     """Calls that were admitted and are not settled."""
     things: list[str] = field(default_factory=list)
@@ -48,7 +48,7 @@ class AttemptWaits:
     @property
     def would_pay_again(self) -> bool:
         """Whether it must not start anew."""
-        return self.has_paid or self.in_flight > 0
+        return self.paid_calls > 0 or self.in_flight > 0
 
 
 class KeptAttempts:

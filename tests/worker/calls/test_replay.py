@@ -12,6 +12,8 @@ from redis import Redis
 
 from langgraph_rq import Client
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome
+from langgraph_rq.shared.connections.scripts import run
+from langgraph_rq.shared.queue.waits import BREAKER, wake_call
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
 from langgraph_rq.worker.calls.replay import replay_answers
@@ -21,9 +23,10 @@ from langgraph_rq.worker.state.state_keys import StateKeys
 from tests.breakers import Breakers
 from tests.fleet import one_node_graph, worker
 from tests.model_calls import Said, billed, counted
+from tests.waiting import until
 
 WAIT_S = 30
-MINI = "openai/gpt-4o-mini"
+MINI, OTHER = "openai/gpt-4o-mini", "openai/gpt-4o"
 LIMITS = BreakerLimits(failure_threshold=1, window_s=0, open_s=60, max_open_s=60, jitter=0)
 SECRET = "x" * 32
 
@@ -155,6 +158,29 @@ async def test_recorded_answer_needs_no_provider(run_again, gate, llm, chat, are
 
     result = await run_again(node, between=open_breaker, breaker=LIMITS)
     assert (result.status, len(llm.calls())) == (State.SUCCESS, 1)
+
+
+async def test_task_that_waits_behind_recorded_answers_starts_anew_and_pays_nothing_twice(
+    redis_url, llm, chat, aredis, raw, lines
+):
+    async def node(_state):
+        answers = [await chat(model).ainvoke("hi") for model in ("gpt-4o-mini", "gpt-4o")]
+        return {"text": answers[-1].content}
+
+    breakers = Breakers(aredis, LIMITS)
+    admission = await breakers.allow(OTHER, "other")
+    await breakers.report(OTHER, "other", admission.generation, Outcome.FAIL)
+    graphs = {"g": one_node_graph(node, Said)}
+    async with worker(redis_url, graphs, checkpoints=True, answer_journal=True, breaker=LIMITS) as one:
+        with Client(redis_url) as client:
+            task_id = client.submit({"text": ""}, graph="g").task_id
+            await until(lambda: raw.zscore(f"agent:wait:breaker:{OTHER}", task_id) and one.in_flight == 0)
+            await breakers.reset(OTHER)
+            await run(aredis, wake_call([BREAKER + OTHER]))
+            result = await asyncio.to_thread(client.wait, task_id, WAIT_S)
+    assert (result.status, result.metadata.attempts) == (State.SUCCESS, 1)
+    assert [call["model"] for call in llm.calls()] == ["gpt-4o-mini", "gpt-4o"]
+    assert lines.named("task.pays_again") == []
 
 
 async def test_answers_are_encrypted_as_checkpoints_are(run_again, gate, llm, chat, raw):

@@ -4,7 +4,9 @@ import pytest
 
 from langgraph_rq.shared.connections.scripts import run
 from langgraph_rq.shared.queue.keys import task_hash
+from langgraph_rq.worker.guards.task_guard import TaskGuard
 from langgraph_rq.worker.records.journal import MOST_ANSWERS, AnswerJournal, journal_key
+from langgraph_rq.worker.records.ledger import Ledger
 from langgraph_rq.worker.state.serializer import StateSerializer
 
 TASK = "task"
@@ -64,3 +66,13 @@ async def test_answers_beyond_four_megabytes_are_left_out():
     assert journal.keep_call("one", "x" * 3_000_000)
     assert journal.keep_call("two", "x" * 3_000_000) is None
     assert journal.keep_call("three", "x" * 500_000)
+
+
+def test_checkpoint_of_another_thread_forgets_nothing():
+    """A node may run a graph on a thread of its own."""
+    run = TaskGuard(None, ledger=Ledger("thread", StateSerializer()))
+    run.waits.paid_calls = 1
+    run.note_checkpoint("another")
+    assert run.waits.paid_calls == 1
+    run.note_checkpoint("thread")
+    assert run.waits.paid_calls == 0
