@@ -8,6 +8,8 @@ A call without a recorded result may have been made or not: its process died, or
 raised, unless the function has a parameter `idempotency_key`: it gets the key of the call, and is called again with the
 same one. Callers do not see that parameter, nor does a model that is given the function as a tool.
 
+A node that catches an error and calls with equal arguments tries the same call again, under the same key.
+
 Known as not made, and called again, is a call that the breaker refused, that asked a question (`interrupt`), that did
 not reach its service (httpx's ConnectError and the like), or that the service refused (HTTP 4xx without 408).
 """

@@ -135,8 +135,13 @@ class _Service:
             function: Makes the call.
             entry: Its place in the ledger; None: it may be made again.
         """
-        async with task.guards.loops.place():
-            return await self._send(task, function, entry)
+        try:
+            async with task.guards.loops.place():
+                return await self._send(task, function, entry)
+        except BaseException:
+            if entry:
+                entry.ledger.free(entry.key)
+            raise
 
     async def _send(self, task: TaskGuard, function: Callable[[], Awaitable[R]], entry: OnceCall | None) -> R:
         guards = task.guards

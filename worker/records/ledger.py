@@ -49,7 +49,8 @@ class Ledger:
     thread: str
     codec: Codec
     ttl_ms: int = TTL_MS
-    _keys: set[str] = field(default_factory=set)
+    _calls: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Key -> the number of the call, and what it counts."""
     _positions: Positions = field(default_factory=Positions)
 
     def key(self, name: str, arguments: Mapping[str, Any]) -> str:
@@ -63,11 +64,17 @@ class Ledger:
         if node is None:
             raise RuntimeError(f"expected {name!r} to be called inside a node, because it is made once, got: no node")
         given = _text_of(name, arguments)
-        number = self._positions.next(node.name, node.attempt, name, given)
+        call = (node.name, node.attempt, name, given)
+        number = self._positions.next(*call)
         hashed = hashlib.sha256(digest(self.thread, node.name, name, given, number).encode()).digest()
         key = str(UUID(bytes=hashed[:16], version=4))
-        self._keys.add(key)
+        self._calls[key] = (number, *call)
         return key
+
+    def free(self, key: str) -> None:
+        """Give the key of a call that failed to the next equal one of its node, which tries it again."""
+        if key in self._calls:
+            self._positions.free(*self._calls[key])
 
     def slots(self, key: str, token: str, *, takes_key: bool) -> tuple[list[str], list[Argument]]:
         """Return keys and arguments of the functions in functions/entries.lua."""
@@ -100,7 +107,7 @@ class Ledger:
 
     def forget_call(self) -> Call[int] | None:
         """Forget the calls of this attempt: the checkpoint behind their nodes is saved. None: there are none."""
-        keys, self._keys = self._keys, set()
+        keys, self._calls = set(self._calls), {}
         self._positions.clear()
         return forget_call(ledger_key(self.thread), keys) if keys else None
 

@@ -9,6 +9,7 @@ import hashlib
 import threading
 from collections import Counter
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 from langgraph.runtime import get_runtime
 
@@ -43,19 +44,28 @@ class Positions:
 
     def __init__(self) -> None:
         self._counts: Counter[tuple[object, ...]] = Counter()
+        self._freed: dict[tuple[object, ...], list[int]] = {}
         self._lock = threading.Lock()
 
     def next(self, *call: object) -> int:
-        """Return how many equal calls came before."""
+        """Return how many equal calls came before, without those that were freed."""
         with self._lock:
+            if freed := self._freed.get(call):
+                return heappop(freed)
             number = self._counts[call]
             self._counts[call] += 1
         return number
+
+    def free(self, number: int, *call: object) -> None:
+        """Let the next equal call have the number of one that failed: it is the same call, tried again."""
+        with self._lock:
+            heappush(self._freed.setdefault(call, []), number)
 
     def clear(self) -> None:
         """Forget the calls of nodes whose checkpoint is saved."""
         with self._lock:
             self._counts.clear()
+            self._freed.clear()
 
 
 def digest(*parts: object) -> str:

@@ -13,7 +13,7 @@ from langgraph.prebuilt import ToolRuntime
 from langgraph.types import RetryPolicy, interrupt
 from redis import Redis
 
-from langgraph_rq import Client, OutcomeUnknown
+from langgraph_rq import Client, OutcomeUnknown, ToolError
 from langgraph_rq.shared.connections.scripts import run
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.worker.calls.tools import guarded
@@ -190,6 +190,39 @@ async def test_call_that_raised_may_have_been_made(run_task, bank):
     result = await run_task(node, retry=RETRY)
     assert (result.error.type, bank.refunds) == ("tool_error", [7])
     assert "find out whether it was made" in result.error.message
+
+
+@pytest.mark.parametrize("takes_key", [False, True])
+async def test_node_that_tries_again_by_itself_tries_the_same_call(run_task, bank, takes_key):
+    def pay(key: str) -> None:
+        bank.refunds.append(key)
+        if len(bank.refunds) == 1:
+            raise httpx.ReadError("the answer was cut off")
+
+    @guarded("refund", once=True)
+    async def refund(order: int) -> None:
+        pay("")
+
+    @guarded("refund", once=True)
+    async def keyed_refund(order: int, idempotency_key: str) -> None:
+        pay(idempotency_key)
+
+    async def node(_state):
+        said = []
+        for _ in range(3):
+            try:
+                await (keyed_refund if takes_key else refund)(7)
+                said.append("done")
+            except ToolError as error:
+                said.append(type(error).__name__)
+        return {"text": ", ".join(said)}
+
+    result = await run_task(node)
+    if takes_key:
+        first, again, other = bank.refunds
+        assert (result.result["text"], first == again != other) == ("ToolError, done, done", True)
+    else:
+        assert (result.result["text"], len(bank.refunds)) == ("ToolError, OutcomeUnknown, OutcomeUnknown", 1)
 
 
 def refused(status: int) -> httpx.HTTPStatusError:
