@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from langchain_core.callbacks import BaseCallbackHandler
+from langgraph.cache.memory import InMemoryCache
 from langgraph.store.base import BaseStore
+from redis.asyncio import Redis
 
 from langgraph_rq.shared.budget.pricing import Pricing
 from langgraph_rq.shared.connections.clients import open_async
@@ -46,6 +48,7 @@ from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.guards.waiting import KeptAttempts
 from langgraph_rq.worker.outputs.failures import ErrorDetail
 from langgraph_rq.worker.state.checkpointer import Checkpointer, open_checkpointer
+from langgraph_rq.worker.state.node_cache import NodeCache, code_version
 from langgraph_rq.worker.state.project_state import adopt, open_project_state, unencrypted
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.state_keys import StateKeys
@@ -125,7 +128,7 @@ async def open_context(
                 store=brought.store or store,
                 adopt=None if brought.checkpointer else partial(adopt, is_fenced),
                 keeps_stores=brought.store is None,
-                prepare=partial(_allow_types, serializer),
+                prepare=partial(_prepare, client, serializer, settings.node_cache_ttl_s),
             )
         )
         stack.enter_context(exported_spans())
@@ -186,11 +189,13 @@ def config_path(settings: WorkerSettings) -> Path:
     return settings.config if is_given else BUILT_IN
 
 
-def _allow_types(serializer: StateSerializer, graph: AnyGraph) -> None:
-    """Let state hold the types of a graph, also in its caches of node results."""
+def _prepare(redis: Redis, serializer: StateSerializer, cache_ttl_s: float, graph: AnyGraph) -> None:
+    """Let state hold the types of a graph, also in its caches of node results, which all workers share."""
     serializer.allow(state_types(graph))
     for one in with_subgraphs(graph):
-        if one.cache is not None:
+        if isinstance(one.cache, InMemoryCache) and cache_ttl_s:
+            one.cache = NodeCache(redis, serializer, (graph.name, one.name, code_version(one)), cache_ttl_s)
+        elif one.cache is not None and not isinstance(one.cache, NodeCache):
             one.cache.serde = serializer.at("cache")
 
 

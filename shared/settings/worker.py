@@ -56,6 +56,11 @@ class WorkerSettings(Settings):
         pattern="^(class|message|frames)$",
         description="what is told of an exception that ends a task: class, message, or frames as well",
     )
+    node_cache_ttl_s: float = Field(
+        86_400.0,
+        ge=0,
+        description="share the results of nodes with a CachePolicy, so long at most; 0: each process caches its own",
+    )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error")
 
 

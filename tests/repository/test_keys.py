@@ -20,7 +20,7 @@ from langgraph_rq.shared.telemetry import anchors, audit
 from langgraph_rq.shared.threads import requests as thread_requests
 from langgraph_rq.worker.guards import tenant_calls
 from langgraph_rq.worker.records import journal, ledger
-from langgraph_rq.worker.state import checkpoints
+from langgraph_rq.worker.state import checkpoints, node_cache
 from langgraph_rq.worker.state.saver import thread_saver
 from langgraph_rq.worker.state.store import store
 
@@ -37,6 +37,7 @@ OWNERS = (
     ledger,
     store,
     thread_saver,
+    node_cache,
     event_feed,
     rates,
     recent,
