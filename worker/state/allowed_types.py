@@ -71,10 +71,15 @@ class AllowedTypes:
     def allow(self, types: Iterable[type]) -> None:
         """Allow further types; a name that is taken keeps its type.
 
+        A class that a function makes, such as a graph's factory at each run, is a new one each time: the first stands
+        for all of its name.
+
         Raises:
             RefusedStateError: there is no way to write this type.
         """
         for one in types:
+            if _is_local(one) and (one.__module__, one.__qualname__) in self._by_name:
+                continue
             form = _form(one)
             if form is None:
                 raise RefusedStateError(
@@ -87,6 +92,12 @@ class AllowedTypes:
     def of(self, value: Any) -> Form:
         """Return the form of a value's type; no subclass counts as its parent, whose form would lose what it adds."""
         form = self._by_type.get(type(value)) or _array_form(value)
+        if (
+            form is None
+            and _is_local(type(value))
+            and (type(value).__module__, type(value).__qualname__) in self._by_name
+        ):
+            form = _form(type(value))
         if form is None:
             raise type_refused(type(value).__module__, type(value).__qualname__)
         return form
@@ -107,6 +118,11 @@ class AllowedTypes:
         if form is None:
             raise type_refused(str(module), str(name))
         return form.build(parts)
+
+
+def _is_local(of: type) -> bool:
+    """Whether a function has made this class."""
+    return "<locals>" in of.__qualname__
 
 
 def _form(of: type) -> Form | None:
