@@ -17,6 +17,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,13 @@ def code_version(graph: Pregel[Any, Any, Any, Any]) -> str:
     """Digest the source files in which the nodes of a graph are written."""
     functions = (getattr(node.bound, name, None) for node in graph.nodes.values() for name in ("func", "afunc"))
     files = {file for function in functions if function and (file := _source_of(function))}
-    return _digest(*(Path(file).read_text(errors="replace") for file in sorted(files)))
+    return _digest(*(_file_digest(file) for file in sorted(files)))
+
+
+@cache
+def _file_digest(file: str) -> str:
+    """Digest a file as it was when the first graph was made of it: later changes are not what this process runs."""
+    return xxh3_128_hexdigest(Path(file).read_bytes())
 
 
 def _are_writes(value: Any) -> bool:

@@ -119,9 +119,11 @@ async def test_sync_caller_in_a_thread_shares_it_too(aredis):
 
 
 def test_other_source_files_are_another_version(tmp_path):
-    def version(source):
-        (tmp_path / "nodes.py").write_text(source)
-        spec = spec_from_file_location("nodes_of_a_cached_graph", tmp_path / "nodes.py")
+    def version(folder, source):
+        file = tmp_path / folder / "nodes.py"
+        file.parent.mkdir()
+        file.write_text(source)
+        spec = spec_from_file_location("nodes_of_a_cached_graph", file)
         module = module_from_spec(spec)
         sys.modules[spec.name] = module
         spec.loader.exec_module(module)
@@ -131,8 +133,8 @@ def test_other_source_files_are_another_version(tmp_path):
         "from langgraph.graph import START, StateGraph\ndef node(state): return {'number': 1}\n"
         "graph = StateGraph(dict).add_node(node).add_edge(START, 'node').compile()\n"
     )
-    assert version(code) == version(code)
-    assert version(code) != version(code.replace("1", "2"))
+    assert version("one", code) == version("same", code)
+    assert version("other", code.replace("1", "2")) != version("again", code)
     del sys.modules["nodes_of_a_cached_graph"]
 
 

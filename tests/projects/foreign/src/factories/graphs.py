@@ -1,9 +1,12 @@
 """Graphs that are made when they are needed."""
 
 import contextlib
+import operator
 import os
+import signal
 from collections.abc import AsyncIterator
-from typing import Any, TypedDict
+from pathlib import Path
+from typing import Annotated, Any, TypedDict
 
 from langchain.agents import create_agent
 from langchain_core.runnables import RunnableConfig
@@ -61,3 +64,26 @@ def fails(config: RunnableConfig) -> Any:
 def not_left(config: RunnableConfig) -> Any:
     yield _tell("done for")
     raise OSError("the server is gone")
+
+
+class Steps(TypedDict, total=False):
+    marker: str
+    steps: Annotated[list[int], operator.add]
+
+
+def _step(state: Steps) -> dict[str, list[int]]:
+    return {"steps": [os.getpid()]}
+
+
+def _die_once(state: Steps) -> dict[str, list[int]]:
+    marker = Path(state["marker"])
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"steps": [os.getpid()]}
+
+
+@contextlib.asynccontextmanager
+async def dies_once(config: RunnableConfig) -> AsyncIterator[Any]:
+    steps = StateGraph(Steps).add_node("first", _step).add_node("second", _die_once)
+    yield steps.add_edge(START, "first").add_edge("first", "second").add_edge("second", END)
