@@ -10,11 +10,14 @@ from uuid import uuid4
 import pytest
 from langchain_core.messages import BaseMessage
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.errors import NodeError
+from langgraph.graph import START, StateGraph
 from langgraph.store.memory import InMemoryStore
-from langgraph.types import Command
+from langgraph.types import Command, RetryPolicy
 
 from langgraph_rq import Client, State
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
+from langgraph_rq.worker.guards.refusals import BudgetExceeded
 from tests.installation import ROOT, start_worker
 
 PROJECT = ROOT / "tests/projects/features"
@@ -164,6 +167,23 @@ async def test_interrupt_is_answered(client, graphs):
     expected = await alone.ainvoke(Command(resume="so"), config())
     task = client.resume(result.task_id, "so")
     assert (await asyncio.to_thread(client.wait, task.task_id, 60)).result == expected
+
+
+async def test_spent_budget_passes_by_error_handlers_and_retries():
+    tries = []
+
+    def refused(_state):
+        tries.append(1)
+        raise BudgetExceeded("the budget is spent")
+
+    def handler(_state, error: NodeError):
+        pytest.fail(f"handled {error.error!r}")
+
+    builder = StateGraph(dict).set_node_defaults(error_handler=handler, retry_policy=RetryPolicy(jitter=False))
+    graph = builder.add_node("refused", refused).add_edge(START, "refused").compile()
+    with pytest.raises(BudgetExceeded):
+        await graph.ainvoke({})
+    assert len(tries) == 1
 
 
 def test_page_names_a_test_graph_for_each_feature_and_every_graph():
