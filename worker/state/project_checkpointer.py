@@ -71,7 +71,7 @@ class ProjectCheckpointer(BaseCheckpointSaver[Any]):
         saved = await super().aput(config, checkpoint, _stamped(metadata, config), new_versions)
         run = current_task.get()
         if run and not config["configurable"].get("checkpoint_ns"):
-            run.waits.has_paid = False
+            run.note_checkpoint(config["configurable"]["thread_id"])
         return saved
 
     async def aput_writes(

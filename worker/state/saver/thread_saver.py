@@ -162,7 +162,7 @@ class ThreadSaver(SyncFaces):
         await self._trim(place, count)
         run = current_task.get()
         if run and not place[1]:  # a subgraph's checkpoint does not keep what the node around it has paid for
-            run.waits.has_paid = False
+            run.note_checkpoint(place[0])
         return config_of(*place, checkpoint["id"])
 
     async def aput_writes(
