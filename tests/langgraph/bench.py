@@ -11,7 +11,9 @@ from uuid import uuid4
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
+from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, StateGraph
 from langgraph.store.memory import InMemoryStore
 from langgraph.types import Command, Send
 from pydantic_core import from_json, to_json
@@ -32,13 +34,15 @@ WAIT_S = 60
 class Case:
     """A graph, and the turns of one conversation with it.
 
-    `turns` are fields of tasks. `is_alone`: the first turn runs without a thread_id, too.
+    `turns` are the fields of a task each.
     """
 
     graph: Any
     turns: Sequence[Mapping[str, Any]]
     fails: bool = False
     """Whether the last turn raises."""
+    keeps: bool = False
+    """Whether it keeps something across threads, so that only its first conversation is like the bare one."""
 
 
 @dataclass
@@ -76,7 +80,8 @@ class Bare:
     """The graph with LangGraph alone: `ainvoke` with checkpoints in memory."""
 
     def __init__(self, graph: Any) -> None:
-        self.graph = graph.copy({"checkpointer": InMemorySaver(), "store": InMemoryStore()})
+        kept = {"cache": InMemoryCache()} if graph.cache else {}
+        self.graph = graph.copy({"checkpointer": InMemorySaver(), "store": InMemoryStore(), **kept})
         self.config = {"configurable": {"thread_id": str(uuid4()), "user_id": None}}
 
     async def run(self, turn: Mapping[str, Any]) -> Seen:
@@ -146,6 +151,17 @@ async def bench(redis_url: str, graphs: Mapping[str, Any]) -> AsyncIterator[Benc
     ):
         served = {name: loaded.graph for name, loaded in running._context.graphs.items()}
         yield Bench(client, served)
+
+
+def chain(state: type, *nodes: Any, **schemas: Any) -> Any:
+    """A graph that runs its nodes one after the other."""
+    builder = StateGraph(state, **schemas)
+    names = [node.__name__ for node in nodes]
+    for name, node in zip(names, nodes, strict=True):
+        builder.add_node(name, node)
+    for before, after in zip([START, *names], names, strict=False):
+        builder.add_edge(before, after)
+    return builder.compile()
 
 
 def input_of(turn: Mapping[str, Any]) -> Any:

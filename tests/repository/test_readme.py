@@ -18,7 +18,7 @@ TASKS = (ROOT / "docs/tasks.md").read_text()
 HOW_TO = (ROOT / "docs/how-to.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)( \w+)?\n(.*?)^```$", TASKS + HOW_TO, flags=re.MULTILINE | re.DOTALL)
 TIMEOUT_S = 60
-OURS_TO_SET = {"schema", "tenant", "resume", "traceparent", "submitted_at"}
+OURS_TO_SET = {"schema", "tenant", "resume", "continues", "traceparent", "submitted_at"}
 
 
 def run_blocks(installation: Installation, name: str = "") -> str:
@@ -38,8 +38,9 @@ def run_blocks(installation: Installation, name: str = "") -> str:
 
 
 def table(first_header: str) -> set[str]:
-    """Take the code words out of the first column of the table with this header."""
-    rows = TASKS.partition(f"| {first_header} |")[2].partition("\n\n")[0].splitlines()[2:]
+    """Take the code words out of the first column of the tables with this header."""
+    tables = TASKS.split(f"| {first_header} |")[1:]
+    rows = [row for one in tables for row in one.partition("\n\n")[0].splitlines()[2:]]
     return {word for row in rows for word in re.findall(r"`([\w.]+)`", row.split("|")[1])}
 
 
