@@ -29,6 +29,7 @@ SAID = {"messages": [{"role": "user", "content": "What is a tide?", "id": "asked
 INPUTS = {
     "stream_writer": GIVEN,
     "store": GIVEN,
+    "sync_store": GIVEN,
     "config": GIVEN,
     "runtime": GIVEN,
     "managed_values": {"text": "hello"},
@@ -44,6 +45,7 @@ INPUTS = {
     "send": {"number": 5},
     "command": GIVEN,
     "subgraphs": GIVEN,
+    "subgraph_memory": {"text": "hello"},
     "recursion_limit": GIVEN,
     "pydantic_state": {"text": "hello", "tags": ["a", "b"]},
     "dataclass_state": {"text": "hello"},
@@ -146,6 +148,13 @@ async def test_previous_is_what_the_last_task_of_the_thread_saved(client, graphs
     for numbers in ([1, 2], [3], [4, 5]):
         expected = await alone.ainvoke(numbers, config())
         assert (await run(client, "functional", numbers, thread_id=thread)).result == expected
+
+
+async def test_subgraph_with_a_memory_of_its_own_remembers_what_it_did_on_the_thread(client, graphs):
+    alone, thread = bare(graphs, "subgraph_memory"), uuid4().hex
+    for text in ("a", "b", "c"):
+        expected = await alone.ainvoke({"text": text}, config())
+        assert (await run(client, "subgraph_memory", {"text": text}, thread_id=thread)).result == expected
 
 
 async def test_result_of_a_cached_node_is_shared_by_all_workers(client, graphs):

@@ -121,6 +121,16 @@ def look_at_steps(state: Managed) -> dict[str, Any]:
 managed_values = chain(look_at_steps, state=Managed)
 
 
+def put_and_read(state: State) -> State:
+    store = get_store()
+    store.put(("sync", state["text"]), "one", {"note": state["text"]})
+    item = store.get(("sync", state["text"]), "one")
+    return {"seen": [item and item.value]}
+
+
+sync_store = chain(put_and_read)
+
+
 # The functional API
 
 
@@ -305,6 +315,23 @@ subgraphs = (
     .add_edge(START, "inner")
     .add_edge("inner", "call_inner")
     .add_edge("call_inner", "leaving")
+    .compile()
+)
+
+
+class Counted(TypedDict, total=False):
+    text: str
+    counted: Annotated[int, operator.add]
+
+
+def count(state: Counted) -> Counted:
+    return {"counted": 1}
+
+
+subgraph_memory = (
+    StateGraph(Counted)
+    .add_node("counter", chain(count, state=Counted, checkpointer=True))
+    .add_edge(START, "counter")
     .compile()
 )
 
