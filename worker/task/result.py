@@ -107,11 +107,18 @@ def read_output(output: Any) -> Result:
         return Result(State.ERROR, output, error=(ErrorType.GRAPH_ERROR, _read_metadata_error(problem)))
     metadata = given.model_dump(include=set(metadata)) if given else {}
     if error:
-        kind = ErrorType(error["type"])
-        is_passing = kind in {ErrorType.PROVIDER_UNAVAILABLE, ErrorType.TOOL_ERROR}
-        why = kind, str(error["message"])
+        why = _read_task_error(error)
+        is_passing = why[0] in {ErrorType.PROVIDER_UNAVAILABLE, ErrorType.TOOL_ERROR}
         return Result(State.ERROR, output, error=why, metadata=metadata, is_worth_retrying=is_passing)
     return Result(State.SUCCESS, output, metadata=metadata)
+
+
+def _read_task_error(error: Any) -> tuple[ErrorType, str]:
+    try:
+        return ErrorType(error["type"]), str(error["message"])
+    except (KeyError, TypeError, ValueError):
+        types = ", ".join(ErrorType)
+        return ErrorType.GRAPH_ERROR, f"{TASK_ERROR}: expected {{type, message}}, with a type of {types}"
 
 
 def _read_metadata_error(error: ValidationError | TypeError) -> str:

@@ -7,7 +7,7 @@ import threading
 import time
 import zlib
 from base64 import b64decode
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
@@ -201,6 +201,32 @@ async def test_what_has_no_json_form_is_null_and_named_while_the_rest_of_the_res
     assert result.status is State.SUCCESS
     assert result.result == {"n": {"paid": "/w==", "tools": [1, None], "text": "?", "nan": None}}
     assert result.metadata.not_written == ["result.n.tools[1]: function"]
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"task_metadata": {"colour": "red"}}, "task_metadata: colour: unknown field, known: graph, model"),
+        ({"task_metadata": {"complexity": object()}}, "task_metadata: complexity: expected a valid string"),
+        ({"task_metadata": ["simple"]}, "task_metadata: expected a dict"),
+        ({"task_error": {"type": "sadness", "message": "no"}}, "task_error: expected {type, message}"),
+        ({"task_error": "no"}, "task_error: expected {type, message}"),
+    ],
+    ids=["unknown key", "wrong value", "no dict", "unknown type", "no error"],
+)
+async def test_graph_that_says_it_wrongly_keeps_its_output(redis_url, client, told, message):
+    async def tell(_state):
+        return {"answer": "paid for", **told}
+
+    class Told(TypedDict):
+        answer: str
+        task_metadata: Any
+        task_error: Any
+
+    async with worker(redis_url, {"g": one_node_graph(tell, Told)}):
+        result = await ended(client, client.submit({"answer": ""}, graph="g").task_id)
+    assert (result.error.type, result.result) == (ErrorType.GRAPH_ERROR, {"answer": "paid for"})
+    assert result.error.message.startswith(message)
 
 
 async def test_text_within_bytes_is_masked_before_base64_hides_it(redis_url, client):
