@@ -79,6 +79,22 @@ async def test_task_is_submitted_claimed_and_finished(queue):
     assert await queue.redis.get("agent:result:t1") == b"{}"
 
 
+async def test_token_of_a_claim_is_above_those_of_all_earlier_claims(queue):
+    await queue.join()
+    for task_id in ("t1", "t2", "t3"):
+        await queue.submit(task_id, thread_id=task_id)
+    together = [claimed.token for claimed in (await queue.claim(n=2)).tasks]
+    assert together == [queue.now_ms * 1000, queue.now_ms * 1000 + 1]
+    queue.now_ms -= 5_000  # as after a failover to a replica whose clock is behind
+    later = await queue.claim_one()
+    assert later.token == together[1] + 1
+    await queue.release(later)
+    queue.now_ms += 60_000
+    await queue.renew()
+    assert (await queue.claim_one()).token == queue.now_ms * 1000
+    assert 0 < await queue.redis.ttl("agent:token") <= 86_400
+
+
 async def test_same_id_again_answers_with_the_task_that_is_there(queue):
     await queue.submit()
     again = await queue.submit()
