@@ -83,9 +83,9 @@ redis.call('HSET', task_key, 'state', 'pending', 'epoch', 0, 'queue', queue, 'cr
   'graph', graph)
 -- An earlier task under this id may be forgotten before its result, which is not this task's.
 redis.call('DEL', 'agent:result:' .. id, 'agent:events:' .. id, job_key)
-redis.call('HSET', job_key, 'task', data, 'data', rq_data, 'origin', queue, 'status', 'queued', 'description', description,
+redis.call('HSET', job_key, 'task', data, 'data', rq_data, 'origin', queue, 'description', description,
   'created_at', now_iso, 'enqueued_at', now_iso, 'timeout', math.ceil(deadline_ms / 1000))
-statuses[id] = 'queued'
+statuses[id] = '' -- it gets one where it goes; a second one would make Redis enlarge the hash
 redis.call('ZADD', open_key, deadline, id)
 redis.call('SADD', queues_key, QUEUE_KEY .. queue)
 charge(id, #data)
