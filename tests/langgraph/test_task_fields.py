@@ -94,7 +94,18 @@ def hub():
     return builder.add_edge(START, "one").compile()
 
 
+def nested():
+    inner = chain(one, three)
+
+    async def call(_state) -> dict:
+        return {"said": [(await inner.ainvoke({"said": []}))["said"]]}
+
+    builder = StateGraph(Said).add_node(one).add_node("inner", call)
+    return builder.add_edge(START, "one").add_edge("one", "inner").compile()
+
+
 GRAPHS: dict[str, Any] = {
+    "nested": nested(),
     "dataclass": chain(tell_context, context_schema=Settings),
     "pydantic": chain(tell_context, context_schema=Checked),
     "typed": chain(tell_context, context_schema=Loose),
@@ -193,6 +204,18 @@ async def test_recursion_limit_ends_a_run_as_it_ends_the_bare_one(served):
 async def test_configurable_cannot_hold_what_the_worker_sets(served, key):
     with pytest.raises(InvalidTaskError, match=f"config.configurable: expected no key .*{key}"):
         await served.serve("steps").submit({**NEW, "config": {"configurable": {key: "x"}}})
+
+
+@pytest.mark.parametrize("is_deep", [False, True])
+async def test_task_that_streams_all_modes_answers_as_one_that_streams_none(served, is_deep):
+    modes = ["checkpoints", "custom", "debug", "messages", "tasks", "updates", "values"]
+    conversation = served.serve("nested")
+    seen = await conversation.run({**NEW, "stream": modes, "stream_subgraphs": is_deep})
+    assert seen.output == {"said": [1, [1, 3]]}
+    events = [event async for event in served.client.events(conversation.last.task_id)]
+    assert {event.type for event in events} >= {"checkpoints", "debug", "tasks", "updates", "values"}
+    updated = [node for event in events if event.type == "updates" for node in event.data["data"]]
+    assert updated == (["one", "one", "three", "inner"] if is_deep else ["one", "inner"])
 
 
 @pytest.mark.parametrize("durability", ["sync", "async", "exit"])

@@ -63,6 +63,7 @@ def test_operations_are_those_of_the_documented_api():
         "GET /tasks/{task_id}/result",
         "GET /tasks/{task_id}/events",
         "POST /tasks/{task_id}/resume",
+        "POST /tasks/{task_id}/continue",
         "POST /query",
         "GET /status/{request_id}",
         "GET /usage",
