@@ -13,7 +13,9 @@ from langgraph_rq.worker.state.serializer import StateSerializer
 if TYPE_CHECKING:
     from langgraph_rq.worker.state.checkpoints import Checkpointer as StackCheckpointer
 
-Checkpointer: TypeAlias = "ThreadSaver | StackCheckpointer | ProjectCheckpointer"
+    Checkpointer: TypeAlias = ThreadSaver | StackCheckpointer | ProjectCheckpointer
+else:
+    Checkpointer = ThreadSaver | ProjectCheckpointer
 
 
 async def open_checkpointer(
