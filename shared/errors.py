@@ -309,6 +309,13 @@ class UnknownBreakerError(LanggraphRqError, LookupError):
         super().__init__(f"--reset: no breaker {name!r} was used in the last 24 hours{hint}")
 
 
+class ThreadBusyError(LanggraphRqError):
+    """A task of the thread has not ended, and this one was to run only if there is none."""
+
+    def __init__(self, thread_id: str | None) -> None:
+        super().__init__(f"thread_id: a task of the thread {thread_id} has not ended")
+
+
 class ThreadRequestError(LanggraphRqError):
     """A request about a thread had no answer: nobody answered in time, or the graph failed. It may be sent again."""
 

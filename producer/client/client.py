@@ -21,7 +21,7 @@ from langgraph_rq.shared.queue.events import BEGINNING, Event
 from langgraph_rq.shared.queue.shares import Share
 from langgraph_rq.shared.results import TaskResult
 from langgraph_rq.shared.settings import QueueSettings, TaskSettings
-from langgraph_rq.shared.tasks import State, Task
+from langgraph_rq.shared.tasks import DEFAULT_GRAPH, State, Task
 
 T = TypeVar("T")
 
@@ -215,6 +215,14 @@ class BlockingThreads:
     def state(self, thread_id: str, **fields: Unpack[StateFields]) -> dict[str, Any]:
         """Read the state of a thread, as `Threads.state` does."""
         return _run(self._threads.state(thread_id, **fields))
+
+    def states(self, thread_ids: Sequence[str], *, graph: str = DEFAULT_GRAPH) -> dict[str, dict[str, Any]]:
+        """Read the newest states of up to 100 threads, as `Threads.states` does."""
+        return _run(self._threads.states(thread_ids, graph=graph))
+
+    def delete(self, thread_id: str, *, graph: str = DEFAULT_GRAPH) -> None:
+        """Delete the checkpoints of a thread, as `Threads.delete` does."""
+        _run(self._threads.delete(thread_id, graph=graph))
 
     def history(self, thread_id: str, **fields: Unpack[HistoryFields]) -> list[dict[str, Any]]:
         """Read the states of a thread, the newest first, as `Threads.history` does."""

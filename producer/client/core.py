@@ -136,8 +136,11 @@ class ClientCore:
         """Put many tasks on the queue, in order; all are checked before the first is queued. Raises as `submit`."""
         return [receipt async for receipt in self.submit_each([self.parse(document) for document in documents])]
 
-    async def submit_each(self, tasks: Sequence[Task]) -> AsyncGenerator[Receipt, None]:
-        """Put checked tasks on the queue, yielding each one's receipt as it is known. Raises as `submit`."""
+    async def submit_each(self, tasks: Sequence[Task], *, is_alone: bool = False) -> AsyncGenerator[Receipt, None]:
+        """Put checked tasks on the queue, yielding each one's receipt as it is known. Raises as `submit`.
+
+        With `is_alone` ThreadBusyError is raised for one whose thread has an open task.
+        """
         warned = iter(await self._door.judge(tasks))
         for start in range(0, len(tasks), _SUBMIT_BATCH):
             batch, records = self._records.submit(tasks[start : start + _SUBMIT_BATCH], self._queue.queue)
@@ -149,6 +152,7 @@ class ClientCore:
                     self._times,
                     share=self._share,
                     data=self._keys.sign_task(task) if self._keys else None,
+                    is_alone=is_alone,
                 )
                 for task, queue in zip(batch, queues, strict=True)
             ]

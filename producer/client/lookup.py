@@ -15,6 +15,7 @@ from langgraph_rq.shared.errors import (
     QueueFullError,
     TaskConflictError,
     TenantFullError,
+    ThreadBusyError,
     UnknownGraphError,
     UnreadableTaskError,
 )
@@ -117,6 +118,8 @@ def read_receipt(task: Task, queue: str, submission: Submission | Exception) -> 
             return Receipt(task.task_id, state, created, reason)
         case Submitted.CONFLICT:
             raise TaskConflictError(task.task_id, submission.detail)
+        case Submitted.BUSY:
+            raise ThreadBusyError(task.thread_id)
         case Submitted.UNKNOWN_GRAPH:
             raise UnknownGraphError(task.graph, submission.detail)
         case Submitted.FULL:

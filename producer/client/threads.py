@@ -1,6 +1,6 @@
 """Read the state of threads: a worker that serves the thread's graph answers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict, Unpack
 from uuid import uuid4
 
@@ -100,6 +100,23 @@ class Threads:
         found: dict[str, Any] = await self._ask(Operation.STATE, thread_id, fields)
         return found
 
+    async def states(self, thread_ids: Sequence[str], *, graph: str = DEFAULT_GRAPH) -> dict[str, dict[str, Any]]:
+        """Read the newest states of up to 100 threads; each is written as `state` writes it. Raises as `state`."""
+        threads = {thread_id: self._key(thread_id) for thread_id in thread_ids}
+        if not threads:
+            return {}
+        found: dict[str, dict[str, Any]] = await self._ask(
+            Operation.STATES, thread_ids[0], {"graph": graph, "threads": threads}
+        )
+        return found
+
+    async def delete(self, thread_id: str, *, graph: str = DEFAULT_GRAPH) -> None:
+        """Delete the checkpoints of a thread. What a task that still runs on it writes from then on is refused.
+
+        Raises as `state`.
+        """
+        await self._ask(Operation.DELETE, thread_id, {"graph": graph})
+
     async def history(self, thread_id: str, **fields: Unpack[HistoryFields]) -> list[dict[str, Any]]:
         """Read the states of a thread, the newest first; each is written as `state` writes it.
 
@@ -116,10 +133,7 @@ class Threads:
         return found
 
     async def _ask(self, operation: Operation, thread_id: str, fields: Mapping[str, Any]) -> Any:
-        try:
-            thread = task_key(_THREAD_ID.validate_python(thread_id), self._tenant)
-        except ValidationError as error:
-            raise InvalidInputError(Violation("thread_id", error.errors()[0]["msg"], repr(thread_id)[:60])) from None
+        thread = self._key(thread_id)
         arguments = {"thread_id": thread_id, **fields}
         graph = str(arguments.pop("graph", DEFAULT_GRAPH))
         request = Request(uuid4().hex, operation, graph, thread, arguments)
@@ -144,3 +158,9 @@ class Threads:
                 raise InvalidInputError(Violation("thread", "what the graph can read", reply["error"]))
             raise ThreadRequestError(reply["error"])
         raise ThreadRequestError(f"no worker answered within {ANSWERED_WITHIN_S:g} s")
+
+    def _key(self, thread_id: str) -> str:
+        try:
+            return task_key(_THREAD_ID.validate_python(thread_id), self._tenant)
+        except ValidationError as error:
+            raise InvalidInputError(Violation("thread_id", error.errors()[0]["msg"], repr(thread_id)[:60])) from None

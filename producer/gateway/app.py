@@ -24,7 +24,7 @@ from langgraph_rq.producer.gateway.admission.streams import Streams
 from langgraph_rq.producer.gateway.answer_headers import AnswerHeaders
 from langgraph_rq.producer.gateway.console import overview, page
 from langgraph_rq.producer.gateway.dependencies import Gateway
-from langgraph_rq.producer.gateway.langgraph_api import assistants, system
+from langgraph_rq.producer.gateway.langgraph_api import assistants, runs, system, threads
 from langgraph_rq.producer.gateway.probes import health
 from langgraph_rq.producer.gateway.probes.model_ping import ModelPing
 from langgraph_rq.producer.gateway.tasks import classic, routes, stream
@@ -104,7 +104,9 @@ def create_app(settings: GatewaySettings, redis_url: str | None = None) -> FastA
         redoc_url=None,
         openapi_url=None,  # page.py has it too: FastAPI's own knows no query
     )
-    parts = [part.router for part in (routes, stream, classic, overview, health, page, system, assistants)]
+    parts = [
+        part.router for part in (routes, stream, classic, overview, health, page, system, assistants, threads, runs)
+    ]
     problems.install(app, [route for part in parts for route in part.routes])
     for part in parts:
         app.include_router(part)

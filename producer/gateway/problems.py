@@ -31,6 +31,7 @@ from langgraph_rq.shared.errors import (
     ScriptsMissingError,
     TaskConflictError,
     TenantFullError,
+    ThreadRequestError,
     UnknownGraphError,
     UnknownTaskError,
     Violation,
@@ -149,6 +150,8 @@ def problem_of(error: Exception) -> ProblemError | None:
         case QueueFullError() | TenantFullError():
             status, kind_ = (503, "redis_full") if isinstance(error, QueueFullError) else (429, "tenant_full")
             return ProblemError(status, kind_, str(error), headers=_retry_after(error.retry_after_s))
+        case ThreadRequestError():
+            return ProblemError(503, "no_answer", str(error), headers=_retry_after(_OUTAGE_RETRY_S))
         case _:
             return _outage(error)
 

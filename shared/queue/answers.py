@@ -17,6 +17,7 @@ class Submitted(StrEnum):
     CREATED = "created"
     EXISTS = "exists"
     CONFLICT = "conflict"
+    BUSY = "busy"
     FULL = "full"
     TENANT_TASKS = "tenant_tasks"
     TENANT_BYTES = "tenant_bytes"

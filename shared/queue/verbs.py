@@ -74,8 +74,12 @@ def submit_call(
     *,
     share: Share = NO_LIMITS,
     data: bytes | None = None,
+    is_alone: bool = False,
 ) -> Call[Submission]:
-    """Put `task` on `queue` unless its id is known already, or its tenant has its share; `data` is its signed form."""
+    """Put `task` on `queue` unless its id is known already, or its tenant has its share.
+
+    `data` is its signed form. With `is_alone` it is refused while another task of its thread has not ended.
+    """
     key = task.key
     return Call(
         load_script("shared/queue/scripts/submit"),
@@ -99,6 +103,7 @@ def submit_call(
             EMPTIED_JOB,
             int(task.goes_on),
             *start_of(task),
+            int(is_alone),
             now_ms,
         ],
         read_submission,

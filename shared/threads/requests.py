@@ -24,6 +24,8 @@ GRAPHS = "agent:graphs"
 ANSWERED_WITHIN_S = 10.0
 """A request that no worker has answered after this time is given up."""
 REPLY_KEPT_MS = 60_000
+MOST_THREADS = 100
+"""Threads of one request."""
 _MOST_WAITING = 1_000
 _KEPT_MS = round(ANSWERED_WITHIN_S * 1000)
 
@@ -36,8 +38,12 @@ class Operation(StrEnum):
 
     STATE = "state"
     """The state of a thread, now or at a checkpoint."""
+    STATES = "states"
+    """The states of several threads of one tenant, by thread."""
     HISTORY = "history"
-    """Its checkpoints, the newest first."""
+    """The checkpoints of a thread, the newest first."""
+    DELETE = "delete"
+    """All that is kept of a thread's state is deleted."""
 
 
 class Refusal(StrEnum):

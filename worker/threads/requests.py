@@ -11,10 +11,12 @@ from redis.exceptions import RedisError
 
 from langgraph_rq.shared.queue.events import EventType
 from langgraph_rq.shared.signing import SignatureError
+from langgraph_rq.shared.tasks import tenant_of
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.shared.telemetry.outage import Outage
 from langgraph_rq.shared.threads.requests import (
     ANSWERED_WITHIN_S,
+    MOST_THREADS,
     REPLY_KEPT_MS,
     Operation,
     Refusal,
@@ -138,12 +140,26 @@ class ThreadRequests:
             match request.operation:
                 case Operation.STATE:
                     return await _state(opened.graph, config, thread_id, **arguments)
+                case Operation.STATES:
+                    return await _states(opened.graph, request.thread, **arguments)
                 case Operation.HISTORY:
                     return await _history(opened.graph, config, thread_id, **arguments)
+                case Operation.DELETE:
+                    return await opened.graph.checkpointer.adelete_thread(request.thread)
 
 
 async def _state(graph: _Graph, config: RunnableConfig, thread_id: str, *, subgraphs: bool = False) -> dict[str, Any]:
     return thread_state(await graph.aget_state(config, subgraphs=subgraphs), thread_id)
+
+
+async def _states(graph: _Graph, thread: str, *, threads: dict[str, str]) -> dict[str, Any]:
+    """Read the states of threads: the id that a tenant knows -> the thread under which LangGraph keeps checkpoints."""
+    if len(threads) > MOST_THREADS or any(tenant_of(one) != tenant_of(thread) for one in threads.values()):
+        raise ValueError(f"threads: expected at most {MOST_THREADS}, of one tenant")
+    return {
+        thread_id: thread_state(await graph.aget_state(_config(one, None)), thread_id)
+        for thread_id, one in threads.items()
+    }
 
 
 async def _history(

@@ -5,10 +5,11 @@
 --
 -- Uses shared/connections/clock: clock, natural, whole
 -- Uses shared/queue/functions/fence: fence
--- Uses shared/queue/functions/turns: enter_thread, put_aside, stopped_running, wait_below_cap, wake_thread
+-- Uses shared/queue/functions/turns: enter_thread, put_aside, stopped_running, tenant_of, wait_below_cap, wake_thread
 -- Uses shared/queue/functions/rq_jobs: describe, hide_execution
 -- Uses shared/queue/functions/shares: charge
 -- Uses shared/queue/functions/waits: wait_to_start
+-- Uses shared/queue/functions/thread_rows: list_run
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
 -- KEYS[2] rq:job:<id>          hash    RQ's job
@@ -74,6 +75,9 @@ else
   charge(id, #data)
   if is_answer then
     redis.call('HSET', task_key, 'answers', 1)
+  end
+  if thread ~= '' then
+    list_run(id, thread, tenant_of(thread), announced_graph, now_ms)
   end
   if thread ~= '' and not is_early then
     is_next, drops = enter_thread(id, queue, thread, is_answer, now_ms)

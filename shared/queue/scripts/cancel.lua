@@ -2,12 +2,13 @@
 -- End a task that no worker runs, with the result given; ask the worker of a running one to stop.
 --
 -- Uses shared/connections/clock: clock, natural
--- Uses shared/queue/functions/turns: leave_thread
+-- Uses shared/queue/functions/turns: leave_thread, tenant_of
 -- Uses shared/queue/functions/emptied: DEFERRED
 -- Uses shared/queue/functions/waits: leave_wait
 -- Uses shared/queue/functions/rq_jobs: list_ended, task_bytes, write_result
 -- Uses shared/queue/functions/shares: discharge
 -- Uses shared/queue/functions/events: record_end
+-- Uses shared/queue/functions/thread_rows: list_end
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
 -- KEYS[2] agent:result:<id>    string  the result document
@@ -58,6 +59,10 @@ end
 record_end(events_key, state, events_ms)
 redis.pcall('ZREM', DEFERRED .. (queue or ''), id)
 leave_thread(id, thread)
+local named = thread or redis.call('HGET', task_key, 'enters') -- by one that was to start at its time
+if named then
+  list_end(named, tenant_of(named), state, now_ms)
+end
 discharge(id, #result + task_bytes(job_key), result_ms, now_ms)
 -- Its checkpoints are of no use any more, unless they are those of the task whose question it answers.
 if started and not (thread or answers) then

@@ -4,10 +4,11 @@
 -- Uses shared/connections/clock: clock, natural
 -- Uses shared/queue/functions/fence: fence
 -- Uses shared/queue/functions/questions: settle_question
--- Uses shared/queue/functions/turns: leave_thread, stopped_running
+-- Uses shared/queue/functions/turns: leave_thread, stopped_running, tenant_of
 -- Uses shared/queue/functions/rq_jobs: hide_execution, list_ended, task_bytes, write_result
 -- Uses shared/queue/functions/shares: discharge
 -- Uses shared/queue/functions/events: record_end
+-- Uses shared/queue/functions/thread_rows: list_end
 --
 -- KEYS[1] agent:task:<id>        hash    the task's state
 -- KEYS[2] agent:result:<id>      string  the result document
@@ -65,6 +66,9 @@ if thread then
   settle_question(id, thread, question, still_ms, window_ms + still_ms, now_ms)
 end
 leave_thread(id, thread)
+if thread then
+  list_end(thread, tenant_of(thread), state, now_ms)
+end
 local kept_data = emptied_data ~= '' and #emptied_data or (task_bytes(job_key))
 discharge(id, #result + #rq_result + kept_data, result_ms, now_ms)
 

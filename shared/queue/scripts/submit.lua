@@ -6,6 +6,7 @@
 -- Uses shared/queue/functions/emptied: statuses
 -- Uses shared/queue/functions/shares: charge, is_above_share, refused
 -- Uses shared/queue/functions/waits: wait_to_start
+-- Uses shared/queue/functions/thread_rows: is_busy, list_run
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
 -- KEYS[2] rq:job:<id>          hash    RQ's job, read by its tools; `task` carries the task, because RQ's clients write
@@ -33,17 +34,18 @@
 -- ARGV[17] 1 if it goes on with what its thread did last (answers its question), else 0
 -- ARGV[18] start it after (ms from now), 0 for at once
 -- ARGV[19] start it at (ms), 0 for at once
--- ARGV[20] now (ms) in tests, else empty
+-- ARGV[20] 1 to refuse it while its thread has an open task, else 0
+-- ARGV[21] now (ms) in tests, else empty
 -- Returns {outcome, state or detail, what is missing of a worker that could run it}, the last for created only:
 --   created, pending | exists, <state> | conflict, <state> | full, <percent used> | unknown_graph, <graphs, comma separated> |
---   tenant_tasks, <open tasks> | tenant_bytes, <bytes held> | tenant_share, <percent used>
+--   busy, <the thread> | tenant_tasks, <open tasks> | tenant_bytes, <bytes held> | tenant_share, <percent used>
 local task_key, job_key, queues_key, open_key, graphs_key, workers_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local id, queue, data, digest, graph = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local deadline_ms, description = tonumber(ARGV[6]), ARGV[7]
 local user, thread, now_iso, memory_mark = ARGV[8], ARGV[9], ARGV[10], tonumber(ARGV[11])
 local announced_graph, most_tasks, most_bytes = ARGV[12], tonumber(ARGV[13]), tonumber(ARGV[14])
 local share_mark, rq_data = tonumber(ARGV[15]), ARGV[16]
-local is_answer, now_ms = ARGV[17] == '1', clock(ARGV[20])
+local is_answer, is_alone, now_ms = ARGV[17] == '1', ARGV[20] == '1', clock(ARGV[21])
 
 local starts_at = math.max(now_ms + tonumber(ARGV[18]), tonumber(ARGV[19]))
 local deadline = whole(starts_at + deadline_ms)
@@ -51,6 +53,10 @@ local deadline = whole(starts_at + deadline_ms)
 local known = redis.call('HMGET', task_key, 'digest', 'state')
 if known[2] then
   return {known[1] == digest and 'exists' or 'conflict', known[2]}
+end
+
+if is_alone and is_busy(thread) then
+  return {'busy', thread}
 end
 
 -- Running tasks must still be able to write their checkpoints, so new ones are refused before the memory is full.
@@ -91,6 +97,9 @@ redis.call('SADD', queues_key, QUEUE_KEY .. queue)
 charge(id, #data)
 if is_answer then
   redis.call('HSET', task_key, 'answers', 1)
+end
+if thread ~= '' then
+  list_run(id, thread, tenant_of(thread), announced_graph, now_ms)
 end
 if starts_at > now_ms then
   wait_to_start(id, thread, starts_at)

@@ -1,0 +1,105 @@
+"""What a run is asked to do: LangGraph's fields, and the task that they make."""
+
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+from pydantic import BeforeValidator, Field
+
+from langgraph_rq.producer.gateway.dependencies import Caller
+from langgraph_rq.producer.gateway.langgraph_api.assistants import find
+from langgraph_rq.producer.gateway.problems import ProblemError, invalid
+from langgraph_rq.producer.gateway.tasks.bodies import Body
+from langgraph_rq.shared.errors import Violation
+from langgraph_rq.shared.strict_json import kind
+
+Mode = Literal["values", "updates", "messages-tuple", "custom", "events", "debug", "tasks", "checkpoints"]
+"""LangGraph's `messages`, messages put together from their pieces, is not served: `messages-tuple` has the pieces."""
+
+Modes = Annotated[list[Mode], BeforeValidator(lambda modes: [modes] if isinstance(modes, str) else modes)]
+
+_NOT_SERVED = {
+    "webhook": "no webhook: wait for the run, or join it",
+    "langsmith_tracer": "nothing: LGRQ's own traces go to OpenTelemetry",
+    "strict_resume": "nothing: an answer to nothing is refused",
+}
+
+
+class RunBody(Body):
+    """A run."""
+
+    assistant_id: str = Field(description="An assistant's id, or a graph's name.", max_length=256)
+    input: Any = Field(None, description="Null goes on from the thread's state.")
+    command: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
+    config: dict[str, Any] | None = None
+    context: dict[str, Any] | None = None
+    checkpoint: dict[str, Any] | None = None
+    checkpoint_id: str | None = None
+    stream_mode: Modes | None = None
+    stream_subgraphs: bool = False
+    stream_resumable: bool | None = Field(None, description="Every run is: this changes nothing.")
+    interrupt_before: Literal["*"] | list[str] | None = None
+    interrupt_after: Literal["*"] | list[str] | None = None
+    multitask_strategy: Literal["reject", "enqueue", "interrupt"] = "enqueue"
+    if_not_exists: Literal["create", "reject"] = "reject"
+    on_disconnect: Literal["cancel", "continue"] = "continue"
+    on_completion: Literal["delete"] | None = Field(None, description="What a run without thread leaves is deleted.")
+    after_seconds: float | None = Field(None, ge=0)
+    durability: Literal["sync", "async", "exit"] | None = None
+    checkpoint_during: bool | None = Field(None, description="False: durability exit.")
+    feedback_keys: list[str] | None = Field(None, description="Of LangSmith: this changes nothing.")
+    webhook: Any = None
+    langsmith_tracer: Any = None
+    strict_resume: Any = None
+
+    async def task(self, caller: Caller, thread_id: str | None) -> dict[str, Any]:
+        """Make the task of it.
+
+        Raises:
+            ProblemError: 404 the assistant is unknown; 400, 422 fields that do not go together, or are not served.
+        """
+        self._refuse(thread_id)
+        config = self.config or {}
+        if self.context and config.get("configurable"):
+            detail = "context and config.configurable exclude each other: LangGraph mirrors one into the other"
+            raise ProblemError(400, "context_twice", detail)
+        given: dict[str, Any] = {
+            "command": self.command,
+            "metadata": self.metadata,
+            "config": config or None,
+            "context": self.context or None,
+            "checkpoint_id": self.checkpoint_id or (self.checkpoint or {}).get("checkpoint_id"),
+            "interrupt_before": self.interrupt_before or None,
+            "interrupt_after": self.interrupt_after or None,
+            "delay_s": self.after_seconds,
+            "durability": self.durability or ("exit" if self.checkpoint_during is False else None),
+            "stream_subgraphs": self.stream_subgraphs or None,
+        }
+        return {
+            "task_id": str(uuid4()),
+            "graph": (await find(caller, self.assistant_id)).graph,
+            "thread_id": thread_id,
+            "input": self.input,
+            "stream": [task_mode(mode) for mode in self.stream_mode or ["values"]],
+            **{name: value for name, value in given.items() if value is not None},
+        }
+
+    def _refuse(self, thread_id: str | None) -> None:
+        for name, expected in _NOT_SERVED.items():
+            if (value := getattr(self, name)) is not None:
+                raise invalid(Violation(name, expected, kind(value)))
+        if self.input is not None and self.command:
+            raise invalid(Violation("command", "either input or command", "both"))
+        if (self.checkpoint or {}).get("checkpoint_ns"):
+            raise invalid(Violation("checkpoint.checkpoint_ns", "a checkpoint of the graph itself", "a subgraph's"))
+        if thread_id is None:
+            for name in ("checkpoint", "checkpoint_id", "command"):
+                if getattr(self, name):
+                    raise invalid(
+                        Violation(name, "nothing: a run without a thread has nothing to go on with", "a value")
+                    )
+
+
+def task_mode(mode: str) -> str:
+    """Return our name of a stream mode."""
+    return "messages" if mode == "messages-tuple" else mode

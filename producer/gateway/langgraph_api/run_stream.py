@@ -1,0 +1,154 @@
+"""The stream of a run as LangGraph's server-sent events, made of the task's events, which any gateway can read."""
+
+import json
+from collections.abc import AsyncGenerator, Collection
+from contextlib import ExitStack, aclosing, suppress
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from langgraph_rq.producer.gateway.dependencies import Caller
+from langgraph_rq.producer.gateway.langgraph_api.objects import RUN_STATUS
+from langgraph_rq.producer.gateway.tasks.stream import EventsResponse
+from langgraph_rq.shared.errors import LanggraphRqError
+from langgraph_rq.shared.queue.events import BEGINNING, Event, EventType, is_place
+from langgraph_rq.shared.strict_json import read_json
+from langgraph_rq.shared.tasks import State
+
+HEARTBEAT_S = 5.0
+"""LangGraph's clients give up a silent stream soon after."""
+_HEARTBEAT = b": heartbeat\n\n"
+_MODES = frozenset(
+    {
+        EventType.VALUES,
+        EventType.UPDATES,
+        EventType.CUSTOM,
+        EventType.MESSAGES,
+        EventType.TASKS,
+        EventType.CHECKPOINTS,
+        EventType.DEBUG,
+        EventType.EVENTS,
+    }
+)
+
+
+class RunStream(EventsResponse):
+    """The events of a run; with `cancels` the run is cancelled when its reader goes away before the end."""
+
+    def __init__(self, content: AsyncGenerator[bytes, None], admission: ExitStack, on_left: Any = None) -> None:
+        super().__init__(content, admission)
+        self._on_left = on_left
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if self._on_left:
+                await self._on_left()
+
+
+async def open_stream(
+    caller: Caller, run_id: str, after: str | None, modes: Collection[str] | None, *, cancels: bool = False
+) -> RunStream:
+    """Begin to stream a run after an event; from its beginning after none, or one that is none.
+
+    Args:
+        caller: Whose run it is.
+        run_id: The run.
+        after: `Last-Event-ID` of a client that comes back.
+        modes: Our names of the stream modes to tell of; None: all of the run.
+        cancels: Whether the run is cancelled when the reader goes away before its end.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(caller.gateway.streams.admit(caller.tenant))
+        place = after if after and is_place(after) and after != "0-0" else BEGINNING
+        following = await caller.client.follow(run_id, place, HEARTBEAT_S)
+        state = _Reading()
+        content = _write(caller, run_id, following, modes, state)
+
+        async def leave() -> None:
+            if not state.has_ended:
+                with suppress(LanggraphRqError):
+                    await caller.client.cancel(run_id)
+
+        return RunStream(content, stack.pop_all(), leave if cancels else None)
+    raise AssertionError
+
+
+class _Reading:
+    has_ended = False
+
+
+async def _write(
+    caller: Caller,
+    run_id: str,
+    following: AsyncGenerator[Event | None, None] | None,
+    modes: Collection[str] | None,
+    reading: _Reading,
+) -> AsyncGenerator[bytes, None]:
+    if following is None:  # its end was seen
+        reading.has_ended = True
+        return
+    has_begun = has_values = False
+    # A failure from here on only ends the stream: the client reconnects and gets the error then.
+    with suppress(LanggraphRqError):
+        async with aclosing(following) as events:
+            async for event in events:
+                if event is None:
+                    yield _HEARTBEAT
+                elif event.is_last:
+                    reading.has_ended = True
+                    for frame in await _end(caller, run_id, event, has_begun=has_begun, has_values=has_values):
+                        yield frame
+                else:
+                    for frame in _frames(run_id, event, modes, has_begun=has_begun):
+                        yield frame
+                        has_begun = True
+                    has_values = has_values or event.type == EventType.VALUES
+
+
+def _frames(run_id: str, event: Event, modes: Collection[str] | None, *, has_begun: bool) -> list[bytes]:
+    """Write what an event says."""
+    if event.type == EventType.STATE:
+        state = event.data
+        if state.get("state") != State.RUNNING or state.get("waits_for"):
+            return []
+        return [frame("metadata", {"run_id": run_id, "attempt": state.get("attempt", 1)}, event.id)]
+    if event.type not in _MODES or (modes is not None and event.type not in modes):
+        return []
+    data = event.data
+    name = "|".join([event.type, *data.get("namespace", ())])
+    told = [data["message"], data.get("metadata", {})] if event.type == EventType.MESSAGES else data.get("data")
+    begin = [] if has_begun else [frame("metadata", {"run_id": run_id, "attempt": data.get("attempt", 1)})]
+    return [*begin, frame(name, told, event.id)]
+
+
+async def _end(caller: Caller, run_id: str, event: Event, *, has_begun: bool, has_values: bool) -> list[bytes]:
+    """Write the end of a run: what went wrong, if anything did, and how it ended."""
+    document = await caller.client.result_json(run_id)
+    result: Any = read_json(document) if document else {}
+    frames = [] if has_begun else [frame("metadata", {"run_id": run_id, "attempt": 1})]
+    if not (has_begun or has_values) and result.get("result") is not None:  # its events are forgotten
+        frames.append(frame("values", result["result"]))
+    if error := failure(result):
+        frames.append(frame("error", error))
+    status = RUN_STATUS[State(result.get("status") or event.data["state"])]
+    return [*frames, frame("end", {"run_id": run_id, "status": status}, event.id)]
+
+
+def failure(result: Any) -> dict[str, str] | None:
+    """Write why a run failed, as `{error, message}`; None: it did not."""
+    error = result.get("error")
+    if not error or result.get("status") not in {State.ERROR, State.TIMEOUT}:
+        return None
+    name = (error.get("exception") or error["type"]).rpartition(".")[2]
+    message = error["message"].removeprefix(f"{name}: ") if error.get("exception") else error["message"]
+    return {"error": name, "message": message}
+
+
+def frame(name: str, data: Any, id_: str | None = None) -> bytes:
+    """Write one server-sent event."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    place = f"id: {id_}\n" if id_ else ""
+    return f"{place}event: {name}\ndata: {text}\n\n".encode()

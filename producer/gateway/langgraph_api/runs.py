@@ -1,0 +1,294 @@
+"""Runs: tasks, as LangGraph's API starts, follows, lists and cancels them."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import Field, RootModel
+
+from langgraph_rq.producer.gateway.dependencies import Caller, FromCaller
+from langgraph_rq.producer.gateway.langgraph_api.objects import read_run, read_runs, read_thread
+from langgraph_rq.producer.gateway.langgraph_api.run_bodies import RunBody, task_mode
+from langgraph_rq.producer.gateway.langgraph_api.run_stream import HEARTBEAT_S, RunStream, failure, open_stream
+from langgraph_rq.producer.gateway.langgraph_api.threads import ThreadPath, make
+from langgraph_rq.producer.gateway.problems import ProblemError, documented
+from langgraph_rq.producer.gateway.tasks.bodies import Body, StrictRoute
+from langgraph_rq.shared.errors import (
+    LanggraphRqError,
+    ThreadBusyError,
+    UnknownTaskError,
+    WaitTimeoutError,
+)
+from langgraph_rq.shared.queue.keys import events_key, result_key
+from langgraph_rq.shared.strict_json import read_json
+from langgraph_rq.shared.tasks import State, TaskId, task_key
+from langgraph_rq.shared.threads.rows import runs_key
+
+_LISTED = 1_000
+_PROBLEMS = documented(400, 401, 404, 408, 409, 413, 422, 429, 503)
+
+router = APIRouter(route_class=StrictRoute, tags=["langgraph: runs"])
+
+
+class Batch(RootModel[list[RunBody]]):
+    """Runs without threads."""
+
+    root: list[RunBody] = Field(min_length=1, max_length=100)
+
+
+class CancelBody(Body):
+    """Which runs."""
+
+    thread_id: str
+    run_ids: list[TaskId] = Field(min_length=1, max_length=_LISTED)
+
+
+@router.post("/threads/{thread}/runs", responses=_PROBLEMS)
+async def create(thread: ThreadPath, body: RunBody, caller: FromCaller) -> JSONResponse:
+    """Start a run on a thread."""
+    run_id = await start(caller, body, thread)
+    return JSONResponse((await read_run(caller, thread, run_id)).answer(), headers=_located(thread, run_id))
+
+
+@router.post("/runs", responses=_PROBLEMS)
+async def create_alone(body: RunBody, caller: FromCaller) -> JSONResponse:
+    """Start a run without a thread."""
+    run_id = await start(caller, body, None)
+    return JSONResponse((await read_run(caller, run_id, run_id)).answer(), headers=_located(run_id, run_id))
+
+
+@router.post("/runs/batch", responses=_PROBLEMS)
+async def create_batch(body: Batch, caller: FromCaller) -> JSONResponse:
+    """Start runs without threads."""
+    ids = [await start(caller, one, None) for one in body.root]
+    return JSONResponse([(await read_run(caller, run_id, run_id)).answer() for run_id in ids])
+
+
+@router.post("/threads/{thread}/runs/stream", response_class=Response, responses=_PROBLEMS)
+async def stream(thread: ThreadPath, body: RunBody, caller: FromCaller) -> Response:
+    """Start a run on a thread, and stream its events."""
+    return await _stream(caller, body, thread)
+
+
+@router.post("/runs/stream", response_class=Response, responses=_PROBLEMS)
+async def stream_alone(body: RunBody, caller: FromCaller) -> Response:
+    """Start a run without a thread, and stream its events."""
+    return await _stream(caller, body, None)
+
+
+@router.post("/threads/{thread}/runs/wait", response_class=Response, responses=_PROBLEMS)
+async def wait(thread: ThreadPath, body: RunBody, caller: FromCaller) -> Response:
+    """Start a run on a thread, and wait for its end."""
+    return await _wait(caller, body, thread)
+
+
+@router.post("/runs/wait", response_class=Response, responses=_PROBLEMS)
+async def wait_alone(body: RunBody, caller: FromCaller) -> Response:
+    """Start a run without a thread, and wait for its end."""
+    return await _wait(caller, body, None)
+
+
+@router.post("/runs/cancel", status_code=204, responses=documented(401, 404, 422, 503))
+async def cancel_many(body: CancelBody, caller: FromCaller, action: Literal["interrupt"] = "interrupt") -> Response:
+    """Cancel runs of a thread that have not ended."""
+    del action
+    found = await read_runs(caller, body.thread_id, body.run_ids)
+    open_ids = [run.run_id for run in found if run and not run.state.is_terminal]
+    if not open_ids:
+        raise ProblemError(404, "unknown_run", "no such run of this thread is open")
+    for run_id in open_ids:
+        with suppress(UnknownTaskError):
+            await caller.client.cancel(run_id)
+    return Response(status_code=204)
+
+
+@router.get("/threads/{thread}/runs", responses=documented(401, 404, 422, 503))
+async def list_runs(
+    thread: ThreadPath,
+    caller: FromCaller,
+    limit: Annotated[int, Query(ge=1, le=_LISTED)] = 10,
+    offset: Annotated[int, Query(ge=0)] = 0,
+    status: Literal["pending", "running", "success", "error", "timeout", "interrupted"] | None = None,
+    select: Annotated[list[str] | None, Query(description="These keys only.")] = None,
+) -> JSONResponse:
+    """List the runs of a thread that are still known, the newest first."""
+    await read_thread(caller, thread)
+    key = task_key(thread, caller.tenant)
+    ids = await caller.client.redis.zrevrange(runs_key(key), 0, -1)
+    prefix = f"{caller.tenant}--"
+    found = await read_runs(caller, thread, [one.decode(errors="replace").removeprefix(prefix) for one in ids])
+    answers = [run.answer() for run in found if run]
+    answers = [one for one in answers if status in (None, one["status"])][offset : offset + limit]
+    if select is not None:
+        answers = [{name: one[name] for name in select if name in one} for one in answers]
+    return JSONResponse(answers)
+
+
+@router.get("/threads/{thread}/runs/{run}", responses=documented(401, 404, 503))
+async def get(thread: ThreadPath, run: str, caller: FromCaller) -> JSONResponse:
+    """Get a run."""
+    return JSONResponse((await read_run(caller, thread, run)).answer())
+
+
+@router.delete("/threads/{thread}/runs/{run}", status_code=204, responses=documented(401, 404, 409, 503))
+async def delete(thread: ThreadPath, run: str, caller: FromCaller) -> Response:
+    """Forget a run that has ended; the thread keeps its state."""
+    found = await read_run(caller, thread, run)
+    if not found.state.is_terminal:
+        raise ProblemError(409, "run_open", "the run has not ended: cancel it first")
+    key, run_key = task_key(thread, caller.tenant), task_key(run, caller.tenant)
+    pipeline = caller.client.redis.pipeline(transaction=True)
+    pipeline.zrem(runs_key(key), run_key)
+    pipeline.delete(result_key(run_key), events_key(run_key))
+    await pipeline.execute()
+    return Response(status_code=204)
+
+
+@router.get("/threads/{thread}/runs/{run}/join", response_class=Response, responses=documented(401, 404, 422, 503))
+async def join(thread: ThreadPath, run: str, caller: FromCaller, *, cancel_on_disconnect: bool = False) -> Response:
+    """Wait for the end of a run."""
+    await read_run(caller, thread, run)
+    return _waiting(caller, thread, run, cancels=cancel_on_disconnect)
+
+
+@router.get("/threads/{thread}/runs/{run}/stream", response_class=Response, responses=documented(401, 404, 422, 503))
+async def join_stream(
+    thread: ThreadPath,
+    run: str,
+    caller: FromCaller,
+    stream_mode: Annotated[list[str] | None, Query(description="These modes only.")] = None,
+    after: Annotated[str | None, Header(alias="Last-Event-ID")] = None,
+    *,
+    cancel_on_disconnect: bool = False,
+) -> Response:
+    """Stream the events of a run, from its beginning or after an event."""
+    await read_run(caller, thread, run)
+    asked = [mode for given in stream_mode or () for mode in given.split(",") if mode]
+    modes = [task_mode(mode) for mode in asked] or None
+    return _with_headers(
+        await open_stream(caller, run, after, modes, cancels=cancel_on_disconnect), _located(thread, run)
+    )
+
+
+@router.post("/threads/{thread}/runs/{run}/cancel", responses=documented(401, 404, 422, 503))
+async def cancel(
+    thread: ThreadPath,
+    run: str,
+    caller: FromCaller,
+    wait: Annotated[bool, Query(description="Answer once it has ended.")] = False,
+    action: Literal["interrupt"] = "interrupt",
+) -> Response:
+    """Cancel a run: it stops, and its checkpoints stay."""
+    del action
+    found = await read_run(caller, thread, run)
+    if found.state.is_terminal:
+        raise ProblemError(404, "unknown_run", f"Run with ID {run[:60]} has ended")
+    await caller.client.cancel(run)
+    if not wait:
+        return Response(status_code=202)
+    return _waiting(caller, thread, run, cancels=False)
+
+
+async def start(caller: Caller, body: RunBody, thread_id: str | None) -> str:
+    """Submit the task of a run; returns its id.
+
+    Raises:
+        ProblemError: 404 no such thread or assistant; 409 the thread is busy and the run was to be rejected then.
+        LanggraphRqError: as `submit` does.
+    """
+    document = await body.task(caller, thread_id)
+    if thread_id is not None:
+        if body.if_not_exists == "create":
+            await make(caller, thread_id, {})
+        else:
+            await read_thread(caller, thread_id)
+    task = caller.client.parse(document)
+    await caller.admit(task.user_id)
+    earlier = await _open_runs(caller, thread_id) if body.multitask_strategy == "interrupt" else ()
+    is_alone = body.multitask_strategy == "reject" and thread_id is not None
+    try:
+        async for _receipt in caller.client.submit_each([task], is_alone=is_alone):
+            pass
+    except ThreadBusyError as error:
+        raise ProblemError(409, "thread_busy", f"{error}: wait, or choose another multitask_strategy") from None
+    for run_id in earlier:
+        with suppress(UnknownTaskError):
+            await caller.client.cancel(run_id)
+    return task.task_id
+
+
+async def _open_runs(caller: Caller, thread_id: str | None) -> list[str]:
+    if thread_id is None:
+        return []
+    prefix = f"{caller.tenant}--"
+    ids = await caller.client.redis.zrange(runs_key(task_key(thread_id, caller.tenant)), 0, -1)
+    found = await read_runs(caller, thread_id, [one.decode(errors="replace").removeprefix(prefix) for one in ids])
+    return [run.run_id for run in found if run and not run.state.is_terminal]
+
+
+async def _stream(caller: Caller, body: RunBody, thread_id: str | None) -> Response:
+    run_id = await start(caller, body, thread_id)
+    modes = {task_mode(mode) for mode in body.stream_mode or ["values"]}
+    opened = await open_stream(caller, run_id, None, modes, cancels=body.on_disconnect == "cancel")
+    return _with_headers(opened, _located(thread_id or run_id, run_id, "stream"))
+
+
+async def _wait(caller: Caller, body: RunBody, thread_id: str | None) -> Response:
+    run_id = await start(caller, body, thread_id)
+    return _waiting(caller, thread_id or run_id, run_id, cancels=body.on_disconnect == "cancel")
+
+
+def _waiting(caller: Caller, thread_id: str, run_id: str, *, cancels: bool) -> Response:
+    return StreamingResponse(
+        _result(caller, run_id, cancels=cancels),
+        media_type="application/json",
+        headers=_located(thread_id, run_id, "join"),
+    )
+
+
+async def _result(caller: Caller, run_id: str, *, cancels: bool) -> AsyncGenerator[bytes, None]:
+    """Write what a run returned, with blanks before it while it runs."""
+    has_ended = False
+    try:
+        while True:
+            try:
+                document = await caller.client.wait_json(run_id, HEARTBEAT_S)
+                break
+            except WaitTimeoutError:
+                yield b" "
+        has_ended = True
+        yield json.dumps(_shown(read_json(document)), ensure_ascii=False, separators=(",", ":")).encode()
+    except LanggraphRqError as error:
+        has_ended = True
+        yield json.dumps({"__error__": {"error": type(error).__name__, "message": str(error)}}).encode()
+    finally:
+        if cancels and not has_ended:
+            # The request is being cancelled: what is awaited here has to outlive it.
+            await asyncio.shield(_cancel(caller, run_id))
+
+
+async def _cancel(caller: Caller, run_id: str) -> None:
+    with suppress(LanggraphRqError):
+        await caller.client.cancel(run_id)
+
+
+def _shown(result: Any) -> Any:
+    if error := failure(result):
+        return {"__error__": error}
+    if result["status"] == State.CANCELLED:
+        return result.get("result") or {}
+    return result.get("result")
+
+
+def _located(thread_id: str, run_id: str, form: str | None = None) -> dict[str, str]:
+    path = f"/threads/{thread_id}/runs/{run_id}"
+    return {"Content-Location": path, **({"Location": f"{path}/{form}"} if form else {})}
+
+
+def _with_headers(response: RunStream, headers: dict[str, str]) -> RunStream:
+    response.headers.update(headers)
+    return response

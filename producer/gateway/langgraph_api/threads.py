@@ -1,0 +1,335 @@
+"""Threads: what is listed of them, and their states, which workers read."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+from fastapi import APIRouter, Depends, Header, Path, Query, Response
+from fastapi.responses import JSONResponse
+from pydantic import Field, TypeAdapter, ValidationError
+
+from langgraph_rq.producer.client.threads import Checkpoint
+from langgraph_rq.producer.gateway.dependencies import Caller, FromCaller
+from langgraph_rq.producer.gateway.langgraph_api.objects import Thread, answer_threads, read_thread, read_threads
+from langgraph_rq.producer.gateway.langgraph_api.paths import select_paths
+from langgraph_rq.producer.gateway.problems import ProblemError, documented
+from langgraph_rq.producer.gateway.tasks.bodies import Body, StrictRoute
+from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.errors import UnknownGraphError, UnknownTaskError
+from langgraph_rq.shared.tasks import ThreadId, task_key
+from langgraph_rq.shared.threads.rows import (
+    MADE,
+    NO_THREAD,
+    OTHERS_MEANWHILE,
+    create_call,
+    describe_call,
+    index_key,
+    row_key,
+    runs_key,
+)
+
+_PAGE, _MOST_SCANNED = 100, 5_000
+"""Threads that are looked at in one round trip, and for one search."""
+_THREAD_ID = TypeAdapter(ThreadId)
+_KEYS = Literal[
+    "thread_id", "created_at", "updated_at", "state_updated_at", "metadata", "status", "config", "values", "interrupts",
+    "error"
+]  # fmt: skip
+_EMPTY: dict[str, Any] = {
+    "values": {},
+    "next": [],
+    "tasks": [],
+    "metadata": None,
+    "created_at": None,
+    "checkpoint": None,
+    "parent_checkpoint": None,
+    "interrupts": [],
+    "checkpoint_id": None,
+    "parent_checkpoint_id": None,
+}
+
+router = APIRouter(route_class=StrictRoute, tags=["langgraph: threads"])
+
+
+async def _known_form(thread: Annotated[str, Path(description="A thread's id.")]) -> str:
+    """Accept a possible id. Any other is answered as unknown, which reveals as little."""
+    try:
+        return _THREAD_ID.validate_python(thread)
+    except ValidationError:
+        raise ProblemError(404, "unknown_thread", f"Thread with ID {thread[:60]} not found") from None
+
+
+ThreadPath = Annotated[str, Depends(_known_form)]
+
+
+class CreateBody(Body):
+    """A thread to be made."""
+
+    thread_id: ThreadId | None = Field(None, description="Your own id; else a random one.")
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    if_exists: Literal["raise", "do_nothing"] = "raise"
+
+
+class PatchBody(Body):
+    """What changes."""
+
+    metadata: dict[str, Any] = Field(description="These keys replace those that are there; the others stay.")
+
+
+class CountBody(Body):
+    """Which threads."""
+
+    metadata: dict[str, Any] | None = Field(None, description="What their metadata contain.")
+    values: dict[str, Any] | None = Field(None, description="What their states contain.")
+    status: Literal["idle", "busy", "interrupted", "error"] | None = None
+
+
+class SearchBody(CountBody):
+    """Which threads, in what order, and how many."""
+
+    ids: list[ThreadId] | None = Field(None, max_length=1_000)
+    limit: int = Field(10, ge=1, le=1_000)
+    offset: int = Field(0, ge=0)
+    sort_by: Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"] | None = None
+    sort_order: Literal["asc", "desc"] | None = None
+    select: list[_KEYS] | None = Field(None, description="These keys only.")
+    extract: dict[str, str] | None = Field(None, description='Paths, such as {"title": "values.messages[0].content"}.')
+
+
+class StateBody(Body):
+    """A checkpoint of the thread."""
+
+    checkpoint: Checkpoint
+    subgraphs: bool = False
+
+
+class HistoryBody(Body):
+    """Which states."""
+
+    limit: int = Field(10, ge=1, le=1_000)
+    before: Checkpoint | str | dict[str, Any] | None = Field(None, description="A checkpoint, its id, or a config.")
+    metadata: dict[str, Any] | None = None
+    checkpoint: Checkpoint | None = Field(None, description="With `checkpoint_ns`: those of a subgraph.")
+
+
+@router.post("/threads", responses=documented(401, 409, 422, 503))
+async def create(body: CreateBody, caller: FromCaller) -> JSONResponse:
+    """Make a thread."""
+    thread_id = body.thread_id or str(uuid4())
+    made = await make(caller, thread_id, body.metadata)
+    if made != MADE and body.if_exists == "raise":
+        raise ProblemError(409, "thread_exists", f"Thread with ID {thread_id} already exists")
+    return JSONResponse((await answer_threads(caller, [await read_thread(caller, thread_id)]))[0])
+
+
+async def make(caller: Caller, thread_id: str, metadata: Mapping[str, Any]) -> int:
+    """Make a thread, unless there is one."""
+    call = create_call(task_key(thread_id, caller.tenant), caller.tenant, json.dumps(metadata))
+    return await scripts.run(caller.client.redis, call)
+
+
+@router.get("/threads/{thread}", responses=documented(401, 404, 422, 503))
+async def get(
+    thread: ThreadPath, caller: FromCaller, include: Annotated[str | None, Query(pattern="^ttl$")] = None
+) -> JSONResponse:
+    """Get a thread."""
+    del include  # every thread lives for a week after its last use
+    return JSONResponse((await answer_threads(caller, [await read_thread(caller, thread)]))[0])
+
+
+@router.patch("/threads/{thread}", responses=documented(401, 404, 409, 422, 503))
+async def patch(
+    thread: ThreadPath, body: PatchBody, caller: FromCaller, prefer: Annotated[str | None, Header()] = None
+) -> Response:
+    """Change a thread's metadata."""
+    key = task_key(thread, caller.tenant)
+    for _ in range(10):
+        row = (await read_thread(caller, thread)).row
+        after = json.dumps({**row.metadata, **body.metadata})
+        described = await scripts.run(caller.client.redis, describe_call(key, caller.tenant, row.metadata_text, after))
+        if described != OTHERS_MEANWHILE:
+            break
+    else:
+        raise ProblemError(409, "thread_changed", "others change the metadata all the time: try again")
+    if described == NO_THREAD or prefer == "return=minimal":
+        return Response(status_code=204)
+    return JSONResponse((await answer_threads(caller, [await read_thread(caller, thread)]))[0])
+
+
+@router.delete("/threads/{thread}", status_code=204, responses=documented(401, 404, 503))
+async def delete(thread: ThreadPath, caller: FromCaller) -> Response:
+    """Cancel a thread's runs, and delete it with its state."""
+    found = await read_thread(caller, thread)
+    key, redis = task_key(thread, caller.tenant), caller.client.redis
+    for run in await redis.zrevrange(runs_key(key), 0, -1):
+        with suppress(UnknownTaskError):
+            await caller.client.cancel(_own_id(run.decode(), caller))
+    if found.row.run and found.row.graph:
+        with suppress(UnknownGraphError):  # its checkpoints expire, and no run continues from them
+            await caller.client.threads.delete(thread, graph=found.row.graph)
+    pipeline = redis.pipeline(transaction=True)
+    pipeline.delete(row_key(key), runs_key(key))
+    pipeline.zrem(index_key(caller.tenant), key)
+    await pipeline.execute()
+    return Response(status_code=204)
+
+
+@router.post("/threads/search", responses=documented(401, 422, 503))
+async def search(body: SearchBody, caller: FromCaller) -> JSONResponse:
+    """List threads, the last used first."""
+    wanted = body.offset + body.limit + 1
+    is_sorted = body.sort_by not in (None, "updated_at") or body.sort_order == "asc"
+    found = await _find(caller, body, _MOST_SCANNED if is_sorted else wanted, body.ids)
+    if is_sorted:
+        by = body.sort_by or "updated_at"
+        found.sort(key=lambda one: str(one.answer(None)[by]), reverse=body.sort_order != "asc")
+    page = found[body.offset : body.offset + body.limit]
+    headers = {"X-Pagination-Total": str(body.offset + len(found[body.offset :][: body.limit + 1]))}
+    if len(found) > body.offset + body.limit:
+        headers["X-Pagination-Next"] = str(body.offset + body.limit)
+    needs_state = body.select is None or {"values", "interrupts", "error"} & {*body.select} or body.extract
+    answers = await answer_threads(caller, page) if needs_state else [one.answer(None) for one in page]
+    for answer in answers:
+        extracted = {"extracted": select_paths(answer, body.extract)} if body.extract else {}
+        if body.select is not None:
+            for name in answer.keys() - {*body.select}:
+                del answer[name]
+        answer.update(extracted)
+    return JSONResponse(answers, headers=headers)
+
+
+@router.post("/threads/count", responses=documented(401, 422, 503))
+async def count(body: CountBody, caller: FromCaller) -> JSONResponse:
+    """Count threads, at most 5,000."""
+    return JSONResponse(len(await _find(caller, body, _MOST_SCANNED, None)))
+
+
+@router.get("/threads/{thread}/state", responses=documented(401, 404, 422, 503))
+async def state(thread: ThreadPath, caller: FromCaller, *, subgraphs: bool = False) -> JSONResponse:
+    """Get the state of a thread."""
+    return JSONResponse(await _state(caller, thread, None, subgraphs=subgraphs))
+
+
+@router.get("/threads/{thread}/state/{checkpoint_id}", responses=documented(401, 404, 422, 503))
+async def state_at(
+    thread: ThreadPath, checkpoint_id: str, caller: FromCaller, *, subgraphs: bool = False
+) -> JSONResponse:
+    """Get the state at a checkpoint; of an unknown one an empty state."""
+    return JSONResponse(await _state(caller, thread, {"checkpoint_id": checkpoint_id}, subgraphs=subgraphs))
+
+
+@router.post("/threads/{thread}/state/checkpoint", responses=documented(401, 404, 422, 503))
+async def state_of(thread: ThreadPath, body: StateBody, caller: FromCaller) -> JSONResponse:
+    """Get the state at a checkpoint, also of a subgraph."""
+    return JSONResponse(await _state(caller, thread, body.checkpoint, subgraphs=body.subgraphs))
+
+
+@router.post("/threads/{thread}/history", responses=documented(401, 404, 422, 503))
+async def history(thread: ThreadPath, body: HistoryBody, caller: FromCaller) -> JSONResponse:
+    """List the states of a thread, the newest first."""
+    return await _history(caller, thread, body)
+
+
+@router.get("/threads/{thread}/history", responses=documented(401, 404, 422, 503))
+async def history_by_query(
+    thread: ThreadPath,
+    caller: FromCaller,
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 10,
+    before: str | None = None,
+) -> JSONResponse:
+    """List the states of a thread, the newest first."""
+    return await _history(caller, thread, HistoryBody(limit=limit, before=before))
+
+
+async def _state(caller: Caller, thread_id: str, checkpoint: Checkpoint | None, *, subgraphs: bool) -> dict[str, Any]:
+    graph = (await read_thread(caller, thread_id)).row.graph
+    if graph is None:
+        return _EMPTY
+    found = await caller.client.threads.state(thread_id, graph=graph, checkpoint=checkpoint, subgraphs=subgraphs)
+    if found["checkpoint"] is None and checkpoint and "checkpoint_id" in checkpoint:
+        id_ = checkpoint["checkpoint_id"]
+        return {**found, "checkpoint": {"checkpoint_id": id_, "thread_id": thread_id}, "checkpoint_id": id_}
+    return found
+
+
+async def _history(caller: Caller, thread_id: str, body: HistoryBody) -> JSONResponse:
+    graph = (await read_thread(caller, thread_id)).row.graph
+    if graph is None:
+        return JSONResponse([])
+    before: Any = {"checkpoint_id": body.before} if isinstance(body.before, str) else body.before
+    if before and "configurable" in before:
+        before = before["configurable"]
+    found = await caller.client.threads.history(
+        thread_id,
+        graph=graph,
+        limit=body.limit,
+        before=before,
+        metadata=body.metadata,
+        checkpoint=body.checkpoint,
+    )
+    return JSONResponse(found)
+
+
+async def _find(caller: Caller, body: CountBody, most: int, ids: list[str] | None) -> list[Thread]:
+    """Collect threads that match, the last used first."""
+    found: list[Thread] = []
+    async for page in _pages(caller, ids):
+        threads = [one for one in page if one and _matches(one, body)]
+        if body.values is not None:
+            answers = await answer_threads(caller, threads)
+            threads = [
+                one for one, answer in zip(threads, answers, strict=True) if contains(answer["values"], body.values)
+            ]
+        found += threads
+        if len(found) >= most:
+            break
+    return found[:most]
+
+
+async def _pages(caller: Caller, ids: list[str] | None) -> Any:
+    key = index_key(caller.tenant)
+    for start in range(0, _MOST_SCANNED, _PAGE):
+        if ids is None:
+            keys = await caller.client.redis.zrevrange(key, start, start + _PAGE - 1)
+            page = [_own_id(one.decode(errors="replace"), caller) for one in keys]
+        else:
+            page = ids[start : start + _PAGE]
+        if not page:
+            return
+        yield await read_threads(caller, page)
+
+
+def _matches(thread: Thread, body: CountBody) -> bool:
+    is_status = body.status in (None, thread.status)
+    return is_status and (body.metadata is None or contains(thread.metadata, body.metadata))
+
+
+def contains(value: Any, part: Any) -> bool:
+    """Whether an object has all keys of another one, with values that contain its values."""
+    if isinstance(part, dict):
+        return isinstance(value, dict) and all(name in value and contains(value[name], part[name]) for name in part)
+    return bool(value == part)
+
+
+def _own_id(key: str, caller: Caller) -> str:
+    """Return an id as the tenant knows it."""
+    return key.removeprefix(f"{caller.tenant}--")
+
+
+def _refuse_others() -> Iterator[tuple[str, str, str]]:
+    yield "POST", "/threads/{thread}/state", "the state of a thread cannot be written yet: give a run a command.update"
+    yield "POST", "/threads/{thread}/copy", "threads cannot be copied yet: fork with checkpoint_id"
+    yield "POST", "/threads/prune", "threads cannot be pruned yet: LGRQ_THREAD_KEEP bounds their checkpoints"
+
+
+def _refuser(reason: str) -> Any:
+    async def refuse() -> JSONResponse:
+        raise ProblemError(501, "not_implemented", reason)
+
+    return refuse
+
+
+for _method, _path, _reason in _refuse_others():
+    router.add_api_route(_path, _refuser(_reason), methods=[_method], include_in_schema=False)

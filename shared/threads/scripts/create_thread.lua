@@ -1,0 +1,21 @@
+#!lua flags=allow-oom
+-- Make a thread that has no run yet.
+--
+-- Uses shared/connections/clock: clock, whole
+-- Uses shared/queue/functions/thread_rows: ROW, touch_row
+--
+-- KEYS[1] agent:thread_row:<thread>  hash  what is listed of it
+-- ARGV[1] thread
+-- ARGV[2] tenant
+-- ARGV[3] metadata, JSON
+-- ARGV[4] now (ms) in tests, else empty
+-- Returns 1 | 0 there is one already
+local row_key = KEYS[1]
+local thread, tenant, metadata, now_ms = ARGV[1], ARGV[2], ARGV[3], clock(ARGV[4])
+
+if redis.call('HEXISTS', row_key, 'created') == 1 then
+  return 0
+end
+redis.call('HSET', row_key, 'created', whole(now_ms), 'updated', whole(now_ms), 'changed', whole(now_ms), 'metadata', metadata)
+touch_row(thread, tenant, now_ms)
+return 1
