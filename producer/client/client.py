@@ -15,7 +15,7 @@ from langgraph_rq.producer.client.core import ClientCore
 from langgraph_rq.producer.client.lookup import Receipt, TaskStatus
 from langgraph_rq.producer.client.resume import MISSING
 from langgraph_rq.producer.client.task_fields import TaskFields
-from langgraph_rq.producer.client.threads import HistoryFields, StateFields, Threads
+from langgraph_rq.producer.client.threads import Checkpoint, HistoryFields, StateFields, Threads
 from langgraph_rq.producer.client.transports import BlockingTransport
 from langgraph_rq.shared.queue.events import BEGINNING, Event
 from langgraph_rq.shared.queue.shares import Share
@@ -219,6 +219,18 @@ class BlockingThreads:
     def states(self, thread_ids: Sequence[str], *, graph: str = DEFAULT_GRAPH) -> dict[str, dict[str, Any]]:
         """Read the newest states of up to 100 threads, as `Threads.states` does."""
         return _run(self._threads.states(thread_ids, graph=graph))
+
+    def update(
+        self,
+        thread_id: str,
+        values: Any,
+        *,
+        graph: str = DEFAULT_GRAPH,
+        as_node: str | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> dict[str, Any]:
+        """Write to the state of a thread that no task uses, as `Threads.update` does."""
+        return _run(self._threads.update(thread_id, values, graph=graph, as_node=as_node, checkpoint=checkpoint))
 
     def delete(self, thread_id: str, *, graph: str = DEFAULT_GRAPH) -> None:
         """Delete the checkpoints of a thread, as `Threads.delete` does."""

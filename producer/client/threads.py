@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from langgraph_rq.producer.client.connection import Connection
 from langgraph_rq.shared.errors import (
     InvalidInputError,
+    ThreadBusyError,
     ThreadRequestError,
     UnknownGraphError,
     Violation,
@@ -110,6 +111,37 @@ class Threads:
         )
         return found
 
+    async def update(
+        self,
+        thread_id: str,
+        values: Any,
+        *,
+        graph: str = DEFAULT_GRAPH,
+        as_node: str | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> dict[str, Any]:
+        """Write to the state of a thread that no task uses, as if one of its nodes had.
+
+        Args:
+            thread_id: The thread.
+            values: What the node would return.
+            graph: The graph that writes it.
+            as_node: The node; None: LangGraph chooses it.
+            checkpoint: Fork from this one; None: go on from the newest.
+
+        Returns:
+            The new checkpoint, as `checkpoint` and `checkpoint_id`.
+
+        Raises:
+            ThreadBusyError: a task of the thread has not ended, or one began meanwhile.
+            InvalidInputError: the graph takes no such values, or has no such node.
+
+        Others as `state`.
+        """
+        arguments = {"graph": graph, "values": values, "as_node": as_node, "checkpoint": checkpoint}
+        found: dict[str, Any] = await self._ask(Operation.UPDATE, thread_id, arguments)
+        return found
+
     async def delete(self, thread_id: str, *, graph: str = DEFAULT_GRAPH) -> None:
         """Delete the checkpoints of a thread. What a task that still runs on it writes from then on is refused.
 
@@ -156,6 +188,8 @@ class Threads:
                 return reply["ok"]
             if reply.get("kind") == Refusal.INVALID:
                 raise InvalidInputError(Violation("thread", "what the graph can read", reply["error"]))
+            if reply.get("kind") == Refusal.BUSY:
+                raise ThreadBusyError(thread_id)
             raise ThreadRequestError(reply["error"])
         raise ThreadRequestError(f"no worker answered within {ANSWERED_WITHIN_S:g} s")
 

@@ -150,13 +150,14 @@ def problem_of(error: Exception) -> ProblemError | None:
         case QueueFullError() | TenantFullError():
             status, kind_ = (503, "redis_full") if isinstance(error, QueueFullError) else (429, "tenant_full")
             return ProblemError(status, kind_, str(error), headers=_retry_after(error.retry_after_s))
-        case ThreadRequestError():
-            return ProblemError(503, "no_answer", str(error), headers=_retry_after(_OUTAGE_RETRY_S))
         case _:
-            return _outage(error)
+            return _passing(error)
 
 
-def _outage(error: Exception) -> ProblemError | None:
+def _passing(error: Exception) -> ProblemError | None:
+    """Translate what is over soon: nobody answered, or Redis is away."""
+    if isinstance(error, ThreadRequestError):
+        return ProblemError(503, "no_answer", str(error), headers=_retry_after(_OUTAGE_RETRY_S))
     if not (isinstance(error, RedisUnavailableError) or is_outage(error)):
         return None
     detail = _NO_SCRIPTS if isinstance(error, ScriptsMissingError | ScriptNotLoadedError) else _OUTAGE

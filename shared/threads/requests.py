@@ -42,6 +42,8 @@ class Operation(StrEnum):
     """The states of several threads of one tenant, by thread."""
     HISTORY = "history"
     """The checkpoints of a thread, the newest first."""
+    UPDATE = "update"
+    """The state of a thread at rest is written to, as by one of its nodes."""
     DELETE = "delete"
     """All that is kept of a thread's state is deleted."""
 
@@ -51,6 +53,8 @@ class Refusal(StrEnum):
 
     INVALID = "invalid"
     """The request itself is wrong."""
+    BUSY = "busy"
+    """A task of the thread has not ended."""
     FAILED = "failed"
     """The graph, or what it needs, failed."""
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from langgraph_rq.shared.connections.scripts import Call, load_script
 from langgraph_rq.shared.queue.answers import whole_number
+from langgraph_rq.shared.queue.keys import TOKEN
 from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import State
 
@@ -72,6 +73,17 @@ def describe_call(thread: str, tenant: str, before: str, after: str, now_ms: int
     """Replace the metadata `before` by those `after`; answers DESCRIBED, OTHERS_MEANWHILE or NO_THREAD."""
     script = load_script("shared/threads/scripts/describe_thread")
     return Call(script, [row_key(thread)], [thread, tenant, before, after, now_ms], int)
+
+
+def hold_call(thread: str, now_ms: int | str = "") -> Call[int]:
+    """Begin an operation that writes to a thread; answers its fencing token, 0 while a task of it has not ended."""
+    return Call(load_script("shared/threads/scripts/hold"), [TOKEN], [thread, now_ms], int)
+
+
+def change_call(thread: str, tenant: str, state: State, now_ms: int | str = "") -> Call[int]:
+    """Note that a thread's state has changed; INTERRUPTED: nodes are to run next, else SUCCESS."""
+    script = load_script("shared/threads/scripts/change_thread")
+    return Call(script, [row_key(thread)], [thread, tenant, state, now_ms], int)
 
 
 def row_key(thread: str) -> str:

@@ -5,13 +5,16 @@ from contextlib import suppress
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.errors import InvalidUpdateError
 from langgraph.pregel import Pregel
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.events import EventType
 from langgraph_rq.shared.signing import SignatureError
-from langgraph_rq.shared.tasks import tenant_of
+from langgraph_rq.shared.tasks import State, tenant_of
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.shared.telemetry.outage import Outage
 from langgraph_rq.shared.threads.requests import (
@@ -24,8 +27,11 @@ from langgraph_rq.shared.threads.requests import (
     reply_key,
     requests_key,
 )
+from langgraph_rq.shared.threads.rows import change_call, hold_call
 from langgraph_rq.worker.graphs.factories import Run
+from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
 from langgraph_rq.worker.outputs.json_values import encode
+from langgraph_rq.worker.state.outages import CheckpointFencedError
 from langgraph_rq.worker.task.run_context import RunContext
 from langgraph_rq.worker.threads.snapshots import thread_state
 
@@ -121,7 +127,13 @@ class ThreadRequests:
                 return b'{"ok":%b}' % encode(value, request.operation).text
         except TimeoutError:
             return _refusal(Refusal.FAILED, f"the worker was not done after {ANSWERED_WITHIN_S:g} s")
-        except (ValueError, KeyError) as error:  # such as an unknown subgraph, or a checkpoint's form
+        except (_BusyError, CheckpointFencedError) as error:
+            return _refusal(Refusal.BUSY, str(error))
+        except (
+            ValueError,
+            LookupError,
+            InvalidUpdateError,
+        ) as error:  # such as an unknown subgraph, or a checkpoint's form
             return _refusal(Refusal.INVALID, f"{type(error).__name__}: {error}")
         except Exception as error:
             _log.warning("request.failed", operation=request.operation, graph=request.graph, error=str(error))
@@ -135,8 +147,7 @@ class ThreadRequests:
         thread_id = str(arguments.pop("thread_id"))
         config = _config(request.thread, arguments.pop("checkpoint", None))
         async with loaded.open(Run(config)) as opened:
-            if opened.graph.checkpointer is None:
-                raise ValueError("there are no checkpoints: set LGRQ_CHECKPOINTS=true for the workers")
+            saver = _saver(opened.graph)
             match request.operation:
                 case Operation.STATE:
                     return await _state(opened.graph, config, thread_id, **arguments)
@@ -145,7 +156,44 @@ class ThreadRequests:
                 case Operation.HISTORY:
                     return await _history(opened.graph, config, thread_id, **arguments)
                 case Operation.DELETE:
-                    return await opened.graph.checkpointer.adelete_thread(request.thread)
+                    return await saver.adelete_thread(request.thread)
+                case Operation.UPDATE:
+                    return await self._update(opened.graph, saver, request, config, **arguments)
+
+    async def _update(
+        self,
+        graph: _Graph,
+        saver: BaseCheckpointSaver[Any],
+        request: Request,
+        config: RunnableConfig,
+        *,
+        values: Any,
+        as_node: str | None = None,
+    ) -> dict[str, Any]:
+        thread, redis = request.thread, self._context.redis
+        token = await scripts.run(redis, hold_call(thread))
+        if not token:
+            raise _BusyError("a task of the thread has not ended")
+        # Of this request's own asyncio task: what is written carries the token.
+        current_task.set(TaskGuard(self._context.guards, thread=thread, token=token))
+        if begin := getattr(saver, "begin", None):
+            await begin(thread)
+        written = await graph.aupdate_state(config, values, as_node=as_node)
+        state = await graph.aget_state(_config(thread, None))
+        after = State.INTERRUPTED if state.next else State.SUCCESS
+        await scripts.run(redis, change_call(thread, tenant_of(thread), after))
+        place = {**written["configurable"], "thread_id": request.arguments["thread_id"]}
+        return {"checkpoint": place, "configurable": place, "checkpoint_id": place.get("checkpoint_id")}
+
+
+def _saver(graph: _Graph) -> BaseCheckpointSaver[Any]:
+    if isinstance(graph.checkpointer, BaseCheckpointSaver):
+        return graph.checkpointer
+    raise LookupError("there are no checkpoints: set LGRQ_CHECKPOINTS=true for the workers")
+
+
+class _BusyError(Exception):
+    """A task of the thread has not ended."""
 
 
 async def _state(graph: _Graph, config: RunnableConfig, thread_id: str, *, subgraphs: bool = False) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def thread_state(snapshot: StateSnapshot, thread_id: str) -> dict[str, Any]:
     checkpoint = _checkpoint(snapshot.config, thread_id)
     parent = _checkpoint(snapshot.parent_config, thread_id)
     metadata: dict[str, Any] | None = dict(snapshot.metadata) if snapshot.metadata is not None else None
-    if metadata and "thread_id" in metadata:
+    if metadata is not None:
         metadata["thread_id"] = thread_id
     return {
         "values": snapshot.values,
@@ -41,7 +41,7 @@ def _task(task: PregelTask, thread_id: str) -> dict[str, Any]:
         "id": task.id,
         "name": task.name,
         "path": list(task.path),
-        "error": None if task.error is None else repr(task.error),
+        "error": task.error if task.error is None or isinstance(task.error, str) else repr(task.error),
         "interrupts": _interrupts(task),
         "checkpoint": _place(place, thread_id) if place else None,
         "state": thread_state(nested, thread_id) if nested else None,

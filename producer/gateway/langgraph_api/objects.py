@@ -7,11 +7,12 @@ from typing import Any
 
 from langgraph_rq.producer.gateway.dependencies import Caller
 from langgraph_rq.producer.gateway.langgraph_api.assistants import assistant_id
+from langgraph_rq.producer.gateway.langgraph_api.ids import thread_of_its_own
+from langgraph_rq.producer.gateway.langgraph_api.run_records import read_record, record_key
 from langgraph_rq.producer.gateway.problems import ProblemError
 from langgraph_rq.shared.errors import LanggraphRqError
 from langgraph_rq.shared.queue.answers import whole_number
-from langgraph_rq.shared.queue.keys import job_hash, task_hash
-from langgraph_rq.shared.strict_json import read_json
+from langgraph_rq.shared.queue.keys import graph_name, result_key, task_hash
 from langgraph_rq.shared.tasks import State, task_key
 from langgraph_rq.shared.threads.requests import MOST_THREADS
 from langgraph_rq.shared.threads.rows import ThreadRow, row_key, runs_key
@@ -28,9 +29,8 @@ RUN_STATUS = {
 """A run that asks has succeeded; one that was cancelled is interrupted."""
 
 _TASK_FIELDS = ("state", "created", "graph", "thread", "enters")
-_SHOWN = (
-    "input", "command", "config", "context", "interrupt_before", "interrupt_after", "checkpoint_id", "durability",
-)  # fmt: skip
+SERVERS = frozenset({"run_id", "graph_id", "assistant_id"})
+"""What the server adds to a run's `configurable`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ class Thread:
         graph = self.row.graph
         return {**self.row.metadata, **({"graph_id": graph, "assistant_id": assistant_id(graph)} if graph else {})}
 
-    def answer(self, state: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Write it with its state, if it has one."""
+    def answer(self, state: Mapping[str, Any] | None, last: "LastRun | None" = None) -> dict[str, Any]:
+        """Write it, with its state and what is known of its newest run, if there are any."""
         shown: dict[str, Any] = {
             "thread_id": self.thread_id,
             "created_at": instant(self.row.created),
@@ -72,10 +72,18 @@ class Thread:
         if self.row.run:
             tasks = state["tasks"] if state else ()
             shown["interrupts"] = {task["id"]: task["interrupts"] for task in tasks if task["interrupts"]}
-            errors = [task["error"] for task in tasks if task["error"]]
-            is_failed = self.status == "error"
-            shown["error"] = {"error": "Error", "message": errors[0] if errors else ""} if is_failed else None
+            shown["error"] = last.error if last and self.status == "error" else None
+            if last:
+                shown["config"] = last.config
         return shown
+
+
+@dataclass(frozen=True, slots=True)
+class LastRun:
+    """What a thread shows of its newest run."""
+
+    config: Mapping[str, Any]
+    error: Mapping[str, str] | None
 
 
 async def read_threads(caller: Caller, thread_ids: Sequence[str]) -> list[Thread | None]:
@@ -127,7 +135,23 @@ async def answer_threads(caller: Caller, threads: Sequence[Thread]) -> list[dict
                 states |= await caller.client.threads.states(ids[start : start + MOST_THREADS], graph=graph)
             except LanggraphRqError:  # what is listed of them is shown all the same
                 break
-    return [thread.answer(states.get(thread.thread_id)) for thread in threads]
+    lasts = await _last_runs(caller, [thread.row.run for thread in threads])
+    return [thread.answer(states.get(thread.thread_id), last) for thread, last in zip(threads, lasts, strict=True)]
+
+
+async def _last_runs(caller: Caller, runs: Sequence[str | None]) -> list[LastRun | None]:
+    pipeline = caller.client.redis.pipeline(transaction=False)
+    for run in runs:
+        pipeline.get(record_key(run or ""))
+        pipeline.get(result_key(run or ""))
+    replies: list[Any] = await pipeline.execute(raise_on_error=False) if runs else []
+    found: list[LastRun | None] = []
+    for i, run in enumerate(runs):
+        config = read_record(replies[2 * i]).get("kwargs", {}).get("config") or {}
+        own = {name: value for name, value in config.get("configurable", {}).items() if name not in SERVERS}
+        error = failure(read_record(replies[2 * i + 1]))
+        found.append(LastRun({**config, "configurable": own}, error) if run else None)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,32 +160,24 @@ class Run:
 
     run_id: str
     thread_id: str
-    """Of a run without thread, its own id."""
     state: State
     created: datetime
     graph: str
-    task: Mapping[str, Any]
-    """As it was submitted; empty once its result is forgotten."""
+    record: Mapping[str, Any]
+    """What its client asked for; empty if it came by another door."""
 
     def answer(self) -> dict[str, Any]:
         """Write it."""
-        shown = {name: self.task.get(name) for name in _SHOWN if self.task.get(name) is not None}
-        assistant = assistant_id(self.graph)
         return {
             "run_id": self.run_id,
             "thread_id": self.thread_id,
-            "assistant_id": assistant,
+            "assistant_id": assistant_id(self.graph),
             "created_at": instant(self.created),
             "updated_at": instant(self.created),
             "status": RUN_STATUS[self.state],
-            "metadata": {
-                **self.task.get("metadata", {}),
-                "graph_id": self.graph,
-                "assistant_id": assistant,
-                "created_by": "system",
-            },
-            "kwargs": {**shown, "stream_mode": self.task.get("stream", [])},
-            "multitask_strategy": "enqueue",
+            "metadata": self.record.get("metadata", {}),
+            "kwargs": self.record.get("kwargs", {}),
+            "multitask_strategy": self.record.get("multitask_strategy", "enqueue"),
         }
 
 
@@ -171,37 +187,50 @@ async def read_runs(caller: Caller, thread_id: str, run_ids: Sequence[str]) -> l
     for run_id in run_ids:
         key = task_key(run_id, caller.tenant)
         pipeline.hmget(task_hash(key), _TASK_FIELDS)
-        pipeline.hget(job_hash(key), "task")
+        pipeline.get(record_key(key))
     replies: list[Any] = await pipeline.execute(raise_on_error=False) if run_ids else []
     thread = task_key(thread_id, caller.tenant)
-    return [_run(run_id, thread_id, thread, replies[2 * i], replies[2 * i + 1]) for i, run_id in enumerate(run_ids)]
+    return [_run(run_id, thread_id, thread, *replies[2 * i : 2 * i + 2]) for i, run_id in enumerate(run_ids)]
 
 
-def _run(run_id: str, thread_id: str, thread: str, fields: Any, text: Any) -> Run | None:
+def _run(run_id: str, thread_id: str, thread: str, fields: Any, record: Any) -> Run | None:
     try:
         state, created, graph, *threads = fields
         known = State(state.decode())
         of = next((one.decode() for one in threads if one), None)
     except (ValueError, TypeError, AttributeError):  # no such task, or a key of another type
         return None
-    if (of is not None and of != thread) or (of is None and thread_id != run_id):
+    if (of is None and thread_id != thread_of_its_own(run_id)) or (of is not None and of != thread):
         return None
-    try:
-        task: Any = read_json(text)[2][0] if text else {}
-    except (ValueError, LookupError, TypeError):
-        task = {}
-    task = task if isinstance(task, dict) else {}
     at = datetime.fromtimestamp(whole_number(created or b"") / 1000, UTC)
-    return Run(run_id, thread_id, known, at, task.get("graph") or (graph or b"").decode(errors="replace"), task)
+    said = read_record(record if isinstance(record, bytes) else None)
+    name = said.get("graph") or graph_name((graph or b"").decode(errors="replace"))
+    return Run(run_id, thread_id, known, at, name, said)
+
+
+def failure(result: Any) -> dict[str, str] | None:
+    """Write why a run failed, as `{error, message}`; None: it did not."""
+    error = result.get("error")
+    if not error or result.get("status") not in {State.ERROR, State.TIMEOUT}:
+        return None
+    name = (error.get("exception") or error["type"]).rpartition(".")[2]
+    message = error["message"].removeprefix(f"{name}: ") if error.get("exception") else error["message"]
+    return {"error": name, "message": message}
 
 
 async def read_run(caller: Caller, thread_id: str, run_id: str) -> Run:
     """Read a run of a thread. Raises ProblemError 404."""
     (run,) = await read_runs(caller, thread_id, [run_id])
-    is_listed = thread_id == run_id or await is_run(caller, thread_id, run_id)
+    is_listed = thread_id == thread_of_its_own(run_id) or await is_run(caller, thread_id, run_id)
     if run is None or not is_listed:
         raise ProblemError(404, "unknown_run", f"Run with ID {run_id[:60]} not found")
     return run
+
+
+async def newest_ids(caller: Caller, key: str, start: int = 0, stop: int = -1) -> list[str]:
+    """Read ids of threads or runs, the newest first, as their tenant knows them."""
+    ids: list[Any] = await caller.client.redis.zrevrange(key, start, stop)
+    return [one.decode(errors="replace").removeprefix(f"{caller.tenant}--") for one in ids]
 
 
 async def is_run(caller: Caller, thread_id: str, run_id: str) -> bool:

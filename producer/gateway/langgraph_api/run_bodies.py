@@ -1,12 +1,12 @@
 """What a run is asked to do: LangGraph's fields, and the task that they make."""
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
-from uuid import uuid4
 
 from pydantic import BeforeValidator, Field
 
 from langgraph_rq.producer.gateway.dependencies import Caller
-from langgraph_rq.producer.gateway.langgraph_api.assistants import find
+from langgraph_rq.producer.gateway.langgraph_api.assistants import assistant_id, find
 from langgraph_rq.producer.gateway.problems import ProblemError, invalid
 from langgraph_rq.producer.gateway.tasks.bodies import Body
 from langgraph_rq.shared.errors import Violation
@@ -52,37 +52,66 @@ class RunBody(Body):
     langsmith_tracer: Any = None
     strict_resume: Any = None
 
-    async def task(self, caller: Caller, thread_id: str | None) -> dict[str, Any]:
-        """Make the task of it.
+    async def task(self, caller: Caller, run_id: str, thread_id: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Make the task of it, and the record of what was asked for.
 
         Raises:
             ProblemError: 404 the assistant is unknown; 400, 422 fields that do not go together, or are not served.
         """
         self._refuse(thread_id)
-        config = self.config or {}
-        if self.context and config.get("configurable"):
+        graph = (await find(caller, self.assistant_id)).graph
+        config = dict(self.config or {})
+        configurable = config.get("configurable") or {}
+        if self.context and configurable:
             detail = "context and config.configurable exclude each other: LangGraph mirrors one into the other"
             raise ProblemError(400, "context_twice", detail)
+        ids = {"run_id": run_id, "graph_id": graph, "assistant_id": assistant_id(graph)}
+        config["configurable"] = {**(configurable or self.context or {}), **ids}
+        metadata = {**(self.metadata or {}), **ids, "created_by": "system"}
+        durability = self.durability or ("exit" if self.checkpoint_during is False else None)
         given: dict[str, Any] = {
             "command": self.command,
-            "metadata": self.metadata,
-            "config": config or None,
             "context": self.context or None,
             "checkpoint_id": self.checkpoint_id or (self.checkpoint or {}).get("checkpoint_id"),
             "interrupt_before": self.interrupt_before or None,
             "interrupt_after": self.interrupt_after or None,
             "delay_s": self.after_seconds,
-            "durability": self.durability or ("exit" if self.checkpoint_during is False else None),
+            "durability": durability,
             "stream_subgraphs": self.stream_subgraphs or None,
         }
-        return {
-            "task_id": str(uuid4()),
-            "graph": (await find(caller, self.assistant_id)).graph,
+        document = {
+            "task_id": run_id,
+            "graph": graph,
             "thread_id": thread_id,
             "input": self.input,
-            "stream": [task_mode(mode) for mode in self.stream_mode or ["values"]],
+            "config": config,
+            "metadata": metadata,
+            "stream": sorted({task_mode(mode) for mode in self.modes}),
             **{name: value for name, value in given.items() if value is not None},
         }
+        kwargs = {
+            "input": self.input,
+            "command": self.command,
+            "config": config,
+            "context": self.context or configurable,
+            "stream_mode": self.modes,
+            "interrupt_before": self.interrupt_before,
+            "interrupt_after": self.interrupt_after,
+            "webhook": None,
+            "feedback_keys": self.feedback_keys,
+            "temporary": thread_id is None,
+            "subgraphs": self.stream_subgraphs,
+            "resumable": bool(self.stream_resumable),
+            "durability": durability or "async",
+        }
+        shown = {name: value for name, value in metadata.items() if name != "run_id"}
+        record = {"graph": graph, "metadata": shown, "kwargs": kwargs, "multitask_strategy": self.multitask_strategy}
+        return document, record
+
+    @property
+    def modes(self) -> list[str]:
+        """The stream modes in LangGraph's words."""
+        return list(self.stream_mode or ["values"])
 
     def _refuse(self, thread_id: str | None) -> None:
         for name, expected in _NOT_SERVED.items():
@@ -103,3 +132,8 @@ class RunBody(Body):
 def task_mode(mode: str) -> str:
     """Return our name of a stream mode."""
     return "messages" if mode == "messages-tuple" else mode
+
+
+def joins_messages(modes: Collection[str]) -> bool:
+    """Whether messages are told as a whole: asked for in both forms, only their pieces are."""
+    return "messages" in modes and "messages-tuple" not in modes

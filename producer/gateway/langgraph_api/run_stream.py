@@ -8,7 +8,9 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from langgraph_rq.producer.gateway.dependencies import Caller
-from langgraph_rq.producer.gateway.langgraph_api.objects import RUN_STATUS
+from langgraph_rq.producer.gateway.langgraph_api.messages import Messages
+from langgraph_rq.producer.gateway.langgraph_api.objects import RUN_STATUS, failure
+from langgraph_rq.producer.gateway.langgraph_api.run_bodies import joins_messages, task_mode
 from langgraph_rq.producer.gateway.tasks.stream import EventsResponse
 from langgraph_rq.shared.errors import LanggraphRqError
 from langgraph_rq.shared.queue.events import BEGINNING, Event, EventType, is_place
@@ -49,7 +51,7 @@ class RunStream(EventsResponse):
 
 
 async def open_stream(
-    caller: Caller, run_id: str, after: str | None, modes: Collection[str] | None, *, cancels: bool = False
+    caller: Caller, run_id: str, after: str | None, modes: Collection[str], *, cancels: bool = False
 ) -> RunStream:
     """Begin to stream a run after an event; from its beginning after none, or one that is none.
 
@@ -57,7 +59,7 @@ async def open_stream(
         caller: Whose run it is.
         run_id: The run.
         after: `Last-Event-ID` of a client that comes back.
-        modes: Our names of the stream modes to tell of; None: all of the run.
+        modes: The stream modes to tell of, in LangGraph's words.
         cancels: Whether the run is cancelled when the reader goes away before its end.
     """
     with ExitStack() as stack:
@@ -84,13 +86,15 @@ async def _write(
     caller: Caller,
     run_id: str,
     following: AsyncGenerator[Event | None, None] | None,
-    modes: Collection[str] | None,
+    modes: Collection[str],
     reading: _Reading,
 ) -> AsyncGenerator[bytes, None]:
     if following is None:  # its end was seen
         reading.has_ended = True
         return
     has_begun = has_values = False
+    told = {task_mode(mode) for mode in modes}
+    messages = Messages() if joins_messages(modes) else None
     # A failure from here on only ends the stream: the client reconnects and gets the error then.
     with suppress(LanggraphRqError):
         async with aclosing(following) as events:
@@ -102,26 +106,45 @@ async def _write(
                     for frame in await _end(caller, run_id, event, has_begun=has_begun, has_values=has_values):
                         yield frame
                 else:
-                    for frame in _frames(run_id, event, modes, has_begun=has_begun):
+                    for frame in _frames(run_id, event, told, messages, has_begun=has_begun):
                         yield frame
                         has_begun = True
                     has_values = has_values or event.type == EventType.VALUES
 
 
-def _frames(run_id: str, event: Event, modes: Collection[str] | None, *, has_begun: bool) -> list[bytes]:
+def _frames(
+    run_id: str, event: Event, modes: Collection[str], messages: Messages | None, *, has_begun: bool
+) -> list[bytes]:
     """Write what an event says."""
     if event.type == EventType.STATE:
         state = event.data
         if state.get("state") != State.RUNNING or state.get("waits_for"):
             return []
         return [frame("metadata", {"run_id": run_id, "attempt": state.get("attempt", 1)}, event.id)]
-    if event.type not in _MODES or (modes is not None and event.type not in modes):
+    if event.type not in _MODES or event.type not in modes:
         return []
     data = event.data
-    name = "|".join([event.type, *data.get("namespace", ())])
-    told = [data["message"], data.get("metadata", {})] if event.type == EventType.MESSAGES else data.get("data")
     begin = [] if has_begun else [frame("metadata", {"run_id": run_id, "attempt": data.get("attempt", 1)})]
-    return [*begin, frame(name, told, event.id)]
+    told: list[tuple[str, Any]] = [(event.type, data.get("data"))]
+    if event.type == EventType.MESSAGES:
+        piece, metadata = data["message"], data.get("metadata", {})
+        told = messages.take(piece, metadata) if messages else [(event.type, [piece, metadata])]
+    elif event.type == EventType.DEBUG:
+        told = [(event.type, _with_checkpoints(data.get("data")))]
+    inside = data.get("namespace", ())
+    return [*begin, *(frame("|".join([name, *inside]), value, event.id) for name, value in told)]
+
+
+def _with_checkpoints(record: Any) -> Any:
+    """Name the checkpoints of a record of one, as LangGraph's server does besides their configs."""
+    if not isinstance(record, dict) or record.get("type") != "checkpoint":
+        return record
+    payload = dict(record["payload"])
+    for name, config in (("checkpoint", payload.get("config")), ("parent_checkpoint", payload.get("parent_config"))):
+        known = (config or {}).get("configurable", {})
+        named = {part: known[part] for part in ("thread_id", "checkpoint_ns", "checkpoint_id") if part in known}
+        payload[name] = named or None
+    return {**record, "payload": payload}
 
 
 async def _end(caller: Caller, run_id: str, event: Event, *, has_begun: bool, has_values: bool) -> list[bytes]:
@@ -135,16 +158,6 @@ async def _end(caller: Caller, run_id: str, event: Event, *, has_begun: bool, ha
         frames.append(frame("error", error))
     status = RUN_STATUS[State(result.get("status") or event.data["state"])]
     return [*frames, frame("end", {"run_id": run_id, "status": status}, event.id)]
-
-
-def failure(result: Any) -> dict[str, str] | None:
-    """Write why a run failed, as `{error, message}`; None: it did not."""
-    error = result.get("error")
-    if not error or result.get("status") not in {State.ERROR, State.TIMEOUT}:
-        return None
-    name = (error.get("exception") or error["type"]).rpartition(".")[2]
-    message = error["message"].removeprefix(f"{name}: ") if error.get("exception") else error["message"]
-    return {"error": name, "message": message}
 
 
 def frame(name: str, data: Any, id_: str | None = None) -> bytes:

@@ -11,9 +11,11 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import Field, RootModel
 
 from langgraph_rq.producer.gateway.dependencies import Caller, FromCaller
-from langgraph_rq.producer.gateway.langgraph_api.objects import read_run, read_runs, read_thread
-from langgraph_rq.producer.gateway.langgraph_api.run_bodies import RunBody, task_mode
-from langgraph_rq.producer.gateway.langgraph_api.run_stream import HEARTBEAT_S, RunStream, failure, open_stream
+from langgraph_rq.producer.gateway.langgraph_api.ids import new_id, thread_of_its_own
+from langgraph_rq.producer.gateway.langgraph_api.objects import failure, newest_ids, read_run, read_runs, read_thread
+from langgraph_rq.producer.gateway.langgraph_api.run_bodies import RunBody
+from langgraph_rq.producer.gateway.langgraph_api.run_records import remember_run
+from langgraph_rq.producer.gateway.langgraph_api.run_stream import HEARTBEAT_S, RunStream, open_stream
 from langgraph_rq.producer.gateway.langgraph_api.threads import ThreadPath, make
 from langgraph_rq.producer.gateway.problems import ProblemError, documented
 from langgraph_rq.producer.gateway.tasks.bodies import Body, StrictRoute
@@ -29,6 +31,7 @@ from langgraph_rq.shared.tasks import State, TaskId, task_key
 from langgraph_rq.shared.threads.rows import runs_key
 
 _LISTED = 1_000
+_ALL = ("values", "updates", "messages-tuple", "custom", "events", "debug", "tasks", "checkpoints")
 _PROBLEMS = documented(400, 401, 404, 408, 409, 413, 422, 429, 503)
 
 router = APIRouter(route_class=StrictRoute, tags=["langgraph: runs"])
@@ -58,14 +61,15 @@ async def create(thread: ThreadPath, body: RunBody, caller: FromCaller) -> JSONR
 async def create_alone(body: RunBody, caller: FromCaller) -> JSONResponse:
     """Start a run without a thread."""
     run_id = await start(caller, body, None)
-    return JSONResponse((await read_run(caller, run_id, run_id)).answer(), headers=_located(run_id, run_id))
+    thread = thread_of_its_own(run_id)
+    return JSONResponse((await read_run(caller, thread, run_id)).answer(), headers=_located(thread, run_id))
 
 
 @router.post("/runs/batch", responses=_PROBLEMS)
 async def create_batch(body: Batch, caller: FromCaller) -> JSONResponse:
     """Start runs without threads."""
     ids = [await start(caller, one, None) for one in body.root]
-    return JSONResponse([(await read_run(caller, run_id, run_id)).answer() for run_id in ids])
+    return JSONResponse([(await read_run(caller, thread_of_its_own(one), one)).answer() for one in ids])
 
 
 @router.post("/threads/{thread}/runs/stream", response_class=Response, responses=_PROBLEMS)
@@ -118,9 +122,7 @@ async def list_runs(
     """List the runs of a thread that are still known, the newest first."""
     await read_thread(caller, thread)
     key = task_key(thread, caller.tenant)
-    ids = await caller.client.redis.zrevrange(runs_key(key), 0, -1)
-    prefix = f"{caller.tenant}--"
-    found = await read_runs(caller, thread, [one.decode(errors="replace").removeprefix(prefix) for one in ids])
+    found = await read_runs(caller, thread, await newest_ids(caller, runs_key(key)))
     answers = [run.answer() for run in found if run]
     answers = [one for one in answers if status in (None, one["status"])][offset : offset + limit]
     if select is not None:
@@ -166,9 +168,9 @@ async def join_stream(
     cancel_on_disconnect: bool = False,
 ) -> Response:
     """Stream the events of a run, from its beginning or after an event."""
-    await read_run(caller, thread, run)
+    found = await read_run(caller, thread, run)
     asked = [mode for given in stream_mode or () for mode in given.split(",") if mode]
-    modes = [task_mode(mode) for mode in asked] or None
+    modes = asked or found.record.get("kwargs", {}).get("stream_mode") or _ALL
     return _with_headers(
         await open_stream(caller, run, after, modes, cancels=cancel_on_disconnect), _located(thread, run)
     )
@@ -200,7 +202,7 @@ async def start(caller: Caller, body: RunBody, thread_id: str | None) -> str:
         ProblemError: 404 no such thread or assistant; 409 the thread is busy and the run was to be rejected then.
         LanggraphRqError: as `submit` does.
     """
-    document = await body.task(caller, thread_id)
+    document, record = await body.task(caller, new_id(), thread_id)
     if thread_id is not None:
         if body.if_not_exists == "create":
             await make(caller, thread_id, {})
@@ -209,6 +211,7 @@ async def start(caller: Caller, body: RunBody, thread_id: str | None) -> str:
     task = caller.client.parse(document)
     await caller.admit(task.user_id)
     earlier = await _open_runs(caller, thread_id) if body.multitask_strategy == "interrupt" else ()
+    await remember_run(caller, task.task_id, record)
     is_alone = body.multitask_strategy == "reject" and thread_id is not None
     try:
         async for _receipt in caller.client.submit_each([task], is_alone=is_alone):
@@ -224,22 +227,20 @@ async def start(caller: Caller, body: RunBody, thread_id: str | None) -> str:
 async def _open_runs(caller: Caller, thread_id: str | None) -> list[str]:
     if thread_id is None:
         return []
-    prefix = f"{caller.tenant}--"
-    ids = await caller.client.redis.zrange(runs_key(task_key(thread_id, caller.tenant)), 0, -1)
-    found = await read_runs(caller, thread_id, [one.decode(errors="replace").removeprefix(prefix) for one in ids])
+    ids = await newest_ids(caller, runs_key(task_key(thread_id, caller.tenant)))
+    found = await read_runs(caller, thread_id, ids)
     return [run.run_id for run in found if run and not run.state.is_terminal]
 
 
 async def _stream(caller: Caller, body: RunBody, thread_id: str | None) -> Response:
     run_id = await start(caller, body, thread_id)
-    modes = {task_mode(mode) for mode in body.stream_mode or ["values"]}
-    opened = await open_stream(caller, run_id, None, modes, cancels=body.on_disconnect == "cancel")
-    return _with_headers(opened, _located(thread_id or run_id, run_id, "stream"))
+    opened = await open_stream(caller, run_id, None, body.modes, cancels=body.on_disconnect == "cancel")
+    return _with_headers(opened, _located(thread_id or thread_of_its_own(run_id), run_id, "stream"))
 
 
 async def _wait(caller: Caller, body: RunBody, thread_id: str | None) -> Response:
     run_id = await start(caller, body, thread_id)
-    return _waiting(caller, thread_id or run_id, run_id, cancels=body.on_disconnect == "cancel")
+    return _waiting(caller, thread_id or thread_of_its_own(run_id), run_id, cancels=body.on_disconnect == "cancel")
 
 
 def _waiting(caller: Caller, thread_id: str, run_id: str, *, cancels: bool) -> Response:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Literal
-from uuid import uuid4
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from fastapi.responses import JSONResponse
@@ -12,12 +11,19 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from langgraph_rq.producer.client.threads import Checkpoint
 from langgraph_rq.producer.gateway.dependencies import Caller, FromCaller
-from langgraph_rq.producer.gateway.langgraph_api.objects import Thread, answer_threads, read_thread, read_threads
+from langgraph_rq.producer.gateway.langgraph_api.ids import new_id
+from langgraph_rq.producer.gateway.langgraph_api.objects import (
+    Thread,
+    answer_threads,
+    newest_ids,
+    read_thread,
+    read_threads,
+)
 from langgraph_rq.producer.gateway.langgraph_api.paths import select_paths
 from langgraph_rq.producer.gateway.problems import ProblemError, documented
 from langgraph_rq.producer.gateway.tasks.bodies import Body, StrictRoute
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.errors import UnknownGraphError, UnknownTaskError
+from langgraph_rq.shared.errors import InvalidInputError, ThreadBusyError, UnknownGraphError, UnknownTaskError
 from langgraph_rq.shared.tasks import ThreadId, task_key
 from langgraph_rq.shared.threads.rows import (
     MADE,
@@ -98,26 +104,49 @@ class SearchBody(CountBody):
     extract: dict[str, str] | None = Field(None, description='Paths, such as {"title": "values.messages[0].content"}.')
 
 
+class CheckpointBody(Body):
+    """Names a checkpoint, as states do."""
+
+    thread_id: str | None = None
+    checkpoint_id: str | None = None
+    checkpoint_ns: str | None = Field(None, description="Of a subgraph: `child:<task id>`.")
+    checkpoint_map: dict[str, str] | None = None
+
+    def named(self) -> Checkpoint:
+        """Leave out what is not said."""
+        named: Checkpoint = self.model_dump(exclude={"thread_id"}, exclude_none=True)  # type: ignore[assignment]
+        return named
+
+
 class StateBody(Body):
     """A checkpoint of the thread."""
 
-    checkpoint: Checkpoint
+    checkpoint: CheckpointBody
     subgraphs: bool = False
+
+
+class UpdateBody(Body):
+    """What is written to the state."""
+
+    values: Any = None
+    as_node: str | None = Field(None, description="The node that would have returned it.")
+    checkpoint: CheckpointBody | None = Field(None, description="Fork from this one.")
+    checkpoint_id: str | None = None
 
 
 class HistoryBody(Body):
     """Which states."""
 
     limit: int = Field(10, ge=1, le=1_000)
-    before: Checkpoint | str | dict[str, Any] | None = Field(None, description="A checkpoint, its id, or a config.")
+    before: str | dict[str, Any] | None = Field(None, description="A checkpoint, its id, or a config.")
     metadata: dict[str, Any] | None = None
-    checkpoint: Checkpoint | None = Field(None, description="With `checkpoint_ns`: those of a subgraph.")
+    checkpoint: CheckpointBody | None = Field(None, description="With `checkpoint_ns`: those of a subgraph.")
 
 
 @router.post("/threads", responses=documented(401, 409, 422, 503))
 async def create(body: CreateBody, caller: FromCaller) -> JSONResponse:
     """Make a thread."""
-    thread_id = body.thread_id or str(uuid4())
+    thread_id = body.thread_id or new_id()
     made = await make(caller, thread_id, body.metadata)
     if made != MADE and body.if_exists == "raise":
         raise ProblemError(409, "thread_exists", f"Thread with ID {thread_id} already exists")
@@ -163,9 +192,9 @@ async def delete(thread: ThreadPath, caller: FromCaller) -> Response:
     """Cancel a thread's runs, and delete it with its state."""
     found = await read_thread(caller, thread)
     key, redis = task_key(thread, caller.tenant), caller.client.redis
-    for run in await redis.zrevrange(runs_key(key), 0, -1):
+    for run_id in await newest_ids(caller, runs_key(key)):
         with suppress(UnknownTaskError):
-            await caller.client.cancel(_own_id(run.decode(), caller))
+            await caller.client.cancel(run_id)
     if found.row.run and found.row.graph:
         with suppress(UnknownGraphError):  # its checkpoints expire, and no run continues from them
             await caller.client.threads.delete(thread, graph=found.row.graph)
@@ -223,7 +252,27 @@ async def state_at(
 @router.post("/threads/{thread}/state/checkpoint", responses=documented(401, 404, 422, 503))
 async def state_of(thread: ThreadPath, body: StateBody, caller: FromCaller) -> JSONResponse:
     """Get the state at a checkpoint, also of a subgraph."""
-    return JSONResponse(await _state(caller, thread, body.checkpoint, subgraphs=body.subgraphs))
+    return JSONResponse(await _state(caller, thread, body.checkpoint.named(), subgraphs=body.subgraphs))
+
+
+@router.post("/threads/{thread}/state", responses=documented(400, 401, 404, 409, 422, 503))
+async def update_state(thread: ThreadPath, body: UpdateBody, caller: FromCaller) -> JSONResponse:
+    """Write to the state of a thread that no run uses."""
+    graph = (await read_thread(caller, thread)).row.graph
+    if graph is None:
+        raise ProblemError(400, "no_graph", "no run has used the thread yet, so its graph is unknown")
+    checkpoint = body.checkpoint.named() if body.checkpoint else {}
+    if body.checkpoint_id:
+        checkpoint["checkpoint_id"] = body.checkpoint_id
+    try:
+        written = await caller.client.threads.update(
+            thread, body.values, graph=graph, as_node=body.as_node, checkpoint=checkpoint or None
+        )
+    except ThreadBusyError as error:
+        raise ProblemError(409, "thread_busy", str(error)) from None
+    except InvalidInputError as error:
+        raise ProblemError(400, "invalid_update", str(error)) from None
+    return JSONResponse(written)
 
 
 @router.post("/threads/{thread}/history", responses=documented(401, 404, 422, 503))
@@ -267,7 +316,7 @@ async def _history(caller: Caller, thread_id: str, body: HistoryBody) -> JSONRes
         limit=body.limit,
         before=before,
         metadata=body.metadata,
-        checkpoint=body.checkpoint,
+        checkpoint=body.checkpoint.named() if body.checkpoint else None,
     )
     return JSONResponse(found)
 
@@ -292,8 +341,7 @@ async def _pages(caller: Caller, ids: list[str] | None) -> Any:
     key = index_key(caller.tenant)
     for start in range(0, _MOST_SCANNED, _PAGE):
         if ids is None:
-            keys = await caller.client.redis.zrevrange(key, start, start + _PAGE - 1)
-            page = [_own_id(one.decode(errors="replace"), caller) for one in keys]
+            page = await newest_ids(caller, key, start, start + _PAGE - 1)
         else:
             page = ids[start : start + _PAGE]
         if not page:
@@ -313,13 +361,7 @@ def contains(value: Any, part: Any) -> bool:
     return bool(value == part)
 
 
-def _own_id(key: str, caller: Caller) -> str:
-    """Return an id as the tenant knows it."""
-    return key.removeprefix(f"{caller.tenant}--")
-
-
 def _refuse_others() -> Iterator[tuple[str, str, str]]:
-    yield "POST", "/threads/{thread}/state", "the state of a thread cannot be written yet: give a run a command.update"
     yield "POST", "/threads/{thread}/copy", "threads cannot be copied yet: fork with checkpoint_id"
     yield "POST", "/threads/prune", "threads cannot be pruned yet: LGRQ_THREAD_KEEP bounds their checkpoints"
 
