@@ -41,6 +41,8 @@ class Case:
     turns: Sequence[Mapping[str, Any]]
     fails: bool = False
     """Whether the last turn raises."""
+    forgets: bool = False
+    """Whether its output has values that no checkpoint keeps."""
     keeps: bool = False
     """Whether it keeps something across threads, so that only its first conversation is like the bare one."""
 
@@ -127,6 +129,13 @@ class Served:
     async def state(self) -> Any:
         graph = self.bench.graphs[self.name]
         return state_of(await graph.aget_state({"configurable": {"thread_id": self.thread_id}}))
+
+
+async def forget(redis: Any, task_id: str, thread_id: str) -> None:
+    """Forget a task, but not its checkpoints: the same task again runs as if its worker had died before its end."""
+    for key in ("agent:task:", "agent:result:", "agent:events:", "rq:job:"):
+        await redis.delete(key + task_id)
+    await redis.delete(f"agent:thread:{thread_id}", f"agent:question:{thread_id}")
 
 
 @dataclass

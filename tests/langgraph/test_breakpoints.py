@@ -15,7 +15,7 @@ from langgraph_rq import AsyncClient, InvalidTaskError, NotInterruptedError
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.tasks import State
 from tests.fleet import worker
-from tests.langgraph.bench import CALLS, Bare, Scripted, bench
+from tests.langgraph.bench import CALLS, Bare, Scripted, bench, forget
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -162,10 +162,7 @@ async def test_worker_killed_after_the_stop_and_before_the_end_stops_there_again
     fields = {**NEW, "graph": graph, "thread_id": f"killed-{graph}", "task_id": f"killed-{graph}"}
     before = CALLS["second"]
     stopped = await conversation.submit(fields)
-    # As if the worker had died before it wrote the end: the same task runs again, on what its first attempt has left.
-    for key in ("agent:task:", "agent:result:", "agent:events:", "rq:job:"):
-        await served.client.redis.delete(key + fields["task_id"])
-    await served.client.redis.delete(f"agent:thread:{fields['thread_id']}", f"agent:question:{fields['thread_id']}")
+    await forget(served.client.redis, fields["task_id"], fields["thread_id"])
     again = await conversation.submit(fields)
     assert (again.status, again.result, again.metadata.next) == (
         State.INTERRUPTED,

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from langgraph_rq.shared.tasks import State
-from tests.langgraph.bench import Bare, Bench, Case, bench
+from tests.langgraph.bench import Bare, Bench, Case, bench, forget
 from tests.langgraph.graphs import agents, control, functional, states
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -48,6 +48,27 @@ async def test_graph_without_a_thread_answers_so_too(served: Bench, name: str):
     else:
         assert (seen.error, seen.output) == (None, expected.output)
     assert seen.calls == expected.calls
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [name for name, case in CASES.items() if not (case.fails or case.forgets or case.keeps)]
+)
+async def test_task_that_runs_again_after_its_last_checkpoint_pays_nothing_and_answers_the_same(
+    served: Bench, name: str
+):
+    case = CASES[name]
+    conversation = served.serve(name)
+    for number, turn in enumerate(case.turns):
+        task_id = f"again-{conversation.thread_id}-{number}"
+        first = await conversation.run(turn, task_id=task_id)
+        state, status = await conversation.state(), conversation.last.status
+        await forget(served.client.redis, task_id, conversation.thread_id)
+        again = await conversation.run(turn, task_id=task_id)
+        assert (conversation.last.status, again.error, again.output) == (status, None, first.output)
+        assert await conversation.state() == state
+        if status is State.SUCCESS:
+            assert not again.calls
 
 
 async def test_suite_is_broad():

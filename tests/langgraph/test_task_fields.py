@@ -11,11 +11,16 @@ from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import interrupt
 from pydantic import BaseModel, Field
+from redis import Redis
+from rq import Queue
+from rq.serializers import JSONSerializer
 
 from langgraph_rq import InvalidTaskError
 from langgraph_rq.shared.errors import ErrorType
-from langgraph_rq.shared.tasks import State
-from tests.langgraph.bench import Bare, bench
+from langgraph_rq.shared.tasks import FUNCTION, State
+from tests.gateways import gateway
+from tests.langgraph.bench import Bare, bench, forget
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -236,6 +241,39 @@ async def test_durability_exit_writes_one_checkpoint(served):
     assert (len(kept["sync"]), len(kept["exit"])) == (5, 1)
 
 
+async def test_http_and_stock_rq_take_the_same_fields(served, redis_server):
+    fields = {
+        "input": {"said": []},
+        "graph": "config",
+        "context": {"model": "large"},
+        "config": {"tags": ["t"], "metadata": {"a": 1}, "recursion_limit": 7},
+        "interrupt_after": ["tell_config"],
+        "durability": "exit",
+        "stream": ["debug"],
+        "stream_subgraphs": True,
+        "metadata": {"b": 2},
+    }
+    async with gateway(redis_server.url) as http:
+        answer = await http.post("/tasks", json=fields)
+        assert answer.status_code == 202, answer.text
+        refused = await http.post("/tasks", json={**fields, "config": {"configurable": {"task_id": "x"}}})
+        assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "config.configurable")
+        missing = await http.post("/tasks", json={"graph": "config"})
+        assert (missing.status_code, missing.json()["errors"][0]["field"]) == (422, "input")
+        gone_on = await http.post("/tasks", json={"graph": "config", "input": None, "thread_id": "nothing-over-http"})
+        assert gone_on.status_code == 202
+    with Redis.from_url(redis_server.url) as redis:
+        queue = Queue("agent_tasks", connection=redis, serializer=JSONSerializer)
+        queue.enqueue(FUNCTION, fields, job_id="fields-by-rq")
+        await until(lambda: served.client.result("fields-by-rq"))
+    told = []
+    for task_id in (answer.json()["task_id"], "fields-by-rq"):
+        result = await served.client.wait(task_id, 30)
+        ((configurable, *more),) = result.result["said"]
+        told.append([result.status, configurable["model"], *more])
+    assert told == [[State.SUCCESS, "large", {"a": 1, "b": 2}, ["t"], 7]] * 2
+
+
 @pytest.mark.parametrize("goto", ["three", ["three"], {"node": "two", "input": {"said": [1, 2]}}, ["two", "three"]])
 async def test_command_goes_to_a_node_of_a_used_thread(served, goto):
     bare, conversation = Bare(GRAPHS["hub"]), served.serve("hub")
@@ -255,6 +293,19 @@ async def test_command_answers_one_question_after_the_other_by_a_plain_value(ser
     for turn in (NEW, {"command": {"resume": 3}}, {"command": {"resume": "red"}}):
         assert await conversation.run(turn) == await bare.run(turn)
     assert await conversation.state() == await bare.state()
+
+
+async def test_worker_killed_after_the_next_question_does_not_answer_it_with_the_same_plain_value(served):
+    conversation = served.serve("asking")
+    await conversation.submit({**NEW, "thread_id": "killed"})
+    answer = {"thread_id": "killed", "task_id": "killed-answer", "command": {"resume": 3}}
+    asked = await conversation.submit(answer)
+    await forget(served.client.redis, "killed-answer", "killed")
+    again = await conversation.submit(answer)
+    assert [one["value"] for one in again.result["__interrupt__"]] == ["colour?"]
+    assert again.result == asked.result
+    result = await conversation.submit({"thread_id": "killed", "command": {"resume": "red"}})
+    assert result.result == {"said": [3, "red"]}
 
 
 async def test_command_answers_parallel_questions_by_id_only(served):

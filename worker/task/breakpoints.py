@@ -55,13 +55,15 @@ async def stopped_before(
     after = task.interrupt_after or graph.interrupt_after_nodes
     if state.interrupts or not await _is_stopped(graph, task, state, before, after, checkpointer):
         return None
-    shown = graph.output_channels
-    output = (
-        state.values.get(shown)
-        if isinstance(shown, str)
-        else {name: state.values[name] for name in shown if name in state.values}
-    )
-    return Result(State.INTERRUPTED, output, metadata={"next": list(state.next)})
+    return Result(State.INTERRUPTED, output_of(graph, state), metadata={"next": list(state.next)})
+
+
+def output_of(graph: AnyGraph, state: StateSnapshot) -> Any:
+    """Return what of a state `ainvoke` answers."""
+    shown, values = graph.output_channels, state.values
+    if isinstance(shown, str):
+        return values.get(shown) if isinstance(values, dict) and shown in values else values
+    return {name: values[name] for name in shown if name in values}
 
 
 async def _is_stopped(

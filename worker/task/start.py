@@ -18,7 +18,7 @@ from langgraph_rq.worker.graphs.empty_context import empty_context
 from langgraph_rq.worker.graphs.factories import Run
 from langgraph_rq.worker.graphs.graphs import AnyGraph
 from langgraph_rq.worker.state.checkpointer import Checkpointer
-from langgraph_rq.worker.task.breakpoints import has_breakpoints, stopped_before
+from langgraph_rq.worker.task.breakpoints import has_breakpoints, output_of, stopped_before
 from langgraph_rq.worker.task.interrupts import begun_answers, is_by_id, start_resume
 from langgraph_rq.worker.task.invalid_input import explain_values
 from langgraph_rq.worker.task.redacted import Redaction
@@ -156,9 +156,11 @@ async def _input(
         resume = Resume(answers=answers)
     assert resume
     chosen = await start_resume(checkpointer, state, last, task, resume, redaction)
-    if command and not isinstance(chosen, Result):
-        return _command(command, chosen.resume if chosen else None)
-    return chosen
+    if isinstance(chosen, Result):
+        if chosen.state is State.INTERRUPTED and isinstance(values := output_of(graph, state), dict):
+            chosen.output = {**values, **chosen.output}
+        return chosen
+    return _command(command, chosen.resume if chosen else None) if command else chosen
 
 
 def _answers(given: Any, pending: Sequence[str], begun: Sequence[str]) -> dict[str, Any] | None:

@@ -233,7 +233,7 @@ CASES: dict[str, Case] = {
     ),
     "private state between nodes": Case(chain(Listed, say_one, hide, reveal), [NEW]),
     "managed values": Case(chain(Managed, tell_steps), [{**NEW, "config": {"recursion_limit": 9}}]),
-    "untracked and ephemeral values": Case(chain(Untracked, hold, use), [{"input": {"n": 0}}]),
+    "untracked and ephemeral values": Case(chain(Untracked, hold, use), [{"input": {"n": 0}}], forgets=True),
     "messages": Case(chain(MessagesState, reply), [HELLO, {"input": {"messages": "again"}}]),
     "message replaced by its id": Case(chain(MessagesState, reply, correct), [HELLO]),
     "message removed": Case(chain(MessagesState, reply, forget_first), [HELLO]),
