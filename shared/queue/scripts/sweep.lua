@@ -114,6 +114,8 @@ local function queue_again(id, place, queue, user, thread, owner, epoch)
     elseif not head then
       redis.call('RPUSH', thread_key, id)
     end
+  elseif place == 'delayed' and redis.call('HGET', task_key, 'waits_for') == 'start' then -- not in its thread yet
+    return redis.call('ZADD', delayed_key, whole(natural(redis.call('HGET', task_key, 'waits_until'), now_ms)), id)
   end
   put_back(id, queue, user)
 end

@@ -9,6 +9,7 @@ from langgraph_rq.producer.client.lookup import STATUS_FIELDS, read_status
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.ending import add_reads, unrun_result
 from langgraph_rq.shared.queue.keys import bell_key
+from langgraph_rq.shared.queue.upkeep import sweep_call
 from langgraph_rq.shared.queue.verbs import cancel_call
 from langgraph_rq.shared.queue.waits import BUDGET, Wait, await_call, explain, wake_all_call, wake_call
 from langgraph_rq.shared.tasks import State
@@ -384,3 +385,25 @@ async def test_time_of_the_next_look_is_that_of_the_first_task_or_mark(queue):
 )
 def test_wait_is_explained(thing, words):
     assert explain(thing, 1_764_331_450_000) == f"waits for {words}, asked again at 12:04:10 at the earliest"
+
+
+async def test_task_that_starts_later_is_claimed_at_its_time_through_its_thread(queue):
+    await queue.submit("late", thread_id="th", delay_s=60)
+    await queue.submit("first", thread_id="th")
+    assert await queue.ids() == ["first"]
+    queue.now_ms += 60_000
+    assert await queue.ids() == []
+    assert await queue.places("late") == [b"delayed"]
+    await queue.reap()
+    assert await queue.places("late") == [b"parked"]
+
+
+async def test_task_that_starts_later_waits_for_its_time_also_after_its_place_was_lost(queue):
+    await queue.submit("late", thread_id="th", delay_s=60)
+    await queue.redis.delete("agent:delayed")
+    await scripts.run(queue.redis, sweep_call(now_ms=queue.now_ms))
+    assert await queue.redis.zscore("agent:delayed", "late") == queue.now_ms + 60_000
+    assert await queue.ids() == []
+    queue.now_ms += 60_000
+    await queue.reap()
+    assert await queue.ids() == ["late"]
