@@ -64,7 +64,19 @@ def agent(**options):
     return create_agent(Scripted(answers=answers), [look_up], **options)
 
 
+def calling():
+    """A node that makes a graph with a breakpoint when it runs, as LangGraph cannot know beforehand."""
+    builder = StateGraph(Said).add_node(first)
+
+    async def call(_state) -> dict:
+        inner = chain(second, third, interrupt_before=["third"])
+        return {"said": (await inner.ainvoke({"said": []}))["said"]}
+
+    return builder.add_node("call", call).add_edge(START, "first").add_edge("first", "call").compile()
+
+
 GRAPHS: dict[str, Any] = {
+    "made by a node": calling(),
     "before": chain(first, second, third, interrupt_before=["second"]),
     "after": chain(first, second, third, interrupt_after=["first", "second"]),
     "all": chain(first, second, interrupt_before="*"),
@@ -93,6 +105,7 @@ MESSAGE: dict = {"input": {"messages": [{"role": "user", "content": "What is a l
         ("after", [NEW, GO_ON, GO_ON], [["second"], ["third"], None]),
         ("all", [NEW, GO_ON, GO_ON], [["first"], ["second"], None]),
         ("inside", [NEW, GO_ON], [["inner"], None]),
+        ("made by a node", [NEW, GO_ON], [["call"], None]),
         ("plain", [{**NEW, "interrupt_before": ["third"]}, GO_ON], [["third"], None]),
         ("plain", [{**NEW, "interrupt_after": "*"}, {**GO_ON, "interrupt_before": ["third"]}], [["second"], ["third"]]),
         ("before", [{**NEW, "interrupt_before": ["third"]}, GO_ON], [["third"], None]),

@@ -24,6 +24,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
 from langchain_core.tracers.context import register_configure_hook
+from langgraph.errors import GraphInterrupt
 from langgraph.graph import START
 
 from langgraph_rq.shared.breaker.circuit_breaker import Outcome
@@ -60,6 +61,12 @@ def has_begun() -> bool:
     return handler is not None and handler.has_begun
 
 
+def has_stopped() -> bool:
+    """Whether a node of this context's graph was left because a graph inside of it stopped, or asked something."""
+    handler = _handler.get()
+    return handler is not None and handler.has_stopped
+
+
 class GuardHandler(BaseCallbackHandler):
     """Admits and settles the model calls of one attempt, and passes what happens to its nodes on to `nodes`."""
 
@@ -79,6 +86,8 @@ class GuardHandler(BaseCallbackHandler):
         self._home = asyncio.get_running_loop()
         self.has_begun = False
         """Whether a node has begun. LangGraph's own, which writes the input, is none."""
+        self.has_stopped = False
+        """Whether a node was left by LangGraph's own exception."""
         self._fallbacks: dict[UUID, UUID] = {}
         """Runs of `with_fallbacks` -> the run around each."""
 
@@ -111,6 +120,7 @@ class GuardHandler(BaseCallbackHandler):
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **_kwargs: Any) -> None:
         """Pass on its failure."""
         self._forget_fallbacks(run_id)
+        self.has_stopped = self.has_stopped or isinstance(error, GraphInterrupt)
         if self._nodes:
             _record(self._nodes.failed, error, run_id)
 

@@ -15,7 +15,7 @@ from langgraph_rq.worker.state.checkpointer import Checkpointer
 from langgraph_rq.worker.task.attempt import Attempt
 from langgraph_rq.worker.task.breakpoints import find_stop, has_breakpoints
 from langgraph_rq.worker.task.events import TaskEvents
-from langgraph_rq.worker.task.guard_hook import has_begun
+from langgraph_rq.worker.task.guard_hook import has_begun, has_stopped
 from langgraph_rq.worker.task.invalid_input import read_invalid_input
 from langgraph_rq.worker.task.result import (
     Result,
@@ -120,8 +120,9 @@ async def _read_end(task: Task, loaded: LoadedGraph, checkpointer: Checkpointer 
     """Read how a run ended: with its output, a question, or at a breakpoint."""
     result = read_output(output)
     if checkpointer is None:
-        return no_checkpoints() if result.state is State.INTERRUPTED else result
-    if result.state is State.SUCCESS and has_breakpoints(loaded.graph, task):
+        return no_checkpoints() if result.state is State.INTERRUPTED or has_stopped() else result
+    # A graph that a node makes itself is not among those whose breakpoints are known beforehand.
+    if result.state is State.SUCCESS and (has_breakpoints(loaded.graph, task) or has_stopped()):
         return await find_stop(loaded.graph, result, thread_config(task))
     return result
 
