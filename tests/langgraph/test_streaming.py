@@ -185,6 +185,13 @@ async def test_result_is_the_same_with_and_without_streams(client, served, name)
         assert (result.error and result.error.message) == (expected.error and expected.error.message)
 
 
+async def test_ids_are_shown_as_they_were_given_without_the_tenant(client, served):
+    _, events = await run(client.for_tenant("acme"), "conversation", ALL_MODES, task_id="t-1", thread_id="th-1")
+    assert "acme" not in str(events)
+    assert set(re.findall(r"'thread_id': '([^']*)'", str(events))) == {"th-1"}
+    assert set(re.findall(r"'task_id': '([^']*)'", str(events))) == {"t-1"}
+
+
 class Recorded:
     """Events in a list."""
 

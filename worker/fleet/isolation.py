@@ -24,6 +24,7 @@ from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.fleet.fork_server import DIED, ForkServer
 from langgraph_rq.worker.fleet.isolated import BEGUN, CANCEL, ENDED, Order
+from langgraph_rq.worker.outputs.failures import Failure
 from langgraph_rq.worker.task.result import Ended, Result, write_result
 from langgraph_rq.worker.task.run import Released
 
@@ -243,10 +244,10 @@ class Isolation:
         where = f"in node {node!r}" if node else "before its first node"
         _log.error("task.poisoned", task_id=suspect.claimed.id, node=node, exit_code=exit_code)
         message = f"the task ended {crashes + 1} processes, the last one its own, {where}: {death}"
-        return self._end(suspect, State.ERROR, (ErrorType.POISONED, message))
+        return self._end(suspect, State.ERROR, (ErrorType.POISONED, message), node)
 
-    def _end(self, suspect: _Suspect, state: State, error: tuple[ErrorType, str]) -> Ended:
-        result = Result(state, error=error)
+    def _end(self, suspect: _Suspect, state: State, error: tuple[ErrorType, str], node: str | None = None) -> Ended:
+        result = Result(state, error=error, failure=Failure(None, node))
         return write_result(
             suspect.claimed, None, result, suspect.worker, self._result_bytes, suspect.since, is_question_open=True
         )

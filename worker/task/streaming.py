@@ -9,6 +9,7 @@ from langgraph.pregel import Pregel
 
 from langgraph_rq.shared.queue.events import EventType
 from langgraph_rq.shared.run_fields import StreamMode
+from langgraph_rq.shared.tasks import DEFAULT_TENANT, StreamMode
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.outputs.failures import ErrorDetail
 from langgraph_rq.worker.task.events import TaskEvents
@@ -32,6 +33,7 @@ async def stream_graph(
     *,
     subgraphs: bool = False,
     detail: ErrorDetail = ErrorDetail.FRAMES,
+    tenant: str = DEFAULT_TENANT,
 ) -> Any:
     """Run a graph to its end, adding to `events`; returns its output, interrupts included, as `ainvoke` does.
 
@@ -44,6 +46,7 @@ async def stream_graph(
         events: Where to.
         subgraphs: Whether the events of subgraphs are added, too.
         detail: What is told of the exception of a node that failed.
+        tenant: Whose ids are shown without it, as they were given.
     """
     output = _Output(graph)
     asked = {mode.value for mode in modes}
@@ -54,7 +57,8 @@ async def stream_graph(
             if not namespace:
                 output.take(mode, part)
             try:
-                await _add(events, namespace, mode, part, asked, detail)
+                shown = part if tenant == DEFAULT_TENANT else _without_tenant(mode, part, f"{tenant}--")
+                await _add(events, namespace, mode, shown, asked, detail)
             except Exception as error:  # what is shown of a run must not end it
                 _log.warning("events.dropped", error=type(error).__name__)
     return output.value()
@@ -140,6 +144,35 @@ async def _add_node(events: TaskEvents, part: dict[str, Any], where: Mapping[str
     error = part.get("error")
     why = {"error": _told(error, detail)} if error else {}
     await events.add(EventType.NODE, **where, node=part["name"], phase="end", **why)
+
+
+def _without_tenant(mode: str, part: Any, prefix: str) -> Any:
+    """Cut the tenant off the ids of the thread and the task in LangGraph's configs and metadata."""
+    if mode == "messages":
+        return part[0], _with_given_ids(part[1], prefix)
+    if mode == "debug":
+        return {**part, "payload": _without_tenant("checkpoints", part["payload"], prefix)}
+    if mode not in {"tasks", "checkpoints", "events"}:
+        return part
+    configs = {name: _with_given_ids(part[name], prefix) for name in ("config", "parent_config") if name in part}
+    if "metadata" in part:
+        configs["metadata"] = _with_given_ids(part["metadata"], prefix)
+    if mode == "checkpoints" and "tasks" in part:
+        configs["tasks"] = [{**one, "state": _with_given_ids(one.get("state"), prefix)} for one in part["tasks"]]
+    return {**part, **configs}
+
+
+def _with_given_ids(config: Any, prefix: str) -> Any:
+    if not isinstance(config, dict):
+        return config
+    found = dict(config)
+    if "configurable" in found:
+        found["configurable"] = _with_given_ids(found["configurable"], prefix)
+    for name in ("thread_id", "task_id"):
+        id_ = found.get(name)
+        if isinstance(id_, str) and id_.startswith((prefix, f"TASK--{prefix}")):
+            found[name] = id_.replace(prefix, "", 1)
+    return found
 
 
 def _told(error: Any, detail: ErrorDetail) -> str:

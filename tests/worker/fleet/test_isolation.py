@@ -295,6 +295,7 @@ def test_task_that_ends_its_process_is_poisoned_and_its_neighbours_succeed(tmp_p
             others = list(client.wait_each([one.task_id for one in innocents], 100))
         assert (result.status, result.error.type) == (State.ERROR, ErrorType.POISONED)
         assert "in node 'strike': killed by SIGKILL" in result.error.message
+        assert result.error.node == "strike"
         assert [one.status for one in others] == [State.SUCCESS] * 20
         with Redis.from_url(redis.url) as raw:
             assert int(raw.hget(f"agent:task:{killer.task_id}", "crashes")) == 2
