@@ -27,6 +27,7 @@ from langgraph_rq.worker.task.result import ERROR_BYTES, Result
 
 Masked = TypeVar("Masked")
 
+_ALWAYS = {"id", "type", "content"}
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
 LONG_BYTES = 8_000
 """Longest JSON that is masked on the event loop: 1 ms of prose, 6 ms of a text that was made to be slow."""
@@ -148,30 +149,50 @@ class RedactedEvents(TaskEvents):
 
     async def _add_piece(self, data: Mapping[str, Any]) -> None:
         message = as_json(data["message"])
-        content = _text(message.pop("content", ""))
+        text, message["content"] = _take_text(message.get("content", ""))
         masked = await self._masked(message)
         stream, last = self._streams.get(str(message.get("id")), (self._redactor.stream(), None))
         # A message's metadata are the same for all of its chunks.
         around = last or await self._masked({name: value for name, value in data.items() if name != "message"})
         piece = {**around, "message": masked}
-        self._streams[str(message.get("id"))] = stream, piece
-        text = await self._redaction.mask(stream.feed, content, len(content))
+        # What is delayed is text: other blocks are not written again with it.
+        texts = [block for block in masked["content"][:1] if _is_text(block)] if masked["content"] else ""
+        self._streams[str(message.get("id"))] = stream, {**piece, "message": {**masked, "content": texts}}
+        text = await self._redaction.mask(stream.feed, text, len(text))
         if not str(message.get("type", "")).endswith("Chunk") or message.get("chunk_position") == "last":
             del self._streams[str(message.get("id"))]
             text += stream.end()
-        if text or any(masked[name] not in _EMPTY for name in masked.keys() - {"id", "type"}):
-            await super().add(EventType.MESSAGES, **{**piece, "message": {**masked, "content": text}})
+        is_more = masked["content"] != texts or any(masked[name] not in _EMPTY for name in masked.keys() - _ALWAYS)
+        if text or is_more:
+            await super().add(EventType.MESSAGES, **_with_text(piece, text))
 
     async def _end_streams(self) -> None:
         streams, self._streams = self._streams, {}
         for stream, piece in streams.values():
             if text := stream.end():
-                await super().add(EventType.MESSAGES, **{**piece, "message": {**piece["message"], "content": text}})
+                await super().add(EventType.MESSAGES, **_with_text(piece, text))
 
 
-def _text(content: Any) -> str:
-    """Join the text of a message's content, which may come in blocks."""
-    if isinstance(content, str):
-        return content
-    blocks = content if isinstance(content, list) else []
-    return "".join(block if isinstance(block, str) else str(block.get("text", "")) for block in blocks)
+def _is_text(block: Any) -> bool:
+    return isinstance(block, dict) and isinstance(block.get("text"), str)
+
+
+def _take_text(content: Any) -> tuple[str, Any]:
+    """Take the text out of a message's content, which may come in blocks; returns what is left of the blocks."""
+    if not isinstance(content, list):
+        return str(content or ""), ""
+    texts = [block for block in content if isinstance(block, str) or _is_text(block)]
+    joined = "".join(block if isinstance(block, str) else block["text"] for block in texts)
+    first = next(({**block, "text": ""} for block in texts if isinstance(block, dict)), None)
+    others = [block for block in content if block not in texts]
+    return joined, [first, *others] if first else others
+
+
+def _with_text(piece: dict[str, Any], text: str) -> dict[str, Any]:
+    """Put masked text where `_take_text` took it from; returns the event's data."""
+    content: Any = piece["message"]["content"]
+    if isinstance(content, list) and content and _is_text(content[0]):
+        content = [{**content[0], "text": text}, *content[1:]]
+    elif not (isinstance(content, list) and content):
+        content = text
+    return {**piece, "message": {**piece["message"], "content": content}}

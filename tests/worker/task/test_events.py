@@ -2,11 +2,11 @@
 
 import asyncio
 from types import SimpleNamespace
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import pytest
 from langchain_core.language_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, AIMessageChunk
 from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, MessagesState, StateGraph
 
@@ -15,8 +15,11 @@ from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.shared.queue.events import PART_BYTES, EventType, Parts, append_call, read_event
+from langgraph_rq.shared.redaction import Redactor
 from langgraph_rq.shared.tasks import State
+from langgraph_rq.worker.outputs.json_values import as_json
 from langgraph_rq.worker.task.events import EventWriter
+from langgraph_rq.worker.task.redacted import Redaction
 from tests.fleet import one_node_graph, worker
 
 
@@ -292,6 +295,27 @@ async def test_events_wait_for_a_redis_that_is_away_and_come_once_and_in_order()
             await asyncio.wait_for(flushed, 20)
             found = [read_event(entry).data for entry in await redis.xrange("agent:events:t")]
     assert found[1:] == [{"attempt": 1, "n": n} for n in range(50)]
+
+
+async def test_masked_messages_keep_their_blocks_and_fields(aredis):
+    await running(aredis)
+    events = Redaction(Redactor()).events(EventWriter(aredis), claim("t", 1), "w")
+
+    def chunk(text: str, **fields: Any) -> AIMessageChunk:
+        block = {"type": "text", "text": text, "index": 0}
+        return AIMessageChunk([block, {"type": "thinking", "thinking": "of bob@example.com"}], id="1", **fields)
+
+    metadata = {"langgraph_node": "n", "user": "eve@example.com"}
+    for message in (chunk("to ada@exa"), chunk("mple.com now", chunk_position="last"), AIMessage("plain", id="2")):
+        await events.add(EventType.MESSAGES, node="n", message=message, metadata=metadata)
+    await events.flush()
+    found = [read_event(entry).data for entry in (await aredis.xrange("agent:events:t"))[1:]]
+    blocks = [one["message"]["content"] for one in found[:-1]]
+    assert "".join(block[0]["text"] for block in blocks) == "to [email] now"
+    assert {block[0]["index"] for block in blocks} == {0}
+    assert [one for block in blocks for one in block[1:]] == [{"type": "thinking", "thinking": "of [email]"}] * 2
+    assert found[-1]["message"] == {**as_json(AIMessage("plain", id="2"))}
+    assert [one["metadata"] for one in found] == [{"langgraph_node": "n", "user": "[email]"}] * len(found)
 
 
 async def test_events_of_all_tasks_of_a_process_share_round_trips(aredis):
