@@ -9,7 +9,7 @@ from langgraph.pregel import Pregel
 
 from langgraph_rq.shared.queue.events import EventType
 from langgraph_rq.shared.run_fields import StreamMode
-from langgraph_rq.shared.tasks import DEFAULT_TENANT, StreamMode
+from langgraph_rq.shared.tasks import DEFAULT_TENANT
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.outputs.failures import ErrorDetail
 from langgraph_rq.worker.task.events import TaskEvents
