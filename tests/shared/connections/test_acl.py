@@ -65,6 +65,8 @@ FORBIDDEN = [
     ("HSET", "rq:worker:one", "state", "idle"),
     ("PUBLISH", "rq:pubsub:one", "{}"),
     ("GET", "checkpoint:thread:one"),
+    ("HGETALL", "agent:journal:one"),
+    ("HDEL", "agent:ledger:one", "key"),
     ("SET", "anything:else", "1"),
 ]
 
@@ -105,6 +107,7 @@ def test_tasks_run_and_are_looked_up_with_nothing_refused(urls, admin, tmp_path)
             "OPENAI_BASE_URL": model.url,
             "OPENAI_API_KEY": "offline",
             "LGRQ_AUDIT_WORKER_KEY": "a-key-of-32-characters-and-more-",
+            "LGRQ_ANSWER_JOURNAL": "true",
         }
         command = [sys.executable, "-m", "langgraph_rq.worker", "--burst"]
         done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=60)

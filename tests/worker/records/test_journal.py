@@ -3,7 +3,10 @@
 import pytest
 
 from langgraph_rq.shared.connections.scripts import run
+from langgraph_rq.shared.errors import SettingsError
 from langgraph_rq.shared.queue.keys import task_hash
+from langgraph_rq.shared.settings import RedisSettings, WorkerSettings, load
+from langgraph_rq.worker.context import open_context
 from langgraph_rq.worker.guards.task_guard import TaskGuard
 from langgraph_rq.worker.records.journal import MOST_ANSWERS, AnswerJournal, journal_key
 from langgraph_rq.worker.records.ledger import Ledger
@@ -76,3 +79,11 @@ def test_checkpoint_of_another_thread_forgets_nothing():
     assert run.waits.paid_calls == 1
     run.note_checkpoint("thread")
     assert run.waits.paid_calls == 0
+
+
+async def test_journal_without_checkpoints_is_a_wrong_setting(monkeypatch, redis_url):
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    settings = WorkerSettings(answer_journal=True, checkpoints=False)
+    with pytest.raises(SettingsError, match="LGRQ_ANSWER_JOURNAL: expected LGRQ_CHECKPOINTS=true"):
+        async with open_context(settings, load(RedisSettings)):
+            pass

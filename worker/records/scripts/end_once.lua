@@ -8,15 +8,19 @@
 -- ARGV[3] 1 made | 0 not made
 -- ARGV[4] its result; empty: it cannot be kept
 -- ARGV[5] how long the ledger is kept (ms)
--- Returns 1 recorded | 0 another caller has reserved the call, or it is recorded already
+-- Returns 1 recorded | 0 another caller has reserved the call, or its node has its checkpoint
 local ledger_key, key, token, is_made, result, ttl_ms = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
-if redis.call('HGET', ledger_key, key) ~= token then
+local entry, ended = redis.call('HGET', ledger_key, key), token .. '\n' .. result
+if entry == ended or (is_made == '0' and not entry) then
+  return 1 -- the reply of an earlier call was lost
+end
+if entry ~= token then
   return 0
 end
 if is_made == '0' then
   return redis.call('HDEL', ledger_key, key)
 end
-redis.call('HSET', ledger_key, key, token .. '\n' .. result)
+redis.call('HSET', ledger_key, key, ended)
 redis.call('PEXPIRE', ledger_key, ttl_ms)
 return 1
