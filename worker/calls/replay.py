@@ -63,6 +63,7 @@ class _Entry:
             return None
         if not isinstance(found, list) or not all(isinstance(one, AIMessage) for one in found):
             return None
+        self.task.model = self.model
         _log.info("answer.replayed", model=self.model)
         return found
 

@@ -70,12 +70,12 @@ def gate():
 def run_again(redis_url, gate):
     """Run a node, hand its task back behind its calls, and run it in another worker."""
 
-    async def run(node, *, between=None, **options: Any):
+    async def run(node, *, between=None, stream=(), **options: Any):
         graphs = {"g": one_node_graph(node, Said)}
         options = {"checkpoints": True, "answer_journal": True, **options}
         with Client(redis_url) as client:
             async with worker(redis_url, graphs, drain_s=0, **options):
-                task_id = client.submit({"text": "hello"}, graph="g").task_id
+                task_id = client.submit({"text": "hello"}, graph="g", stream=stream).task_id
                 await asyncio.wait_for(gate.reached.wait(), WAIT_S)
             if between:
                 await between()
@@ -115,8 +115,25 @@ async def test_node_that_runs_again_gets_the_answers_that_were_paid(run_again, g
     (first, whole), (again, replayed) = heard
     assert (result.status, len(llm.calls())) == (State.SUCCESS, 2)
     assert (first, "".join(whole), len(replayed)) == (again, *replayed, 1)
-    assert counted(result) == billed(llm)
+    assert (counted(result), result.metadata.model) == (billed(llm), "gpt-4o-mini")
     assert journaled(raw) == []  # the checkpoint is saved
+
+
+async def test_watched_task_shows_a_replayed_answer_as_one_token(run_again, gate, llm, chat, redis_url):
+    async def node(_state):
+        answer = await chat().ainvoke("hi")
+        await gate.hold_first()
+        return {"text": answer.content}
+
+    result = await run_again(node, stream=["messages"])
+    with Client(redis_url) as client:
+        events = [event.data for event in client.events(result.task_id) if event.type == "messages"]
+    by_attempt = {event["attempt"]: [] for event in events}
+    for event in events:
+        by_attempt[event["attempt"]].append(event["message"].get("content", ""))
+    assert len(by_attempt[1]) > 2
+    assert by_attempt[2] == ["".join(by_attempt[1])] == [result.result["text"]]
+    assert len(llm.calls()) == 1
 
 
 async def test_another_request_at_the_same_place_does_not_get_the_recorded_answer(run_again, gate, llm, chat):
