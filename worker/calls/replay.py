@@ -30,6 +30,8 @@ from langgraph_rq.worker.records.position import digest
 
 _ABOUT_THE_RUN = ("callbacks", "tags", "metadata", "run_name", "run_id")
 """Parameters of `generate` that are none of the request."""
+_ENDPOINTS = ("openai_api_base", "anthropic_api_url", "azure_endpoint", "base_url")
+"""Fields of models that say where they are called, and that are none of a request's parameters."""
 _log = get_logger(__name__)
 
 Messages = Sequence[BaseMessage]
@@ -54,18 +56,18 @@ class _Entry:
     position: str
     model: str
 
-    def find(self) -> list[AIMessage] | None:
-        """Return the recorded answer; None: there is none that can be read."""
+    def replaying(self, model: BaseChatModel) -> BaseChatModel | None:
+        """Return a copy of the model that answers with what is recorded; None: there is nothing that can be read."""
         try:
             found = self.journal.find(self.position)
+            replaying = None if found is None else _replaying(model, found)
         except Exception as error:
             _log.warning("answer.unreadable", model=self.model, error=type(error).__name__)
             return None
-        if not isinstance(found, list) or not all(isinstance(one, AIMessage) for one in found):
-            return None
-        self.task.model = self.model
-        _log.info("answer.replayed", model=self.model)
-        return found
+        if replaying is not None:
+            self.task.model = self.model
+            _log.info("answer.replayed", model=self.model)
+        return replaying
 
     async def keep(self, answer: Sequence[BaseMessage]) -> None:
         """Record the answer; what cannot be recorded is paid again if the node runs again."""
@@ -102,12 +104,17 @@ def _entry(model: BaseChatModel, prompts: Sequence[Messages], stop: Any, paramet
     if task is None or task.journal is None or isinstance(model, _Replaying) or len(prompts) != 1:
         return None
     given = {name: value for name, value in parameters.items() if name not in _ABOUT_THE_RUN}
-    about = model._get_invocation_params(stop=stop, **given)  # noqa: SLF001 - as LangChain's own cache asks
-    # Ids are made anew by a node that runs again.
-    prompt = dumps([message.model_copy(update={"id": None}) for message in prompts[0]])
     kind = type(model)
-    request = digest(kind.__module__, kind.__qualname__, sorted(about.items()), sorted(given.items()), prompt)
-    position = task.journal.position(request)
+    try:
+        about = model._get_invocation_params(stop=stop, **given)  # noqa: SLF001 - as LangChain's own cache asks
+        # Ids are made anew by a node that runs again.
+        prompt = dumps([message.model_copy(update={"id": None}) for message in prompts[0]])
+    except Exception as error:  # whatever a model has in it, its call is made
+        _log.warning("answer.not_kept", model=kind.__name__, reason=type(error).__name__)
+        return None
+    endpoints = [str(getattr(model, name, "")) for name in _ENDPOINTS]
+    asked = (sorted(about.items()), sorted(given.items()), prompt)
+    position = task.journal.position(digest(kind.__module__, kind.__qualname__, endpoints, *asked))
     if position is None:
         return None
     task.journal.allow(value for value in given.values() if isinstance(value, type))  # of structured output
@@ -118,9 +125,9 @@ def _entry(model: BaseChatModel, prompts: Sequence[Messages], stop: Any, paramet
 def _generate(own: Callable[..., LLMResult]) -> Callable[..., LLMResult]:
     def generate(self: Any, messages: list[list[BaseMessage]], stop: Any = None, *args: Any, **kwargs: Any) -> Any:
         entry = _entry(self, messages, stop, kwargs)
-        answer = entry and entry.find()
-        if entry is None or answer:
-            return own(_replaying(self, answer) if answer else self, messages, stop, *args, **kwargs)
+        replaying = entry.replaying(self) if entry else None
+        if entry is None or replaying is not None:
+            return own(self if replaying is None else replaying, messages, stop, *args, **kwargs)
         result = own(self, messages, stop, *args, **kwargs)
         entry.keep_sync(_messages(result))
         return result
@@ -133,9 +140,9 @@ def _agenerate(own: Callable[..., Any]) -> Callable[..., Any]:
         self: Any, messages: list[list[BaseMessage]], stop: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
         entry = _entry(self, messages, stop, kwargs)
-        answer = entry and entry.find()
-        if entry is None or answer:
-            return await own(_replaying(self, answer) if answer else self, messages, stop, *args, **kwargs)
+        replaying = entry.replaying(self) if entry else None
+        if entry is None or replaying is not None:
+            return await own(self if replaying is None else replaying, messages, stop, *args, **kwargs)
         result = await own(self, messages, stop, *args, **kwargs)
         await entry.keep(_messages(result))
         return result
@@ -146,12 +153,11 @@ def _agenerate(own: Callable[..., Any]) -> Callable[..., Any]:
 def _stream(own: Callable[..., Any]) -> Callable[..., Iterator[AIMessageChunk]]:
     def stream(self: Any, input: Any, config: Any = None, *, stop: Any = None, **kwargs: Any) -> Iterator[Any]:  # noqa: A002 - LangChain's name
         entry = _stream_entry(self, input, stop, kwargs, is_async=False)
-        answer = entry and entry.find()
-        model = _replaying(self, answer) if answer else self
+        replaying = entry.replaying(self) if entry else None
         received: list[AIMessageChunk] = []
-        with closing(own(model, input, config, stop=stop, **kwargs)) as chunks:
+        with closing(own(self if replaying is None else replaying, input, config, stop=stop, **kwargs)) as chunks:
             for chunk in chunks:
-                if entry and not answer:
+                if entry and replaying is None:
                     received.append(chunk)
                 yield chunk
         if entry and received:
@@ -163,12 +169,13 @@ def _stream(own: Callable[..., Any]) -> Callable[..., Iterator[AIMessageChunk]]:
 def _astream(own: Callable[..., Any]) -> Callable[..., AsyncIterator[AIMessageChunk]]:
     async def astream(self: Any, input: Any, config: Any = None, *, stop: Any = None, **kwargs: Any) -> Any:  # noqa: A002 - LangChain's name
         entry = _stream_entry(self, input, stop, kwargs, is_async=True)
-        answer = entry and entry.find()
-        model = _replaying(self, answer) if answer else self
+        replaying = entry.replaying(self) if entry else None
         received: list[AIMessageChunk] = []
-        async with aclosing(own(model, input, config, stop=stop, **kwargs)) as chunks:
+        async with aclosing(
+            own(self if replaying is None else replaying, input, config, stop=stop, **kwargs)
+        ) as chunks:
             async for chunk in chunks:
-                if entry and not answer:
+                if entry and replaying is None:
                     received.append(chunk)
                 yield chunk
         if entry and received:
@@ -221,8 +228,14 @@ class _Replaying(BaseChatModel):
             yield chunk
 
 
-def _replaying(model: BaseChatModel, answer: list[AIMessage]) -> BaseChatModel:
-    """Copy a model so that it answers with what is recorded; the handler of unchanged models takes it for guarded."""
+def _replaying(model: BaseChatModel, answer: Any) -> BaseChatModel:
+    """Copy a model so that it answers with what is recorded; the handler of unchanged models takes it for guarded.
+
+    Raises:
+        TypeError: what is recorded is no answer.
+    """
+    if not isinstance(answer, list) or not answer or not all(isinstance(message, AIMessage) for message in answer):
+        raise TypeError("expected a list of AIMessage")
     about = {**(model.metadata or {}), GUARDED: True}
     changed = {"metadata": about, "cache": False, "rate_limiter": None, "output_version": None}
     replaying: Any = model.model_copy(update=changed)
