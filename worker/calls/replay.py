@@ -20,7 +20,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.load import dumps
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, message_chunk_to_message
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
-from pydantic import PrivateAttr
+from pydantic import BaseModel, PrivateAttr
 
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.calls.guarded_model import GUARDED
@@ -72,7 +72,7 @@ class _Entry:
     async def keep(self, answer: Sequence[BaseMessage]) -> None:
         """Record the answer; what cannot be recorded is paid again if the node runs again."""
         try:
-            call = self.journal.keep_call(self.position, list(answer))
+            call = self.journal.keep_call(self.position, [_plain(message) for message in answer])
         except Exception as error:
             _log.warning("answer.not_kept", model=self.model, reason=type(error).__name__)
             return
@@ -117,7 +117,6 @@ def _entry(model: BaseChatModel, prompts: Sequence[Messages], stop: Any, paramet
     position = task.journal.position(digest(kind.__module__, kind.__qualname__, endpoints, *asked))
     if position is None:
         return None
-    task.journal.allow(value for value in given.values() if isinstance(value, type))  # of structured output
     named = about.get("model") or about.get("model_name") or kind.__name__
     return _Entry(task, task.journal, position, str(named))
 
@@ -197,6 +196,15 @@ _PATCHES: dict[str, Callable[[Any], Any]] = {
     "stream": _stream,
     "astream": _astream,
 }
+
+
+def _plain(message: BaseMessage) -> BaseMessage:
+    """Write the parsed part of a structured answer as a dict, which LangChain parses: state need not know its type."""
+    parsed = message.additional_kwargs.get("parsed")
+    if not isinstance(parsed, BaseModel):
+        return message
+    plain = parsed.model_dump(mode="json", by_alias=True)
+    return message.model_copy(update={"additional_kwargs": {**message.additional_kwargs, "parsed": plain}})
 
 
 def _is_paid(answer: Sequence[BaseMessage]) -> bool:

@@ -1,15 +1,10 @@
 """How records are written: as checkpoints are, encrypted or not."""
 
-from collections.abc import Iterable
 from typing import Any, Protocol
 
 
 class Codec(Protocol):
     """Writes and reads values; `worker.state.serializer.StateSerializer` is one."""
-
-    def allow(self, types: Iterable[type]) -> None:
-        """Allow values of further types, here and in what `at` returned."""
-        ...
 
     def at(self, place: str) -> "Codec":
         """Return the codec of a place: what was encrypted for one place cannot be read at another."""

@@ -11,7 +11,7 @@ Keys:
         the task's deadline
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from langgraph_rq.shared.connections.scripts import Call, load_script
@@ -49,10 +49,6 @@ class AnswerJournal:
         self._kept: set[str] = set()
         self._bytes = 0
         self._positions = Positions()
-
-    def allow(self, types: Iterable[type]) -> None:
-        """Let answers hold further types: those that a request names."""
-        self._codec.allow(types)
 
     def read_call(self) -> Call[Mapping[str, bytes]]:
         """Read what earlier attempts have left, for `open`."""
