@@ -51,12 +51,38 @@ async def test_item_put_again_after_its_time_is_a_new_one(store, let_expire):
     assert (await store.aget(ADA, "k")).created_at > before.created_at
 
 
+MANY = [f"k{n:03}" for n in range(350)]
+"""More than a few scripts delete."""
+
+
 async def test_more_items_than_one_script_deletes_are_all_over_at_once(store, let_expire):
-    names = [f"k{n}" for n in range(250)]
-    await store.abatch([PutOp(ADA, name, {}, ttl=1) for name in names])
     await store.aput(ADA, "stays", {})
-    let_expire(*names)
-    assert [item.key for item in await store.asearch(ADA, limit=300)] == ["stays"]
+    await store.abatch([PutOp(ADA, name, {}, ttl=1) for name in MANY])
+    let_expire(*MANY)
+    assert [item.key for item in await store.asearch(ADA, limit=1)] == ["stays"]
+    assert await store.aget(ADA, MANY[-1]) is None
+
+
+async def test_namespace_of_many_items_that_are_all_over_is_not_listed(store, let_expire):
+    await store.abatch([PutOp(ADA, name, {}, ttl=1) for name in MANY])
+    let_expire(*MANY)
+    assert await store.alist_namespaces() == []
+
+
+async def test_item_that_is_over_and_not_deleted_yet_lends_its_time_of_creation_to_no_other(store, let_expire):
+    await store.abatch([PutOp(ADA, name, {}, ttl=1) for name in MANY])
+    before = await store.aget(ADA, MANY[-1])
+    let_expire(*MANY)
+    await store.aput(ADA, MANY[-1], {})
+    assert (await store.aget(ADA, MANY[-1])).created_at > before.created_at
+
+
+async def test_namespace_whose_keys_redis_has_deleted_is_forgotten(store, redis_client):
+    await store.aput(ADA, "k", {}, ttl=1)
+    for key in redis_client.keys(f"agent:*:{NAME}"):
+        redis_client.delete(key)
+    assert await store.alist_namespaces() == []
+    assert redis_client.keys() == []
 
 
 async def test_read_lets_the_time_begin_anew_unless_it_is_told_not_to(store, redis_client, left_ms):

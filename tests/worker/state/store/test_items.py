@@ -95,6 +95,28 @@ async def test_put_again_keeps_the_time_of_creation_and_comes_first(store):
     assert [item.key for item in await store.asearch(ADA)] == ["old", "new"]
 
 
+async def test_item_that_is_put_later_comes_first_also_when_the_clock_went_back(store, redis_client):
+    await store.aput(ADA, "old", {})
+    redis_client.zincrby("agent:store_order:default:users.ada", 3_600_000_000, "old")
+    await store.aput(ADA, "new", {})
+    assert [item.key for item in await store.asearch(ADA)] == ["new", "old"]
+
+
+async def test_item_that_no_longer_fits_when_it_is_read_is_not_found(store):
+    await store.aput(ADA, "k", {"n": 1})
+    reads = []
+
+    async def get(*args, **options):
+        reads.append(1)
+        if len(reads) == 2:
+            await store.aput(ADA, "k", {"n": 2})
+        return await store._access.get(*args, **options)
+
+    reading = Reading(SimpleNamespace(find=store._access.find, get=get), StateSerializer(), 100)
+    assert await reading.search(SearchOp(ADA, filter={"n": 1})) == []
+    assert len(reads) == 2
+
+
 async def test_item_created_after_a_deletion_is_a_new_one(store):
     await store.aput(ADA, "k", {})
     before = await store.aget(ADA, "k")

@@ -32,6 +32,20 @@ local function newest_items(keys, held, over)
   return redis.call('ZRANGE', keys.order, start, start + room - 1, 'WITHSCORES')
 end
 
+-- Leave out the items whose time is over.
+local function live_items(keys, newest)
+  local names, live = {}, {}
+  for i = 1, #newest, 2 do
+    names[#names + 1] = newest[i]
+  end
+  for i, until_ms in ipairs(redis.call('ZMSCORE', keys.expiry, unpack(names))) do
+    if not until_ms or tonumber(until_ms) > now_ms then
+      live[#live + 1], live[#live + 2] = newest[2 * i - 1], newest[2 * i]
+    end
+  end
+  return live
+end
+
 local found = redis.call('ZRANGE', register_key, first, last, 'BYLEX', 'LIMIT', 0, namespaces)
 local reply = {#found < namespaces and 0 or 1, '', ''}
 for _, namespace in ipairs(found) do
@@ -44,7 +58,7 @@ for _, namespace in ipairs(found) do
   elseif held > over then
     local newest = newest_items(keys, held, over)
     reply[#reply + 1] = namespace
-    reply[#reply + 1] = newest
+    reply[#reply + 1] = over > 0 and newest[1] and live_items(keys, newest) or newest
     room = room - #newest / 2
     if room == 0 and each > 0 then
       reply[1], reply[3] = 1, newest[#newest]
