@@ -15,7 +15,7 @@ from rq.serializers import JSONSerializer
 
 from langgraph_rq import Client
 from langgraph_rq.producer.dashboard.app import make_app
-from langgraph_rq.shared.connections.clients import open_sync
+from langgraph_rq.shared.connections.clients import open_async, open_sync
 from langgraph_rq.shared.connections.script_cache import load_missing
 from langgraph_rq.shared.connections.scripts import run_sync
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
@@ -26,6 +26,9 @@ from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.redaction import Redactor
 from langgraph_rq.shared.tasks import Task, TaskLimits
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
+from langgraph_rq.worker.guards.event_loops import EventLoops
+from langgraph_rq.worker.state.store.access import Access
+from langgraph_rq.worker.state.store.store import Store
 from tests.deployment import make_secrets, role_url
 from tests.gateways import gateway
 
@@ -116,6 +119,23 @@ def test_tasks_run_and_are_looked_up_with_nothing_refused(urls, admin, tmp_path)
         results = list(client.wait_each([receipt.task_id for receipt in receipts], 10))
     assert refusals(admin) == []
     assert [result.status for result in results] == ["success"] * 3
+
+
+async def test_graphs_use_the_store_with_nothing_refused_and_producers_may_not(urls, admin):
+    async with open_async(urls["worker"]) as redis:
+        loops = EventLoops(redis, urls["worker"])
+        store = Store(Access(loops))
+        for ttl in (None, 1, None):
+            await store.aput(("users", "ann"), "k", {"n": 1}, ttl=ttl)
+            await store.aput(("users", "bob"), "k", {"n": 1}, ttl=1)
+            assert len(await store.asearch(("users",), filter={"n": 1})) == 2
+            assert len(await store.alist_namespaces()) == 2
+        await store.raise_epoch("t", 2)
+        await store.adelete(("users", "ann"), "k")
+        await loops.aclose()
+    assert refusals(admin) == []
+    reads = [("HGET", "agent:store:default:users.bob", "k"), ("ZRANGE", "agent:store_namespaces:default", "0", "-1")]
+    assert allowed(urls["producer"], reads) == allowed(urls["dashboard"], reads) == []
 
 
 def test_producer_cancels_a_job_of_stock_rq_that_a_worker_put_aside_with_nothing_refused(urls, admin):
