@@ -79,6 +79,16 @@ async def test_batch_reads_what_was_there_before_its_own_puts_of_which_the_last_
     assert (await store.aget(ADA, "k")).value == {"n": 2}
 
 
+async def test_large_items_are_read_by_several_scripts(store, redis_client):
+    for n in range(5):
+        await store.aput(ADA, f"k{n}", {"text": str(n) * 600_000})
+    await store.asearch(ADA)  # loads the scripts
+    redis_client.config_resetstat()
+    found = await store.asearch(ADA, filter={"text": {"$ne": ""}})
+    assert [item.value["text"][0] for item in found] == ["4", "3", "2", "1", "0"]
+    assert redis_client.info("commandstats")["cmdstat_evalsha"]["calls"] == 1 + 3 + 3  # names, filter, page
+
+
 async def test_batch_with_an_item_that_is_refused_writes_none(store):
     with pytest.raises(RefusedStateError):
         await store.abatch([PutOp(ADA, "good", {"n": 1}), PutOp(ADA, "bad", {"n": object()})])

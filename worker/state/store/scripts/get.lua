@@ -2,19 +2,19 @@
 -- Read items of one namespace.
 --
 -- Uses shared/connections/clock: clock
--- Uses worker/state/store/scripts/items: item_keys, read_header, is_item_over, outlive
+-- Uses worker/state/store/scripts/items: item_keys, read_fields, read_header, is_item_over, outlive
 --
 -- KEYS[1] agent:store_namespaces:<tenant>  zset  namespaces of the tenant, all with the score 0
 -- ARGV[1] tenant
 -- ARGV[2] namespace; each label ends with a NUL
 -- ARGV[3] 1: let those that have a time to live begin it anew; empty: leave it
 -- ARGV[4..] keys of the items, at most a few hundred
--- Returns each item, or false where there is none
+-- Returns each item, or false where there is none, of as many keys as there is room for
 local register_key = KEYS[1]
 local tenant, namespace, is_refreshed = ARGV[1], ARGV[2], ARGV[3] == '1'
 local now_ms, keys = clock(''), item_keys(tenant, namespace)
 
-local found, longest_ms = redis.call('HMGET', keys.items, unpack(ARGV, 4)), 0
+local found, longest_ms = read_fields(keys.items, {unpack(ARGV, 4)}), 0
 for i, item in ipairs(found) do
   local created_us, ttl_ms = nil, 0
   if item then

@@ -5,6 +5,7 @@
 local HEADER, HEADER_BYTES, FORMAT = '>BI8I8I8', 25, 1
 local LONGEST_MS = 100 * 365 * 24 * 3600 * 1000 -- time to live; `store.py` refuses a longer one
 local SWEPT = 100 -- items per script whose time is over
+local ROOM = 1000000 -- bytes that a script returns, and one item more
 
 -- Name the keys of a namespace, whose labels each end with a NUL.
 local function item_keys(tenant, namespace)
@@ -31,6 +32,19 @@ local function read_header(item)
     return nil
   end
   return created_us, ttl_ms
+end
+
+-- Read fields of a hash in order, as many as there is room for; false where there is none.
+local function read_fields(key, names)
+  local found, bytes = {}, 0
+  for i, name in ipairs(names) do
+    if bytes > ROOM then
+      break
+    end
+    found[i] = redis.call('HGET', key, name)
+    bytes = bytes + (found[i] and #found[i] or 0)
+  end
+  return found
 end
 
 local function drop_item(keys, name)
