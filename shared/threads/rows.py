@@ -13,7 +13,7 @@ from typing import Any
 
 from langgraph_rq.shared.connections.scripts import Call, load_script
 from langgraph_rq.shared.queue.answers import whole_number
-from langgraph_rq.shared.queue.keys import TOKEN
+from langgraph_rq.shared.queue.keys import LAST_CLAIM
 from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import State
 
@@ -77,7 +77,7 @@ def describe_call(thread: str, tenant: str, before: str, after: str, now_ms: int
 
 def hold_call(thread: str, now_ms: int | str = "") -> Call[int]:
     """Begin an operation that writes to a thread; answers its fencing token, 0 while a task of it has not ended."""
-    return Call(load_script("shared/threads/scripts/hold"), [TOKEN], [thread, now_ms], int)
+    return Call(load_script("shared/threads/scripts/hold"), [LAST_CLAIM], [thread, now_ms], int)
 
 
 def change_call(thread: str, tenant: str, state: State, now_ms: int | str = "") -> Call[int]:

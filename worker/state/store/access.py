@@ -13,8 +13,7 @@ from langgraph_rq.shared.connections.scripts import Call, Script, load_script
 from langgraph_rq.shared.tasks import DEFAULT_TENANT
 from langgraph_rq.worker.guards.event_loops import OUTAGE, EventLoops, stops_a_loop
 from langgraph_rq.worker.guards.task_guard import current_task
-from langgraph_rq.worker.state.checkpoints import PATIENCE_S, CheckpointFencedError, CheckpointOutageError
-from langgraph_rq.worker.state.outages import PATIENCE_S, CheckpointOutageError
+from langgraph_rq.worker.state.outages import PATIENCE_S, CheckpointFencedError, CheckpointOutageError
 from langgraph_rq.worker.state.store.records import Namespace, write_namespace
 
 NAMESPACES = 200
