@@ -7,9 +7,11 @@ from pathlib import Path
 from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 
+from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.shared.graph_description import GRAPH_DESCRIPTIONS
 from langgraph_rq.worker.graphs.graphs import load_graphs
 from langgraph_rq.worker.graphs.langgraph_json import read_langgraph_json
+from langgraph_rq.worker.state.store.opening import open_store
 from tests.fleet import worker
 from tests.gateways import listening
 from tests.waiting import until
@@ -22,8 +24,11 @@ GOLDEN = HERE / "golden"
 @asynccontextmanager
 async def serving(redis_url: str, redis_client, **settings) -> AsyncIterator[LangGraphClient]:
     """Serve the recorded project; gives the stock SDK's client."""
+    config = read_langgraph_json(PROJECT)
     async with (
-        load_graphs(read_langgraph_json(PROJECT), checkpointer=None) as graphs,
+        open_async(redis_url) as stored,
+        open_store(stored, redis_url, config) as store,
+        load_graphs(config, checkpointer=None, store=store) as graphs,
         worker(redis_url, {name: loaded.graph for name, loaded in graphs.by_name.items()}, checkpoints=True),
         listening(redis_url, **settings) as (http, _server),
     ):

@@ -3,6 +3,7 @@
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from typing import Any
+from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables import RunnableConfig
@@ -70,11 +71,21 @@ def run_config(task: Task, callbacks: Sequence[BaseCallbackHandler]) -> Runnable
         "run_name": asked.run_name or task.graph,
         "callbacks": list(callbacks) or None,
     }
+    if run_id := _uuid(given.get("run_id")):
+        config["run_id"] = run_id
     if asked.tags:
         config["tags"] = list(asked.tags)
     if asked.recursion_limit:
         config["recursion_limit"] = asked.recursion_limit
     return config
+
+
+def _uuid(text: Any) -> UUID | None:
+    """Read the id of a run of LangGraph's API, under which LangChain's callbacks know it; None: there is none."""
+    try:
+        return UUID(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
 
 
 def run_of(task: Task) -> Run:

@@ -178,7 +178,8 @@ class ThreadRequests:
         current_task.set(TaskGuard(self._context.guards, thread=thread, token=token))
         if begin := getattr(saver, "begin", None):
             await begin(thread)
-        written = await graph.aupdate_state(config, values, as_node=as_node)
+        named: RunnableConfig = {**config, "metadata": {"graph_id": request.graph}}
+        written = await graph.aupdate_state(named, values, as_node=as_node)
         state = await graph.aget_state(_config(thread, None))
         after = State.INTERRUPTED if state.next else State.SUCCESS
         await scripts.run(redis, change_call(thread, tenant_of(thread), after))

@@ -1,20 +1,19 @@
 """What a run is asked to do: LangGraph's fields, and the task that they make."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
 from langgraph_rq.producer.gateway.dependencies import Caller
 from langgraph_rq.producer.gateway.langgraph_api.assistants import assistant_id, find
+from langgraph_rq.producer.gateway.langgraph_api.ids import thread_of_its_own
 from langgraph_rq.producer.gateway.problems import ProblemError, invalid
 from langgraph_rq.producer.gateway.tasks.bodies import Body
 from langgraph_rq.shared.errors import Violation
 from langgraph_rq.shared.strict_json import kind
 
-Mode = Literal["values", "updates", "messages-tuple", "custom", "events", "debug", "tasks", "checkpoints"]
-"""LangGraph's `messages`, messages put together from their pieces, is not served: `messages-tuple` has the pieces."""
-
+Mode = Literal["values", "updates", "messages", "messages-tuple", "custom", "events", "debug", "tasks", "checkpoints"]
 Modes = Annotated[list[Mode], BeforeValidator(lambda modes: [modes] if isinstance(modes, str) else modes)]
 
 _NOT_SERVED = {
@@ -52,8 +51,10 @@ class RunBody(Body):
     langsmith_tracer: Any = None
     strict_resume: Any = None
 
-    async def task(self, caller: Caller, run_id: str, thread_id: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Make the task of it, and the record of what was asked for.
+    async def task(
+        self, caller: Caller, run_id: str, thread_id: str | None, about_thread: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Make the task of it, and the record of what was asked for; `about_thread` are the thread's metadata.
 
         Raises:
             ProblemError: 404 the assistant is unknown; 400, 422 fields that do not go together, or are not served.
@@ -89,10 +90,15 @@ class RunBody(Body):
             "stream": sorted({task_mode(mode) for mode in self.modes}),
             **{name: value for name, value in given.items() if value is not None},
         }
+        shown = {**about_thread, **{name: value for name, value in metadata.items() if name != "run_id"}}
         kwargs = {
             "input": self.input,
             "command": self.command,
-            "config": config,
+            "config": {
+                **config,
+                "configurable": {**config["configurable"], "thread_id": thread_id or thread_of_its_own(run_id)},
+                "metadata": shown,
+            },
             "context": self.context or configurable,
             "stream_mode": self.modes,
             "interrupt_before": self.interrupt_before,
@@ -104,7 +110,6 @@ class RunBody(Body):
             "resumable": bool(self.stream_resumable),
             "durability": durability or "async",
         }
-        shown = {name: value for name, value in metadata.items() if name != "run_id"}
         record = {"graph": graph, "metadata": shown, "kwargs": kwargs, "multitask_strategy": self.multitask_strategy}
         return document, record
 

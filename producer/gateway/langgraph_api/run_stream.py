@@ -135,6 +135,9 @@ def _frames(
     return [*begin, *(frame("|".join([name, *inside]), value, event.id) for name, value in told)]
 
 
+_CHECKPOINT = ("thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map")
+
+
 def _with_checkpoints(record: Any) -> Any:
     """Name the checkpoints of a record of one, as LangGraph's server does besides their configs."""
     if not isinstance(record, dict) or record.get("type") != "checkpoint":
@@ -142,8 +145,10 @@ def _with_checkpoints(record: Any) -> Any:
     payload = dict(record["payload"])
     for name, config in (("checkpoint", payload.get("config")), ("parent_checkpoint", payload.get("parent_config"))):
         known = (config or {}).get("configurable", {})
-        named = {part: known[part] for part in ("thread_id", "checkpoint_ns", "checkpoint_id") if part in known}
-        payload[name] = named or None
+        payload[name] = {part: known[part] for part in _CHECKPOINT if part in known} or None
+    payload["tasks"] = [
+        {**task, "checkpoint": ((task.get("state") or {}).get("configurable"))} for task in payload.get("tasks", ())
+    ]
     return {**record, "payload": payload}
 
 

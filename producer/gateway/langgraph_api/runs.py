@@ -54,15 +54,14 @@ class CancelBody(Body):
 async def create(thread: ThreadPath, body: RunBody, caller: FromCaller) -> JSONResponse:
     """Start a run on a thread."""
     run_id = await start(caller, body, thread)
-    return JSONResponse((await read_run(caller, thread, run_id)).answer(), headers=_located(thread, run_id))
+    return await _created(caller, thread, run_id)
 
 
 @router.post("/runs", responses=_PROBLEMS)
 async def create_alone(body: RunBody, caller: FromCaller) -> JSONResponse:
     """Start a run without a thread."""
     run_id = await start(caller, body, None)
-    thread = thread_of_its_own(run_id)
-    return JSONResponse((await read_run(caller, thread, run_id)).answer(), headers=_located(thread, run_id))
+    return await _created(caller, thread_of_its_own(run_id), run_id)
 
 
 @router.post("/runs/batch", responses=_PROBLEMS)
@@ -202,12 +201,10 @@ async def start(caller: Caller, body: RunBody, thread_id: str | None) -> str:
         ProblemError: 404 no such thread or assistant; 409 the thread is busy and the run was to be rejected then.
         LanggraphRqError: as `submit` does.
     """
-    document, record = await body.task(caller, new_id(), thread_id)
-    if thread_id is not None:
-        if body.if_not_exists == "create":
-            await make(caller, thread_id, {})
-        else:
-            await read_thread(caller, thread_id)
+    if thread_id is not None and body.if_not_exists == "create":
+        await make(caller, thread_id, {})
+    about_thread = (await read_thread(caller, thread_id)).row.metadata if thread_id is not None else {}
+    document, record = await body.task(caller, new_id(), thread_id, about_thread)
     task = caller.client.parse(document)
     await caller.admit(task.user_id)
     earlier = await _open_runs(caller, thread_id) if body.multitask_strategy == "interrupt" else ()
@@ -222,6 +219,12 @@ async def start(caller: Caller, body: RunBody, thread_id: str | None) -> str:
         with suppress(UnknownTaskError):
             await caller.client.cancel(run_id)
     return task.task_id
+
+
+async def _created(caller: Caller, thread_id: str, run_id: str) -> JSONResponse:
+    """Answer as it was accepted: a worker may have it already."""
+    answer = (await read_run(caller, thread_id, run_id)).answer()
+    return JSONResponse({**answer, "status": "pending"}, headers=_located(thread_id, run_id))
 
 
 async def _open_runs(caller: Caller, thread_id: str | None) -> list[str]:

@@ -141,6 +141,7 @@ class HistoryBody(Body):
     before: str | dict[str, Any] | None = Field(None, description="A checkpoint, its id, or a config.")
     metadata: dict[str, Any] | None = None
     checkpoint: CheckpointBody | None = Field(None, description="With `checkpoint_ns`: those of a subgraph.")
+    select: list[str] | None = Field(None, description="These keys only.")
 
 
 @router.post("/threads", responses=documented(401, 409, 422, 503))
@@ -236,9 +237,16 @@ async def count(body: CountBody, caller: FromCaller) -> JSONResponse:
 
 
 @router.get("/threads/{thread}/state", responses=documented(401, 404, 422, 503))
-async def state(thread: ThreadPath, caller: FromCaller, *, subgraphs: bool = False) -> JSONResponse:
+async def state(
+    thread: ThreadPath,
+    caller: FromCaller,
+    *,
+    subgraphs: bool = False,
+    select: Annotated[list[str] | None, Query(description="These keys only.")] = None,
+) -> JSONResponse:
     """Get the state of a thread."""
-    return JSONResponse(await _state(caller, thread, None, subgraphs=subgraphs))
+    found = await _state(caller, thread, None, subgraphs=subgraphs)
+    return JSONResponse(found if select is None else {name: found[name] for name in select if name in found})
 
 
 @router.get("/threads/{thread}/state/{checkpoint_id}", responses=documented(401, 404, 422, 503))
@@ -318,6 +326,8 @@ async def _history(caller: Caller, thread_id: str, body: HistoryBody) -> JSONRes
         metadata=body.metadata,
         checkpoint=body.checkpoint.named() if body.checkpoint else None,
     )
+    if body.select is not None:
+        found = [{name: one[name] for name in body.select if name in one} for one in found]
     return JSONResponse(found)
 
 
@@ -334,6 +344,8 @@ async def _find(caller: Caller, body: CountBody, most: int, ids: list[str] | Non
         found += threads
         if len(found) >= most:
             break
+    if ids is not None:
+        found.sort(key=lambda one: one.row.updated, reverse=True)
     return found[:most]
 
 
