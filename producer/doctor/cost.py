@@ -3,7 +3,7 @@
 from langgraph_rq.producer.doctor.finding import Check, Finding, failed, passed, warned
 from langgraph_rq.producer.doctor.system import System
 from langgraph_rq.shared.budget.answers import show_amount
-from langgraph_rq.shared.settings import AssistantSettings, TaskSettings, load
+from langgraph_rq.shared.settings import TaskSettings, load
 
 
 def there_is_a_daily_budget(system: System) -> Finding:
@@ -44,15 +44,18 @@ def spending_is_announced(system: System) -> Finding:
     )
 
 
-def models_are_chosen_by_difficulty(_system: System) -> Finding:
+def models_are_chosen_by_difficulty(system: System) -> Finding:
     """Most questions are simple, and a small model is a tenth of the price."""
-    assistant = load(AssistantSettings)
-    if assistant.simple_model == assistant.complex_model:
-        return warned(
-            f"{assistant.simple_model} answers simple and complex questions",
-            "set LGRQ_ASSISTANT_SIMPLE_MODEL to a cheaper one",
-        )
-    return passed(f"{assistant.simple_model} for simple, {assistant.complex_model} for complex questions")
+    chosen = {model for worker in system.fleet.workers for model in worker.guarded.by_difficulty}
+    models = sorted(chosen or system.guarded)
+    if len(models) > 1:
+        return passed(f"{', '.join(models[:5])}{' and others' * (len(models) > 5)} are called")
+    if not models:
+        return warned("not known: no live worker has guarded a model call", "send a task and ask again")
+    return warned(
+        f"{models[0]} answers simple and complex questions",
+        "call a cheaper one for simple questions; the assistant's is LGRQ_ASSISTANT_SIMPLE_MODEL",
+    )
 
 
 CHECKS: dict[str, Check] = {

@@ -16,6 +16,8 @@ from langgraph_rq.shared import settings
 from langgraph_rq.shared.budget.limits import BudgetLimits
 from langgraph_rq.shared.budget.policy import read_policy_call
 from langgraph_rq.shared.connections.scripts import run_sync
+from langgraph_rq.shared.guarded_models import GuardedModel
+from langgraph_rq.shared.queue.fleet import Fleet, fleet_call
 
 PRIVATE_CA = Path("/run/secrets/ca.crt")
 _TIMEOUT_S = 5.0
@@ -50,6 +52,26 @@ class System:
         """The fleet's limits on tokens and money; before its first call those of the settings here."""
         policy = run_sync(self.client, read_policy_call())
         return policy.limits if policy else settings.load(settings.BudgetSettings).limits()
+
+    @cached_property
+    def fleet(self) -> Fleet:
+        """The live workers, with what they announce."""
+        return run_sync(self.client, fleet_call())
+
+    @cached_property
+    def guarded(self) -> dict[str, GuardedModel]:
+        """The models whose calls live workers guard, by breaker; where two call one differently, the best of both."""
+        models: dict[str, GuardedModel] = {}
+        for worker in self.fleet.workers:
+            for breaker, model in worker.guarded.models.items():
+                models[breaker] = models[breaker] | model if breaker in models else model
+        return models
+
+    @cached_property
+    def unguarded_graphs(self) -> list[str]:
+        """The graphs of which no live worker has announced a guarded model."""
+        graphs = {graph for worker in self.fleet.workers for graph in worker.graphs}
+        return sorted(graphs - {graph for one in self.fleet.workers if one.guarded.models for graph in one.graphs})
 
     @cached_property
     def gateway(self) -> settings.GatewaySettings:

@@ -1,11 +1,12 @@
 """The live workers and the queues. Reading changes nothing, unlike RQ's own `rq info`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
 from langgraph_rq.shared.connections.scripts import Call, load_script
+from langgraph_rq.shared.guarded_models import GuardedModels
 from langgraph_rq.shared.queue.answers import whole_number
 from langgraph_rq.shared.queue.keys import DELAYED, OPEN, QUEUE_PREFIX, RQ_QUEUES, WORKERS, graph_name
 
@@ -24,6 +25,8 @@ class WorkerStatus:
     lease_left_s: float
     graphs: tuple[str, ...] = ()
     """By name."""
+    guarded: GuardedModels = field(default_factory=GuardedModels)
+    """The models whose calls it guards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ def _read_fleet(reply: Sequence[Any]) -> Fleet:
 
 
 def _worker(reply: Sequence[Any], now_ms: int) -> WorkerStatus:
-    name, lease_end, in_flight, *fields = reply
+    name, lease_end, in_flight, *fields, models = reply
     state, queues, succeeded, failed, graphs = (field.decode() if field else "" for field in fields)
     return WorkerStatus(
         name.decode(),
@@ -90,6 +93,7 @@ def _worker(reply: Sequence[Any], now_ms: int) -> WorkerStatus:
         int(failed or 0),
         round((float(lease_end) - now_ms) / 1000, 3),
         tuple(sorted(map(graph_name, filter(None, graphs.split(","))))),
+        GuardedModels.read(models),
     )
 
 

@@ -44,11 +44,13 @@ def renew_call(
     graphs: Mapping[str, str],
     *,
     join: bool,
+    models: str = "",
     now_ms: int | str = NOW,
 ) -> Call[Lease | None]:
     """Extend the worker's lease (or take one, with `join`); None: the lease is lost, another worker has reaped.
 
-    It also announces that the worker serves these graphs (-> what they take as input) from these queues.
+    It also announces that the worker serves these graphs (-> what they take as input) from these queues, and whose
+    calls it guards: `models`, as in shared/guarded_models.py.
     """
     return Call(
         load_script("shared/queue/scripts/renew"),
@@ -61,7 +63,7 @@ def renew_call(
             RQ_SUSPENDED,
             *map(serving_key, queues),
         ],
-        [worker, lease_ms, int(join), json.dumps(dict(graphs)), rq_now(), graph_list(graphs), now_ms],
+        [worker, lease_ms, int(join), json.dumps(dict(graphs)), rq_now(), graph_list(graphs), models, now_ms],
         read_lease,
     )
 

@@ -14,6 +14,7 @@ from langgraph_rq.shared.budget.token_budget import BudgetLimits
 from langgraph_rq.shared.connections.script_cache import load_missing
 from langgraph_rq.shared.connections.scripts import run_sync
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
+from langgraph_rq.shared.guarded_models import GuardedModel, GuardedModels
 from tests.deployment import make_secrets, role_url
 
 GOOD = {
@@ -22,6 +23,9 @@ GOOD = {
     "LGRQ_REDACTION_MODE": "mask",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318",
 }
+GUARDED = GuardedModels(
+    {"openai/small": GuardedModel(3, ("large",)), "openai/large": GuardedModel(3, ("small",))}, ("small", "large")
+)
 ANSWERS = {
     "/health": (200, {}),
     "/ready": (200, {}),
@@ -84,6 +88,8 @@ def producer_url(secrets):
     with EmbeddedRedis(aclfile=str(secrets / "users.acl"), maxmemory="200mb") as server:
         with Redis.from_url(role_url(server, "worker", secrets)) as client:
             client.zadd("agent:workers", {"one": 9e12, "two": 9e12})
+            for worker in ("one", "two"):
+                client.hset(f"rq:worker:{worker}", mapping={"graphs": ",g,", "models": GUARDED.announcement()})
             load_missing(client)
         yield role_url(server, "producer", secrets)
 

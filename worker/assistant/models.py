@@ -9,6 +9,7 @@ from langchain_openai import ChatOpenAI
 from openai import DefaultAsyncHttpxClient
 
 from langgraph_rq.shared.settings import AssistantSettings, CallSettings, ModelSettings, load
+from langgraph_rq.worker.calls.announced_models import note_choice
 from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
 from langgraph_rq.worker.calls.model_call import CallLimits
 
@@ -32,6 +33,7 @@ async def open_models(settings: AssistantSettings) -> AsyncIterator[AssistantMod
 
     The library's default client is shared by the whole process and fails after the loop that first used it is closed.
     """
+    note_choice([settings.simple_model, settings.medium_model, settings.complex_model])
     provider, limits = load(ModelSettings), CallLimits(**load(CallSettings).model_dump())
     names = (
         settings.simple_model,

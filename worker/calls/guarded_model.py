@@ -19,6 +19,7 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult, LLMResult
 from pydantic import PrivateAttr
 
 from langgraph_rq.shared.breaker.circuit_breaker import Outcome
+from langgraph_rq.worker.calls.announced_models import note_model
 from langgraph_rq.worker.calls.inner_model import InnerModel
 from langgraph_rq.worker.calls.model_call import Called, CallLimits, Target, call_models, settle_failure
 from langgraph_rq.worker.calls.model_usage import StreamMeter, answer_bytes, read_usage
@@ -65,6 +66,8 @@ def guarded_chat_model(
     )
     guarded._limits = limits or CallLimits()
     guarded._guards = guards
+    first, *others = guarded._inner
+    note_model(first.breaker(first.name), guarded._limits.attempts, [other.name for other in others])
     return guarded  # type: ignore[no-any-return]
 
 
@@ -216,7 +219,7 @@ class _GuardedMixin(BaseChatModel):
         self, messages: Sequence[BaseMessage], kwargs: Mapping[str, Any], step: Callable[[InnerModel, Admitted], Any]
     ) -> list[Target[Any]]:
         return [
-            Target(f"{inner.provider}/{name}", name, inner.size(messages, kwargs), partial(step, inner))
+            Target(inner.breaker(name), name, inner.size(messages, kwargs), partial(step, inner))
             for inner in self._inner
             for name in [inner.called(kwargs)]
         ]

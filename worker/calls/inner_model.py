@@ -35,6 +35,10 @@ class InnerModel:
             model, str(about.get("ls_provider") or "model"), name, about.get("ls_max_tokens") or None, is_fallback
         )
 
+    def breaker(self, name: str) -> str:
+        """Return the name of the breaker of this provider's model `name`."""
+        return f"{self.provider}/{name}"
+
     def called(self, parameters: Mapping[str, Any]) -> str:
         """Return the name of the model that a call with these parameters reaches."""
         return self.name if self.is_fallback else str(parameters.get("model") or self.name)

@@ -25,6 +25,7 @@ from langgraph_rq.shared.signing import TaskKeys
 from langgraph_rq.shared.telemetry.anchors import AnchorWriter
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.shared.telemetry.outage import Outage
+from langgraph_rq.worker.calls.announced_models import announcement
 from langgraph_rq.worker.fleet.loop_watch import LOOK_S, LoopWatch
 from langgraph_rq.worker.fleet.sweeper import Sweeper
 from langgraph_rq.worker.graphs.description import publish
@@ -142,7 +143,8 @@ class LeaseKeeper:
             self._redis.close()
 
     def _renewal(self, *, join: bool) -> scripts.Call[Lease | None]:
-        return renew_call(self.worker, self._times.lease_ms, self._queues, self._graphs, join=join)
+        lease_ms, models = self._times.lease_ms, announcement()
+        return renew_call(self.worker, lease_ms, self._queues, self._graphs, join=join, models=models)
 
     def _keep(self) -> None:
         wait_s = self._lease_s / 4

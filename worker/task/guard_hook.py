@@ -29,6 +29,7 @@ from langgraph.graph import START
 
 from langgraph_rq.shared.breaker.circuit_breaker import Outcome
 from langgraph_rq.shared.telemetry.logs import get_logger
+from langgraph_rq.worker.calls.announced_models import note_model
 from langgraph_rq.worker.calls.guarded_model import GUARDED
 from langgraph_rq.worker.calls.model_call import CallLimits, describe, settle_failure
 from langgraph_rq.worker.calls.model_usage import answer_bytes, read_usage, written_bytes
@@ -253,6 +254,7 @@ class GuardHandler(BaseCallbackHandler):
     ) -> None:
         model = _model_name(serialized, metadata, parameters)
         breaker = f"{metadata.get('ls_provider') or 'model'}/{model}"
+        note_model(breaker, fallbacks=() if may_keep else [_WITH_FALLBACKS])
         timeout_s = parameters.get("timeout")
         if caller not in {None, asyncio.get_running_loop()}:
             stops_a_loop.set(True)

@@ -19,13 +19,14 @@
 -- ARGV[4] graphs that the worker serves: JSON object graph -> what it takes, JSON as a string
 -- ARGV[5] now as RQ writes it, for its tools only
 -- ARGV[6] the graphs as in the names of queues, ",a,b,"
--- ARGV[7] now (ms) in tests, else empty
+-- ARGV[7] the models whose calls it guards, JSON as in shared/guarded_models.py; for the doctor only
+-- ARGV[8] now (ms) in tests, else empty
 -- Returns {0} when the lease is lost, else {1, own ids, those of them that are to be cancelled, those of its side queues
 --   that hold tasks, lease end before (ms, empty for none), lease end (ms)}
 local workers_key, own_key, graphs_key, inputs_key, rq_worker_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local suspended_key = KEYS[6]
 local worker, lease_ms, joining, graphs, now_iso = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1', ARGV[4], ARGV[5]
-local names, now_ms = ARGV[6], clock(ARGV[7])
+local names, models, now_ms = ARGV[6], ARGV[7], clock(ARGV[8])
 
 local lease_end_before = redis.call('ZSCORE', workers_key, worker)
 if not joining and not lease_end_before then
@@ -63,7 +64,7 @@ if redis.call('EXISTS', rq_worker_key) == 1 then
   if state == 'idle' and redis.call('EXISTS', suspended_key) == 1 then
     state = 'suspended'
   end
-  redis.call('HSET', rq_worker_key, 'last_heartbeat', now_iso, 'state', state, 'graphs', names)
+  redis.call('HSET', rq_worker_key, 'last_heartbeat', now_iso, 'state', state, 'graphs', names, 'models', models)
   redis.call('PEXPIRE', rq_worker_key, lease_ms * 10)
 end
 
