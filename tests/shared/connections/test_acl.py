@@ -92,6 +92,7 @@ def urls(secrets) -> Iterator[dict[str, str]]:
 def admin(urls) -> Iterator[Redis]:
     with Redis.from_url(urls["admin"], decode_responses=True) as client:
         client.acl_log_reset()
+        client.flushdb()  # tasks that another test has left would be claimed
         yield client
 
 
