@@ -28,7 +28,7 @@ class RedisSettings(Settings):
         description="Redis for queue, results, breaker and budget",
     )
     checkpoint_redis_url: RedisUrl | None = Field(
-        None, description="another Redis for checkpoints, with the JSON and search modules"
+        None, description="another Redis for checkpoints and the store; the store needs the JSON and search modules"
     )
     redis_timeout_s: float = Field(5.0, gt=0, description="give up on one Redis command after this time")
     # A worker keeps four of them for what it does most.
