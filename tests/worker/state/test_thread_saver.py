@@ -8,6 +8,8 @@ import pytest
 from langgraph.checkpoint.base import empty_checkpoint
 
 from langgraph_rq.shared.connections.clients import open_async
+from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
+from langgraph_rq.worker.state.outages import CheckpointFencedError, CheckpointOutageError
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
 from tests.worker.state.scenarios import LONG, Deltas, chain, step, talk, thread
@@ -181,3 +183,47 @@ async def test_hundred_runs_share_a_few_connections(plain_url):
         graph = chain(step("one"), step("two")).compile(checkpointer=ThreadSaver(client))
         runs = (graph.ainvoke({"steps": []}, thread(str(number))) for number in range(100))
         assert all(result["steps"] == ["one", "two"] for result in await asyncio.gather(*runs))
+
+
+async def test_outage_between_two_nodes_is_waited_for_and_no_node_runs_again():
+    entered, go_on, calls = asyncio.Event(), asyncio.Event(), []
+
+    async def before(_state):
+        calls.append("before")
+        return {"steps": ["before"]}
+
+    async def during(_state):
+        calls.append("during")
+        entered.set()
+        await go_on.wait()
+        return {"steps": ["during"], "note": LONG}
+
+    with EmbeddedRedis() as server:
+        async with open_async(server.url) as client:
+            saver = ThreadSaver(client)
+            graph = chain(before, during).compile(checkpointer=saver)
+            running = asyncio.create_task(graph.ainvoke({"steps": []}, thread(), durability="sync"))
+            await entered.wait()
+            server.kill()
+            go_on.set()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.3):
+                    await asyncio.shield(running)
+            server.start()
+            assert (await running)["steps"] == ["before", "during"]
+            assert (await saver.aget_tuple(thread())).checkpoint["channel_values"]["note"] == LONG
+    assert calls == ["before", "during"]
+
+
+@pytest.mark.parametrize("reason", ["fenced", "impatient"])
+async def test_outage_is_not_waited_for_by_one_who_is(reason):
+    with EmbeddedRedis() as server:
+        async with open_async(server.url) as client:
+            options = {"is_fenced": lambda: True} if reason == "fenced" else {"patience_s": 0.01}
+            saver = ThreadSaver(client, **options)
+            server.kill()
+            expected = CheckpointFencedError if reason == "fenced" else CheckpointOutageError
+            with pytest.raises(expected):
+                await saver.aput(thread(checkpoint_ns=""), empty_checkpoint(), {}, {})
+            with pytest.raises(CheckpointOutageError):
+                await saver.aget_tuple(thread())

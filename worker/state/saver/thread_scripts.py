@@ -12,6 +12,7 @@ from langgraph_rq.worker.state.outages import CheckpointFencedError, Outages
 from langgraph_rq.worker.state.saver.records import Codec
 from langgraph_rq.worker.state.serializer import StateSerializer
 
+_CODECS = 1_024
 INDEX = "agent:thread_index:"
 
 
@@ -40,10 +41,15 @@ class ThreadScripts:
         self._serializer = serializer
         self._trips = Batcher(redis)
         self._token = token
+        self._codecs: dict[str, Codec] = {}
 
     def codec(self, thread: str) -> Codec:
-        """Return what writes and reads the values of a thread."""
-        return Codec(self._serializer.at(f"thread:{thread}"))
+        """Return what writes and reads the values of a thread; it derives the thread's keys once."""
+        if thread not in self._codecs:
+            if len(self._codecs) >= _CODECS:
+                self._codecs.clear()
+            self._codecs[thread] = Codec(self._serializer.at(f"thread:{thread}"))
+        return self._codecs[thread]
 
     async def read(self, verb: str, thread: str, args: Sequence[Argument]) -> Any:
         """Call a script that writes nothing."""
