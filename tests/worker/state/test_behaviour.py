@@ -4,10 +4,19 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
+from langgraph_rq.worker.state.checkpoints import Checkpointer
 from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.state_keys import StateKeys
-from tests.worker.state.scenarios import SCENARIOS
+from tests.worker.state.scenarios import (
+    SCENARIOS,
+    answers_to_questions,
+    delta_channels,
+    error_and_going_on,
+    fork_and_both_branches,
+    only_at_exit,
+    updates_by_hand,
+)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.__name__)
@@ -22,3 +31,21 @@ async def test_scenario_shows_the_same_as_in_memory_and_in_sqlite(plain, scenari
 async def test_scenario_shows_the_same_when_state_is_encrypted(plain, scenario):
     serializer = StateSerializer(StateKeys.parse("a-secret-of-more-than-32-characters"))
     assert await scenario(ThreadSaver(plain, serializer=serializer)) == await scenario(InMemorySaver())
+
+
+STACK = (
+    fork_and_both_branches,
+    answers_to_questions,
+    error_and_going_on,
+    delta_channels,
+    updates_by_hand,
+    only_at_exit,
+)
+"""Not: paging, configurable keys in metadata, replay of subgraphs, the order of parallel writes."""
+
+
+@pytest.mark.parametrize("scenario", STACK, ids=lambda one: one.__name__)
+async def test_scenario_shows_the_same_on_redis_stack_as_far_as_the_library_can(aredis, scenario):
+    saver = Checkpointer(aredis)
+    await saver.asetup()
+    assert await scenario(saver) == await scenario(InMemorySaver())

@@ -178,6 +178,19 @@ async def test_versions_grow_and_differ_between_branches(saver):
     assert saver.get_next_version("00000000000000000000000000000007.0.5").startswith("0" * 31 + "8.0")
 
 
+async def test_run_goes_on_and_threads_can_be_deleted_where_memory_is_full(saver, plain):
+    graph = chain(step("one", note=LONG), step("two")).compile(checkpointer=saver)
+    await plain.config_set("maxmemory", "100kb")
+    try:
+        assert await saver.begin("t") is False
+        assert (await graph.ainvoke({"steps": []}, thread(), durability="sync"))["steps"] == ["one", "two"]
+        await saver.aprune(["t"])
+        await saver.adelete_thread("t")
+    finally:
+        await plain.config_set("maxmemory", 0)
+    assert await plain.dbsize() == 0
+
+
 async def test_hundred_runs_share_a_few_connections(plain_url):
     async with open_async(plain_url, connections=3) as client:
         graph = chain(step("one"), step("two")).compile(checkpointer=ThreadSaver(client))

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Begin a task on a thread: from here on no write with a lower token is taken. Returns whether the thread has checkpoints.
 --
 -- Uses worker/state/saver/scripts/fence: is_outdated, keep

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Drop checkpoints with their writes, and values that no other checkpoint names, unless the thread has changed since the
 -- caller read its headers.
 --

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Set the TTL of a thread, or delete it. Of a deleted thread the token stays for an hour, so that no write that is late
 -- brings the thread back.
 --

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Drop what one run wrote beside checkpoints of other runs.
 --
 -- Uses worker/state/saver/scripts/fence: is_outdated

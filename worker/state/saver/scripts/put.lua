@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Write a checkpoint with the values that it adds, and renew the TTL of its thread.
 --
 -- Uses worker/state/saver/scripts/fence: is_outdated, keep, note_run

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Append what a node wrote to the writes of a checkpoint, which may not be there yet, and renew the thread's TTL.
 --
 -- Whether a write is a repetition is decided on reading. What was appended is copied with each further write, so it is
