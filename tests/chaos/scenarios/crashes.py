@@ -16,11 +16,12 @@ from tests.chaos.testbed.fork_server import STUCK_S
 from tests.chaos.testbed.graphs import BLOCK_S, FLAKY, LAST_S, NODES, SINGLE
 from tests.chaos.testbed.stage import WorkerProcess, wait
 
+SAVER = ("begin", "put", "put_writes", "expire_thread")
 LIFE = (
     "after-queue_claim",  # before it, it is not known which tasks the process will own
     *(f"{when}-{node}" for node in ("one", "three", "four") for when in ("before", "after")),
     *(f"{when}-{script}" for script in ("guards_admit", "guards_settle") for when in ("before", "after")),
-    *(f"{when}-state_{script}" for script in ("put", "put_writes", "expire") for when in ("before", "after")),
+    *(f"{when}-saver_{script}" for script in SAVER for when in ("before", "after")),
     "before-queue_finish",
     "after-queue_finish",
 )
@@ -28,10 +29,10 @@ LIFE = (
 LEASE = tuple(f"{when}-queue_{verb}" for verb in ("renew", "reap", "sweep") for when in ("before", "after"))
 _FLAKY = {"graph": "flaky", "max_attempts": 3}
 RELEASE = tuple(f"{when}-queue_release" for when in ("before", "after"))
-FEW = {"after-queue_claim", "after-three", "after-guards_settle", "before-state_put", "before-queue_finish"}
+FEW = {"after-queue_claim", "after-three", "after-guards_settle", "before-saver_put", "before-queue_finish"}
 FEW |= {"after-queue_finish", "after-queue_renew", "after-queue_release"}
 """The points of a small run."""
-FREE = {"after-queue_finish", "before-state_expire", "after-state_expire", "before-queue_finish"}
+FREE = {"after-queue_finish", "before-saver_expire_thread", "after-saver_expire_thread", "before-queue_finish"}
 """Points behind the last checkpoint: from there on nothing is paid again."""
 
 _BLOCKED_DEADLINE_S = 60.0
