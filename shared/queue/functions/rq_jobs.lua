@@ -5,7 +5,7 @@
 -- also writes its own task to the field `data`, so that ours stand in the field `task`.
 --
 -- Uses shared/connections/clock: natural, whole
--- Uses shared/queue/functions/emptied: DEFERRED
+-- Uses shared/queue/functions/emptied: DEFERRED, UNLISTED
 --
 -- rq:wip:<queue>             zset  <id>:<epoch> of running tasks, as RQ's registry of started jobs has them
 -- rq:executions:<id>         zset  epoch of the attempt that runs, from the first renewal of its worker's lease on
@@ -108,6 +108,9 @@ local function show_again(id, now_ms)
   redis.call('HSET', job_key, 'status', status, 'origin', queue, 'worker_name', owner or '', 'timeout',
     math.ceil((natural(deadline, 0) - natural(created, 0)) / 1000))
   describe(job_key, name_of(graph or '') .. ' ' .. id:gsub('^.-%-%-', ''))
+  if waits and place ~= 'queue' then
+    redis.pcall('ZADD', DEFERRED .. queue, 'NX', UNLISTED, id)
+  end
   if state == 'pending' or state == 'running' then
     redis.pcall('PERSIST', job_key) -- it has none before its end, nor has the task's hash
     return

@@ -477,3 +477,13 @@ async def test_job_of_which_an_old_worker_left_the_entry_is_no_sign_of_an_emptie
     await queue.redis.delete(f"rq:job:{claimed.id}", f"rq:queue:{QUEUE}")
     await sweep_all(queue)
     assert {id_ for _ in range(3) for id_ in await queue.claim_ids(9)} == {"ann1", "ann2"}
+
+
+async def test_waiting_job_that_a_dashboard_enqueues_waits_on_and_is_registered_again(queue, rq):
+    for task_id in ("t0", "t1"):
+        await queue.submit(task_id, thread_id="chat")
+    await queue.claim_one()
+    rq.deferred_job_registry.remove("t1")
+    rq.push_job_id("t1")
+    assert await queue.claim_ids() == []
+    assert (fetch(rq, "t1").get_status(), rq.deferred_job_registry.get_job_ids()) == ("deferred", ["t1"])
