@@ -42,7 +42,9 @@ class RunBody(Body):
     multitask_strategy: Literal["reject", "enqueue", "interrupt"] = "enqueue"
     if_not_exists: Literal["create", "reject"] = "reject"
     on_disconnect: Literal["cancel", "continue"] = "continue"
-    on_completion: Literal["delete"] | None = Field(None, description="What a run without thread leaves is deleted.")
+    on_completion: Literal["delete", "keep"] | None = Field(
+        None, description="Keep: a run without a thread gets one that stays."
+    )
     after_seconds: float | None = Field(None, ge=0)
     durability: Literal["sync", "async", "exit"] | None = None
     checkpoint_during: bool | None = Field(None, description="False: durability exit.")

@@ -53,22 +53,20 @@ class CancelBody(Body):
 @router.post("/threads/{thread}/runs", responses=_PROBLEMS)
 async def create(thread: ThreadPath, body: RunBody, caller: FromCaller) -> JSONResponse:
     """Start a run on a thread."""
-    run_id = await start(caller, body, thread)
-    return await _created(caller, thread, run_id)
+    return await _created(caller, *await start(caller, body, thread))
 
 
 @router.post("/runs", responses=_PROBLEMS)
 async def create_alone(body: RunBody, caller: FromCaller) -> JSONResponse:
     """Start a run without a thread."""
-    run_id = await start(caller, body, None)
-    return await _created(caller, thread_of_its_own(run_id), run_id)
+    return await _created(caller, *await start(caller, body, None))
 
 
 @router.post("/runs/batch", responses=_PROBLEMS)
 async def create_batch(body: Batch, caller: FromCaller) -> JSONResponse:
     """Start runs without threads."""
-    ids = [await start(caller, one, None) for one in body.root]
-    return JSONResponse([(await read_run(caller, thread_of_its_own(one), one)).answer() for one in ids])
+    started = [await start(caller, one, None) for one in body.root]
+    return JSONResponse([(await read_run(caller, thread, run_id)).answer() for thread, run_id in started])
 
 
 @router.post("/threads/{thread}/runs/stream", response_class=Response, responses=_PROBLEMS)
@@ -194,14 +192,17 @@ async def cancel(
     return _waiting(caller, thread, run, cancels=False)
 
 
-async def start(caller: Caller, body: RunBody, thread_id: str | None) -> str:
-    """Submit the task of a run; returns its id.
+async def start(caller: Caller, body: RunBody, thread_id: str | None) -> tuple[str, str]:
+    """Submit the task of a run; returns the thread under which it is found, and its id.
 
     Raises:
         ProblemError: 404 no such thread or assistant; 409 the thread is busy and the run was to be rejected then.
         LanggraphRqError: as `submit` does.
     """
-    if thread_id is not None and body.if_not_exists == "create":
+    is_kept = thread_id is None and body.on_completion == "keep"
+    if is_kept:
+        thread_id = new_id()
+    if thread_id is not None and (is_kept or body.if_not_exists == "create"):
         await make(caller, thread_id, {})
     about_thread = (await read_thread(caller, thread_id)).row.metadata if thread_id is not None else {}
     document, record = await body.task(caller, new_id(), thread_id, about_thread)
@@ -218,7 +219,7 @@ async def start(caller: Caller, body: RunBody, thread_id: str | None) -> str:
     for run_id in earlier:
         with suppress(UnknownTaskError):
             await caller.client.cancel(run_id)
-    return task.task_id
+    return thread_id or thread_of_its_own(task.task_id), task.task_id
 
 
 async def _created(caller: Caller, thread_id: str, run_id: str) -> JSONResponse:
@@ -236,14 +237,14 @@ async def _open_runs(caller: Caller, thread_id: str | None) -> list[str]:
 
 
 async def _stream(caller: Caller, body: RunBody, thread_id: str | None) -> Response:
-    run_id = await start(caller, body, thread_id)
+    thread, run_id = await start(caller, body, thread_id)
     opened = await open_stream(caller, run_id, None, body.modes, cancels=body.on_disconnect == "cancel")
-    return _with_headers(opened, _located(thread_id or thread_of_its_own(run_id), run_id, "stream"))
+    return _with_headers(opened, _located(thread, run_id, "stream"))
 
 
 async def _wait(caller: Caller, body: RunBody, thread_id: str | None) -> Response:
-    run_id = await start(caller, body, thread_id)
-    return _waiting(caller, thread_id or thread_of_its_own(run_id), run_id, cancels=body.on_disconnect == "cancel")
+    thread, run_id = await start(caller, body, thread_id)
+    return _waiting(caller, thread, run_id, cancels=body.on_disconnect == "cancel")
 
 
 def _waiting(caller: Caller, thread_id: str, run_id: str, *, cancels: bool) -> Response:
