@@ -52,7 +52,8 @@ async def listen(
                 async for message in channel.listen():
                     failures = 0
                     if message["type"] == "subscribe":
-                        on_subscribed()
+                        if message["data"] == len(channels) + 1:  # the last of them
+                            on_subscribed()
                     elif message["type"] != "message":
                         continue
                     elif message["channel"] == news_channel.encode():

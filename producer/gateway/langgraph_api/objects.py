@@ -67,12 +67,14 @@ class Thread:
             "metadata": self.metadata,
             "status": self.status,
             "config": {"configurable": {}} if self.row.run else {},
-            "values": state["values"] if state else None,
+            "values": state["values"] if state and state["checkpoint"] else None,
         }
         if self.row.run:
             tasks = state["tasks"] if state else ()
             shown["interrupts"] = {task["id"]: task["interrupts"] for task in tasks if task["interrupts"]}
             shown["error"] = last.error if last and self.status == "error" else None
+            if self.row.ended is State.CANCELLED and not self.is_busy:
+                shown["error"] = {"error": "UserInterrupt", "message": "the run was cancelled"}
             if last:
                 shown["config"] = last.config
         return shown

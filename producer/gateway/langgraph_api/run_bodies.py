@@ -1,5 +1,6 @@
 """What a run is asked to do: LangGraph's fields, and the task that they make."""
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,8 @@ from langgraph_rq.shared.strict_json import kind
 
 Mode = Literal["values", "updates", "messages", "messages-tuple", "custom", "events", "debug", "tasks", "checkpoints"]
 Modes = Annotated[list[Mode], BeforeValidator(lambda modes: [modes] if isinstance(modes, str) else modes)]
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 _NOT_SERVED = {
     "webhook": "no webhook: wait for the run, or join it",
@@ -62,7 +65,7 @@ class RunBody(Body):
             ProblemError: 404 the assistant is unknown; 400, 422 fields that do not go together, or are not served.
         """
         self._refuse(thread_id)
-        graph = (await find(caller, self.assistant_id)).graph
+        graph = await self._graph(caller)
         config = dict(self.config or {})
         configurable = config.get("configurable") or {}
         if self.context and configurable:
@@ -119,6 +122,14 @@ class RunBody(Body):
     def modes(self) -> list[str]:
         """The stream modes in LangGraph's words."""
         return list(self.stream_mode or ["values"])
+
+    async def _graph(self, caller: Caller) -> str:
+        try:
+            return (await find(caller, self.assistant_id)).graph
+        except ProblemError as error:
+            if _UUID.fullmatch(self.assistant_id):
+                raise
+            raise ProblemError(422, "unknown_assistant", error.detail) from None
 
     def _refuse(self, thread_id: str | None) -> None:
         for name, expected in _NOT_SERVED.items():

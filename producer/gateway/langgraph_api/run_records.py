@@ -1,6 +1,6 @@
 """What a run was asked for, as its client said it: kept for as long as its thread is listed.
 
-Key:
+Keys:
     agent:run_record:<id>  string  JSON {assistant_id, metadata, kwargs, multitask_strategy}; a week
 """
 

@@ -66,7 +66,8 @@ async def create_alone(body: RunBody, caller: FromCaller) -> JSONResponse:
 async def create_batch(body: Batch, caller: FromCaller) -> JSONResponse:
     """Start runs without threads."""
     started = [await start(caller, one, None) for one in body.root]
-    return JSONResponse([(await read_run(caller, thread, run_id)).answer() for thread, run_id in started])
+    answers = [(await read_run(caller, thread, run_id)).answer() for thread, run_id in started]
+    return JSONResponse([{**answer, "status": "pending"} for answer in answers])
 
 
 @router.post("/threads/{thread}/runs/stream", response_class=Response, responses=_PROBLEMS)

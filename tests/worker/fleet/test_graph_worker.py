@@ -415,11 +415,13 @@ async def test_garbage_is_rejected_and_the_worker_goes_on(redis_url, client, red
 async def test_idle_worker_blocks_and_does_not_poll(redis_url, client, redis_client):
     async with worker(redis_url, {"g": PLUS_ONE}, times=QueueTimes(lease_ms=60_000)):
         await ended(client, client.submit({"n": 1}, graph="g").task_id)
-        await until(lambda: redis_client.info("clients")["blocked_clients"] == 4)
-        before = redis_client.info("stats")["total_commands_processed"]
-        await asyncio.sleep(1.0)  # the observation itself, not a wait for something
-        after = redis_client.info("stats")["total_commands_processed"]
-        assert after - before <= 2 + 12  # the two INFO; if it falls into this second, each blocking command again
+        await until(lambda: redis_client.info("clients")["blocked_clients"] == 5)
+        commands = []
+        for _ in range(3):  # one of them may have the renewal that follows the subscription
+            before = redis_client.info("stats")["total_commands_processed"]
+            await asyncio.sleep(1.0)  # the observation itself, not a wait for something
+            commands.append(redis_client.info("stats")["total_commands_processed"] - before)
+        assert min(commands) <= 2 + 14  # the two INFO; if it falls into this second, each blocking command again
         started = time.monotonic()
         await ended(client, client.submit({"n": 1}, graph="g").task_id)
         assert time.monotonic() - started < 1.0
