@@ -8,7 +8,7 @@
 -- Uses shared/connections/clock: clock, natural, whole
 -- Uses shared/queue/functions/routing: serves
 -- Uses shared/queue/functions/turns: LOOKED, QUEUE_KEY, call_next, claimed_from, is_stand_in, leave_thread, lies_on,
---   looked, pass_turn, put_aside, ring, taken, wait_below_cap
+--   looked, pass_turn, put_aside, ring, taken, tenant_of, wait_below_cap
 -- Uses shared/queue/functions/emptied: DEFERRED, is_removed, note_emptied
 -- Uses shared/queue/functions/questions: stand_still
 -- Uses shared/queue/functions/waits: take_marked
@@ -156,7 +156,7 @@ local function freed(queue)
   local tenants = redis.call('HRANDFIELD', turns_key, MOST_FREED)
   for i = 1, math.max(#users, #tenants) do
     redis.call('HDEL', runnable_key, users[i] or '')
-    redis.call('HDEL', turns_key, tenants[i] or '')
+    redis.call('HDEL', turns_key, tenants[i] or '', users[i] and tenant_of(users[i]) or '')
   end
   for _, user in ipairs(users) do
     pass_turn(queue, user, true)
