@@ -67,7 +67,7 @@ async def open_stream(
         place = after if after and is_place(after) and after != "0-0" else BEGINNING
         following = await caller.client.follow(run_id, place, HEARTBEAT_S)
         state = _Reading()
-        content = _write(caller, run_id, following, modes, state)
+        content = _write(caller, run_id, following, modes, state, has_begun=place != BEGINNING)
 
         async def leave() -> None:
             if not state.has_ended:
@@ -88,11 +88,13 @@ async def _write(
     following: AsyncGenerator[Event | None, None] | None,
     modes: Collection[str],
     reading: _Reading,
+    *,
+    has_begun: bool,
 ) -> AsyncGenerator[bytes, None]:
     if following is None:  # its end was seen
         reading.has_ended = True
         return
-    has_begun = has_values = False
+    has_values = False
     told = {task_mode(mode) for mode in modes}
     messages = Messages() if joins_messages(modes) else None
     # A failure from here on only ends the stream: the client reconnects and gets the error then.
