@@ -75,9 +75,12 @@ def describe_call(thread: str, tenant: str, before: str, after: str, now_ms: int
     return Call(script, [row_key(thread)], [thread, tenant, before, after, now_ms], int)
 
 
-def hold_call(thread: str, now_ms: int | str = "") -> Call[int]:
-    """Begin an operation that writes to a thread; answers its fencing token, 0 while a task of it has not ended."""
-    return Call(load_script("shared/threads/scripts/hold"), [LAST_CLAIM], [thread, now_ms], int)
+def hold_call(thread: str, now_ms: int | str = "", *, by_force: bool = False) -> Call[int]:
+    """Begin an operation that writes to a thread; answers its fencing token, 0 while a task of it has not ended.
+
+    `by_force` it begins all the same, and what such a task writes from then on is refused.
+    """
+    return Call(load_script("shared/threads/scripts/hold"), [LAST_CLAIM], [thread, int(by_force), now_ms], int)
 
 
 def change_call(thread: str, tenant: str, state: State, now_ms: int | str = "") -> Call[int]:

@@ -218,14 +218,13 @@ async def test_threads_of_two_tenants_with_one_id_are_two(redis_url, redis_clien
             assert found["values"]["value"] == 20
 
 
-async def test_rows_of_another_type_keep_no_task_from_running(redis_url, redis_client):
+async def test_rows_of_another_type_are_replaced_and_keep_no_task_from_running(redis_url, redis_client):
     async with serving(redis_url, redis_client) as sdk, AsyncClient(redis_url) as client:
         for key in ("agent:thread_row:t", "agent:thread_runs:t", "agent:threads:default"):
             redis_client.set(key, "x")
         task = await client.submit({"value": 1}, graph="nested", thread_id="t")
         assert (await client.wait(task.task_id, 20)).status is State.SUCCESS
-        with pytest.raises(NotFoundError):
-            await sdk.threads.get("t")
+        assert (await sdk.threads.get("t"))["values"]["value"] == 20
 
 
 async def test_metadata_that_two_change_at_once_are_both_kept(sdk):

@@ -156,9 +156,17 @@ class ThreadRequests:
                 case Operation.HISTORY:
                     return await _history(opened.graph, config, thread_id, **arguments)
                 case Operation.DELETE:
+                    await self._hold(request.thread, by_force=True)
                     return await saver.adelete_thread(request.thread)
                 case Operation.UPDATE:
                     return await self._update(opened.graph, saver, request, config, **arguments)
+
+    async def _hold(self, thread: str, *, by_force: bool = False) -> None:
+        """Let what this request writes to a thread carry a fencing token: it has an asyncio task of its own."""
+        token = await scripts.run(self._context.redis, hold_call(thread, by_force=by_force))
+        if not token:
+            raise _BusyError("a task of the thread has not ended")
+        current_task.set(TaskGuard(self._context.guards, thread=thread, token=token))
 
     async def _update(
         self,
@@ -171,11 +179,7 @@ class ThreadRequests:
         as_node: str | None = None,
     ) -> dict[str, Any]:
         thread, redis = request.thread, self._context.redis
-        token = await scripts.run(redis, hold_call(thread))
-        if not token:
-            raise _BusyError("a task of the thread has not ended")
-        # Of this request's own asyncio task: what is written carries the token.
-        current_task.set(TaskGuard(self._context.guards, thread=thread, token=token))
+        await self._hold(thread)
         if begin := getattr(saver, "begin", None):
             await begin(thread)
         named: RunnableConfig = {**config, "metadata": {"graph_id": request.graph}}
