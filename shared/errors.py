@@ -5,7 +5,6 @@ Each exception carries its facts as attributes and builds its message from them,
 """
 
 import copyreg
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -292,23 +291,6 @@ class NotContinuableError(LanggraphRqError):
         self.state = state
 
 
-class UnknownBreakerError(LanggraphRqError, LookupError):
-    """No circuit breaker was used under this name in the last 24 hours.
-
-    Attributes:
-        name: The name.
-        known: Those that were used.
-        suggestion: The one that was probably meant.
-    """
-
-    def __init__(self, name: str, known: Iterable[str], suggestion: str | None = None) -> None:
-        self.name = name
-        self.known = tuple(known)
-        self.suggestion = suggestion
-        hint = f" (did you mean {suggestion}?)" if suggestion else f"; known: {', '.join(self.known) or 'none'}"
-        super().__init__(f"--reset: no breaker {name!r} was used in the last 24 hours{hint}")
-
-
 class ThreadBusyError(LanggraphRqError):
     """A task of the thread has not ended, and this one was to run only if there is none."""
 
@@ -335,20 +317,6 @@ class WaitTimeoutError(LanggraphRqError, TimeoutError):
         super().__init__(f"task {task_id} has not ended in time ({count} not ended); it goes on")
         self.task_id = task_id
         self.count = count
-
-
-class NotEndedError(LanggraphRqError):
-    """The task has no result yet.
-
-    Attributes:
-        task_id: The task.
-        state: Where it is.
-    """
-
-    def __init__(self, task_id: str, state: str) -> None:
-        super().__init__(f"task {task_id} is {state}: it has no result yet; `wait` waits for it")
-        self.task_id = task_id
-        self.state = state
 
 
 class SettingsError(LanggraphRqError):

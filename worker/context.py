@@ -115,7 +115,7 @@ async def open_context(
             )
         else:
             # Only where it is chosen: importing the library takes half a second.
-            from langgraph_rq.worker.state.redis_stack_store import open_redis_stack_store  # noqa: PLC0415
+            from langgraph_rq.worker.state.redis_stack.store import open_redis_stack_store  # noqa: PLC0415
 
             opening = open_redis_stack_store(saved, config, serializer)
         store = await stack.enter_async_context(opening)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from redis import Redis
 from redis.exceptions import NoPermissionError, RedisError
 
-from langgraph_rq.producer.client.connection import unavailable
+from langgraph_rq.producer.client.transport.connection import unavailable
 from langgraph_rq.shared.connections.clients import open_sync
 from langgraph_rq.shared.connections.connect_errors import is_connect_error
 from langgraph_rq.shared.errors import InvalidInputError, Violation

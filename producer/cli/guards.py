@@ -12,13 +12,14 @@ import click
 from redis import Redis
 
 from langgraph_rq.producer.cli.connection import connected_redis
+from langgraph_rq.producer.cli.errors import UnknownBreakerError
 from langgraph_rq.producer.cli.guards_output import breaker_json, breaker_table, usage_json, usage_table
 from langgraph_rq.shared import terminal
 from langgraph_rq.shared.breaker.circuit_breaker import read_all_call, reset_call
 from langgraph_rq.shared.budget.limits import DEFAULT_TENANT
 from langgraph_rq.shared.budget.token_budget import Payer, usage_call
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.errors import InvalidInputError, UnknownBreakerError, Violation
+from langgraph_rq.shared.errors import InvalidInputError, Violation
 from langgraph_rq.shared.queue.waits import BREAKER, wake_call
 from langgraph_rq.shared.settings import BreakerSettings, BudgetSettings, CallSettings, load
 

@@ -10,6 +10,7 @@ from langgraph_rq.producer.cli import output
 from langgraph_rq.producer.cli.audit import audit
 from langgraph_rq.producer.cli.budget import budget
 from langgraph_rq.producer.cli.dev import dev
+from langgraph_rq.producer.cli.errors import NotEndedError, UnknownBreakerError
 from langgraph_rq.producer.cli.fleet import workers
 from langgraph_rq.producer.cli.guards import breaker, usage
 from langgraph_rq.producer.cli.scripts import load_scripts
@@ -22,9 +23,7 @@ from langgraph_rq.shared import terminal
 from langgraph_rq.shared.errors import (
     ForgedResultError,
     LanggraphRqError,
-    NotEndedError,
     RedisUnavailableError,
-    UnknownBreakerError,
     UnknownTaskError,
     WaitTimeoutError,
 )

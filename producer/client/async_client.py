@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from langgraph_rq.producer.client.core import ClientCore
-from langgraph_rq.producer.client.transports import AsyncTransport
+from langgraph_rq.producer.client.transport.transports import AsyncTransport
 from langgraph_rq.shared.settings import QueueSettings, TaskSettings
 
 

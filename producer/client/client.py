@@ -16,7 +16,7 @@ from langgraph_rq.producer.client.lookup import Receipt, TaskStatus
 from langgraph_rq.producer.client.resume import MISSING
 from langgraph_rq.producer.client.task_fields import TaskFields
 from langgraph_rq.producer.client.threads import Checkpoint, HistoryFields, StateFields, Threads
-from langgraph_rq.producer.client.transports import BlockingTransport
+from langgraph_rq.producer.client.transport.transports import BlockingTransport
 from langgraph_rq.shared.queue.events import BEGINNING, Event
 from langgraph_rq.shared.queue.shares import Share
 from langgraph_rq.shared.results import TaskResult

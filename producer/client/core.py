@@ -10,40 +10,35 @@ from dataclasses import replace
 from typing import Any, Self, Unpack
 
 from langgraph_rq.producer.client.client_log import ClientLog
-from langgraph_rq.producer.client.connection import Connection
 from langgraph_rq.producer.client.door import Door
 from langgraph_rq.producer.client.following import Following
 from langgraph_rq.producer.client.lookup import (
-    JOB_FIELDS,
     Receipt,
     TaskStatus,
-    ask_status,
-    read_job_status,
-    read_node,
     read_receipt,
     read_result,
-    read_status,
 )
 from langgraph_rq.producer.client.records import Records
 from langgraph_rq.producer.client.results import LOOK_AGAIN_S, Results
 from langgraph_rq.producer.client.resume import MISSING, Answers
+from langgraph_rq.producer.client.statuses import find_status
 from langgraph_rq.producer.client.task_fields import TaskFields
 from langgraph_rq.producer.client.threads import Threads
-from langgraph_rq.producer.client.transports import Transport
+from langgraph_rq.producer.client.transport.connection import Connection
+from langgraph_rq.producer.client.transport.transports import Transport
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import (
     ForgedResultError,
     InvalidTaskError,
-    ScriptsMissingError,
     UnknownTaskError,
     UnreadableTaskError,
     Violation,
 )
 from langgraph_rq.shared.queue import ending
 from langgraph_rq.shared.queue.events import BEGINNING, Event
-from langgraph_rq.shared.queue.keys import job_hash, result_key
+from langgraph_rq.shared.queue.keys import result_key
 from langgraph_rq.shared.queue.shares import Share
-from langgraph_rq.shared.queue.verbs import cancel_call, missing_worker_call, submit_call
+from langgraph_rq.shared.queue.verbs import cancel_call, submit_call
 from langgraph_rq.shared.results import TaskResult
 from langgraph_rq.shared.settings import QueueSettings, RedisSettings, TaskSettings, TenantSettings, load
 from langgraph_rq.shared.signing import SignatureError, unsigned_result
@@ -51,7 +46,6 @@ from langgraph_rq.shared.tasks import DEFAULT_TENANT, State, Task, task_key
 from langgraph_rq.shared.telemetry.audit import Action
 
 _SUBMIT_BATCH = 200
-_NO_WORKER_YET = "no worker has been there since Redis started"
 
 _log = ClientLog(__name__)
 
@@ -165,23 +159,7 @@ class ClientCore:
 
     async def status(self, task_id: str) -> TaskStatus:
         """Read where a task is. Raises UnknownTaskError, RedisUnavailableError."""
-        key = self._key(task_id)
-        fields, events = await self._connection.read(lambda pipeline: ask_status(pipeline, key))
-        found = read_status(task_id, fields)
-        if found is None:
-            (job,) = await self._connection.read(lambda pipeline: pipeline.hmget(job_hash(key), JOB_FIELDS))
-            found = read_job_status(task_id, job)
-        if found is None:
-            raise UnknownTaskError(task_id)
-        if found.state is State.RUNNING:
-            return replace(found, node=read_node(events or ()))
-        if found.state is not State.PENDING:
-            return found
-        try:
-            (missing,) = await self._connection.run([missing_worker_call(key)], awaits_scripts=False)
-        except ScriptsMissingError:
-            missing = _NO_WORKER_YET
-        return replace(found, reason=missing or found.reason)
+        return await find_status(self._connection, task_id, self._key(task_id))
 
     def _warn(self, receipt: Receipt) -> None:
         """Log, once for each reason, that no live worker can run what is submitted."""

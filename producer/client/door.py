@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from redis.exceptions import ResponseError
 
 from langgraph_rq.producer.client.client_log import ClientLog
-from langgraph_rq.producer.client.connection import Connection
+from langgraph_rq.producer.client.transport.connection import Connection
 from langgraph_rq.shared.errors import InvalidTaskError
 from langgraph_rq.shared.graph_input import GraphInput
 from langgraph_rq.shared.queue.keys import GRAPH_INPUTS

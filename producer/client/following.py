@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncGenerator
 
-from langgraph_rq.producer.client.connection import Connection
 from langgraph_rq.producer.client.lookup import ask_place, read_state
-from langgraph_rq.producer.client.transports import Transport
+from langgraph_rq.producer.client.transport.connection import Connection
+from langgraph_rq.producer.client.transport.transports import Transport
 from langgraph_rq.shared.errors import RedisUnavailableError, UnknownTaskError
 from langgraph_rq.shared.queue.events import FORGOTTEN_END, SMALL_PAGE, Event, EventType, Parts, next_page, order
 from langgraph_rq.shared.queue.keys import events_key

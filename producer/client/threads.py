@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from pydantic import TypeAdapter, ValidationError
 
-from langgraph_rq.producer.client.connection import Connection
+from langgraph_rq.producer.client.transport.connection import Connection
 from langgraph_rq.shared.errors import (
     InvalidInputError,
     ThreadBusyError,

@@ -9,7 +9,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from langgraph_rq.producer.client.event_feed import READERS
+from langgraph_rq.producer.client.transport.event_feed import READERS
 from langgraph_rq.producer.gateway.app import create_app
 from langgraph_rq.producer.gateway.connections import Connections, affordable, new_loop
 from langgraph_rq.shared.settings import GatewaySettings, RedactionSettings, RedisSettings, load, refuse_taken_port

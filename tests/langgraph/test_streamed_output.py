@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from langgraph_rq.shared.tasks import StreamMode
 from langgraph_rq.worker.outputs.json_values import as_json
-from langgraph_rq.worker.task.streaming import stream_graph
+from langgraph_rq.worker.task.invocation.streaming import stream_graph
 
 
 class Recorded:

@@ -22,8 +22,8 @@ from langgraph_rq import Client, State
 from langgraph_rq.shared.redaction import Redactor
 from langgraph_rq.shared.tasks import StreamMode
 from langgraph_rq.worker.outputs.json_values import as_json
+from langgraph_rq.worker.task.invocation.streaming import stream_graph
 from langgraph_rq.worker.task.redacted import Redaction
-from langgraph_rq.worker.task.streaming import stream_graph
 from tests.fleet import one_node_graph, worker
 from tests.gateways import gateway
 

@@ -9,7 +9,7 @@ import pytest
 from redis import Redis
 
 from langgraph_rq import Client, State
-from langgraph_rq.producer.client import event_feed
+from langgraph_rq.producer.client.transport import event_feed
 from langgraph_rq.producer.gateway.admission import rates
 from langgraph_rq.producer.gateway.langgraph_api import run_records
 from langgraph_rq.producer.gateway.tasks import recent
@@ -22,7 +22,7 @@ from langgraph_rq.shared.threads import requests as thread_requests
 from langgraph_rq.shared.threads import rows as thread_rows
 from langgraph_rq.worker.guards import tenant_calls
 from langgraph_rq.worker.records import journal, ledger
-from langgraph_rq.worker.state import checkpoints, node_cache
+from langgraph_rq.worker.state.redis_stack import checkpoints, node_cache
 from langgraph_rq.worker.state.saver import thread_saver
 from langgraph_rq.worker.state.store import store
 

@@ -23,7 +23,7 @@ from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.settings import RedisSettings, WorkerSettings, load
 from langgraph_rq.worker.context import open_context
 from langgraph_rq.worker.graphs.langgraph_json import LanggraphJson, read_langgraph_json
-from langgraph_rq.worker.state.redis_stack_store import open_redis_stack_store
+from langgraph_rq.worker.state.redis_stack.store import open_redis_stack_store
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.state.saver.records import packed_header
 from langgraph_rq.worker.state.serializer import StateSerializer

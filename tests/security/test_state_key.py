@@ -14,7 +14,7 @@ from langgraph_rq.shared.errors import ErrorType, SettingsError
 from langgraph_rq.shared.settings import RedisSettings, StateSettings, WorkerSettings, load
 from langgraph_rq.worker.context import open_context
 from langgraph_rq.worker.graphs.langgraph_json import read_langgraph_json
-from langgraph_rq.worker.state.redis_stack_store import open_redis_stack_store
+from langgraph_rq.worker.state.redis_stack.store import open_redis_stack_store
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
 from langgraph_rq.worker.state.serializer import StateSerializer

@@ -6,6 +6,7 @@ from inspect import isclass
 
 import pytest
 
+from langgraph_rq.producer.cli.errors import NotEndedError, UnknownBreakerError
 from langgraph_rq.shared import errors
 from langgraph_rq.shared.errors import (
     AlreadyAnsweredError,
@@ -14,7 +15,6 @@ from langgraph_rq.shared.errors import (
     InvalidTaskError,
     LanggraphRqError,
     MissingExtraError,
-    NotEndedError,
     NotInterruptedError,
     QueueFullError,
     RedisUnavailableError,
@@ -22,7 +22,6 @@ from langgraph_rq.shared.errors import (
     SettingsError,
     TaskConflictError,
     TenantFullError,
-    UnknownBreakerError,
     UnknownField,
     UnknownGraphError,
     UnknownTaskError,

@@ -11,7 +11,7 @@ from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
 from langgraph_rq.worker.state.serializer import StateSerializer
 
 if TYPE_CHECKING:
-    from langgraph_rq.worker.state.checkpoints import Checkpointer as StackCheckpointer
+    from langgraph_rq.worker.state.redis_stack.checkpoints import Checkpointer as StackCheckpointer
 
     Checkpointer: TypeAlias = ThreadSaver | StackCheckpointer | ProjectCheckpointer
 else:
@@ -34,7 +34,7 @@ async def open_checkpointer(
     """
     if kind == "redis":
         return ThreadSaver(redis, serializer=serializer, ttl_s=ttl_s, keep=keep, is_fenced=is_fenced, token=token_of)
-    from langgraph_rq.worker.state import checkpoints  # noqa: PLC0415 - its library is loaded only if it is chosen
+    from langgraph_rq.worker.state.redis_stack import checkpoints  # noqa: PLC0415 - its library is loaded only if it is chosen
 
     checkpointer = checkpoints.Checkpointer(redis, serializer=serializer, ttl_s=ttl_s, is_fenced=is_fenced)
     await checkpointer.asetup()

@@ -19,7 +19,12 @@ from langgraph_rq.worker.outputs.last_state import read_last_state
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.task.attempt import Attempt
 from langgraph_rq.worker.task.guard_hook import install_handler
-from langgraph_rq.worker.task.invoke import invoke
+from langgraph_rq.worker.task.invocation.invoke import invoke
+from langgraph_rq.worker.task.invocation.start import (
+    run_of,
+    thread_config,
+)
+from langgraph_rq.worker.task.invocation.threads import note_dropped
 from langgraph_rq.worker.task.job import (
     NewerSchemaError,
     RejectedJobError,
@@ -37,11 +42,6 @@ from langgraph_rq.worker.task.result import (
     write_result,
 )
 from langgraph_rq.worker.task.run_context import RunContext
-from langgraph_rq.worker.task.start import (
-    run_of,
-    thread_config,
-)
-from langgraph_rq.worker.task.threads import note_dropped
 
 _RETRY = Backoff(first_s=1.0, longest_s=60.0, jitter=0.5)
 _NEWER_SCHEMA = Wait(WORKER, 2_000, doubles=False)

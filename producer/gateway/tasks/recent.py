@@ -9,7 +9,7 @@ from contextlib import suppress
 from redis.asyncio import Redis
 
 from langgraph_rq.producer.client.lookup import STATUS_FIELDS, Receipt, TaskStatus, read_status
-from langgraph_rq.producer.client.transports import readable
+from langgraph_rq.producer.client.transport.transports import readable
 from langgraph_rq.shared.errors import UnreadableTaskError
 from langgraph_rq.shared.queue.keys import task_hash
 from langgraph_rq.shared.tasks import task_key

@@ -6,7 +6,7 @@ from threading import Thread
 import pytest
 
 from langgraph_rq import AsyncClient, Client, State, UnknownTaskError
-from langgraph_rq.producer.client import event_feed
+from langgraph_rq.producer.client.transport import event_feed
 from langgraph_rq.shared.errors import TaskConflictError, UnreadableTaskError
 from tests.odd_data import PLANT, plant
 from tests.producer.client.test_both_clients import sync_client

@@ -4,7 +4,7 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
-from langgraph_rq.worker.state.checkpoints import Checkpointer
+from langgraph_rq.worker.state.redis_stack.checkpoints import Checkpointer
 from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.state_keys import StateKeys

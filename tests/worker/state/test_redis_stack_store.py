@@ -14,7 +14,7 @@ from langgraph_rq.worker.graphs.langgraph_json import GraphLoadError, read_langg
 from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.guards.refusals import BudgetExceeded
 from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
-from langgraph_rq.worker.state.redis_stack_store import open_redis_stack_store
+from langgraph_rq.worker.state.redis_stack.store import open_redis_stack_store
 from tests.fleet import PRICING
 
 EMBED = """

@@ -16,7 +16,7 @@ from langgraph_rq.worker.graphs.langgraph_json import GraphLoadError, read_langg
 from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.guards.refusals import BudgetExceeded
 from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
-from langgraph_rq.worker.state.redis_stack_store import RedisStackStore
+from langgraph_rq.worker.state.redis_stack.store import RedisStackStore
 from langgraph_rq.worker.state.store.opening import open_store
 from langgraph_rq.worker.state.store.store import Store
 from tests.fleet import PRICING

@@ -19,12 +19,12 @@ from langgraph_rq.worker.graphs.empty_context import empty_context
 from langgraph_rq.worker.graphs.factories import Run
 from langgraph_rq.worker.graphs.graphs import AnyGraph
 from langgraph_rq.worker.state.checkpointer import Checkpointer
-from langgraph_rq.worker.task.breakpoints import has_breakpoints, output_of, stopped_before
-from langgraph_rq.worker.task.interrupts import begun_answers, is_by_id, start_resume
-from langgraph_rq.worker.task.invalid_input import explain_values
+from langgraph_rq.worker.task.invocation.breakpoints import has_breakpoints, output_of, stopped_before
+from langgraph_rq.worker.task.invocation.interrupts import begun_answers, is_by_id, start_resume
+from langgraph_rq.worker.task.invocation.invalid_input import explain_values
+from langgraph_rq.worker.task.invocation.threads import continue_thread
 from langgraph_rq.worker.task.redacted import Redaction
 from langgraph_rq.worker.task.result import Result
-from langgraph_rq.worker.task.threads import continue_thread
 
 _NO_CHECKPOINTS = (
     "interrupt(), breakpoints and going on with a thread need checkpoints: set LGRQ_CHECKPOINTS=true for the workers"

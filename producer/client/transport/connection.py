@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from redis.exceptions import RedisError
 
-from langgraph_rq.producer.client.transports import Ask, Transport
+from langgraph_rq.producer.client.transport.transports import Ask, Transport
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.connect_errors import explain_connect_error, is_connect_error
 from langgraph_rq.shared.connections.masked_url import mask_url

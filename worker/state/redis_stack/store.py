@@ -37,8 +37,8 @@ from langgraph.store.redis.aio import AsyncRedisStore
 from redis.asyncio import Redis as AsyncRedis
 
 from langgraph_rq.worker.graphs.langgraph_json import GraphLoadError, LanggraphJson
+from langgraph_rq.worker.state.redis_stack.search_indexes import create_indexes
 from langgraph_rq.worker.state.refused_state import RefusedStateError
-from langgraph_rq.worker.state.search_indexes import create_indexes
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.store_index import read_index
 

@@ -17,7 +17,7 @@ from redis.asyncio.client import Pipeline as AsyncPipeline
 from redis.client import Pipeline
 from redis.exceptions import RedisError
 
-from langgraph_rq.producer.client.event_feed import (
+from langgraph_rq.producer.client.transport.event_feed import (
     BLOCK_S,
     ODD_WAIT_S,
     OUTAGE_WAIT_S,

@@ -13,17 +13,11 @@ from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.graphs.graphs import AnyGraph, GraphPerRun, LoadedGraph
 from langgraph_rq.worker.state.checkpointer import Checkpointer
 from langgraph_rq.worker.task.attempt import Attempt
-from langgraph_rq.worker.task.breakpoints import find_stop, has_breakpoints
 from langgraph_rq.worker.task.events import TaskEvents
 from langgraph_rq.worker.task.guard_hook import has_begun, has_stopped
-from langgraph_rq.worker.task.invalid_input import read_invalid_input
-from langgraph_rq.worker.task.result import (
-    Result,
-    read_error,
-    read_failure,
-    read_output,
-)
-from langgraph_rq.worker.task.start import (
+from langgraph_rq.worker.task.invocation.breakpoints import find_stop, has_breakpoints
+from langgraph_rq.worker.task.invocation.invalid_input import read_invalid_input
+from langgraph_rq.worker.task.invocation.start import (
     InvalidFieldError,
     Start,
     choose_start,
@@ -32,8 +26,14 @@ from langgraph_rq.worker.task.start import (
     run_of,
     thread_config,
 )
-from langgraph_rq.worker.task.streaming import stream_graph
-from langgraph_rq.worker.task.threads import find_dropped
+from langgraph_rq.worker.task.invocation.streaming import stream_graph
+from langgraph_rq.worker.task.invocation.threads import find_dropped
+from langgraph_rq.worker.task.result import (
+    Result,
+    read_error,
+    read_failure,
+    read_output,
+)
 
 _log = get_logger(__name__)
 

@@ -42,9 +42,9 @@ from langgraph_rq.shared.connections.clients import is_outage
 from langgraph_rq.shared.connections.kept_connection import Argument
 from langgraph_rq.worker.guards.task_guard import current_task
 from langgraph_rq.worker.state.outages import PATIENCE_S, Outages
+from langgraph_rq.worker.state.redis_stack.search_indexes import create_indexes
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.state.saver.thread_saver import TASK_ID, TASK_TTL_S, THREAD_TTL_S
-from langgraph_rq.worker.state.search_indexes import create_indexes
 from langgraph_rq.worker.state.serializer import StateSerializer
 
 
@@ -96,7 +96,7 @@ class Checkpointer(AsyncRedisSaver):
 
     async def begin(self, thread_id: str) -> bool:
         """Begin a task on a thread. Returns whether it has checkpoints; cheaper than to look for the newest."""
-        call = scripts.Call(scripts.load_script("worker/state/is_known"), [_index_key(thread_id)], [], bool)
+        call = scripts.Call(scripts.load_script("worker/state/redis_stack/is_known"), [_index_key(thread_id)], [], bool)
         return await self._outages.retry(lambda: self._trips.run(call))
 
     async def alist(self, config: RunnableConfig | None, **options: Any) -> AsyncIterator[CheckpointTuple]:
@@ -145,7 +145,10 @@ class Checkpointer(AsyncRedisSaver):
             The number of checkpoints found.
         """
         call = scripts.Call(
-            scripts.load_script("worker/state/expire"), [_index_key(thread_id)], [thread_id, round(ttl_s * 1000)], int
+            scripts.load_script("worker/state/redis_stack/expire"),
+            [_index_key(thread_id)],
+            [thread_id, round(ttl_s * 1000)],
+            int,
         )
         return await self._outages.retry(lambda: self._trips.run(call))
 
@@ -176,7 +179,10 @@ class Checkpointer(AsyncRedisSaver):
         ]
         member = f"{to_storage_safe_str(namespace)}:{checkpoint['id']}"
         return scripts.Call(
-            scripts.load_script("worker/state/put"), keys, [orjson.dumps(document), member, self._ttl_ms], int
+            scripts.load_script("worker/state/redis_stack/put"),
+            keys,
+            [orjson.dumps(document), member, self._ttl_ms],
+            int,
         )
 
     def _put_writes(
@@ -197,7 +203,7 @@ class Checkpointer(AsyncRedisSaver):
             }
             args += [self._make_redis_checkpoint_writes_key(*place, task_id, idx), orjson.dumps(document)]
         keys = [self._make_redis_checkpoint_key(*place), CheckpointKeyRegistry.make_write_keys_zset_key(*place)]
-        return scripts.Call(scripts.load_script("worker/state/put_writes"), keys, args, int)
+        return scripts.Call(scripts.load_script("worker/state/redis_stack/put_writes"), keys, args, int)
 
     def _at(self, config: RunnableConfig) -> "Checkpointer":
         """Return a reader of one thread: the library gives the thread to none of the methods that decode."""

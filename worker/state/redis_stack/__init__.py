@@ -1,0 +1,1 @@
+"""Checkpoints and the store by langgraph-checkpoint-redis: `LGRQ_STATE=redis-stack`."""
