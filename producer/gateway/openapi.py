@@ -88,7 +88,7 @@ def _json(limits: TaskLimits) -> dict[str, Any]:
 def _restrict(body: dict[str, Any], limits: TaskLimits) -> None:
     """Add the rules on all texts and values of a body, and the limits that are settings."""
     most = {"deadline_s": limits.deadline_s, "max_attempts": limits.attempts}
-    for name, field in body["properties"].items():
+    for name, field in body.get("properties", {}).items():
         if name in most:
             field["maximum"] = most[name]
         for part in field.get("anyOf", [field]):

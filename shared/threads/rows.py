@@ -86,7 +86,7 @@ def hold_call(thread: str, now_ms: int | str = "", *, by_force: bool = False) ->
 def change_call(thread: str, tenant: str, state: State, now_ms: int | str = "") -> Call[int]:
     """Note that a thread's state has changed; INTERRUPTED: nodes are to run next, else SUCCESS."""
     script = load_script("shared/threads/scripts/change_thread")
-    return Call(script, [row_key(thread)], [thread, tenant, state, now_ms], int)
+    return Call(script, [], [thread, tenant, state, now_ms], int)
 
 
 def row_key(thread: str) -> str:

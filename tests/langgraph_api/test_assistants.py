@@ -1,5 +1,7 @@
 """LangGraph's stock SDK finds the graphs that workers serve, their drawings and their schemas."""
 
+import re
+from pathlib import Path
 from threading import Lock
 from typing import TypedDict  # the typing module's own: pydantic refuses it below Python 3.12
 
@@ -46,6 +48,17 @@ async def test_sdk_reads_an_assistant_by_its_id_and_by_its_graphs_name(redis_url
             await sdk.assistants.get("chatt")
         with pytest.raises(UnprocessableEntityError, match="limit"):
             await sdk.assistants.search(limit=0)
+
+
+async def test_example_of_the_page_runs(redis_url, redis_client):
+    page = (Path(__file__).parents[2] / "docs/langgraph-api.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    async with serving(redis_url, redis_client) as sdk:
+        example = example.replace("http://localhost:8080", str(sdk.http.client.base_url))
+        body = "\n".join(f"    {line}" for line in example.splitlines())
+        scope = {}
+        exec(f"async def run():\n{body}\n    await client.aclose()", scope)
+        await scope["run"]()
 
 
 async def test_id_of_a_graphs_assistant_is_langgraphs():

@@ -22,7 +22,8 @@ from langgraph_rq.shared.threads import requests as thread_requests
 from langgraph_rq.shared.threads import rows as thread_rows
 from langgraph_rq.worker.guards import tenant_calls
 from langgraph_rq.worker.records import journal, ledger
-from langgraph_rq.worker.state.redis_stack import checkpoints, node_cache
+from langgraph_rq.worker.state import node_cache
+from langgraph_rq.worker.state.redis_stack import checkpoints
 from langgraph_rq.worker.state.saver import thread_saver
 from langgraph_rq.worker.state.store import store
 

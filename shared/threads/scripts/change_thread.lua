@@ -4,7 +4,6 @@
 -- Uses shared/connections/clock: clock
 -- Uses shared/queue/functions/thread_rows: list_end
 --
--- KEYS[1] agent:thread_row:<thread>  hash  what is listed of it
 -- ARGV[1] thread
 -- ARGV[2] tenant
 -- ARGV[3] interrupted if nodes are to run next, else success

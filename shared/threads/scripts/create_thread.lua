@@ -2,7 +2,7 @@
 -- Make a thread that has no run yet.
 --
 -- Uses shared/connections/clock: clock, whole
--- Uses shared/queue/functions/thread_rows: ROW, touch_row
+-- Uses shared/queue/functions/thread_rows: touch_row
 --
 -- KEYS[1] agent:thread_row:<thread>  hash  what is listed of it
 -- ARGV[1] thread
