@@ -61,9 +61,11 @@ async def idle_workers(url, number, *, is_watched=True):
         await until(lambda: _are_blocked(clients[0], number + is_watched))
         yield idlers
     finally:
-        for job in jobs:
-            job.cancel()
-        await asyncio.wait(jobs)
+        left = set(jobs)
+        while left:  # redis-py may swallow a cancellation that comes while it connects
+            for job in left:
+                job.cancel()
+            _, left = await asyncio.wait(left, timeout=0.5)
         for client in clients:
             await client.aclose()
 
