@@ -292,17 +292,27 @@ class NotContinuableError(LanggraphRqError):
 
 
 class ThreadBusyError(LanggraphRqError):
-    """A task of the thread has not ended, and this one was to run only if there is none."""
+    """A task of the thread has not ended, and this one was to run only if there is none.
+
+    Attributes:
+        thread_id: The thread.
+    """
 
     def __init__(self, thread_id: str | None) -> None:
         super().__init__(f"thread_id: a task of the thread {thread_id} has not ended")
+        self.thread_id = thread_id
 
 
 class ThreadRequestError(LanggraphRqError):
-    """A request about a thread had no answer: nobody answered in time, or the graph failed. It may be sent again."""
+    """A request about a thread had no answer: nobody answered in time, or the graph failed. It may be sent again.
+
+    Attributes:
+        reason: Why.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"the thread could not be read: {reason}")
+        self.reason = reason
 
 
 class WaitTimeoutError(LanggraphRqError, TimeoutError):

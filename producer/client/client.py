@@ -80,9 +80,12 @@ class Client:
         """Put many tasks on the queue, in order; all are checked before the first is queued. Raises as `submit`."""
         return _run(self._core.submit_many(documents))
 
-    def submit_each(self, tasks: Sequence[Task]) -> Iterator[Receipt]:
-        """Put checked tasks on the queue, yielding each one's receipt as it is known. Raises as `submit`."""
-        return _iterate(self._core.submit_each(tasks))
+    def submit_each(self, tasks: Sequence[Task], *, is_alone: bool = False) -> Iterator[Receipt]:
+        """Put checked tasks on the queue, yielding each one's receipt as it is known. Raises as `submit`.
+
+        With `is_alone` ThreadBusyError is raised for one whose thread has an open task.
+        """
+        return _iterate(self._core.submit_each(tasks, is_alone=is_alone))
 
     def status(self, task_id: str) -> TaskStatus:
         """Read where a task is. Raises UnknownTaskError, RedisUnavailableError."""

@@ -1,6 +1,7 @@
 """LangGraph's stock SDK runs graphs through our gateway: it waits, streams, comes back, asks, forks and cancels."""
 
 import asyncio
+from contextlib import aclosing
 
 import httpx
 import pytest
@@ -147,15 +148,17 @@ async def test_new_run_interrupts_the_one_before(sdk):
 
 async def test_reader_that_goes_away_stops_a_run_that_it_wanted_stopped(sdk, redis_url):
     thread = await sdk.threads.create()
-    async for part in sdk.runs.stream(
+    stream = sdk.runs.stream(
         thread["thread_id"],
         "slow",
         input={"name": "a", "ticks": 500, "tick_s": 0.1},
         stream_mode="custom",
         on_disconnect="cancel",
-    ):
-        if part.event == "custom":
-            break
+    )
+    async with aclosing(stream) as parts:
+        async for part in parts:
+            if part.event == "custom":
+                break
     (run,) = await sdk.runs.list(thread["thread_id"])
     async with AsyncClient(redis_url) as client:
         assert (await client.wait(run["run_id"], 20)).status is State.CANCELLED

@@ -15,6 +15,7 @@ from langgraph_rq.shared.errors import (
     InvalidTaskError,
     LanggraphRqError,
     MissingExtraError,
+    NotContinuableError,
     NotInterruptedError,
     QueueFullError,
     RedisUnavailableError,
@@ -22,6 +23,8 @@ from langgraph_rq.shared.errors import (
     SettingsError,
     TaskConflictError,
     TenantFullError,
+    ThreadBusyError,
+    ThreadRequestError,
     UnknownField,
     UnknownGraphError,
     UnknownTaskError,
@@ -47,15 +50,22 @@ EXAMPLES = [
     (UnreadableTaskError("order-7", "state", "odd"), {"task_id": "order-7", "part": "state", "found": "odd"}),
     (ForgedResultError("order-7", "signature: expected x"), {"task_id": "order-7", "reason": "signature: expected x"}),
     (NotInterruptedError("order-7", "success"), {"task_id": "order-7", "state": "success"}),
-    (UnknownBreakerError("gpt", ["gpt-4o"], "gpt-4o"), {"known": ("gpt-4o",), "suggestion": "gpt-4o"}),
+    (NotContinuableError("order-7", "success"), {"task_id": "order-7", "state": "success"}),
+    (ThreadBusyError("t"), {"thread_id": "t"}),
+    (ThreadRequestError("nobody answered"), {"reason": "nobody answered"}),
     (WaitTimeoutError("order-7", 2), {"task_id": "order-7", "count": 2}),
-    (NotEndedError("order-7", "running"), {"task_id": "order-7", "state": "running"}),
     (SettingsError("LGRQ_QUEUE: expected a name, got: nothing"), {}),
     (MissingExtraError("serve", "api", "fastapi"), {}),
 ]
 
 
-@pytest.mark.parametrize(("error", "facts"), EXAMPLES, ids=lambda value: type(value).__name__)
+OF_THE_COMMAND_LINE = [
+    (UnknownBreakerError("gpt", ["gpt-4o"], "gpt-4o"), {"known": ("gpt-4o",), "suggestion": "gpt-4o"}),
+    (NotEndedError("order-7", "running"), {"task_id": "order-7", "state": "running"}),
+]
+
+
+@pytest.mark.parametrize(("error", "facts"), EXAMPLES + OF_THE_COMMAND_LINE, ids=lambda value: type(value).__name__)
 def test_error_carries_its_facts_also_through_pickle(error, facts):
     for one in (error, pickle.loads(pickle.dumps(error))):
         assert type(one) is type(error)

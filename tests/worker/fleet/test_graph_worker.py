@@ -74,6 +74,8 @@ async def test_task_is_run_and_its_result_has_the_documented_fields(redis_url, c
         "dropped_question_of": None,
         "question_dropped_by": None,
         "not_written": None,
+        "next": None,
+        "continues": None,
         "worker": graph_worker.name,
     }
 
@@ -489,7 +491,7 @@ async def test_worker_that_was_reaped_cancels_what_it_runs_and_rejoins_under_a_n
 
 async def test_task_whose_claim_was_never_heard_of_is_given_back(redis_url, client, redis_client):
     async with worker(redis_url, {"g": PLUS_ONE}, times=QueueTimes(lease_ms=1000)) as graph_worker:
-        await until(lambda: redis_client.info("clients")["blocked_clients"] == 4)
+        await until(lambda: redis_client.info("clients")["blocked_clients"] == 5)
         redis_client.hset(
             "agent:task:lost",
             mapping={
@@ -518,7 +520,7 @@ async def test_task_whose_claim_is_answered_late_is_not_given_back(redis_url, cl
         return {"n": state["n"] + 1}
 
     async with worker(redis_url, {"g": one_node_graph(once, Number)}, times=times) as graph_worker:
-        await until(lambda: redis_client.info("clients")["blocked_clients"] == 4)
+        await until(lambda: redis_client.info("clients")["blocked_clients"] == 5)
         run, proceed = scripts.run, asyncio.Event()
 
         async def answer_late(redis, call):
@@ -563,7 +565,7 @@ async def test_idle_worker_is_shown_as_suspended_until_it_is_resumed(redis_url):
 
 async def test_task_claimed_just_as_the_worker_is_told_to_end_at_once_is_handed_back(redis_url, client, redis_client):
     async with worker(redis_url, {"g": PLUS_ONE}, drain_s=0) as graph_worker:
-        await until(lambda: redis_client.info("clients")["blocked_clients"] == 4)
+        await until(lambda: redis_client.info("clients")["blocked_clients"] == 5)
         start = graph_worker._running.start
 
         def start_and_stop(claimed, name):

@@ -28,7 +28,8 @@ class Waits:
 
     def __init__(self, redis, guards):
         self.redis, self.guards = redis, guards
-        self.task = TaskGuard(guards, "t1", 1, "w", Payer(user_id="ann", task_id="t1"), time.monotonic() + 30)
+        payer, deadline_at = Payer(user_id="ann", task_id="t1"), time.monotonic() + 30
+        self.task = TaskGuard(guards, "t1", 1, "w", payer=payer, deadline_at=deadline_at)
         self.breakers = Breakers(redis, BREAKER)
 
     async def own(self):
