@@ -251,8 +251,8 @@ MUTANTS = {
     ),
     "a new input waits for the answer": (
         "submit",
-        "  if drops then\n",
-        "  if false then\n",
+        "  if drops then\n    wake_thread(id, thread)\n  end\n  if not",
+        "  if false then\n    wake_thread(id, thread)\n  end\n  if not",
         test_task_sent_to_a_thread_that_shows_a_question_runs_after_those_that_waited,
     ),
     "a dropped question is still waited for": (
