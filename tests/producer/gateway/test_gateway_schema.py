@@ -19,6 +19,22 @@ OPERATIONS = [
 ]
 
 
+OF_A_RUN = {
+    "command",
+    "config",
+    "context",
+    "interrupt_before",
+    "interrupt_after",
+    "checkpoint_id",
+    "run_at",
+    "delay_s",
+}
+"""Fields with rules that no schema says, such as one or the other: tests/langgraph/test_task_fields.py has them."""
+
+OF_LANGGRAPH = ("/threads", "/runs", "/assistants")
+"""Routes of LangGraph's API, of which tests/langgraph_api says what they refuse."""
+
+
 @pytest.fixture(scope="module")
 def openapi(installation, tmp_path_factory):
     with start_gateway(tmp_path_factory.mktemp("gateway"), installation.environment) as gateway:
@@ -46,8 +62,10 @@ def test_every_answer_is_documented(openapi, label):
         if label == "POST /tasks":
             case.body["graph"] = "elsewhere"  # what a graph takes as input is no rule of the API
             case.body.pop("task_id", None)  # not beside an Idempotency-Key
+            case.body = {name: case.body[name] for name in case.body if name not in OF_A_RUN}
+            case.body["input"] = case.body.get("input") or {}  # null wants a thread
         answer = case.call_and_validate(timeout=20, excluded_checks=[positive_data_acceptance])
-        if answer.status_code == 422:
+        if answer.status_code == 422 and not any(part in label for part in OF_LANGGRAPH):
             (error,) = answer.json()["errors"]
             assert error["message"].startswith("graph: expected one that a live worker serves")
 
