@@ -3,6 +3,7 @@
 Reading changes nothing in Redis; `breaker --reset` writes, and needs a Redis user that may.
 """
 
+from collections.abc import Iterable
 from datetime import date, datetime
 from difflib import get_close_matches
 from functools import partial
@@ -12,14 +13,13 @@ import click
 from redis import Redis
 
 from langgraph_rq.producer.cli.connection import connected_redis
-from langgraph_rq.producer.cli.errors import UnknownBreakerError
 from langgraph_rq.producer.cli.guards_output import breaker_json, breaker_table, usage_json, usage_table
 from langgraph_rq.shared import terminal
 from langgraph_rq.shared.breaker.circuit_breaker import read_all_call, reset_call
 from langgraph_rq.shared.budget.limits import DEFAULT_TENANT
 from langgraph_rq.shared.budget.token_budget import Payer, usage_call
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.errors import InvalidInputError, Violation
+from langgraph_rq.shared.errors import InvalidInputError, LanggraphRqError, Violation
 from langgraph_rq.shared.queue.waits import BREAKER, wake_call
 from langgraph_rq.shared.settings import BreakerSettings, BudgetSettings, CallSettings, load
 
@@ -35,6 +35,23 @@ Exit codes:
   4  no such breaker
 """
 _json_option = click.option("--json", "as_json", is_flag=True, help="Write one JSON object per line.")
+
+
+class UnknownBreakerError(LanggraphRqError, LookupError):
+    """No circuit breaker was used under this name in the last 24 hours.
+
+    Attributes:
+        name: The name.
+        known: Those that were used.
+        suggestion: The one that was probably meant.
+    """
+
+    def __init__(self, name: str, known: Iterable[str], suggestion: str | None = None) -> None:
+        self.name = name
+        self.known = tuple(known)
+        self.suggestion = suggestion
+        hint = f" (did you mean {suggestion}?)" if suggestion else f"; known: {', '.join(self.known) or 'none'}"
+        super().__init__(f"--reset: no breaker {name!r} was used in the last 24 hours{hint}")
 
 
 @click.command(epilog=_EXIT_CODES)

@@ -10,9 +10,8 @@ from langgraph_rq.producer.cli import output
 from langgraph_rq.producer.cli.audit import audit
 from langgraph_rq.producer.cli.budget import budget
 from langgraph_rq.producer.cli.dev import dev
-from langgraph_rq.producer.cli.errors import NotEndedError, UnknownBreakerError
 from langgraph_rq.producer.cli.fleet import workers
-from langgraph_rq.producer.cli.guards import breaker, usage
+from langgraph_rq.producer.cli.guards import UnknownBreakerError, breaker, usage
 from langgraph_rq.producer.cli.scripts import load_scripts
 from langgraph_rq.producer.cli.submit import submit
 from langgraph_rq.producer.cli.tasks import cancel, continue_, events, new_key, resume, serve
@@ -29,6 +28,21 @@ from langgraph_rq.shared.errors import (
 )
 from langgraph_rq.shared.settings import refuse_unknown_names
 from langgraph_rq.shared.tasks import State
+
+
+class NotEndedError(LanggraphRqError):
+    """The task has no result yet.
+
+    Attributes:
+        task_id: The task.
+        state: Where it is.
+    """
+
+    def __init__(self, task_id: str, state: str) -> None:
+        super().__init__(f"task {task_id} is {state}: it has no result yet; `wait` waits for it")
+        self.task_id = task_id
+        self.state = state
+
 
 _EXIT_OF = {
     ForgedResultError: 1,

@@ -235,9 +235,9 @@ class BlockingThreads:
         """Write to the state of a thread that no task uses, as `Threads.update` does."""
         return _run(self._threads.update(thread_id, values, graph=graph, as_node=as_node, checkpoint=checkpoint))
 
-    def delete(self, thread_id: str, *, graph: str = DEFAULT_GRAPH) -> None:
+    def delete(self, thread_id: str, *, graph: str = DEFAULT_GRAPH, force: bool = False) -> None:
         """Delete the checkpoints of a thread, as `Threads.delete` does."""
-        _run(self._threads.delete(thread_id, graph=graph))
+        _run(self._threads.delete(thread_id, graph=graph, force=force))
 
     def history(self, thread_id: str, **fields: Unpack[HistoryFields]) -> list[dict[str, Any]]:
         """Read the states of a thread, the newest first, as `Threads.history` does."""

@@ -142,12 +142,20 @@ class Threads:
         found: dict[str, Any] = await self._ask(Operation.UPDATE, thread_id, arguments)
         return found
 
-    async def delete(self, thread_id: str, *, graph: str = DEFAULT_GRAPH) -> None:
-        """Delete the checkpoints of a thread. What a task that still runs on it writes from then on is refused.
+    async def delete(self, thread_id: str, *, graph: str = DEFAULT_GRAPH, force: bool = False) -> None:
+        """Delete the checkpoints of a thread.
 
-        Raises as `state`.
+        Args:
+            thread_id: The thread.
+            graph: A graph that has used it.
+            force: Also while tasks of it have not ended, which the caller has cancelled: they write nothing more.
+
+        Raises:
+            ThreadBusyError: a task of the thread has not ended.
+
+        Others as `state`.
         """
-        await self._ask(Operation.DELETE, thread_id, {"graph": graph})
+        await self._ask(Operation.DELETE, thread_id, {"graph": graph, "force": force})
 
     async def history(self, thread_id: str, **fields: Unpack[HistoryFields]) -> list[dict[str, Any]]:
         """Read the states of a thread, the newest first; each is written as `state` writes it.

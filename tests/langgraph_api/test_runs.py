@@ -112,6 +112,8 @@ async def test_busy_threads_state_cannot_be_updated(sdk, redis_url):
     async with AsyncClient(redis_url) as client:
         with pytest.raises(ThreadBusyError):
             await client.threads.update(thread["thread_id"], {"name": "b"}, graph="slow")
+        with pytest.raises(ThreadBusyError):
+            await client.threads.delete(thread["thread_id"], graph="slow")
     await sdk.runs.cancel(thread["thread_id"], run["run_id"], wait=True)
     assert (await sdk.runs.get(thread["thread_id"], run["run_id"]))["status"] == "interrupted"
 

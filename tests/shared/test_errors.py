@@ -6,7 +6,8 @@ from inspect import isclass
 
 import pytest
 
-from langgraph_rq.producer.cli.errors import NotEndedError, UnknownBreakerError
+from langgraph_rq.producer.cli.guards import UnknownBreakerError
+from langgraph_rq.producer.cli.main import NotEndedError
 from langgraph_rq.shared import errors
 from langgraph_rq.shared.errors import (
     AlreadyAnsweredError,

@@ -129,11 +129,7 @@ class ThreadRequests:
             return _refusal(Refusal.FAILED, f"the worker was not done after {ANSWERED_WITHIN_S:g} s")
         except (_BusyError, CheckpointFencedError) as error:
             return _refusal(Refusal.BUSY, str(error))
-        except (
-            ValueError,
-            LookupError,
-            InvalidUpdateError,
-        ) as error:  # such as an unknown subgraph, or a checkpoint's form
+        except (ValueError, LookupError, InvalidUpdateError) as error:  # such as the form of a checkpoint
             return _refusal(Refusal.INVALID, f"{type(error).__name__}: {error}")
         except Exception as error:
             _log.warning("request.failed", operation=request.operation, graph=request.graph, error=str(error))
@@ -156,7 +152,7 @@ class ThreadRequests:
                 case Operation.HISTORY:
                     return await _history(opened.graph, config, thread_id, **arguments)
                 case Operation.DELETE:
-                    await self._hold(request.thread, by_force=True)
+                    await self._hold(request.thread, by_force=bool(arguments.get("force")))
                     return await saver.adelete_thread(request.thread)
                 case Operation.UPDATE:
                     return await self._update(opened.graph, saver, request, config, **arguments)

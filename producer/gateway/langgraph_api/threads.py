@@ -3,11 +3,11 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from fastapi.responses import JSONResponse
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from langgraph_rq.producer.client.threads import Checkpoint
 from langgraph_rq.producer.gateway.dependencies import Caller, FromCaller
@@ -20,8 +20,17 @@ from langgraph_rq.producer.gateway.langgraph_api.objects import (
     read_threads,
 )
 from langgraph_rq.producer.gateway.langgraph_api.paths import select_paths
+from langgraph_rq.producer.gateway.langgraph_api.thread_bodies import (
+    CountBody,
+    CreateBody,
+    HistoryBody,
+    PatchBody,
+    SearchBody,
+    StateBody,
+    UpdateBody,
+)
 from langgraph_rq.producer.gateway.problems import ProblemError, documented
-from langgraph_rq.producer.gateway.tasks.bodies import Body, StrictRoute
+from langgraph_rq.producer.gateway.tasks.bodies import StrictRoute
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import InvalidInputError, ThreadBusyError, UnknownGraphError, UnknownTaskError
 from langgraph_rq.shared.tasks import ThreadId, task_key
@@ -39,10 +48,6 @@ from langgraph_rq.shared.threads.rows import (
 _PAGE, _MOST_SCANNED = 100, 5_000
 """Threads that are looked at in one round trip, and for one search."""
 _THREAD_ID = TypeAdapter(ThreadId)
-_KEYS = Literal[
-    "thread_id", "created_at", "updated_at", "state_updated_at", "metadata", "status", "config", "values", "interrupts",
-    "error"
-]  # fmt: skip
 _EMPTY: dict[str, Any] = {
     "values": {},
     "next": [],
@@ -68,80 +73,6 @@ async def _known_form(thread: Annotated[str, Path(description="A thread's id.")]
 
 
 ThreadPath = Annotated[str, Depends(_known_form)]
-
-
-class CreateBody(Body):
-    """A thread to be made."""
-
-    thread_id: ThreadId | None = Field(None, description="Your own id; else a random one.")
-    metadata: dict[str, Any] = Field(default_factory=dict)
-    if_exists: Literal["raise", "do_nothing"] = "raise"
-
-
-class PatchBody(Body):
-    """What changes."""
-
-    metadata: dict[str, Any] = Field(description="These keys replace those that are there; the others stay.")
-
-
-class CountBody(Body):
-    """Which threads."""
-
-    metadata: dict[str, Any] | None = Field(None, description="What their metadata contain.")
-    values: dict[str, Any] | None = Field(None, description="What their states contain.")
-    status: Literal["idle", "busy", "interrupted", "error"] | None = None
-
-
-class SearchBody(CountBody):
-    """Which threads, in what order, and how many."""
-
-    ids: list[ThreadId] | None = Field(None, max_length=1_000)
-    limit: int = Field(10, ge=1, le=1_000)
-    offset: int = Field(0, ge=0)
-    sort_by: Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"] | None = None
-    sort_order: Literal["asc", "desc"] | None = None
-    select: list[_KEYS] | None = Field(None, description="These keys only.")
-    extract: dict[str, str] | None = Field(None, description='Paths, such as {"title": "values.messages[0].content"}.')
-
-
-class CheckpointBody(Body):
-    """Names a checkpoint, as states do."""
-
-    thread_id: str | None = None
-    checkpoint_id: str | None = None
-    checkpoint_ns: str | None = Field(None, description="Of a subgraph: `child:<task id>`.")
-    checkpoint_map: dict[str, str] | None = None
-
-    def named(self) -> Checkpoint:
-        """Leave out what is not said."""
-        named: Checkpoint = self.model_dump(exclude={"thread_id"}, exclude_none=True)  # type: ignore[assignment]
-        return named
-
-
-class StateBody(Body):
-    """A checkpoint of the thread."""
-
-    checkpoint: CheckpointBody
-    subgraphs: bool = False
-
-
-class UpdateBody(Body):
-    """What is written to the state."""
-
-    values: Any = None
-    as_node: str | None = Field(None, description="The node that would have returned it.")
-    checkpoint: CheckpointBody | None = Field(None, description="Fork from this one.")
-    checkpoint_id: str | None = None
-
-
-class HistoryBody(Body):
-    """Which states."""
-
-    limit: int = Field(10, ge=1, le=1_000)
-    before: str | dict[str, Any] | None = Field(None, description="A checkpoint, its id, or a config.")
-    metadata: dict[str, Any] | None = None
-    checkpoint: CheckpointBody | None = Field(None, description="With `checkpoint_ns`: those of a subgraph.")
-    select: list[str] | None = Field(None, description="These keys only.")
 
 
 @router.post("/threads", responses=documented(401, 409, 422, 503))
@@ -198,7 +129,7 @@ async def delete(thread: ThreadPath, caller: FromCaller) -> Response:
             await caller.client.cancel(run_id)
     if found.row.run and found.row.graph:
         with suppress(UnknownGraphError):  # its checkpoints expire, and no run continues from them
-            await caller.client.threads.delete(thread, graph=found.row.graph)
+            await caller.client.threads.delete(thread, graph=found.row.graph, force=True)
     pipeline = redis.pipeline(transaction=True)
     pipeline.delete(row_key(key), runs_key(key))
     pipeline.zrem(index_key(caller.tenant), key)
