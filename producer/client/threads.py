@@ -29,6 +29,7 @@ from langgraph_rq.shared.threads.requests import (
 )
 
 MOST_STATES = 1_000
+_LONGEST = 4_000_000
 
 _THREAD_ID = TypeAdapter(ThreadId)
 
@@ -106,10 +107,8 @@ class Threads:
         threads = {thread_id: self._key(thread_id) for thread_id in thread_ids}
         if not threads:
             return {}
-        found: dict[str, dict[str, Any]] = await self._ask(
-            Operation.STATES, thread_ids[0], {"graph": graph, "threads": threads}
-        )
-        return found
+        found = await self._ask(Operation.STATES, thread_ids[0], {"graph": graph, "threads": threads})
+        return dict(zip(threads, found, strict=True))
 
     async def update(
         self,
@@ -178,6 +177,8 @@ class Threads:
         graph = str(arguments.pop("graph", DEFAULT_GRAPH))
         request = Request(uuid4().hex, operation, graph, thread, arguments)
         text = request.text()
+        if len(text) > _LONGEST:
+            raise InvalidInputError(Violation("values", f"a request of at most {_LONGEST:,} bytes", f"{len(text):,}"))
         if self._keys:
             text = self._keys.sign_request(thread, self._tenant, text)
         (sent,) = await self._connection.run([request_call(request, text)])

@@ -54,7 +54,7 @@ _SMALL_BYTES = 16_384
 LONGEST_STREAM = 10_000
 """About how many events are kept of one task."""
 
-_ID = re.compile(r"\d{1,20}-\d{1,20}")
+_ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 _PART = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
 
 

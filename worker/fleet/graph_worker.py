@@ -220,6 +220,7 @@ class GraphWorker(RegisteredWorker):
         await self._running.release(self._context.times.lease_ms / 1000 + self._context.cancel_grace_s)
 
     async def _leave(self) -> None:
+        await self._requests.close()
         await self._outcomes.close()
         if self._lease:
             with ThreadPoolExecutor(1) as thread:  # the loop's own may all be stuck in sync nodes

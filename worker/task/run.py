@@ -140,6 +140,9 @@ async def _is_question_open(context: RunContext, task: Task, result: Result) -> 
         last = await context.checkpointer.aget_tuple(thread_config(task))
     except RefusedStateError:  # it cannot be answered
         return False
+    except Exception as error:  # an outage must not change how the task ended
+        _log.warning("last_state.not_read", error=type(error).__name__)
+        return True
     if last is None or last.metadata.get("task_id") == task.key:
         return False
     return any(channel == INTERRUPT for _, channel, _ in last.pending_writes or ())

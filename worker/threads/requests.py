@@ -9,9 +9,10 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import InvalidUpdateError
 from langgraph.pregel import Pregel
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.queue.answers import whole_number
 from langgraph_rq.shared.queue.events import EventType
 from langgraph_rq.shared.signing import SignatureError
 from langgraph_rq.shared.tasks import State, tenant_of
@@ -29,8 +30,10 @@ from langgraph_rq.shared.threads.requests import (
 )
 from langgraph_rq.shared.threads.rows import change_call, hold_call
 from langgraph_rq.worker.graphs.factories import Run
+from langgraph_rq.worker.graphs.graphs import GraphPerRun, LoadedGraph
 from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
 from langgraph_rq.worker.outputs.json_values import encode
+from langgraph_rq.worker.records.ledger import ledger_key
 from langgraph_rq.worker.state.outages import CheckpointFencedError
 from langgraph_rq.worker.task.run_context import RunContext
 from langgraph_rq.worker.threads.snapshots import thread_state
@@ -71,21 +74,25 @@ class ThreadRequests:
         self._answering: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> None:
-        """Take requests and answer them, until cancelled; those that were taken are answered then."""
+        """Take requests and answer them, until cancelled."""
         keys = [requests_key(graph) for graph in self._context.graphs]
-        try:
-            while True:
-                await self._free.acquire()
-                taken = await self._take(keys)
-                if taken is None:
-                    self._free.release()
-                    continue
-                answering = asyncio.create_task(self._answer(taken))
-                self._answering.add(answering)
-                answering.add_done_callback(self._end)
-        finally:
-            if self._answering:
-                await asyncio.wait(self._answering, timeout=ANSWERED_WITHIN_S)
+        while True:
+            await self._free.acquire()
+            taken = await self._take(keys)
+            if taken is None:
+                self._free.release()
+                continue
+            answering = asyncio.create_task(self._answer(taken))
+            self._answering.add(answering)
+            answering.add_done_callback(self._end)
+
+    async def close(self) -> None:
+        """Wait until the requests that were taken are answered; those that take too long are cancelled."""
+        if self._answering:
+            _, late = await asyncio.wait(self._answering, timeout=ANSWERED_WITHIN_S)
+            for answering in late:
+                answering.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     def _end(self, answering: "asyncio.Task[None]") -> None:
         self._answering.discard(answering)
@@ -94,15 +101,25 @@ class ThreadRequests:
     async def _take(self, keys: list[str]) -> bytes | None:
         try:
             found: Any = await self._blocking.blpop(keys, _BLOCK_S)
-        except (RedisError, OSError) as error:  # Redis is away, or a key has another type
+        except (RedisError, OSError) as error:
             log = _log.debug if self._outage.covers("requests", error) else _log.warning
             log("requests.not_read", error=str(error))
+            if isinstance(error, ResponseError):
+                await self._delete_odd(keys)
             await asyncio.sleep(_OUTAGE_WAIT_S)
             return None
         self._outage.passed("requests")
         return found[1] if found else None
 
+    async def _delete_odd(self, keys: list[str]) -> None:
+        """Delete lists of requests that another program has given another type: no request could get in or out."""
+        with suppress(RedisError, OSError):
+            for key in keys:
+                if await self._context.redis.type(key) not in {b"list", b"none"}:
+                    await self._context.redis.delete(key)
+
     async def _answer(self, taken: bytes) -> None:
+        asked_ms, _, taken = taken.partition(b" ")
         text, _, signature = taken.rpartition(b" ") if self._context.keys else (taken, b"", b"")
         try:
             request = Request.read(text)
@@ -111,12 +128,18 @@ class ThreadRequests:
         except (ValueError, SignatureError) as error:
             _log.warning("request.refused", reason=str(error)[:_ERROR_CHARS])
             return
-        reply = await self._reply(request)
         with suppress(RedisError, OSError):  # whoever asked gives up, and asks again
+            if await self._age_s(asked_ms) > ANSWERED_WITHIN_S:
+                return  # whoever asked has given up, and may have gone on since
+            reply = await self._reply(request)
             async with self._context.redis.pipeline(transaction=True) as pipeline:
                 pipeline.xadd(reply_key(request.id), {"type": EventType.END, "data": reply})
                 pipeline.pexpire(reply_key(request.id), REPLY_KEPT_MS)
                 await pipeline.execute()
+
+    async def _age_s(self, asked_ms: bytes) -> float:
+        seconds, microseconds = await self._context.redis.time()
+        return float(seconds + microseconds / 1e6 - whole_number(asked_ms) / 1000)
 
     async def _reply(self, request: Request) -> bytes:
         try:
@@ -142,6 +165,8 @@ class ThreadRequests:
         arguments = dict(request.arguments)
         thread_id = str(arguments.pop("thread_id"))
         config = _config(request.thread, arguments.pop("checkpoint", None))
+        if request.operation is Operation.DELETE:
+            return await self._delete(loaded, request.thread, by_force=bool(arguments.get("force")))
         async with loaded.open(Run(config)) as opened:
             saver = _saver(opened.graph)
             match request.operation:
@@ -151,11 +176,16 @@ class ThreadRequests:
                     return await _states(opened.graph, request.thread, **arguments)
                 case Operation.HISTORY:
                     return await _history(opened.graph, config, thread_id, **arguments)
-                case Operation.DELETE:
-                    await self._hold(request.thread, by_force=bool(arguments.get("force")))
-                    return await saver.adelete_thread(request.thread)
                 case Operation.UPDATE:
                     return await self._update(opened.graph, saver, request, config, **arguments)
+
+    async def _delete(self, loaded: LoadedGraph | GraphPerRun, thread: str, *, by_force: bool) -> None:
+        """Delete what is kept of a thread; its graph is not opened, since a factory may want a run's context."""
+        await self._hold(thread, by_force=by_force)
+        saver = self._context.of_graph(loaded).checkpointer
+        if saver:
+            await saver.adelete_thread(thread)
+        await self._context.redis.delete(ledger_key(thread))
 
     async def _hold(self, thread: str, *, by_force: bool = False) -> None:
         """Let what this request writes to a thread carry a fencing token: it has an asyncio task of its own."""
@@ -201,14 +231,11 @@ async def _state(graph: _Graph, config: RunnableConfig, thread_id: str, *, subgr
     return thread_state(await graph.aget_state(config, subgraphs=subgraphs), thread_id)
 
 
-async def _states(graph: _Graph, thread: str, *, threads: dict[str, str]) -> dict[str, Any]:
+async def _states(graph: _Graph, thread: str, *, threads: dict[str, str]) -> list[dict[str, Any]]:
     """Read the states of threads: the id that a tenant knows -> the thread under which LangGraph keeps checkpoints."""
     if len(threads) > MOST_THREADS or any(tenant_of(one) != tenant_of(thread) for one in threads.values()):
         raise ValueError(f"threads: expected at most {MOST_THREADS}, of one tenant")
-    return {
-        thread_id: thread_state(await graph.aget_state(_config(one, None)), thread_id)
-        for thread_id, one in threads.items()
-    }
+    return [thread_state(await graph.aget_state(_config(one, None)), id_) for id_, one in threads.items()]
 
 
 async def _history(

@@ -68,6 +68,8 @@ class RunBody(Body):
         graph = await self._graph(caller)
         config = dict(self.config or {})
         configurable = config.get("configurable") or {}
+        if not isinstance(configurable, dict):
+            raise invalid(Violation("config.configurable", "an object", kind(configurable)))
         if self.context and configurable:
             detail = "context and config.configurable exclude each other: LangGraph mirrors one into the other"
             raise ProblemError(400, "context_twice", detail)

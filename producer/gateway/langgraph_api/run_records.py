@@ -13,17 +13,25 @@ from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import task_key
 
 _KEPT_S = 7 * 86_400
-_LONGEST_INPUT = 4_096
-"""Bytes of an input that is kept with its run; a longer one is left out."""
+_LONGEST = 16_000
+"""Characters of a record; of a longer one what may be long is left out."""
+_LONG = ("input", "command", "context", "config")
 
 
 async def remember_run(caller: Caller, run_id: str, record: Mapping[str, Any]) -> None:
     """Keep what is said of a run, before it is submitted."""
-    kwargs = record["kwargs"]
-    if len(json.dumps(kwargs.get("input"))) > _LONGEST_INPUT:
-        kwargs = {**kwargs, "input": None}
-    text = json.dumps({**record, "kwargs": kwargs}, separators=(",", ":"))
+    text = json.dumps(record, separators=(",", ":"))
+    if len(text) > _LONGEST:
+        short = {name: value for name, value in record["kwargs"].items() if name not in _LONG}
+        text = json.dumps({**record, "kwargs": short}, separators=(",", ":"))
+    if len(text) > _LONGEST:
+        text = json.dumps({"graph": record["graph"]})
     await caller.client.redis.set(record_key(task_key(run_id, caller.tenant)), text, ex=_KEPT_S)
+
+
+async def forget_run(caller: Caller, run_id: str) -> None:
+    """Forget what is said of a run that was not taken."""
+    await caller.client.redis.delete(record_key(task_key(run_id, caller.tenant)))
 
 
 def read_record(text: bytes | None) -> dict[str, Any]:

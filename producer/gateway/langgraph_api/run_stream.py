@@ -51,7 +51,13 @@ class RunStream(EventsResponse):
 
 
 async def open_stream(
-    caller: Caller, run_id: str, after: str | None, modes: Collection[str], *, cancels: bool = False
+    caller: Caller,
+    run_id: str,
+    after: str | None,
+    modes: Collection[str],
+    admission: ExitStack,
+    *,
+    cancels: bool = False,
 ) -> RunStream:
     """Begin to stream a run after an event; from its beginning after none, or one that is none.
 
@@ -60,22 +66,20 @@ async def open_stream(
         run_id: The run.
         after: `Last-Event-ID` of a client that comes back.
         modes: The stream modes to tell of, in LangGraph's words.
+        admission: What counts the stream as open; closed with it.
         cancels: Whether the run is cancelled when the reader goes away before its end.
     """
-    with ExitStack() as stack:
-        stack.enter_context(caller.gateway.streams.admit(caller.tenant))
-        place = after if after and is_place(after) and after != "0-0" else BEGINNING
-        following = await caller.client.follow(run_id, place, HEARTBEAT_S)
-        state = _Reading()
-        content = _write(caller, run_id, following, modes, state, has_begun=place != BEGINNING)
+    place = after if after and is_place(after) and after != "0-0" else BEGINNING
+    following = await caller.client.follow(run_id, place, HEARTBEAT_S)
+    reading = _Reading()
+    content = _write(caller, run_id, following, modes, reading, has_begun=place != BEGINNING)
 
-        async def leave() -> None:
-            if not state.has_ended:
-                with suppress(LanggraphRqError):
-                    await caller.client.cancel(run_id)
+    async def leave() -> None:
+        if not reading.has_ended:
+            with suppress(LanggraphRqError):
+                await caller.client.cancel(run_id)
 
-        return RunStream(content, stack.pop_all(), leave if cancels else None)
-    raise AssertionError
+    return RunStream(content, admission, leave if cancels else None)
 
 
 class _Reading:
@@ -112,6 +116,8 @@ async def _write(
                         yield frame
                         has_begun = True
                     has_values = has_values or event.type == EventType.VALUES
+    # The gateway ends, or cannot read on: the reader is still there, and comes back.
+    reading.has_ended = True
 
 
 def _frames(
@@ -126,6 +132,8 @@ def _frames(
     if event.type not in _MODES or event.type not in modes:
         return []
     data = event.data
+    if event.type == EventType.MESSAGES and "message" not in data:  # too long for an event
+        return []
     begin = [] if has_begun else [frame("metadata", {"run_id": run_id, "attempt": data.get("attempt", 1)})]
     told: list[tuple[str, Any]] = [(event.type, data.get("data"))]
     if event.type == EventType.MESSAGES:
@@ -134,7 +142,10 @@ def _frames(
     elif event.type == EventType.DEBUG:
         told = [(event.type, _with_checkpoints(data.get("data")))]
     inside = data.get("namespace", ())
-    return [*begin, *(frame("|".join([name, *inside]), value, event.id) for name, value in told)]
+    frames = [frame("|".join([name, *inside]), value) for name, value in told[:-1]]
+    # Only the last one has the place: who comes back after another one gets all of them.
+    frames += [frame("|".join([name, *inside]), value, event.id) for name, value in told[-1:]]
+    return [*begin, *frames]
 
 
 _CHECKPOINT = ("thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map")

@@ -2,19 +2,20 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import Field, RootModel
+from pydantic import Field, RootModel, TypeAdapter, ValidationError
 
 from langgraph_rq.producer.gateway.dependencies import Caller, FromCaller
 from langgraph_rq.producer.gateway.langgraph_api.ids import new_id, thread_of_its_own
 from langgraph_rq.producer.gateway.langgraph_api.objects import failure, newest_ids, read_run, read_runs, read_thread
 from langgraph_rq.producer.gateway.langgraph_api.run_bodies import RunBody
-from langgraph_rq.producer.gateway.langgraph_api.run_records import remember_run
+from langgraph_rq.producer.gateway.langgraph_api.run_records import forget_run, remember_run
 from langgraph_rq.producer.gateway.langgraph_api.run_stream import HEARTBEAT_S, RunStream, open_stream
 from langgraph_rq.producer.gateway.langgraph_api.threads import ThreadPath, make
 from langgraph_rq.producer.gateway.problems import ProblemError, documented
@@ -27,14 +28,26 @@ from langgraph_rq.shared.errors import (
 )
 from langgraph_rq.shared.queue.keys import events_key, result_key
 from langgraph_rq.shared.strict_json import read_json
-from langgraph_rq.shared.tasks import State, TaskId, task_key
+from langgraph_rq.shared.tasks import Priority, State, TaskId, task_key
 from langgraph_rq.shared.threads.rows import runs_key
 
 _LISTED = 1_000
+_RUN_ID = TypeAdapter(TaskId)
 _ALL = ("values", "updates", "messages-tuple", "custom", "events", "debug", "tasks", "checkpoints")
 _PROBLEMS = documented(400, 401, 404, 408, 409, 413, 422, 429, 503)
 
 router = APIRouter(route_class=StrictRoute, tags=["langgraph: runs"])
+
+
+async def _known_run(run: Annotated[str, Path(description="A run's id.")]) -> str:
+    """Accept a possible id of one of the caller's runs. Any other is answered as unknown."""
+    try:
+        return _RUN_ID.validate_python(run)
+    except ValidationError:
+        raise ProblemError(404, "unknown_run", f"Run with ID {run[:60]} not found") from None
+
+
+RunPath = Annotated[str, Depends(_known_run)]
 
 
 class Batch(RootModel[list[RunBody]]):
@@ -129,13 +142,13 @@ async def list_runs(
 
 
 @router.get("/threads/{thread}/runs/{run}", responses=documented(401, 404, 503))
-async def get(thread: ThreadPath, run: str, caller: FromCaller) -> JSONResponse:
+async def get(thread: ThreadPath, run: RunPath, caller: FromCaller) -> JSONResponse:
     """Get a run."""
     return JSONResponse((await read_run(caller, thread, run)).answer())
 
 
 @router.delete("/threads/{thread}/runs/{run}", status_code=204, responses=documented(401, 404, 409, 503))
-async def delete(thread: ThreadPath, run: str, caller: FromCaller) -> Response:
+async def delete(thread: ThreadPath, run: RunPath, caller: FromCaller) -> Response:
     """Forget a run that has ended; the thread keeps its state."""
     found = await read_run(caller, thread, run)
     if not found.state.is_terminal:
@@ -149,7 +162,7 @@ async def delete(thread: ThreadPath, run: str, caller: FromCaller) -> Response:
 
 
 @router.get("/threads/{thread}/runs/{run}/join", response_class=Response, responses=documented(401, 404, 422, 503))
-async def join(thread: ThreadPath, run: str, caller: FromCaller, *, cancel_on_disconnect: bool = False) -> Response:
+async def join(thread: ThreadPath, run: RunPath, caller: FromCaller, *, cancel_on_disconnect: bool = False) -> Response:
     """Wait for the end of a run."""
     await read_run(caller, thread, run)
     return _waiting(caller, thread, run, cancels=cancel_on_disconnect)
@@ -158,7 +171,7 @@ async def join(thread: ThreadPath, run: str, caller: FromCaller, *, cancel_on_di
 @router.get("/threads/{thread}/runs/{run}/stream", response_class=Response, responses=documented(401, 404, 422, 503))
 async def join_stream(
     thread: ThreadPath,
-    run: str,
+    run: RunPath,
     caller: FromCaller,
     stream_mode: Annotated[list[str] | None, Query(description="These modes only.")] = None,
     after: Annotated[str | None, Header(alias="Last-Event-ID")] = None,
@@ -169,15 +182,18 @@ async def join_stream(
     found = await read_run(caller, thread, run)
     asked = [mode for given in stream_mode or () for mode in given.split(",") if mode]
     modes = asked or found.record.get("kwargs", {}).get("stream_mode") or _ALL
-    return _with_headers(
-        await open_stream(caller, run, after, modes, cancels=cancel_on_disconnect), _located(thread, run)
-    )
+    with ExitStack() as stack:
+        stack.enter_context(caller.gateway.streams.admit(caller.tenant))
+        opened = await open_stream(caller, run, after, modes, stack, cancels=cancel_on_disconnect)
+        stack.pop_all()
+        return _with_headers(opened, _located(thread, run))
+    raise AssertionError
 
 
 @router.post("/threads/{thread}/runs/{run}/cancel", responses=documented(401, 404, 422, 503))
 async def cancel(
     thread: ThreadPath,
-    run: str,
+    run: RunPath,
     caller: FromCaller,
     wait: Annotated[bool, Query(description="Answer once it has ended.")] = False,
     action: Literal["interrupt"] = "interrupt",
@@ -211,11 +227,17 @@ async def start(caller: Caller, body: RunBody, thread_id: str | None) -> tuple[s
     await caller.admit(task.user_id)
     earlier = await _open_runs(caller, thread_id) if body.multitask_strategy == "interrupt" else ()
     await remember_run(caller, task.task_id, record)
+    if task.priority not in caller.grant.priorities:
+        highest = next(priority for priority in Priority if priority in caller.grant.priorities)
+        task = task.model_copy(update={"priority": highest})
     is_alone = body.multitask_strategy == "reject" and thread_id is not None
     try:
         async for _receipt in caller.client.submit_each([task], is_alone=is_alone):
             pass
-    except ThreadBusyError as error:
+    except LanggraphRqError as error:
+        await forget_run(caller, task.task_id)
+        if not isinstance(error, ThreadBusyError):
+            raise
         raise ProblemError(409, "thread_busy", f"{error}: wait, or choose another multitask_strategy") from None
     for run_id in earlier:
         with suppress(UnknownTaskError):
@@ -238,9 +260,14 @@ async def _open_runs(caller: Caller, thread_id: str | None) -> list[str]:
 
 
 async def _stream(caller: Caller, body: RunBody, thread_id: str | None) -> Response:
-    thread, run_id = await start(caller, body, thread_id)
-    opened = await open_stream(caller, run_id, None, body.modes, cancels=body.on_disconnect == "cancel")
-    return _with_headers(opened, _located(thread, run_id, "stream"))
+    with ExitStack() as stack:  # a stream that cannot be opened must not start a run
+        stack.enter_context(caller.gateway.streams.admit(caller.tenant))
+        thread, run_id = await start(caller, body, thread_id)
+        cancels = body.on_disconnect == "cancel"
+        opened = await open_stream(caller, run_id, None, body.modes, stack, cancels=cancels)
+        stack.pop_all()
+        return _with_headers(opened, _located(thread, run_id, "stream"))
+    raise AssertionError
 
 
 async def _wait(caller: Caller, body: RunBody, thread_id: str | None) -> Response:
@@ -261,10 +288,14 @@ async def _result(caller: Caller, run_id: str, *, cancels: bool) -> AsyncGenerat
     has_ended = False
     try:
         while True:
+            asked_at = time.monotonic()
             try:
                 document = await caller.client.wait_json(run_id, HEARTBEAT_S)
                 break
             except WaitTimeoutError:
+                if time.monotonic() - asked_at < HEARTBEAT_S / 2:  # the gateway ends: whoever waits can join elsewhere
+                    has_ended = True
+                    return
                 yield b" "
         has_ended = True
         yield json.dumps(_shown(read_json(document)), ensure_ascii=False, separators=(",", ":")).encode()

@@ -20,6 +20,7 @@ from langgraph_rq.producer.gateway.langgraph_api.objects import (
     read_threads,
 )
 from langgraph_rq.producer.gateway.langgraph_api.paths import select_paths
+from langgraph_rq.producer.gateway.langgraph_api.run_records import record_key
 from langgraph_rq.producer.gateway.langgraph_api.thread_bodies import (
     CountBody,
     CreateBody,
@@ -29,10 +30,16 @@ from langgraph_rq.producer.gateway.langgraph_api.thread_bodies import (
     StateBody,
     UpdateBody,
 )
-from langgraph_rq.producer.gateway.problems import ProblemError, documented
+from langgraph_rq.producer.gateway.problems import ProblemError, documented, invalid
 from langgraph_rq.producer.gateway.tasks.bodies import StrictRoute
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.errors import InvalidInputError, ThreadBusyError, UnknownGraphError, UnknownTaskError
+from langgraph_rq.shared.errors import (
+    InvalidInputError,
+    ThreadBusyError,
+    UnknownGraphError,
+    UnknownTaskError,
+    Violation,
+)
 from langgraph_rq.shared.tasks import ThreadId, task_key
 from langgraph_rq.shared.threads.rows import (
     MADE,
@@ -45,6 +52,7 @@ from langgraph_rq.shared.threads.rows import (
     runs_key,
 )
 
+_LONGEST_METADATA = 16_000
 _PAGE, _MOST_SCANNED = 100, 5_000
 """Threads that are looked at in one round trip, and for one search."""
 _THREAD_ID = TypeAdapter(ThreadId)
@@ -79,10 +87,18 @@ ThreadPath = Annotated[str, Depends(_known_form)]
 async def create(body: CreateBody, caller: FromCaller) -> JSONResponse:
     """Make a thread."""
     thread_id = body.thread_id or new_id()
+    _refuse_long(body.metadata)
+    await caller.admit(None)
     made = await make(caller, thread_id, body.metadata)
     if made != MADE and body.if_exists == "raise":
         raise ProblemError(409, "thread_exists", f"Thread with ID {thread_id} already exists")
     return JSONResponse((await answer_threads(caller, [await read_thread(caller, thread_id)]))[0])
+
+
+def _refuse_long(metadata: Mapping[str, Any]) -> None:
+    size = len(json.dumps(metadata))
+    if size > _LONGEST_METADATA:
+        raise invalid(Violation("metadata", f"at most {_LONGEST_METADATA:,} characters of JSON", f"{size:,}"))
 
 
 async def make(caller: Caller, thread_id: str, metadata: Mapping[str, Any]) -> int:
@@ -108,7 +124,9 @@ async def patch(
     key = task_key(thread, caller.tenant)
     for _ in range(10):
         row = (await read_thread(caller, thread)).row
-        after = json.dumps({**row.metadata, **body.metadata})
+        merged = {**row.metadata, **body.metadata}
+        _refuse_long(merged)
+        after = json.dumps(merged)
         described = await scripts.run(caller.client.redis, describe_call(key, caller.tenant, row.metadata_text, after))
         if described != OTHERS_MEANWHILE:
             break
@@ -124,14 +142,18 @@ async def delete(thread: ThreadPath, caller: FromCaller) -> Response:
     """Cancel a thread's runs, and delete it with its state."""
     found = await read_thread(caller, thread)
     key, redis = task_key(thread, caller.tenant), caller.client.redis
-    for run_id in await newest_ids(caller, runs_key(key)):
+    run_ids = await newest_ids(caller, runs_key(key))
+    for run_id in run_ids:
         with suppress(UnknownTaskError):
             await caller.client.cancel(run_id)
     if found.row.run and found.row.graph:
-        with suppress(UnknownGraphError):  # its checkpoints expire, and no run continues from them
+        try:
             await caller.client.threads.delete(thread, graph=found.row.graph, force=True)
+        except UnknownGraphError as error:
+            raise ProblemError(503, "no_worker", f"{error}: only a worker deletes what is kept of its state") from None
     pipeline = redis.pipeline(transaction=True)
-    pipeline.delete(row_key(key), runs_key(key))
+    of_runs = [task_key(run_id, caller.tenant) for run_id in run_ids]
+    pipeline.delete(row_key(key), runs_key(key), f"agent:question:{key}", *map(record_key, of_runs))
     pipeline.zrem(index_key(caller.tenant), key)
     await pipeline.execute()
     return Response(status_code=204)

@@ -62,7 +62,7 @@ local delay_ms, run_at = tonumber(ARGV[17]), tonumber(ARGV[18])
 local starts_at = math.max(created + delay_ms, run_at)
 local deadline, is_next, drops = whole(starts_at + deadline_ms), true, false
 -- Not by the clock alone: that of a replica that was promoted may be behind the time at which the job was found.
-local is_early = not is_known and delay_ms + run_at > 0 and starts_at > now_ms
+local is_early = not (is_known or cancel) and delay_ms + run_at > 0 and starts_at > now_ms
 if is_known then
   stopped_running(user)
 else

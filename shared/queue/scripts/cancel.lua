@@ -60,7 +60,7 @@ record_end(events_key, state, events_ms)
 redis.pcall('ZREM', DEFERRED .. (queue or ''), id)
 leave_thread(id, thread)
 local named = thread or redis.call('HGET', task_key, 'enters') -- by one that was to start at its time
-if named then
+if named and started then -- one that never ran has not changed its thread
   list_end(named, tenant_of(named), state, now_ms)
 end
 discharge(id, #result + task_bytes(job_key), result_ms, now_ms)

@@ -1,4 +1,3 @@
-#!lua flags=allow-oom
 -- Make a thread that has no run yet.
 --
 -- Uses shared/connections/clock: clock, whole

@@ -6,7 +6,7 @@
 -- KEYS[1] agent:graphs             zset  graph -> until when a live worker serves it (ms)
 -- KEYS[2] agent:requests:<graph>   list  requests that no worker has taken yet
 -- ARGV[1] graph
--- ARGV[2] the request
+-- ARGV[2] the request; what is kept begins with the time at which it was asked (ms)
 -- ARGV[3] so many may wait
 -- ARGV[4] how long they are kept (ms)
 -- ARGV[5] now (ms) in tests, else empty
@@ -20,6 +20,6 @@ end
 if redis.call('LLEN', requests_key) >= most then
   return {-1}
 end
-redis.call('RPUSH', requests_key, request)
+redis.call('RPUSH', requests_key, whole(now_ms) .. ' ' .. request)
 redis.call('PEXPIRE', requests_key, kept_ms)
 return {1}

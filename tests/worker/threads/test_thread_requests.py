@@ -2,6 +2,7 @@
 
 import asyncio
 import operator
+import time
 from typing import Annotated
 
 import pytest
@@ -133,7 +134,8 @@ async def test_lane_goes_on_after_requests_that_cannot_be_read(redis_url, redis_
             '{"id": 1, "operation": "state", "graph": "asks", "thread": 2}',
             "null",
         ):
-            redis_client.rpush(requests_key("asks"), odd)
+            now = str(time.time_ns() // 1_000_000).encode() + b" "
+            redis_client.rpush(requests_key("asks"), odd, now + (odd if isinstance(odd, bytes) else odd.encode()))
         with pytest.raises(InvalidInputError, match="thread: expected what the graph can read"):
             await client.threads.history("t", graph="asks", before={"checkpoint_id": 5})
         assert (await client.threads.state("t", graph="asks"))["next"] == []
@@ -143,8 +145,23 @@ async def test_list_of_requests_of_another_type_keeps_no_task_from_running(redis
     redis_client.set(requests_key("asks"), "x")
     async with worker(redis_url, {"asks": asking_graph()}, checkpoints=True), AsyncClient(redis_url) as client:
         await asked(client)
-        redis_client.delete(requests_key("asks"))
         assert (await client.threads.state("t", graph="asks"))["next"] == ["child"]
+
+
+async def test_request_whose_asker_has_given_up_is_dropped(redis_url, redis_client):
+    async with worker(redis_url, {"asks": asking_graph()}, checkpoints=True), AsyncClient(redis_url) as client:
+        await asked(client)
+        before = await client.threads.state("t", graph="asks")
+        text = Request("r", Operation.DELETE, "asks", "t", {"thread_id": "t", "force": True}).text()
+
+        async def is_empty_after(age_ms: int) -> bool:
+            redis_client.rpush(requests_key("asks"), b"%d %b" % (time.time_ns() // 1_000_000 - age_ms, text))
+            await until(lambda: not redis_client.exists(requests_key("asks")))
+            await client.threads.state("t", graph="asks")
+            return await client.threads.state("t", graph="asks") != before
+
+        assert not await is_empty_after(11_000)
+        assert await is_empty_after(0)
 
 
 KEYS = "default:k1:" + "s" * 32
