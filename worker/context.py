@@ -158,7 +158,7 @@ async def open_context(
             read_rate_headers()
         stack.push_async_callback(guards.aclose)
         following = asyncio.create_task(follow_limits(client, own, partial(setattr, guards, "budget")))
-        stack.callback(following.cancel)
+        stack.push_async_callback(_end, following)
         yield RunContext(
             redis=client,
             events=EventWriter(client),
@@ -181,6 +181,13 @@ async def open_context(
             error_detail=ErrorDetail(settings.error_detail),
             cancel_grace_s=settings.cancel_grace_s,
         )
+
+
+async def _end(following: "asyncio.Task[None]") -> None:
+    """Cancel until it has ended, before its client is closed: redis-py may swallow a cancellation while it connects."""
+    while not following.done():
+        following.cancel()
+        await asyncio.wait([following], timeout=1)
 
 
 def config_path(settings: WorkerSettings) -> Path:
