@@ -304,7 +304,7 @@ class ThreadBusyError(LanggraphRqError):
 
 
 class ThreadRequestError(LanggraphRqError):
-    """A request about a thread had no answer: nobody answered in time, or the graph failed. It may be sent again.
+    """A request about a thread failed: no worker replied in time, or the graph failed. Retry it.
 
     Attributes:
         reason: Why.

@@ -25,3 +25,17 @@ async def until(condition: Callable[[], Any], timeout_s: float = 10.0) -> Any:
 def until_sync(condition: Callable[[], Any], timeout_s: float = 10.0) -> Any:
     """Wait as `until` does, from synchronous code."""
     return asyncio.run(until(condition, timeout_s))
+
+
+class Gate:
+    """Holds up the first run of a node behind its calls, until its worker hands the task back."""
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+        self.runs = 0
+
+    async def hold_first(self) -> None:
+        self.runs += 1
+        if self.runs == 1:
+            self.reached.set()
+            await asyncio.Event().wait()

@@ -155,7 +155,7 @@ def problem_of(error: Exception) -> ProblemError | None:
 
 
 def _passing(error: Exception) -> ProblemError | None:
-    """Translate what is over soon: nobody answered, or Redis is away."""
+    """Translate a temporary failure: no worker replied in time, or Redis is away."""
     if isinstance(error, ThreadRequestError):
         return ProblemError(503, "no_answer", str(error), headers=_retry_after(_OUTAGE_RETRY_S))
     if not (isinstance(error, RedisUnavailableError) or is_outage(error)):

@@ -20,8 +20,9 @@ Data of more than `PART_BYTES` are in several entries that follow each other wit
     events    {attempt, data}: LangChain's `astream_events`, but for the graph's own chunks, which the other modes have
     end       {state}: nothing follows                            always
 
-An entry's id is its place for good: whoever goes on after the last id that they saw misses nothing and sees nothing
-twice, also through another process. The stream is bounded: of a task with more events the oldest are forgotten.
+An entry's id is its place for good: a reader that continues after the last id it has seen misses nothing and
+sees nothing twice, also through another process. The stream is bounded: of a task with more events the oldest are
+forgotten.
 """
 
 import re

@@ -65,7 +65,7 @@ class CorsSettings(Settings):
             if origin == "*" and is_keyless:
                 raise SettingsError(
                     "LGRQ_CORS_ORIGINS: expected the origins of your own pages: without API keys any web page that "
-                    "somebody opens could spend money; got: *"
+                    "is open could spend money; got: *"
                 )
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise SettingsError(

@@ -98,7 +98,7 @@ class PlaceKeys:
         except Exception:
             raise RefusedStateError(
                 f"state: expected what was written here with the secret {name} of {KEY_SETTING}, got: other data; "
-                "somebody changed them, or moved them here from another thread"
+                "they were changed, or moved here from another thread"
             ) from None
         return plain_kind, opened
 

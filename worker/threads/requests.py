@@ -128,9 +128,9 @@ class ThreadRequests:
         except (ValueError, SignatureError) as error:
             _log.warning("request.refused", reason=str(error)[:_ERROR_CHARS])
             return
-        with suppress(RedisError, OSError):  # whoever asked gives up, and asks again
+        with suppress(RedisError, OSError):  # the client times out and retries
             if await self._age_s(asked_ms) > ANSWERED_WITHIN_S:
-                return  # whoever asked has given up, and may have gone on since
+                return  # the client has timed out, and may have retried since
             reply = await self._reply(request)
             async with self._context.redis.pipeline(transaction=True) as pipeline:
                 pipeline.xadd(reply_key(request.id), {"type": EventType.END, "data": reply})

@@ -1,6 +1,7 @@
 """Threads and runs as LangGraph's API shows them, made of what Redis has of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -10,9 +11,9 @@ from langgraph_rq.producer.gateway.langgraph_api.assistants import assistant_id
 from langgraph_rq.producer.gateway.langgraph_api.ids import thread_of_its_own
 from langgraph_rq.producer.gateway.langgraph_api.run_records import read_record, record_key
 from langgraph_rq.producer.gateway.problems import ProblemError
-from langgraph_rq.shared.errors import LanggraphRqError
+from langgraph_rq.shared.errors import LanggraphRqError, UnknownTaskError
 from langgraph_rq.shared.queue.answers import whole_number
-from langgraph_rq.shared.queue.keys import graph_name, result_key, task_hash
+from langgraph_rq.shared.queue.keys import graph_name, question_key, result_key, task_hash
 from langgraph_rq.shared.tasks import State, task_key
 from langgraph_rq.shared.threads.requests import MOST_THREADS
 from langgraph_rq.shared.threads.rows import ThreadRow, row_key, runs_key
@@ -96,7 +97,7 @@ async def read_threads(caller: Caller, thread_ids: Sequence[str]) -> list[Thread
     for key in keys:
         pipeline.hgetall(row_key(key))
         pipeline.exists(f"agent:thread:{key}")
-        pipeline.hexists(f"agent:question:{key}", "since")
+        pipeline.hexists(question_key(key), "since")
     replies: list[Any] = await pipeline.execute(raise_on_error=False)
     rows = [ThreadRow.read(reply) if isinstance(reply, dict) else None for reply in replies[::3]]
     pipeline = redis.pipeline(transaction=False)
@@ -227,6 +228,19 @@ async def read_run(caller: Caller, thread_id: str, run_id: str) -> Run:
     if run is None or not is_listed:
         raise ProblemError(404, "unknown_run", f"Run with ID {run_id[:60]} not found")
     return run
+
+
+async def open_runs(caller: Caller, thread_id: str) -> list[str]:
+    """Read the ids of a thread's runs that have not ended."""
+    ids = await newest_ids(caller, runs_key(task_key(thread_id, caller.tenant)))
+    return [run.run_id for run in await read_runs(caller, thread_id, ids) if run and not run.state.is_terminal]
+
+
+async def cancel_runs(caller: Caller, run_ids: Iterable[str]) -> None:
+    """Cancel runs; those that have expired meanwhile are skipped."""
+    for run_id in run_ids:
+        with suppress(UnknownTaskError):
+            await caller.client.cancel(run_id)
 
 
 async def newest_ids(caller: Caller, key: str, start: int = 0, stop: int = -1) -> list[str]:

@@ -13,7 +13,15 @@ from pydantic import Field, RootModel, TypeAdapter, ValidationError
 
 from langgraph_rq.producer.gateway.dependencies import Caller, FromCaller
 from langgraph_rq.producer.gateway.langgraph_api.ids import new_id, thread_of_its_own
-from langgraph_rq.producer.gateway.langgraph_api.objects import failure, newest_ids, read_run, read_runs, read_thread
+from langgraph_rq.producer.gateway.langgraph_api.objects import (
+    cancel_runs,
+    failure,
+    newest_ids,
+    open_runs,
+    read_run,
+    read_runs,
+    read_thread,
+)
 from langgraph_rq.producer.gateway.langgraph_api.run_bodies import RunBody
 from langgraph_rq.producer.gateway.langgraph_api.run_records import forget_run, remember_run
 from langgraph_rq.producer.gateway.langgraph_api.run_stream import HEARTBEAT_S, RunStream, open_stream
@@ -23,7 +31,6 @@ from langgraph_rq.producer.gateway.tasks.bodies import Body, StrictRoute
 from langgraph_rq.shared.errors import (
     LanggraphRqError,
     ThreadBusyError,
-    UnknownTaskError,
     WaitTimeoutError,
 )
 from langgraph_rq.shared.queue.keys import events_key, result_key
@@ -115,9 +122,7 @@ async def cancel_many(body: CancelBody, caller: FromCaller, action: Literal["int
     open_ids = [run.run_id for run in found if run and not run.state.is_terminal]
     if not open_ids:
         raise ProblemError(404, "unknown_run", "no such run of this thread is open")
-    for run_id in open_ids:
-        with suppress(UnknownTaskError):
-            await caller.client.cancel(run_id)
+    await cancel_runs(caller, open_ids)
     return Response(status_code=204)
 
 
@@ -225,7 +230,7 @@ async def start(caller: Caller, body: RunBody, thread_id: str | None) -> tuple[s
     document, record = await body.task(caller, new_id(), thread_id, about_thread)
     task = caller.client.parse(document)
     await caller.admit(task.user_id)
-    earlier = await _open_runs(caller, thread_id) if body.multitask_strategy == "interrupt" else ()
+    earlier = await open_runs(caller, thread_id) if thread_id and body.multitask_strategy == "interrupt" else ()
     await remember_run(caller, task.task_id, record)
     if task.priority not in caller.grant.priorities:
         highest = next(priority for priority in Priority if priority in caller.grant.priorities)
@@ -239,9 +244,7 @@ async def start(caller: Caller, body: RunBody, thread_id: str | None) -> tuple[s
         if not isinstance(error, ThreadBusyError):
             raise
         raise ProblemError(409, "thread_busy", f"{error}: wait, or choose another multitask_strategy") from None
-    for run_id in earlier:
-        with suppress(UnknownTaskError):
-            await caller.client.cancel(run_id)
+    await cancel_runs(caller, earlier)
     return thread_id or thread_of_its_own(task.task_id), task.task_id
 
 
@@ -249,14 +252,6 @@ async def _created(caller: Caller, thread_id: str, run_id: str) -> JSONResponse:
     """Answer as it was accepted: a worker may have it already."""
     answer = (await read_run(caller, thread_id, run_id)).answer()
     return JSONResponse({**answer, "status": "pending"}, headers=_located(thread_id, run_id))
-
-
-async def _open_runs(caller: Caller, thread_id: str | None) -> list[str]:
-    if thread_id is None:
-        return []
-    ids = await newest_ids(caller, runs_key(task_key(thread_id, caller.tenant)))
-    found = await read_runs(caller, thread_id, ids)
-    return [run.run_id for run in found if run and not run.state.is_terminal]
 
 
 async def _stream(caller: Caller, body: RunBody, thread_id: str | None) -> Response:
@@ -293,7 +288,7 @@ async def _result(caller: Caller, run_id: str, *, cancels: bool) -> AsyncGenerat
                 document = await caller.client.wait_json(run_id, HEARTBEAT_S)
                 break
             except WaitTimeoutError:
-                if time.monotonic() - asked_at < HEARTBEAT_S / 2:  # the gateway ends: whoever waits can join elsewhere
+                if time.monotonic() - asked_at < HEARTBEAT_S / 2:  # the gateway stops: the client can join elsewhere
                     has_ended = True
                     return
                 yield b" "

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
@@ -15,7 +14,9 @@ from langgraph_rq.producer.gateway.langgraph_api.ids import new_id
 from langgraph_rq.producer.gateway.langgraph_api.objects import (
     Thread,
     answer_threads,
+    cancel_runs,
     newest_ids,
+    open_runs,
     read_thread,
     read_threads,
 )
@@ -37,9 +38,9 @@ from langgraph_rq.shared.errors import (
     InvalidInputError,
     ThreadBusyError,
     UnknownGraphError,
-    UnknownTaskError,
     Violation,
 )
+from langgraph_rq.shared.queue.keys import question_key
 from langgraph_rq.shared.tasks import ThreadId, task_key
 from langgraph_rq.shared.threads.rows import (
     MADE,
@@ -142,18 +143,16 @@ async def delete(thread: ThreadPath, caller: FromCaller) -> Response:
     """Cancel a thread's runs, and delete it with its state."""
     found = await read_thread(caller, thread)
     key, redis = task_key(thread, caller.tenant), caller.client.redis
-    run_ids = await newest_ids(caller, runs_key(key))
-    for run_id in run_ids:
-        with suppress(UnknownTaskError):
-            await caller.client.cancel(run_id)
+    await cancel_runs(caller, await open_runs(caller, thread))
     if found.row.run and found.row.graph:
         try:
             await caller.client.threads.delete(thread, graph=found.row.graph, force=True)
         except UnknownGraphError as error:
             raise ProblemError(503, "no_worker", f"{error}: only a worker deletes what is kept of its state") from None
+    run_ids = await newest_ids(caller, runs_key(key))
     pipeline = redis.pipeline(transaction=True)
     of_runs = [task_key(run_id, caller.tenant) for run_id in run_ids]
-    pipeline.delete(row_key(key), runs_key(key), f"agent:question:{key}", *map(record_key, of_runs))
+    pipeline.delete(row_key(key), runs_key(key), question_key(key), *map(record_key, of_runs))
     pipeline.zrem(index_key(caller.tenant), key)
     await pipeline.execute()
     return Response(status_code=204)

@@ -1,4 +1,4 @@
--- Replace the metadata of a thread, unless somebody else did since they were read.
+-- Replace the metadata of a thread, unless they have changed since they were read.
 --
 -- Uses shared/connections/clock: clock, whole
 -- Uses shared/queue/functions/thread_rows: touch_row

@@ -4,10 +4,8 @@ import asyncio
 import json
 from typing import TypedDict
 
-import pytest
 from click.testing import CliRunner
 
-from langgraph_rq import Client
 from langgraph_rq.producer.cli.main import main
 from langgraph_rq.shared.connections.clients import open_sync
 from tests.fleet import one_node_graph, worker
@@ -16,12 +14,6 @@ from tests.waiting import until
 
 class Empty(TypedDict, total=False):
     n: int
-
-
-@pytest.fixture
-def client(redis_url):
-    with Client(redis_url) as client:
-        yield client
 
 
 async def run(redis_url, *arguments):

@@ -9,7 +9,6 @@ from click.testing import CliRunner
 from langgraph.types import interrupt
 from redis import Redis
 
-from langgraph_rq import Client
 from langgraph_rq.producer.cli.main import main
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.answers import Use
@@ -28,12 +27,6 @@ async def ask(_state):
 
 async def fail(state):
     raise ValueError(f"no such number as {state['n']}")
-
-
-@pytest.fixture
-def client(redis_url):
-    with Client(redis_url) as client:
-        yield client
 
 
 @pytest.fixture

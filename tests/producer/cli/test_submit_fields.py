@@ -5,12 +5,9 @@ import json
 from typing import TypedDict
 
 import pytest
-from click.testing import CliRunner
 from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
 
-from langgraph_rq import Client
-from langgraph_rq.producer.cli.main import main
 from tests.fleet import worker
 
 
@@ -44,22 +41,6 @@ def chain(*nodes):
     for one, other in zip((START, *names), names, strict=False):
         builder.add_edge(one, other)
     return builder.compile()
-
-
-@pytest.fixture
-def run(redis_url, monkeypatch):
-    monkeypatch.setenv("REDIS_URL", redis_url)
-
-    def run(*arguments: str):
-        return CliRunner().invoke(main, arguments)
-
-    return run
-
-
-@pytest.fixture
-def client(redis_url):
-    with Client(redis_url) as client:
-        yield client
 
 
 def submitted(redis_client, done) -> dict:

@@ -5,12 +5,9 @@ import json
 from typing import TypedDict
 
 import pytest
-from click.testing import CliRunner
 from langgraph.types import interrupt
 
-from langgraph_rq import Client
 from langgraph_rq.producer.cli import reasons
-from langgraph_rq.producer.cli.main import main
 from langgraph_rq.shared.queue.verbs import QueueTimes
 from tests.fleet import one_node_graph, worker
 from tests.waiting import until
@@ -22,22 +19,6 @@ class Number(TypedDict):
 
 async def ask(_state):
     return {"n": interrupt("how many?")}
-
-
-@pytest.fixture
-def run(redis_url, monkeypatch):
-    monkeypatch.setenv("REDIS_URL", redis_url)
-
-    def run(*arguments: str):
-        return CliRunner().invoke(main, arguments)
-
-    return run
-
-
-@pytest.fixture
-def client(redis_url):
-    with Client(redis_url) as client:
-        yield client
 
 
 async def test_interrupted_task_is_resumed_and_followed(redis_url, client, run):

@@ -23,24 +23,18 @@ from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.state_keys import StateKeys
 from tests.fleet import one_node_graph, worker
 from tests.model_calls import Said
+from tests.waiting import Gate
 
 WAIT_S = 30
 RETRY = RetryPolicy(max_attempts=2, initial_interval=0.01, retry_on=Exception)
 
 
-class Bank:
-    """Counts what really happened, and holds up or fails a run of its node."""
+class Bank(Gate):
+    """Counts what really happened, and holds up the first run of its node."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.refunds: list[Any] = []
-        self.runs = 0
-        self.reached = asyncio.Event()
-
-    async def hold_first(self) -> None:
-        self.runs += 1
-        if self.runs == 1:
-            self.reached.set()
-            await asyncio.Event().wait()
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from langgraph_rq.worker.state.state_keys import StateKeys
 from tests.breakers import Breakers
 from tests.fleet import one_node_graph, worker
 from tests.model_calls import Said, billed, counted
-from tests.waiting import until
+from tests.waiting import Gate, until
 
 WAIT_S = 30
 MINI, OTHER = "openai/gpt-4o-mini", "openai/gpt-4o"
@@ -46,20 +46,6 @@ class Verdict(BaseModel):
 
 class NoAnswerError(Exception):
     pass
-
-
-class Gate:
-    """Holds up the first run of a node behind its calls, until its worker hands the task back."""
-
-    def __init__(self) -> None:
-        self.reached = asyncio.Event()
-        self.runs = 0
-
-    async def hold_first(self) -> None:
-        self.runs += 1
-        if self.runs == 1:
-            self.reached.set()
-            await asyncio.Event().wait()
 
 
 @pytest.fixture
