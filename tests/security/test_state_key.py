@@ -156,7 +156,7 @@ def test_changed_or_moved_text_is_refused(change):
         "moved": (kind, data),
     }
     assert here.loads_typed((kind, data)) == {"a": 1}
-    with pytest.raises(RefusedStateError, match="changed them, or moved them"):
+    with pytest.raises(RefusedStateError, match="they were changed, or moved here"):
         reader.loads_typed(changed[change])
 
 
