@@ -13,6 +13,7 @@ from langgraph.store.base import BaseStore
 from redis.asyncio import Redis
 
 from langgraph_rq.shared.budget.pricing import Pricing
+from langgraph_rq.shared.connections.background import end
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.shared.errors import SettingsError
 from langgraph_rq.shared.settings import (
@@ -158,7 +159,7 @@ async def open_context(
             read_rate_headers()
         stack.push_async_callback(guards.aclose)
         following = asyncio.create_task(follow_limits(client, own, partial(setattr, guards, "budget")))
-        stack.push_async_callback(_end, following)
+        stack.push_async_callback(end, [following])
         yield RunContext(
             redis=client,
             events=EventWriter(client),
@@ -181,13 +182,6 @@ async def open_context(
             error_detail=ErrorDetail(settings.error_detail),
             cancel_grace_s=settings.cancel_grace_s,
         )
-
-
-async def _end(following: "asyncio.Task[None]") -> None:
-    """Cancel until it has ended, before its client is closed: redis-py may swallow a cancellation while it connects."""
-    while not following.done():
-        following.cancel()
-        await asyncio.wait([following], timeout=1)
 
 
 def config_path(settings: WorkerSettings) -> Path:

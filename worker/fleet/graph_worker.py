@@ -6,7 +6,7 @@ It is registered as any RQ worker. It differs where stock RQ loses or doubles wo
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -14,6 +14,7 @@ from functools import partial
 from redis.exceptions import RedisError
 
 from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.connections.background import BackgroundTasks, end
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.shared.queue.answers import Lease
 from langgraph_rq.shared.queue.keys import SIDE_QUEUES, commands_channel
@@ -28,11 +29,14 @@ from langgraph_rq.worker.fleet.lease import LeaseKeeper
 from langgraph_rq.worker.fleet.node_threads import NodeThreads
 from langgraph_rq.worker.fleet.outcomes import OutcomeWriter
 from langgraph_rq.worker.fleet.rq_registration import RegisteredWorker
-from langgraph_rq.worker.fleet.running import CANCEL_AGAIN_S, RunningTasks
+from langgraph_rq.worker.fleet.running import RunningTasks
 from langgraph_rq.worker.task.run_context import RunContext
 from langgraph_rq.worker.threads.requests import ThreadRequests
 
 _log = get_logger(__name__)
+
+_BACKGROUND_S = 5.0
+"""How long leaving waits for what was begun for tasks of this worker that have ended."""
 
 
 class GraphWorker(RegisteredWorker):
@@ -88,6 +92,7 @@ class GraphWorker(RegisteredWorker):
             on_work=self._changed.set,
             has_room=lambda: not self._stopping and self._free_slots() > 0,
         )
+        self._background = BackgroundTasks()
         self._requests = ThreadRequests(context, self._blocking, self._outage)
         self._lease: LeaseKeeper | None = None
         self._unknown: frozenset[str] = frozenset()
@@ -138,7 +143,7 @@ class GraphWorker(RegisteredWorker):
             started = await self._serve(burst=burst)
             await self._drain()
         finally:
-            await _end([*watchers, self._listening])
+            await end([*watchers, self._listening])
             await self._leave()
         return started
 
@@ -225,6 +230,7 @@ class GraphWorker(RegisteredWorker):
         if self._lease:
             with ThreadPoolExecutor(1) as thread:  # the loop's own may all be stuck in sync nodes
                 await asyncio.get_running_loop().run_in_executor(thread, self._lease.stop)
+        await self._background.close(_BACKGROUND_S)  # after the lease, which starts them
         self.deregister()
         self.connection.close()
         await self._blocking.aclose()
@@ -234,7 +240,7 @@ class GraphWorker(RegisteredWorker):
         """Compare what Redis says this worker owns with what it runs: a lost reply leaves one without the other."""
         unknown = lease.own - self._running.ids
         for task_id in unknown & self._unknown:
-            asyncio.get_running_loop().create_task(self._claimer.give_back(self.name, task_id))
+            self._background.start(self._claimer.give_back(self.name, task_id))
         self._unknown = unknown
         self._claimer.read_side_queues(lease.side_queues, asked_at)
         self._outcomes.repeat_audit_entries()
@@ -243,7 +249,7 @@ class GraphWorker(RegisteredWorker):
 
     def _forget_checkpoints(self, task_ids: Sequence[str]) -> None:
         threads = map(own_thread, task_ids)
-        asyncio.get_running_loop().create_task(self._outcomes.expire_checkpoints(threads, State.CANCELLED))
+        self._background.start(self._outcomes.expire_checkpoints(threads, State.CANCELLED))
 
     def _note_waits(self) -> None:
         self._running.record_waits()
@@ -268,7 +274,7 @@ class GraphWorker(RegisteredWorker):
         await self._running.end(self._drain_s)
         self._is_fenced, self._unknown = False, frozenset()
         self.take_new_name()
-        await _end([self._listening])
+        await end([self._listening])
         self._listen()
         try:
             self._join()
@@ -297,7 +303,7 @@ class GraphWorker(RegisteredWorker):
         if command == SHUTDOWN:
             self.stop()
         elif task_id and task_id in self._running.ids:
-            asyncio.get_running_loop().create_task(self._cancel_for_good(task_id))
+            self._background.start(self._cancel_for_good(task_id))
 
     async def _cancel_for_good(self, task_id: str) -> None:
         """Cancel in Redis too: RQ's stop command leaves no trace there, and this worker may die before the end."""
@@ -311,12 +317,3 @@ class GraphWorker(RegisteredWorker):
 def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
     with suppress(RuntimeError):  # the loop is closed
         loop.call_soon_threadsafe(function)
-
-
-async def _end(tasks: Collection["asyncio.Task[None]"]) -> None:
-    """Cancel until all have ended: redis-py may swallow a cancellation that comes while it connects."""
-    left = set(tasks)
-    while left:
-        for task in left:
-            task.cancel()
-        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)

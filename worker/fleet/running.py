@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from redis.exceptions import RedisError
 
+from langgraph_rq.shared.connections.background import CANCEL_AGAIN_S
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.answers import Claimed, Lease
 from langgraph_rq.shared.queue.waits import AFTER_OUTAGE, AT_ONCE
@@ -18,9 +19,6 @@ from langgraph_rq.worker.task.attempt import Attempt
 from langgraph_rq.worker.task.result import Ended, Result, write_result
 from langgraph_rq.worker.task.run import Released, run_task
 from langgraph_rq.worker.task.run_context import RunContext
-
-CANCEL_AGAIN_S = 0.2
-"""A cancellation may be swallowed, by a node or by redis-py while it connects; it is repeated after this time."""
 
 _log = get_logger(__name__)
 

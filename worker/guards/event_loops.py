@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from langgraph_rq.shared.backoff import Backoff
+from langgraph_rq.shared.connections.background import BackgroundTasks
 from langgraph_rq.shared.connections.batching import Batcher
 from langgraph_rq.shared.connections.clients import is_outage, open_async
 from langgraph_rq.shared.connections.scripts import Call
@@ -42,14 +43,10 @@ class _Loop:
 
     redis: Redis
     trips: Batcher = field(init=False)
-    background: set["asyncio.Task[object]"] = field(default_factory=set)
+    background: BackgroundTasks = field(default_factory=BackgroundTasks)
 
     def __post_init__(self) -> None:
         self.trips = Batcher(self.redis)
-
-    async def finish(self) -> None:
-        if self.background:
-            await asyncio.wait(self.background, timeout=_CLOSE_S)
 
 
 class EventLoops:
@@ -139,11 +136,7 @@ class EventLoops:
         self.run_in_background(self._retry(call, done))
 
     def _start(self, coroutine: Coroutine[Any, Any, object]) -> None:
-        loop = asyncio.get_running_loop()
-        background = self._loops[loop].background
-        task = loop.create_task(coroutine)
-        background.add(task)
-        task.add_done_callback(background.discard)
+        self._loops[asyncio.get_running_loop()].background.start(coroutine)
 
     async def _start_in_second(self, coroutine: Coroutine[Any, Any, object]) -> None:
         self._start(coroutine)
@@ -154,7 +147,7 @@ class EventLoops:
 
     async def aclose(self) -> None:
         """Wait briefly for the background tasks, then stop the second loop, and the calls in it."""
-        await self._loops[asyncio.get_running_loop()].finish()
+        await self._loops[asyncio.get_running_loop()].background.close(_CLOSE_S)
         self._is_closed = True
         second, self._second = self._second, None
         if second:
@@ -165,7 +158,7 @@ class EventLoops:
 
     async def _close_second(self) -> None:
         loop = self._loops[asyncio.get_running_loop()]
-        await loop.finish()
+        await loop.background.close(_CLOSE_S)
         calls = asyncio.all_tasks() - {asyncio.current_task()}
         for call in calls:
             call.cancel()

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.connections.background import BackgroundTasks
 from langgraph_rq.shared.queue.answers import whole_number
 from langgraph_rq.shared.queue.events import EventType
 from langgraph_rq.shared.signing import SignatureError
@@ -71,7 +72,7 @@ class ThreadRequests:
         self._blocking = blocking
         self._outage = outage
         self._free = asyncio.Semaphore(LANE)
-        self._answering: set[asyncio.Task[None]] = set()
+        self._answering = BackgroundTasks()
 
     async def serve(self) -> None:
         """Take requests and answer them, until cancelled."""
@@ -82,21 +83,11 @@ class ThreadRequests:
             if taken is None:
                 self._free.release()
                 continue
-            answering = asyncio.create_task(self._answer(taken))
-            self._answering.add(answering)
-            answering.add_done_callback(self._end)
+            self._answering.start(self._answer(taken)).add_done_callback(lambda _task: self._free.release())
 
     async def close(self) -> None:
         """Wait until the requests that were taken are answered; those that take too long are cancelled."""
-        if self._answering:
-            _, late = await asyncio.wait(self._answering, timeout=ANSWERED_WITHIN_S)
-            for answering in late:
-                answering.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
-
-    def _end(self, answering: "asyncio.Task[None]") -> None:
-        self._answering.discard(answering)
-        self._free.release()
+        await self._answering.close(ANSWERED_WITHIN_S)
 
     async def _take(self, keys: list[str]) -> bytes | None:
         try:
