@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from langgraph_rq.shared.backoff import Backoff
 from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.connections.background import end
 from langgraph_rq.shared.connections.kept_connection import KeptConnection
 
 
@@ -124,6 +125,13 @@ class Batcher:
         """Wait until all calls have their reply, for at most `timeout_s`."""
         if self._writer:
             await asyncio.wait([self._writer], timeout=timeout_s)
+
+    async def aclose(self, timeout_s: float) -> None:
+        """Let what was begun end, for at most `timeout_s`: what runs on would use the client after it was closed."""
+        self.hurry()
+        await self.drain(timeout_s)
+        if self._writer:
+            await end([self._writer])
 
     def _start(self) -> None:
         self._is_under_way = True

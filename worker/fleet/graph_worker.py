@@ -35,8 +35,8 @@ from langgraph_rq.worker.threads.requests import ThreadRequests
 
 _log = get_logger(__name__)
 
-_BACKGROUND_S = 5.0
-"""How long leaving waits for what was begun for tasks of this worker that have ended."""
+_LAST_S = 2.0
+"""How long leaving waits for each kind of what was begun for tasks that have ended."""
 
 
 class GraphWorker(RegisteredWorker):
@@ -230,7 +230,10 @@ class GraphWorker(RegisteredWorker):
         if self._lease:
             with ThreadPoolExecutor(1) as thread:  # the loop's own may all be stuck in sync nodes
                 await asyncio.get_running_loop().run_in_executor(thread, self._lease.stop)
-        await self._background.close(_BACKGROUND_S)  # after the lease, which starts them
+        await self._background.close(_LAST_S)  # after the lease, which starts them
+        await self._context.events.aclose(_LAST_S)
+        if self._context.checkpointer:
+            await self._context.checkpointer.finish(_LAST_S)
         self.deregister()
         self.connection.close()
         await self._blocking.aclose()

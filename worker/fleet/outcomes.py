@@ -77,7 +77,7 @@ class OutcomeWriter:
         """Write the records that are left, for a short time."""
         if self._context.audit:
             self._commits.send(*self._context.audit.unacknowledged(is_last=True))
-        await self._commits.drain(_LAST_RECORDS_S)
+        await self._commits.aclose(_LAST_RECORDS_S)
 
     async def _release(self, attempt: Attempt, released: Released) -> None:
         attempt.leave_graph(None)

@@ -45,6 +45,10 @@ class _Loop:
     trips: Batcher = field(init=False)
     background: BackgroundTasks = field(default_factory=BackgroundTasks)
 
+    async def finish(self) -> None:
+        await self.background.close(_CLOSE_S)
+        await self.trips.aclose(_CLOSE_S)
+
     def __post_init__(self) -> None:
         self.trips = Batcher(self.redis)
 
@@ -147,7 +151,7 @@ class EventLoops:
 
     async def aclose(self) -> None:
         """Wait briefly for the background tasks, then stop the second loop, and the calls in it."""
-        await self._loops[asyncio.get_running_loop()].background.close(_CLOSE_S)
+        await self._loops[asyncio.get_running_loop()].finish()
         self._is_closed = True
         second, self._second = self._second, None
         if second:
@@ -164,6 +168,7 @@ class EventLoops:
             call.cancel()
         if calls:
             await asyncio.wait(calls, timeout=_CLOSE_S)
+        await loop.trips.aclose(_CLOSE_S)
         await loop.redis.aclose()
 
     def _block(self, coroutine: Coroutine[Any, Any, T]) -> T:

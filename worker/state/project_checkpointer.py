@@ -46,6 +46,9 @@ class ProjectCheckpointer(BaseCheckpointSaver[Any]):
 
     check_fence: Callable[[], None]
 
+    async def finish(self, _timeout_s: float) -> None:
+        """Do nothing: the project's own class has its own connections."""
+
     async def begin(self, thread_id: str) -> bool:
         """Begin a task on a thread, which is not fenced here; return whether the thread has checkpoints."""
         return await self.aget_tuple({"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}) is not None

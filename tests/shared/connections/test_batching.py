@@ -256,3 +256,24 @@ async def test_hurry_ends_the_gathering_of_calls(aredis):
     await batcher.drain(5)
     assert await aredis.lrange("pushed", 0, -1) == [b"now"]
     await aredis.delete("pushed")
+
+
+async def test_batcher_that_is_closed_writes_what_was_sent_at_once(aredis):
+    batcher = Batcher(aredis, gather_s=600)
+    batcher.send(_push("last"))
+    await batcher.aclose(5)
+    assert await aredis.lrange("pushed", 0, -1) == [b"last"]
+    await aredis.delete("pushed")
+
+
+async def test_batcher_that_is_closed_during_an_outage_leaves_its_client_alone():
+    with EmbeddedRedis() as server:
+        async with open_async(server.url) as redis:
+            batcher = _retrying(redis)
+            await batcher.run(_push("before"))
+            server.kill()
+            batcher.send(_push("never"))
+            await batcher.aclose(0.05)
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            server.start()
+            assert await redis.lrange("pushed", 0, -1) == [b"before"]

@@ -84,6 +84,10 @@ class Checkpointer(AsyncRedisSaver):
         """
         await create_indexes(super().asetup)
 
+    async def finish(self, timeout_s: float) -> None:
+        """Let what cancelled runs were writing end, for at most `timeout_s`, before the client is closed."""
+        await self._trips.aclose(timeout_s)
+
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Read a thread's newest checkpoint, or the one in `config`; waits while Redis is away.
 

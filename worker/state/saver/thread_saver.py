@@ -100,6 +100,10 @@ class ThreadSaver(SyncFaces):
         self._large: OrderedDict[tuple[str, str], frozenset[str]] = OrderedDict()
         self._left: OrderedDict[tuple[str, str], int] = OrderedDict()
 
+    async def finish(self, timeout_s: float) -> None:
+        """Let what cancelled runs were writing end, for at most `timeout_s`, before the client is closed."""
+        await self._threads.finish(timeout_s)
+
     async def begin(self, thread_id: str) -> bool:
         """Begin a task on a thread: from here on writes with a lower token than its own are refused.
 

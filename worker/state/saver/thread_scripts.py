@@ -51,6 +51,10 @@ class ThreadScripts:
             self._codecs[thread] = Codec(self._serializer.at(f"thread:{thread}"))
         return self._codecs[thread]
 
+    async def finish(self, timeout_s: float) -> None:
+        """Let the round trip that is under way end, for at most `timeout_s`."""
+        await self._trips.aclose(timeout_s)
+
     async def read(self, verb: str, thread: str, args: Sequence[Argument]) -> Any:
         """Call a script that writes nothing."""
         return await self._run(verb, [state_key(thread), index_key(thread)], args)
