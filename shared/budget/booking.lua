@@ -45,8 +45,9 @@ end
 -- with it. Numbers that are none count as 0.
 local function book(record, held, used, limits, alerts, is_lost)
   for _, scope in ipairs(scopes_of(record)) do
-    local held_tokens, held_cost, used_tokens, used_cost =
-      unpack(redis.call("HMGET", scope.key, "held_tokens", "held_cost", "used_tokens", "used_cost"))
+    local held_tokens, held_cost, used_tokens, used_cost, tokens_alerted, cost_alerted, tokens_limit, cost_limit =
+      unpack(redis.call("HMGET", scope.key, "held_tokens", "held_cost", "used_tokens", "used_cost",
+        "alerted_tokens", "alerted_cost", "alerted_limit_tokens", "alerted_limit_cost"))
     if held_tokens or is_lost then
       used_tokens = math.max(0, (tonumber(used_tokens) or 0) + used.tokens)
       used_cost = math.max(0, (tonumber(used_cost) or 0) + used.cost)
@@ -58,13 +59,8 @@ local function book(record, held, used, limits, alerts, is_lost)
       if not held_tokens then
         forget_scope_later(scope)
       end
-      if limits[scope.name].tokens or limits[scope.name].cost then
-        local tokens_alerted, cost_alerted, tokens_limit, cost_limit = unpack(redis.call(
-          "HMGET", scope.key, "alerted_tokens", "alerted_cost", "alerted_limit_tokens", "alerted_limit_cost"
-        ))
-        raise_alerts(record.day, scope, "tokens", used_tokens, tokens_alerted, tokens_limit, limits, alerts)
-        raise_alerts(record.day, scope, "cost", used_cost, cost_alerted, cost_limit, limits, alerts)
-      end
+      raise_alerts(record.day, scope, "tokens", used_tokens, tokens_alerted, tokens_limit, limits, alerts)
+      raise_alerts(record.day, scope, "cost", used_cost, cost_alerted, cost_limit, limits, alerts)
     end
   end
 end

@@ -6,11 +6,14 @@ local EXACT = 9007199254740992
 
 -- Return the number (nil for no limit), and whether the word is an amount.
 local function amount_of(word)
+  if word == "-" then
+    return nil, true
+  end
   local number = tonumber(string.match(word, "^%d+$"))
   if number and number >= 1 and number < EXACT then
     return number, true
   end
-  return nil, word == "-"
+  return nil, false
 end
 
 -- Return tokens and nano-dollars of a limit as words; empty ones where it is none.

@@ -32,7 +32,7 @@
 -- {"refused" | "busy", scope, unit, limit, used, held, requested, reset time in ms or 0, what is known of the
 -- model}: refused if the amount does not fit beside what is used, busy if it does not fit beside what is held, or kept
 -- for the first in wait, too; or {"unreadable", name of a field of the policy that is no limit}.
-local WAIT_MS, LEAST_GUESS = 3000, 64
+local WAIT_MS, LEAST_GUESS, NOTHING = 3000, 64, { tokens = 0, cost = 0 }
 local reservations, reservation = KEYS[1], KEYS[2]
 local rid, is_guess, ttl_ms, now_ms = ARGV[1], ARGV[6] == "1", tonumber(ARGV[11]), clock(ARGV[14])
 local limits, may_wait = read_policy(ARGV[8], ARGV[9], ARGV[12]), ARGV[13] == "1"
@@ -84,9 +84,12 @@ for _, scope in ipairs(scopes) do
   if scope.limit.tokens or scope.limit.cost then
     limited[#limited + 1] = scope
     scope.used = { tokens = tonumber(amounts[1]) or 0, cost = tonumber(amounts[3]) or 0 }
-    local tokens, cost, ends_at, first = string.match(amounts[5] or "", "^(%d+) (%d+) (%d+) (.+)$")
-    scope.is_first, scope.is_kept = first == rid, first and first ~= rid and tonumber(ends_at) > now_ms
-    scope.kept = { tokens = scope.is_kept and tonumber(tokens) or 0, cost = scope.is_kept and tonumber(cost) or 0 }
+    scope.kept = NOTHING
+    if amounts[5] then
+      local tokens, cost, ends_at, first = string.match(amounts[5], "^(%d+) (%d+) (%d+) (.+)$")
+      scope.is_first, scope.is_kept = first == rid, first and first ~= rid and tonumber(ends_at) > now_ms
+      scope.kept = scope.is_kept and { tokens = tonumber(tokens), cost = tonumber(cost) } or NOTHING
+    end
   end
 end
 
