@@ -110,5 +110,5 @@ class UsageAnswer(BaseModel):
     queued_tasks: int | None = Field(
         description="Those of them that wait for a worker at this moment; null with API keys."
     )
-    workers: int
+    workers: int | None = Field(description="Live ones of the whole fleet; null with API keys.")
     breakers: list[BreakerAnswer] = Field(description="Of the whole fleet; none with API keys: no tenant has its own.")

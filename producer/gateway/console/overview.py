@@ -37,7 +37,7 @@ async def usage(
         cost_nano_usd=_meter(spent.cost),
         open_tasks=fleet.open if sees_fleet else await redis.zcard(tenant_open_key(caller.tenant)),
         queued_tasks=sum(queue.runnable for queue in fleet.queues) if sees_fleet else None,
-        workers=len(fleet.workers),
+        workers=len(fleet.workers) if sees_fleet else None,
         breakers=[BreakerAnswer(name=one.name, state=one.state.value) for one in found],
     )
     return JSONResponse(answer.model_dump(mode="json"))

@@ -167,7 +167,8 @@ async def test_usage_shows_a_tenant_only_what_is_its_own(http, aredis):
     await Breakers(aredis, BreakerLimits()).allow("gpt-4o", "token")
     await submit(http, ACME)
     own, others = [(await http.get("/usage", headers=bearer(key))).json() for key in (ACME, OTHER)]
-    assert (own["tokens"]["held"], own["open_tasks"], own["queued_tasks"], own["breakers"]) == (70, 1, None, [])
+    assert (own["tokens"]["held"], own["open_tasks"], own["breakers"]) == (70, 1, [])
+    assert (own["queued_tasks"], own["workers"]) == (None, None)
     assert (others["tokens"]["held"], others["open_tasks"], others["breakers"]) == (0, 0, [])
     of_user = (await http.get("/usage?user_id=ann", headers=bearer(ACME))).json()
     assert of_user["tokens"]["held"] == 70

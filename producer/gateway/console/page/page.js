@@ -198,6 +198,7 @@ async function refresh() {
 
 function showFleet({ queued_tasks: queued, open_tasks: open, workers, tokens, cost_nano_usd: cost, breakers }) {
   element("depth").textContent = open ? `${open} open${queued === null ? "" : `, ${queued} waiting`}` : "empty";
+  for (const id of ["workers", "breakers"]) element(id).parentElement.hidden = workers === null; // of tenants
   element("workers").textContent = workers || "none";
   element("tokens").textContent = tokens.limit
     ? `${tokens.used.toLocaleString()} of ${tokens.limit.toLocaleString()}`
