@@ -9,6 +9,9 @@ Source: Unicode Technical Report 36 (bidirectional text), ECMA-48 (control funct
 
 import re
 
+PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+$"
+"""A text without any of them, for schemas: JSON has no halves of surrogate pairs."""
+
 _CHARS = "\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
 _ANY = re.compile(f"[\x00-\x1f{_CHARS}]")
 _ANY_BUT_LAYOUT = re.compile(f"[\x00-\x08\x0b-\x1f{_CHARS}]")

@@ -19,7 +19,7 @@ _NODES = 'a list of nodes, or "*"'
 EXPECTED = {
     "task_id": "letters, digits, _ and single dashes, at most 128",
     "tenant": "lower-case letters and digits, at most 32",
-    "thread_id": "letters, digits, any of _ . @ + and single dashes, at most 128",
+    "thread_id": "1 to 256 characters, none of them a control character",
     "user_id": "1 to 256 characters",
     "graph": "a name of 1 to 256 characters, none of them a control character",
     "input": "a JSON value",

@@ -1,6 +1,8 @@
 """The fields of a task that are passed on to LangGraph's run, in LangGraph's words."""
 
+import json
 from enum import StrEnum
+from hashlib import sha256
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
@@ -113,3 +115,8 @@ class Continued(BaseModel):
     def tasks(self) -> tuple[str, ...]:
         """The tasks of which one has written the checkpoint to go on from."""
         return self.task_id, *self.earlier
+
+
+def question_digest(question: Any) -> str:
+    """Tell questions of one interrupt id apart: LangGraph derives the id from the node alone, which may ask anew."""
+    return sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()

@@ -11,11 +11,13 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
 from typing import Annotated, Any, Self
+from urllib.parse import unquote
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 from pydantic_core import ErrorDetails, to_jsonable_python
 
+from langgraph_rq.shared.control_characters import PRINTABLE
 from langgraph_rq.shared.errors import InvalidTaskError, Violation
 from langgraph_rq.shared.explaining import EXPECTED, explain_with
 from langgraph_rq.shared.run_fields import (
@@ -109,14 +111,9 @@ DEFAULT_LIMITS = TaskLimits()
 # A double dash separates the tenant from the id in Redis, so an id cannot hold one.
 TaskId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+(-[A-Za-z0-9_]+)*-?$", max_length=128)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-GraphName = Annotated[
-    str,
-    StringConstraints(
-        min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+$"
-    ),
-]
-"""Without the characters of shared/control_characters.py: tools of others show it."""
-ThreadId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.@+]+(-[A-Za-z0-9_.@+]+)*-?$", max_length=128)]
+GraphName = Annotated[str, StringConstraints(pattern=PRINTABLE, max_length=256)]
+ThreadId = Annotated[str, StringConstraints(pattern=PRINTABLE, max_length=256)]
+"""Both without control characters: tools of others show them."""
 QuestionId = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 """LangGraph's id of an interrupt."""
 Tenant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+$", max_length=32)]
@@ -244,7 +241,7 @@ class Task(BaseModel):
     def thread_key(self) -> str:
         """The thread under which LangGraph keeps checkpoints; a task without `thread_id` has one of its own."""
         if self.thread_id is not None:
-            return task_key(self.thread_id, self.tenant)
+            return thread_key(self.thread_id, self.tenant)
         return own_thread(task_key(self.origin, self.tenant) if self.origin else self.key)
 
     @property
@@ -283,14 +280,19 @@ class Task(BaseModel):
         return f'["{FUNCTION}",null,[{task}],{{}}]'.encode()
 
 
-def question_digest(question: Any) -> str:
-    """Tell questions of one interrupt id apart: LangGraph derives the id from the node alone, which may ask anew."""
-    return sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
-
-
 def task_key(task_id: str, tenant: str = DEFAULT_TENANT) -> str:
     """Namespace a task or thread id by its tenant; the default tenant's ids stand as they are."""
     return task_id if tenant == DEFAULT_TENANT else f"{tenant}--{task_id}"
+
+
+def thread_key(thread_id: str, tenant: str = DEFAULT_TENANT) -> str:
+    """Namespace a thread id by its tenant, which two dashes separate: those of the id are `-%2D`, its `%` are `%25`."""
+    return task_key(thread_id.replace("%", "%25").replace("--", "-%2D"), tenant)
+
+
+def thread_of_key(key: str, tenant: str = DEFAULT_TENANT) -> str | None:
+    """Undo `thread_key`; None: the thread of a task without `thread_id`."""
+    return None if key.startswith(own_thread("")) else unquote(key.removeprefix(f"{tenant}--"))
 
 
 def tenant_of(key: str) -> str:

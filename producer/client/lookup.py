@@ -24,7 +24,7 @@ from langgraph_rq.shared.queue.events import EventType, read_event
 from langgraph_rq.shared.queue.keys import Place, events_key, graph_name, job_hash, result_key, task_hash
 from langgraph_rq.shared.queue.waits import describe, explain
 from langgraph_rq.shared.results import TaskResult
-from langgraph_rq.shared.tasks import State, Task
+from langgraph_rq.shared.tasks import State, Task, thread_of_key
 
 STATUS_FIELDS = (
     "state", "queue", "epoch", "waits", "created", "started", "deadline", "owner", "place", "waits_for", "waits_until",
@@ -193,7 +193,7 @@ def read_status(task_id: str, fields: Sequence[bytes | None] | None) -> TaskStat
         _reason(place, thing, until) if found is State.PENDING else kept_reason,
         graph_name(graph) or None,
         user_id or None,
-        None if thread.startswith("TASK--") else thread.removeprefix(f"{tenant}--") or None,
+        thread_of_key(thread, tenant) or None,
         input_tokens,
         output_tokens,
         cost_nano_usd / 1e9,

@@ -28,10 +28,10 @@ from langgraph_rq.shared.errors import (
 )
 from langgraph_rq.shared.queue.keys import JOB_TASK, job_hash, task_hash
 from langgraph_rq.shared.results import TaskResult
-from langgraph_rq.shared.run_fields import MOST_EARLIER
+from langgraph_rq.shared.run_fields import MOST_EARLIER, question_digest
 from langgraph_rq.shared.signing import SignatureError, TaskKeys
 from langgraph_rq.shared.strict_json import kind, read_json
-from langgraph_rq.shared.tasks import State, Task, TaskLimits, question_digest
+from langgraph_rq.shared.tasks import State, Task, TaskLimits
 
 INTERRUPT = "__interrupt__"
 """The key under which LangGraph puts the pending interrupts of a graph's output: a list of {id, value}."""

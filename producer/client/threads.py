@@ -16,7 +16,7 @@ from langgraph_rq.shared.errors import (
 )
 from langgraph_rq.shared.queue.events import BEGINNING
 from langgraph_rq.shared.signing import TaskKeys
-from langgraph_rq.shared.tasks import DEFAULT_GRAPH, ThreadId, task_key
+from langgraph_rq.shared.tasks import DEFAULT_GRAPH, ThreadId, thread_key
 from langgraph_rq.shared.threads.requests import (
     ANSWERED_WITHIN_S,
     NOT_SERVED,
@@ -204,6 +204,6 @@ class Threads:
 
     def _key(self, thread_id: str) -> str:
         try:
-            return task_key(_THREAD_ID.validate_python(thread_id), self._tenant)
+            return thread_key(_THREAD_ID.validate_python(thread_id), self._tenant)
         except ValidationError as error:
             raise InvalidInputError(Violation("thread_id", error.errors()[0]["msg"], repr(thread_id)[:60])) from None

@@ -4,10 +4,12 @@ import json
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from langgraph_rq.shared.errors import InvalidTaskError, Violation
 from langgraph_rq.shared.schema import SCHEMA
-from langgraph_rq.shared.tasks import FUNCTION, Priority, State, Task, TaskLimits, task_key
+from langgraph_rq.shared.tasks import FUNCTION, Priority, State, Task, TaskLimits, task_key, thread_key, thread_of_key
 
 LIMITS = TaskLimits()
 
@@ -153,6 +155,20 @@ def test_same_body_has_the_same_digest_whenever_it_is_submitted():
 def test_tenants_share_no_key():
     keys = {task_key(task_id, tenant) for task_id in ("x", "default-x", "a-x") for tenant in ("default", "a", "b")}
     assert len(keys) == 9
+
+
+@given(st.lists(st.text("-%2D5a", min_size=1), min_size=2, max_size=2, unique=True))
+def test_keys_of_threads_differ_and_give_their_ids_back(ids):
+    keys = {thread_key(id_, tenant): (id_, tenant) for id_ in ids for tenant in ("acme", "default")}
+    assert len(keys) == 4
+    for key, (id_, tenant) in keys.items():
+        assert thread_of_key(key, tenant) == id_
+        assert not key.startswith("TASK--")
+
+
+@pytest.mark.parametrize("id_", ["thread-1", "a_b.c@d+e", "ü 7:x/y", "-"])
+def test_most_threads_are_known_by_their_ids(id_):
+    assert (thread_key(id_), thread_key(id_, "acme")) == (id_, f"acme--{id_}")
 
 
 def test_thread_of_a_task_without_one_is_its_own():

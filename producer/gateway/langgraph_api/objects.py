@@ -14,7 +14,7 @@ from langgraph_rq.producer.gateway.problems import ProblemError
 from langgraph_rq.shared.errors import LanggraphRqError, UnknownTaskError
 from langgraph_rq.shared.queue.answers import whole_number
 from langgraph_rq.shared.queue.keys import graph_name, question_key, result_key, task_hash
-from langgraph_rq.shared.tasks import State, task_key
+from langgraph_rq.shared.tasks import State, task_key, thread_key, thread_of_key
 from langgraph_rq.shared.threads.requests import MOST_THREADS
 from langgraph_rq.shared.threads.rows import ThreadRow, row_key, runs_key
 
@@ -92,7 +92,7 @@ class LastRun:
 async def read_threads(caller: Caller, thread_ids: Sequence[str]) -> list[Thread | None]:
     """Read threads, in two round trips; None for each that does not exist."""
     redis = caller.client.redis
-    keys = [task_key(thread_id, caller.tenant) for thread_id in thread_ids]
+    keys = [thread_key(thread_id, caller.tenant) for thread_id in thread_ids]
     pipeline = redis.pipeline(transaction=False)
     for key in keys:
         pipeline.hgetall(row_key(key))
@@ -192,7 +192,7 @@ async def read_runs(caller: Caller, thread_id: str, run_ids: Sequence[str]) -> l
         pipeline.hmget(task_hash(key), _TASK_FIELDS)
         pipeline.get(record_key(key))
     replies: list[Any] = await pipeline.execute(raise_on_error=False) if run_ids else []
-    thread = task_key(thread_id, caller.tenant)
+    thread = thread_key(thread_id, caller.tenant)
     return [_run(run_id, thread_id, thread, *replies[2 * i : 2 * i + 2]) for i, run_id in enumerate(run_ids)]
 
 
@@ -232,7 +232,7 @@ async def read_run(caller: Caller, thread_id: str, run_id: str) -> Run:
 
 async def open_runs(caller: Caller, thread_id: str) -> list[str]:
     """Read the ids of a thread's runs that have not ended."""
-    ids = await newest_ids(caller, runs_key(task_key(thread_id, caller.tenant)))
+    ids = await newest_ids(caller, runs_key(thread_key(thread_id, caller.tenant)))
     return [run.run_id for run in await read_runs(caller, thread_id, ids) if run and not run.state.is_terminal]
 
 
@@ -246,12 +246,12 @@ async def cancel_runs(caller: Caller, run_ids: Iterable[str]) -> None:
 async def newest_ids(caller: Caller, key: str, start: int = 0, stop: int = -1) -> list[str]:
     """Read ids of threads or runs, the newest first, as their tenant knows them."""
     ids: list[Any] = await caller.client.redis.zrevrange(key, start, stop)
-    return [one.decode(errors="replace").removeprefix(f"{caller.tenant}--") for one in ids]
+    return [thread_of_key(one.decode(errors="replace"), caller.tenant) or "" for one in ids]
 
 
 async def is_run(caller: Caller, thread_id: str, run_id: str) -> bool:
     """Whether a thread lists a run: one that was deleted is not listed any more."""
-    thread, run = task_key(thread_id, caller.tenant), task_key(run_id, caller.tenant)
+    thread, run = thread_key(thread_id, caller.tenant), task_key(run_id, caller.tenant)
     return await caller.client.redis.zscore(runs_key(thread), run) is not None
 
 

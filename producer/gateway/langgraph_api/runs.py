@@ -35,7 +35,7 @@ from langgraph_rq.shared.errors import (
 )
 from langgraph_rq.shared.queue.keys import events_key, result_key
 from langgraph_rq.shared.strict_json import read_json
-from langgraph_rq.shared.tasks import Priority, State, TaskId, task_key
+from langgraph_rq.shared.tasks import Priority, State, TaskId, task_key, thread_key
 from langgraph_rq.shared.threads.rows import runs_key
 
 _LISTED = 1_000
@@ -137,7 +137,7 @@ async def list_runs(
 ) -> JSONResponse:
     """List the runs of a thread that are still known, the newest first."""
     await read_thread(caller, thread)
-    key = task_key(thread, caller.tenant)
+    key = thread_key(thread, caller.tenant)
     found = await read_runs(caller, thread, await newest_ids(caller, runs_key(key)))
     answers = [run.answer() for run in found if run]
     answers = [one for one in answers if status in (None, one["status"])][offset : offset + limit]
@@ -158,7 +158,7 @@ async def delete(thread: ThreadPath, run: RunPath, caller: FromCaller) -> Respon
     found = await read_run(caller, thread, run)
     if not found.state.is_terminal:
         raise ProblemError(409, "run_open", "the run has not ended: cancel it first")
-    key, run_key = task_key(thread, caller.tenant), task_key(run, caller.tenant)
+    key, run_key = thread_key(thread, caller.tenant), task_key(run, caller.tenant)
     pipeline = caller.client.redis.pipeline(transaction=True)
     pipeline.zrem(runs_key(key), run_key)
     pipeline.delete(result_key(run_key), events_key(run_key))

@@ -41,7 +41,7 @@ from langgraph_rq.shared.errors import (
     Violation,
 )
 from langgraph_rq.shared.queue.keys import question_key
-from langgraph_rq.shared.tasks import ThreadId, task_key
+from langgraph_rq.shared.tasks import ThreadId, task_key, thread_key
 from langgraph_rq.shared.threads.rows import (
     MADE,
     NO_THREAD,
@@ -104,7 +104,7 @@ def _refuse_long(metadata: Mapping[str, Any]) -> None:
 
 async def make(caller: Caller, thread_id: str, metadata: Mapping[str, Any]) -> int:
     """Make a thread, unless there is one."""
-    call = create_call(task_key(thread_id, caller.tenant), caller.tenant, json.dumps(metadata))
+    call = create_call(thread_key(thread_id, caller.tenant), caller.tenant, json.dumps(metadata))
     return await scripts.run(caller.client.redis, call)
 
 
@@ -122,7 +122,7 @@ async def patch(
     thread: ThreadPath, body: PatchBody, caller: FromCaller, prefer: Annotated[str | None, Header()] = None
 ) -> Response:
     """Change a thread's metadata."""
-    key = task_key(thread, caller.tenant)
+    key = thread_key(thread, caller.tenant)
     for _ in range(10):
         row = (await read_thread(caller, thread)).row
         merged = {**row.metadata, **body.metadata}
@@ -142,7 +142,7 @@ async def patch(
 async def delete(thread: ThreadPath, caller: FromCaller) -> Response:
     """Cancel a thread's runs, and delete it with its state."""
     found = await read_thread(caller, thread)
-    key, redis = task_key(thread, caller.tenant), caller.client.redis
+    key, redis = thread_key(thread, caller.tenant), caller.client.redis
     await cancel_runs(caller, await open_runs(caller, thread))
     if found.row.run and found.row.graph:
         try:

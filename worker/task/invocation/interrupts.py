@@ -20,7 +20,8 @@ from langgraph.types import Command, StateSnapshot
 from xxhash import xxh3_128_hexdigest
 
 from langgraph_rq.shared.errors import ErrorType
-from langgraph_rq.shared.tasks import Resume, State, Task, question_digest
+from langgraph_rq.shared.run_fields import question_digest
+from langgraph_rq.shared.tasks import Resume, State, Task
 from langgraph_rq.worker.outputs.json_values import as_json
 from langgraph_rq.worker.task.redacted import Redaction
 from langgraph_rq.worker.task.result import INTERRUPT, Result

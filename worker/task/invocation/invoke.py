@@ -82,7 +82,7 @@ async def _invoke(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline_at
                 events,
                 subgraphs=bool(task.stream_subgraphs),
                 detail=context.error_detail,
-                tenant=task.tenant,
+                task=task,
             )
         else:
             output = await loaded.graph.ainvoke(start.input, start.config, **start.options)

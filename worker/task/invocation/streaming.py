@@ -9,7 +9,7 @@ from langgraph.pregel import Pregel
 
 from langgraph_rq.shared.queue.events import EventType
 from langgraph_rq.shared.run_fields import StreamMode
-from langgraph_rq.shared.tasks import DEFAULT_TENANT
+from langgraph_rq.shared.tasks import Task, own_thread
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.outputs.failures import ErrorDetail
 from langgraph_rq.worker.task.events import TaskEvents
@@ -33,7 +33,7 @@ async def stream_graph(
     *,
     subgraphs: bool = False,
     detail: ErrorDetail = ErrorDetail.FRAMES,
-    tenant: str = DEFAULT_TENANT,
+    task: Task | None = None,
 ) -> Any:
     """Run a graph to its end, adding to `events`; returns its output, interrupts included, as `ainvoke` does.
 
@@ -46,18 +46,19 @@ async def stream_graph(
         events: Where to.
         subgraphs: Whether the events of subgraphs are added, too.
         detail: What is told of the exception of a node that failed.
-        tenant: Whose ids are shown without it, as they were given.
+        task: Its ids are shown as its client gave them; None: as they are.
     """
     output = _Output(graph)
     asked = {mode.value for mode in modes}
     chosen = [*_NEEDED, *sorted(asked - {*_NEEDED, EventType.EVENTS.value})]
+    is_renamed = task is not None and (task.key != task.task_id or task.thread_id not in {None, task.thread_key})
     run = _with_events if StreamMode.EVENTS in modes else _without_events
     async with aclosing(run(graph, start, config, {**options, "stream_mode": chosen, "subgraphs": subgraphs})) as parts:
         async for namespace, mode, part in parts:
             if not namespace:
                 output.take(mode, part)
             try:
-                shown = part if tenant == DEFAULT_TENANT else _without_tenant(mode, part, f"{tenant}--")
+                shown = _as_given(mode, part, task) if task and is_renamed else part
                 await _add(events, namespace, mode, shown, asked, detail)
             except Exception as error:  # what is shown of a run must not end it
                 _log.warning("events.dropped", error=type(error).__name__)
@@ -146,32 +147,32 @@ async def _add_node(events: TaskEvents, part: dict[str, Any], where: Mapping[str
     await events.add(EventType.NODE, **where, node=part["name"], phase="end", **why)
 
 
-def _without_tenant(mode: str, part: Any, prefix: str) -> Any:
-    """Cut the tenant off the ids of the thread and the task in LangGraph's configs and metadata."""
+def _as_given(mode: str, part: Any, task: Task) -> Any:
+    """Show the ids of the thread and the task without their tenant, in LangGraph's configs and metadata."""
     if mode == "messages":
-        return part[0], _with_given_ids(part[1], prefix)
+        return part[0], _with_given_ids(part[1], task)
     if mode == "debug":
-        return {**part, "payload": _without_tenant("checkpoints", part["payload"], prefix)}
+        return {**part, "payload": _as_given("checkpoints", part["payload"], task)}
     if mode not in {"tasks", "checkpoints", "events"}:
         return part
-    configs = {name: _with_given_ids(part[name], prefix) for name in ("config", "parent_config") if name in part}
+    configs = {name: _with_given_ids(part[name], task) for name in ("config", "parent_config") if name in part}
     if "metadata" in part:
-        configs["metadata"] = _with_given_ids(part["metadata"], prefix)
+        configs["metadata"] = _with_given_ids(part["metadata"], task)
     if mode == "checkpoints" and "tasks" in part:
-        configs["tasks"] = [{**one, "state": _with_given_ids(one.get("state"), prefix)} for one in part["tasks"]]
+        configs["tasks"] = [{**one, "state": _with_given_ids(one.get("state"), task)} for one in part["tasks"]]
     return {**part, **configs}
 
 
-def _with_given_ids(config: Any, prefix: str) -> Any:
+def _with_given_ids(config: Any, task: Task) -> Any:
     if not isinstance(config, dict):
         return config
     found = dict(config)
     if "configurable" in found:
-        found["configurable"] = _with_given_ids(found["configurable"], prefix)
-    for name in ("thread_id", "task_id"):
-        id_ = found.get(name)
-        if isinstance(id_, str) and id_.startswith((prefix, f"TASK--{prefix}")):
-            found[name] = id_.replace(prefix, "", 1)
+        found["configurable"] = _with_given_ids(found["configurable"], task)
+    if found.get("thread_id") == task.thread_key:
+        found["thread_id"] = task.thread_id or own_thread(task.origin or task.task_id)
+    if isinstance(id_ := found.get("task_id"), str):
+        found["task_id"] = id_.removeprefix(f"{task.tenant}--")
     return found
 
 
