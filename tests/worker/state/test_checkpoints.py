@@ -114,6 +114,35 @@ async def test_index_of_a_thread_forgets_checkpoints_that_have_expired(checkpoin
     assert await client.zcard(index) == 2 * len(members) - 2
 
 
+async def test_task_that_begins_on_a_thread_keeps_all_of_it_for_longer(checkpointer, client):
+    thread = config("used")
+    for _ in range(60):
+        await run(with_subgraph(), checkpointer, {"steps": []}, thread)
+    assert await client.zcard("agent:checkpoints:used") > 200  # more than one script renews
+    index, members = "agent:checkpoints:used", await client.zrange("agent:checkpoints:used", 0, -1)
+    await checkpointer.expire_thread("used", 60)
+    await client.zadd(index, dict.fromkeys(members, 1))
+    assert await checkpointer.begin("used")
+    assert all([await client.ttl(key) > 3600 async for key in client.scan_iter()])
+    assert await client.zcount(index, "-inf", 1) == 0
+    assert not await checkpointer.begin("unused")
+
+
+@pytest.mark.parametrize("thread_id", ["user:42/chat#3 *[x]", "a:__empty__:b", "50%", "50%25", "用户 {1}"])
+async def test_any_id_names_a_thread_of_its_own(checkpointer, client, thread_id):
+    thread, other = config(thread_id), config("user")
+    for each in (thread, other, thread):
+        await run(with_subgraph(), checkpointer, {"steps": [each["configurable"]["thread_id"]]}, each)
+    found = [one async for one in checkpointer.alist(thread)]
+    assert {one.config["configurable"]["thread_id"] for one in found} == {thread_id}
+    newest = await checkpointer.aget_tuple(thread)
+    assert newest.config["configurable"]["thread_id"] == newest.parent_config["configurable"]["thread_id"] == thread_id
+    assert newest.checkpoint["channel_values"]["steps"] == [thread_id, thread_id]
+    await checkpointer.expire_thread(thread_id, 0)
+    assert await checkpointer.aget_tuple(thread) is None
+    assert await checkpointer.aget_tuple(other) is not None
+
+
 async def test_write_for_an_expired_checkpoint_does_not_bring_back_a_stump_of_it(checkpointer, client):
     place = config("t", checkpoint_ns="", checkpoint_id="expired")
     await checkpointer.aput_writes(place, [("steps", ["one"])], "node-task")

@@ -9,13 +9,14 @@
 - Checkpoint, metadata and writes are each one opaque text of `StateSerializer`. The library writes JSON, takes dicts of
   the user for its own, and imports and builds whatever they name.
 
-Keys, all with the thread's TTL, counted from their last write:
+Keys, all with the thread's TTL, counted from their last write or the start of the thread's last task:
     checkpoint:<thread>:<namespace>:<id>       JSON    a checkpoint
     checkpoint_latest:<thread>:<namespace>     string  key of the newest checkpoint
     checkpoint_write:<thread>:<namespace>:<id>:<node's task>:<index>
                                                JSON    a node's pending write, until its step is complete
     write_keys_zset:<thread>:<namespace>:<id>  zset    keys of a checkpoint's pending writes
     agent:checkpoints:<thread>                 zset    the thread's checkpoints, for `expire_thread`
+In <thread> all but letters, digits and any of _ . - ~ @ + are written as in a URL: the library joins with colons.
 The root graph's namespace is written `__empty__`; each subgraph has its own. The search indexes `checkpoint` and
 `checkpoint_write` are permanent.
 """
@@ -25,6 +26,7 @@ import copy
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
+from urllib.parse import quote, unquote
 
 import orjson
 from langchain_core.runnables import RunnableConfig
@@ -95,19 +97,27 @@ class Checkpointer(AsyncRedisSaver):
             RefusedStateError: it holds a type that is not allowed, or was not written here with a known key.
         """
         reader = self._at(config)
-        found = await self._outages.retry(lambda: super(Checkpointer, reader).aget_tuple(config))
-        return found and _with_metadata(reader.serde, found)
+        found = await self._outages.retry(lambda: super(Checkpointer, reader).aget_tuple(_stored(config)))
+        return found and _read(reader.serde, found)
 
     async def begin(self, thread_id: str) -> bool:
-        """Begin a task on a thread. Returns whether it has checkpoints; cheaper than to look for the newest."""
-        call = scripts.Call(scripts.load_script("worker/state/redis_stack/is_known"), [_index_key(thread_id)], [], bool)
-        return await self._outages.retry(lambda: self._trips.run(call))
+        """Begin a task on a thread, all of which is kept from now on for as long as what the task will write.
+
+        Returns:
+            Whether the thread has checkpoints.
+        """
+        script = scripts.load_script("worker/state/redis_stack/begin")
+        call = scripts.Call(script, [_index_key(thread_id)], [_part(thread_id), self._ttl_ms], list[int])
+        while True:
+            known, is_more = await self._outages.retry(lambda: self._trips.run(call))
+            if not is_more:
+                return bool(known)
 
     async def alist(self, config: RunnableConfig | None, **options: Any) -> AsyncIterator[CheckpointTuple]:
         """List a thread's checkpoints as the library does, newest first."""
         reader = self._at(config or {})
-        async for found in super(Checkpointer, reader).alist(config, **options):
-            yield _with_metadata(reader.serde, found)
+        async for found in super(Checkpointer, reader).alist(config and _stored(config), **options):
+            yield _read(reader.serde, found)
 
     async def aput(
         self,
@@ -151,7 +161,7 @@ class Checkpointer(AsyncRedisSaver):
         call = scripts.Call(
             scripts.load_script("worker/state/redis_stack/expire"),
             [_index_key(thread_id)],
-            [thread_id, round(ttl_s * 1000)],
+            [_part(thread_id), round(ttl_s * 1000)],
             int,
         )
         return await self._outages.retry(lambda: self._trips.run(call))
@@ -165,7 +175,7 @@ class Checkpointer(AsyncRedisSaver):
         parent = configurable.get("checkpoint_id")
         run_id = configurable.get("run_id", metadata.get("run_id"))
         document = {
-            **_place(thread, namespace, checkpoint["id"]),
+            **_place(_part(thread), namespace, checkpoint["id"]),
             "run_id": str(run_id) if run_id else "",
             "parent_checkpoint_id": parent if parent and parent != checkpoint["id"] else "",
             "checkpoint_ts": time.time() * 1000,
@@ -177,8 +187,8 @@ class Checkpointer(AsyncRedisSaver):
             "step": metadata.get("step", 0),
         }
         keys = [
-            self._make_redis_checkpoint_key(thread, namespace, checkpoint["id"]),
-            self._make_redis_checkpoint_latest_key(thread, namespace),
+            self._make_redis_checkpoint_key(_part(thread), namespace, checkpoint["id"]),
+            self._make_redis_checkpoint_latest_key(_part(thread), namespace),
             _index_key(thread),
         ]
         member = f"{to_storage_safe_str(namespace)}:{checkpoint['id']}"
@@ -192,7 +202,7 @@ class Checkpointer(AsyncRedisSaver):
     def _put_writes(
         self, configurable: dict[str, Any], writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
     ) -> scripts.Call[int]:
-        place = (configurable["thread_id"], configurable.get("checkpoint_ns", ""), configurable["checkpoint_id"])
+        place = (_part(configurable["thread_id"]), configurable.get("checkpoint_ns", ""), configurable["checkpoint_id"])
         serializer = self.serde.at(_place_of(configurable["thread_id"]))
         args: list[Argument] = [self._ttl_ms]
         for position, (channel, value) in enumerate(writes):
@@ -277,8 +287,28 @@ def _value(serializer: StateSerializer, document: Any) -> Any:
     return serializer.loads_typed((str(kind), data))
 
 
-def _with_metadata(serializer: StateSerializer, found: CheckpointTuple) -> CheckpointTuple:
-    return found._replace(metadata=_value(serializer, found.metadata))
+def _read(serializer: StateSerializer, found: CheckpointTuple) -> CheckpointTuple:
+    parent = _given(found.parent_config) if found.parent_config else None
+    return found._replace(
+        config=_given(found.config), parent_config=parent, metadata=_value(serializer, found.metadata)
+    )
+
+
+def _stored(config: RunnableConfig) -> RunnableConfig:
+    """Name the thread of a config as keys do."""
+    return _with_thread(config, _part(config["configurable"]["thread_id"]))
+
+
+def _given(config: RunnableConfig) -> RunnableConfig:
+    return _with_thread(config, unquote(config["configurable"]["thread_id"]))
+
+
+def _with_thread(config: RunnableConfig, thread: str) -> RunnableConfig:
+    return {**config, "configurable": {**config["configurable"], "thread_id": thread}}
+
+
+def _part(thread: str) -> str:
+    return quote(thread, safe="@+")
 
 
 def _names(write: Any) -> tuple[str, str]:
@@ -299,4 +329,4 @@ def _place(thread: str, namespace: str, checkpoint_id: str) -> dict[str, str]:
 
 
 def _index_key(thread: str) -> str:
-    return f"agent:checkpoints:{thread}"
+    return f"agent:checkpoints:{_part(thread)}"
