@@ -8,12 +8,10 @@ import pytest
 import pytest_asyncio
 
 from langgraph_rq.shared.tasks import State
-from tests.langgraph.bench import Bare, Bench, Case, bench, forget
-from tests.langgraph.graphs import agents, control, functional, states
+from tests.langgraph.bench import Bare, Bench, bench, forget
+from tests.langgraph.suite import CASES
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-CASES: dict[str, Case] = {**states.CASES, **control.CASES, **functional.CASES, **agents.CASES}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -26,11 +26,10 @@ from langgraph_rq.worker.task.invocation.streaming import stream_graph
 from langgraph_rq.worker.task.redacted import Redaction
 from tests.fleet import one_node_graph, worker
 from tests.gateways import gateway
+from tests.langgraph.bench import streamed as plain
 
 ALL_MODES = list(StreamMode)
 OURS = {"state", "node", "end"}
-_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|\b[0-9a-f]{32}\b")
-_INSTANT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00")
 
 
 class Private(TypedDict, total=False):
@@ -95,23 +94,6 @@ def failing() -> Any:
 
 GRAPHS = {"conversation": conversation(), "asking": asking(), "failing": failing()}
 INPUT = {"messages": [{"role": "user", "content": "hi", "id": "h-1"}]}
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON, with ids in the order in which they appear, and without instants."""
-    seen: dict[str, str] = {}
-
-    def name(text: str) -> str:
-        return _INSTANT.sub("at", _ID.sub(lambda found: seen.setdefault(found[0], f"id-{len(seen)}"), text))
-
-    def renamed(part: Any) -> Any:
-        if isinstance(part, dict):
-            return {name(key): renamed(item) for key, item in part.items()}
-        if isinstance(part, list):
-            return [renamed(item) for item in part]
-        return name(part) if isinstance(part, str) else part
-
-    return renamed(as_json(value))
 
 
 def bare_config(task_id: str, graph: str) -> Any:

@@ -121,11 +121,11 @@ async def write_text(state: Plain) -> dict:
 
 
 async def reduce_all(_state: Reduced) -> dict:
-    return {"counts": {"b": 2}, "highest": 3, "text": "longer text", "seen": {"x"}}
+    return {"counts": {"b": 2}, "highest": 3, "text": "longer text", "seen": {1}}
 
 
 async def reduce_less(_state: Reduced) -> dict:
-    return {"counts": {"a": 3}, "highest": 2, "text": "short", "seen": {"y"}}
+    return {"counts": {"a": 3}, "highest": 2, "text": "short", "seen": {2}}
 
 
 async def sum_up(state: Basket) -> dict:
