@@ -19,6 +19,9 @@ Modes = Annotated[list[Mode], BeforeValidator(lambda modes: [modes] if isinstanc
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
+_LANGGRAPHS = "__pregel_"
+"""How keys of `configurable` begin that LangGraph sets for a node."""
+
 _NOT_SERVED = {
     "webhook": "no webhook: wait for the run, or join it",
     "langsmith_tracer": "nothing: LGRQ's own traces go to OpenTelemetry",
@@ -119,6 +122,23 @@ class RunBody(Body):
         }
         record = {"graph": graph, "metadata": shown, "kwargs": kwargs, "multitask_strategy": self.multitask_strategy}
         return document, record
+
+    def without_outer_graph(self, status: str | None) -> "RunBody":
+        """Read what RemoteGraph sends of the graph of which it is a node, as keys of LangGraph's own in `configurable`.
+
+        Where that graph resumes, and this thread is interrupted or about to be, the run goes on with the answers, if
+        there are any, instead of beginning anew with the node's input. Other such keys have no meaning here.
+        """
+        configurable = (self.config or {}).get("configurable")
+        if not isinstance(configurable, dict) or not any(key.startswith(_LANGGRAPHS) for key in configurable):
+            return self
+        others = {key: value for key, value in configurable.items() if not key.startswith(_LANGGRAPHS)}
+        changes: dict[str, Any] = {"config": {**(self.config or {}), "configurable": others}}
+        is_resumed = configurable.get("__pregel_resuming") is True and not self.command
+        if is_resumed and status in {"interrupted", "busy"}:
+            answers = configurable.get("__pregel_resume_map")
+            changes |= {"input": None, "command": {"resume": answers} if answers else None}
+        return self.model_copy(update=changes)
 
     @property
     def modes(self) -> list[str]:

@@ -226,8 +226,9 @@ async def start(caller: Caller, body: RunBody, thread_id: str | None) -> tuple[s
         thread_id = new_id()
     if thread_id is not None and (is_kept or body.if_not_exists == "create"):
         await make(caller, thread_id, {})
-    about_thread = (await read_thread(caller, thread_id)).row.metadata if thread_id is not None else {}
-    document, record = await body.task(caller, new_id(), thread_id, about_thread)
+    thread = await read_thread(caller, thread_id) if thread_id is not None else None
+    body = body.without_outer_graph(thread.status if thread else None)
+    document, record = await body.task(caller, new_id(), thread_id, thread.row.metadata if thread else {})
     task = caller.client.parse(document)
     await caller.admit(task.user_id)
     earlier = await open_runs(caller, thread_id) if thread_id and body.multitask_strategy == "interrupt" else ()
