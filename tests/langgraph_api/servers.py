@@ -1,8 +1,9 @@
 """Our gateway and a worker with the graphs of which LangGraph's own server was recorded."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
@@ -28,10 +29,22 @@ async def serving(redis_url: str, redis_client, **settings) -> AsyncIterator[Lan
     async with (
         open_async(redis_url) as stored,
         open_store(stored, redis_url, config) as store,
-        load_graphs(config, checkpointer=None, store=store) as graphs,
-        worker(redis_url, {name: loaded.graph for name, loaded in graphs.by_name.items()}, checkpoints=True),
+        load_graphs(config, checkpointer=None, store=store) as loaded,
+    ):
+        graphs = {name: one.graph for name, one in loaded.by_name.items()}
+        async with serving_graphs(redis_url, redis_client, graphs, **settings) as sdk:
+            yield sdk
+
+
+@asynccontextmanager
+async def serving_graphs(
+    redis_url: str, redis_client, graphs: Mapping[str, Any], **settings
+) -> AsyncIterator[LangGraphClient]:
+    """Serve compiled graphs; gives the stock SDK's client."""
+    async with (
+        worker(redis_url, graphs, checkpoints=True),
         listening(redis_url, **settings) as (http, _server),
     ):
-        await until(lambda: redis_client.hlen(GRAPH_DESCRIPTIONS) == len(graphs.by_name))
+        await until(lambda: redis_client.hlen(GRAPH_DESCRIPTIONS) == len(graphs))
         async with get_client(url=str(http.base_url), api_key=None) as sdk:
             yield sdk

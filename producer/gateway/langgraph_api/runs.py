@@ -180,10 +180,14 @@ async def join_stream(
     caller: FromCaller,
     stream_mode: Annotated[list[str] | None, Query(description="These modes only.")] = None,
     after: Annotated[str | None, Header(alias="Last-Event-ID")] = None,
+    checkpoint_id: Annotated[
+        str | None, Query(description="What is shown already; events before it come again.")
+    ] = None,
     *,
     cancel_on_disconnect: bool = False,
 ) -> Response:
     """Stream the events of a run, from its beginning or after an event."""
+    del checkpoint_id  # a hint of useStream, which takes a whole run as well
     found = await read_run(caller, thread, run)
     asked = [mode for given in stream_mode or () for mode in given.split(",") if mode]
     modes = asked or found.record.get("kwargs", {}).get("stream_mode") or _ALL
