@@ -51,7 +51,7 @@ clean: ## Remove .venv, caches and built files
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The system in containers. WORKERS=n scales, PROFILES="demo dashboards tracing" adds services, DEMO=1 is PROFILES=demo.
-.PHONY: secrets up down logs dashboard compose-test config-docs
+.PHONY: secrets up down logs dashboard compose-test config-docs api-docs
 WORKERS ?= 1
 PROFILES ?= $(if $(DEMO),demo)
 COMPOSE = $(if $(shell docker compose version 2>/dev/null),docker compose,docker-compose) -f compose.yaml
@@ -83,6 +83,9 @@ compose-test: ## Run the system in containers, kill a worker, stop Redis: no tas
 
 config-docs: install ## Write docs/configuration.md from the settings classes
 	@$(BIN)/python -m langgraph_rq.shared.dev.settings_page > docs/configuration.md
+
+api-docs: install ## Write docs/reference/langgraph-api-routes.md from what the gateway answers
+	@$(BIN)/python -m tests.langgraph_api.surface > docs/reference/langgraph-api-routes.md
 
 .PHONY: chaos soak
 chaos: install ## Inject faults into an installation and check every promise (CHAOS="--only C1 C3 --scale 0.1 --brief")
