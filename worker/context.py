@@ -91,7 +91,7 @@ async def open_context(
     queue, telemetry, task_settings = load(QueueSettings), load(TelemetrySettings), load(TaskSettings)
     tasks, keys = task_settings.limits(), task_settings.keys()
     audit_key = telemetry.workers_audit_key
-    config = read_langgraph_json(config_path(settings))
+    config = read_langgraph_json(config_path(settings), requires_auth=settings.require_auth)
     state = load(StateSettings)
     serializer = StateSerializer(StateKeys.parse(None if state.key is None else state.key.get_secret_value()))
     key_file = file_of(VARIABLE)

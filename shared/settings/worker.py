@@ -24,6 +24,9 @@ class WorkerSettings(Settings):
     )
     worker_processes: int = Field(1, ge=1, le=256, description="worker processes")
     config: Path = Field(Path("langgraph.json"), description="the langgraph.json that names the graphs")
+    require_auth: bool = Field(
+        default=False, description="refuse a langgraph.json with auth, which has no effect here, instead of a warning"
+    )
     checkpoints: bool = Field(default=True, description="keep checkpoints in Redis")
     answer_journal: bool = Field(
         default=False,

@@ -102,14 +102,20 @@ class LanggraphJson:
             add_to_import_path(folder)
 
 
-def read_langgraph_json(path: Path) -> LanggraphJson:
+def read_langgraph_json(path: Path, *, requires_auth: bool = False) -> LanggraphJson:
     """Read and validate the file, without importing anything or changing the process.
 
+    Args:
+        path: The file.
+        requires_auth: Whether a project that relies on LangGraph's `auth` is refused instead of warned.
+
     Raises:
-        GraphLoadError: the file is missing or does not follow LangGraph's documentation.
+        GraphLoadError: the file is missing or does not follow LangGraph's documentation, or has `auth`.
     """
     path = path.resolve()
     document = _read_object(path)
+    if requires_auth and "auth" in document:
+        raise GraphLoadError(f"{path}: expected no auth with LGRQ_REQUIRE_AUTH=true, got one: {INSTEAD['auth']}")
     dependencies = _expect(path, "dependencies", document.get("dependencies", []), list, "a list of strings")
     store = _expect(path, "store", document.get("store") or {}, dict, "an object")
     checkpointer = _expect(path, "checkpointer", document.get("checkpointer") or {}, dict, "an object")

@@ -197,6 +197,13 @@ def test_key_that_is_not_read_says_what_to_do_instead(project):
     )
 
 
+def test_auth_is_refused_where_it_is_required(project):
+    path = project({"graphs": {"g": "./a.py:g"}, "auth": {"path": "./auth.py:auth"}})
+    with pytest.raises(GraphLoadError, match=r"LGRQ_REQUIRE_AUTH=true, got one: .* name users by API keys"):
+        read_langgraph_json(path, requires_auth=True)
+    assert read_langgraph_json(project({"graphs": {"g": "./a.py:g"}}), requires_auth=True).warnings == ()
+
+
 def test_missing_env_file_is_a_warning(project):
     (warning,) = read_langgraph_json(project({"graphs": {"g": "./a.py:g"}, "env": ".env"})).warnings
     assert "there is no file" in warning
