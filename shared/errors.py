@@ -304,14 +304,14 @@ class ThreadBusyError(LanggraphRqError):
 
 
 class ThreadRequestError(LanggraphRqError):
-    """A request about a thread failed: no worker replied in time, or the graph failed. Retry it.
+    """A request about a thread or the store failed: no worker replied in time, or the graph failed. Retry it.
 
     Attributes:
         reason: Why.
     """
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"the thread could not be read: {reason}")
+        super().__init__(f"the request was not answered: {reason}")
         self.reason = reason
 
 

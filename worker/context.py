@@ -54,7 +54,6 @@ from langgraph_rq.worker.state.project_state import adopt, open_project_state, u
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.state_keys import StateKeys
 from langgraph_rq.worker.state.store.opening import open_store
-from langgraph_rq.worker.state.store.store import Store
 from langgraph_rq.worker.task.events import EventWriter
 from langgraph_rq.worker.task.redacted import Redaction
 from langgraph_rq.worker.task.run_context import RunContext
@@ -174,7 +173,7 @@ async def open_context(
             serializer=serializer,
             answer_journal=settings.answer_journal,
             ledger_ttl_ms=round(settings.thread_ttl_s * 1000),
-            store=store if isinstance(store, Store) else None,
+            store=brought.store or store,
             callbacks=callbacks,
             audit=Audit(audit_key, telemetry.audit_days) if audit_key else None,
             anchors=AnchorWriter(audit_key, telemetry.audit_days) if audit_key else None,

@@ -6,24 +6,22 @@ Example:
     print(client.wait(task.task_id, timeout_s=60).result["answer"])
 """
 
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, Unpack
 
+from langgraph_rq.producer.client.blocking import BlockingStore, BlockingThreads, iterate, run
 from langgraph_rq.producer.client.core import ClientCore
 from langgraph_rq.producer.client.lookup import Receipt, TaskStatus
 from langgraph_rq.producer.client.resume import MISSING
 from langgraph_rq.producer.client.task_fields import TaskFields
-from langgraph_rq.producer.client.threads import Checkpoint, HistoryFields, StateFields, Threads
 from langgraph_rq.producer.client.transport.transports import BlockingTransport
 from langgraph_rq.shared.queue.events import BEGINNING, Event
 from langgraph_rq.shared.queue.shares import Share
 from langgraph_rq.shared.results import TaskResult
 from langgraph_rq.shared.settings import QueueSettings, TaskSettings
-from langgraph_rq.shared.tasks import DEFAULT_GRAPH, State, Task
-
-T = TypeVar("T")
+from langgraph_rq.shared.tasks import State, Task
 
 
 class Client:
@@ -57,9 +55,14 @@ class Client:
         return self._core.parse(document)
 
     @property
-    def threads(self) -> "BlockingThreads":
+    def threads(self) -> BlockingThreads:
         """The state of the tenant's threads, which workers read."""
         return BlockingThreads(self._core.threads)
+
+    @property
+    def store(self) -> BlockingStore:
+        """The tenant's long-term memory, which workers read and write."""
+        return BlockingStore(self._core.store)
 
     def submit(self, input: Any, **fields: Unpack[TaskFields]) -> Receipt:  # noqa: A002 - the contract's word
         """Put one task on the queue. `TaskFields` describes the keywords.
@@ -74,38 +77,38 @@ class Client:
             TenantFullError: the tenant has as many tasks, or as much of Redis, as it may.
             RedisUnavailableError: Redis cannot be reached. The task may be queued; submit it again under its id.
         """
-        return _run(self._core.submit(input, **fields))
+        return run(self._core.submit(input, **fields))
 
     def submit_many(self, documents: Iterable[Mapping[str, Any]]) -> list[Receipt]:
         """Put many tasks on the queue, in order; all are checked before the first is queued. Raises as `submit`."""
-        return _run(self._core.submit_many(documents))
+        return run(self._core.submit_many(documents))
 
     def submit_each(self, tasks: Sequence[Task], *, is_alone: bool = False) -> Iterator[Receipt]:
         """Put checked tasks on the queue, yielding each one's receipt as it is known. Raises as `submit`.
 
         With `is_alone` ThreadBusyError is raised for one whose thread has an open task.
         """
-        return _iterate(self._core.submit_each(tasks, is_alone=is_alone))
+        return iterate(self._core.submit_each(tasks, is_alone=is_alone))
 
     def status(self, task_id: str) -> TaskStatus:
         """Read where a task is. Raises UnknownTaskError, RedisUnavailableError."""
-        return _run(self._core.status(task_id))
+        return run(self._core.status(task_id))
 
     def result(self, task_id: str) -> TaskResult | None:
         """Read a task's result; None while it has none, or when its TTL is over. Raises RedisUnavailableError."""
-        return _run(self._core.result(task_id))
+        return run(self._core.result(task_id))
 
     def result_json(self, task_id: str) -> bytes | None:
         """Read a task's result as `result` does, as the JSON document that stands in Redis."""
-        return _run(self._core.result_json(task_id))
+        return run(self._core.result_json(task_id))
 
     def wait(self, task_id: str, timeout_s: float | None = None) -> TaskResult:
         """Block until the task has ended. Raises WaitTimeoutError, UnknownTaskError, RedisUnavailableError."""
-        return _run(self._core.wait(task_id, timeout_s))
+        return run(self._core.wait(task_id, timeout_s))
 
     def wait_json(self, task_id: str, timeout_s: float | None = None) -> bytes:
         """Wait as `wait` does, for the JSON document that stands in Redis."""
-        return _run(self._core.wait_json(task_id, timeout_s))
+        return run(self._core.wait_json(task_id, timeout_s))
 
     def wait_each(self, task_ids: Iterable[str], timeout_s: float | None = None) -> Iterator[TaskResult]:
         """Yield each task's result as it ends, whichever is first; with more than 1,000 open ones a few seconds later.
@@ -116,7 +119,7 @@ class Client:
             UnreadableTaskError: another program has overwritten a task's keys.
             UnknownTaskError, WaitTimeoutError: as `wait`.
         """
-        return _iterate(self._core.wait_each(task_ids, timeout_s))
+        return iterate(self._core.wait_each(task_ids, timeout_s))
 
     def events(self, task_id: str, after: str = BEGINNING) -> Iterator[Event]:
         """Yield what happens to a task, from its beginning or `after` the event of that id, until it has ended.
@@ -128,7 +131,7 @@ class Client:
             UnknownTaskError: no such task is known at the start, or it is forgotten meanwhile.
             RedisUnavailableError: Redis cannot be reached at the start.
         """
-        return _iterate(self._core.events(task_id, after))
+        return iterate(self._core.events(task_id, after))
 
     def follow(
         self, task_id: str, after: str, quiet_s: float, *, in_parts: bool = False
@@ -139,8 +142,8 @@ class Client:
 
         Answers None instead of an iterator when `after` is the end. Raises as `events`, before it yields.
         """
-        following = _run(self._core.follow(task_id, after, quiet_s, in_parts=in_parts))
-        return _iterate(following) if following else None
+        following = run(self._core.follow(task_id, after, quiet_s, in_parts=in_parts))
+        return iterate(following) if following else None
 
     def cancel(self, task_id: str) -> State:
         """Stop a task; answers the state in which it is now.
@@ -152,7 +155,7 @@ class Client:
             UnknownTaskError: there is no such task (yet: a job of stock RQ becomes one when a worker first sees it).
             RedisUnavailableError: Redis cannot be reached.
         """
-        return _run(self._core.cancel(task_id))
+        return run(self._core.cancel(task_id))
 
     def resume(
         self,
@@ -178,7 +181,7 @@ class Client:
             AlreadyAnsweredError: another answer was given before.
             InvalidTaskError: an answer to a question that was not asked. Further as `submit`.
         """
-        return _run(self._core.resume(task_id, value, answers=answers, seen=seen))
+        return run(self._core.resume(task_id, value, answers=answers, seen=seen))
 
     def continue_(self, task_id: str) -> Receipt:
         """Continue a task that failed, timed out or was cancelled; the receipt is that of the task which does.
@@ -190,7 +193,7 @@ class Client:
             NotContinuableError: the task has not failed.
             UnknownTaskError: it is not kept any more. Further as `submit`.
         """
-        return _run(self._core.continue_(task_id))
+        return run(self._core.continue_(task_id))
 
     def end_waits(self) -> None:
         """End all waits as if their time were over, and all events where they are, within 5 s and from now on."""
@@ -198,7 +201,7 @@ class Client:
 
     def close(self) -> None:
         """End all waits and close the connections."""
-        _run(self._core.aclose())
+        run(self._core.aclose())
 
     def __enter__(self) -> Self:
         return self
@@ -207,62 +210,3 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class BlockingThreads:
-    """`Threads`, whose coroutines it runs over a connection that blocks."""
-
-    def __init__(self, threads: Threads) -> None:
-        self._threads = threads
-
-    def state(self, thread_id: str, **fields: Unpack[StateFields]) -> dict[str, Any]:
-        """Read the state of a thread, as `Threads.state` does."""
-        return _run(self._threads.state(thread_id, **fields))
-
-    def states(self, thread_ids: Sequence[str], *, graph: str = DEFAULT_GRAPH) -> dict[str, dict[str, Any]]:
-        """Read the newest states of up to 100 threads, as `Threads.states` does."""
-        return _run(self._threads.states(thread_ids, graph=graph))
-
-    def update(
-        self,
-        thread_id: str,
-        values: Any,
-        *,
-        graph: str = DEFAULT_GRAPH,
-        as_node: str | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> dict[str, Any]:
-        """Write to the state of a thread that no task uses, as `Threads.update` does."""
-        return _run(self._threads.update(thread_id, values, graph=graph, as_node=as_node, checkpoint=checkpoint))
-
-    def delete(self, thread_id: str, *, graph: str = DEFAULT_GRAPH, force: bool = False) -> None:
-        """Delete the checkpoints of a thread, as `Threads.delete` does."""
-        _run(self._threads.delete(thread_id, graph=graph, force=force))
-
-    def history(self, thread_id: str, **fields: Unpack[HistoryFields]) -> list[dict[str, Any]]:
-        """Read the states of a thread, the newest first, as `Threads.history` does."""
-        return _run(self._threads.history(thread_id, **fields))
-
-
-def _run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that never suspends: its transport blocks instead."""
-    try:
-        coroutine.send(None)
-    except StopIteration as returned:
-        value: T = returned.value
-        return value
-    coroutine.close()
-    raise AssertionError("a coroutine over a blocking transport was suspended")
-
-
-def _iterate(items: AsyncGenerator[T, None]) -> Iterator[T]:
-    """Iterate over an asynchronous generator that never suspends."""
-    try:
-        while True:
-            try:
-                item = _run(items.__anext__())
-            except StopAsyncIteration:
-                return
-            yield item
-    finally:
-        _run(items.aclose())

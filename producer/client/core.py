@@ -22,9 +22,11 @@ from langgraph_rq.producer.client.records import Records
 from langgraph_rq.producer.client.results import LOOK_AGAIN_S, Results
 from langgraph_rq.producer.client.resume import MISSING, Answers
 from langgraph_rq.producer.client.statuses import find_status
+from langgraph_rq.producer.client.store import StoreItems
 from langgraph_rq.producer.client.task_fields import TaskFields
 from langgraph_rq.producer.client.threads import Threads
 from langgraph_rq.producer.client.transport.connection import Connection
+from langgraph_rq.producer.client.transport.requests import Requests
 from langgraph_rq.producer.client.transport.transports import Transport
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import (
@@ -109,7 +111,12 @@ class ClientCore:
     @property
     def threads(self) -> Threads:
         """The state of the tenant's threads, which workers read."""
-        return Threads(self._connection, self._tenant, self._keys)
+        return Threads(Requests(self._connection, self._tenant, self._keys), self._tenant)
+
+    @property
+    def store(self) -> StoreItems:
+        """The tenant's long-term memory, which workers read and write."""
+        return StoreItems(Requests(self._connection, self._tenant, self._keys))
 
     async def submit(self, input: Any, **fields: Unpack[TaskFields]) -> Receipt:  # noqa: A002 - the contract's word
         """Put one task on the queue. `TaskFields` describes the keywords.

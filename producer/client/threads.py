@@ -1,35 +1,17 @@
 """Read the state of threads: a worker that serves the thread's graph answers."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NotRequired, TypedDict, Unpack
+from typing import Any, Literal, NotRequired, TypedDict, Unpack
 from uuid import uuid4
 
 from pydantic import TypeAdapter, ValidationError
 
-from langgraph_rq.producer.client.transport.connection import Connection
-from langgraph_rq.shared.errors import (
-    InvalidInputError,
-    ThreadBusyError,
-    ThreadRequestError,
-    UnknownGraphError,
-    Violation,
-)
-from langgraph_rq.shared.queue.events import BEGINNING
-from langgraph_rq.shared.signing import TaskKeys
+from langgraph_rq.producer.client.transport.requests import Requests
+from langgraph_rq.shared.errors import InvalidInputError, Violation
 from langgraph_rq.shared.tasks import DEFAULT_GRAPH, ThreadId, thread_key
-from langgraph_rq.shared.threads.requests import (
-    ANSWERED_WITHIN_S,
-    NOT_SERVED,
-    TOO_MANY,
-    Operation,
-    Refusal,
-    Request,
-    reply_key,
-    request_call,
-)
+from langgraph_rq.shared.threads.requests import MOST_THREADS, Operation
 
 MOST_STATES = 1_000
-_LONGEST = 4_000_000
 
 _THREAD_ID = TypeAdapter(ThreadId)
 
@@ -73,15 +55,13 @@ class Threads:
     """The threads of one tenant.
 
     Args:
-        connection: To Redis.
+        requests: Asks for the tenant.
         tenant: Whose threads.
-        keys: Sign requests; None: they are not signed.
     """
 
-    def __init__(self, connection: Connection, tenant: str, keys: TaskKeys | None) -> None:
-        self._connection = connection
+    def __init__(self, requests: Requests, tenant: str) -> None:
+        self._requests = requests
         self._tenant = tenant
-        self._keys = keys
 
     async def state(self, thread_id: str, **fields: Unpack[StateFields]) -> dict[str, Any]:
         """Read the state of a thread, now or at a checkpoint, as LangGraph's API writes it.
@@ -137,9 +117,74 @@ class Threads:
 
         Others as `state`.
         """
-        arguments = {"graph": graph, "values": values, "as_node": as_node, "checkpoint": checkpoint}
+        supersteps = [[{"values": values, "as_node": as_node}]]
+        arguments = {"graph": graph, "supersteps": supersteps, "checkpoint": checkpoint}
         found: dict[str, Any] = await self._ask(Operation.UPDATE, thread_id, arguments)
         return found
+
+    async def update_in_steps(
+        self, thread_id: str, supersteps: Sequence[Sequence[Mapping[str, Any]]], *, graph: str = DEFAULT_GRAPH
+    ) -> dict[str, Any]:
+        """Write to the state of a thread as several supersteps would have, each in a checkpoint of its own.
+
+        Args:
+            thread_id: The thread.
+            supersteps: Of each the updates, with `as_node` and `values` or `command` {update, goto, resume}.
+            graph: The graph that writes them.
+
+        Returns:
+            The last checkpoint. Raises as `update`; supersteps before one that is refused stay.
+        """
+        arguments = {"graph": graph, "supersteps": supersteps}
+        found: dict[str, Any] = await self._ask(Operation.UPDATE, thread_id, arguments)
+        return found
+
+    async def copy(self, thread_id: str, target_id: str | None = None, *, graph: str = DEFAULT_GRAPH) -> str:
+        """Copy the checkpoints of a thread that no task uses, and list the copy with its metadata, without its runs.
+
+        Args:
+            thread_id: The thread.
+            target_id: The copy, which must have no checkpoints; None: a random id.
+            graph: A graph that has used it.
+
+        Returns:
+            The id of the copy.
+
+        Raises:
+            ThreadBusyError: a task of the thread has not ended, or one began meanwhile; nothing is left of the copy.
+            InvalidInputError: the copy has checkpoints, or the workers keep none.
+
+        Others as `state`.
+        """
+        target = target_id or str(uuid4())
+        await self._ask(Operation.COPY, thread_id, {"graph": graph, "target": self._key(target)})
+        return target
+
+    async def prune(
+        self,
+        thread_ids: Sequence[str],
+        *,
+        strategy: Literal["delete", "keep_latest"] = "delete",
+        graph: str = DEFAULT_GRAPH,
+    ) -> list[str]:
+        """Delete the older checkpoints of threads that no task uses, or all.
+
+        Args:
+            thread_ids: The threads.
+            strategy: `keep_latest` keeps the newest checkpoint, and what it needs; `delete` none.
+            graph: A graph that has used them.
+
+        Returns:
+            The threads that were pruned: all but those of which a task has not ended. Raises as `state`.
+        """
+        if strategy not in ("delete", "keep_latest"):
+            raise InvalidInputError(Violation("strategy", "delete or keep_latest", repr(strategy)[:60]))
+        pruned: list[str] = []
+        for start in range(0, len(thread_ids), MOST_THREADS):
+            threads = {thread_id: self._key(thread_id) for thread_id in thread_ids[start : start + MOST_THREADS]}
+            arguments = {"graph": graph, "threads": threads, "strategy": strategy}
+            pruned += await self._ask(Operation.PRUNE, thread_ids[start], arguments)
+        return pruned
 
     async def delete(self, thread_id: str, *, graph: str = DEFAULT_GRAPH, force: bool = False) -> None:
         """Delete the checkpoints of a thread.
@@ -172,35 +217,10 @@ class Threads:
         return found
 
     async def _ask(self, operation: Operation, thread_id: str, fields: Mapping[str, Any]) -> Any:
-        thread = self._key(thread_id)
-        arguments = {"thread_id": thread_id, **fields}
+        self._key(thread_id)
+        arguments = dict(fields)
         graph = str(arguments.pop("graph", DEFAULT_GRAPH))
-        request = Request(uuid4().hex, operation, graph, thread, arguments)
-        text = request.text()
-        if len(text) > _LONGEST:
-            raise InvalidInputError(Violation("values", f"a request of at most {_LONGEST:,} bytes", f"{len(text):,}"))
-        if self._keys:
-            text = self._keys.sign_request(thread, self._tenant, text)
-        (sent,) = await self._connection.run([request_call(request, text)])
-        if isinstance(sent, Exception):
-            raise sent
-        if sent[0] == NOT_SERVED:
-            raise UnknownGraphError(graph, sent[1].decode() or "none")
-        if sent[0] == TOO_MANY:
-            raise ThreadRequestError("too many requests wait for the workers of this graph")
-        news = await self._connection.transport.news(
-            {reply_key(request.id): BEGINNING}, ANSWERED_WITHIN_S, is_drained=True
-        )
-        for event, *_ in news.values():
-            reply = event.data
-            if "error" not in reply:
-                return reply["ok"]
-            if reply.get("kind") == Refusal.INVALID:
-                raise InvalidInputError(Violation("thread", "what the graph can read", reply["error"]))
-            if reply.get("kind") == Refusal.BUSY:
-                raise ThreadBusyError(thread_id)
-            raise ThreadRequestError(reply["error"])
-        raise ThreadRequestError(f"no worker answered within {ANSWERED_WITHIN_S:g} s")
+        return await self._requests.ask(operation, thread_id, graph, arguments)
 
     def _key(self, thread_id: str) -> str:
         try:

@@ -24,7 +24,7 @@ from langgraph_rq.producer.gateway.admission.streams import Streams
 from langgraph_rq.producer.gateway.answer_headers import AnswerHeaders
 from langgraph_rq.producer.gateway.console import overview, page
 from langgraph_rq.producer.gateway.dependencies import Gateway
-from langgraph_rq.producer.gateway.langgraph_api import assistants, not_served, runs, system, threads
+from langgraph_rq.producer.gateway.langgraph_api import assistants, not_served, runs, store, system, threads
 from langgraph_rq.producer.gateway.probes import health
 from langgraph_rq.producer.gateway.probes.model_ping import ModelPing
 from langgraph_rq.producer.gateway.tasks import classic, routes, stream
@@ -106,7 +106,10 @@ def create_app(settings: GatewaySettings, redis_url: str | None = None) -> FastA
     )
     parts = [
         part.router
-        for part in (routes, stream, classic, overview, health, page, system, assistants, threads, runs, not_served)
+        for part in (
+            *(routes, stream, classic, overview, health, page),
+            *(system, assistants, threads, runs, store, not_served),
+        )
     ]
     problems.install(app, [route for part in parts for route in part.routes])
     for part in parts:

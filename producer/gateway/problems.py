@@ -31,6 +31,7 @@ from langgraph_rq.shared.errors import (
     ScriptsMissingError,
     TaskConflictError,
     TenantFullError,
+    ThreadBusyError,
     ThreadRequestError,
     UnknownGraphError,
     UnknownTaskError,
@@ -138,8 +139,9 @@ def problem_of(error: Exception) -> ProblemError | None:
         case AlreadyAnsweredError():
             answered = {"answered_by": error.answered_by, "answered_at": error.answered_at}
             return ProblemError(409, "already_answered", str(error), more=to_jsonable_python(answered))
-        case TaskConflictError():
-            return ProblemError(409, "task_conflict", str(error))
+        case TaskConflictError() | ThreadBusyError():
+            name = "thread_busy" if isinstance(error, ThreadBusyError) else "task_conflict"
+            return ProblemError(409, name, str(error))
         case ForgedResultError():
             return ProblemError(502, "forged_result", str(error))
         case NotContinuableError() | NotInterruptedError():

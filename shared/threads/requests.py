@@ -1,12 +1,12 @@
-"""What is asked about a thread, and how it travels: a request on a list of its graph, its reply on a stream of its own.
+"""Requests about threads and the store, and how they travel: on a list of a graph, the reply on a stream of its own.
 
 Keys:
-    agent:requests:<graph>  list    requests that no worker has taken yet; 10 s
+    agent:requests:<graph>  list    requests that no worker has taken yet; graph empty: any worker answers; 10 s
     agent:reply:<id>        stream  one entry, the reply to a request, as an event `end`; a minute
 
 A request is JSON: `id`, `operation`, `thread`, under which LangGraph keeps checkpoints, `graph`, and what the operation
-takes besides as `arguments`. With LGRQ_TASK_KEYS it is followed by a space and `<key id>:<hex>`, signed by a key of the
-thread's tenant, as tasks are.
+takes besides as `arguments`. A request about the store has no graph, and its thread, `STORE`, only names the tenant.
+With LGRQ_TASK_KEYS a request is followed by a space and `<key id>:<hex>`, signed by a key of the tenant, as tasks are.
 
 A reply is JSON: `{"ok": value}`, or `{"error": text, "kind": one of `Refusal`}`.
 """
@@ -26,6 +26,10 @@ ANSWERED_WITHIN_S = 10.0
 REPLY_KEPT_MS = 60_000
 MOST_THREADS = 100
 """Threads of one request."""
+ANY_WORKER = ""
+"""The graph of a request that any worker answers."""
+STORE = "store"
+"""What stands for the thread in a request about the store."""
 _MOST_WAITING = 1_000
 _KEPT_MS = round(ANSWERED_WITHIN_S * 1000)
 
@@ -43,9 +47,23 @@ class Operation(StrEnum):
     HISTORY = "history"
     """The checkpoints of a thread, the newest first."""
     UPDATE = "update"
-    """The state of a thread at rest is written to, as by one of its nodes."""
+    """The state of a thread at rest is written to, as by one of its nodes, or by several, one after the other."""
+    COPY = "copy"
+    """The checkpoints of a thread at rest are copied to another one."""
+    PRUNE = "prune"
+    """Of threads at rest of one tenant the older checkpoints are deleted, or all."""
     DELETE = "delete"
     """All that is kept of a thread's state is deleted."""
+    STORE_GET = "store_get"
+    """An item of the store."""
+    STORE_PUT = "store_put"
+    """An item of the store is written."""
+    STORE_DELETE = "store_delete"
+    """An item of the store is deleted."""
+    STORE_SEARCH = "store_search"
+    """Items of the store below a namespace."""
+    STORE_NAMESPACES = "store_namespaces"
+    """Namespaces of the store."""
 
 
 class Refusal(StrEnum):
@@ -71,8 +89,8 @@ class Request:
     arguments: Mapping[str, Any]
 
     def text(self) -> bytes:
-        """Write what `read` reads."""
-        return json.dumps(asdict(self), separators=(",", ":")).encode()
+        """Write what `read` reads. Raises TypeError, ValueError: the arguments are not JSON."""
+        return json.dumps(asdict(self), separators=(",", ":"), allow_nan=False).encode()
 
     @classmethod
     def read(cls, text: bytes) -> "Request":

@@ -1,9 +1,10 @@
 """What is listed of threads: made with them, and kept by the queue's scripts as their runs come and end.
 
 Keys:
-    agent:thread_row:<thread>   hash  when it was made and used, its newest run, its metadata; a week after its last use
+    agent:thread_row:<thread>   hash  when it was made and used, its newest run, its metadata, its TTL; a week after its
+                                      last use, or its TTL
     agent:thread_runs:<thread>  zset  id -> when the run was accepted (ms), of the newest 1,000; likewise
-    agent:threads:<tenant>      zset  thread -> when it was used (ms); likewise
+    agent:threads:<tenant>      zset  thread -> when it was used (ms); a week after the last use of any
 """
 
 from collections.abc import Mapping
@@ -34,9 +35,16 @@ class ThreadRow:
     """The newest run, by its id in Redis."""
     ended: State | None
     """How the run ended that ended last."""
+    ttl_ms: int | None = None
+    """How long it is kept after its last use, if its maker has said so."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     metadata_text: str = ""
     """The same as it is kept."""
+
+    @property
+    def is_used(self) -> bool:
+        """Whether it may have a state: a run has used it, or it was written to."""
+        return self.run is not None or self.ended is not None
 
     @classmethod
     def read(cls, fields: Mapping[bytes, bytes]) -> "ThreadRow | None":
@@ -58,21 +66,44 @@ class ThreadRow:
             graph=texts.get("graph"),
             run=texts.get("run"),
             ended=ended,
+            ttl_ms=whole_number(fields.get(b"ttl", b""), 0) or None,
             metadata=metadata if isinstance(metadata, dict) else {},
             metadata_text=texts.get("metadata", ""),
         )
 
 
-def create_call(thread: str, tenant: str, metadata: str, now_ms: int | str = "") -> Call[int]:
-    """Make a thread; answers MADE or KNOWN. `thread` is its id in Redis, `metadata` JSON; `now_ms` in tests."""
+def create_call(
+    thread: str, tenant: str, metadata: str, graph: str = "", ttl_ms: int | None = None, now_ms: int | str = ""
+) -> Call[int]:
+    """Make a thread; answers MADE or KNOWN.
+
+    Args:
+        thread: Its id in Redis.
+        tenant: Whose it is.
+        metadata: JSON.
+        graph: The graph that is to write its first state; empty: its first run names one.
+        ttl_ms: How long it is kept after its last use; None: as any other.
+        now_ms: In tests.
+    """
     script = load_script("shared/threads/scripts/create_thread")
-    return Call(script, [row_key(thread)], [thread, tenant, metadata, now_ms], int)
+    return Call(script, [row_key(thread)], [thread, tenant, metadata, graph, ttl_ms or "", now_ms], int)
 
 
-def describe_call(thread: str, tenant: str, before: str, after: str, now_ms: int | str = "") -> Call[int]:
-    """Replace the metadata `before` by those `after`; answers DESCRIBED, OTHERS_MEANWHILE or NO_THREAD."""
+def copy_call(thread: str, copy: str, tenant: str, now_ms: int | str = "") -> Call[int]:
+    """List a copy of a thread; answers MADE or KNOWN. Both by their ids in Redis; `now_ms` in tests."""
+    script = load_script("shared/threads/scripts/copy_thread")
+    return Call(script, [row_key(thread), row_key(copy)], [copy, tenant, now_ms], int)
+
+
+def describe_call(
+    thread: str, tenant: str, before: str, after: str, ttl_ms: int | None = None, now_ms: int | str = ""
+) -> Call[int]:
+    """Replace the metadata `before` by those `after`; answers DESCRIBED, OTHERS_MEANWHILE or NO_THREAD.
+
+    `ttl_ms` is how long the thread is kept after its last use; None: as before.
+    """
     script = load_script("shared/threads/scripts/describe_thread")
-    return Call(script, [row_key(thread)], [thread, tenant, before, after, now_ms], int)
+    return Call(script, [row_key(thread)], [thread, tenant, before, after, ttl_ms or "", now_ms], int)
 
 
 def hold_call(thread: str, now_ms: int | str = "", *, by_force: bool = False) -> Call[int]:
@@ -87,6 +118,16 @@ def change_call(thread: str, tenant: str, state: State, now_ms: int | str = "") 
     """Note that a thread's state has changed; INTERRUPTED: nodes are to run next, else SUCCESS."""
     script = load_script("shared/threads/scripts/change_thread")
     return Call(script, [], [thread, tenant, state, now_ms], int)
+
+
+def expire_call(thread: str) -> Call[int]:
+    """Let the checkpoints of a thread at rest go with its row, if it has a TTL of its own; workers may call this."""
+    return Call(load_script("shared/threads/scripts/expire_thread"), [], [thread], int)
+
+
+def busy_call(thread: str) -> Call[bool]:
+    """Read whether a task of a thread has not ended."""
+    return Call(load_script("shared/threads/scripts/is_thread_busy"), [], [thread], bool)
 
 
 def row_key(thread: str) -> str:

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from langgraph.store.base import BaseStore
 from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 
@@ -32,17 +33,17 @@ async def serving(redis_url: str, redis_client, **settings) -> AsyncIterator[Lan
         load_graphs(config, checkpointer=None, store=store) as loaded,
     ):
         graphs = {name: one.graph for name, one in loaded.by_name.items()}
-        async with serving_graphs(redis_url, redis_client, graphs, **settings) as sdk:
+        async with serving_graphs(redis_url, redis_client, graphs, store=store, **settings) as sdk:
             yield sdk
 
 
 @asynccontextmanager
 async def serving_graphs(
-    redis_url: str, redis_client, graphs: Mapping[str, Any], **settings
+    redis_url: str, redis_client, graphs: Mapping[str, Any], store: BaseStore | None = None, **settings
 ) -> AsyncIterator[LangGraphClient]:
     """Serve compiled graphs; gives the stock SDK's client."""
     async with (
-        worker(redis_url, graphs, checkpoints=True),
+        worker(redis_url, graphs, checkpoints=True, store=store),
         listening(redis_url, **settings) as (http, _server),
     ):
         await until(lambda: redis_client.hlen(GRAPH_DESCRIPTIONS) == len(graphs))

@@ -16,9 +16,10 @@ async def test_recorded_scenarios_are_answered_as_langgraphs_own_server_answers(
         await asyncio.gather(
             record(url, tmp_path, "record_runs.py"), record(url, tmp_path, "record_rest.py", "threads", "assistants")
         )
+        await record(url, tmp_path, "record_rest.py", "store")
     found = [
         differences_of
-        for area in ("system", "assistants", "threads", "runs", "stream", "multitask", "cancel")
+        for area in ("system", "assistants", "threads", "runs", "stream", "multitask", "cancel", "store")
         if (differences_of := await differences(GOLDEN, tmp_path, f"{area}.*"))
     ]
     assert "\n".join(found) == ""

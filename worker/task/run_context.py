@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from langchain_core.callbacks import BaseCallbackHandler
+from langgraph.store.base import BaseStore
 from opentelemetry.trace import Tracer
 from redis.asyncio import Redis
 
@@ -21,7 +22,6 @@ from langgraph_rq.worker.outputs.failures import ErrorDetail
 from langgraph_rq.worker.records.ledger import TTL_MS
 from langgraph_rq.worker.state.checkpointer import Checkpointer
 from langgraph_rq.worker.state.serializer import StateSerializer
-from langgraph_rq.worker.state.store.store import Store
 from langgraph_rq.worker.task.events import EventWriter
 from langgraph_rq.worker.task.redacted import Redaction
 from langgraph_rq.worker.tracing.attempt_spans import find_tracer
@@ -50,8 +50,8 @@ class RunContext:
     """Whether the answers of models are kept until the checkpoint behind their node."""
     ledger_ttl_ms: int = TTL_MS
     """How long calls that are made once are remembered if no checkpoint comes: as long as a thread."""
-    store: Store | None = None
-    """The graphs' store, if it is one that refuses what earlier attempts at a task put."""
+    store: BaseStore | None = None
+    """The one that graphs get, if they bring none of their own; None: none."""
     callbacks: Sequence[BaseCallbackHandler] = ()
     """LangChain handlers of every run."""
     audit: Audit | None = None

@@ -7,14 +7,47 @@
 --                                   run: of the newest run; ended: the state in which a run ended last; metadata: JSON
 -- agent:thread_runs:<thread>  zset  id -> when the run was accepted (ms), of the newest 1,000
 -- agent:threads:<tenant>      zset  thread -> when it was used (ms)
--- All live for a week after the last use.
+-- All live for a week after the last use, or as long as the row's field ttl says (ms), once no task of the thread is open.
 local ROW, RUNS, THREADS = 'agent:thread_row:', 'agent:thread_runs:', 'agent:threads:'
-local ROW_MS, MOST_RUNS = 604800000, 1000
+local ROW_MS, MOST_RUNS, LOOKED_AT = 604800000, 1000, 50
+
+-- Whether a task of the thread has not ended: it runs, waits, or is to start at its time. Of those that are listed the
+-- newest 50 are looked at: one that is to start later may have been followed by others that have ended.
+local function is_busy(thread)
+  if redis.call('EXISTS', 'agent:thread:' .. thread) == 1 then
+    return true
+  end
+  local runs = redis.pcall('ZREVRANGE', RUNS .. thread, 0, LOOKED_AT - 1)
+  for _, id in ipairs(runs) do
+    local state = redis.pcall('HGET', 'agent:task:' .. id, 'state')
+    if state == 'pending' or state == 'running' then
+      return true
+    end
+  end
+  return false
+end
+
+-- How long a thread is kept from now on, if its maker has said so and no task of it is open; else nothing.
+local function own_ttl_ms(thread)
+  local ttl_ms = redis.pcall('HGET', ROW .. thread, 'ttl')
+  ttl_ms = type(ttl_ms) == 'string' and tonumber(ttl_ms)
+  return ttl_ms and not is_busy(thread) and whole(ttl_ms) or nil
+end
+
+-- Let the checkpoints of a thread go with its row, if it has a TTL of its own. Only for scripts that workers call.
+local function expire_state(thread)
+  local ttl_ms = own_ttl_ms(thread)
+  if ttl_ms then
+    redis.pcall('PEXPIRE', 'agent:thread_state:' .. thread, ttl_ms)
+    redis.pcall('PEXPIRE', 'agent:thread_index:' .. thread, ttl_ms)
+  end
+end
 
 local function touch_row(thread, tenant, now_ms)
   local index_key = THREADS .. tenant
-  redis.pcall('PEXPIRE', ROW .. thread, ROW_MS)
-  redis.pcall('PEXPIRE', RUNS .. thread, ROW_MS)
+  local row_ms = own_ttl_ms(thread) or ROW_MS
+  redis.pcall('PEXPIRE', ROW .. thread, row_ms)
+  redis.pcall('PEXPIRE', RUNS .. thread, row_ms)
   redis.pcall('ZADD', index_key, whole(now_ms), thread)
   redis.pcall('ZREMRANGEBYSCORE', index_key, '-inf', whole(now_ms - ROW_MS))
   redis.pcall('PEXPIRE', index_key, ROW_MS)
@@ -36,14 +69,4 @@ local function list_end(thread, tenant, state, now_ms)
     redis.pcall('HSET', ROW .. thread, 'updated', whole(now_ms), 'changed', whole(now_ms), 'ended', state)
     touch_row(thread, tenant, now_ms)
   end
-end
-
--- Whether a task of the thread has not ended: it runs, waits, or is to start at its time.
-local function is_busy(thread)
-  if redis.call('EXISTS', 'agent:thread:' .. thread) == 1 then
-    return true
-  end
-  local newest = redis.pcall('HGET', ROW .. thread, 'run')
-  local state = type(newest) == 'string' and redis.pcall('HGET', 'agent:task:' .. newest, 'state')
-  return state == 'pending' or state == 'running'
 end

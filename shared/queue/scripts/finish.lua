@@ -8,7 +8,7 @@
 -- Uses shared/queue/functions/rq_jobs: hide_execution, list_ended, task_bytes, write_result
 -- Uses shared/queue/functions/shares: discharge
 -- Uses shared/queue/functions/events: record_end
--- Uses shared/queue/functions/thread_rows: list_end
+-- Uses shared/queue/functions/thread_rows: expire_state, list_end
 --
 -- KEYS[1] agent:task:<id>        hash    the task's state
 -- KEYS[2] agent:result:<id>      string  the result document
@@ -68,6 +68,7 @@ end
 leave_thread(id, thread)
 if thread then
   list_end(thread, tenant_of(thread), state, now_ms)
+  expire_state(thread)
 end
 local kept_data = emptied_data ~= '' and #emptied_data or (task_bytes(job_key))
 discharge(id, #result + #rq_result + kept_data, result_ms, now_ms)

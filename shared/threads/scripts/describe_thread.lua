@@ -1,4 +1,4 @@
--- Replace the metadata of a thread, unless they have changed since they were read.
+-- Replace the metadata of a thread, unless they have changed since they were read, and say how long it is kept.
 --
 -- Uses shared/connections/clock: clock, whole
 -- Uses shared/queue/functions/thread_rows: touch_row
@@ -8,10 +8,11 @@
 -- ARGV[2] tenant
 -- ARGV[3] metadata as they were read, JSON, empty for none
 -- ARGV[4] metadata, JSON
--- ARGV[5] now (ms) in tests, else empty
+-- ARGV[5] how long it is kept after its last use (ms); empty: as before
+-- ARGV[6] now (ms) in tests, else empty
 -- Returns 1 | 0 they are others by now | -1 there is no such thread
 local row_key = KEYS[1]
-local thread, tenant, before, after, now_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], clock(ARGV[5])
+local thread, tenant, before, after, ttl_ms, now_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], clock(ARGV[6])
 
 local created, metadata = unpack(redis.call('HMGET', row_key, 'created', 'metadata'))
 if not created then
@@ -21,5 +22,8 @@ if (metadata or '') ~= before then
   return 0
 end
 redis.call('HSET', row_key, 'metadata', after, 'updated', whole(now_ms))
+if ttl_ms ~= '' then
+  redis.call('HSET', row_key, 'ttl', ttl_ms)
+end
 touch_row(thread, tenant, now_ms)
 return 1

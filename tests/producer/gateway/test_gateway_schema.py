@@ -31,7 +31,7 @@ OF_A_RUN = {
 }
 """Fields with rules that no schema says, such as one or the other: tests/langgraph/test_task_fields.py has them."""
 
-OF_LANGGRAPH = ("/threads", "/runs", "/assistants")
+OF_LANGGRAPH = ("/threads", "/runs", "/assistants", "/store")
 """Routes of LangGraph's API, of which tests/langgraph_api says what they refuse."""
 
 
@@ -109,6 +109,11 @@ def test_operations_are_those_of_the_documented_api():
         "POST /threads/{thread}/state/checkpoint",
         "POST /threads/{thread}/history",
         "GET /threads/{thread}/history",
+        "PUT /store/items",
+        "GET /store/items",
+        "DELETE /store/items",
+        "POST /store/items/search",
+        "POST /store/namespaces",
         "POST /threads/{thread}/runs",
         "GET /threads/{thread}/runs",
         "POST /threads/{thread}/runs/stream",

@@ -12,7 +12,7 @@ from langgraph.types import interrupt
 from typing_extensions import TypedDict
 
 from langgraph_rq import AsyncClient, Client, State, ThreadRequestError, UnknownGraphError
-from langgraph_rq.producer.client import threads
+from langgraph_rq.producer.client.transport import requests
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import InvalidInputError
 from langgraph_rq.shared.settings import TaskSettings
@@ -169,7 +169,7 @@ OTHERS = "default:k1:" + "x" * 32
 
 
 async def test_workers_with_task_keys_answer_only_requests_that_the_tenant_signed(redis_url, monkeypatch):
-    monkeypatch.setattr(threads, "ANSWERED_WITHIN_S", 0.5)
+    monkeypatch.setattr(requests, "ANSWERED_WITHIN_S", 0.5)
     signing, forging = TaskSettings(task_keys=KEYS), TaskSettings(task_keys=OTHERS)
     async with (
         worker(redis_url, {"asks": asking_graph()}, checkpoints=True, keys=signing.keys()),
@@ -181,7 +181,7 @@ async def test_workers_with_task_keys_answer_only_requests_that_the_tenant_signe
         for refused in (unsigned, forged):
             with pytest.raises(ThreadRequestError, match="no worker answered"):
                 await refused.threads.state("t", graph="asks")
-        monkeypatch.setattr(threads, "ANSWERED_WITHIN_S", 10)
+        monkeypatch.setattr(requests, "ANSWERED_WITHIN_S", 10)
         assert (await client.threads.state("t", graph="asks"))["next"] == ["child"]
 
 

@@ -12,6 +12,7 @@ from langgraph_rq.shared.tasks import State, Task
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.graphs.graphs import AnyGraph, GraphPerRun, LoadedGraph
 from langgraph_rq.worker.state.checkpointer import Checkpointer
+from langgraph_rq.worker.state.store.store import Store
 from langgraph_rq.worker.task.attempt import Attempt
 from langgraph_rq.worker.task.events import TaskEvents
 from langgraph_rq.worker.task.guard_hook import has_begun, has_stopped
@@ -108,7 +109,7 @@ async def _invoke(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline_at
 async def _read_before(attempt: Attempt, task: Task, config: RunnableConfig) -> CheckpointTuple | None:
     """Read what earlier tasks of the thread and earlier attempts left, and bar the latter from the store."""
     context, epoch = attempt.context, attempt.claimed.epoch
-    if context.store and epoch > 1:
+    if epoch > 1 and isinstance(context.store, Store):
         await context.store.raise_epoch(attempt.claimed.id, epoch)
     if attempt.journal and epoch > 1:
         attempt.journal.open(await context.guards.loops.retry(attempt.journal.read_call()) or {})

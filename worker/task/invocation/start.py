@@ -156,14 +156,14 @@ async def _input(
         field = "command.resume" if command else "input"
         raise InvalidFieldError(str(Violation(field, "a thread with a checkpoint to continue from", "none")))
     if command and command.resume is None:
-        return _command(command, None)
+        return langgraph_command(command, None)
     if command is None and resume is None:
         return None
     state = await graph.aget_state(config, subgraphs=True)
     if command:
         answers = _answers(command.resume, [one.id for one in state.interrupts], begun_answers(last, task))
         if answers is None:
-            return _command(command, command.resume)
+            return langgraph_command(command, command.resume)
         resume = Resume(answers=answers)
     assert resume
     chosen = await start_resume(checkpointer, state, last, task, resume, redaction)
@@ -171,7 +171,7 @@ async def _input(
         if chosen.state is State.INTERRUPTED and isinstance(values := output_of(graph, state), dict):
             chosen.output = {**values, **chosen.output}
         return chosen
-    return _command(command, chosen.resume if chosen else None) if command else chosen
+    return langgraph_command(command, chosen.resume if chosen else None) if command else chosen
 
 
 def _answers(given: Any, pending: Sequence[str], begun: Sequence[str]) -> dict[str, Any] | None:
@@ -195,7 +195,7 @@ def _answers(given: Any, pending: Sequence[str], begun: Sequence[str]) -> dict[s
     return {pending[0]: given} if pending else None
 
 
-def _command(command: GraphCommand, resume: Any) -> "Command[Any] | None":
+def langgraph_command(command: GraphCommand, resume: Any) -> "Command[Any] | None":
     """Make LangGraph's command; None: nothing is left to be said."""
     if resume is None and command.update is None and not command.goto:
         return None

@@ -1,0 +1,101 @@
+"""Ask a worker about threads or the store, and wait for its reply."""
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+from langgraph_rq.producer.client.transport.connection import Connection
+from langgraph_rq.shared.errors import (
+    InvalidInputError,
+    ThreadBusyError,
+    ThreadRequestError,
+    UnknownGraphError,
+    Violation,
+)
+from langgraph_rq.shared.queue.events import BEGINNING
+from langgraph_rq.shared.signing import TaskKeys
+from langgraph_rq.shared.tasks import thread_key
+from langgraph_rq.shared.threads.requests import (
+    ANSWERED_WITHIN_S,
+    ANY_WORKER,
+    NOT_SERVED,
+    STORE,
+    TOO_MANY,
+    Operation,
+    Refusal,
+    Request,
+    reply_key,
+    request_call,
+)
+
+_LONGEST = 4_000_000
+
+
+class Requests:
+    """Asks for one tenant.
+
+    Args:
+        connection: To Redis.
+        tenant: Who asks.
+        keys: Sign requests; None: they are not signed.
+    """
+
+    def __init__(self, connection: Connection, tenant: str, keys: TaskKeys | None) -> None:
+        self._connection = connection
+        self._tenant = tenant
+        self._keys = keys
+
+    async def ask(self, operation: Operation, thread_id: str, graph: str, arguments: Mapping[str, Any]) -> Any:
+        """Ask a worker that serves `graph` about a thread.
+
+        Raises:
+            UnknownGraphError: no live worker serves the graph.
+            ThreadBusyError: a task of the thread has not ended.
+            InvalidInputError: the request is not JSON, too long, or wrong for the graph.
+            ThreadRequestError: no worker answered in time, or the graph failed; ask again.
+            RedisUnavailableError: Redis cannot be reached.
+        """
+        reply = await self._reply(operation, thread_id, graph, {"thread_id": thread_id, **arguments})
+        if "error" not in reply:
+            return reply["ok"]
+        if reply.get("kind") == Refusal.INVALID:
+            raise InvalidInputError(Violation("thread", "what the graph can read", reply["error"]))
+        if reply.get("kind") == Refusal.BUSY:
+            raise ThreadBusyError(thread_id)
+        raise ThreadRequestError(reply["error"])
+
+    async def ask_store(self, operation: Operation, arguments: Mapping[str, Any]) -> Any:
+        """Ask any worker about the store. Raises as `ask`, for the store."""
+        reply = await self._reply(operation, STORE, ANY_WORKER, arguments)
+        if "error" not in reply:
+            return reply["ok"]
+        if reply.get("kind") == Refusal.INVALID:
+            raise InvalidInputError(Violation("store", "what the store takes", reply["error"]))
+        raise ThreadRequestError(reply["error"])
+
+    async def _reply(self, operation: Operation, place: str, graph: str, arguments: Mapping[str, Any]) -> Any:
+        thread = thread_key(place, self._tenant)
+        request = Request(uuid4().hex, operation, graph, thread, arguments)
+        try:
+            text = request.text()
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(Violation("value", "what JSON can hold", str(error))) from None
+        if len(text) > _LONGEST:
+            raise InvalidInputError(Violation("values", f"a request of at most {_LONGEST:,} bytes", f"{len(text):,}"))
+        if self._keys:
+            text = self._keys.sign_request(thread, self._tenant, text)
+        (sent,) = await self._connection.run([request_call(request, text)])
+        if isinstance(sent, Exception):
+            raise sent
+        if sent[0] == NOT_SERVED and graph == ANY_WORKER:
+            raise ThreadRequestError("no worker is there")
+        if sent[0] == NOT_SERVED:
+            raise UnknownGraphError(graph, sent[1].decode() or "none")
+        if sent[0] == TOO_MANY:
+            raise ThreadRequestError("too many requests wait for the workers")
+        news = await self._connection.transport.news(
+            {reply_key(request.id): BEGINNING}, ANSWERED_WITHIN_S, is_drained=True
+        )
+        for event, *_ in news.values():
+            return event.data
+        raise ThreadRequestError(f"no worker answered within {ANSWERED_WITHIN_S:g} s")
