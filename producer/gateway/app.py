@@ -24,7 +24,15 @@ from langgraph_rq.producer.gateway.admission.streams import Streams
 from langgraph_rq.producer.gateway.answer_headers import AnswerHeaders
 from langgraph_rq.producer.gateway.console import overview, page
 from langgraph_rq.producer.gateway.dependencies import Gateway
-from langgraph_rq.producer.gateway.langgraph_api import assistants, not_served, runs, store, system, threads
+from langgraph_rq.producer.gateway.langgraph_api import (
+    assistants,
+    not_served,
+    runs,
+    store,
+    system,
+    thread_upkeep,
+    threads,
+)
 from langgraph_rq.producer.gateway.probes import health
 from langgraph_rq.producer.gateway.probes.model_ping import ModelPing
 from langgraph_rq.producer.gateway.tasks import classic, routes, stream
@@ -108,7 +116,7 @@ def create_app(settings: GatewaySettings, redis_url: str | None = None) -> FastA
         part.router
         for part in (
             *(routes, stream, classic, overview, health, page),
-            *(system, assistants, threads, runs, store, not_served),
+            *(system, assistants, threads, thread_upkeep, runs, store, not_served),
         )
     ]
     problems.install(app, [route for part in parts for route in part.routes])

@@ -16,7 +16,7 @@ from langgraph_rq.shared.queue.answers import whole_number
 from langgraph_rq.shared.queue.keys import graph_name, question_key, result_key, task_hash
 from langgraph_rq.shared.tasks import State, task_key, thread_key, thread_of_key
 from langgraph_rq.shared.threads.requests import MOST_THREADS
-from langgraph_rq.shared.threads.rows import ThreadRow, row_key, runs_key
+from langgraph_rq.shared.threads.rows import ThreadRow, index_key, row_key, runs_key
 
 RUN_STATUS = {
     State.PENDING: "pending",
@@ -70,7 +70,7 @@ class Thread:
             "config": {"configurable": {}} if self.row.run else {},
             "values": state["values"] if state and state["checkpoint"] else None,
         }
-        if self.row.run:
+        if self.row.is_used:
             tasks = state["tasks"] if state else ()
             shown["interrupts"] = {task["id"]: task["interrupts"] for task in tasks if task["interrupts"]}
             shown["error"] = last.error if last and self.status == "error" else None
@@ -130,7 +130,7 @@ async def answer_threads(caller: Caller, threads: Sequence[Thread]) -> list[dict
     states: dict[str, Any] = {}
     by_graph: dict[str, list[str]] = {}
     for thread in threads:
-        if thread.row.run and thread.row.graph:
+        if thread.row.is_used and thread.row.graph:
             by_graph.setdefault(thread.row.graph, []).append(thread.thread_id)
     for graph, ids in by_graph.items():
         for start in range(0, len(ids), MOST_THREADS):
@@ -241,6 +241,17 @@ async def cancel_runs(caller: Caller, run_ids: Iterable[str]) -> None:
     for run_id in run_ids:
         with suppress(UnknownTaskError):
             await caller.client.cancel(run_id)
+
+
+async def forget_threads(caller: Caller, thread_ids: Sequence[str]) -> None:
+    """Delete what is listed of threads, and the records of their runs."""
+    for thread_id in thread_ids:
+        key, redis = task_key(thread_id, caller.tenant), caller.client.redis
+        of_runs = [task_key(run_id, caller.tenant) for run_id in await newest_ids(caller, runs_key(key))]
+        pipeline = redis.pipeline(transaction=True)
+        pipeline.delete(row_key(key), runs_key(key), question_key(key), *map(record_key, of_runs))
+        pipeline.zrem(index_key(caller.tenant), key)
+        await pipeline.execute()
 
 
 async def newest_ids(caller: Caller, key: str, start: int = 0, stop: int = -1) -> list[str]:

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from langgraph_rq.producer.client.threads import Checkpoint
 from langgraph_rq.producer.gateway.tasks.bodies import Body
+from langgraph_rq.shared.run_fields import GraphCommand
 from langgraph_rq.shared.tasks import ThreadId
 
 _KEYS = Literal[
@@ -14,12 +15,36 @@ _KEYS = Literal[
 ]  # fmt: skip
 
 
+class StepBody(Body):
+    """An update of the state: values, or a command."""
+
+    as_node: str = Field(description="The node that would have returned it; `__input__`: the input.")
+    values: Any = None
+    command: GraphCommand | None = None
+
+
+class SuperstepBody(Body):
+    """Updates of one superstep."""
+
+    updates: list[StepBody] = Field(min_length=1, max_length=100)
+
+
 class CreateBody(Body):
     """A thread to be made."""
 
     thread_id: ThreadId | None = Field(None, description="Your own id; else a random one.")
     metadata: dict[str, Any] = Field(default_factory=dict)
     if_exists: Literal["raise", "do_nothing"] = "raise"
+    supersteps: list[SuperstepBody] | None = Field(
+        None, max_length=100, description="Its first states, written by the graph that `metadata.graph_id` names."
+    )
+
+
+class PruneBody(Body):
+    """Threads to be pruned."""
+
+    thread_ids: list[ThreadId] = Field(min_length=1, max_length=1_000)
+    strategy: Literal["delete", "keep_latest"] = "delete"
 
 
 class PatchBody(Body):

@@ -1,7 +1,8 @@
 """Threads: what is listed of them, and their states, which workers read."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
@@ -14,14 +15,12 @@ from langgraph_rq.producer.gateway.langgraph_api.ids import new_id
 from langgraph_rq.producer.gateway.langgraph_api.objects import (
     Thread,
     answer_threads,
-    cancel_runs,
+    forget_threads,
     newest_ids,
-    open_runs,
     read_thread,
     read_threads,
 )
 from langgraph_rq.producer.gateway.langgraph_api.paths import select_paths
-from langgraph_rq.producer.gateway.langgraph_api.run_records import record_key
 from langgraph_rq.producer.gateway.langgraph_api.thread_bodies import (
     CountBody,
     CreateBody,
@@ -29,19 +28,14 @@ from langgraph_rq.producer.gateway.langgraph_api.thread_bodies import (
     PatchBody,
     SearchBody,
     StateBody,
+    SuperstepBody,
     UpdateBody,
 )
 from langgraph_rq.producer.gateway.problems import ProblemError, documented, invalid
 from langgraph_rq.producer.gateway.tasks.bodies import StrictRoute
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.errors import (
-    InvalidInputError,
-    ThreadBusyError,
-    UnknownGraphError,
-    Violation,
-)
-from langgraph_rq.shared.queue.keys import question_key
-from langgraph_rq.shared.tasks import ThreadId, task_key, thread_key
+from langgraph_rq.shared.errors import InvalidInputError, LanggraphRqError, Violation
+from langgraph_rq.shared.tasks import ThreadId, thread_key
 from langgraph_rq.shared.threads.rows import (
     MADE,
     NO_THREAD,
@@ -49,14 +43,11 @@ from langgraph_rq.shared.threads.rows import (
     create_call,
     describe_call,
     index_key,
-    row_key,
-    runs_key,
 )
 
 _LONGEST_METADATA = 16_000
 _PAGE, _MOST_SCANNED = 100, 5_000
 """Threads that are looked at in one round trip, and for one search."""
-_THREAD_ID = TypeAdapter(ThreadId)
 _EMPTY: dict[str, Any] = {
     "values": {},
     "next": [],
@@ -69,6 +60,8 @@ _EMPTY: dict[str, Any] = {
     "checkpoint_id": None,
     "parent_checkpoint_id": None,
 }
+
+_THREAD_ID = TypeAdapter(ThreadId)
 
 router = APIRouter(route_class=StrictRoute, tags=["langgraph: threads"])
 
@@ -84,15 +77,18 @@ async def _known_form(thread: Annotated[str, Path(description="A thread's id.")]
 ThreadPath = Annotated[str, Depends(_known_form)]
 
 
-@router.post("/threads", responses=documented(401, 409, 422, 503))
+@router.post("/threads", responses=documented(400, 401, 409, 422, 503))
 async def create(body: CreateBody, caller: FromCaller) -> JSONResponse:
     """Make a thread."""
     thread_id = body.thread_id or new_id()
     _refuse_long(body.metadata)
+    graph = _graph_of(body) if body.supersteps else ""
     await caller.admit(None)
-    made = await make(caller, thread_id, body.metadata)
+    made = await make(caller, thread_id, body.metadata, graph)
     if made != MADE and body.if_exists == "raise":
         raise ProblemError(409, "thread_exists", f"Thread with ID {thread_id} already exists")
+    if made == MADE and body.supersteps:
+        await _write_states(caller, thread_id, body.supersteps, graph)
     return JSONResponse((await answer_threads(caller, [await read_thread(caller, thread_id)]))[0])
 
 
@@ -102,10 +98,29 @@ def _refuse_long(metadata: Mapping[str, Any]) -> None:
         raise invalid(Violation("metadata", f"at most {_LONGEST_METADATA:,} characters of JSON", f"{size:,}"))
 
 
-async def make(caller: Caller, thread_id: str, metadata: Mapping[str, Any]) -> int:
+async def make(caller: Caller, thread_id: str, metadata: Mapping[str, Any], graph: str = "") -> int:
     """Make a thread, unless there is one."""
-    call = create_call(thread_key(thread_id, caller.tenant), caller.tenant, json.dumps(metadata))
+    call = create_call(thread_key(thread_id, caller.tenant), caller.tenant, json.dumps(metadata), graph)
     return await scripts.run(caller.client.redis, call)
+
+
+def _graph_of(body: CreateBody) -> str:
+    graph = body.metadata.get("graph_id")
+    if not isinstance(graph, str) or not graph:
+        raise ProblemError(400, "no_graph", "supersteps: expected the graph that writes them as metadata.graph_id")
+    return graph
+
+
+async def _write_states(caller: Caller, thread_id: str, supersteps: list[SuperstepBody], graph: str) -> None:
+    """Write the first states of a thread that was just made; if they are refused it is deleted again."""
+    steps = [[one.model_dump(mode="json", exclude_unset=True) for one in step.updates] for step in supersteps]
+    try:
+        await caller.client.threads.update_in_steps(thread_id, steps, graph=graph)
+    except LanggraphRqError:
+        with suppress(LanggraphRqError):  # those before the one that was refused
+            await caller.client.threads.delete(thread_id, graph=graph)
+        await forget_threads(caller, [thread_id])
+        raise
 
 
 @router.get("/threads/{thread}", responses=documented(401, 404, 422, 503))
@@ -136,26 +151,6 @@ async def patch(
     if described == NO_THREAD or prefer == "return=minimal":
         return Response(status_code=204)
     return JSONResponse((await answer_threads(caller, [await read_thread(caller, thread)]))[0])
-
-
-@router.delete("/threads/{thread}", status_code=204, responses=documented(401, 404, 503))
-async def delete(thread: ThreadPath, caller: FromCaller) -> Response:
-    """Cancel a thread's runs, and delete it with its state."""
-    found = await read_thread(caller, thread)
-    key, redis = thread_key(thread, caller.tenant), caller.client.redis
-    await cancel_runs(caller, await open_runs(caller, thread))
-    if found.row.run and found.row.graph:
-        try:
-            await caller.client.threads.delete(thread, graph=found.row.graph, force=True)
-        except UnknownGraphError as error:
-            raise ProblemError(503, "no_worker", f"{error}: only a worker deletes what is kept of its state") from None
-    run_ids = await newest_ids(caller, runs_key(key))
-    pipeline = redis.pipeline(transaction=True)
-    of_runs = [task_key(run_id, caller.tenant) for run_id in run_ids]
-    pipeline.delete(row_key(key), runs_key(key), question_key(key), *map(record_key, of_runs))
-    pipeline.zrem(index_key(caller.tenant), key)
-    await pipeline.execute()
-    return Response(status_code=204)
 
 
 @router.post("/threads/search", responses=documented(401, 422, 503))
@@ -228,8 +223,6 @@ async def update_state(thread: ThreadPath, body: UpdateBody, caller: FromCaller)
         written = await caller.client.threads.update(
             thread, body.values, graph=graph, as_node=body.as_node, checkpoint=checkpoint or None
         )
-    except ThreadBusyError as error:
-        raise ProblemError(409, "thread_busy", str(error)) from None
     except InvalidInputError as error:
         raise ProblemError(400, "invalid_update", str(error)) from None
     return JSONResponse(written)
@@ -323,19 +316,3 @@ def contains(value: Any, part: Any) -> bool:
     if isinstance(part, dict):
         return isinstance(value, dict) and all(name in value and contains(value[name], part[name]) for name in part)
     return bool(value == part)
-
-
-def _refuse_others() -> Iterator[tuple[str, str, str]]:
-    yield "POST", "/threads/{thread}/copy", "threads cannot be copied yet: fork with checkpoint_id"
-    yield "POST", "/threads/prune", "threads cannot be pruned yet: LGRQ_THREAD_KEEP bounds their checkpoints"
-
-
-def _refuser(reason: str) -> Any:
-    async def refuse() -> JSONResponse:
-        raise ProblemError(501, "not_implemented", reason)
-
-    return refuse
-
-
-for _method, _path, _reason in _refuse_others():
-    router.add_api_route(_path, _refuser(_reason), methods=[_method], include_in_schema=False)

@@ -109,6 +109,8 @@ def test_operations_are_those_of_the_documented_api():
         "POST /threads/{thread}/state/checkpoint",
         "POST /threads/{thread}/history",
         "GET /threads/{thread}/history",
+        "POST /threads/{thread}/copy",
+        "POST /threads/prune",
         "PUT /store/items",
         "GET /store/items",
         "DELETE /store/items",

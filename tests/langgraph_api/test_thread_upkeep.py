@@ -1,0 +1,123 @@
+"""LangGraph's stock SDK copies, prunes and makes threads with a history through our gateway."""
+
+import pytest
+from langgraph_sdk.errors import APIStatusError, BadRequestError, ConflictError, NotFoundError, UnprocessableEntityError
+
+from langgraph_rq import AsyncClient, ThreadBusyError
+from tests.langgraph_api.servers import serving
+
+NOBODY = "00000000-0000-4000-8000-000000000000"
+SLOW = {"name": "a", "ticks": 500, "tick_s": 0.1}
+
+
+@pytest.fixture
+async def sdk(redis_url, redis_client):
+    async with serving(redis_url, redis_client) as client:
+        yield client
+
+
+async def ran(sdk, graph="nested", **given) -> str:
+    """Make a thread that a graph has run on."""
+    thread = await sdk.threads.create(metadata={"topic": "copies"})
+    await sdk.runs.wait(thread["thread_id"], graph, input=given or {"value": 1})
+    return thread["thread_id"]
+
+
+def untold(states) -> list:
+    """Leave out what names the thread."""
+    return [(one["values"], one["next"], one["checkpoint"]["checkpoint_id"]) for one in states]
+
+
+async def test_copy_has_the_states_and_the_metadata_and_none_of_the_runs(sdk):
+    source = await ran(sdk)
+    copied = await sdk.threads.copy(source)
+    copy, original = copied["thread_id"], await sdk.threads.get(source)
+    assert copy != source
+    assert (copied["values"], copied["status"]) == (original["values"], "idle")
+    assert copied["metadata"] == original["metadata"]
+    assert untold(await sdk.threads.get_history(copy)) == untold(await sdk.threads.get_history(source))
+    assert {one["metadata"]["thread_id"] for one in await sdk.threads.get_history(copy)} == {copy}
+    assert await sdk.runs.list(copy) == []
+    assert {one["thread_id"] for one in await sdk.threads.search(metadata={"topic": "copies"})} == {source, copy}
+
+
+async def test_copy_and_its_source_go_on_each_for_itself(sdk):
+    source = await ran(sdk, "ask", topic="lunch")
+    copy = (await sdk.threads.copy(source))["thread_id"]
+    assert (await sdk.threads.get(copy))["status"] == "interrupted"
+    answered = await sdk.runs.wait(copy, "ask", command={"resume": "yes"})
+    assert answered["answer"] == "yes"
+    assert (await sdk.threads.get(source))["status"] == "interrupted"
+    assert (await sdk.runs.wait(source, "ask", command={"resume": "no"}))["answer"] == "no"
+    assert (await sdk.threads.get_state(copy))["values"]["answer"] == "yes"
+
+
+async def test_thread_without_runs_is_copied_and_an_unknown_one_is_not(sdk):
+    thread = await sdk.threads.create(metadata={"a": 1})
+    copied = await sdk.threads.copy(thread["thread_id"])
+    assert (copied["metadata"], copied["values"], copied["status"]) == ({"a": 1}, None, "idle")
+    with pytest.raises(NotFoundError):
+        await sdk.threads.copy(NOBODY)
+
+
+async def test_pruned_thread_keeps_its_newest_state_or_is_gone(sdk):
+    kept, deleted, unused = await ran(sdk), await ran(sdk), (await sdk.threads.create())["thread_id"]
+    state = await sdk.threads.get_state(kept)
+    assert await sdk.threads.prune([kept, NOBODY], strategy="keep_latest") == {"pruned_count": 1}
+    assert untold(await sdk.threads.get_history(kept)) == untold([state])
+    assert (await sdk.runs.wait(kept, "nested", input={"value": 2}))["value"] == 30
+    assert await sdk.threads.prune([deleted, unused, NOBODY]) == {"pruned_count": 2}
+    for thread in (deleted, unused):
+        with pytest.raises(NotFoundError):
+            await sdk.threads.get(thread)
+    assert (await sdk.threads.create(thread_id=deleted))["values"] is None
+    assert (await sdk.threads.get_state(deleted))["values"] == {}
+
+
+async def test_busy_thread_is_neither_copied_nor_pruned_and_nothing_else_of_the_request_is(sdk, redis_url):
+    idle, busy = await ran(sdk), (await sdk.threads.create())["thread_id"]
+    run = await sdk.runs.create(busy, "slow", input=SLOW)
+    for refused in (sdk.threads.copy(busy), sdk.threads.prune([idle, busy])):
+        with pytest.raises(ConflictError):
+            await refused
+    async with AsyncClient(redis_url) as client:
+        with pytest.raises(ThreadBusyError):
+            await client.threads.copy(busy, graph="slow")
+        assert await client.threads.prune([busy], graph="slow") == []
+    assert await sdk.threads.get_history(idle)
+    assert await sdk.threads.count() == 2
+    await sdk.runs.cancel(busy, run["run_id"], wait=True)
+    assert (await sdk.threads.copy(busy))["status"] == "interrupted"
+
+
+async def test_thread_is_made_with_a_history_that_is_gone_on_from(sdk):
+    steps = [("__input__", {"value": 3}), ("__start__", {"value": 3}), ("outer", {"steps": ["outer!"]})]
+    made = await sdk.threads.create(
+        graph_id="nested", supersteps=[{"updates": [{"as_node": node, "values": values}]} for node, values in steps]
+    )
+    state = await sdk.threads.get_state(made["thread_id"])
+    assert (made["values"], made["status"], state["next"]) == (
+        {"value": 3, "steps": ["outer!"]},
+        "interrupted",
+        ["child"],
+    )
+    assert len(await sdk.threads.get_history(made["thread_id"])) == 3
+    ended = await sdk.runs.wait(made["thread_id"], "nested", input=None)
+    assert (ended["value"], ended["steps"]) == (40, ["outer!", "outer!", "inner_one", "inner_two"])
+
+
+async def test_history_that_the_graph_does_not_take_makes_no_thread(sdk):
+    good = {"updates": [{"values": {"value": 3}, "as_node": "__input__"}]}
+    bad = {"updates": [{"values": {}, "as_node": "nobody"}]}
+    for graph, error in ({"graph_id": "nested"}, UnprocessableEntityError), ({}, BadRequestError):
+        with pytest.raises(error):
+            await sdk.threads.create(thread_id=NOBODY, supersteps=[good, bad], **graph)
+        with pytest.raises(NotFoundError):
+            await sdk.threads.get(NOBODY)
+    await sdk.threads.create(thread_id=NOBODY)
+    await sdk.runs.wait(NOBODY, "nested", input={"value": 1})
+    assert len(await sdk.threads.get_history(NOBODY, limit=50)) == len(
+        await sdk.threads.get_history(await ran(sdk), limit=50)
+    )
+    with pytest.raises(APIStatusError):
+        await sdk.threads.create(graph_id="nested", supersteps=[{"updates": []}])
