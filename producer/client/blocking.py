@@ -56,6 +56,14 @@ class BlockingThreads:
         """Delete the older checkpoints of threads, or all, as `Threads.prune` does."""
         return run(self._threads.prune(thread_ids, strategy=strategy, graph=graph))
 
+    def storage(self, thread_id: str, *, graph: str = DEFAULT_GRAPH) -> dict[str, Any]:
+        """Measure the bytes that the checkpoints of a thread take, as `Threads.storage` does."""
+        return run(self._threads.storage(thread_id, graph=graph))
+
+    def expire(self, thread_id: str, *, graph: str = DEFAULT_GRAPH) -> None:
+        """Let the checkpoints of a thread go with its row, as `Threads.expire` does."""
+        run(self._threads.expire(thread_id, graph=graph))
+
     def delete(self, thread_id: str, *, graph: str = DEFAULT_GRAPH, force: bool = False) -> None:
         """Delete the checkpoints of a thread, as `Threads.delete` does."""
         run(self._threads.delete(thread_id, graph=graph, force=force))

@@ -186,6 +186,23 @@ class Threads:
             pruned += await self._ask(Operation.PRUNE, thread_ids[start], arguments)
         return pruned
 
+    async def storage(self, thread_id: str, *, graph: str = DEFAULT_GRAPH) -> dict[str, Any]:
+        """Measure the bytes that the checkpoints of a thread take in Redis.
+
+        Returns:
+            `total_bytes`, and of `checkpoints`, `channel_values` and `pending_writes` each `count` and `bytes`;
+            `channel_values.channels` has the bytes of each channel whose values are large. Raises as `state`.
+        """
+        found: dict[str, Any] = await self._ask(Operation.STORAGE, thread_id, {"graph": graph})
+        return found
+
+    async def expire(self, thread_id: str, *, graph: str = DEFAULT_GRAPH) -> None:
+        """Let the checkpoints of a thread go when what is listed of it goes, if that has a TTL of its own.
+
+        Nothing to call after a task: its end does the same. Raises as `state`.
+        """
+        await self._ask(Operation.EXPIRE, thread_id, {"graph": graph})
+
     async def delete(self, thread_id: str, *, graph: str = DEFAULT_GRAPH, force: bool = False) -> None:
         """Delete the checkpoints of a thread.
 

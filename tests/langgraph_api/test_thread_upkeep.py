@@ -121,3 +121,63 @@ async def test_history_that_the_graph_does_not_take_makes_no_thread(sdk):
     )
     with pytest.raises(APIStatusError):
         await sdk.threads.create(graph_id="nested", supersteps=[{"updates": []}])
+
+
+async def test_thread_with_a_ttl_goes_with_its_state_that_long_after_its_last_run(sdk, redis_client):
+    made = await sdk.threads.create(ttl=5)
+    keys = [
+        f"agent:{kind}:{made['thread_id']}" for kind in ("thread_row", "thread_runs", "thread_state", "thread_index")
+    ]
+
+    def minutes_left() -> set[int]:
+        return {round(redis_client.pttl(key) / 60_000) for key in keys if redis_client.exists(key)}
+
+    assert minutes_left() == {5}
+    run = await sdk.runs.create(made["thread_id"], "slow", input=SLOW)
+    assert min(minutes_left()) > 5  # it does not expire under a run
+    assert (await sdk.threads.get(made["thread_id"], include=["ttl"]))["ttl"]["expires_at"] is None
+    await sdk.runs.cancel(made["thread_id"], run["run_id"], wait=True)
+    assert (len(redis_client.keys(f"*{made['thread_id']}")), minutes_left()) == (4, {5})
+    await sdk.threads.update_state(made["thread_id"], {"name": "b"})
+    copy = (await sdk.threads.copy(made["thread_id"]))["thread_id"]
+    assert minutes_left() == {5}
+    assert {round(redis_client.pttl(key) / 60_000) for key in redis_client.keys(f"*{copy}")} == {5}
+
+
+async def test_ttl_is_changed_and_told(sdk, redis_client):
+    thread = await ran(sdk)
+    assert (await sdk.threads.get(thread, include=["ttl"]))["ttl"] is None
+    await sdk.threads.update(thread, metadata={}, ttl={"ttl": 10, "strategy": "delete"})
+    told = (await sdk.threads.get(thread, include=["ttl"]))["ttl"]
+    assert (told["strategy"], told["ttl_minutes"]) == ("delete", 10)
+    assert {round(redis_client.pttl(key) / 60_000) for key in redis_client.keys(f"agent:thread_*:{thread}")} == {10}
+    assert (await sdk.threads.get(thread))["metadata"]["topic"] == "copies"
+    for refused in ({"ttl": 20_000}, {"ttl": 0}, {"ttl": 5, "strategy": "keep_latest"}):
+        with pytest.raises(UnprocessableEntityError):
+            await sdk.threads.create(ttl=refused)
+
+
+async def test_storage_is_told_per_channel(sdk, redis_url):
+    thread, unused = (
+        await ran(sdk, "slow", name=" ".join(map(str, range(5_000))), ticks=0, log=[]),
+        await sdk.threads.create(),
+    )
+    http = sdk.http.client
+    told = (await http.get(f"/threads/{thread}/storage")).json()
+    sections = [told[name]["bytes"] for name in ("checkpoints", "channel_values", "pending_writes")]
+    assert (told["thread_id"], told["total_bytes"]) == (thread, sum(sections))
+    assert told["checkpoints"]["count"] == len(await sdk.threads.get_history(thread))
+    assert told["channel_values"]["bytes"] > told["channel_values"]["channels"]["name"] > 1_000
+    assert (await http.get(f"/threads/{unused['thread_id']}/storage")).json()["total_bytes"] == 0
+    assert (await http.get(f"/threads/{NOBODY}/storage")).status_code == 404
+
+
+async def test_thread_is_busy_while_an_older_run_is_still_to_start(sdk):
+    thread = (await sdk.threads.create())["thread_id"]
+    await sdk.runs.create(thread, "nested", input={"value": 1}, after_seconds=3_600)
+    newest = await sdk.runs.create(thread, "nested", input={"value": 1}, after_seconds=3_600)
+    await sdk.runs.cancel(thread, newest["run_id"], wait=True)
+    assert (await sdk.threads.get(thread))["status"] == "busy"
+    assert [one["thread_id"] for one in await sdk.threads.search(status="busy")] == [thread]
+    with pytest.raises(ConflictError):
+        await sdk.threads.copy(thread)

@@ -12,13 +12,14 @@ from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.run_fields import GraphCommand
 from langgraph_rq.shared.tasks import State, tenant_of
 from langgraph_rq.shared.threads.requests import MOST_THREADS, Operation, Request
-from langgraph_rq.shared.threads.rows import change_call, copy_call, hold_call
+from langgraph_rq.shared.threads.rows import change_call, copy_call, expire_call, hold_call
 from langgraph_rq.worker.graphs.factories import Run
 from langgraph_rq.worker.graphs.graphs import GraphPerRun, LoadedGraph
 from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
 from langgraph_rq.worker.records.ledger import ledger_key
 from langgraph_rq.worker.state.checkpointer import Checkpointer
 from langgraph_rq.worker.state.outages import CheckpointFencedError
+from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
 from langgraph_rq.worker.state.saver.upkeep import ThreadChangedError
 from langgraph_rq.worker.task.invocation.start import langgraph_command
 from langgraph_rq.worker.task.run_context import RunContext
@@ -53,32 +54,41 @@ class ThreadOperations:
         if loaded is None:
             raise ValueError(f"this worker does not serve the graph {request.graph}")
         arguments = dict(request.arguments)
-        thread_id = str(arguments.pop("thread_id"))
-        config = _config(request.thread, arguments.pop("checkpoint", None))
-        match request.operation:  # for these the graph is not opened, since a factory may want a run's context
+        thread_id, checkpoint = str(arguments.pop("thread_id")), arguments.pop("checkpoint", None)
+        match request.operation:  # the graph is not opened, since a factory may want a run's context
             case Operation.DELETE:
-                return await self._delete(loaded, request.thread, by_force=bool(arguments.get("force")))
+                return await self._delete(loaded, request.thread, **arguments)
             case Operation.COPY:
                 return await self._copy(loaded, request.thread, **arguments)
             case Operation.PRUNE:
                 return await self._prune(loaded, request.thread, **arguments)
+            case Operation.STORAGE:
+                return await self._storage(loaded, request.thread, thread_id)
+            case Operation.EXPIRE:
+                return await scripts.run(self._context.redis, expire_call(request.thread))
+        config = _config(request.thread, checkpoint)
         async with loaded.open(Run(config)) as opened:
-            saver = _saver(opened.graph)
-            match request.operation:
-                case Operation.STATE:
-                    return await _state(opened.graph, config, thread_id, **arguments)
-                case Operation.STATES:
-                    return await _states(opened.graph, request.thread, **arguments)
-                case Operation.HISTORY:
-                    return await _history(opened.graph, config, thread_id, **arguments)
-                case Operation.UPDATE:
-                    return await self._update(opened.graph, saver, request, config, **arguments)
-                case _:
-                    raise ValueError(f"operation: expected one on threads, got: {request.operation}")
+            return await self._run_on_graph(opened.graph, request, config, thread_id, arguments)
 
-    async def _delete(self, loaded: LoadedGraph | GraphPerRun, thread: str, *, by_force: bool) -> None:
+    async def _run_on_graph(
+        self, graph: _Graph, request: Request, config: RunnableConfig, thread_id: str, arguments: dict[str, Any]
+    ) -> Any:
+        saver = _saver(graph)
+        match request.operation:
+            case Operation.STATE:
+                return await _state(graph, config, thread_id, **arguments)
+            case Operation.STATES:
+                return await _states(graph, request.thread, **arguments)
+            case Operation.HISTORY:
+                return await _history(graph, config, thread_id, **arguments)
+            case Operation.UPDATE:
+                return await self._update(graph, saver, request, config, **arguments)
+            case _:
+                raise ValueError(f"operation: expected one on threads, got: {request.operation}")
+
+    async def _delete(self, loaded: LoadedGraph | GraphPerRun, thread: str, *, force: bool = False) -> None:
         """Delete what is kept of a thread."""
-        await self._hold(thread, by_force=by_force)
+        await self._hold(thread, by_force=force)
         saver = self._context.of_graph(loaded).checkpointer
         if saver:
             await saver.adelete_thread(thread)
@@ -100,6 +110,8 @@ class ThreadOperations:
             await saver.adelete_thread(target)
             raise
         await scripts.run(self._context.redis, copy_call(source, target, tenant_of(source)))
+        for thread in (source, target):
+            await scripts.run(self._context.redis, expire_call(thread))
 
     async def _prune(
         self, loaded: LoadedGraph | GraphPerRun, thread: str, *, threads: dict[str, str], strategy: str
@@ -117,6 +129,12 @@ class ThreadOperations:
                 continue
             pruned.append(id_)
         return pruned
+
+    async def _storage(self, loaded: LoadedGraph | GraphPerRun, thread: str, thread_id: str) -> dict[str, Any]:
+        saver = self._context.of_graph(loaded).checkpointer
+        if isinstance(saver, ThreadSaver):
+            return {"thread_id": thread_id, **await saver.measure(thread)}
+        raise LookupError(f"expected LGRQ_STATE=redis with checkpoints, got: {type(saver).__name__}")
 
     def _saver_of(self, loaded: LoadedGraph | GraphPerRun, method: str) -> Checkpointer:
         saver = self._context.of_graph(loaded).checkpointer

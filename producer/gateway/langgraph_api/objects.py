@@ -11,12 +11,13 @@ from langgraph_rq.producer.gateway.langgraph_api.assistants import assistant_id
 from langgraph_rq.producer.gateway.langgraph_api.ids import thread_of_its_own
 from langgraph_rq.producer.gateway.langgraph_api.run_records import read_record, record_key
 from langgraph_rq.producer.gateway.problems import ProblemError
+from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import LanggraphRqError, UnknownTaskError
 from langgraph_rq.shared.queue.answers import whole_number
 from langgraph_rq.shared.queue.keys import graph_name, question_key, result_key, task_hash
 from langgraph_rq.shared.tasks import State, task_key, thread_key, thread_of_key
 from langgraph_rq.shared.threads.requests import MOST_THREADS
-from langgraph_rq.shared.threads.rows import ThreadRow, index_key, row_key, runs_key
+from langgraph_rq.shared.threads.rows import ThreadRow, busy_call, index_key, row_key, runs_key
 
 RUN_STATUS = {
     State.PENDING: "pending",
@@ -96,24 +97,13 @@ async def read_threads(caller: Caller, thread_ids: Sequence[str]) -> list[Thread
     pipeline = redis.pipeline(transaction=False)
     for key in keys:
         pipeline.hgetall(row_key(key))
-        pipeline.exists(f"agent:thread:{key}")
         pipeline.hexists(question_key(key), "since")
-    replies: list[Any] = await pipeline.execute(raise_on_error=False)
-    rows = [ThreadRow.read(reply) if isinstance(reply, dict) else None for reply in replies[::3]]
-    pipeline = redis.pipeline(transaction=False)
-    for row in rows:
-        pipeline.hget(task_hash(row.run if row and row.run else ""), "state")
-    states: list[Any] = await pipeline.execute(raise_on_error=False) if rows else []
+    replies: list[Any] = await pipeline.execute(raise_on_error=False) if keys else []
+    rows = [ThreadRow.read(reply) if isinstance(reply, dict) else None for reply in replies[::2]]
+    busy = await scripts.run_many(redis, [busy_call(key) for key in keys]) if keys else []
     return [
-        Thread(
-            thread_id,
-            row,
-            is_busy=replies[3 * i + 1] == 1 or states[i] in {b"pending", b"running"},
-            is_asking=replies[3 * i + 2] == 1,
-        )
-        if row
-        else None
-        for i, (thread_id, row) in enumerate(zip(thread_ids, rows, strict=True))
+        Thread(thread_id, row, is_busy=is_busy is True, is_asking=is_asking == 1) if row else None
+        for thread_id, row, is_busy, is_asking in zip(thread_ids, rows, busy, replies[1::2], strict=True)
     ]
 
 

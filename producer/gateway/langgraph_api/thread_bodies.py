@@ -9,6 +9,9 @@ from langgraph_rq.producer.gateway.tasks.bodies import Body
 from langgraph_rq.shared.run_fields import GraphCommand
 from langgraph_rq.shared.tasks import ThreadId
 
+LONGEST_TTL_MINUTES = 7 * 24 * 60
+"""Threads are listed for a week after their last use."""
+
 _KEYS = Literal[
     "thread_id", "created_at", "updated_at", "state_updated_at", "metadata", "status", "config", "values", "interrupts",
     "error"
@@ -29,12 +32,25 @@ class SuperstepBody(Body):
     updates: list[StepBody] = Field(min_length=1, max_length=100)
 
 
+class TtlBody(Body):
+    """How long a thread is kept after its last use, or after its last run has ended."""
+
+    ttl: float = Field(gt=0, le=LONGEST_TTL_MINUTES, description="Minutes, at most a week.")
+    strategy: Literal["delete"] = "delete"
+
+    @property
+    def ms(self) -> int:
+        """The same in milliseconds."""
+        return max(1, round(self.ttl * 60_000))
+
+
 class CreateBody(Body):
     """A thread to be made."""
 
     thread_id: ThreadId | None = Field(None, description="Your own id; else a random one.")
     metadata: dict[str, Any] = Field(default_factory=dict)
     if_exists: Literal["raise", "do_nothing"] = "raise"
+    ttl: TtlBody | None = Field(None, description="How long it is kept; null: a week after its last use.")
     supersteps: list[SuperstepBody] | None = Field(
         None, max_length=100, description="Its first states, written by the graph that `metadata.graph_id` names."
     )
@@ -50,7 +66,10 @@ class PruneBody(Body):
 class PatchBody(Body):
     """What changes."""
 
-    metadata: dict[str, Any] = Field(description="These keys replace those that are there; the others stay.")
+    metadata: dict[str, Any] = Field(
+        default_factory=dict, description="These keys replace those that are there; the others stay."
+    )
+    ttl: TtlBody | None = Field(None, description="How long it is kept from now on; null: as before.")
 
 
 class CountBody(Body):

@@ -81,6 +81,17 @@ async def prune(body: PruneBody, caller: FromCaller) -> JSONResponse:
     return JSONResponse({"pruned_count": len(pruned)})
 
 
+@router.get("/threads/{thread}/storage", responses=documented(401, 404, 422, 503))
+async def storage(thread: ThreadPath, caller: FromCaller) -> JSONResponse:
+    """Measure the bytes that a thread's checkpoints take in Redis."""
+    found = await read_thread(caller, thread)
+    if not (found.row.graph and found.row.is_used):
+        nothing = {"count": 0, "bytes": 0}
+        sections = {"checkpoints": nothing, "channel_values": nothing | {"channels": {}}, "pending_writes": nothing}
+        return JSONResponse({"thread_id": thread, "total_bytes": 0, **sections})
+    return JSONResponse(await caller.client.threads.storage(thread, graph=found.row.graph))
+
+
 def _refuse_busy(threads: Sequence[Thread]) -> None:
     for thread in threads:
         if thread.is_busy:

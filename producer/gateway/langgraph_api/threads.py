@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
@@ -16,6 +17,7 @@ from langgraph_rq.producer.gateway.langgraph_api.objects import (
     Thread,
     answer_threads,
     forget_threads,
+    instant,
     newest_ids,
     read_thread,
     read_threads,
@@ -43,6 +45,7 @@ from langgraph_rq.shared.threads.rows import (
     create_call,
     describe_call,
     index_key,
+    row_key,
 )
 
 _LONGEST_METADATA = 16_000
@@ -84,7 +87,7 @@ async def create(body: CreateBody, caller: FromCaller) -> JSONResponse:
     _refuse_long(body.metadata)
     graph = _graph_of(body) if body.supersteps else ""
     await caller.admit(None)
-    made = await make(caller, thread_id, body.metadata, graph)
+    made = await make(caller, thread_id, body.metadata, graph, body.ttl.ms if body.ttl else None)
     if made != MADE and body.if_exists == "raise":
         raise ProblemError(409, "thread_exists", f"Thread with ID {thread_id} already exists")
     if made == MADE and body.supersteps:
@@ -98,9 +101,11 @@ def _refuse_long(metadata: Mapping[str, Any]) -> None:
         raise invalid(Violation("metadata", f"at most {_LONGEST_METADATA:,} characters of JSON", f"{size:,}"))
 
 
-async def make(caller: Caller, thread_id: str, metadata: Mapping[str, Any], graph: str = "") -> int:
+async def make(
+    caller: Caller, thread_id: str, metadata: Mapping[str, Any], graph: str = "", ttl_ms: int | None = None
+) -> int:
     """Make a thread, unless there is one."""
-    call = create_call(thread_key(thread_id, caller.tenant), caller.tenant, json.dumps(metadata), graph)
+    call = create_call(thread_key(thread_id, caller.tenant), caller.tenant, json.dumps(metadata), graph, ttl_ms)
     return await scripts.run(caller.client.redis, call)
 
 
@@ -128,26 +133,45 @@ async def get(
     thread: ThreadPath, caller: FromCaller, include: Annotated[str | None, Query(pattern="^ttl$")] = None
 ) -> JSONResponse:
     """Get a thread."""
-    del include  # every thread lives for a week after its last use
-    return JSONResponse((await answer_threads(caller, [await read_thread(caller, thread)]))[0])
+    found = await read_thread(caller, thread)
+    (answer,) = await answer_threads(caller, [found])
+    if include:
+        answer["ttl"] = await _ttl(caller, found)
+    return JSONResponse(answer)
+
+
+async def _ttl(caller: Caller, thread: Thread) -> dict[str, Any] | None:
+    """Say how long a thread is kept; None: its maker has not said."""
+    if thread.row.ttl_ms is None:
+        return None
+    left_ms = await caller.client.redis.pttl(row_key(task_key(thread.thread_id, caller.tenant)))
+    expires_at = datetime.now(UTC) + timedelta(milliseconds=max(0, left_ms))
+    return {
+        "strategy": "delete",
+        "ttl_minutes": thread.row.ttl_ms / 60_000,
+        "expires_at": None if thread.is_busy else instant(expires_at),
+    }
 
 
 @router.patch("/threads/{thread}", responses=documented(401, 404, 409, 422, 503))
 async def patch(
     thread: ThreadPath, body: PatchBody, caller: FromCaller, prefer: Annotated[str | None, Header()] = None
 ) -> Response:
-    """Change a thread's metadata."""
+    """Change a thread's metadata, and how long it is kept."""
     key = thread_key(thread, caller.tenant)
     for _ in range(10):
         row = (await read_thread(caller, thread)).row
         merged = {**row.metadata, **body.metadata}
         _refuse_long(merged)
         after = json.dumps(merged)
-        described = await scripts.run(caller.client.redis, describe_call(key, caller.tenant, row.metadata_text, after))
+        call = describe_call(key, caller.tenant, row.metadata_text, after, body.ttl.ms if body.ttl else None)
+        described = await scripts.run(caller.client.redis, call)
         if described != OTHERS_MEANWHILE:
             break
     else:
         raise ProblemError(409, "thread_changed", "others change the metadata all the time: try again")
+    if body.ttl and row.is_used and row.graph:
+        await caller.client.threads.expire(thread, graph=row.graph)
     if described == NO_THREAD or prefer == "return=minimal":
         return Response(status_code=204)
     return JSONResponse((await answer_threads(caller, [await read_thread(caller, thread)]))[0])

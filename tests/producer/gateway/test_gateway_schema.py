@@ -111,6 +111,7 @@ def test_operations_are_those_of_the_documented_api():
         "GET /threads/{thread}/history",
         "POST /threads/{thread}/copy",
         "POST /threads/prune",
+        "GET /threads/{thread}/storage",
         "PUT /store/items",
         "GET /store/items",
         "DELETE /store/items",

@@ -41,6 +41,7 @@ from langgraph_rq.worker.state.saver import upkeep
 from langgraph_rq.worker.state.saver.reading import ThreadReader, config_of, place_of
 from langgraph_rq.worker.state.saver.records import name_of, run_mark
 from langgraph_rq.worker.state.saver.retention import all_but_newest, of_runs
+from langgraph_rq.worker.state.saver.sizes import measure
 from langgraph_rq.worker.state.saver.sync_faces import SyncFaces
 from langgraph_rq.worker.state.saver.thread_scripts import ThreadScripts, accepted, run_key
 from langgraph_rq.worker.state.serializer import StateSerializer
@@ -240,6 +241,10 @@ class ThreadSaver(SyncFaces):
             ValueError: the target has checkpoints.
         """
         await upkeep.copy(self._threads, source_thread_id, target_thread_id)
+
+    async def measure(self, thread_id: str) -> dict[str, Any]:
+        """Measure how many bytes a thread takes, as `sizes.measure` says."""
+        return await measure(self._threads, thread_id)
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
