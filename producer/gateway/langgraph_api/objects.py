@@ -236,7 +236,7 @@ async def cancel_runs(caller: Caller, run_ids: Iterable[str]) -> None:
 async def forget_threads(caller: Caller, thread_ids: Sequence[str]) -> None:
     """Delete what is listed of threads, and the records of their runs."""
     for thread_id in thread_ids:
-        key, redis = task_key(thread_id, caller.tenant), caller.client.redis
+        key, redis = thread_key(thread_id, caller.tenant), caller.client.redis
         of_runs = [task_key(run_id, caller.tenant) for run_id in await newest_ids(caller, runs_key(key))]
         pipeline = redis.pipeline(transaction=True)
         pipeline.delete(row_key(key), runs_key(key), question_key(key), *map(record_key, of_runs))

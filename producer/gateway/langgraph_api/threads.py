@@ -144,7 +144,7 @@ async def _ttl(caller: Caller, thread: Thread) -> dict[str, Any] | None:
     """Say how long a thread is kept; None: its maker has not said."""
     if thread.row.ttl_ms is None:
         return None
-    left_ms = await caller.client.redis.pttl(row_key(task_key(thread.thread_id, caller.tenant)))
+    left_ms = await caller.client.redis.pttl(row_key(thread_key(thread.thread_id, caller.tenant)))
     expires_at = datetime.now(UTC) + timedelta(milliseconds=max(0, left_ms))
     return {
         "strategy": "delete",
