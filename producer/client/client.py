@@ -83,12 +83,15 @@ class Client:
         """Put many tasks on the queue, in order; all are checked before the first is queued. Raises as `submit`."""
         return run(self._core.submit_many(documents))
 
-    def submit_each(self, tasks: Sequence[Task], *, is_alone: bool = False) -> Iterator[Receipt]:
+    def submit_each(
+        self, tasks: Sequence[Task], *, is_alone: bool = False, about: Mapping[str, bytes] | None = None
+    ) -> Iterator[Receipt]:
         """Put checked tasks on the queue, yielding each one's receipt as it is known. Raises as `submit`.
 
-        With `is_alone` ThreadBusyError is raised for one whose thread has an open task.
+        With `is_alone` ThreadBusyError is raised for one whose thread has an open task. `about`: task id -> what its
+        record says of it, where that is more than its metadata.
         """
-        return iterate(self._core.submit_each(tasks, is_alone=is_alone))
+        return iterate(self._core.submit_each(tasks, is_alone=is_alone, about=about))
 
     def status(self, task_id: str) -> TaskStatus:
         """Read where a task is. Raises UnknownTaskError, RedisUnavailableError."""

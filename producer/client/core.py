@@ -18,6 +18,7 @@ from langgraph_rq.producer.client.lookup import (
     read_receipt,
     read_result,
 )
+from langgraph_rq.producer.client.recall import recall
 from langgraph_rq.producer.client.records import Records
 from langgraph_rq.producer.client.results import LOOK_AGAIN_S, Results
 from langgraph_rq.producer.client.resume import MISSING, Answers
@@ -137,10 +138,13 @@ class ClientCore:
         """Put many tasks on the queue, in order; all are checked before the first is queued. Raises as `submit`."""
         return [receipt async for receipt in self.submit_each([self.parse(document) for document in documents])]
 
-    async def submit_each(self, tasks: Sequence[Task], *, is_alone: bool = False) -> AsyncGenerator[Receipt, None]:
+    async def submit_each(
+        self, tasks: Sequence[Task], *, is_alone: bool = False, about: Mapping[str, bytes] | None = None
+    ) -> AsyncGenerator[Receipt, None]:
         """Put checked tasks on the queue, yielding each one's receipt as it is known. Raises as `submit`.
 
-        With `is_alone` ThreadBusyError is raised for one whose thread has an open task.
+        With `is_alone` ThreadBusyError is raised for one whose thread has an open task. `about`: task id -> what its
+        record says of it, where that is more than its metadata.
         """
         warned = iter(await self._door.judge(tasks))
         for start in range(0, len(tasks), _SUBMIT_BATCH):
@@ -154,6 +158,7 @@ class ClientCore:
                     share=self._share,
                     data=self._keys.sign_task(task) if self._keys else None,
                     is_alone=is_alone,
+                    about=(about or {}).get(task.task_id),
                 )
                 for task, queue in zip(batch, queues, strict=True)
             ]
@@ -267,7 +272,10 @@ class ClientCore:
             task_id, State.CANCELLED, await self._connection.read(lambda pipeline: ending.add_reads(pipeline, key))
         )
         if result is None:
-            raise UnknownTaskError(task_id)
+            (record,) = await recall(self._connection, [key])
+            if record is None:
+                raise UnknownTaskError(task_id)
+            return record.state
         if self._keys:
             result = self._keys.sign_result(key, result)
         call = cancel_call(key, State.CANCELLED, result, self._times)

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator
 
 from langgraph_rq.producer.client.lookup import ask_place, read_state
+from langgraph_rq.producer.client.recall import recall
 from langgraph_rq.producer.client.transport.connection import Connection
 from langgraph_rq.producer.client.transport.transports import Transport
 from langgraph_rq.shared.errors import RedisUnavailableError, UnknownTaskError
@@ -80,7 +81,10 @@ class Following:
             else:
                 break
         if state is None and not has_job:
-            raise UnknownTaskError(self._task_id)
+            (record,) = await recall(self._connection, [self._key])
+            if record is None:
+                raise UnknownTaskError(self._task_id)
+            return record.state, None
         return read_state(self._task_id, state) if state else State.PENDING, last[0][0].decode() if last else None
 
 

@@ -22,9 +22,10 @@ from langgraph_rq.shared.errors import (
 from langgraph_rq.shared.queue.answers import Submission, Submitted, whole_number
 from langgraph_rq.shared.queue.events import EventType, read_event
 from langgraph_rq.shared.queue.keys import Place, events_key, graph_name, job_hash, result_key, task_hash
+from langgraph_rq.shared.queue.records import RunRecord
 from langgraph_rq.shared.queue.waits import describe, explain
 from langgraph_rq.shared.results import TaskResult
-from langgraph_rq.shared.tasks import State, Task, thread_of_key
+from langgraph_rq.shared.tasks import State, Task, tenant_of, thread_of_key
 
 STATUS_FIELDS = (
     "state", "queue", "epoch", "waits", "created", "started", "deadline", "owner", "place", "waits_for", "waits_until",
@@ -197,6 +198,27 @@ def read_status(task_id: str, fields: Sequence[bytes | None] | None) -> TaskStat
         input_tokens,
         output_tokens,
         cost_nano_usd / 1e9,
+    )
+
+
+def of_record(task_id: str, record: RunRecord) -> TaskStatus:
+    """Read where a task is from its record; of one of which only the id is left, that it has ended."""
+    tenant = tenant_of(record.key)
+    return TaskStatus(
+        task_id,
+        record.state,
+        "",
+        record.attempts,
+        record.created or _instant(""),
+        record.started,
+        None,
+        None,
+        graph=record.graph or None,
+        user_id=record.user_id,
+        thread_id=record.thread.removeprefix(f"{tenant}--") if record.thread else None,
+        input_tokens=record.input_tokens,
+        output_tokens=record.output_tokens,
+        cost_usd=record.cost_nano_usd / 1e9,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from langgraph_rq.producer.client.client_log import ClientLog
 from langgraph_rq.producer.client.lookup import ask_results, read_state
+from langgraph_rq.producer.client.recall import recall
 from langgraph_rq.producer.client.transport.connection import Connection
 from langgraph_rq.shared.errors import ForgedResultError, UnknownTaskError, UnreadableTaskError, WaitTimeoutError
 from langgraph_rq.shared.queue.events import BEGINNING
@@ -123,10 +124,11 @@ class Results:
         replies = await self._connection.read(lambda pipeline: ask_results(pipeline, keys)) if keys else []
         documents: dict[str, bytes] = {}
         places: dict[str, str] = {}
+        forgotten: list[str] = []
         for i, task_id in enumerate(task_ids):
             last, state, has_job, document = replies[4 * i : 4 * i + 4]
             if not (document or state or has_job):
-                problems.append(UnknownTaskError(task_id))
+                forgotten.append(task_id)
                 continue
             try:
                 if document:
@@ -140,5 +142,10 @@ class Results:
                 problems.append(UnknownTaskError(task_id, known))
                 continue
             places[task_id] = last[0][0].decode() if last else BEGINNING
+        records = await recall(self._connection, [self._key(task_id) for task_id in forgotten])
+        problems += [
+            UnknownTaskError(task_id, record.state if record else None)
+            for task_id, record in zip(forgotten, records, strict=True)
+        ]
         await self._record(Action.READ, *map(self._key, documents))
         return documents, places

@@ -15,6 +15,7 @@ from itertools import count
 from typing import Any
 
 from langgraph_rq.producer.client.lookup import Receipt, read_instant
+from langgraph_rq.producer.client.recall import recall
 from langgraph_rq.producer.client.transport.connection import Connection
 from langgraph_rq.shared.errors import (
     AlreadyAnsweredError,
@@ -103,9 +104,13 @@ class Answers:
 
     async def _find(self, task_id: str) -> tuple[str, datetime] | None:
         """Read a task's state and when it was submitted; None: it is not known."""
-        key = task_hash(self._key(task_id))
-        ((state, created),) = await self._connection.read(lambda pipeline: pipeline.hmget(key, "state", "created"))
-        return (state.decode(errors="replace"), read_instant(created or b"")) if state else None
+        key = self._key(task_id)
+        fields = ("state", "created")
+        ((state, created),) = await self._connection.read(lambda pipeline: pipeline.hmget(task_hash(key), *fields))
+        if state:
+            return state.decode(errors="replace"), read_instant(created or b"")
+        (record,) = await recall(self._connection, [key])
+        return (record.state, record.created or read_instant(b"")) if record else None
 
 
 class Missing(Enum):

@@ -6,10 +6,12 @@ from langgraph_rq.producer.client.lookup import (
     JOB_FIELDS,
     TaskStatus,
     ask_status,
+    of_record,
     read_job_status,
     read_node,
     read_status,
 )
+from langgraph_rq.producer.client.recall import recall
 from langgraph_rq.producer.client.transport.connection import Connection
 from langgraph_rq.shared.errors import ScriptsMissingError, UnknownTaskError
 from langgraph_rq.shared.queue.keys import job_hash
@@ -32,7 +34,10 @@ async def find_status(connection: Connection, task_id: str, key: str) -> TaskSta
         (job,) = await connection.read(lambda pipeline: pipeline.hmget(job_hash(key), JOB_FIELDS))
         found = read_job_status(task_id, job)
     if found is None:
-        raise UnknownTaskError(task_id)
+        (record,) = await recall(connection, [key])
+        if record is None:
+            raise UnknownTaskError(task_id)
+        return of_record(task_id, record)
     if found.state is State.RUNNING:
         return replace(found, node=read_node(events or ()))
     if found.state is not State.PENDING:

@@ -33,6 +33,7 @@ from langgraph_rq.shared.queue.keys import (
     task_hash,
     wip_key,
 )
+from langgraph_rq.shared.queue.records import write_about
 from langgraph_rq.shared.queue.verbs import NOW, QueueTimes, describe_task, job_status, rq_now, start_of, thread_of
 from langgraph_rq.shared.queue.waits import AT_ONCE, Wait
 from langgraph_rq.shared.tasks import EMPTIED_JOB, State, Task
@@ -110,6 +111,8 @@ def adopt_call(
             times.user_tasks,
             int(task.goes_on),
             *start_of(task),
+            write_about({"metadata": task.metadata}),
+            times.records,
             now_ms,
         ],
         int,
@@ -124,11 +127,12 @@ def finish_call(
     times: QueueTimes,
     *,
     failure: str = "",
+    error_type: str | None = None,
     run_s: float = 0.0,
     question: Question = Question.NONE,
     now_ms: int | str = NOW,
 ) -> Call[Finished]:
-    """Write the terminal result; `failure` is what RQ's tools show as the reason.
+    """Write the terminal result; `failure` is what RQ's tools show as the reason, `error_type` what lists of runs do.
 
     `question` is what the thread shows now: while it shows one, the tasks behind this one wait for its answer.
     """
@@ -163,6 +167,7 @@ def finish_call(
             b64encode(result) if claimed.is_from_rq else b"",
             question,
             times.question_ms,
+            error_type or "",
             now_ms,
         ],
         Finished,

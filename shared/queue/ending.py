@@ -100,6 +100,11 @@ def unrun_result(
     )
 
 
+def error_type(result: bytes) -> str:
+    """Return the type of the error in what `unrun_result` encoded; empty: it has none."""
+    return str((read_json(result).get("error") or {}).get("type", ""))
+
+
 def _read_task(data: bytes | None) -> dict[str, Any]:
     """Read the task in a job's data; an unreadable one is empty, and ends all the same."""
     try:

@@ -1,7 +1,7 @@
 """The keys of the queue in Redis, and the words that stand in them. The Lua scripts write the same ones.
 
 Keys (type; lifetime):
-    agent:task:<id>        hash    the fields of `TaskField`; until the end of the idempotency window after its end
+    agent:task:<id>        hash    the fields of `TaskField`; as long as its result, an hour at least
     agent:result:<id>      string  the result document; result TTL
     agent:events:<id>      stream  events, see events.py; until a while after the end
     agent:open             zset    id -> deadline (ms), or when the sweeper looks again at one past it; tasks that are
@@ -109,6 +109,8 @@ class TaskField(StrEnum):
     THREAD = "thread"
     DIGEST = "digest"
     """Of the task's body: tells a repeated submission from another task. Empty for a job of stock RQ."""
+    RUN = "run"
+    """Its number among the runs of its tenant; see records.py."""
     CREATED = "created"
     STARTED = "started"
     """The first claim."""

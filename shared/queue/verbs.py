@@ -28,6 +28,7 @@ from langgraph_rq.shared.queue.keys import (
     result_key,
     task_hash,
 )
+from langgraph_rq.shared.queue.records import write_about
 from langgraph_rq.shared.queue.shares import NO_LIMITS, Share
 from langgraph_rq.shared.tasks import DEFAULT_LIMITS, EMPTIED_JOB, State, Task
 
@@ -52,6 +53,8 @@ class QueueTimes:
     """Deadlines of tasks that wait for the answer to a question stand still for so long."""
     user_tasks: int = 0
     """Tasks of one user in flight at most, in the whole fleet; 0 for any number."""
+    records: int = 100_000
+    """Newest runs of a tenant whose records are kept, for a day."""
 
     def __post_init__(self) -> None:
         """Refuse what would forget a task before it ends."""
@@ -75,10 +78,12 @@ def submit_call(
     share: Share = NO_LIMITS,
     data: bytes | None = None,
     is_alone: bool = False,
+    about: bytes | None = None,
 ) -> Call[Submission]:
     """Put `task` on `queue` unless its id is known already, or its tenant has its share.
 
-    `data` is its signed form. With `is_alone` it is refused while another task of its thread has not ended.
+    `data` is its signed form. With `is_alone` it is refused while another task of its thread has not ended. `about` is
+    what its record says of it, as `write_about` writes it; None: its metadata.
     """
     key = task.key
     return Call(
@@ -104,6 +109,8 @@ def submit_call(
             int(task.goes_on),
             *start_of(task),
             int(is_alone),
+            write_about({"metadata": task.metadata}) if about is None else about,
+            times.records,
             now_ms,
         ],
         read_submission,
@@ -116,9 +123,9 @@ def missing_worker_call(task_id: str, now_ms: int | str = NOW) -> Call[str | Non
 
 
 def cancel_call(
-    task_id: str, state: State, result: bytes, times: QueueTimes, now_ms: int | str = NOW
+    task_id: str, state: State, result: bytes, times: QueueTimes, now_ms: int | str = NOW, *, error_type: str = ""
 ) -> Call[State | None]:
-    """End a task that no worker runs as `state` (cancelled or timeout), with `result`.
+    """End a task that no worker runs as `state` (cancelled or timeout), with `result` and the type of its error.
 
     A running one is asked to stop when `state` is cancelled: no model call of it starts from then on. Returns the state
     in which it is now; None: there is no such task.
@@ -136,6 +143,7 @@ def cancel_call(
             job_status(state),
             rq_now(),
             b64encode(result),
+            error_type,
             now_ms,
         ],
         lambda reply: State(reply.decode()) if reply else None,

@@ -27,6 +27,9 @@ class QueueSettings(Settings):
         description="deadlines of tasks that wait for the answer to a question of their thread stand still this long",
     )
     user_tasks: int = Field(0, ge=0, description="tasks of one user in flight at most, in the whole fleet; 0: no limit")
+    records: int = Field(
+        100_000, ge=1, description="newest runs of a tenant that stay listed, for a day; a thread's as long as it"
+    )
     memory_percent: int = Field(85, ge=1, le=99, description="refuse tasks above this share of Redis' maxmemory")
 
     def times(self, limits: TaskLimits = DEFAULT_LIMITS) -> QueueTimes:
@@ -41,6 +44,7 @@ class QueueSettings(Settings):
             memory_percent=self.memory_percent,
             question_ms=round(self.question_wait_s * 1000),
             user_tasks=self.user_tasks,
+            records=self.records,
         )
 
     def queues(self) -> list[str]:

@@ -140,6 +140,11 @@ def runs_key(thread: str) -> str:
     return f"agent:thread_runs:{thread}"
 
 
+def records_key(thread: str) -> str:
+    """Return the records of a thread's runs; see shared/queue/records.py."""
+    return f"agent:thread_records:{thread}"
+
+
 def index_key(tenant: str) -> str:
     """Return the threads of a tenant."""
     return f"agent:threads:{tenant}"

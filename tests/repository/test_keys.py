@@ -11,12 +11,12 @@ from redis import Redis
 from langgraph_rq import Client, State
 from langgraph_rq.producer.client.transport import event_feed
 from langgraph_rq.producer.gateway.admission import rates
-from langgraph_rq.producer.gateway.langgraph_api import run_records
 from langgraph_rq.producer.gateway.tasks import recent
 from langgraph_rq.shared import graph_description
 from langgraph_rq.shared.breaker import circuit_breaker
 from langgraph_rq.shared.budget import hourly_cost, token_budget
 from langgraph_rq.shared.queue import keys as queue_keys
+from langgraph_rq.shared.queue import records as queue_records
 from langgraph_rq.shared.telemetry import anchors, audit
 from langgraph_rq.shared.threads import requests as thread_requests
 from langgraph_rq.shared.threads import rows as thread_rows
@@ -47,7 +47,7 @@ OWNERS = (
     graph_description,
     thread_requests,
     thread_rows,
-    run_records,
+    queue_records,
 )
 LIBRARIES = ("checkpoint*", "store*", "write_keys_zset*")
 """Kept by langgraph-checkpoint-redis; each has to have a TTL."""

@@ -90,6 +90,10 @@ OTHERS = [
     ("HSET", "agent:rate:beta--ann", "used", "1000"),
     ("DEL", "agent:rate:acme--"),
     ("LRANGE", "agent:recent:beta", "0", "-1"),
+    ("HGETALL", "agent:runs:beta:0"),
+    ("HGETALL", "agent:thread_records:beta--t"),
+    ("ZRANGE", "agent:ids:beta", "0", "-1"),
+    ("HGETALL", "agent:ids:beta:1700000000000:7"),
     ("HGETALL", "agent:budget:policy"),
     ("SCAN", "0"),
 ]

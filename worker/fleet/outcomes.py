@@ -110,6 +110,7 @@ class OutcomeWriter:
             keys.sign_result(task_id, ended.document) if keys else ended.document,
             self._context.times,
             failure=ended.failure,
+            error_type=ended.error_type,
             run_s=ended.run_s,
             question=ended.question,
         )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from redis import Redis
 
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.queue.ending import READS, add_reads, unrun_result
+from langgraph_rq.shared.queue.ending import READS, add_reads, error_type, unrun_result
 from langgraph_rq.shared.queue.upkeep import SWEPT, sweep_call
 from langgraph_rq.shared.queue.verbs import QueueTimes, cancel_call
 from langgraph_rq.shared.signing import TaskKeys
@@ -78,7 +78,7 @@ class Sweeper:
             result = unrun_result(task_id, state, replies[READS * i : READS * (i + 1)], graphs)
             if result:
                 signed = self._keys.sign_result(task_id, result) if self._keys else result
-                calls[task_id] = cancel_call(task_id, state, signed, self._times)
+                calls[task_id] = cancel_call(task_id, state, signed, self._times, error_type=error_type(result))
         for task_id, ended in zip(calls, scripts.run_many_sync(self._redis, list(calls.values())), strict=True):
             if isinstance(ended, Exception):
                 raise ended

@@ -3,21 +3,21 @@
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from langgraph_rq.producer.gateway.dependencies import Caller
 from langgraph_rq.producer.gateway.langgraph_api.assistants import assistant_id
 from langgraph_rq.producer.gateway.langgraph_api.ids import thread_of_its_own
-from langgraph_rq.producer.gateway.langgraph_api.run_records import read_record, record_key
 from langgraph_rq.producer.gateway.problems import ProblemError
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import LanggraphRqError, UnknownTaskError
-from langgraph_rq.shared.queue.answers import whole_number
-from langgraph_rq.shared.queue.keys import graph_name, question_key, result_key, task_hash
+from langgraph_rq.shared.queue.keys import question_key, result_key
+from langgraph_rq.shared.queue.records import MOST_READ, RunRecord, read_runs_call
+from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import State, task_key, thread_key, thread_of_key
 from langgraph_rq.shared.threads.requests import MOST_THREADS
-from langgraph_rq.shared.threads.rows import ThreadRow, busy_call, index_key, row_key, runs_key
+from langgraph_rq.shared.threads.rows import ThreadRow, busy_call, index_key, records_key, row_key, runs_key
 
 RUN_STATUS = {
     State.PENDING: "pending",
@@ -30,7 +30,6 @@ RUN_STATUS = {
 }
 """A run that asks has succeeded; one that was cancelled is interrupted."""
 
-_TASK_FIELDS = ("state", "created", "graph", "thread", "enters")
 SERVERS = frozenset({"run_id", "graph_id", "assistant_id"})
 """What the server adds to a run's `configurable`."""
 
@@ -128,23 +127,33 @@ async def answer_threads(caller: Caller, threads: Sequence[Thread]) -> list[dict
                 states |= await caller.client.threads.states(ids[start : start + MOST_THREADS], graph=graph)
             except LanggraphRqError:  # what is listed of them is shown all the same
                 break
-    lasts = await _last_runs(caller, [thread.row.run for thread in threads])
+    lasts = await _last_runs(caller, threads)
     return [thread.answer(states.get(thread.thread_id), last) for thread, last in zip(threads, lasts, strict=True)]
 
 
-async def _last_runs(caller: Caller, runs: Sequence[str | None]) -> list[LastRun | None]:
-    pipeline = caller.client.redis.pipeline(transaction=False)
-    for run in runs:
-        pipeline.get(record_key(run or ""))
-        pipeline.get(result_key(run or ""))
-    replies: list[Any] = await pipeline.execute(raise_on_error=False) if runs else []
+async def _last_runs(caller: Caller, threads: Sequence[Thread]) -> list[LastRun | None]:
+    redis = caller.client.redis
+    calls = [read_runs_call([thread.row.run or ""], thread_key(thread.thread_id, caller.tenant)) for thread in threads]
+    records = [one[0] for one in await scripts.run_many(redis, calls)] if threads else []
+    pipeline = redis.pipeline(transaction=False)
+    for thread in threads:
+        pipeline.get(result_key(thread.row.run or ""))
+    results: list[Any] = await pipeline.execute(raise_on_error=False) if threads else []
     found: list[LastRun | None] = []
-    for i, run in enumerate(runs):
-        config = read_record(replies[2 * i]).get("kwargs", {}).get("config") or {}
+    for thread, record, result in zip(threads, records, results, strict=True):
+        config = (record.about.get("kwargs", {}) if record else {}).get("config") or {}
         own = {name: value for name, value in config.get("configurable", {}).items() if name not in SERVERS}
-        error = failure(read_record(replies[2 * i + 1]))
-        found.append(LastRun({**config, "configurable": own}, error) if run else None)
+        found.append(LastRun({**config, "configurable": own}, failure(_document(result))) if thread.row.run else None)
     return found
+
+
+def _document(text: Any) -> dict[str, Any]:
+    """Read a result; empty if there is none, or another program's."""
+    try:
+        found = read_json(text) if isinstance(text, bytes) else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,29 +185,28 @@ class Run:
 
 async def read_runs(caller: Caller, thread_id: str, run_ids: Sequence[str]) -> list[Run | None]:
     """Read runs of a thread, in one round trip; None for each that Redis does not know."""
-    pipeline = caller.client.redis.pipeline(transaction=False)
-    for run_id in run_ids:
-        key = task_key(run_id, caller.tenant)
-        pipeline.hmget(task_hash(key), _TASK_FIELDS)
-        pipeline.get(record_key(key))
-    replies: list[Any] = await pipeline.execute(raise_on_error=False) if run_ids else []
-    thread = thread_key(thread_id, caller.tenant)
-    return [_run(run_id, thread_id, thread, *replies[2 * i : 2 * i + 2]) for i, run_id in enumerate(run_ids)]
+    keys, thread = [task_key(run_id, caller.tenant) for run_id in run_ids], thread_key(thread_id, caller.tenant)
+    is_own = thread_id in map(thread_of_its_own, run_ids)
+    calls = [
+        read_runs_call(keys[start : start + MOST_READ], "" if is_own else thread)
+        for start in range(0, len(keys), MOST_READ)
+    ]
+    replies = await scripts.run_many(caller.client.redis, calls) if calls else []
+    records: list[RunRecord | None] = []
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+        records += reply
+    return [_run(run_id, thread_id, thread, record) for run_id, record in zip(run_ids, records, strict=True)]
 
 
-def _run(run_id: str, thread_id: str, thread: str, fields: Any, record: Any) -> Run | None:
-    try:
-        state, created, graph, *threads = fields
-        known = State(state.decode())
-        of = next((one.decode() for one in threads if one), None)
-    except (ValueError, TypeError, AttributeError):  # no such task, or a key of another type
+def _run(run_id: str, thread_id: str, thread: str, record: RunRecord | None) -> Run | None:
+    if record is None or record.created is None:
         return None
-    if (of is None and thread_id != thread_of_its_own(run_id)) or (of is not None and of != thread):
+    if record.thread != thread and (record.thread or thread_id != thread_of_its_own(run_id)):
         return None
-    at = datetime.fromtimestamp(whole_number(created or b"") / 1000, UTC)
-    said = read_record(record if isinstance(record, bytes) else None)
-    name = said.get("graph") or graph_name((graph or b"").decode(errors="replace"))
-    return Run(run_id, thread_id, known, at, name, said)
+    name = record.about.get("graph") or record.graph
+    return Run(run_id, thread_id, record.state, record.created, name, record.about)
 
 
 def failure(result: Any) -> dict[str, str] | None:
@@ -237,9 +245,8 @@ async def forget_threads(caller: Caller, thread_ids: Sequence[str]) -> None:
     """Delete what is listed of threads, and the records of their runs."""
     for thread_id in thread_ids:
         key, redis = thread_key(thread_id, caller.tenant), caller.client.redis
-        of_runs = [task_key(run_id, caller.tenant) for run_id in await newest_ids(caller, runs_key(key))]
         pipeline = redis.pipeline(transaction=True)
-        pipeline.delete(row_key(key), runs_key(key), question_key(key), *map(record_key, of_runs))
+        pipeline.delete(row_key(key), runs_key(key), records_key(key), question_key(key))
         pipeline.zrem(index_key(caller.tenant), key)
         await pipeline.execute()
 

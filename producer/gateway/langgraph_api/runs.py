@@ -23,7 +23,7 @@ from langgraph_rq.producer.gateway.langgraph_api.objects import (
     read_thread,
 )
 from langgraph_rq.producer.gateway.langgraph_api.run_bodies import RunBody
-from langgraph_rq.producer.gateway.langgraph_api.run_records import forget_run, remember_run
+from langgraph_rq.producer.gateway.langgraph_api.run_records import about_run
 from langgraph_rq.producer.gateway.langgraph_api.run_stream import HEARTBEAT_S, RunStream, open_stream
 from langgraph_rq.producer.gateway.langgraph_api.threads import ThreadPath, make
 from langgraph_rq.producer.gateway.problems import ProblemError, documented
@@ -36,7 +36,7 @@ from langgraph_rq.shared.errors import (
 from langgraph_rq.shared.queue.keys import events_key, result_key
 from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import Priority, State, TaskId, task_key, thread_key
-from langgraph_rq.shared.threads.rows import runs_key
+from langgraph_rq.shared.threads.rows import records_key, runs_key
 
 _LISTED = 1_000
 _RUN_ID = TypeAdapter(TaskId)
@@ -161,6 +161,7 @@ async def delete(thread: ThreadPath, run: RunPath, caller: FromCaller) -> Respon
     key, run_key = thread_key(thread, caller.tenant), task_key(run, caller.tenant)
     pipeline = caller.client.redis.pipeline(transaction=True)
     pipeline.zrem(runs_key(key), run_key)
+    pipeline.hdel(records_key(key), run_key)
     pipeline.delete(result_key(run_key), events_key(run_key))
     await pipeline.execute()
     return Response(status_code=204)
@@ -236,16 +237,15 @@ async def start(caller: Caller, body: RunBody, thread_id: str | None) -> tuple[s
     task = caller.client.parse(document)
     await caller.admit(task.user_id)
     earlier = await open_runs(caller, thread_id) if thread_id and body.multitask_strategy == "interrupt" else ()
-    await remember_run(caller, task.task_id, record)
     if task.priority not in caller.grant.priorities:
         highest = next(priority for priority in Priority if priority in caller.grant.priorities)
         task = task.model_copy(update={"priority": highest})
     is_alone = body.multitask_strategy == "reject" and thread_id is not None
     try:
-        async for _receipt in caller.client.submit_each([task], is_alone=is_alone):
+        about = {task.task_id: about_run(record)}
+        async for _receipt in caller.client.submit_each([task], is_alone=is_alone, about=about):
             pass
     except LanggraphRqError as error:
-        await forget_run(caller, task.task_id)
         if not isinstance(error, ThreadBusyError):
             raise
         raise ProblemError(409, "thread_busy", f"{error}: wait, or choose another multitask_strategy") from None

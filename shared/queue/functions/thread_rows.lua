@@ -7,8 +7,10 @@
 --                                   run: of the newest run; ended: the state in which a run ended last; metadata: JSON
 -- agent:thread_runs:<thread>  zset  id -> when the run was accepted (ms), of the newest 1,000
 -- agent:threads:<tenant>      zset  thread -> when it was used (ms)
--- All live for a week after the last use, or as long as the row's field ttl says (ms), once no task of the thread is open.
+-- All live for a week after the last use, as the records of its runs do (records.lua), or as long as the row's field ttl
+-- says (ms), once no task of the thread is open.
 local ROW, RUNS, THREADS = 'agent:thread_row:', 'agent:thread_runs:', 'agent:threads:'
+local RECORDS = 'agent:thread_records:'
 local ROW_MS, MOST_RUNS, LOOKED_AT = 604800000, 1000, 50
 
 -- Whether a task of the thread has not ended: it runs, waits, or is to start at its time. Of those that are listed the
@@ -48,6 +50,7 @@ local function touch_row(thread, tenant, now_ms)
   local row_ms = own_ttl_ms(thread) or ROW_MS
   redis.pcall('PEXPIRE', ROW .. thread, row_ms)
   redis.pcall('PEXPIRE', RUNS .. thread, row_ms)
+  redis.pcall('PEXPIRE', RECORDS .. thread, row_ms)
   redis.pcall('ZADD', index_key, whole(now_ms), thread)
   redis.pcall('ZREMRANGEBYSCORE', index_key, '-inf', whole(now_ms - ROW_MS))
   redis.pcall('PEXPIRE', index_key, ROW_MS)
@@ -59,7 +62,9 @@ local function list_run(id, thread, tenant, graph, now_ms)
   redis.pcall('HSETNX', ROW .. thread, 'created', now)
   redis.pcall('HSET', ROW .. thread, 'updated', now, 'graph', graph, 'run', id)
   redis.pcall('ZADD', RUNS .. thread, now, id)
-  redis.pcall('ZREMRANGEBYRANK', RUNS .. thread, 0, -MOST_RUNS - 1)
+  if redis.pcall('ZCARD', RUNS .. thread) > MOST_RUNS then
+    redis.pcall('HDEL', RECORDS .. thread, redis.pcall('ZPOPMIN', RUNS .. thread)[1] or '')
+  end
   touch_row(thread, tenant, now_ms)
 end
 

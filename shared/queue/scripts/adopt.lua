@@ -10,6 +10,7 @@
 -- Uses shared/queue/functions/shares: charge
 -- Uses shared/queue/functions/waits: wait_to_start
 -- Uses shared/queue/functions/thread_rows: list_run
+-- Uses shared/queue/functions/records: begin_record
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
 -- KEYS[2] rq:job:<id>          hash    RQ's job
@@ -34,7 +35,9 @@
 -- ARGV[16] 1 if it goes on with what its thread did last (answers its question), else 0
 -- ARGV[17] start it after (ms after the job was found), 0 for at once
 -- ARGV[18] start it at (ms), 0 for at once
--- ARGV[19] now (ms) in tests, else empty
+-- ARGV[19] what its client said about the run, for its record; empty for nothing
+-- ARGV[20] newest runs of its tenant whose records are kept
+-- ARGV[21] now (ms) in tests, else empty
 -- Returns the deadline (ms), 0 fenced off, -1 parked behind another task of its thread, put aside, or waiting for its
 --   time or because its user is at the cap, or -2 when no worker had the graph in the last day: this is the door of such jobs
 local task_key, job_key, open_key, own_key, graphs_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -42,7 +45,8 @@ local id, epoch, worker, digest = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local deadline_ms, description = tonumber(ARGV[5]), ARGV[6]
 local data, user, thread, graph, is_served = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11] == '1'
 local announced_graph, result_ms, failure_ms, cap = ARGV[12], ARGV[13], ARGV[14], tonumber(ARGV[15])
-local is_answer, now_ms = ARGV[16] == '1', clock(ARGV[19])
+local about, most_records = ARGV[19], tonumber(ARGV[20])
+local is_answer, now_ms = ARGV[16] == '1', clock(ARGV[21])
 
 local is_owner, task = fence(task_key, epoch, worker, 'created', 'queue', 'digest', 'deadline', 'cancel')
 local created, queue, known_digest, known_deadline, cancel = unpack(task)
@@ -67,7 +71,7 @@ if is_known then
   stopped_running(user)
 else
   redis.call('HSET', task_key, 'digest', digest, 'deadline', deadline, 'user', user, 'result_ms', result_ms,
-    'failure_ms', failure_ms)
+    'failure_ms', failure_ms, 'run', begin_record(id, thread, graph, user, about, most_records, now_ms))
   describe(job_key, description)
   redis.call('HSET', job_key, 'task', data, 'timeout', math.ceil(deadline_ms / 1000))
   redis.call('PERSIST', job_key)

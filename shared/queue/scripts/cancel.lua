@@ -9,6 +9,8 @@
 -- Uses shared/queue/functions/shares: discharge
 -- Uses shared/queue/functions/events: record_end
 -- Uses shared/queue/functions/thread_rows: list_end
+-- Uses shared/queue/functions/records: end_record
+-- Uses shared/queue/functions/remembered_ids: kept_ms, recall_id, remember_id
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
 -- KEYS[2] agent:result:<id>    string  the result document
@@ -24,19 +26,22 @@
 -- ARGV[7] RQ's status: canceled | failed
 -- ARGV[8] now as RQ writes it, for its tools only
 -- ARGV[9] result document in base64, for the client of a job that stock RQ enqueued
--- ARGV[10] now (ms) in tests, else empty
+-- ARGV[10] type of its error, empty for none
+-- ARGV[11] now (ms) in tests, else empty
 -- Returns the state in which the task is now: the one asked for, another terminal one, running (it will be stopped if
 --   it is being cancelled), or empty when there is no such task
 local task_key, result_key, events_key, open_key, job_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local id, state, result = ARGV[1], ARGV[2], ARGV[3]
 local result_ms, events_ms, window_ms = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local rq_status, now_iso, rq_result, now_ms = ARGV[7], ARGV[8], ARGV[9], clock(ARGV[10])
+-- How long (ms) an id may stay behind in a list: what skips it looks at its task's hash.
+local LISTED_MS = 86400000
+local rq_status, now_iso, rq_result, now_ms = ARGV[7], ARGV[8], ARGV[9], clock(ARGV[11])
 
 local task = redis.call('HMGET', task_key, 'state', 'owner', 'place', 'thread', 'queue', 'waits_for', 'result_ms',
-  'failure_ms', 'started', 'answers')
-local before, owner, place, thread, queue, waits_for, own_ms, failure_ms, started, answers = unpack(task)
+  'failure_ms', 'started', 'answers', 'digest', 'run')
+local before, owner, place, thread, queue, waits_for, own_ms, failure_ms, started, answers, digest, number = unpack(task)
 if not before then
-  return ''
+  return recall_id(id, now_ms) or ''
 end
 if before == 'running' and state == 'cancelled' then
   -- The flag decides: admission of every model call and every renewal read it. The message is only faster.
@@ -50,7 +55,8 @@ end
 result_ms = natural(rq_status == 'failed' and failure_ms or own_ms, result_ms)
 -- Its id may stay behind in a list: the script that pops it skips it, and counts it if it lies where its hash says.
 redis.call('HSET', task_key, 'state', state, 'place', place == 'queue' and place or 'done')
-redis.call('PEXPIRE', task_key, window_ms)
+redis.call('PEXPIRE', task_key, kept_ms(math.max(result_ms, LISTED_MS), window_ms))
+remember_id(id, state, digest, number, window_ms, now_ms)
 redis.call('SET', result_key, result, 'PX', result_ms)
 redis.call('ZREM', open_key, id)
 if place == 'delayed' then
@@ -60,6 +66,7 @@ record_end(events_key, state, events_ms)
 redis.pcall('ZREM', DEFERRED .. (queue or ''), id)
 leave_thread(id, thread)
 local named = thread or redis.call('HGET', task_key, 'enters') -- by one that was to start at its time
+end_record(id, number, named, state, ARGV[10], now_ms)
 if named and started then -- one that never ran has not changed its thread
   list_end(named, tenant_of(named), state, now_ms)
 end

@@ -12,6 +12,7 @@
 -- Uses shared/queue/functions/emptied: DEFERRED, is_removed, note_emptied
 -- Uses shared/queue/functions/questions: stand_still
 -- Uses shared/queue/functions/waits: take_marked
+-- Uses shared/queue/functions/remembered_ids: recall_id
 -- Uses shared/queue/functions/rq_jobs: FAR, show_again, task_bytes
 -- Uses shared/queue/functions/events: record_state
 --
@@ -91,7 +92,7 @@ end
 
 -- Make a task of a job that is known to RQ only.
 local function register(id, task_key, job_key, queue)
-  if #id > 128 or not id:match('^[%w_-]+$') or redis.call('EXISTS', job_key) == 0 then
+  if #id > 128 or not id:match('^[%w_-]+$') or redis.call('EXISTS', job_key) == 0 or recall_id(id, now_ms) then
     return false
   end
   local deadline = whole(now_ms + adopt_ms)

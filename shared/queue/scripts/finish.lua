@@ -9,6 +9,8 @@
 -- Uses shared/queue/functions/shares: discharge
 -- Uses shared/queue/functions/events: record_end
 -- Uses shared/queue/functions/thread_rows: expire_state, list_end
+-- Uses shared/queue/functions/records: end_record
+-- Uses shared/queue/functions/remembered_ids: kept_ms, remember_id
 --
 -- KEYS[1] agent:task:<id>        hash    the task's state
 -- KEYS[2] agent:result:<id>      string  the result document
@@ -36,7 +38,8 @@
 -- ARGV[14] result document in base64, for the client of a job that stock RQ enqueued, else empty
 -- ARGV[15] what the end means for its thread: asks | keeps (the question of an earlier task) | empty
 -- ARGV[16] how long deadlines stand still for a question (ms)
--- ARGV[17] now (ms) in tests, else empty
+-- ARGV[17] type of its error, empty for none
+-- ARGV[18] now (ms) in tests, else empty
 -- Returns 1 written | 2 already written by this very attempt (its reply was lost) | 0 fenced off
 local task_key, result_key, events_key, own_key, open_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local job_key, wip_key, rq_results_key, rq_worker_key = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
@@ -44,10 +47,11 @@ local id, epoch, worker, state, result = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARG
 local result_ms, events_ms, window_ms = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local rq_status, rq_failure, now_iso, run_s = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
 local emptied_data, rq_result, question, still_ms = ARGV[13], ARGV[14], ARGV[15], tonumber(ARGV[16])
-local now_ms = clock(ARGV[17])
+local error_type, now_ms = ARGV[17], clock(ARGV[18])
 
-local is_owner, task, known_state = fence(task_key, epoch, worker, 'user', 'thread', 'queue', 'result_ms', 'failure_ms')
-local user, thread, queue, own_ms, failure_ms = unpack(task)
+local is_owner, task, known_state = fence(task_key, epoch, worker, 'user', 'thread', 'queue', 'result_ms', 'failure_ms',
+  'digest', 'run')
+local user, thread, queue, own_ms, failure_ms, digest, number = unpack(task)
 if not is_owner then
   return known_state == state and 2 or 0
 end
@@ -56,7 +60,8 @@ if state ~= 'interrupted' then
   result_ms = natural(rq_status == 'failed' and failure_ms or own_ms, result_ms)
 end
 redis.call('HSET', task_key, 'state', state, 'place', 'done')
-redis.call('PEXPIRE', task_key, window_ms)
+redis.call('PEXPIRE', task_key, kept_ms(result_ms, window_ms))
+remember_id(id, state, digest, number, window_ms, now_ms)
 redis.call('SET', result_key, result, 'PX', result_ms)
 redis.call('SREM', own_key, id)
 redis.call('ZREM', open_key, id)
@@ -66,6 +71,7 @@ if thread then
   settle_question(id, thread, question, still_ms, window_ms + still_ms, now_ms)
 end
 leave_thread(id, thread)
+end_record(id, number, thread, state, error_type, now_ms)
 if thread then
   list_end(thread, tenant_of(thread), state, now_ms)
   expire_state(thread)

@@ -7,6 +7,8 @@
 -- Uses shared/queue/functions/shares: charge, is_above_share, refused
 -- Uses shared/queue/functions/waits: wait_to_start
 -- Uses shared/queue/functions/thread_rows: is_busy, list_run
+-- Uses shared/queue/functions/records: begin_record
+-- Uses shared/queue/functions/remembered_ids: recall_id, shortened
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
 -- KEYS[2] rq:job:<id>          hash    RQ's job, read by its tools; `task` carries the task, because RQ's clients write
@@ -35,7 +37,9 @@
 -- ARGV[18] start it after (ms from now), 0 for at once
 -- ARGV[19] start it at (ms), 0 for at once
 -- ARGV[20] 1 to refuse it while its thread has an open task, else 0
--- ARGV[21] now (ms) in tests, else empty
+-- ARGV[21] what its client said about the run, for its record; empty for nothing
+-- ARGV[22] newest runs of its tenant whose records are kept
+-- ARGV[23] now (ms) in tests, else empty
 -- Returns {outcome, state or detail, what is missing of a worker that could run it}, the last for created only:
 --   created, pending | exists, <state> | conflict, <state> | full, <percent used> | unknown_graph, <graphs, comma separated> |
 --   busy, <the thread> | tenant_tasks, <open tasks> | tenant_bytes, <bytes held> | tenant_share, <percent used>
@@ -45,7 +49,8 @@ local deadline_ms, description = tonumber(ARGV[6]), ARGV[7]
 local user, thread, now_iso, memory_mark = ARGV[8], ARGV[9], ARGV[10], tonumber(ARGV[11])
 local announced_graph, most_tasks, most_bytes = ARGV[12], tonumber(ARGV[13]), tonumber(ARGV[14])
 local share_mark, rq_data = tonumber(ARGV[15]), ARGV[16]
-local is_answer, is_alone, now_ms = ARGV[17] == '1', ARGV[20] == '1', clock(ARGV[21])
+local about, most_records = ARGV[21], tonumber(ARGV[22])
+local is_answer, is_alone, now_ms = ARGV[17] == '1', ARGV[20] == '1', clock(ARGV[23])
 
 local starts_at = math.max(now_ms + tonumber(ARGV[18]), tonumber(ARGV[19]))
 local deadline = whole(starts_at + deadline_ms)
@@ -53,6 +58,10 @@ local deadline = whole(starts_at + deadline_ms)
 local known = redis.call('HMGET', task_key, 'digest', 'state')
 if known[2] then
   return {known[1] == digest and 'exists' or 'conflict', known[2]}
+end
+local ended_as, ended_digest = recall_id(id, now_ms)
+if ended_as then
+  return {ended_digest == shortened(digest) and 'exists' or 'conflict', ended_as}
 end
 
 if is_alone and is_busy(thread) then
@@ -84,9 +93,10 @@ end
 
 local missing
 queue, missing = route(queue, graph, now_ms)
+local number = begin_record(id, thread, graph, user, about, most_records, now_ms)
 redis.call('HSET', task_key, 'state', 'pending', 'epoch', 0, 'queue', queue, 'created', whole(now_ms),
   'deadline', deadline, 'digest', digest, 'user', user,
-  'graph', graph)
+  'graph', graph, 'run', number)
 -- An earlier task under this id may be forgotten before its result, which is not this task's.
 redis.call('DEL', 'agent:result:' .. id, 'agent:events:' .. id, job_key)
 redis.call('HSET', job_key, 'task', data, 'data', rq_data, 'origin', queue, 'description', description,

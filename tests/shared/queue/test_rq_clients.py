@@ -183,14 +183,14 @@ async def test_job_of_stock_rq_that_ends_while_it_waits_has_a_result_for_as_long
 
 async def test_result_of_an_earlier_task_is_not_that_of_a_new_one_under_its_id(queue):
     await queue.end()
-    await queue.redis.delete("agent:task:t1")
+    await queue.redis.delete("agent:task:t1", *await queue.redis.keys("agent:ids:*"))
     await queue.submit()
     assert await queue.redis.exists("agent:result:t1", "agent:events:t1") == 0
 
 
 async def test_result_of_an_earlier_task_is_not_that_of_a_job_of_stock_rq_under_its_id(queue, rq):
     await queue.end()
-    await queue.redis.delete("agent:task:t1")
+    await queue.redis.delete("agent:task:t1", *await queue.redis.keys("agent:ids:*"))
     enqueue(rq)
     assert await queue.claim_ids() == ["t1"]
     assert await queue.redis.get("agent:result:t1") is None
