@@ -5,6 +5,7 @@ Keys:
                                       last use, or its TTL
     agent:thread_runs:<thread>  zset  id -> when the run was accepted (ms), of the newest 1,000; likewise
     agent:threads:<tenant>      zset  thread -> when it was used (ms); a week after the last use of any
+    agent:threads_by:<tenant>:<term>  set  threads of a term (terms.py), and some that were; 10 days after the last run
 """
 
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from langgraph_rq.shared.queue.answers import whole_number
 from langgraph_rq.shared.queue.keys import LAST_CLAIM
 from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import State
+from langgraph_rq.shared.threads.terms import terms_of
 
 MADE, KNOWN = 1, 0
 DESCRIBED, OTHERS_MEANWHILE, NO_THREAD = 1, 0, -1
@@ -86,7 +88,8 @@ def create_call(
         now_ms: In tests.
     """
     script = load_script("shared/threads/scripts/create_thread")
-    return Call(script, [row_key(thread)], [thread, tenant, metadata, graph, ttl_ms or "", now_ms], int)
+    keys, terms = [row_key(thread)], _terms(metadata)
+    return Call(script, keys, [thread, tenant, metadata, graph, ttl_ms or "", terms, now_ms], int)
 
 
 def copy_call(thread: str, copy: str, tenant: str, now_ms: int | str = "") -> Call[int]:
@@ -103,7 +106,8 @@ def describe_call(
     `ttl_ms` is how long the thread is kept after its last use; None: as before.
     """
     script = load_script("shared/threads/scripts/describe_thread")
-    return Call(script, [row_key(thread)], [thread, tenant, before, after, ttl_ms or "", now_ms], int)
+    keys, terms = [row_key(thread)], _terms(after)
+    return Call(script, keys, [thread, tenant, before, after, ttl_ms or "", terms, now_ms], int)
 
 
 def hold_call(thread: str, now_ms: int | str = "", *, by_force: bool = False) -> Call[int]:
@@ -148,6 +152,10 @@ def records_key(thread: str) -> str:
 def index_key(tenant: str) -> str:
     """Return the threads of a tenant."""
     return f"agent:threads:{tenant}"
+
+
+def _terms(metadata: str) -> str:
+    return "\n".join(terms_of(read_json(metadata)))
 
 
 def _instant(ms: str) -> datetime:

@@ -91,6 +91,7 @@ OTHERS = [
     ("DEL", "agent:rate:acme--"),
     ("LRANGE", "agent:recent:beta", "0", "-1"),
     ("HGETALL", "agent:runs:beta:0"),
+    ("SMEMBERS", "agent:threads_by:beta:graph:ask"),
     ("HGETALL", "agent:thread_records:beta--t"),
     ("ZRANGE", "agent:ids:beta", "0", "-1"),
     ("HGETALL", "agent:ids:beta:1700000000000:7"),

@@ -18,9 +18,7 @@ from langgraph_rq.producer.gateway.langgraph_api.objects import (
     answer_threads,
     forget_threads,
     instant,
-    newest_ids,
     read_thread,
-    read_threads,
 )
 from langgraph_rq.producer.gateway.langgraph_api.paths import select_paths
 from langgraph_rq.producer.gateway.langgraph_api.thread_bodies import (
@@ -33,6 +31,7 @@ from langgraph_rq.producer.gateway.langgraph_api.thread_bodies import (
     SuperstepBody,
     UpdateBody,
 )
+from langgraph_rq.producer.gateway.langgraph_api.thread_search import MOST_ROWS, find_threads
 from langgraph_rq.producer.gateway.problems import ProblemError, documented, invalid
 from langgraph_rq.producer.gateway.tasks.bodies import StrictRoute
 from langgraph_rq.shared.connections import scripts
@@ -44,13 +43,11 @@ from langgraph_rq.shared.threads.rows import (
     OTHERS_MEANWHILE,
     create_call,
     describe_call,
-    index_key,
     row_key,
 )
 
 _LONGEST_METADATA = 16_000
-_PAGE, _MOST_SCANNED = 100, 5_000
-"""Threads that are looked at in one round trip, and for one search."""
+_THREAD_ID = TypeAdapter(ThreadId)
 _EMPTY: dict[str, Any] = {
     "values": {},
     "next": [],
@@ -182,7 +179,7 @@ async def search(body: SearchBody, caller: FromCaller) -> JSONResponse:
     """List threads, the last used first."""
     wanted = body.offset + body.limit + 1
     is_sorted = body.sort_by not in (None, "updated_at") or body.sort_order == "asc"
-    found = await _find(caller, body, _MOST_SCANNED if is_sorted else wanted, body.ids)
+    found = await find_threads(caller, body, MOST_ROWS if is_sorted else wanted, body.ids)
     if is_sorted:
         by = body.sort_by or "updated_at"
         found.sort(key=lambda one: str(one.answer(None)[by]), reverse=body.sort_order != "asc")
@@ -204,7 +201,7 @@ async def search(body: SearchBody, caller: FromCaller) -> JSONResponse:
 @router.post("/threads/count", responses=documented(401, 422, 503))
 async def count(body: CountBody, caller: FromCaller) -> JSONResponse:
     """Count threads, at most 5,000."""
-    return JSONResponse(len(await _find(caller, body, _MOST_SCANNED, None)))
+    return JSONResponse(len(await find_threads(caller, body, MOST_ROWS)))
 
 
 @router.get("/threads/{thread}/state", responses=documented(401, 404, 422, 503))
@@ -298,45 +295,3 @@ async def _history(caller: Caller, thread_id: str, body: HistoryBody) -> JSONRes
     if body.select is not None:
         found = [{name: one[name] for name in body.select if name in one} for one in found]
     return JSONResponse(found)
-
-
-async def _find(caller: Caller, body: CountBody, most: int, ids: list[str] | None) -> list[Thread]:
-    """Collect threads that match, the last used first."""
-    found: list[Thread] = []
-    async for page in _pages(caller, ids):
-        threads = [one for one in page if one and _matches(one, body)]
-        if body.values is not None:
-            answers = await answer_threads(caller, threads)
-            threads = [
-                one for one, answer in zip(threads, answers, strict=True) if contains(answer["values"], body.values)
-            ]
-        found += threads
-        if len(found) >= most:
-            break
-    if ids is not None:
-        found.sort(key=lambda one: one.row.updated, reverse=True)
-    return found[:most]
-
-
-async def _pages(caller: Caller, ids: list[str] | None) -> Any:
-    key = index_key(caller.tenant)
-    for start in range(0, _MOST_SCANNED, _PAGE):
-        if ids is None:
-            page = await newest_ids(caller, key, start, start + _PAGE - 1)
-        else:
-            page = ids[start : start + _PAGE]
-        if not page:
-            return
-        yield await read_threads(caller, page)
-
-
-def _matches(thread: Thread, body: CountBody) -> bool:
-    is_status = body.status in (None, thread.status)
-    return is_status and (body.metadata is None or contains(thread.metadata, body.metadata))
-
-
-def contains(value: Any, part: Any) -> bool:
-    """Whether an object has all keys of another one, with values that contain its values."""
-    if isinstance(part, dict):
-        return isinstance(value, dict) and all(name in value and contains(value[name], part[name]) for name in part)
-    return bool(value == part)

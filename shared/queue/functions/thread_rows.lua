@@ -4,14 +4,19 @@
 -- Uses shared/connections/clock: whole
 --
 -- agent:thread_row:<thread>   hash  created, updated, changed: when it was made, used, and its state changed (ms); graph,
---                                   run: of the newest run; ended: the state in which a run ended last; metadata: JSON
+--                                   run: of the newest run; ended: the state in which a run ended last; metadata: JSON;
+--                                   terms: those of the metadata (shared/threads/terms.py), one in a line
 -- agent:thread_runs:<thread>  zset  id -> when the run was accepted (ms), of the newest 1,000
 -- agent:threads:<tenant>      zset  thread -> when it was used (ms)
+-- agent:threads_by:<tenant>:<term>  set  threads that are listed under the term, and some that were
 -- All live for a week after the last use, as the records of its runs do (records.lua), or as long as the row's field ttl
 -- says (ms), once no task of the thread is open.
 local ROW, RUNS, THREADS = 'agent:thread_row:', 'agent:thread_runs:', 'agent:threads:'
-local RECORDS = 'agent:thread_records:'
-local ROW_MS, MOST_RUNS, LOOKED_AT = 604800000, 1000, 50
+local RECORDS, BY_TERM, GRAPH_TERM = 'agent:thread_records:', 'agent:threads_by:', 'graph:'
+-- Terms are kept for longer than threads: they are not touched when a run ends.
+local ROW_MS, MOST_RUNS, TERM_MS, LOOKED_AT = 604800000, 1000, 864000000, 50
+-- Threads of a term that are looked at with each one that is added: of those that are listed no more, a few at a time go.
+local LOOKED_AT_EACH, FORGOTTEN_EACH = 2, 100
 
 -- Whether a task of the thread has not ended: it runs, waits, or is to start at its time. Of those that are listed the
 -- newest 50 are looked at: one that is to start later may have been followed by others that have ended.
@@ -52,13 +57,52 @@ local function touch_row(thread, tenant, now_ms)
   redis.pcall('PEXPIRE', RUNS .. thread, row_ms)
   redis.pcall('PEXPIRE', RECORDS .. thread, row_ms)
   redis.pcall('ZADD', index_key, whole(now_ms), thread)
-  redis.pcall('ZREMRANGEBYSCORE', index_key, '-inf', whole(now_ms - ROW_MS))
+  local over = redis.pcall('ZRANGE', index_key, '-inf', whole(now_ms - ROW_MS), 'BYSCORE', 'LIMIT', 0, FORGOTTEN_EACH)
+  if #over > 0 then
+    redis.pcall('ZREM', index_key, unpack(over))
+  end
   redis.pcall('PEXPIRE', index_key, ROW_MS)
+end
+
+-- List a thread under a term, and look whether others are still listed at all.
+local function list_thread_under(thread, tenant, term)
+  local key = BY_TERM .. tenant .. ':' .. term
+  local is_new = redis.pcall('SADD', key, thread) == 1
+  redis.pcall('PEXPIRE', key, TERM_MS)
+  for _, other in ipairs(is_new and redis.pcall('SRANDMEMBER', key, LOOKED_AT_EACH) or {}) do
+    if not redis.pcall('ZSCORE', THREADS .. tenant, other) then
+      redis.pcall('SREM', key, other)
+    end
+  end
+end
+
+-- List a thread under its graph and the terms that it has, either may be missing: they live on with it.
+local function list_again(thread, tenant, graph, terms)
+  if graph then
+    list_thread_under(thread, tenant, GRAPH_TERM .. graph)
+  end
+  for term in (terms or ''):gmatch('[^\n]+') do
+    list_thread_under(thread, tenant, term)
+  end
+end
+
+-- List a thread under the terms of its metadata, one in a line, and no more under others.
+local function list_thread(thread, tenant, terms)
+  local graph, before = unpack(redis.pcall('HMGET', ROW .. thread, 'graph', 'terms'))
+  for term in (before or ''):gmatch('[^\n]+') do
+    redis.pcall('SREM', BY_TERM .. tenant .. ':' .. term, thread)
+  end
+  redis.pcall('HSET', ROW .. thread, 'terms', terms)
+  list_again(thread, tenant, graph, terms)
 end
 
 -- List a run that was accepted.
 local function list_run(id, thread, tenant, graph, now_ms)
   local now = whole(now_ms)
+  local graph_before, terms = unpack(redis.pcall('HMGET', ROW .. thread, 'graph', 'terms'))
+  if graph_before and graph_before ~= graph then
+    redis.pcall('SREM', BY_TERM .. tenant .. ':' .. GRAPH_TERM .. graph_before, thread)
+  end
   redis.pcall('HSETNX', ROW .. thread, 'created', now)
   redis.pcall('HSET', ROW .. thread, 'updated', now, 'graph', graph, 'run', id)
   redis.pcall('ZADD', RUNS .. thread, now, id)
@@ -66,6 +110,7 @@ local function list_run(id, thread, tenant, graph, now_ms)
     redis.pcall('HDEL', RECORDS .. thread, redis.pcall('ZPOPMIN', RUNS .. thread)[1] or '')
   end
   touch_row(thread, tenant, now_ms)
+  list_again(thread, tenant, graph, terms)
 end
 
 -- Note how a run ended, unless its thread was deleted meanwhile.

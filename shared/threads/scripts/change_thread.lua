@@ -2,13 +2,16 @@
 -- Note that an operation has changed the state of a thread.
 --
 -- Uses shared/connections/clock: clock
--- Uses shared/queue/functions/thread_rows: expire_state, list_end
+-- Uses shared/queue/functions/thread_rows: ROW, expire_state, list_again, list_end
 --
 -- ARGV[1] thread
 -- ARGV[2] tenant
 -- ARGV[3] interrupted if nodes are to run next, else success
 -- ARGV[4] now (ms) in tests, else empty
 -- Returns 1
-list_end(ARGV[1], ARGV[2], ARGV[3], clock(ARGV[4]))
-expire_state(ARGV[1])
+local thread, tenant = ARGV[1], ARGV[2]
+
+list_end(thread, tenant, ARGV[3], clock(ARGV[4]))
+list_again(thread, tenant, unpack(redis.pcall('HMGET', ROW .. thread, 'graph', 'terms')))
+expire_state(thread)
 return 1

@@ -1,7 +1,7 @@
 -- Make a thread that has no run yet.
 --
 -- Uses shared/connections/clock: clock, whole
--- Uses shared/queue/functions/thread_rows: touch_row
+-- Uses shared/queue/functions/thread_rows: list_thread, touch_row
 --
 -- KEYS[1] agent:thread_row:<thread>  hash  what is listed of it
 -- ARGV[1] thread
@@ -9,10 +9,11 @@
 -- ARGV[3] metadata, JSON
 -- ARGV[4] the graph that is to write its first state; empty: its first run names one
 -- ARGV[5] how long it is kept after its last use (ms); empty: as any other
--- ARGV[6] now (ms) in tests, else empty
+-- ARGV[6] terms of the metadata, one in a line
+-- ARGV[7] now (ms) in tests, else empty
 -- Returns 1 | 0 there is one already
 local row_key = KEYS[1]
-local thread, tenant, metadata, graph, ttl_ms, now_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], clock(ARGV[6])
+local thread, tenant, metadata, graph, ttl_ms, now_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], clock(ARGV[7])
 
 if redis.call('HEXISTS', row_key, 'created') == 1 then
   return 0
@@ -25,4 +26,5 @@ if ttl_ms ~= '' then
   redis.call('HSET', row_key, 'ttl', ttl_ms)
 end
 touch_row(thread, tenant, now_ms)
+list_thread(thread, tenant, ARGV[6])
 return 1

@@ -1,7 +1,7 @@
 -- Replace the metadata of a thread, unless they have changed since they were read, and say how long it is kept.
 --
 -- Uses shared/connections/clock: clock, whole
--- Uses shared/queue/functions/thread_rows: touch_row
+-- Uses shared/queue/functions/thread_rows: list_thread, touch_row
 --
 -- KEYS[1] agent:thread_row:<thread>  hash  what is listed of it
 -- ARGV[1] thread
@@ -9,10 +9,11 @@
 -- ARGV[3] metadata as they were read, JSON, empty for none
 -- ARGV[4] metadata, JSON
 -- ARGV[5] how long it is kept after its last use (ms); empty: as before
--- ARGV[6] now (ms) in tests, else empty
+-- ARGV[6] their terms, one in a line
+-- ARGV[7] now (ms) in tests, else empty
 -- Returns 1 | 0 they are others by now | -1 there is no such thread
 local row_key = KEYS[1]
-local thread, tenant, before, after, ttl_ms, now_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], clock(ARGV[6])
+local thread, tenant, before, after, ttl_ms, now_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], clock(ARGV[7])
 
 local created, metadata = unpack(redis.call('HMGET', row_key, 'created', 'metadata'))
 if not created then
@@ -26,4 +27,5 @@ if ttl_ms ~= '' then
   redis.call('HSET', row_key, 'ttl', ttl_ms)
 end
 touch_row(thread, tenant, now_ms)
+list_thread(thread, tenant, ARGV[6])
 return 1
