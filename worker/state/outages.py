@@ -1,4 +1,4 @@
-"""Outages and lost tasks, as every checkpointer meets them: wait for Redis, refuse what an abandoned run writes."""
+"""Outages and lost tasks, for checkpointers and the store: wait for Redis, refuse what an abandoned run writes."""
 
 import asyncio
 import time
@@ -7,15 +7,13 @@ from typing import TypeVar
 
 from redis.exceptions import RedisError
 
-from langgraph_rq.shared.backoff import Backoff
 from langgraph_rq.shared.connections.clients import is_outage
 from langgraph_rq.shared.errors import LanggraphRqError
+from langgraph_rq.worker.guards.event_loops import OUTAGE, stops_a_loop
 from langgraph_rq.worker.guards.task_guard import current_task
 
 PATIENCE_S = 600.0
 """How long a write waits while Redis is away; then the node's work is lost."""
-
-_OUTAGE = Backoff(first_s=0.05, longest_s=2.0)
 
 T = TypeVar("T")
 
@@ -32,10 +30,11 @@ class Outages:
     """Retries what Redis was away for.
 
     Args:
-        patience_s: How long a call waits while Redis is away.
+        patience_s: How long a call waits while Redis is away. A call that blocks an event loop does not wait.
         is_fenced: Whether this worker has lost its lease; then nothing is written or waited for.
         is_outage: Tells an outage from other errors.
         errors: What may be one.
+        what: What could not be reached, for the error's message.
     """
 
     def __init__(
@@ -44,11 +43,13 @@ class Outages:
         is_fenced: Callable[[], bool] = lambda: False,
         is_outage: Callable[[BaseException], bool] = is_outage,
         errors: tuple[type[BaseException], ...] = (RedisError, OSError),
+        what: str = "checkpoints",
     ) -> None:
         self._patience_s = patience_s
         self._is_fenced = is_fenced
         self._is_outage = is_outage
         self._errors = errors
+        self._what = what
 
     def check_fence(self) -> None:
         """Refuse what an abandoned run writes: its thread may be another task's by now.
@@ -75,7 +76,7 @@ class Outages:
                 if not self._is_outage(error):
                     raise
                 failures += 1
-                pause_s = _OUTAGE.pause_s(failures)
-                if self._is_fenced() or time.monotonic() + pause_s > gives_up_at:
-                    raise CheckpointOutageError(f"checkpoints could not be reached in Redis: {error}") from error
+                pause_s = OUTAGE.pause_s(failures)
+                if stops_a_loop.get() or self._is_fenced() or time.monotonic() + pause_s > gives_up_at:
+                    raise CheckpointOutageError(f"{self._what} could not be reached in Redis: {error}") from error
             await asyncio.sleep(pause_s)

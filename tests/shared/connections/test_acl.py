@@ -27,6 +27,7 @@ from langgraph_rq.shared.redaction import Redactor
 from langgraph_rq.shared.tasks import Task, TaskLimits
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 from langgraph_rq.worker.guards.event_loops import EventLoops
+from langgraph_rq.worker.state.outages import Outages
 from langgraph_rq.worker.state.store.access import Access
 from langgraph_rq.worker.state.store.store import Store
 from tests.deployment import make_secrets, role_url
@@ -125,7 +126,7 @@ def test_tasks_run_and_are_looked_up_with_nothing_refused(urls, admin, tmp_path)
 async def test_graphs_use_the_store_with_nothing_refused_and_producers_may_not(urls, admin):
     async with open_async(urls["worker"]) as redis:
         loops = EventLoops(redis, urls["worker"])
-        store = Store(Access(loops))
+        store = Store(Access(loops, Outages()))
         for ttl in (None, 1, None):
             await store.aput(("users", "ann"), "k", {"n": 1}, ttl=ttl)
             await store.aput(("users", "bob"), "k", {"n": 1}, ttl=1)

@@ -1,8 +1,6 @@
 """The store's script calls: one per verb, fenced by the task that makes them, and patient while Redis is away."""
 
-import asyncio
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -11,9 +9,9 @@ from redis.exceptions import RedisError
 from langgraph_rq.shared.connections.kept_connection import Argument
 from langgraph_rq.shared.connections.scripts import Call, Script, load_script
 from langgraph_rq.shared.tasks import DEFAULT_TENANT
-from langgraph_rq.worker.guards.event_loops import OUTAGE, EventLoops, stops_a_loop
+from langgraph_rq.worker.guards.event_loops import EventLoops
 from langgraph_rq.worker.guards.task_guard import current_task
-from langgraph_rq.worker.state.outages import PATIENCE_S, CheckpointFencedError, CheckpointOutageError
+from langgraph_rq.worker.state.outages import CheckpointFencedError, Outages
 from langgraph_rq.worker.state.store.records import Namespace, write_namespace
 
 NAMESPACES = 200
@@ -33,7 +31,7 @@ class Found(NamedTuple):
 
 
 class StoreFencedError(CheckpointFencedError):
-    """The run has ended, or another attempt at its task has begun: its items are refused."""
+    """Another attempt at the run's task has begun: its items are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,35 +40,32 @@ class Access:
 
     Args:
         loops: Connections to the Redis that holds the items.
-        is_fenced: Whether this worker has lost its tasks; then nothing is written or waited for.
-        patience_s: How long a call waits while Redis is away. A call that blocks an event loop does not wait.
+        outages: Waits while Redis is away, and refuses what an abandoned run writes.
     """
 
     loops: EventLoops
-    is_fenced: Callable[[], bool] = lambda: False
-    patience_s: float = PATIENCE_S
+    outages: Outages
 
     async def run(self, call: Call[T]) -> T:
         """Run a call, and run it again while Redis is away: it must be idempotent.
 
         Raises:
-            CheckpointOutageError: Redis was away for `patience_s`, or this worker has lost its lease.
+            CheckpointOutageError: as `Outages.retry`.
         """
-        gives_up_at = time.monotonic() + self.patience_s
-        failures = 0
-        while isinstance(reply := await self.loops.attempt(call), RedisError):
-            failures += 1
-            pause_s = OUTAGE.pause_s(failures)
-            if stops_a_loop.get() or self.is_fenced() or time.monotonic() + pause_s > gives_up_at:
-                raise CheckpointOutageError(f"the store could not be reached in Redis: {reply}") from reply
-            await asyncio.sleep(pause_s)
-        return reply
+
+        async def attempt() -> T:
+            reply = await self.loops.attempt(call)
+            if isinstance(reply, RedisError):
+                raise reply
+            return reply
+
+        return await self.outages.retry(attempt)
 
     async def put(self, namespace: Namespace, key: str, value: bytes, vectors: bytes, ttl_ms: int) -> None:
         """Write an item as a whole.
 
         Raises:
-            StoreFencedError: the run has ended, or another attempt at its task has begun.
+            CheckpointFencedError: the run has ended, or, as StoreFencedError, another attempt at its task has begun.
         """
         await self._write("put", namespace, key, ttl_ms, value, vectors)
 
@@ -109,8 +104,7 @@ class Access:
 
     async def _write(self, verb: str, namespace: Namespace, key: str, *args: bytes | int) -> None:
         run, tenant = current_task.get(), current_tenant()
-        if self.is_fenced() or (run is not None and run.is_over):
-            raise StoreFencedError("expected a run that still owns its task, got: one that has ended")
+        self.outages.check_fence()
         keys: list[str] = [_register_key(tenant)]
         epoch: Argument = ""
         if run and run.task_id:

@@ -9,6 +9,7 @@ from redis.asyncio import Redis as AsyncRedis
 
 from langgraph_rq.worker.graphs.langgraph_json import GraphLoadError, LanggraphJson
 from langgraph_rq.worker.guards.event_loops import EventLoops
+from langgraph_rq.worker.state.outages import Outages
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.store.access import Access
 from langgraph_rq.worker.state.store.store import SCAN_ITEMS, Store
@@ -49,7 +50,7 @@ async def open_store(
     async with AsyncExitStack() as stack:
         loops = EventLoops(redis, url)
         stack.push_async_callback(loops.aclose)
-        access = Access(loops, is_fenced)
+        access = Access(loops, Outages(is_fenced=is_fenced, what="the store"))
         index, ttl = await _index(config, stack), _ttl(config)
         yield Store(access, serializer, index=index, ttl=ttl, scan_items=scan_items)
 

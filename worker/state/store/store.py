@@ -86,7 +86,7 @@ class Store(BaseStore):
 
         Raises:
             RefusedStateError: an item holds a type that is not allowed, or was not written here with a known key.
-            StoreFencedError: the run has ended, or another attempt at its task has begun.
+            CheckpointFencedError: the run has ended, or another attempt at its task has begun.
             StoreScanError: a search would have to look at too much.
         """
         return await self._access.loops.run_here(self._run(list(ops)))

@@ -8,6 +8,7 @@ from langgraph_rq.shared.budget.token_budget import Payer
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.worker.guards.event_loops import EventLoops
 from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
+from langgraph_rq.worker.state.outages import Outages
 from langgraph_rq.worker.state.store.access import Access
 from langgraph_rq.worker.state.store.store import Store
 
@@ -21,7 +22,7 @@ def opened(redis_url):
         async with open_async(redis_url) as redis:
             loops = EventLoops(redis, redis_url)
             try:
-                yield Store(Access(loops, is_fenced, patience_s), serializer, **options)
+                yield Store(Access(loops, Outages(patience_s, is_fenced)), serializer, **options)
             finally:
                 await loops.aclose()
 

@@ -7,7 +7,7 @@ import pytest
 from langchain_core.messages import HumanMessage
 from langgraph.store.base import GetOp, InvalidNamespaceError, PutOp, SearchOp
 
-from langgraph_rq.worker.state.outages import CheckpointOutageError
+from langgraph_rq.worker.state.outages import CheckpointFencedError, CheckpointOutageError
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.state_keys import StateKeys
@@ -221,11 +221,11 @@ async def test_first_attempt_leaves_no_trace_but_its_item(store, acting, redis_c
 async def test_run_that_has_ended_or_lost_its_worker_writes_nothing(opened, acting):
     acting("t").is_over = True
     async with opened() as store:
-        with pytest.raises(StoreFencedError):
+        with pytest.raises(CheckpointFencedError):
             await store.aput(ADA, "k", {})
     acting("t")
     async with opened(is_fenced=lambda: True) as store:
-        with pytest.raises(StoreFencedError):
+        with pytest.raises(CheckpointFencedError):
             await store.aput(ADA, "k", {})
         assert await store.aget(ADA, "k") is None
 
