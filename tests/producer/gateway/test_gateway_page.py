@@ -66,7 +66,7 @@ def test_page_asks_for_a_key_and_remembers_it_in_the_tab(browser, url):
     browser.find_element("css selector", "#key-form button").click()
     until(browser, lambda: not shown(browser, "key-form"))
     browser.get(url)
-    until(browser, lambda: text(browser, "depth") not in ("", "–"))
+    until(browser, lambda: text(browser, "depth") not in ("", "\u2013"))
     assert not shown(browser, "key-form")
     assert not shown(browser, "workers"), "a tenant sees its own part of the fleet only"
 
