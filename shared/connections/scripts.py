@@ -51,7 +51,9 @@ def load_script(name: str) -> Script:
     _, prelude = _read(PRELUDE)
     used = [_read(file)[1] for file in dict.fromkeys(_used(body))]
     files = "".join(f"{_functions(source)}{source}\n" for source in used)
-    return make_script(name, flags + prelude + files + _functions(body) + body)
+    # A function of its own: Lua allows 200 locals in one, and those of the files are many.
+    main = f"return (function()\n{_functions(body)}{body}end)()\n"
+    return make_script(name, flags + prelude + files + main)
 
 
 def _read(name: str) -> tuple[str, str]:
