@@ -11,7 +11,7 @@ READ = "return redis.call('HMGET', KEYS[1], 'a', 'b')"
 
 @pytest.fixture
 def run(redis_client):
-    prelude, _, _ = load_script("shared/queue/scripts/leave").source.partition("-- Leave the fleet")
+    prelude, _, _ = load_script("shared/queue/scripts/leave").source.partition("return (function()")
     _, _, prelude = prelude.partition("\n")
 
     def run(body: str, *keys: str, flags: str = "", repaired: bool = True):

@@ -25,14 +25,14 @@ class Threads:
 
     def make(self, thread, tenant="default", **metadata):
         self.now_ms += 1
-        return run_sync(self.redis, create_call(thread, tenant, json.dumps(metadata), self.now_ms))
+        return run_sync(self.redis, create_call(thread, tenant, json.dumps(metadata), now_ms=self.now_ms))
 
     async def make_all(self, aredis, threads):
         for start in range(0, len(threads), 1_000):
             calls = []
             for thread, metadata in threads[start : start + 1_000]:
                 self.now_ms += 1
-                calls.append(create_call(thread, "default", json.dumps(metadata), self.now_ms))
+                calls.append(create_call(thread, "default", json.dumps(metadata), now_ms=self.now_ms))
             await scripts.run_many(aredis, calls)
 
     def run(self, thread, graph="assistant"):
@@ -106,7 +106,7 @@ def test_thread_with_more_pairs_than_are_listed_is_found_by_all_of_them(threads)
 def test_changed_metadata_are_found_and_the_old_ones_no_more(threads):
     threads.make("t1", owner="ann")
     before, after = '{"owner": "ann"}', '{"owner": "bob"}'
-    assert run_sync(threads.redis, describe_call("t1", "default", before, after, threads.now_ms)) == 1
+    assert run_sync(threads.redis, describe_call("t1", "default", before, after, now_ms=threads.now_ms)) == 1
     assert (threads.find(owner="ann"), threads.find(owner="bob")) == ([], ["t1"])
 
 

@@ -13,6 +13,7 @@ from langgraph_rq.shared.errors import InvalidInputError
 from langgraph_rq.shared.redaction import Redactor
 from langgraph_rq.shared.settings import TaskSettings
 from langgraph_rq.worker.guards.event_loops import EventLoops
+from langgraph_rq.worker.state.outages import Outages
 from langgraph_rq.worker.state.store.access import Access
 from langgraph_rq.worker.state.store.store import Store
 from langgraph_rq.worker.task.redacted import Redaction
@@ -25,7 +26,7 @@ async def remembering(redis_url, redis_client, **context):
     """A worker with a store."""
     async with open_async(redis_url) as stored:
         loops = EventLoops(stored, redis_url)
-        context = {"store": Store(Access(loops), scan_items=50), **context}
+        context = {"store": Store(Access(loops, Outages()), scan_items=50), **context}
         async with worker(redis_url, {"any": one_node_graph(lambda state: state)}, **context):
             await until(lambda: redis_client.zscore("agent:graphs", "any"))
             yield
