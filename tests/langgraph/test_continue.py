@@ -198,6 +198,37 @@ async def test_task_that_failed_with_an_answer_is_continued_with_it(served, thre
     assert runs(task) == {"first": 1, "ask": 2}
 
 
+async def test_failed_command_is_continued_without_writing_its_update_again(served):
+    task = new(fails=0)
+    await served.serve("chain").submit({**task, "thread_id": "commanded"})
+    command = {"goto": "third", "update": {"said": ["more"], "fails": 2}}
+    failed = await served.serve("chain").submit({"thread_id": "commanded", "command": command})
+    assert failed.status is State.ERROR
+    result = await continued(served, failed.task_id)
+    assert result.result["said"] == ["first", "second", "third", "more", "third"]
+    assert runs(task) == {"first": 1, "second": 1, "third": 3}
+
+
+async def test_failed_command_is_continued_with_its_answer(served):
+    task = new()
+    await served.serve("asks").submit({**task, "thread_id": "told"})
+    failed = await served.serve("asks").submit({"thread_id": "told", "command": {"resume": "this"}})
+    assert failed.status is State.ERROR
+    result = await continued(served, failed.task_id)
+    assert result.result["said"] == ["first", "this"]
+    assert runs(task) == {"first": 1, "ask": 2}
+
+
+async def test_failed_command_is_not_continued_on_a_thread_that_has_gone_on(served):
+    task = new(fails=0)
+    await served.serve("chain").submit({**task, "thread_id": "passed"})
+    command = {"goto": "third", "update": {"said": ["more"], "fails": 2}}
+    failed = await served.serve("chain").submit({"thread_id": "passed", "command": command})
+    await served.serve("chain").submit({**task, "thread_id": "passed"})
+    result = await continued(served, failed.task_id)
+    assert result.error.type is ErrorType.REJECTED
+
+
 async def test_thread_that_has_gone_on_is_not_continued(served):
     conversation = served.serve("chain")
     failed = await conversation.submit({**new(), "thread_id": "on"})

@@ -9,7 +9,7 @@ answer there.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
@@ -79,7 +79,7 @@ async def start_resume(
     if resume.seen and (other := await _other_questions(state, resume.seen, redaction)):
         return other
     kept = await kept_answers(checkpointer, state)
-    mark = _mark(task)
+    mark = _mark(task.key)
     has_begun = any(writer == mark for writer, _, _ in (last and last.pending_writes) or ())
     chosen = choose_answers(state, resume, kept, has_begun=has_begun)
     if isinstance(chosen, Result):
@@ -95,7 +95,7 @@ async def start_resume(
 
 def begun_answers(last: CheckpointTuple | None, task: Task) -> list[str]:
     """Return the interrupts that an earlier attempt of `task` has begun to answer at the checkpoint `last`."""
-    mark = _mark(task)
+    mark = _mark(task.key)
     found: Any = next((value for writer, _, value in (last and last.pending_writes) or () if writer == mark), [])
     return found if isinstance(found, list) else []
 
@@ -105,8 +105,14 @@ def is_by_id(resume: Any) -> bool:
     return isinstance(resume, dict) and bool(resume) and all(_ID.fullmatch(key) for key in resume)
 
 
-def _mark(task: Task) -> str:
-    return str(uuid5(NAMESPACE_OID, task.key))
+def is_answering(last: CheckpointTuple, tasks: Iterable[str]) -> bool:
+    """Whether one of the tasks, by their ids in Redis, has begun to answer at the checkpoint `last`."""
+    marks = {*map(_mark, tasks)}
+    return any(writer in marks for writer, _, _ in last.pending_writes or ())
+
+
+def _mark(task: str) -> str:
+    return str(uuid5(NAMESPACE_OID, task))
 
 
 def choose_answers(

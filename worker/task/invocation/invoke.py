@@ -70,7 +70,15 @@ async def _invoke(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline_at
     try:
         before = await _read_before(attempt, task, config)
         attempt.dropped = await find_dropped(attempt, task, before)
-        start = await choose_start(task, loaded.graph, config, context.checkpointer, context.redaction, before)
+        start = await choose_start(
+            task,
+            loaded.graph,
+            config,
+            context.checkpointer,
+            context.redaction,
+            before,
+            has_begun=attempt.claimed.epoch > 1,
+        )
         if isinstance(start, Result):
             return start
         if task.stream:

@@ -1,5 +1,6 @@
 """How a task's run begins: with which config and context, from which checkpoint, and with what input."""
 
+from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from langgraph_rq.worker.graphs.factories import Run
 from langgraph_rq.worker.graphs.graphs import AnyGraph
 from langgraph_rq.worker.state.checkpointer import Checkpointer
 from langgraph_rq.worker.task.invocation.breakpoints import has_breakpoints, output_of, stopped_before
-from langgraph_rq.worker.task.invocation.interrupts import begun_answers, is_by_id, start_resume
+from langgraph_rq.worker.task.invocation.interrupts import begun_answers, is_answering, is_by_id, start_resume
 from langgraph_rq.worker.task.invocation.invalid_input import explain_values
 from langgraph_rq.worker.task.invocation.threads import continue_thread
 from langgraph_rq.worker.task.redacted import Redaction
@@ -32,6 +33,10 @@ _NO_CHECKPOINTS = (
 
 
 _GONE_ON = "the thread has gone on since task {} ended: it cannot be continued any more"
+_COMMAND = "00000000-0000-0000-0000-000000000000"
+"""LangGraph's id of what writes a command's update."""
+_SENDS = "__pregel_tasks"
+"""Its channel of what is sent to nodes."""
 _LOOKED_AT = 200
 """Checkpoints among which those of a task are looked for whose thread has another newest one."""
 
@@ -101,11 +106,13 @@ async def choose_start(
     checkpointer: Checkpointer | None,
     redaction: Redaction | None,
     last: CheckpointTuple | None,
+    *,
+    has_begun: bool = False,
 ) -> Start | Result:
     """Choose what the graph is called with. A result means that there is nothing to run.
 
     The newest checkpoint of a thread, `last`, may be an older task's: continuing from that would return the older
-    task's state.
+    task's state. `has_begun`: an earlier attempt of the task may have been cut off.
 
     Raises:
         InvalidFieldError: a field of the task does not fit.
@@ -121,7 +128,8 @@ async def choose_start(
         owners = {task_key(id_, task.tenant) for id_ in task.continues.tasks}
         if last.metadata.get("task_id") in owners:
             return Start(None, config, options)
-        if task.input is None or await _has_written(checkpointer, config, owners):
+        is_pending = task.command is not None and (_is_saved(task.command, last) or is_answering(last, owners))
+        if (task.input is None and not is_pending) or await _has_written(checkpointer, config, owners):
             return Result(State.ERROR, error=(ErrorType.REJECTED, _GONE_ON.format(task.continues.task_id)))
     if checkpointer and task.checkpoint_id:
         config = {**config, "configurable": {**config["configurable"], "checkpoint_id": task.checkpoint_id}}
@@ -129,8 +137,22 @@ async def choose_start(
         if last is None:
             violation = Violation("checkpoint_id", "the id of a checkpoint of the thread", kind(task.checkpoint_id))
             raise InvalidFieldError(str(violation))
+    if (has_begun or task.continues) and task.command and last and _is_saved(task.command, last):
+        task = task.model_copy(update={"command": GraphCommand.model_construct(resume=task.command.resume)})
     start = await _input(task, graph, config, checkpointer, redaction, last)
     return start if isinstance(start, Result) else Start(start, config, options)
+
+
+def _is_saved(command: GraphCommand, last: CheckpointTuple) -> bool:
+    """Whether LangGraph has saved what a command writes beside the checkpoint that it was given at.
+
+    It adds what it finds there to what the same command writes again. Nodes run after that only.
+    """
+    update = command.update.items() if isinstance(command.update, dict) else command.update or ()
+    goto = command.goto if isinstance(command.goto, tuple) else (command.goto,) if command.goto else ()
+    wanted = [name for name, _ in update] + [f"branch:to:{one}" if isinstance(one, str) else _SENDS for one in goto]
+    saved = [channel for writer, channel, _ in last.pending_writes or () if writer == _COMMAND]
+    return bool(wanted) and not Counter(wanted) - Counter(saved)
 
 
 async def _has_written(checkpointer: Checkpointer, config: RunnableConfig, owners: Container[str]) -> bool:
