@@ -62,7 +62,7 @@ class Case:
     fails: bool = False
     """Whether the last turn raises."""
     forgets: bool = False
-    """Whether it has values that no checkpoint keeps."""
+    """Whether it has values that no checkpoint keeps; the number of steps so far is one."""
     keeps: bool = False
     """Whether it keeps something across threads, so that only its first conversation is like the bare one."""
 

@@ -181,7 +181,9 @@ CASES: dict[str, Case] = {
         create_agent(model(asks_for(LIMA), DONE), [weather], middleware=[note_call]), [HELLO]
     ),
     "create_agent with a limit of calls": Case(
-        create_agent(model(asks_for(LIMA)), [weather], middleware=[ModelCallLimitMiddleware(run_limit=2)]), [HELLO]
+        create_agent(model(asks_for(LIMA)), [weather], middleware=[ModelCallLimitMiddleware(run_limit=2)]),
+        [HELLO],
+        forgets=True,
     ),
     "create_agent that waits for approval": Case(
         create_agent(

@@ -232,10 +232,14 @@ CASES: dict[str, Case] = {
     "deferred node": Case(diamond(defer=True), [NEW, NEW]),
     "loop": Case(loop(), [{"input": {"n": 0, "said": []}}, {"input": {"n": 2}}]),
     "loop over the recursion limit": Case(
-        loop(), [{"input": {"n": -9, "said": []}, "config": {"recursion_limit": 4}}], fails=True
+        loop(), [{"input": {"n": -19, "said": []}, "config": {"recursion_limit": 9}}], fails=True, forgets=True
     ),
     "map and reduce": Case(map_reduce(), [{"input": {"words": ["a", "bb", "ccc"], "said": []}}] * 2),
     "nothing to map": Case(map_reduce(), [{"input": {"words": [], "said": []}}]),
+    "command from outside": Case(sequence(), [NEW, {"command": {"goto": "two", "update": {"said": ["more"]}}}]),
+    "command from outside sends": Case(
+        sequence(), [NEW, {"command": {"goto": [{"node": "three", "input": {"said": []}}, "two"]}}]
+    ),
     "command goes to a node": Case(commanding(choose), [NEW, ODD]),
     "command sends to two": Case(commanding(send_both), [NEW]),
     "subgraph as a node": Case(with_inner(inner()), [NEW, NEW]),
