@@ -239,6 +239,7 @@ class Served:
     async def submit(self, turn: Mapping[str, Any]) -> TaskResult:
         given = {"input": None, "graph": self.name, **turn}
         receipt = await self.bench.client.submit(**given)
+        assert not receipt.warnings
         self.last = await self.bench.client.wait(receipt.task_id, WAIT_S)
         return self.last
 

@@ -2,18 +2,23 @@
 
 import asyncio
 import operator
+from functools import partial
 from typing import Annotated, TypedDict
 from urllib.parse import quote
 
 import pytest
 import pytest_asyncio
 from langchain_core.runnables import RunnableConfig
+from redis import Redis
+from rq import Queue
+from rq.serializers import JSONSerializer
 
 from langgraph_rq import AsyncClient, InvalidTaskError
 from langgraph_rq.shared.run_fields import StreamMode
-from langgraph_rq.shared.tasks import DEFAULT_TENANT
+from langgraph_rq.shared.tasks import DEFAULT_TENANT, FUNCTION
 from tests.gateways import gateway
 from tests.langgraph.bench import Bench, bench, chain
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -101,6 +106,19 @@ async def test_gateway_serves_such_threads(served: Bench, redis_server):
                 path = f"/threads/{quote(thread_id, safe='')}"
                 assert (await http.get(path)).json()["thread_id"] == thread_id
                 assert (await http.get(f"{path}/runs")).json()[0]["thread_id"] == thread_id
+
+
+async def test_stock_rq_names_such_threads_too(served: Bench, redis_server):
+    with Redis.from_url(redis_server.url) as redis:
+        queue = Queue("agent_tasks", connection=redis, serializer=JSONSerializer)
+        for number, thread_id in enumerate(IDS):
+            fields = {"graph": "telling", "input": {"said": [f"by rq to {thread_id}"]}, "thread_id": thread_id}
+            queue.enqueue(FUNCTION, fields, job_id=f"by-rq-{number}")
+    for number, thread_id in enumerate(IDS):
+        await until(partial(served.client.result, f"by-rq-{number}"))
+        assert (await served.client.status(f"by-rq-{number}")).thread_id == thread_id
+        state = await served.client.threads.state(thread_id, graph="telling")
+        assert state["values"]["said"][-2] == f"by rq to {thread_id}"
 
 
 @pytest.mark.parametrize("thread_id", ["", "ü" * 257, "a\nb", "a\x00", "a\x9b", "a\u202eb"])
