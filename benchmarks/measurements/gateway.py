@@ -5,15 +5,19 @@ import json
 import resource
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from statistics import median
+
+import psutil
 
 from benchmarks.measured import Goal, Measured, Measurement, percentile
 from benchmarks.rig import BenchmarkError, Rig
 from benchmarks.systems.contenders import work, worker
 from benchmarks.usage import PeakRss, cpu_s
 from langgraph_rq.producer.client.client import Client
+from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.shared.settings import QueueSettings
 
 TASKS_PER_S = 100
@@ -31,22 +35,12 @@ def measure(rig: Rig) -> Measured:
     """Open the streams, post tasks at a steady rate, and record when each end is seen."""
     streams, tasks = rig.count(2_000, 500), rig.count(2_000, 500)
     _allow_files(streams + _SPARE_FILES)
-    port = _free_port()
     with rig.redis() as server, worker(rig, server, "busy", checkpoints=False):
         with Client(server.url, queue=QueueSettings(queue="idle")) as producer:
             waiting = [one.task_id for one in producer.submit_many([{"input": {}, "graph": "noop"}] * streams)]
-        environment = {
-            "REDIS_URL": server.url,
-            "LGRQ_QUEUE": "busy",
-            "LGRQ_GATEWAY_WITHOUT_KEYS": "true",
-            "LGRQ_GATEWAY_RATE": "none",
-        }
-        arguments = ["-m", "langgraph_rq.producer", "serve", "--port", str(port)]
-        with rig.process("gateway", *arguments, environment=environment) as gateway:
-            rig.wait_until("gateway", gateway, partial(_listens, port))
-            with PeakRss([gateway]) as peak:
-                load = _load(port, waiting, tasks, lambda: cpu_s([gateway]))
-                seen_ms, cpu_per_task_ms = asyncio.run(load)
+        with gateway(rig, server, "busy") as (port, process), PeakRss([process]) as peak:
+            load = _load(port, waiting, tasks, lambda: cpu_s([process]))
+            seen_ms, cpu_per_task_ms = asyncio.run(load)
     row = {
         "streams": streams,
         "tasks_per_s": TASKS_PER_S,
@@ -61,6 +55,22 @@ def measure(rig: Rig) -> Measured:
         Goal(f"Memory of a gateway with {streams:,} streams", row["gateway_rss_mb"], 400, "MB"),
     ]
     return Measured("A gateway with many event streams", [row], goals, _NOTE)
+
+
+@contextmanager
+def gateway(rig: Rig, server: EmbeddedRedis, queue: str) -> Iterator[tuple[int, psutil.Popen]]:
+    """Start a gateway without keys; gives its port and its process."""
+    port = _free_port()
+    environment = {
+        "REDIS_URL": server.url,
+        "LGRQ_QUEUE": queue,
+        "LGRQ_GATEWAY_WITHOUT_KEYS": "true",
+        "LGRQ_GATEWAY_RATE": "none",
+    }
+    arguments = ["-m", "langgraph_rq.producer", "serve", "--port", str(port)]
+    with rig.process("gateway", *arguments, environment=environment) as process:
+        rig.wait_until("gateway", process, partial(_listens, port))
+        yield port, process
 
 
 async def _load(

@@ -29,7 +29,7 @@ def measure(rig: Rig) -> Measured:
         for checkpoints in ("off", "on"):
             with worker(rig, server, "idle", checkpoints=checkpoints == "on") as idle:
                 start_ms, seen_ms = _sample(rig, idle, redis, rig.count(300, 100))
-            ping_ms, start_p50_ms = _ping_ms(redis), median(start_ms)
+            round_trip_ms, start_p50_ms = ping_ms(redis), median(start_ms)
             rows.append(
                 {
                     "checkpoints": checkpoints,
@@ -37,7 +37,7 @@ def measure(rig: Rig) -> Measured:
                     "start_p99_ms": percentile(start_ms, 99),
                     "seen_p50_ms": median(seen_ms),
                     "seen_p99_ms": percentile(seen_ms, 99),
-                    "ping_p50_ms": ping_ms,
+                    "ping_p50_ms": round_trip_ms,
                 }
             )
             goals += [
@@ -46,7 +46,7 @@ def measure(rig: Rig) -> Measured:
                     start_p50_ms,
                     10,
                     "ms",
-                    beside=f"{start_p50_ms / ping_ms:.0f} x a PING",
+                    beside=f"{start_p50_ms / round_trip_ms:.0f} x a PING",
                 ),
                 *(
                     Goal(
@@ -54,7 +54,7 @@ def measure(rig: Rig) -> Measured:
                         percentile(seen_ms, percent),
                         10,
                         "ms",
-                        beside=f"{percentile(seen_ms, percent) / ping_ms:.0f} x a PING",
+                        beside=f"{percentile(seen_ms, percent) / round_trip_ms:.0f} x a PING",
                     )
                     for percent in (50, 99)
                 ),
@@ -77,7 +77,8 @@ def _sample(rig: Rig, idle: Worker, redis: Redis, tasks: int) -> tuple[list[floa
     return start_ms, seen_ms
 
 
-def _ping_ms(redis: Redis) -> float:
+def ping_ms(redis: Redis) -> float:
+    """Measure the median of PINGs."""
     waits_ms = []
     for _ in range(_PINGS):
         started = time.perf_counter()
