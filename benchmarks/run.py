@@ -28,6 +28,7 @@ from benchmarks.measurements import (
     startup,
     submitting,
     telemetry,
+    threads,
     throughput,
 )
 from benchmarks.reports import report, tables
@@ -41,6 +42,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         throughput,
         concurrency,
         latency,
+        threads,
         gateway,
         langgraph_api,
         submitting,

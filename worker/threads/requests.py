@@ -1,6 +1,7 @@
 """Answer requests about threads and the store, in a lane of their own beside the task slots."""
 
 import asyncio
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -36,6 +37,7 @@ LANE = 8
 _BLOCK_S = 5
 _OUTAGE_WAIT_S = 0.25
 _ERROR_CHARS = 2_000
+_CLOCK_S = 5.0
 
 _log = get_logger(__name__)
 
@@ -56,6 +58,7 @@ class ThreadRequests:
         self._outage = outage
         self._free = asyncio.Semaphore(LANE)
         self._answering = BackgroundTasks()
+        self._clock_until = self._redis_ahead_s = 0.0
 
     async def serve(self) -> None:
         """Take requests and answer them, until cancelled."""
@@ -112,8 +115,12 @@ class ThreadRequests:
                 await pipeline.execute()
 
     async def _age_s(self, asked_ms: bytes) -> float:
-        seconds, microseconds = await self._context.redis.time()
-        return float(seconds + microseconds / 1e6 - whole_number(asked_ms) / 1000)
+        """Return how old a request is by Redis' clock, which is read again every few seconds only."""
+        if time.monotonic() > self._clock_until:
+            seconds, microseconds = await self._context.redis.time()
+            self._clock_until = time.monotonic() + _CLOCK_S
+            self._redis_ahead_s = seconds + microseconds / 1e6 - time.monotonic()
+        return time.monotonic() + self._redis_ahead_s - whole_number(asked_ms) / 1000
 
     async def _reply(self, request: Request) -> bytes:
         try:
