@@ -22,6 +22,8 @@ from langgraph_rq.shared.redaction.segments import Lines, Words, blocks
 
 _SHORT_CHARS = 256
 """Texts and words up to this length are often the same as before."""
+_UUID = re.compile(r"(?:[a-z_]{1,16}-{1,2})?[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""With a prefix, as `lc_run--` of LangChain's messages."""
 _BORDER = b"\0"
 _BORDERS = re.compile(rb"\0(\0?)")
 """A border between segments, and a NUL of the text itself, which always ends a segment."""
@@ -68,8 +70,14 @@ class Redactor:
         return self.redact(text) if len(text) <= chars else self.stream().feed(text[:chars])
 
     def redact_json(self, value: Any) -> tuple[Any, int]:
-        """Mask the strings of a JSON value, keys of objects included; answers also how many were changed."""
+        """Mask the strings of a JSON value, keys of objects included; answers also how many were changed.
+
+        A string that is a UUID as a whole, such as a message's id, is left: one in 13,000 looks like a card. Own
+        patterns may mean UUIDs, and see them.
+        """
         if isinstance(value, str):
+            if not self._by_line and _UUID.fullmatch(value):
+                return value, 0
             redacted = self.redact(value)
             return redacted, int(redacted != value)
         if isinstance(value, Mapping):

@@ -143,6 +143,14 @@ def test_strings_of_a_json_value_are_masked_and_counted():
     )
 
 
+def test_uuid_that_looks_like_a_card_is_left_where_it_is_a_whole_value():
+    uuid = "63112188-6269-4295-97df-29c3c1a17cac"
+    assert REDACTOR.redact(uuid) == "[card]-97df-29c3c1a17cac"
+    assert REDACTOR.redact_json({"id": uuid, "run": f"lc_run--{uuid}"}) == ({"id": uuid, "run": f"lc_run--{uuid}"}, 0)
+    assert REDACTOR.redact_json(f"paid by {uuid}") == ("paid by [card]-97df-29c3c1a17cac", 1)
+    assert Redactor({"customer": "[0-9a-f-]{36}"}).redact_json(uuid) == ("[customer]", 1)
+
+
 def test_prose_streams_word_by_word():
     stream = REDACTOR.stream()
     assert [stream.feed(chunk) for chunk in ("The ans", "wer is ", "4", "2 of", " them. ")] == [

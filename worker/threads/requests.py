@@ -28,7 +28,7 @@ from langgraph_rq.worker.outputs.json_values import encode
 from langgraph_rq.worker.state.outages import CheckpointFencedError
 from langgraph_rq.worker.state.store.reading import StoreScanError
 from langgraph_rq.worker.task.run_context import RunContext
-from langgraph_rq.worker.threads.ids import with_ids
+from langgraph_rq.worker.threads.masking import mask
 from langgraph_rq.worker.threads.store_operations import run_on_store
 from langgraph_rq.worker.threads.thread_operations import BusyError, ThreadOperations
 
@@ -128,25 +128,25 @@ class ThreadRequests:
                 value = await self._value(request)
                 return b'{"ok":%b}' % encode(value, request.operation).text
         except TimeoutError:
-            return _refusal(Refusal.FAILED, f"the worker was not done after {ANSWERED_WITHIN_S:g} s")
+            return self._refuse(Refusal.FAILED, f"the worker was not done after {ANSWERED_WITHIN_S:g} s")
         except (BusyError, CheckpointFencedError) as error:
-            return _refusal(Refusal.BUSY, str(error))
+            return self._refuse(Refusal.BUSY, str(error))
         except (ValueError, LookupError, InvalidUpdateError, StoreScanError) as error:  # such as a checkpoint's form
-            return _refusal(Refusal.INVALID, f"{type(error).__name__}: {error}")
+            return self._refuse(Refusal.INVALID, f"{type(error).__name__}: {error}")
         except Exception as error:
             _log.warning("request.failed", operation=request.operation, graph=request.graph, error=str(error))
-            return _refusal(Refusal.FAILED, f"{type(error).__name__}: {error}")
+            return self._refuse(Refusal.FAILED, f"{type(error).__name__}: {error}")
 
     async def _value(self, request: Request) -> Any:
         if request.graph == ANY_WORKER:
             value = await run_on_store(self._context.store, self._context.guards, request)
         else:
             value = await self._operations.run(request)
-        if not self._context.redaction:
-            return value
-        masked, _, _ = await self._context.redaction.as_json(value, request.operation)
-        return with_ids(masked, value)
+        redaction = self._context.redaction
+        return await mask(redaction, value, request.operation) if redaction else value
 
-
-def _refusal(kind: Refusal, reason: str) -> bytes:
-    return encode({"error": reason[:_ERROR_CHARS], "kind": kind}, "error").text
+    def _refuse(self, kind: Refusal, reason: str) -> bytes:
+        """Write why there is no answer; the message of a graph may quote what it was given."""
+        redaction = self._context.redaction
+        shown = redaction.redactor.redact_beginning(reason, _ERROR_CHARS) if redaction else reason[:_ERROR_CHARS]
+        return encode({"error": shown, "kind": kind}, "error").text

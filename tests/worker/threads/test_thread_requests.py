@@ -2,6 +2,7 @@
 
 import asyncio
 import operator
+import re
 import time
 from typing import Annotated
 
@@ -15,8 +16,10 @@ from langgraph_rq import AsyncClient, Client, State, ThreadRequestError, Unknown
 from langgraph_rq.producer.client.transport import requests
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import InvalidInputError
+from langgraph_rq.shared.redaction import Redactor
 from langgraph_rq.shared.settings import TaskSettings
 from langgraph_rq.shared.threads.requests import Operation, Request, request_call, requests_key
+from langgraph_rq.worker.task.redacted import Redaction
 from tests.fleet import one_node_graph, worker
 from tests.waiting import until
 
@@ -198,3 +201,30 @@ def test_list_of_requests_is_bounded_and_forgotten(redis_client):
     assert ask() == [-1]
     redis_client.zadd("agent:graphs", {"g": 1_000, "other": 3_000})
     assert ask() == [0, "other"]
+
+
+async def test_masked_states_keep_their_ids_and_can_be_asked_for_again(redis_url):
+    class Mail(TypedDict, total=False):
+        mail: str
+
+    asks = StateGraph(Mail).add_node("ask", lambda state: {"mail": interrupt(state["mail"])}).add_edge(START, "ask")
+    masking = Redaction(Redactor({"id": "[0-9a-f]{4,}", "node": "ask"}))
+    async with (
+        worker(redis_url, {"asks": asks.compile()}, checkpoints=True, redaction=masking),
+        AsyncClient(redis_url) as client,
+    ):
+        task = await client.submit({"mail": "ann@example.org"}, graph="asks", thread_id="1234-abcd")
+        await client.wait(task.task_id, 20)
+        state = await client.threads.state("1234-abcd", graph="asks")
+        (older,) = await client.threads.history("1234-abcd", graph="asks", before=state["checkpoint"])
+        again = await client.threads.state("1234-abcd", graph="asks", checkpoint=state["checkpoint"])
+        written = await client.threads.update("1234-abcd", {"mail": "x"}, graph="asks", checkpoint=older["checkpoint"])
+    assert state["values"] == {"mail": "[email]"}
+    assert (state["next"], state["tasks"][0]["name"]) == (["ask"], "ask")
+    assert state["interrupts"] == state["tasks"][0]["interrupts"]
+    assert [one["value"] for one in state["interrupts"]] == ["[email]"]
+    assert re.fullmatch("[0-9a-f]{32}", state["interrupts"][0]["id"])
+    assert state["metadata"]["thread_id"] == state["checkpoint"]["thread_id"] == "1234-abcd"
+    assert state["parent_checkpoint"] == older["checkpoint"]
+    assert again == state
+    assert re.fullmatch("[0-9a-f-]{36}", written["checkpoint_id"])
