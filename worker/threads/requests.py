@@ -34,6 +34,8 @@ from langgraph_rq.worker.threads.thread_operations import BusyError, ThreadOpera
 
 LANE = 8
 """Requests that are answered at once."""
+MOST_REPLY_BYTES = 64_000_000
+"""A reply lies in Redis as a whole until its client has read it."""
 _BLOCK_S = 5
 _OUTAGE_WAIT_S = 0.25
 _ERROR_CHARS = 2_000
@@ -125,8 +127,7 @@ class ThreadRequests:
     async def _reply(self, request: Request) -> bytes:
         try:
             async with asyncio.timeout(ANSWERED_WITHIN_S):
-                value = await self._value(request)
-                return b'{"ok":%b}' % encode(value, request.operation).text
+                return _ok(encode(await self._value(request), request.operation).text)
         except TimeoutError:
             return self._refuse(Refusal.FAILED, f"the worker was not done after {ANSWERED_WITHIN_S:g} s")
         except (BusyError, CheckpointFencedError) as error:
@@ -150,3 +151,9 @@ class ThreadRequests:
         redaction = self._context.redaction
         shown = redaction.redactor.redact_beginning(reason, _ERROR_CHARS) if redaction else reason[:_ERROR_CHARS]
         return encode({"error": shown, "kind": kind}, "error").text
+
+
+def _ok(text: bytes) -> bytes:
+    if len(text) > MOST_REPLY_BYTES:
+        raise ValueError(f"expected a reply of at most {MOST_REPLY_BYTES:,} bytes, got {len(text):,}: ask for less")
+    return b'{"ok":%b}' % text

@@ -17,6 +17,7 @@ from langgraph_rq.worker.state.outages import Outages
 from langgraph_rq.worker.state.store.access import Access
 from langgraph_rq.worker.state.store.store import Store
 from langgraph_rq.worker.task.redacted import Redaction
+from langgraph_rq.worker.threads import requests as lane
 from tests.fleet import one_node_graph, worker
 from tests.waiting import until
 
@@ -77,6 +78,16 @@ async def test_what_the_store_does_not_take_is_refused_with_the_reason(redis_url
             await client.store.put(["many"], f"k{i}", {"i": i})
         with pytest.raises(InvalidInputError, match="LGRQ_STORE_SCAN_ITEMS"):
             await client.store.search(["many"], filter={"i": -1})
+
+
+async def test_reply_that_is_too_long_is_refused(redis_url, redis_client, monkeypatch):
+    monkeypatch.setattr(lane, "MOST_REPLY_BYTES", 1_000)
+    async with remembering(redis_url, redis_client), AsyncClient(redis_url) as client:
+        for key in "ab":
+            await client.store.put(["n"], key, {"text": "x" * 600})
+        assert len(await client.store.search(["n"], limit=1)) == 1
+        with pytest.raises(InvalidInputError, match="at most 1,000 bytes"):
+            await client.store.search(["n"])
 
 
 async def test_store_that_does_not_tell_tenants_apart_is_the_default_tenants_only(redis_url, redis_client):
