@@ -5,6 +5,7 @@ from typing import Any, Literal, TypeVar, Unpack
 
 from langgraph_rq.producer.client.store import StoreItems
 from langgraph_rq.producer.client.threads import Checkpoint, HistoryFields, StateFields, Threads
+from langgraph_rq.shared.graph_description import GraphDescription
 from langgraph_rq.shared.tasks import DEFAULT_GRAPH
 
 T = TypeVar("T")
@@ -55,6 +56,10 @@ class BlockingThreads:
     ) -> list[str]:
         """Delete the older checkpoints of threads, or all, as `Threads.prune` does."""
         return run(self._threads.prune(thread_ids, strategy=strategy, graph=graph))
+
+    def describe_graph(self, graph: str = DEFAULT_GRAPH) -> GraphDescription:
+        """Read what workers have announced of a graph, as `Threads.describe_graph` does."""
+        return run(self._threads.describe_graph(graph))
 
     def storage(self, thread_id: str, *, graph: str = DEFAULT_GRAPH) -> dict[str, Any]:
         """Measure the bytes that the checkpoints of a thread take, as `Threads.storage` does."""

@@ -7,7 +7,8 @@ from uuid import uuid4
 from pydantic import TypeAdapter, ValidationError
 
 from langgraph_rq.producer.client.transport.requests import Requests
-from langgraph_rq.shared.errors import InvalidInputError, Violation
+from langgraph_rq.shared.errors import InvalidInputError, UnknownGraphError, Violation
+from langgraph_rq.shared.graph_description import GraphDescription
 from langgraph_rq.shared.tasks import DEFAULT_GRAPH, ThreadId, thread_key
 from langgraph_rq.shared.threads.requests import MOST_THREADS, Operation
 
@@ -185,6 +186,18 @@ class Threads:
             arguments = {"graph": graph, "threads": threads, "strategy": strategy}
             pruned += await self._ask(Operation.PRUNE, thread_ids[start], arguments)
         return pruned
+
+    async def describe_graph(self, graph: str = DEFAULT_GRAPH) -> GraphDescription:
+        """Read what workers have announced of a graph: `drawings`, `schemas` and those of its `subgraphs`.
+
+        Raises:
+            UnknownGraphError: no worker has described it in the last day.
+            RedisUnavailableError: Redis cannot be reached.
+        """
+        found = await self._requests.description(graph)
+        if found is None:
+            raise UnknownGraphError(graph, "not described")
+        return found
 
     async def storage(self, thread_id: str, *, graph: str = DEFAULT_GRAPH) -> dict[str, Any]:
         """Measure the bytes that the checkpoints of a thread take in Redis.

@@ -12,6 +12,7 @@ from langgraph_rq.shared.errors import (
     UnknownGraphError,
     Violation,
 )
+from langgraph_rq.shared.graph_description import GRAPH_DESCRIPTIONS, GraphDescription
 from langgraph_rq.shared.queue.events import BEGINNING
 from langgraph_rq.shared.signing import TaskKeys
 from langgraph_rq.shared.tasks import thread_key
@@ -72,6 +73,11 @@ class Requests:
         if reply.get("kind") == Refusal.INVALID:
             raise InvalidInputError(Violation("store", "what the store takes", reply["error"]))
         raise ThreadRequestError(reply["error"])
+
+    async def description(self, graph: str) -> GraphDescription | None:
+        """Read how workers have described a graph; None: none has in the last day."""
+        (record,) = await self._connection.read(lambda pipeline: pipeline.hget(GRAPH_DESCRIPTIONS, graph))
+        return GraphDescription.read(record) if isinstance(record, bytes) else None
 
     async def _reply(self, operation: Operation, place: str, graph: str, arguments: Mapping[str, Any]) -> Any:
         thread = thread_key(place, self._tenant)

@@ -89,6 +89,18 @@ async def test_blocking_client_reads_them_too_and_a_thread_without_checkpoints_i
             assert await asyncio.to_thread(client.threads.history, "never", graph="asks") == []
 
 
+async def test_graph_is_drawn_and_its_schemas_are_read_without_a_worker(redis_url, redis_client):
+    async with worker(redis_url, {"asks": asking_graph()}, checkpoints=True), AsyncClient(redis_url) as client:
+        await until(lambda: redis_client.hexists("agent:graph_descriptions", "asks"))
+        with Client(redis_url) as blocking:
+            found = await asyncio.to_thread(blocking.threads.describe_graph, "asks")
+        with pytest.raises(UnknownGraphError):
+            await client.threads.describe_graph("other")
+    assert [node["id"] for node in found.drawings[0]["nodes"]] == ["__start__", "child", "after", "__end__"]
+    assert found.schemas["input_schema"]["properties"].keys() == {"steps"}
+    assert found.subgraphs.keys() == {"child"}
+
+
 async def test_threads_of_tenants_with_the_same_id_are_two(redis_url):
     async with worker(redis_url, {"asks": asking_graph()}, checkpoints=True), AsyncClient(redis_url) as client:
         await asked(client.for_tenant("acme"))
