@@ -35,13 +35,13 @@ class SuperstepBody(Body):
 class TtlBody(Body):
     """How long a thread is kept after its last use, or after its last run has ended."""
 
-    ttl: float = Field(gt=0, le=LONGEST_TTL_MINUTES, description="Minutes, at most a week.")
+    ttl: float = Field(ge=0.1, le=LONGEST_TTL_MINUTES, description="Minutes, at most a week.")
     strategy: Literal["delete"] = "delete"
 
     @property
     def ms(self) -> int:
         """The same in milliseconds."""
-        return max(1, round(self.ttl * 60_000))
+        return round(self.ttl * 60_000)
 
 
 class CreateBody(Body):
