@@ -14,6 +14,7 @@ from langgraph_rq.shared.connections.clients import leaves_host_in_plain
 from langgraph_rq.shared.settings import ALL, QueueSettings, load
 
 _HEADROOM_PERCENT = 70
+_DAYS_WARN, _DAYS_FAIL = 14, 2
 _HTTP = ("OPENAI_BASE_URL", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
@@ -106,6 +107,24 @@ def redis_has_headroom(system: System) -> Finding:
     return passed(f"{percent} % of maxmemory used")
 
 
+def memory_lasts(system: System) -> Finding:
+    """A Redis that is full refuses tasks: there must be time to make room."""
+    used, limit = int(system.info.get("used_memory", 0)), int(system.info.get("maxmemory", 0))
+    if system.memory_growth is None:
+        return warned("not known yet how fast Redis fills up", "ask again 6 hours after the first worker was started")
+    per_day = system.memory_growth
+    grows = f"Redis has grown by {per_day / 1e6:,.1f} MB within a day"
+    if per_day <= 0 or not limit:
+        return passed(grows if per_day > 0 else "Redis has not grown within a day")
+    refuses = load(QueueSettings).memory_percent
+    days = max(0.0, limit * refuses / 100 - used) / per_day
+    estimate = f"{grows}: at that pace submits are refused in {days:,.1f} days, at {refuses} % of maxmemory"
+    if days < _DAYS_WARN:
+        found = failed if days < _DAYS_FAIL else warned
+        return found(estimate, "raise maxmemory, or shorten what is kept: see docs/explanation/memory.md")
+    return passed(estimate)
+
+
 def secrets_come_from_files(system: System) -> Finding:
     """An environment is shown by `docker inspect`, in crash reports and to every child process."""
     secret = {
@@ -183,6 +202,7 @@ CHECKS: dict[str, Check] = {
     "nothing is evicted": redis_evicts_nothing,
     "freed in the background": redis_frees_in_background,
     "memory head-room": redis_has_headroom,
+    "memory growth": memory_lasts,
     "secrets from files": secrets_come_from_files,
     "rate limiting": submits_are_rate_limited,
     "TLS": connections_use_tls,

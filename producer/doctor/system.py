@@ -18,9 +18,11 @@ from langgraph_rq.shared.budget.policy import read_policy_call
 from langgraph_rq.shared.connections.scripts import run_sync
 from langgraph_rq.shared.guarded_models import GuardedModel
 from langgraph_rq.shared.queue.fleet import Fleet, fleet_call
+from langgraph_rq.shared.queue.keys import MEMORY
 
 PRIVATE_CA = Path("/run/secrets/ca.crt")
 _TIMEOUT_S = 5.0
+_HOUR_S, _DAY_HOURS, _LEAST_HOURS = 3600, 24, 6
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,20 @@ class System:
         """What INFO says."""
         info: Any = self.client.info("everything")
         return dict(info)
+
+    @cached_property
+    def memory_growth(self) -> float | None:
+        """By how many bytes a day Redis grows, since about a day ago; None: known for less than 6 hours."""
+        noted: Any = self.client.hgetall(MEMORY)
+        hours = {int(hour): int(used) for hour, used in noted.items() if hour.isdigit() and used.isdigit()}
+        time: Any = self.client.time()
+        now = int(time[0]) / _HOUR_S
+        ages = {now - hour: used for hour, used in hours.items() if now - hour >= _LEAST_HOURS}
+        if not ages:
+            return None
+        # About a day ago, so that busy and quiet hours even out.
+        age = min(ages, key=lambda hours: abs(hours - _DAY_HOURS))
+        return (int(self.info["used_memory"]) - ages[age]) * _DAY_HOURS / age
 
     @cached_property
     def checkpoint_info(self) -> dict[str, Any]:

@@ -32,6 +32,7 @@ Keys (type; lifetime):
     agent:sweeper          hash    worker, until (ms): who sweeps for the fleet; from: how far it got; a day
     agent:spent            list    ids of tasks without thread that ended while they waited, until the sweeper lets
                                    their checkpoints go; the idempotency window at most
+    agent:memory           hash    hour since the epoch -> bytes that Redis used when it began; two days
     agent:workers          zset    worker -> lease end (ms); stays, a dead worker is removed by `reap`
     agent:own:<worker>     set     ids that the worker owns; emptied by `finish`, `release` and `reap`
     agent:graphs           zset    graph -> until when a live worker serves it (ms); a day
@@ -67,6 +68,7 @@ WAITS = "agent:waits"
 SWEEPER = "agent:sweeper"
 LAST_CLAIM = "agent:token"
 SPENT = "agent:spent"
+MEMORY = "agent:memory"
 WORKERS = "agent:workers"
 GRAPHS = "agent:graphs"
 GRAPH_INPUTS = "agent:graph_inputs"

@@ -91,7 +91,15 @@ def producer_url(secrets):
             for worker in ("one", "two"):
                 client.hset(f"rq:worker:{worker}", mapping={"graphs": ",g,", "models": GUARDED.announcement()})
             load_missing(client)
+            note_memory(client, {24: 100_000_000})
         yield role_url(server, "producer", secrets)
+
+
+def note_memory(client, used):
+    """Note what Redis used so many hours ago, as the sweeper does."""
+    now_s, _ = client.time()
+    client.delete("agent:memory")
+    client.hset("agent:memory", mapping={now_s // 3600 - hours: bytes_ for hours, bytes_ in used.items()})
 
 
 @pytest.fixture
@@ -249,6 +257,27 @@ def test_target_that_is_down_is_named(examine, producer_url, web):
 def test_plain_http_is_judged_by_how_far_it_goes(examine, producer_url, host, level):
     _, checks, _ = examine(producer_url, **GOOD | {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{host}:4318"})
     assert checks["TLS"]["level"] == level
+
+
+@pytest.mark.parametrize(
+    ("used", "level"), [({24: 0.9}, "pass"), ({24: 0.1, 30: 0.9}, "warn"), ({7: 0.1, 3: 0.9}, "fail"), ({4: 0}, "warn")]
+)
+def test_days_until_redis_is_full_are_estimated_from_the_last_days_growth(examine, used, level):
+    """`used` is so many hours ago, in parts of what is used now: a fifth of maxmemory, 85 % of which may be filled."""
+    with EmbeddedRedis() as server, Redis.from_url(server.url) as client:
+        now = client.info("memory")["used_memory"]
+        client.config_set("maxmemory", 5 * now)
+        note_memory(client, {hours: round(part * now) for hours, part in used.items()})
+        _, checks, _ = examine(server.url, **GOOD)
+    found = checks["memory growth"]
+    assert found["level"] == level
+    unknown = "not known yet how fast Redis fills up"
+    assert found["reason"] == unknown if 4 in used else "submits are refused in" in found["reason"]
+
+
+def test_redis_that_does_not_grow_is_full_at_no_time(examine, producer_url):
+    _, checks, _ = examine(producer_url, **GOOD)
+    assert checks["memory growth"]["reason"] == "Redis has not grown within a day"
 
 
 def test_redis_that_is_away_is_a_fail_of_each_check_that_asks_it(examine, tmp_path):

@@ -10,6 +10,7 @@
 --   put_back, stopped_running, taken, tenant_of
 -- Uses shared/queue/functions/rq_jobs: hide_execution, show_again
 -- Uses shared/queue/functions/shares: TENANTS_KEY, discharge, settle_share
+-- Uses shared/queue/functions/memory: note_memory
 --
 -- KEYS[1] agent:open      zset    id -> deadline (ms); past it, when to look again
 -- KEYS[2] agent:sweeper   hash    worker, until (ms): who sweeps for the fleet; from: how far it got
@@ -251,6 +252,7 @@ local some_tenant = redis.call('ZRANDMEMBER', TENANTS_KEY)
 if some_tenant then
   settle_share(some_tenant, now_ms)
 end
+note_memory(now_ms)
 local graphs = #overdue > 0 and redis.call('ZRANGE', graphs_key, '(' .. whole(now_ms), '+inf', 'BYSCORE') or {}
 local spent = redis.pcall('LPOP', spent_key, n) or {} -- of another type: none
 return {again, overdue, removed, #late == n and 1 or 0, graphs, unreadable, redis.call('ZCARD', open_key),

@@ -8,7 +8,7 @@ from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.answers import Finished, Origin, Submitted, Use
 from langgraph_rq.shared.queue.attempts import adopt_call, claim_call, finish_call, release_call, use_call
 from langgraph_rq.shared.queue.keys import graph_list
-from langgraph_rq.shared.queue.upkeep import leave_call, reap_call, renew_call
+from langgraph_rq.shared.queue.upkeep import leave_call, reap_call, renew_call, sweep_call
 from langgraph_rq.shared.queue.verbs import QueueTimes, submit_call
 from langgraph_rq.shared.queue.waits import AT_ONCE, RETRY, Wait
 from langgraph_rq.shared.tasks import State, Task, TaskLimits
@@ -409,3 +409,18 @@ async def test_input_of_a_task_that_succeeded_is_not_kept(queue, state, is_kept)
     await queue.submit(input={"query": "a long question"})
     await queue.finish(await queue.claim_one(), state=state)
     assert (b"a long question" in (await queue.redis.hget("rq:job:t1", "task") or b"")) == is_kept
+
+
+async def test_sweeper_notes_once_an_hour_what_redis_uses(queue):
+    await queue.join()
+    hour = queue.now_ms // 3_600_000
+    for _ in range(60):
+        await scripts.run(queue.redis, sweep_call(now_ms=queue.now_ms))
+        queue.now_ms += 1_800_000
+    noted = await queue.redis.hgetall("agent:memory")
+    assert sorted(map(int, noted)) == list(range(hour, hour + 30))
+    assert all(int(used) > 100_000 for used in noted.values())
+    queue.now_ms += 40 * 3_600_000
+    await scripts.run(queue.redis, sweep_call(now_ms=queue.now_ms))
+    assert min(map(int, await queue.redis.hgetall("agent:memory"))) == hour + 70 - 47
+    assert 0 < await queue.redis.ttl("agent:memory") <= 2 * 86_400
