@@ -3,13 +3,12 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langgraph.cache.memory import InMemoryCache
-from langgraph.store.base import BaseStore
 from redis.asyncio import Redis
 
 from langgraph_rq.shared.budget.pricing import Pricing
@@ -48,12 +47,11 @@ from langgraph_rq.worker.guards.fleet_limits import follow_limits, known_paces, 
 from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.guards.waiting import KeptAttempts
 from langgraph_rq.worker.outputs.failures import ErrorDetail
-from langgraph_rq.worker.state.checkpointer import Checkpointer, open_checkpointer
+from langgraph_rq.worker.state.backends import Place, open_backend
 from langgraph_rq.worker.state.node_cache import NodeCache, code_version
 from langgraph_rq.worker.state.project_state import adopt, open_project_state, unencrypted
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.state_keys import StateKeys
-from langgraph_rq.worker.state.store.opening import open_store
 from langgraph_rq.worker.task.events import EventWriter
 from langgraph_rq.worker.task.redacted import Redaction
 from langgraph_rq.worker.task.run_context import RunContext
@@ -98,27 +96,8 @@ async def open_context(
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(open_async(url, connections=redis.redis_connections))
         saved = await stack.enter_async_context(open_async(checkpoint_url, connections=redis.redis_connections))
-        checkpointer: Checkpointer | None = None
-        if settings.checkpoints:
-            checkpointer = await open_checkpointer(
-                settings.state,
-                saved,
-                serializer,
-                ttl_s=settings.thread_ttl_s,
-                keep=settings.thread_keep,
-                is_fenced=is_fenced,
-            )
-        opening: AbstractAsyncContextManager[BaseStore]
-        if settings.state == "redis":
-            opening = open_store(
-                saved, checkpoint_url, config, serializer, is_fenced=is_fenced, scan_items=settings.store_scan_items
-            )
-        else:
-            # Only where it is chosen: importing the library takes half a second.
-            from langgraph_rq.worker.state.redis_stack.store import open_redis_stack_store  # noqa: PLC0415
-
-            opening = open_redis_stack_store(saved, config, serializer)
-        store = await stack.enter_async_context(opening)
+        place = Place(settings, state, saved, checkpoint_url, config, serializer, is_fenced)
+        checkpointer, store = await stack.enter_async_context(open_backend(place))
         brought = await open_project_state(config, stack, is_fenced, keeps_checkpoints=settings.checkpoints)
         serializer.allow(named_types(state.types))
         graphs = await stack.enter_async_context(

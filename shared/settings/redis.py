@@ -27,9 +27,7 @@ class RedisSettings(Settings):
         validation_alias="REDIS_URL",
         description="Redis for queue, results, breaker and budget",
     )
-    checkpoint_redis_url: RedisUrl | None = Field(
-        None, description="another Redis for checkpoints and the store; the store needs the JSON and search modules"
-    )
+    checkpoint_redis_url: RedisUrl | None = Field(None, description="another Redis for checkpoints and the store")
     redis_timeout_s: float = Field(5.0, gt=0, description="give up on one Redis command after this time")
     # A worker keeps four of them for what it does most.
     redis_connections: int = Field(64, ge=8, description="connections of one process at most; further callers wait")

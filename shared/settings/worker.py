@@ -33,9 +33,10 @@ class WorkerSettings(Settings):
         description="keep the answers of chat models until the checkpoint behind their node: "
         "a crash or a wait pays for none twice",
     )
-    state: Literal["redis", "redis-stack"] = Field(
+    state: Literal["redis", "redis-stack", "postgres"] = Field(
         "redis",
-        description="how state is kept: redis needs no modules; redis-stack needs JSON and search, and is not fenced",
+        description="where state is kept: redis needs no modules; redis-stack needs JSON and search and is not fenced; "
+        "postgres needs LGRQ_STATE_URL and the extra of that name",
     )
     store_scan_items: int = Field(
         10_000, ge=1, description="the most items, or namespaces, that one search of the store looks at"
@@ -79,4 +80,11 @@ class StateSettings(Settings):
     key: SecretStr | None = Field(
         None,
         description="secrets that encrypt state, separated by commas: the first writes, all read; plain: no encryption",
+    )
+    url: SecretStr | None = Field(
+        None,
+        description="Postgres for LGRQ_STATE=postgres: postgresql://user:password@host/database?sslmode=verify-full",
+    )
+    connections: int = Field(
+        16, ge=2, description="connections of one process to Postgres at most; further callers wait"
     )

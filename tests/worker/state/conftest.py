@@ -1,40 +1,60 @@
-"""A Redis without modules, and the saver on it."""
+"""The saver on the private Redis, and a Postgres."""
 
-import subprocess
+import asyncio
 
 import pytest
-from redis import Redis
 
 from langgraph_rq.shared.connections.clients import open_async
-from langgraph_rq.shared.dev.embedded_redis import find_redis
+from langgraph_rq.worker.state.postgres.connections import open_postgres
+from langgraph_rq.worker.state.postgres.schema import set_up
 from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
+from tests.postgres import find_programs, private_postgres
 
-
-@pytest.fixture(scope="session")
-def server_without_modules(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("plain")
-    socket = folder / "redis.sock"
-    command = [find_redis().server, "--port", "0", "--unixsocket", socket, "--save", "", "--dir", folder]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout
-        assert any("ready to accept connections" in line.lower() for line in server.stdout)
-        yield f"unix://{socket}"
-        server.kill()
-
-
-@pytest.fixture
-def plain_url(server_without_modules):
-    with Redis.from_url(server_without_modules) as client:
-        client.flushall()
-    return server_without_modules
+TABLES_OF_A_TEST = (
+    "checkpoints",
+    "checkpoint_blobs",
+    "checkpoint_writes",
+    "lgrq_threads",
+    "lgrq_items",
+    "lgrq_attempts",
+)
 
 
 @pytest.fixture
-async def plain(plain_url):
-    async with open_async(plain_url, connections=8) as client:
+async def plain(redis_url):
+    async with open_async(redis_url, connections=8) as client:
         yield client
 
 
 @pytest.fixture
 async def saver(plain):
     return ThreadSaver(plain)
+
+
+@pytest.fixture(scope="session")
+def postgres_server():
+    if not find_programs():
+        pytest.skip("no Postgres on this machine: apt-get install postgresql")
+    with private_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_database(postgres_server):
+    """The URL of a database with our tables, which tests share."""
+
+    async def create():
+        async with open_postgres(postgres_server.url) as postgres:
+            await set_up(postgres)
+
+    asyncio.run(create())
+    return postgres_server.url
+
+
+@pytest.fixture
+async def postgres(postgres_database):
+    """A database whose tables are empty."""
+    async with open_postgres(postgres_database, connections=8) as postgres:
+        async with postgres.pool.connection() as connection:
+            await connection.execute(f"TRUNCATE {', '.join(TABLES_OF_A_TEST)}".encode())
+        yield postgres

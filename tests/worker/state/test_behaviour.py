@@ -4,6 +4,7 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
+from langgraph_rq.worker.state.postgres.checkpoints import PostgresSaver
 from langgraph_rq.worker.state.redis_stack.checkpoints import Checkpointer
 from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
 from langgraph_rq.worker.state.serializer import StateSerializer
@@ -18,6 +19,8 @@ from tests.worker.state.scenarios import (
     updates_by_hand,
 )
 
+SECRET = "a-secret-of-more-than-32-characters"
+
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.__name__)
 async def test_scenario_shows_the_same_as_in_memory_and_in_sqlite(plain, scenario):
@@ -29,8 +32,15 @@ async def test_scenario_shows_the_same_as_in_memory_and_in_sqlite(plain, scenari
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.__name__)
 async def test_scenario_shows_the_same_when_state_is_encrypted(plain, scenario):
-    serializer = StateSerializer(StateKeys.parse("a-secret-of-more-than-32-characters"))
+    serializer = StateSerializer(StateKeys.parse(SECRET))
     assert await scenario(ThreadSaver(plain, serializer=serializer)) == await scenario(InMemorySaver())
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("secret", [None, SECRET], ids=["plain", "encrypted"])
+async def test_scenario_shows_the_same_in_postgres(postgres, scenario, secret):
+    saver = PostgresSaver(postgres, serializer=StateSerializer(StateKeys.parse(secret)))
+    assert await scenario(saver) == await scenario(InMemorySaver())
 
 
 STACK = (
@@ -45,7 +55,7 @@ STACK = (
 
 
 @pytest.mark.parametrize("scenario", STACK, ids=lambda one: one.__name__)
-async def test_scenario_shows_the_same_on_redis_stack_as_far_as_the_library_can(aredis, scenario):
-    saver = Checkpointer(aredis)
+async def test_scenario_shows_the_same_on_redis_stack_as_far_as_the_library_can(stack, scenario):
+    saver = Checkpointer(stack)
     await saver.asetup()
     assert await scenario(saver) == await scenario(InMemorySaver())

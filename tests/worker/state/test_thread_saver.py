@@ -191,8 +191,8 @@ async def test_run_goes_on_and_threads_can_be_deleted_where_memory_is_full(saver
     assert await plain.dbsize() == 0
 
 
-async def test_hundred_runs_share_a_few_connections(plain_url):
-    async with open_async(plain_url, connections=3) as client:
+async def test_hundred_runs_share_a_few_connections(redis_url):
+    async with open_async(redis_url, connections=3) as client:
         graph = chain(step("one"), step("two")).compile(checkpointer=ThreadSaver(client))
         runs = (graph.ainvoke({"steps": []}, thread(str(number))) for number in range(100))
         assert all(result["steps"] == ["one", "two"] for result in await asyncio.gather(*runs))

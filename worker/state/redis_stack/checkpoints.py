@@ -119,6 +119,11 @@ class Checkpointer(AsyncRedisSaver):
         async for found in super(Checkpointer, reader).alist(config and _stored(config), **options):
             yield _read(reader.serde, found)
 
+    async def athreads(self) -> AsyncIterator[str]:
+        """List the ids of all threads that have checkpoints, in no order; one may come twice."""
+        async for key in self._redis.scan_iter(match=_index_key("*"), count=1_000):
+            yield key.decode().removeprefix(_index_key(""))
+
     async def aput(
         self,
         config: RunnableConfig,

@@ -32,15 +32,19 @@ class ThreadReader:
     ) -> AsyncIterator[CheckpointTuple]:
         """Read checkpoints whose metadata has what is `wanted`, newest first; without a config, of all threads."""
         if config is None:
-            async for key in self._threads.redis.scan_iter(match=f"{INDEX}*", count=_NAMES):
-                of_thread = config_of(key.decode().removeprefix(INDEX), None)
-                async for found in self.select(of_thread, wanted, before):
+            async for thread in self.threads():
+                async for found in self.select(config_of(thread, None), wanted, before):
                     yield found
             return
         async for names in self._pages(config, before):
             async for found in self._read(config["configurable"]["thread_id"], names):
                 if all(found.metadata.get(key) == value for key, value in wanted.items()):
                     yield found
+
+    async def threads(self) -> AsyncIterator[str]:
+        """List the ids of threads by a scan of all keys."""
+        async for key in self._threads.redis.scan_iter(match=f"{INDEX}*", count=_NAMES):
+            yield key.decode().removeprefix(INDEX)
 
     async def history(self, config: RunnableConfig, channels: Sequence[str]) -> Mapping[str, DeltaChannelHistory]:
         """Collect what delta channels are rebuilt from; a page of ancestors per round trip."""

@@ -33,7 +33,9 @@ def all_but_newest(headers: Mapping[Place, Header], keep: int, namespaces: Itera
     for namespace, checkpoint_id in headers:
         if wanted is None or namespace in wanted:
             by_namespace.setdefault(namespace, []).append(checkpoint_id)
-    return {(namespace, one) for namespace, ids in by_namespace.items() for one in sorted(ids)[: len(ids) - keep]}
+    return {
+        (namespace, one) for namespace, ids in by_namespace.items() for one in sorted(ids)[: max(0, len(ids) - keep)]
+    }
 
 
 def of_runs(headers: Mapping[Place, Header], runs: Iterable[str]) -> set[Place]:

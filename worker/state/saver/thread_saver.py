@@ -65,7 +65,8 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-def _no_token(_thread: str) -> int | None:
+def no_token(_thread: str) -> int | None:
+    """Return None: the caller runs no task."""
     return None
 
 
@@ -91,7 +92,7 @@ class ThreadSaver(SyncFaces):
         keep: int = THREAD_KEEP,
         patience_s: float = PATIENCE_S,
         is_fenced: Callable[[], bool] = lambda: False,
-        token: Callable[[str], int | None] = _no_token,
+        token: Callable[[str], int | None] = no_token,
     ) -> None:
         super().__init__()
         self.serde = serializer or StateSerializer()
@@ -141,6 +142,11 @@ class ThreadSaver(SyncFaces):
             yield found
             if left is not None and (left := left - 1) <= 0:
                 return
+
+    async def athreads(self) -> AsyncIterator[str]:
+        """List the ids of all threads that have checkpoints, in no order; one may come twice."""
+        async for thread in self._reader.threads():
+            yield thread
 
     async def aput(
         self,

@@ -1,6 +1,7 @@
 """The store's script calls: one per verb, fenced by the task that makes them, and patient while Redis is away."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -73,6 +74,10 @@ class Access:
         """Delete an item, if there is one; fenced as a put is."""
         await self._write("delete", namespace, key)
 
+    async def write_in_order(self, writes: Sequence[Coroutine[Any, Any, None]]) -> None:
+        """Run writes such that each is later than the one before: calls that are made together are sent in order."""
+        await all_of(writes)
+
     async def get(self, namespace: Namespace, keys: Sequence[str], *, refresh_ttl: bool) -> list[bytes | None]:
         """Read items; None where there is none. `refresh_ttl`: those that expire live for their whole time again."""
         tenant = current_tenant()
@@ -103,16 +108,33 @@ class Access:
         return found
 
     async def _write(self, verb: str, namespace: Namespace, key: str, *args: bytes | int) -> None:
-        run, tenant = current_task.get(), current_tenant()
-        self.outages.check_fence()
-        keys: list[str] = [_register_key(tenant)]
-        epoch: Argument = ""
-        if run and run.task_id:
-            keys.append(_epoch_key(run.task_id))
-            epoch = run.epoch
-        call = Call(_script(verb), keys, [tenant, write_namespace(namespace), key, *args, epoch], bool)
+        task, epoch = self._attempt()
+        tenant = current_tenant()
+        keys = [_register_key(tenant), *([_epoch_key(task)] if task else [])]
+        call = Call(_script(verb), keys, [tenant, write_namespace(namespace), key, *args, epoch if task else ""], bool)
         if not await self.run(call):
             raise StoreFencedError("expected the newest attempt at a task, got: an earlier one")
+
+    def _attempt(self) -> tuple[str, int]:
+        """Return task and epoch of the caller; no task: empty.
+
+        Raises:
+            CheckpointFencedError: the run has ended, or this worker has lost its tasks.
+        """
+        run = current_task.get()
+        self.outages.check_fence()
+        return (run.task_id, run.epoch) if run and run.task_id else ("", 0)
+
+
+async def all_of(steps: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """Run steps together; raise the first error when all have ended."""
+    if len(steps) == 1:
+        return [await steps[0]]
+    results = await asyncio.gather(*steps, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
 
 
 def current_tenant() -> str:

@@ -32,6 +32,7 @@ async def open_store(
     *,
     is_fenced: Callable[[], bool] = lambda: False,
     scan_items: int = SCAN_ITEMS,
+    access: Callable[[EventLoops], Access] | None = None,
 ) -> AsyncIterator[Store]:
     """Open the store; without `store.index` in langgraph.json, search is by namespace and filter only.
 
@@ -42,6 +43,7 @@ async def open_store(
         serializer: Writes and reads values; None: those of LangGraph's own types, not encrypted.
         is_fenced: Whether this worker has lost its tasks, so that nothing may be written.
         scan_items: The most items that one search looks at.
+        access: Makes what runs the verbs, where the items are not in Redis.
 
     Raises:
         GraphLoadError: `store.index` or `store.ttl` is invalid.
@@ -50,9 +52,9 @@ async def open_store(
     async with AsyncExitStack() as stack:
         loops = EventLoops(redis, url)
         stack.push_async_callback(loops.aclose)
-        access = Access(loops, Outages(is_fenced=is_fenced, what="the store"))
+        verbs = access(loops) if access else Access(loops, Outages(is_fenced=is_fenced, what="the store"))
         index, ttl = await _index(config, stack), _ttl(config)
-        yield Store(access, serializer, index=index, ttl=ttl, scan_items=scan_items)
+        yield Store(verbs, serializer, index=index, ttl=ttl, scan_items=scan_items)
 
 
 async def _index(config: LanggraphJson, stack: AsyncExitStack) -> "VectorIndex | None":

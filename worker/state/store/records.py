@@ -102,6 +102,11 @@ def _damaged(namespace: Namespace, key: str, got: str) -> RefusedStateError:
     return RefusedStateError(f"store: {namespace} {key!r}: expected an item that a worker wrote, got: {got}")
 
 
+def pack_item(created_us: int, updated_us: int, ttl_ms: int, value: bytes) -> bytes:
+    """Return an item as scripts write it."""
+    return _HEADER.pack(_FORMAT, created_us, updated_us, ttl_ms) + value
+
+
 def write_namespace(namespace: Namespace) -> str:
     """Write a namespace such that bytes sort as tuples do, and that its own begin with it: labels that end with NUL."""
     return "".join(f"{label}\0" for label in namespace)

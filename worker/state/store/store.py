@@ -33,7 +33,7 @@ from langgraph.store.base import (
 
 from langgraph_rq.worker.guards.event_loops import running_loop
 from langgraph_rq.worker.state.serializer import StateSerializer
-from langgraph_rq.worker.state.store.access import Access
+from langgraph_rq.worker.state.store.access import Access, all_of
 from langgraph_rq.worker.state.store.namespaces import list_namespaces
 from langgraph_rq.worker.state.store.reading import Reading
 
@@ -99,7 +99,7 @@ class Store(BaseStore):
         for op in ops:
             validate_op_namespace(op)
         puts = {(op.namespace, op.key): op for op in ops if isinstance(op, PutOp)}
-        reads = iter(await _all([self._read(op) for op in ops if not isinstance(op, PutOp)]))
+        reads = iter(await all_of([self._read(op) for op in ops if not isinstance(op, PutOp)]))
         results = [None if isinstance(op, PutOp) else next(reads) for op in ops]
         await self._put(list(puts.values()))
         return results
@@ -120,7 +120,7 @@ class Store(BaseStore):
         packed = [index.pack([vectors[text] for text in some]) if index and some else b"" for some in texts]
         # All are written down before the first is sent: one that is refused refuses the batch.
         writes = [self._write(op, some) for op, some in zip(ops, packed, strict=True)]
-        await _all([write() for write in writes])
+        await self._access.write_in_order([write() for write in writes])
 
     def _write(self, op: PutOp, vectors: bytes) -> Callable[[], Coroutine[Any, Any, None]]:
         name = (op.namespace, op.key)
@@ -130,17 +130,6 @@ class Store(BaseStore):
         value = records.write(*name, dict(op.value))
         written = records.write_vectors(*name, vectors) if vectors else b""
         return partial(self._access.put, *name, value, written, _ttl_ms(op.ttl))
-
-
-async def _all(steps: list[Coroutine[Any, Any, Any]]) -> list[Any]:
-    """Run steps together; raise the first error when all have ended."""
-    if len(steps) == 1:
-        return [await steps[0]]
-    results = await asyncio.gather(*steps, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return results
 
 
 def _ttl_ms(minutes: float | None) -> int:

@@ -108,11 +108,13 @@ def shown(op, result):
     return result
 
 
-async def test_every_batch_is_answered_as_in_memory(opened, redis_client):
-    @settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+def compare_with_memory(store, empty, examples=100):
+    """Compare any batches; not to be called on the store's own loop."""
+
+    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(BATCHES, min_size=1, max_size=6))
     def compare(batches):
-        redis_client.flushdb()
+        empty()
         reference = Reference()
         for ops in batches:
             ours, theirs = store.batch(ops), reference.batch(ops)
@@ -120,5 +122,9 @@ async def test_every_batch_is_answered_as_in_memory(opened, redis_client):
                 shown(*pair) for pair in zip(ops, theirs, strict=True)
             ]
 
+    compare()
+
+
+async def test_every_batch_is_answered_as_in_memory(opened, redis_client):
     async with opened(index=VectorIndex(DIMS, ensure_embeddings(embed), FIELDS)) as store:
-        await asyncio.to_thread(compare)
+        await asyncio.to_thread(compare_with_memory, store, redis_client.flushdb)

@@ -1,0 +1,148 @@
+"""Where workers keep state, of which `LGRQ_STATE` chooses one. The libraries of the others are not loaded."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from langgraph.store.base import BaseStore
+from redis.asyncio import Redis as AsyncRedis
+
+from langgraph_rq.shared.connections.background import end
+from langgraph_rq.shared.errors import SettingsError
+from langgraph_rq.shared.settings import StateSettings, WorkerSettings
+from langgraph_rq.worker.graphs.langgraph_json import LanggraphJson
+from langgraph_rq.worker.guards.task_guard import token_of
+from langgraph_rq.worker.state.checkpointer import Checkpointer
+from langgraph_rq.worker.state.outages import Outages
+from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
+from langgraph_rq.worker.state.serializer import StateSerializer
+from langgraph_rq.worker.state.store.opening import open_store
+
+_URL = "LGRQ_STATE_URL"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What each way to keep state is opened with.
+
+    Args:
+        settings: Which one, and for how long.
+        state: Where Postgres is.
+        redis: A client of the running loop, of the Redis that may hold the state.
+        redis_url: The same Redis, for sync callers.
+        config: What langgraph.json says about the store.
+        serializer: Writes and reads values.
+        is_fenced: Whether this worker has lost its tasks, so that nothing may be written.
+    """
+
+    settings: WorkerSettings
+    state: StateSettings
+    redis: AsyncRedis
+    redis_url: str
+    config: LanggraphJson
+    serializer: StateSerializer
+    is_fenced: Callable[[], bool]
+
+
+@asynccontextmanager
+async def open_backend(place: Place) -> AsyncIterator[tuple[Checkpointer | None, BaseStore]]:
+    """Open the checkpointer, if there are to be checkpoints, and the store, both of the running loop.
+
+    Raises:
+        GraphLoadError: `store.index` or `store.ttl` of langgraph.json is invalid.
+        SearchModuleError: `redis-stack` on a Redis without modules.
+        PostgresUnavailableError: `postgres`, and it does not answer.
+        SettingsError: `postgres` without a URL, or without its libraries.
+    """
+    async with AsyncExitStack() as stack:
+        match place.settings.state:
+            case "redis":
+                opened = await _open_redis(place, stack)
+            case "redis-stack":
+                opened = await _open_redis_stack(place, stack)
+            case "postgres":
+                opened = await _open_postgres(place, stack)
+        yield opened
+
+
+async def _open_redis(place: Place, stack: AsyncExitStack) -> tuple[Checkpointer | None, BaseStore]:
+    settings = place.settings
+    saver = ThreadSaver(
+        place.redis,
+        serializer=place.serializer,
+        ttl_s=settings.thread_ttl_s,
+        keep=settings.thread_keep,
+        is_fenced=place.is_fenced,
+        token=token_of,
+    )
+    opening = open_store(
+        place.redis,
+        place.redis_url,
+        place.config,
+        place.serializer,
+        is_fenced=place.is_fenced,
+        scan_items=settings.store_scan_items,
+    )
+    store = await stack.enter_async_context(opening)
+    return (saver if settings.checkpoints else None), store
+
+
+async def _open_redis_stack(place: Place, stack: AsyncExitStack) -> tuple[Checkpointer | None, BaseStore]:
+    from langgraph_rq.worker.state.redis_stack.checkpoints import Checkpointer as StackCheckpointer  # noqa: PLC0415
+    from langgraph_rq.worker.state.redis_stack.store import open_redis_stack_store  # noqa: PLC0415
+
+    saver = None
+    if place.settings.checkpoints:
+        saver = StackCheckpointer(
+            place.redis,
+            serializer=place.serializer,
+            ttl_s=place.settings.thread_ttl_s,
+            is_fenced=place.is_fenced,
+        )
+        await saver.asetup()
+    return saver, await stack.enter_async_context(open_redis_stack_store(place.redis, place.config, place.serializer))
+
+
+async def _open_postgres(place: Place, stack: AsyncExitStack) -> tuple[Checkpointer | None, BaseStore]:
+    if place.state.url is None:
+        raise SettingsError(
+            f"{_URL}: expected a URL such as postgresql://user@host/database with LGRQ_STATE=postgres, got: none"
+        )
+    try:
+        from langgraph_rq.worker.state.postgres.checkpoints import PostgresSaver  # noqa: PLC0415
+        from langgraph_rq.worker.state.postgres.connections import open_postgres  # noqa: PLC0415
+        from langgraph_rq.worker.state.postgres.schema import set_up, sweep_regularly  # noqa: PLC0415
+        from langgraph_rq.worker.state.postgres.store_access import PostgresAccess  # noqa: PLC0415
+    except ImportError as error:
+        raise SettingsError(
+            f"LGRQ_STATE=postgres: expected pip install 'langgraph-rq[postgres]', got: {error}"
+        ) from None
+    settings = place.settings
+    url = place.state.url.get_secret_value()
+    postgres = await stack.enter_async_context(
+        open_postgres(url, connections=place.state.connections, is_fenced=place.is_fenced)
+    )
+    await set_up(postgres)
+    sweeping = asyncio.create_task(sweep_regularly(postgres))
+    stack.push_async_callback(end, [sweeping])
+    saver = PostgresSaver(
+        postgres,
+        serializer=place.serializer,
+        ttl_s=settings.thread_ttl_s,
+        keep=settings.thread_keep,
+        token=token_of,
+    )
+    opening = open_store(
+        place.redis,
+        place.redis_url,
+        place.config,
+        place.serializer,
+        is_fenced=place.is_fenced,
+        scan_items=settings.store_scan_items,
+        access=lambda loops: PostgresAccess(
+            loops, Outages(is_fenced=place.is_fenced, what="the store"), postgres=postgres
+        ),
+    )
+    store = await stack.enter_async_context(opening)
+    return (saver if settings.checkpoints else None), store

@@ -1,0 +1,118 @@
+"""The statements on a thread, one per verb. Each is a transaction that compares the thread's fencing token first.
+
+`fence` takes the row of the thread, so that writers of a thread come one after the other, and gives no row where a
+higher token was seen: then nothing is written, and the statement returns nothing. A caller without a token, such as an
+operation on a thread at rest, is not compared.
+"""
+
+_NOT_FENCED = "(%(token)s::bigint IS NULL OR kept.token <= %(token)s)"
+
+# The time is moved only if it has changed by a hundredth: an index has it, and most writes need not touch that.
+_FENCE = f"""
+fence AS (
+    INSERT INTO lgrq_threads AS kept (thread_id, token, expires_at, changes)
+    VALUES (%(thread)s, coalesce(%(token)s::bigint, 0), now() + %(ttl)s, 1)
+    ON CONFLICT (thread_id) DO UPDATE SET
+        token = greatest(kept.token, excluded.token),
+        changes = kept.changes + 1,
+        expires_at = CASE
+            WHEN abs(extract(epoch FROM excluded.expires_at - kept.expires_at)) * 100 > extract(epoch FROM %(ttl)s)
+            THEN excluded.expires_at ELSE kept.expires_at END
+    WHERE {_NOT_FENCED}
+    RETURNING changes, trimmed
+)"""  # noqa: S608 - constants of this file
+
+BEGIN = f"""
+WITH {_FENCE}
+SELECT EXISTS (SELECT FROM checkpoints WHERE thread_id = %(thread)s) AS has_checkpoints FROM fence
+"""  # noqa: S608
+
+PUT = f"""
+WITH {_FENCE}, value AS (
+    INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+    SELECT %(thread)s, %(namespace)s, v.channel, v.version, v.type, v.blob
+    FROM fence, unnest(%(channels)s::text[], %(versions)s::text[], %(types)s::text[], %(blobs)s::bytea[])
+        AS v (channel, version, type, blob)
+    ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO NOTHING
+), checkpoint AS (
+    INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
+    SELECT %(thread)s, %(namespace)s, %(id)s, %(parent)s, %(checkpoint)s::jsonb, %(metadata)s::jsonb FROM fence
+    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
+        DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata
+)
+SELECT changes, trimmed FROM fence
+"""  # noqa: S608
+
+# A repeated regular write counts once, the first; of a special one (below 0, such as an answer) the last.
+PUT_WRITES = f"""
+WITH {_FENCE}, write AS (
+    INSERT INTO checkpoint_writes AS kept
+        (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+    SELECT %(thread)s, %(namespace)s, %(id)s, %(task)s, %(path)s, w.idx, w.channel, w.type, w.blob
+    FROM fence, unnest(%(indexes)s::int[], %(channels)s::text[], %(types)s::text[], %(blobs)s::bytea[])
+        AS w (idx, channel, type, blob)
+    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
+        DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob WHERE kept.idx < 0
+)
+SELECT changes FROM fence
+"""  # noqa: S608
+
+EXPIRE = f"""
+WITH {_FENCE}
+SELECT (SELECT count(*) FROM checkpoints WHERE thread_id = %(thread)s) AS checkpoints FROM fence
+"""  # noqa: S608
+
+# The row stays for an hour, so that no write that is late brings the thread back. A caller without a token outranks the
+# task that ran last.
+DELETE = f"""
+WITH fence AS (
+    INSERT INTO lgrq_threads AS kept (thread_id, token, expires_at, changes)
+    VALUES (%(thread)s, coalesce(%(token)s::bigint, 0), now() + interval '1 hour', 1)
+    ON CONFLICT (thread_id) DO UPDATE SET
+        token = CASE WHEN %(token)s::bigint IS NULL THEN kept.token + 1 ELSE excluded.token END,
+        changes = kept.changes + 1, trimmed = 0, expires_at = excluded.expires_at
+    WHERE {_NOT_FENCED}
+    RETURNING 1
+), value AS (DELETE FROM checkpoint_blobs b USING fence WHERE b.thread_id = %(thread)s
+), write AS (DELETE FROM checkpoint_writes w USING fence WHERE w.thread_id = %(thread)s
+), checkpoint AS (DELETE FROM checkpoints c USING fence WHERE c.thread_id = %(thread)s RETURNING 1)
+SELECT (SELECT count(*) FROM checkpoint) AS checkpoints FROM fence
+"""  # noqa: S608
+
+CHANGES = "SELECT changes FROM lgrq_threads WHERE thread_id = %(thread)s"
+
+HEADERS = """
+SELECT checkpoint_ns, checkpoint_id, coalesce(parent_checkpoint_id, '') AS parent,
+    checkpoint -> 'channel_versions' AS versions, metadata
+FROM checkpoints WHERE thread_id = %(thread)s
+"""
+
+VALUES = "SELECT checkpoint_ns, channel, version FROM checkpoint_blobs WHERE thread_id = %(thread)s"
+
+# Nothing is dropped if the thread has changed since the caller read its headers: `state` is then 'changed'.
+DROP = f"""
+WITH fence AS (
+    UPDATE lgrq_threads AS kept SET
+        token = greatest(kept.token, coalesce(%(token)s::bigint, 0)),
+        trimmed = CASE WHEN kept.changes = %(changes)s THEN kept.changes ELSE kept.trimmed END
+    WHERE kept.thread_id = %(thread)s AND {_NOT_FENCED}
+    RETURNING CASE WHEN kept.changes = %(changes)s THEN 'dropped' ELSE 'changed' END AS state
+), value AS (
+    DELETE FROM checkpoint_blobs b
+    USING fence, unnest(%(value_namespaces)s::text[], %(channels)s::text[], %(versions)s::text[])
+        AS v (namespace, channel, version)
+    WHERE fence.state = 'dropped' AND b.thread_id = %(thread)s
+        AND (b.checkpoint_ns, b.channel, b.version) = (v.namespace, v.channel, v.version)
+), write AS (
+    DELETE FROM checkpoint_writes w
+    USING fence, unnest(%(namespaces)s::text[], %(ids)s::text[]) AS p (namespace, id)
+    WHERE fence.state = 'dropped' AND w.thread_id = %(thread)s
+        AND (w.checkpoint_ns, w.checkpoint_id) = (p.namespace, p.id)
+), checkpoint AS (
+    DELETE FROM checkpoints c
+    USING fence, unnest(%(namespaces)s::text[], %(ids)s::text[]) AS p (namespace, id)
+    WHERE fence.state = 'dropped' AND c.thread_id = %(thread)s
+        AND (c.checkpoint_ns, c.checkpoint_id) = (p.namespace, p.id)
+)
+SELECT state FROM fence
+"""  # noqa: S608
