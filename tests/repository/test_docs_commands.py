@@ -19,13 +19,14 @@ import yaml
 from click.testing import CliRunner
 
 from langgraph_rq.producer.cli.main import main
-from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis, find_redis
+from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.state_keys import StateKeys
 from tests.deployment import make_secrets
 from tests.gateways import free_port, gateway
 from tests.installation import ROOT, clean_environment
 from tests.newcomers.user import MODEL_RUNS, User
+from tests.servers import path_with_redis_cli
 from tests.waiting import until_sync
 
 BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -141,7 +142,7 @@ def test_refused_commands_of_redis_are_listed_as_shown(type_line, tmp_path_facto
         socket = server.url.removeprefix("unix://").partition("?")[0]
         reached = script.replace("--tls --cacert /run/secrets/ca.crt", f"-s {socket}")
         assert reached != script
-        programs = os.pathsep.join([str(find_redis().server.parent), os.environ["PATH"]])
+        programs = path_with_redis_cli()
         refused = f"REDISCLI_AUTH=wrong redis-cli -s {socket} --user admin ping"
         for command in (refused, reached):
             done = subprocess.run(

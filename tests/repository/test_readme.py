@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 from langgraph_rq.producer.cli.output import EXIT_CODES
-from langgraph_rq.shared.dev.embedded_redis import find_redis
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.results import TaskResult
 from langgraph_rq.shared.tasks import State, Task
 from tests.installation import ROOT, Installation, clean_environment
+from tests.servers import path_with_redis_cli
 
 TASKS = (ROOT / "docs/tasks.md").read_text()
 HOW_TO = (ROOT / "docs/how-to.md").read_text()
@@ -23,7 +23,7 @@ OURS_TO_SET = {"schema", "tenant", "resume", "continues", "traceparent", "submit
 
 def run_blocks(installation: Installation, name: str = "") -> str:
     """Run the shell and Python blocks of this name in their order; answers what they printed."""
-    tools = os.pathsep.join([str(Path(sys.executable).parent), str(find_redis().server.parent), os.environ["PATH"]])
+    tools = os.pathsep.join([str(Path(sys.executable).parent), path_with_redis_cli()])
     environment = clean_environment({**installation.environment, "PATH": tools})
     printed = ""
     for language, of, code in BLOCKS:

@@ -197,17 +197,25 @@ async def test_answer_to_an_interrupt_and_its_question_come_back_as_they_came(cl
 
 @envelopes
 @pytest.mark.parametrize("has_objects", [False, True], ids=["json", "with a message"])
-@pytest.mark.parametrize("state", ["redis", "redis-stack"])
-async def test_store_item_comes_back_as_it_came(aredis, redis_url, tmp_path, envelope, has_objects, state):
+async def test_store_item_comes_back_as_it_came(aredis, redis_url, tmp_path, envelope, has_objects):
+    async with open_store(aredis, redis_url, stored(tmp_path)) as store:
+        await check_items_come_back(store, envelope, has_objects)
+
+
+@envelopes
+@pytest.mark.parametrize("has_objects", [False, True], ids=["json", "with a message"])
+async def test_item_of_redis_stack_comes_back_as_it_came(stack, tmp_path, envelope, has_objects):
+    async with open_redis_stack_store(stack, stored(tmp_path)) as store:
+        await check_items_come_back(store, envelope, has_objects)
+
+
+async def check_items_come_back(store, envelope, has_objects):
     value = {"data": envelope, **({"message": HumanMessage("hi")} if has_objects else {})}
-    described = stored(tmp_path)
-    plain, stack = open_store(aredis, redis_url, described), open_redis_stack_store(aredis, described)
-    async with plain if state == "redis" else stack as store:
-        for item in (value, envelope):
-            await store.aput(("ns",), "k", item)
-            found = await store.aget(("ns",), "k")
-            assert found.value == item
-            assert [one.value for one in await store.asearch(("ns",))] == [item]
+    for item in (value, envelope):
+        await store.aput(("ns",), "k", item)
+        found = await store.aget(("ns",), "k")
+        assert found.value == item
+        assert [one.value for one in await store.asearch(("ns",))] == [item]
 
 
 @extensions
@@ -241,12 +249,12 @@ async def test_planted_store_item_is_refused(aredis, redis_url, tmp_path, extens
 
 @extensions
 @pytest.mark.parametrize("encode", [hexed, lambda data: base64.b64encode(data).decode()], ids=["library", "ours"])
-async def test_planted_item_of_redis_stack_is_refused(aredis, tmp_path, extension, encode):
-    async with open_redis_stack_store(aredis, stored(tmp_path)) as store:
+async def test_planted_item_of_redis_stack_is_refused(stack, tmp_path, extension, encode):
+    async with open_redis_stack_store(stack, stored(tmp_path)) as store:
         await store.aput(("ns",), "k", {"data": 1})
-        (key,) = [key async for key in aredis.scan_iter(match="store:*")]
+        (key,) = [key async for key in stack.scan_iter(match="store:*")]
         planted = {"__serde_type__": "msgpack", "__serde_data__": encode(extension)}
-        await aredis.json().set(key, "$.value", planted)
+        await stack.json().set(key, "$.value", planted)
         with pytest.raises(RefusedStateError):
             await store.aget(("ns",), "k")
         with pytest.raises(RefusedStateError):

@@ -159,8 +159,6 @@ async def test_restart_while_workers_live_costs_producers_seconds(tmp_path):
         ("KEYS", "*"),
         ("RANDOMKEY",),
         ("DBSIZE",),
-        ("FT._LIST",),
-        ("FT.SEARCH", "checkpoint", "*"),
         ("PUBSUB", "CHANNELS"),
         ("SORT_RO", "rq:queues", "BY", "agent:task:*->state"),
         ("TYPE", "agent:open"),

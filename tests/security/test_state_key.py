@@ -205,19 +205,19 @@ async def test_store_items_are_encrypted_found_by_filter_and_bound_to_their_plac
         assert not await is_read(store.asearch(("users", "bob")))
 
 
-async def test_items_of_redis_stack_are_encrypted_found_by_filter_and_bound_to_their_place(aredis, described):
-    async with open_redis_stack_store(aredis, described, serializer(NEW)) as store:
+async def test_items_of_redis_stack_are_encrypted_found_by_filter_and_bound_to_their_place(stack, described):
+    async with open_redis_stack_store(stack, described, serializer(NEW)) as store:
         for name in ("ada", "bob"):
             await store.aput(("users", name), "k", {"name": name, "secret": SECRET})
-        documents = await stored(aredis, "store:*")
+        documents = await stored(stack, "store:*")
         assert SECRET not in json.dumps(documents)
         found = await store.asearch(("users",), filter={"name": "bob"})
         assert [(item.namespace, item.value["secret"]) for item in found] == [(("users", "bob"), SECRET)]
         (ada, bob) = documents
-        await aredis.json().set(ada, "$.value", documents[bob]["value"])
+        await stack.json().set(ada, "$.value", documents[bob]["value"])
         refused = [name for name in ("ada", "bob") if not await is_read(store.aget(("users", name), "k"))]
         assert len(refused) == 1
-        await aredis.json().set(bob, "$.value", {"name": "planted"})
+        await stack.json().set(bob, "$.value", {"name": "planted"})
         assert not await is_read(store.asearch(("users",)))
 
 

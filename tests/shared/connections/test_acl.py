@@ -56,8 +56,6 @@ FORBIDDEN = [
     ("SCAN", "0"),
     ("RANDOMKEY",),
     ("DBSIZE",),
-    ("FT._LIST",),
-    ("FT.SEARCH", "checkpoint", "*"),
     ("HSET", "agent:budget:20000:global", "used_tokens", "0"),
     ("DEL", "agent:budget:reservations"),
     ("HSET", "agent:budget:policy", "global", "- -"),

