@@ -24,6 +24,7 @@ from langgraph_rq.shared.threads.requests import (
     reply_key,
     requests_key,
 )
+from langgraph_rq.worker.guards.refusals import Refusal as GuardRefusal
 from langgraph_rq.worker.outputs.json_values import encode
 from langgraph_rq.worker.state.outages import CheckpointFencedError
 from langgraph_rq.worker.state.store.reading import StoreScanError
@@ -134,7 +135,7 @@ class ThreadRequests:
             return self._refuse(Refusal.BUSY, str(error))
         except (ValueError, LookupError, InvalidUpdateError, StoreScanError) as error:  # such as a checkpoint's form
             return self._refuse(Refusal.INVALID, f"{type(error).__name__}: {error}")
-        except Exception as error:
+        except (Exception, GuardRefusal) as error:  # such as a spent budget, where the store embeds
             _log.warning("request.failed", operation=request.operation, graph=request.graph, error=str(error))
             return self._refuse(Refusal.FAILED, f"{type(error).__name__}: {error}")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+from contextlib import asynccontextmanager
 
 import pytest
 import requests
@@ -10,18 +11,24 @@ from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
 from langchain_openai import OpenAIEmbeddings
 from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
 
-from langgraph_rq import Client
+from langgraph_rq import AsyncClient, Client, ThreadRequestError
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits
 from langgraph_rq.shared.budget.token_budget import BudgetLimits, Hold, Payer
+from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.worker.calls.guarded_embeddings import guarded_embeddings
 from langgraph_rq.worker.calls.model_call import CallLimits
+from langgraph_rq.worker.guards.event_loops import EventLoops
 from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.guards.refusals import BudgetExceeded, ProviderUnavailableError
 from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
+from langgraph_rq.worker.state.store.access import Access
+from langgraph_rq.worker.state.store.store import Store
+from langgraph_rq.worker.state.store.vector_index import VectorIndex
 from tests.breakers import Breakers
 from tests.budget import Budget
 from tests.fleet import PRICING, one_node_graph, worker
+from tests.waiting import until
 
 MODEL = "text-embedding-3-small"
 
@@ -181,3 +188,35 @@ async def test_embeddings_of_any_class_are_counted_by_their_texts(guards, aredis
     (model,) = (await used(guards, aredis)).models
     assert (model.model, model.calls, model.estimated_calls) == ("Plain", 3, 3)
     assert model.input_tokens >= 3 * 8
+
+
+@asynccontextmanager
+async def storing(plain, redis_url, redis_client, **limits):
+    """A client, and a worker whose store embeds items."""
+    async with open_async(redis_url) as stored:
+        loops = EventLoops(stored, redis_url)
+        store = Store(Access(loops), index=VectorIndex(1536, guarded_embeddings(plain)))
+        async with (
+            AsyncClient(redis_url) as client,
+            worker(redis_url, {"g": one_node_graph(lambda state: state)}, store=store, budget=BudgetLimits(**limits)),
+        ):
+            await until(lambda: redis_client.zscore("agent:graphs", "g"))
+            yield client
+        await loops.aclose()
+
+
+async def test_tenant_pays_for_the_items_that_it_puts_and_searches(plain, llm, redis_url, redis_client, aredis):
+    async with storing(plain, redis_url, redis_client) as client:
+        acme = client.for_tenant("acme")
+        await acme.store.put(["n"], "roses", {"text": "roses"})
+        assert (await acme.store.search(["n"], query="roses"))[0]["score"] > 0.5
+    usage = await Budget(aredis, BudgetLimits()).usage(payer=Payer(tenant="acme"))
+    assert usage.tokens.used == llm.stats()["input_tokens"][MODEL] > 0
+
+
+async def test_item_is_not_put_when_the_budget_for_its_embedding_is_spent(plain, llm, redis_url, redis_client):
+    async with storing(plain, redis_url, redis_client, daily_tokens=1) as client:
+        with pytest.raises(ThreadRequestError, match="BudgetExceeded"):
+            await client.store.put(["n"], "k", {"text": "roses and more roses"})
+        assert await client.store.get(["n"], "k") is None
+    assert llm.calls() == []
