@@ -178,6 +178,15 @@ async def test_thread_that_is_deleted_is_gone_with_its_runs_and_its_state(sdk, r
     assert await sdk.threads.count() == 0
 
 
+async def test_answer_to_a_question_may_come_with_an_input_which_is_not_used(sdk):
+    thread = await sdk.threads.create()
+    asked = await sdk.runs.wait(thread["thread_id"], "ask", input={"topic": "tea"})
+    answered = await sdk.runs.wait(thread["thread_id"], "ask", input=asked, command={"resume": "yes"})
+    assert (answered["answer"], answered["steps"]) == ("yes", ["before", "ask", "after"])
+    with pytest.raises(UnprocessableEntityError, match="either input or command"):
+        await sdk.runs.create(thread["thread_id"], "ask", input={"topic": "x"}, command={"goto": "after"})
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

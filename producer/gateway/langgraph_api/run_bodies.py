@@ -94,7 +94,7 @@ class RunBody(Body):
             "task_id": run_id,
             "graph": graph,
             "thread_id": thread_id,
-            "input": self.input,
+            "input": None if self.command else self.input,  # CopilotKit's client resumes with its whole state as input
             "config": config,
             "metadata": metadata,
             "stream": sorted({task_mode(mode) for mode in self.modes}),
@@ -157,7 +157,7 @@ class RunBody(Body):
         for name, expected in _NOT_SERVED.items():
             if (value := getattr(self, name)) is not None:
                 raise invalid(Violation(name, expected, kind(value)))
-        if self.input is not None and self.command:
+        if self.input is not None and self.command and self.command.get("resume") is None:
             raise invalid(Violation("command", "either input or command", "both"))
         if (self.checkpoint or {}).get("checkpoint_ns"):
             raise invalid(Violation("checkpoint.checkpoint_ns", "a checkpoint of the graph itself", "a subgraph's"))
