@@ -49,13 +49,13 @@ def of(mode: StreamMode, found: Streamed) -> list:
             case StreamMode.TASKS:
                 thing = data["id"]
             case StreamMode.DEBUG:
-                thing = data["payload"].get("id")
+                thing = data["payload"].get("id", namespace)
             case StreamMode.UPDATES:
                 thing = streamed([namespace, data])
             case StreamMode.EVENTS:
                 thing = data["run_id"]
             case _:
-                thing = None
+                thing = namespace
         groups.setdefault(json.dumps(thing), []).append([namespace, data])
     if mode is StreamMode.EVENTS:
         groups = {thing: without_ids(group) for thing, group in groups.items()}

@@ -8,6 +8,7 @@ from langchain.agents.middleware import HumanInTheLoopMiddleware, ModelCallLimit
 from langchain.tools import ToolRuntime
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import InjectedToolCallId, tool
+from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import InjectedState, ToolNode, tools_condition
 from langgraph.types import Command, interrupt
@@ -57,6 +58,17 @@ def hand_over(to: str, tool_call_id: Annotated[str, InjectedToolCallId]) -> Comm
 def thread_known(runtime: ToolRuntime) -> str:
     """Tell whether there is a thread."""
     return str(bool(runtime.config["configurable"].get("thread_id")))
+
+
+@tool
+async def research(topic: str) -> str:
+    """Let another agent look something up."""
+    get_stream_writer()(f"looks up {topic}")
+    asked = {"messages": [{"role": "user", "content": topic, "id": "m-2"}]}
+    found = await create_agent(model(asks_for(call("weather", place=topic)), AIMessage("found")), [weather]).ainvoke(
+        asked
+    )
+    return str(found["messages"][-1].content)
 
 
 def call(name: str, number: int = 1, **args: Any) -> dict:
@@ -149,6 +161,17 @@ def asks_inside() -> Any:
     return builder.add_edge("say", "inner").compile()
 
 
+async def ask_below(state: Said) -> dict:
+    return {"said": (await chain(Said, remember, ask).ainvoke({"said": ["below"]}))["said"]}
+
+
+def asks_in_subgraphs_side_by_side() -> Any:
+    builder = (
+        StateGraph(Said).add_node("left", chain(Said, remember, ask)).add_node("right", chain(Said, say, ask_twice))
+    )
+    return builder.add_edge(START, "left").add_edge(START, "right").compile()
+
+
 def asks_beside() -> Any:
     builder = StateGraph(Said).add_node(say).add_node(ask).add_node(ask_with_object)
     return builder.add_edge(START, "say").add_edge(START, "ask").add_edge(START, "ask_with_object").compile()
@@ -174,6 +197,7 @@ CASES: dict[str, Case] = {
     "tool with the state": Case(react([count_messages], asks_for(call("count_messages")), DONE), [HELLO]),
     "tool with the runtime": Case(react([thread_known], asks_for(call("thread_known")), DONE), [HELLO]),
     "tool that commands": Case(react([hand_over], asks_for(call("hand_over", to="ann")), DONE), [HELLO]),
+    "agent as a tool": Case(react([research], asks_for(call("research", topic="Lima")), DONE), [HELLO]),
     "unknown tool": Case(react([weather], asks_for(call("wether", place="Lima")), DONE), [HELLO]),
     "create_agent": Case(create_agent(model(asks_for(LIMA), DONE), [weather]), [HELLO]),
     "create_agent with a prompt": Case(create_agent(model(DONE), [], system_prompt="Be short."), [HELLO, HELLO]),
@@ -205,6 +229,8 @@ CASES: dict[str, Case] = {
         chain(Said, ask_until_yes), [NEW, *({"command": {"resume": word}} for word in ("no", "no", "yes"))]
     ),
     "question in a subgraph": Case(asks_inside(), [NEW, {"command": {"resume": {"free": ["form"]}}}]),
+    "question in a subgraph called by a node": Case(chain(Said, say, ask_below), [NEW, {"command": {"resume": "so"}}]),
+    "questions of subgraphs side by side": Case(asks_in_subgraphs_side_by_side(), [NEW, {"input": None}]),
     "questions side by side": Case(asks_beside(), [NEW, {"input": None}]),
     "question that new input drops": Case(chain(Said, ask), [NEW, NEW, {"command": {"resume": 3}}]),
     "answer with an update": Case(chain(Said, ask), [NEW, {"command": {"resume": 1, "update": {"said": ["more"]}}}]),

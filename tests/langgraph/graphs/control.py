@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypedDict
 
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langgraph.cache.memory import InMemoryCache
+from langgraph.errors import NodeError
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import CachePolicy, Command, RetryPolicy, Send
 
@@ -179,6 +180,33 @@ async def fail(_state: Said) -> dict:
     raise ValueError("no such thing")
 
 
+async def recover(_state: Said, error: NodeError) -> Command[Literal["two"]]:
+    CALLS["recover"] += 1
+    return Command(update={"said": [error.node]}, goto="two")
+
+
+def recovering() -> Any:
+    builder = StateGraph(Said).add_node(one).add_node("fail", fail, error_handler=recover).add_node(two)
+    return builder.add_edge(START, "one").add_edge("one", "fail").compile()
+
+
+def subgraphs_side_by_side() -> Any:
+    builder = StateGraph(Said).add_node("left", inner()).add_node("right", chain(Said, one, three)).add_node(last)
+    builder.add_edge(START, "left").add_edge(START, "right").add_edge(["left", "right"], "last")
+    return builder.compile()
+
+
+def to_inner(_state: Said) -> list[Send]:
+    return [Send("inner", {"said": [word]}) for word in ("a", "b")]
+
+
+def sends_to_subgraph() -> Any:
+    builder = (
+        StateGraph(Said).add_node("inner", inner()).add_node(last).add_conditional_edges(START, to_inner, ["inner"])
+    )
+    return builder.add_edge("inner", "last").compile()
+
+
 def say_sync(state: Said) -> dict:
     return {"said": [f"sync {len(state['said'])}"]}
 
@@ -248,6 +276,9 @@ CASES: dict[str, Case] = {
     "subgraph called by a node": Case(chain(Said, one, translate), [NEW, NEW]),
     "subgraph called by a sync node": Case(chain(Said, one, translate_sync), [NEW]),
     "subgraph with a memory of its own": Case(stateful(), [NEW, NEW, NEW]),
+    "subgraphs side by side": Case(subgraphs_side_by_side(), [NEW]),
+    "subgraph for each of a list": Case(sends_to_subgraph(), [NEW, NEW]),
+    "error handler": Case(recovering(), [NEW]),
     "retry policy": Case(retrying(), [NEW]),
     "node that fails": Case(chain(Said, one, fail, two), [NEW], fails=True),
     "cache policy": Case(caching(), [NEW], keeps=True),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, NotRequired, TypedDict
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, RemoveMessage
-from langgraph.channels import EphemeralValue, LastValue, Topic, UntrackedValue
+from langgraph.channels import DeltaChannel, EphemeralValue, LastValue, Topic, UntrackedValue
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import REMOVE_ALL_MESSAGES, add_messages
 from langgraph.managed import IsLastStep, RemainingSteps
@@ -43,6 +43,14 @@ class Reduced(TypedDict):
     highest: Annotated[int, higher]
     text: Annotated[str, longest]
     seen: Annotated[set, operator.or_]
+
+
+def extend(items: list, writes: list[list]) -> list:
+    return [*items, *(one for write in writes for one in write)]
+
+
+class Grown(TypedDict):
+    said: Annotated[list, DeltaChannel(extend, snapshot_frequency=3)]
 
 
 class Item(BaseModel):
@@ -101,6 +109,14 @@ async def say_one(_state: Listed) -> dict:
 
 
 async def say_count(state: Listed) -> dict:
+    return {"said": [len(state["said"])]}
+
+
+async def grow(state: Grown) -> dict:
+    return {"said": [len(state["said"])]}
+
+
+async def grow_more(state: Grown) -> dict:
     return {"said": [len(state["said"])]}
 
 
@@ -217,6 +233,7 @@ CASES: dict[str, Case] = {
     "list that grows over turns": Case(chain(Listed, say_one, say_count), [NEW, {"input": {"said": ["again"]}}]),
     "list that is overwritten": Case(chain(Listed, say_one, replace, say_count), [NEW, NEW]),
     "node that returns nothing": Case(chain(Listed, nothing, say_one), [NEW]),
+    "delta channel": Case(chain(Grown, grow, grow_more), [NEW, *([{"input": {"said": ["again"]}}] * 3)]),
     "last value": Case(chain(Plain, add_one, write_text), [{"input": {"n": 1}}, {"input": {"n": 5}}]),
     "input without all keys": Case(chain(Plain, add_one, write_text), [{"input": {"n": 1}}, {"input": {"text": "x"}}]),
     "reducers of all kinds": Case(
