@@ -76,7 +76,7 @@ for tenant in $tenants; do
     -e "s/~agent:threads_by:\*/~agent:threads_by:$tenant:*/" \
     -e "s/~agent:runs:\*/~agent:runs:$tenant:*/" -e "s/~agent:ids:\*/~agent:ids:$tenant ~agent:ids:$tenant:*/" \
     -e "s/~rq:job:\*/~rq:job:$own*/" -e "s/~rq:results:\*/~rq:results:$own*/" -e "s/ %R~rq:\* / %R~rq:workers* %R~rq:worker:* /" \
-    -e "s/ ~agent:rate\* / /g" -e "s/ ~agent:recent:\* / /g" -e "s/ %R~agent:budget:\* / /g" >tenant.acl
+    -e "s/ ~agent:rate\* / /g" -e "s/ %R~agent:budget:\* / /g" >tenant.acl
   cat tenant.acl >>users.acl.new
   roles="$roles producer-$tenant"
 done

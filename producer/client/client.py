@@ -15,6 +15,7 @@ from langgraph_rq.producer.client.blocking import BlockingStore, BlockingThreads
 from langgraph_rq.producer.client.core import ClientCore
 from langgraph_rq.producer.client.lookup import Receipt, TaskStatus
 from langgraph_rq.producer.client.resume import MISSING
+from langgraph_rq.producer.client.statuses import ListFields, TaskPage
 from langgraph_rq.producer.client.task_fields import TaskFields
 from langgraph_rq.producer.client.transport.transports import BlockingTransport
 from langgraph_rq.shared.queue.events import BEGINNING, Event
@@ -88,14 +89,18 @@ class Client:
     ) -> Iterator[Receipt]:
         """Put checked tasks on the queue, yielding each one's receipt as it is known. Raises as `submit`.
 
-        With `is_alone` ThreadBusyError is raised for one whose thread has an open task. `about`: task id -> what its
-        record says of it, where that is more than its metadata.
+        With `is_alone` ThreadBusyError is raised for one whose thread has an open task. `about`: task id -> what is
+        recorded of it.
         """
         return iterate(self._core.submit_each(tasks, is_alone=is_alone, about=about))
 
     def status(self, task_id: str) -> TaskStatus:
         """Read where a task is. Raises UnknownTaskError, RedisUnavailableError."""
         return run(self._core.status(task_id))
+
+    def tasks(self, *, before: int = 0, limit: int = 100, **only: Unpack[ListFields]) -> TaskPage:
+        """List tasks, the newest first, as `list_tasks` does. Raises RedisUnavailableError."""
+        return _run(self._core.tasks(before=before, limit=limit, **only))
 
     def result(self, task_id: str) -> TaskResult | None:
         """Read a task's result; None while it has none, or when its TTL is over. Raises RedisUnavailableError."""

@@ -18,11 +18,11 @@ from langgraph_rq.producer.client.lookup import (
     read_receipt,
     read_result,
 )
-from langgraph_rq.producer.client.recall import recall
+from langgraph_rq.producer.client.recall import recall_state
 from langgraph_rq.producer.client.records import Records
 from langgraph_rq.producer.client.results import LOOK_AGAIN_S, Results
 from langgraph_rq.producer.client.resume import MISSING, Answers
-from langgraph_rq.producer.client.statuses import find_status
+from langgraph_rq.producer.client.statuses import ListFields, TaskPage, find_status, list_tasks
 from langgraph_rq.producer.client.store import StoreItems
 from langgraph_rq.producer.client.task_fields import TaskFields
 from langgraph_rq.producer.client.threads import Threads
@@ -143,8 +143,7 @@ class ClientCore:
     ) -> AsyncGenerator[Receipt, None]:
         """Put checked tasks on the queue, yielding each one's receipt as it is known. Raises as `submit`.
 
-        With `is_alone` ThreadBusyError is raised for one whose thread has an open task. `about`: task id -> what its
-        record says of it, where that is more than its metadata.
+        With `is_alone` ThreadBusyError is raised for one whose thread is busy. `about`: id -> what is recorded of it.
         """
         warned = iter(await self._door.judge(tasks))
         for start in range(0, len(tasks), _SUBMIT_BATCH):
@@ -172,6 +171,10 @@ class ClientCore:
     async def status(self, task_id: str) -> TaskStatus:
         """Read where a task is. Raises UnknownTaskError, RedisUnavailableError."""
         return await find_status(self._connection, task_id, self._key(task_id))
+
+    async def tasks(self, *, before: int = 0, limit: int = 100, **only: Unpack[ListFields]) -> TaskPage:
+        """List tasks, the newest first, as `list_tasks` does. Raises RedisUnavailableError."""
+        return await list_tasks(self._connection, self._tenant, self._times.records, before, limit, **only)
 
     def _warn(self, receipt: Receipt) -> None:
         """Log, once for each reason, that no live worker can run what is submitted."""
@@ -272,20 +275,15 @@ class ClientCore:
             task_id, State.CANCELLED, await self._connection.read(lambda pipeline: ending.add_reads(pipeline, key))
         )
         if result is None:
-            (record,) = await recall(self._connection, [key])
-            if record is None:
-                raise UnknownTaskError(task_id)
-            return record.state
+            return await recall_state(self._connection, task_id, key)
         if self._keys:
             result = self._keys.sign_result(key, result)
         call = cancel_call(key, State.CANCELLED, result, self._times)
         (state,) = await self._connection.run([call])
         if isinstance(state, ValueError):
             raise UnreadableTaskError(task_id, "state", str(state)) from state
-        if isinstance(state, Exception):
-            raise state
-        if state is None:
-            raise UnknownTaskError(task_id)
+        if state is None or isinstance(state, Exception):
+            raise state or UnknownTaskError(task_id)
         await self._record(Action.CANCELLED, key, state=state)
         return State(state)
 

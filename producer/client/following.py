@@ -3,10 +3,10 @@
 from collections.abc import AsyncGenerator
 
 from langgraph_rq.producer.client.lookup import ask_place, read_state
-from langgraph_rq.producer.client.recall import recall
+from langgraph_rq.producer.client.recall import recall_state
 from langgraph_rq.producer.client.transport.connection import Connection
 from langgraph_rq.producer.client.transport.transports import Transport
-from langgraph_rq.shared.errors import RedisUnavailableError, UnknownTaskError
+from langgraph_rq.shared.errors import RedisUnavailableError
 from langgraph_rq.shared.queue.events import FORGOTTEN_END, SMALL_PAGE, Event, EventType, Parts, next_page, order
 from langgraph_rq.shared.queue.keys import events_key
 from langgraph_rq.shared.tasks import State
@@ -81,10 +81,7 @@ class Following:
             else:
                 break
         if state is None and not has_job:
-            (record,) = await recall(self._connection, [self._key])
-            if record is None:
-                raise UnknownTaskError(self._task_id)
-            return record.state, None
+            return await recall_state(self._connection, self._task_id, self._key), None
         return read_state(self._task_id, state) if state else State.PENDING, last[0][0].decode() if last else None
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from langgraph_rq.producer.client.transport.connection import Connection
-from langgraph_rq.shared.errors import ScriptsMissingError
+from langgraph_rq.shared.errors import ScriptsMissingError, UnknownTaskError
 from langgraph_rq.shared.queue.records import MOST_READ, RunRecord, read_runs_call
+from langgraph_rq.shared.tasks import State
 
 
 async def recall(connection: Connection, keys: Sequence[str]) -> list[RunRecord | None]:
@@ -26,3 +27,11 @@ async def recall(connection: Connection, keys: Sequence[str]) -> list[RunRecord 
             raise reply
         found += reply
     return found
+
+
+async def recall_state(connection: Connection, task_id: str, key: str) -> State:
+    """Read how a task ended whose hash is forgotten. Raises UnknownTaskError."""
+    (record,) = await recall(connection, [key])
+    if record is None:
+        raise UnknownTaskError(task_id)
+    return record.state

@@ -42,10 +42,11 @@ class StateAnswer(BaseModel):
     state: State = Field(examples=[State.CANCELLED])
 
 
-class RecentAnswer(BaseModel):
-    """The newest tasks that were submitted here, the newest first."""
+class TasksAnswer(BaseModel):
+    """A page of tasks, the newest first. `next` is where the next page begins; null: this is the last one."""
 
     tasks: list[StatusAnswer]
+    next: int | None
 
 
 class QueryAnswer(BaseModel):

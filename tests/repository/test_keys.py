@@ -11,7 +11,6 @@ from redis import Redis
 from langgraph_rq import Client, State
 from langgraph_rq.producer.client.transport import event_feed
 from langgraph_rq.producer.gateway.admission import rates
-from langgraph_rq.producer.gateway.tasks import recent
 from langgraph_rq.shared import graph_description
 from langgraph_rq.shared.breaker import circuit_breaker
 from langgraph_rq.shared.budget import hourly_cost, token_budget
@@ -43,7 +42,6 @@ OWNERS = (
     node_cache,
     event_feed,
     rates,
-    recent,
     graph_description,
     thread_requests,
     thread_rows,

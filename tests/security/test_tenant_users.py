@@ -89,7 +89,6 @@ OTHERS = [
     ("HSET", "agent:tenant_kept:beta", "1", "1"),
     ("HSET", "agent:rate:beta--ann", "used", "1000"),
     ("DEL", "agent:rate:acme--"),
-    ("LRANGE", "agent:recent:beta", "0", "-1"),
     ("HGETALL", "agent:runs:beta:0"),
     ("SMEMBERS", "agent:threads_by:beta:graph:ask"),
     ("HGETALL", "agent:thread_records:beta--t"),

@@ -6,18 +6,19 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.responses import JSONResponse
+from pydantic import AwareDatetime
 from pydantic_core import to_jsonable_python
 
 from langgraph_rq.producer.client.lookup import Receipt, TaskStatus
 from langgraph_rq.producer.client.resume import MISSING
-from langgraph_rq.producer.gateway.answers import ReceiptAnswer, RecentAnswer, StateAnswer, StatusAnswer
+from langgraph_rq.producer.gateway.answers import ReceiptAnswer, StateAnswer, StatusAnswer, TasksAnswer
 from langgraph_rq.producer.gateway.dependencies import Caller, FromCaller
 from langgraph_rq.producer.gateway.problems import ProblemError, documented
 from langgraph_rq.producer.gateway.tasks.bodies import ResumeBody, StrictRoute, SubmitBody, known_form, refuse_both
-from langgraph_rq.producer.gateway.tasks.recent import KEPT, read_recent, remember
 from langgraph_rq.shared.errors import UnknownTaskError, Violation, WaitTimeoutError
+from langgraph_rq.shared.queue.records import MOST_READ
 from langgraph_rq.shared.results import TaskResult
-from langgraph_rq.shared.tasks import Priority, State
+from langgraph_rq.shared.tasks import GraphName, Name, Priority, State
 
 LONGEST_WAIT_S = 60.0
 """Proxies usually cut a longer silence off."""
@@ -53,11 +54,22 @@ async def submit(body: SubmitBody, caller: FromCaller, key: IdempotencyKey = Non
     return _accepted(receipt, headers)
 
 
-@router.get("/tasks", response_model=RecentAnswer, responses=documented(401, 422, 503))
-async def recent(caller: FromCaller, limit: Annotated[int, Query(ge=1, le=KEPT)] = 20) -> Response:
-    """List the tasks that were submitted here last."""
-    found = await read_recent(caller.client.redis, caller.tenant, limit)
-    return JSONResponse({"tasks": [_status(one) for one in found]})
+@router.get("/tasks", response_model=TasksAnswer, responses=documented(401, 422, 503))
+async def list_(
+    caller: FromCaller,
+    limit: Annotated[int, Query(ge=1, le=MOST_READ)] = 20,
+    before: Annotated[int, Query(ge=0, description="`next` of the page before.")] = 0,
+    state: State | None = None,
+    graph: GraphName | None = None,
+    user_id: Name | None = None,
+    since: Annotated[AwareDatetime | None, Query(description="Submitted at this instant or later.")] = None,
+    until: Annotated[AwareDatetime | None, Query(description="Submitted at this instant or earlier.")] = None,
+) -> Response:
+    """List tasks, the newest first; a page may have fewer than `limit`, and is the last one if `next` is null."""
+    page = await caller.client.tasks(
+        before=before, limit=limit, state=state, graph=graph, user_id=user_id, since=since, until=until
+    )
+    return JSONResponse({"tasks": [_status(one) for one in page.tasks], "next": page.following or None})
 
 
 @router.get("/tasks/{task_id}", response_model=StatusAnswer, responses=documented(401, 404, 503))
@@ -111,7 +123,6 @@ async def resume(task_id: TaskPath, body: ResumeBody, caller: FromCaller) -> Res
     value = body.value if "value" in body.model_fields_set else MISSING
     headers = await caller.admit(None)
     receipt = await caller.client.resume(task_id, value, answers=body.answers or None, seen=body.seen)
-    await remember(caller.client.redis, caller.tenant, receipt)
     return _accepted(receipt, headers)
 
 
@@ -125,7 +136,6 @@ async def continue_(task_id: TaskPath, caller: FromCaller) -> Response:
     """Continue a task that failed, timed out or was cancelled from its last checkpoint, by a new task."""
     headers = await caller.admit(None)
     receipt = await caller.client.continue_(task_id)
-    await remember(caller.client.redis, caller.tenant, receipt)
     return _accepted(receipt, headers)
 
 
@@ -139,7 +149,6 @@ async def enqueue(caller: Caller, document: dict[str, Any]) -> tuple[Receipt, di
         raise ProblemError(403, "priority_refused", str(refused), violations=[refused])
     headers = await caller.admit(task.user_id)
     (receipt,) = [receipt async for receipt in caller.client.submit_each([task])]
-    await remember(caller.client.redis, caller.tenant, receipt)
     return receipt, headers
 
 

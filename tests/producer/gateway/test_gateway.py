@@ -88,10 +88,10 @@ async def test_overwritten_tasks_hide_no_others_and_are_not_found(http, redis_cl
     assert [one["task_id"] for one in (await http.get("/tasks")).json()["tasks"]] == [ids[2]]
     for task_id in ids[:2]:
         problem(await http.get(f"/tasks/{task_id}"), 404, "unknown_task")
-    redis_client.delete("agent:recent:default")
-    redis_client.set("agent:recent:default", "odd")
+    redis_client.delete("agent:run_count:default")
+    redis_client.set("agent:run_count:default", "odd")
+    assert (await http.get("/tasks")).json() == {"tasks": [], "next": None}
     assert (await post(http, input={})).status_code == 202
-    assert (await http.get("/tasks")).json() == {"tasks": []}
 
 
 async def test_result_that_is_not_there_yet_is_202(http):
@@ -294,8 +294,24 @@ async def test_deep_queue_pushes_back(redis_url):
 
 async def test_recent_tasks_are_listed_newest_first(http):
     ids = [(await post(http, input={"n": n})).json()["task_id"] for n in range(3)]
-    listed = (await http.get("/tasks", params={"limit": 2})).json()["tasks"]
-    assert [one["task_id"] for one in listed] == ids[:0:-1]
+    first = (await http.get("/tasks", params={"limit": 2})).json()
+    rest = (await http.get("/tasks", params={"limit": 2, "before": first["next"]})).json()
+    assert [one["task_id"] for one in first["tasks"] + rest["tasks"]] == ids[::-1]
+    assert rest["next"] is None
+
+
+async def test_tasks_are_listed_by_state_user_graph_and_time(http):
+    mine = (await post(http, input={"n": 1}, user_id="ann")).json()["task_id"]
+    other = (await post(http, input={"n": 2}, user_id="bob")).json()["task_id"]
+    await http.delete(f"/tasks/{other}")
+
+    async def listed(**params):
+        return [one["task_id"] for one in (await http.get("/tasks", params=params)).json()["tasks"]]
+
+    assert await listed(user_id="ann") == await listed(state="pending") == [mine]
+    assert await listed(state="cancelled", until="2999-01-01T00:00:00Z") == [other]
+    assert await listed(graph="nobody's") == await listed(since="2999-01-01T00:00:00Z") == []
+    problem(await http.get("/tasks", params={"state": "done"}), 422, "invalid_request")
 
 
 async def test_usage_shows_limits_depth_and_workers(http, serving):

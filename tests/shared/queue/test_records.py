@@ -135,6 +135,20 @@ async def test_pages_go_on_where_the_one_before_ended_although_runs_come_meanwhi
     assert len(await queue.listed()) == 720
 
 
+async def test_client_lists_tasks_with_and_without_their_hashes(queue, redis_url):
+    for n in range(3):
+        await queue.submit(f"t{n}", user_id="ann", thread_id=f"th{n}")
+    await queue.finish(await queue.claim_one())
+    await queue.redis.delete("agent:task:t0")
+    async with AsyncClient(redis_url) as client:
+        first = await client.tasks(user_id="ann", limit=2)
+        rest = await client.tasks(user_id="ann", limit=2, before=first.following)
+    found = [(one.task_id, one.state, one.thread_id) for one in (*first.tasks, *rest.tasks)]
+    pending = [(f"t{n}", State.PENDING, f"th{n}") for n in (2, 1)]
+    assert found == [*pending, ("t0", State.SUCCESS, "th0")]
+    assert (len(first.tasks), rest.following) == (2, 0)
+
+
 async def test_runs_of_tenants_are_apart(queue):
     await queue.submit("t1", tenant="acme", user_id="ann")
     await queue.submit("t1", user_id="ann")
