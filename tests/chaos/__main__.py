@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(stderr=True)
     size = Size(share=options.scale, lease_s=options.lease, is_full=not options.brief)
     reports: dict[str, Mapping[str, Any]] = {}
-    with open_stage() as stage:
+    with open_stage(options.state) as stage:
         for name in options.only or SCENARIOS:
             reports[name] = _run(stage, name, size, console)
             options.report.parent.mkdir(parents=True, exist_ok=True)
@@ -105,6 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--brief", action="store_true", help="shorter faults, of the same kinds")
     parser.add_argument(
         "--lease", type=float, default=8.0, metavar="S", help="the workers' lease (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--state", choices=["redis", "redis-stack", "postgres"], default="redis", help="LGRQ_STATE of the workers"
     )
     parser.add_argument(
         "--mutants", action="store_true", help="then disable each rule and check that the checker notices"

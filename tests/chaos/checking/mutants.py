@@ -85,6 +85,12 @@ MUTANTS: Mapping[str, Mutant] = {
     "a claim takes what its worker does not serve": Mutant(
         {"shared/queue/scripts/claim": ("not (cancel or serves(graphs, graph))", "false")}
     ),
+    "checkpoints without a fence": Mutant(
+        {
+            f"worker/state/saver/scripts/{verb}": ("return given < last", "return false")
+            for verb in ("begin", "put", "put_writes", "expire_thread")
+        }
+    ),
     "former owners go on": Mutant({"worker/guards/scripts/admit": ("if ownership ~= 1 then", "if false then")}, _go_on),
     "reaping right after an outage": Mutant(patch=_reap_at_once),
     "unknown tasks are not given back": Mutant(patch=_never_give_back),

@@ -159,3 +159,7 @@ def test_reaping_right_after_an_outage_is_caught(mutated):
     run.stage.redis.start()
     run.wait_until_ended()
     assert "false reap" in run.judge(UNTOUCHED).kinds
+
+
+def test_late_checkpoint_that_is_not_refused_is_caught(mutated):
+    assert "garbled" in SCENARIOS["C25"](mutated("checkpoints without a fence", patience_s=30.0)).kinds

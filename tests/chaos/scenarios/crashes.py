@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from signal import SIGCONT, SIGSTOP, SIGTERM
 
@@ -185,6 +185,16 @@ def block_a_loop(run: Run) -> Verdict:
 def with_violations(verdict: Verdict, more: Iterable[Violation]) -> Verdict:
     """Add violations that only the scenario can detect."""
     return Verdict((*verdict.violations, *more), verdict.figures)
+
+
+def lost_turns(run: Run, steps: Mapping[str, tuple[str, ...]]) -> list[Violation]:
+    """Find tasks whose thread does not hold what all turns up to theirs have added: task -> the steps expected."""
+    final = run.stage.read_history(run.submitted).final or {}
+    return [
+        Violation("garbled", task, f"expected {len(expected)} steps, got: {final[task].steps}")
+        for task, expected in steps.items()
+        if task in final and final[task].steps != expected
+    ]
 
 
 def _fleet(run: Run, n: int, concurrency: int, **environment: str) -> Replacer:

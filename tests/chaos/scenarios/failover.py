@@ -20,7 +20,7 @@ from tests import clocks
 from tests.chaos.checking.checker import Rules, Verdict, Violation
 from tests.chaos.checking.history import record
 from tests.chaos.run import Run, ids, submit_batch
-from tests.chaos.scenarios.crashes import with_violations
+from tests.chaos.scenarios.crashes import lost_turns, with_violations
 from tests.chaos.testbed.graphs import NODES
 from tests.deployment import make_secrets, role_url
 from tests.sentinels import SERVICE, Watched, follow, open_as_admin, port_of, watched
@@ -65,7 +65,7 @@ def fail_over(run: Run, environment: dict[str, str] = _WITH_WAIT) -> Verdict:
         steps = {f"{thread}-{turn}": NODES * (turn + 1) for thread in threads for turn in range(_TURNS)}
         verdict = run.judge(replace(_RULES, steps=[NODES * (turn + 1) for turn in range(_TURNS)]))
         return with_violations(
-            verdict, [*_lost_turns(run, steps), *_stuck_guards(run, redis, limits), *_refusals(redis)]
+            verdict, [*lost_turns(run, steps), *_stuck_guards(run, redis, limits), *_refusals(redis)]
         )
 
 
@@ -186,15 +186,6 @@ def _in_background(work: object, stopping: Event) -> Iterator[None]:
     finally:
         stopping.set()
         thread.join()
-
-
-def _lost_turns(run: Run, steps: dict[str, tuple[str, ...]]) -> list[Violation]:
-    final = run.stage.read_history(run.submitted).final or {}
-    return [
-        Violation("garbled", task, f"expected {len(expected)} steps, got: {final[task].steps}")
-        for task, expected in steps.items()
-        if task in final and final[task].steps != expected
-    ]
 
 
 def _stuck_guards(run: Run, redis: Watched, limits: BudgetLimits) -> list[Violation]:

@@ -1,7 +1,7 @@
-"""C3, C4, C5, C6, C10: Redis is killed, freezes, loses replies, is unreachable, and is full."""
+"""C3, C4, C5, C6, C10, C25: Redis is killed, freezes, loses replies, is unreachable, and is full."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,8 @@ from langgraph_rq.shared.connections.scripts import Script, load_script
 from tests.chaos.checking.checker import Blackout, Verdict
 from tests.chaos.checking.history import record
 from tests.chaos.run import CHAIN, UNTOUCHED, Run, ids
-from tests.chaos.testbed.graphs import FLAKY, NODES, SINGLE
+from tests.chaos.scenarios.crashes import lost_turns, with_violations
+from tests.chaos.testbed.graphs import FLAKY, GATE, NODES, SINGLE
 from tests.chaos.testbed.proxy import RedisProxy
 
 
@@ -47,6 +48,7 @@ def freeze_redis(run: Run) -> Verdict:
     return run.judge(UNTOUCHED)
 
 
+_TURNS = 3
 _OFTEN = {"admit", "settle", "begin", "put", "put_writes"}
 _BY_THE_LEASE = {"reap", "sweep", "renew"}
 
@@ -104,6 +106,44 @@ def cut_off_a_worker(run: Run) -> Verdict:
         verdict = run.judge(replace(CHAIN, blackouts=(silent,)))
         run.figures["exits"] = not lonely.is_alive
         return verdict
+
+
+def deliver_late(run: Run) -> Verdict:
+    """C25: a worker is cut off for three leases, and what it wrote meanwhile arrives two turns late.
+
+    Its nodes end only then, so that its checkpoints are the newest by their ids.
+    """
+    gate = run.stage.run_folder / "gate"
+    threads = ids("c25-thread", run.count(30, 10))
+    with proxy(run) as between:
+        (lonely,) = run.start(1, len(threads), redis_url=between.url, **{GATE: str(gate)})
+        _submit_turn(run, threads, 0)
+        run.wait_until(lambda: len(run.events("end")) == len(threads))
+        record("struck", pid=lonely.pid, detail="cut off")
+        cut_at = time.monotonic()
+        between.cut()
+        run.start(2, 50)
+        run.wait_until_ended()
+        _submit_turn(run, threads, 1)
+        run.wait_until_ended()
+        gate.touch()
+        run.wait_until(
+            lambda: b"agent:thread_state:" in between.late and time.monotonic() - cut_at > 3 * run.size.lease_s
+        )
+        between.heal()
+        run.wait_until(lambda: any(event.pid == lonely.pid for event in run.events("fenced")))
+        run.proofs["cut s"] = round(time.monotonic() - cut_at)
+    _submit_turn(run, threads, 2)
+    run.wait_until_ended()
+    run.figures["late checkpoints refused"] = sum(event.detail == "checkpoint" for event in run.events("fenced"))
+    expected = {f"{thread}-{turn}": SINGLE * (turn + 1) for thread in threads for turn in range(_TURNS)}
+    verdict = run.judge(replace(CHAIN, steps=list(expected.values())))
+    return with_violations(verdict, lost_turns(run, expected))
+
+
+def _submit_turn(run: Run, threads: Sequence[str], turn: int) -> None:
+    for thread in threads:
+        run.submit([f"{thread}-{turn}"], graph="held", thread_id=thread)
 
 
 def fill_memory(run: Run) -> Verdict:

@@ -30,6 +30,7 @@ SCENARIOS: Mapping[str, Callable[[Run], Verdict]] = {
     "C22": routing.flood_with_an_unserved_graph,
     "C23": provider.limit_the_rate,
     "C24": routing.replace_the_only_worker_of_a_graph,
+    "C25": redis.deliver_late,
     "C26": odd_data.replace_every_key,
     "C27": crashes.kill_beside_innocents,
     "C28": ordinary_day.spend_to_the_last_token,

@@ -5,6 +5,7 @@ import operator
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import openai
@@ -33,8 +34,13 @@ class Steps(TypedDict, total=False):
 
 
 _LONG_S = 60.0
+_GATE_LOOK_S = 0.02
 BLOCK_S = "CHAOS_BLOCK_S"
 """Environment variable: how long the node of `blocker` blocks."""
+
+
+GATE = "CHAOS_GATE"
+"""Environment variable: the second node of `held` waits until there is this file; without it, not at all."""
 
 
 LAST_S = "CHAOS_LAST_S"
@@ -129,6 +135,13 @@ async def _last(_state: Steps) -> Steps:
     return {}
 
 
+async def _hold(_state: Steps) -> Steps:
+    gate = os.environ.get(GATE)
+    while gate and not Path(gate).exists():  # noqa: ASYNC110, ASYNC240 - another process makes the file
+        await asyncio.sleep(_GATE_LOOK_S)
+    return {}
+
+
 async def _fail_at_first(_state: Steps) -> Steps:
     task = current_task.get()
     assert task
@@ -179,6 +192,7 @@ chain = _chain(*((name, _node(name)) for name in NODES))
 single = _chain(("one", _node("one")))
 killer = _chain(("one", _node("one")), ("end", _end_the_process))
 blocker = _chain(("one", _node("one")), ("block", _block_the_loop))
+held = _chain(("one", _node("one")), ("hold", _hold))
 lasting = _chain(("one", _node("one")), ("last", _last))
 flaky = _chain(("one", _node("one")), ("fail", _fail_at_first), ("two", _node("two")))
 needs_second = _chain(("one", _node("one", SECOND)))

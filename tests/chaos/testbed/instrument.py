@@ -129,6 +129,11 @@ def _swept(_call: scripts.Call[Any], reply: Swept, _asked_at: float) -> None:
         record("swept", task)
 
 
+def _put(_call: scripts.Call[Any], reply: Any, _asked_at: float) -> None:
+    if reply[0] == 0:
+        record("fenced", detail="checkpoint")
+
+
 def _admitted(call: scripts.Call[Any], reply: Any, asked_at: float) -> None:
     if not isinstance(reply, Decision) or not call.keys[0].startswith("agent:task:"):
         return
@@ -156,5 +161,6 @@ _RECORDERS: Mapping[str, Callable[[scripts.Call[Any], Any, float], None]] = {
     "shared/queue/scripts/reap": _reaped,
     "shared/queue/scripts/sweep": _swept,
     "worker/guards/scripts/admit": _admitted,
+    "worker/state/saver/scripts/put": _put,
     "worker/guards/scripts/settle": _settled,
 }

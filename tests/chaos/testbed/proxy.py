@@ -22,6 +22,8 @@ class RedisProxy:
         self.url = f"unix://{socket}?db=0"
         self.dropped = 0
         """Replies that were lost so far: Redis had answered, and the client's connection was closed instead."""
+        self.late = b""
+        """What clients sent while they were cut off."""
         self._socket = socket
         self._redis_socket = redis_socket
         self._target = b""
@@ -93,6 +95,8 @@ class RedisProxy:
         assert self._is_open
         with suppress(OSError):
             while data := await client.read(_CHUNK_BYTES):
+                if not self._is_open.is_set():
+                    self.late += data
                 await self._is_open.wait()
                 if self._is_hit(data):
                     loses.append(True)

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGTERM
@@ -16,12 +16,14 @@ from typing import Any, Self
 import psutil
 from redis import Redis
 
-from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
+from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis, RedisBinary
 from langgraph_rq.shared.queue.keys import DELAYED, OPEN, RQ_QUEUES, events_key, result_key, task_hash
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 from tests.chaos.checking import history
 from tests.chaos.checking.history import FinalTask, History, PaidCall, read_events
 from tests.installation import clean_environment
+from tests.postgres import private_postgres
+from tests.servers import stack as stack_binary
 
 ROOT = Path(__file__).parents[3]
 CONFIG = Path(__file__).with_name("langgraph.json")
@@ -64,13 +66,22 @@ class WorkerProcess:
 
 
 class Stage:
-    """Redis, model server and fork server for any number of scenarios; each begins with `reset`."""
+    """Redis, model server and fork server for any number of scenarios; each begins with `reset`.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Where histories and logs are.
+        settings: Of all workers.
+        binary: The server; None: the private one.
+    """
+
+    def __init__(
+        self, folder: Path, settings: Mapping[str, str] | None = None, binary: RedisBinary | None = None
+    ) -> None:
         self._folder = folder
+        self._settings = settings or {}
         self._runs = 0
         self._fork_server: subprocess.Popen[str] | None = None
-        self.redis = EmbeddedRedis()
+        self.redis = EmbeddedRedis(binary=binary)
         self.model = OfflineLLM(keep_prompts=True)
         self.workers: list[WorkerProcess] = []
         self.find_redis: Callable[[], str] = self._own_redis
@@ -152,6 +163,7 @@ class Stage:
                 "LGRQ_BUDGET_DAILY_TOKENS": "none",
                 "LGRQ_EVENTS_TTL_S": "3600",
                 "LGRQ_REDIS_CONNECTIONS": "16",
+                **self._settings,
                 **environment,
             },
             "arguments": ["--config", str(CONFIG), "--concurrency", str(concurrency), *arguments],
@@ -242,7 +254,13 @@ def wait(condition: Callable[[], Any], timeout_s: float, what: str) -> None:
 
 
 @contextmanager
-def open_stage() -> Iterator[Stage]:
-    """Set up a stage in a temporary folder."""
-    with tempfile.TemporaryDirectory(prefix="lgrq-chaos-") as folder, Stage(Path(folder)) as stage:
-        yield stage
+def open_stage(state: str = "redis") -> Iterator[Stage]:
+    """Set up a stage in a temporary folder, whose workers keep state as LGRQ_STATE says."""
+    settings, binary = {"LGRQ_STATE": state}, None
+    with ExitStack() as stack:
+        if state == "postgres":
+            settings["LGRQ_STATE_URL"] = stack.enter_context(private_postgres()).url
+        elif state == "redis-stack":
+            binary = stack_binary()
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lgrq-chaos-"))
+        yield stack.enter_context(Stage(Path(folder), settings, binary))
