@@ -78,7 +78,7 @@ async def serve(
     nodes = NodeThreads(settings.worker_concurrency + settings.waiting_attempts)
     asyncio.get_running_loop().set_default_executor(nodes)
     async with open_async(url, connections=1) as client:
-        await _check(client, url, accept_unsafe=redis.unsafe_redis)
+        await _check(client, url, accept_unsafe=redis.unsafe_redis, replicas=redis.submit_replicas)
     async with open_context(settings, redis, is_fenced=lambda: worker.is_fenced) as context:
         worker = GraphWorker(
             queues,
@@ -115,8 +115,11 @@ def tune_garbage_collection() -> None:
     gc.set_threshold(_GC_THRESHOLD)
 
 
-async def _check(redis: Redis, url: str, *, accept_unsafe: bool) -> None:
+async def _check(redis: Redis, url: str, *, accept_unsafe: bool, replicas: int) -> None:
     """Refuse a Redis that would lose tasks, because it evicts keys or keeps no append-only file, and Redis Cluster.
+
+    Managed services often keep no such file. Where submits wait for `replicas`, these hold the tasks instead. They may
+    be fewer for a while after a failover: then no submit is answered, and a worker that starts loses nothing.
 
     Raises:
         RedisUnavailableError: it does not answer.
@@ -131,8 +134,10 @@ async def _check(redis: Redis, url: str, *, accept_unsafe: bool) -> None:
     problems = []
     if info.get("maxmemory_policy") != "noeviction":
         problems.append(f"maxmemory-policy: expected noeviction, got: {info.get('maxmemory_policy')}")
-    if not info.get("aof_enabled"):
-        problems.append("appendonly: expected yes, got: no")
+    if not info.get("aof_enabled") and replicas:
+        _log.warning("redis.in_memory", replicas=info.get("connected_slaves"), submits_wait_for=replicas)
+    elif not info.get("aof_enabled"):
+        problems.append("appendonly: expected yes, or replicas with LGRQ_SUBMIT_REPLICAS=1, got: no")
     if problems and not accept_unsafe:
         raise SettingsError(
             f"Redis at {mask_url(url)} would lose tasks: {'; '.join(problems)}. "

@@ -20,17 +20,17 @@ _HTTP = ("OPENAI_BASE_URL", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_T
 
 def redis_persists(system: System) -> Finding:
     """Tasks and checkpoints must survive a restart of Redis."""
-    return _persists(system.client, system.info, "Redis")
+    return _persists(system, system.client, system.info, "Redis")
 
 
 def checkpoints_persist(system: System) -> Finding:
     """Checkpoints are what a killed worker's tasks continue from."""
-    return _persists(system.checkpoint_client, system.checkpoint_info, "the checkpoints' Redis")
+    return _persists(system, system.checkpoint_client, system.checkpoint_info, "the checkpoints' Redis")
 
 
-def _persists(client: Redis, info: Mapping[str, Any], what: str) -> Finding:
+def _persists(system: System, client: Redis, info: Mapping[str, Any], what: str) -> Finding:
     if not info.get("aof_enabled"):
-        return failed(f"{what} keeps no append-only file: a restart loses every task", "CONFIG SET appendonly yes")
+        return _replicated(info, system.redis.submit_replicas, what)
     if info.get("aof_last_write_status") != "ok":
         return failed(f"{what} cannot write its append-only file", "look at its disk and its log")
     if _version(info) <= _REPLAYS_AS_DEFAULT and not _reads_back_everything(client):
@@ -40,6 +40,27 @@ def _persists(client: Redis, info: Mapping[str, Any], what: str) -> Finding:
             "let `default` be off, with every right: user default off resetpass ~* &* +@all",
         )
     return passed(f"{what} keeps an append-only file")
+
+
+def _replicated(info: Mapping[str, Any], wanted: int, what: str) -> Finding:
+    """Judge a Redis without an append-only file, as managed services run it."""
+    connected = int(info.get("connected_slaves", 0))
+    if not wanted:
+        return failed(
+            f"{what} keeps no append-only file: a restart loses every task",
+            "CONFIG SET appendonly yes, or where that cannot be set, replicas and LGRQ_SUBMIT_REPLICAS=1 everywhere",
+        )
+    if connected < wanted:
+        return failed(
+            f"{what} keeps no append-only file, and {connected} of the {wanted} replicas that submits wait for are "
+            "connected: a restart loses every task",
+            "connect replicas",
+        )
+    return warned(
+        f"{what} keeps no append-only file: if the primary dies, results and checkpoints of its last moments are lost "
+        "and their tasks run again; if it and all replicas restart at once, every task is lost",
+        "put the replicas elsewhere than the primary, or CONFIG SET appendonly yes",
+    )
 
 
 _REPLAYS_AS_DEFAULT = (8, 4)

@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 
@@ -16,6 +17,7 @@ from langgraph_rq.shared.connections.scripts import run_sync
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.shared.guarded_models import GuardedModel, GuardedModels
 from tests.deployment import make_secrets, role_url
+from tests.waiting import until_sync
 
 GOOD = {
     "LGRQ_BUDGET_DAILY_USD": "100",
@@ -217,6 +219,26 @@ def test_bad_set_up_is_named_item_by_item(examine, web):
     assert "OPENAI_API_KEY" in checks["secrets from files"]["reason"]
     assert "allkeys-lru" in checks["nothing is evicted"]["reason"]
     assert checks["freed in the background"]["level"] == "warn"
+
+
+@pytest.mark.parametrize(
+    ("replicas", "wanted", "level", "says"),
+    [
+        (0, "0", "fail", "a restart loses every task"),
+        (0, "1", "fail", "0 of the 1 replicas that submits wait for are connected"),
+        (1, "1", "warn", "if it and all replicas restart at once, every task is lost"),
+    ],
+)
+def test_redis_without_an_append_only_file_needs_replicas_that_submits_wait_for(examine, replicas, wanted, level, says):
+    with EmbeddedRedis(tcp=True, appendonly="no") as server, ExitStack() as stack:
+        if replicas:
+            port = server.url.rpartition(":")[2].partition("/")[0]
+            replica = stack.enter_context(EmbeddedRedis(appendonly="no", replicaof=f"127.0.0.1 {port}"))
+            with Redis.from_url(replica.url) as client:
+                until_sync(lambda: client.info("replication")["master_link_status"] == "up")
+        _, checks, _ = examine(server.url, LGRQ_SUBMIT_REPLICAS=wanted)
+    assert checks["tasks persist"]["level"] == checks["checkpoints persist"]["level"] == level
+    assert says in checks["tasks persist"]["reason"]
 
 
 def test_user_that_the_append_only_file_is_read_as_must_have_every_right(examine, secrets, tmp_path):

@@ -121,6 +121,15 @@ def test_processes_end_when_their_parent_is_killed(environment, tmp_path):
     assert len(worker.events("worker.stopped")) == 2
 
 
+def test_redis_in_memory_is_accepted_where_submits_wait_for_replicas(environment, tmp_path):
+    with EmbeddedRedis(appendonly="no") as server:
+        settings = {"REDIS_URL": server.url, "LGRQ_SUBMIT_REPLICAS": "1"}
+        with start_worker(tmp_path, environment | settings, *SMALL, "--burst") as worker:
+            worker.wait_until_ready()
+        (warned,) = worker.events("redis.in_memory")
+    assert (warned["replicas"], warned["submits_wait_for"]) == (0, 1)
+
+
 @pytest.fixture(scope="module")
 def refusals(own_redis, tmp_path_factory):
     """Start one worker for each mistake, all at once; answers (exit code, what it wrote to stderr) by mistake."""
@@ -154,7 +163,11 @@ def refusals(own_redis, tmp_path_factory):
     ("mistake", "code", "says"),
     [
         ("bad graph", 2, "graph 'mine' (./broken.py:graph): could not be imported: ModuleNotFoundError: No module "),
-        ("unsafe redis", 2, "would lose tasks: appendonly: expected yes, got: no. Change its configuration, or "),
+        (
+            "unsafe redis",
+            2,
+            "would lose tasks: appendonly: expected yes, or replicas with LGRQ_SUBMIT_REPLICAS=1, got: no. Change ",
+        ),
         ("bad setting", 2, "LGRQ_DRAIN_S: expected greater than or equal to 0, got: -1"),
         ("bad queue", 2, "--queues: expected names without a colon, got: high,a:b"),
     ],
