@@ -15,6 +15,7 @@ from langgraph_rq.producer.cli.guards import UnknownBreakerError, breaker, usage
 from langgraph_rq.producer.cli.scripts import load_scripts
 from langgraph_rq.producer.cli.submit import submit
 from langgraph_rq.producer.cli.tasks import cancel, continue_, events, new_key, resume, serve
+from langgraph_rq.producer.cli.threads import threads
 from langgraph_rq.producer.client.client import Client
 from langgraph_rq.producer.dashboard.launcher import dashboard
 from langgraph_rq.producer.doctor.command import doctor
@@ -99,6 +100,7 @@ for command in (
     load_scripts,
     dashboard,
     doctor,
+    threads,
     dev,
 ):
     main.add_command(command)

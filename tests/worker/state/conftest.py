@@ -2,6 +2,7 @@
 
 import asyncio
 
+import psycopg
 import pytest
 
 from langgraph_rq.shared.connections.clients import open_async
@@ -52,9 +53,14 @@ def postgres_database(postgres_server):
 
 
 @pytest.fixture
-async def postgres(postgres_database):
-    """A database whose tables are empty."""
-    async with open_postgres(postgres_database, connections=8) as postgres:
-        async with postgres.pool.connection() as connection:
-            await connection.execute(f"TRUNCATE {', '.join(TABLES_OF_A_TEST)}".encode())
+def postgres_url(postgres_database):
+    """The URL of a database whose tables are empty."""
+    with psycopg.connect(postgres_database, autocommit=True) as connection:
+        connection.execute(f"TRUNCATE {', '.join(TABLES_OF_A_TEST)}".encode())
+    return postgres_database
+
+
+@pytest.fixture
+async def postgres(postgres_url):
+    async with open_postgres(postgres_url, connections=8) as postgres:
         yield postgres
