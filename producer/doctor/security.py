@@ -16,7 +16,7 @@ from langgraph_rq.shared.settings import RedactionSettings, TaskSettings, load
 from langgraph_rq.shared.telemetry.audit import STREAM
 
 _SKEW_WARN_S = 1.0
-_OLDEST_REDIS = (7, 4)
+_OLDEST = {"Redis": (7, 0), "Valkey": (7, 2)}
 _ANCHORS_LAG = timedelta(minutes=1)
 
 
@@ -149,12 +149,14 @@ def clocks_agree(system: System) -> Finding:
 
 def versions_are_supported(system: System) -> Finding:
     """What we were tested with."""
-    redis = str(system.info.get("redis_version", "0"))
-    if tuple(int(part) for part in redis.split(".")[:2]) < _OLDEST_REDIS:
-        return failed(f"Redis {redis} is too old", "use Redis 8")
+    # Valkey also says the version of Redis that it speaks like.
+    name = "Valkey" if "valkey_version" in system.info else "Redis"
+    server = str(system.info.get(f"{name.lower()}_version", "0"))
+    if tuple(int(part) for part in server.split(".")[:2]) < _OLDEST[name]:
+        return failed(f"{name} {server} is too old", "use Redis 8 or Valkey 9")
     if not version("rq").startswith("3.0."):
         return failed(f"rq {version('rq')}: we rely on the key layout of 3.0", "pip install 'rq==3.0.*'")
-    return passed(f"Redis {redis}, rq {version('rq')}, langgraph-rq {version('langgraph-rq')}")
+    return passed(f"{name} {server}, rq {version('rq')}, langgraph-rq {version('langgraph-rq')}")
 
 
 CHECKS: dict[str, Check] = {
