@@ -100,7 +100,7 @@ class Client:
 
     def tasks(self, *, before: int = 0, limit: int = 100, **only: Unpack[ListFields]) -> TaskPage:
         """List tasks, the newest first, as `list_tasks` does. Raises RedisUnavailableError."""
-        return _run(self._core.tasks(before=before, limit=limit, **only))
+        return run(self._core.tasks(before=before, limit=limit, **only))
 
     def result(self, task_id: str) -> TaskResult | None:
         """Read a task's result; None while it has none, or when its TTL is over. Raises RedisUnavailableError."""
