@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from langgraph_rq.producer.client.async_client import AsyncClient
     from langgraph_rq.producer.client.client import Client
-    from langgraph_rq.producer.client.lookup import Receipt, TaskStatus
+    from langgraph_rq.producer.client.reading.lookup import Receipt, TaskStatus
     from langgraph_rq.shared.errors import (
         AlreadyAnsweredError,
         ForgedResultError,
@@ -56,7 +56,7 @@ _HOMES = {
     "NotInterruptedError": _ERRORS,
     "OutcomeUnknown": "langgraph_rq.worker.guards.refusals",
     "QueueFullError": _ERRORS,
-    "Receipt": "langgraph_rq.producer.client.lookup",
+    "Receipt": "langgraph_rq.producer.client.reading.lookup",
     "RedisUnavailableError": _ERRORS,
     "ScriptsMissingError": _ERRORS,
     "SettingsError": _ERRORS,
@@ -66,7 +66,7 @@ _HOMES = {
     "TaskError": _RESULTS,
     "TaskLimits": _TASKS,
     "TaskResult": _RESULTS,
-    "TaskStatus": "langgraph_rq.producer.client.lookup",
+    "TaskStatus": "langgraph_rq.producer.client.reading.lookup",
     "TenantFullError": _ERRORS,
     "ThreadBusyError": _ERRORS,
     "ThreadRequestError": _ERRORS,

@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeVar, cast
 
 import click
 
-from langgraph_rq.producer.cli.budget_output import amount, limit_json, policy_json, policy_table
 from langgraph_rq.producer.cli.connection import connected_redis
+from langgraph_rq.producer.cli.views.budget import amount, limit_json, policy_json, policy_table
 from langgraph_rq.producer.client.records import Records
 from langgraph_rq.shared import terminal
 from langgraph_rq.shared.budget.limits import DEFAULT_TENANT

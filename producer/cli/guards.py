@@ -13,7 +13,7 @@ import click
 from redis import Redis
 
 from langgraph_rq.producer.cli.connection import connected_redis
-from langgraph_rq.producer.cli.guards_output import breaker_json, breaker_table, usage_json, usage_table
+from langgraph_rq.producer.cli.views.guards import breaker_json, breaker_table, usage_json, usage_table
 from langgraph_rq.shared import terminal
 from langgraph_rq.shared.breaker.circuit_breaker import read_all_call, reset_call
 from langgraph_rq.shared.budget.limits import DEFAULT_TENANT

@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from langgraph_rq.producer.cli import output
 from langgraph_rq.producer.cli.audit import audit
 from langgraph_rq.producer.cli.budget import budget
 from langgraph_rq.producer.cli.dev import dev
@@ -16,6 +15,7 @@ from langgraph_rq.producer.cli.scripts import load_scripts
 from langgraph_rq.producer.cli.submit import submit
 from langgraph_rq.producer.cli.tasks import cancel, continue_, events, new_key, resume, serve
 from langgraph_rq.producer.cli.threads import threads
+from langgraph_rq.producer.cli.views import output
 from langgraph_rq.producer.client.client import Client
 from langgraph_rq.producer.dashboard.launcher import dashboard
 from langgraph_rq.producer.doctor.command import doctor

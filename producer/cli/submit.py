@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 import click
 
-from langgraph_rq.producer.cli.output import EXIT_CODES, json_option, progress, write_results
+from langgraph_rq.producer.cli.views.output import EXIT_CODES, json_option, progress, write_results
 from langgraph_rq.producer.client.client import Client
 from langgraph_rq.shared import terminal
 from langgraph_rq.shared.errors import InvalidInputError, InvalidTaskError, Violation

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from langgraph_rq.producer.cli.output import EXIT_CODES, json_option, write_results
+from langgraph_rq.producer.cli.views.output import EXIT_CODES, json_option, write_results
 from langgraph_rq.producer.client.client import Client
-from langgraph_rq.producer.client.lookup import Receipt
+from langgraph_rq.producer.client.reading.lookup import Receipt
 from langgraph_rq.producer.client.resume import MISSING
 from langgraph_rq.producer.gateway.admission.api_keys import make_key
 from langgraph_rq.shared import terminal

@@ -13,9 +13,9 @@ from typing import Any, Self, Unpack
 
 from langgraph_rq.producer.client.blocking import BlockingStore, BlockingThreads, iterate, run
 from langgraph_rq.producer.client.core import ClientCore
-from langgraph_rq.producer.client.lookup import Receipt, TaskStatus
+from langgraph_rq.producer.client.reading.lookup import Receipt, TaskStatus
+from langgraph_rq.producer.client.reading.statuses import ListFields, TaskPage
 from langgraph_rq.producer.client.resume import MISSING
-from langgraph_rq.producer.client.statuses import ListFields, TaskPage
 from langgraph_rq.producer.client.task_fields import TaskFields
 from langgraph_rq.producer.client.transport.transports import BlockingTransport
 from langgraph_rq.shared.queue.events import BEGINNING, Event

@@ -11,18 +11,18 @@ from typing import Any, Self, Unpack
 
 from langgraph_rq.producer.client.client_log import ClientLog
 from langgraph_rq.producer.client.door import Door
-from langgraph_rq.producer.client.following import Following
-from langgraph_rq.producer.client.lookup import (
+from langgraph_rq.producer.client.reading.following import Following
+from langgraph_rq.producer.client.reading.lookup import (
     Receipt,
     TaskStatus,
     read_receipt,
     read_result,
 )
-from langgraph_rq.producer.client.recall import recall_state
+from langgraph_rq.producer.client.reading.recall import recall_state
+from langgraph_rq.producer.client.reading.results import LOOK_AGAIN_S, Results
+from langgraph_rq.producer.client.reading.statuses import ListFields, TaskPage, find_status, list_tasks
 from langgraph_rq.producer.client.records import Records
-from langgraph_rq.producer.client.results import LOOK_AGAIN_S, Results
 from langgraph_rq.producer.client.resume import MISSING, Answers
-from langgraph_rq.producer.client.statuses import ListFields, TaskPage, find_status, list_tasks
 from langgraph_rq.producer.client.store import StoreItems
 from langgraph_rq.producer.client.task_fields import TaskFields
 from langgraph_rq.producer.client.threads import Threads

@@ -14,8 +14,8 @@ from hashlib import sha256
 from itertools import count
 from typing import Any
 
-from langgraph_rq.producer.client.lookup import Receipt, read_instant
-from langgraph_rq.producer.client.recall import recall
+from langgraph_rq.producer.client.reading.lookup import Receipt, read_instant
+from langgraph_rq.producer.client.reading.recall import recall
 from langgraph_rq.producer.client.transport.connection import Connection
 from langgraph_rq.shared.errors import (
     AlreadyAnsweredError,

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from langgraph_rq.producer.cli.output import EXIT_CODES
+from langgraph_rq.producer.cli.views.output import EXIT_CODES
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.results import TaskResult
 from langgraph_rq.shared.tasks import State, Task

@@ -9,7 +9,7 @@ from tests.outputs import COLOURS, in_pipe, in_terminal, lines
 WRITE = """
 from rich.console import Group
 from rich.text import Text
-from langgraph_rq.producer.cli.output import results, result
+from langgraph_rq.producer.cli.views.output import results, result
 from langgraph_rq.shared import terminal
 from langgraph_rq.shared.results import (ResultMetadata, TaskError, TaskResult)
 from langgraph_rq.shared.tasks import State

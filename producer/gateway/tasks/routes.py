@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from pydantic import AwareDatetime
 from pydantic_core import to_jsonable_python
 
-from langgraph_rq.producer.client.lookup import Receipt, TaskStatus
+from langgraph_rq.producer.client.reading.lookup import Receipt, TaskStatus
 from langgraph_rq.producer.client.resume import MISSING
 from langgraph_rq.producer.gateway.answers import ReceiptAnswer, StateAnswer, StatusAnswer, TasksAnswer
 from langgraph_rq.producer.gateway.dependencies import Caller, FromCaller

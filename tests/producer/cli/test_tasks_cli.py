@@ -7,7 +7,7 @@ from typing import TypedDict
 import pytest
 from langgraph.types import interrupt
 
-from langgraph_rq.producer.cli import reasons
+from langgraph_rq.producer.cli.views import reasons
 from langgraph_rq.shared.queue.verbs import QueueTimes
 from tests.fleet import one_node_graph, worker
 from tests.waiting import until

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from langgraph_rq.producer.client.lookup import STATUS_FIELDS, read_status
+from langgraph_rq.producer.client.reading.lookup import STATUS_FIELDS, read_status
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.ending import add_reads, unrun_result
 from langgraph_rq.shared.queue.keys import bell_key

@@ -12,7 +12,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from langgraph_rq import Client, State
-from langgraph_rq.producer.cli import output
+from langgraph_rq.producer.cli.views import output
 from langgraph_rq.shared.redaction import Redactor
 from langgraph_rq.shared.telemetry import logs
 from langgraph_rq.worker.outputs.failures import ErrorDetail, describe

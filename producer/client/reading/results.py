@@ -6,8 +6,8 @@ from itertools import islice
 from typing import Protocol
 
 from langgraph_rq.producer.client.client_log import ClientLog
-from langgraph_rq.producer.client.lookup import ask_results, read_state
-from langgraph_rq.producer.client.recall import recall
+from langgraph_rq.producer.client.reading.lookup import ask_results, read_state
+from langgraph_rq.producer.client.reading.recall import recall
 from langgraph_rq.producer.client.transport.connection import Connection
 from langgraph_rq.shared.errors import ForgedResultError, UnknownTaskError, UnreadableTaskError, WaitTimeoutError
 from langgraph_rq.shared.queue.events import BEGINNING

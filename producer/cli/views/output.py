@@ -11,9 +11,9 @@ from rich.console import Group, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from langgraph_rq.producer.cli.reasons import shown_reasons
+from langgraph_rq.producer.cli.views.reasons import shown_reasons
 from langgraph_rq.producer.client.client import Client
-from langgraph_rq.producer.client.lookup import TaskStatus
+from langgraph_rq.producer.client.reading.lookup import TaskStatus
 from langgraph_rq.producer.client.resume import INTERRUPT
 from langgraph_rq.shared import terminal
 from langgraph_rq.shared.results import TaskResult

@@ -8,7 +8,7 @@ from typing import TypedDict, Unpack
 from redis.asyncio.client import Pipeline as AsyncPipeline
 from redis.client import Pipeline
 
-from langgraph_rq.producer.client.lookup import (
+from langgraph_rq.producer.client.reading.lookup import (
     JOB_FIELDS,
     STATUS_FIELDS,
     TaskStatus,
@@ -18,7 +18,7 @@ from langgraph_rq.producer.client.lookup import (
     read_node,
     read_status,
 )
-from langgraph_rq.producer.client.recall import recall
+from langgraph_rq.producer.client.reading.recall import recall
 from langgraph_rq.producer.client.transport.connection import Connection
 from langgraph_rq.shared.errors import ScriptsMissingError, UnknownTaskError, UnreadableTaskError
 from langgraph_rq.shared.queue.keys import job_hash, task_hash

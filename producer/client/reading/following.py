@@ -2,8 +2,8 @@
 
 from collections.abc import AsyncGenerator
 
-from langgraph_rq.producer.client.lookup import ask_place, read_state
-from langgraph_rq.producer.client.recall import recall_state
+from langgraph_rq.producer.client.reading.lookup import ask_place, read_state
+from langgraph_rq.producer.client.reading.recall import recall_state
 from langgraph_rq.producer.client.transport.connection import Connection
 from langgraph_rq.producer.client.transport.transports import Transport
 from langgraph_rq.shared.errors import RedisUnavailableError

@@ -1,0 +1,1 @@
+"""What commands write: tables on a terminal, plain text in a pipe, JSON. Begin with output.py."""
