@@ -219,6 +219,17 @@ async def test_failed_command_is_continued_with_its_answer(served):
     assert runs(task) == {"first": 1, "ask": 2}
 
 
+async def test_update_of_another_command_is_not_taken_for_ones_own(served):
+    task = new(fails=0)
+    await served.serve("chain").submit({**task, "thread_id": "two commands"})
+    command = {"goto": "third", "update": {"said": ["more"], "fails": 2}}
+    failed = await served.serve("chain").submit({"thread_id": "two commands", "command": command})
+    other = {"goto": "third", "update": {"said": ["other"], "fails": 0}}
+    continues = {"task_id": failed.task_id}
+    fields = {"thread_id": "two commands", "command": other, "continues": continues}
+    assert (await served.serve("chain").submit(fields)).error.type is ErrorType.REJECTED
+
+
 async def test_failed_command_is_not_continued_on_a_thread_that_has_gone_on(served):
     task = new(fails=0)
     await served.serve("chain").submit({**task, "thread_id": "passed"})

@@ -1,14 +1,15 @@
 """How a task's run begins: with which config and context, from which checkpoint, and with what input."""
 
-from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from typing import Any
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointTuple
+from langgraph.graph import START
 from langgraph.types import Command, Send
 from pydantic import BaseModel, ValidationError
 
@@ -149,10 +150,17 @@ def _is_saved(command: GraphCommand, last: CheckpointTuple) -> bool:
     It adds what it finds there to what the same command writes again. Nodes run after that only.
     """
     update = command.update.items() if isinstance(command.update, dict) else command.update or ()
-    goto = command.goto if isinstance(command.goto, tuple) else (command.goto,) if command.goto else ()
-    wanted = [name for name, _ in update] + [f"branch:to:{one}" if isinstance(one, str) else _SENDS for one in goto]
-    saved = [channel for writer, channel, _ in last.pending_writes or () if writer == _COMMAND]
-    return bool(wanted) and not Counter(wanted) - Counter(saved)
+    goto = [(f"branch:to:{one}", START) if isinstance(one, str) else (_SENDS, one) for one in _sends(command)]
+    saved = [(channel, value) for writer, channel, value in last.pending_writes or () if writer == _COMMAND]
+    wanted = [*update, *goto]
+    return bool(wanted) and all(any(_is_same(given, found) for found in saved) for given in wanted)
+
+
+def _is_same(given: tuple[str, Any], saved: tuple[str, Any]) -> bool:
+    """Compare writes. LangGraph makes messages of what is given to delta channels."""
+    (channel, value), (other_channel, other) = given, saved
+    is_message = isinstance(other[0] if isinstance(other, list) and other else other, BaseMessage)
+    return channel == other_channel and (is_message or value == other)
 
 
 async def _has_written(checkpointer: Checkpointer, config: RunnableConfig, owners: Container[str]) -> bool:
@@ -221,12 +229,16 @@ def langgraph_command(command: GraphCommand, resume: Any) -> "Command[Any] | Non
     """Make LangGraph's command; None: nothing is left to be said."""
     if resume is None and command.update is None and not command.goto:
         return None
-    goto = command.goto if isinstance(command.goto, tuple) else (command.goto,) if command.goto else ()
     return Command(
         resume=resume,
         update=list(command.update) if isinstance(command.update, tuple) else command.update,
-        goto=[one if isinstance(one, str) else Send(one.node, one.input) for one in goto],
+        goto=_sends(command),
     )
+
+
+def _sends(command: GraphCommand) -> list[str | Send]:
+    goto = command.goto if isinstance(command.goto, tuple) else (command.goto,) if command.goto else ()
+    return [one if isinstance(one, str) else Send(one.node, one.input) for one in goto]
 
 
 def _options(task: Task, graph: AnyGraph, *, has_checkpoints: bool) -> dict[str, Any]:
