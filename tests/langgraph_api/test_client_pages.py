@@ -10,7 +10,7 @@ import pytest
 
 from langgraph_rq.producer.gateway.admission.api_keys import make_key
 from tests.installation import ROOT
-from tests.langgraph_api.node import JS, needs_packages, run
+from tests.langgraph_api.node import bundle_page, needs_packages, run
 from tests.langgraph_api.servers import serving
 
 BLOCK = re.compile(r"^```([^\n]+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -55,14 +55,14 @@ def test_every_python_block_is_run():
 
 
 @needs_packages
-async def test_javascript_of_the_page_runs(here):
-    output = await run("node", "--input-type=module", "--eval", here(code_in("js")))
+async def test_javascript_of_the_page_runs(here, tmp_path):
+    (tmp_path / "page.js").write_text(here(code_in("js")))
+    output = await run(tmp_path / "page.js", tmp_path)
     assert output.splitlines() == ["{ question: 'approve tea?' }", "yes"]
 
 
 @needs_packages
 async def test_component_of_the_page_is_bundled(tmp_path):
     (tmp_path / "chat.jsx").write_text(code_in("jsx"))
-    page = str(tmp_path / "chat.jsx")
-    bundled = await run("esbuild", page, "--bundle", "--jsx=automatic", NODE_PATH=str(JS / "node_modules"))
-    assert "function Chat" in bundled
+    await bundle_page(tmp_path / "chat.jsx", tmp_path / "chat.js")
+    assert "function Chat" in (tmp_path / "chat.js").read_text()

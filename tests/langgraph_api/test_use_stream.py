@@ -18,7 +18,7 @@ from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.remote.webdriver import WebDriver
 
 from tests.browsers import errors, needs_chromium, picture, start_browser, until
-from tests.langgraph_api.node import bundle, needs_packages
+from tests.langgraph_api.node import JS, bundle_page, needs_packages
 from tests.langgraph_api.servers import serving_graphs
 
 pytestmark = [needs_chromium, needs_packages]
@@ -122,7 +122,7 @@ def served(folder: Path) -> Iterator[str]:
 async def chat(browser, redis_url, redis_client, tmp_path, monkeypatch):
     """The page, open and empty, and the model behind it."""
     (tmp_path / "index.html").write_text(HTML)
-    await bundle("chat.jsx", tmp_path / "chat.js")
+    await bundle_page(JS / "chat.jsx", tmp_path / "chat.js")
     model = Speaker(may_end=asyncio.Event())
     with served(tmp_path) as origin:
         monkeypatch.setenv("LGRQ_CORS_ORIGINS", origin)
