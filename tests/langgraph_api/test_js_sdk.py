@@ -6,7 +6,7 @@ from langgraph_rq.producer.gateway.admission.api_keys import make_key
 from tests.langgraph_api.node import JS, needs_packages, run
 from tests.langgraph_api.servers import serving
 
-pytestmark = needs_packages
+pytestmark = [needs_packages, pytest.mark.slow]
 
 
 @pytest.mark.parametrize("client", ["sdk", "agui"])

@@ -21,7 +21,7 @@ from tests.browsers import errors, needs_chromium, picture, start_browser, until
 from tests.langgraph_api.node import JS, bundle_page, needs_packages
 from tests.langgraph_api.servers import serving_graphs
 
-pytestmark = [needs_chromium, needs_packages]
+pytestmark = [needs_chromium, needs_packages, pytest.mark.slow]
 
 MESSAGES = """
 return [document.getElementById("state")?.textContent,

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 from uuid import UUID, uuid5
 
@@ -80,6 +81,7 @@ class _Assistant:
         return description
 
 
+@lru_cache(1_000)
 def assistant_id(graph: str) -> str:
     """Return the id of a graph's own assistant."""
     return str(uuid5(_NAMESPACE, graph))
@@ -178,12 +180,16 @@ async def find(caller: Caller, assistant: str) -> _Assistant:
     Raises:
         ProblemError: 404, no worker has served such a graph in the last day.
     """
-    known = await _all(caller)
-    for one in known:
-        if assistant in (one.graph, assistant_id(one.graph)):
-            return one
-    names = ", ".join(sorted(one.graph for one in known)[:20]) or "none"
-    expected = f"a graph's name or the id of its assistant ({names})"
+    redis: Any = caller.client.redis
+    graph, record = assistant, await redis.hget(GRAPH_DESCRIPTIONS, assistant)
+    if record is None:  # not the name of a graph
+        names = [name.decode(errors="replace") for name in await redis.hkeys(GRAPH_DESCRIPTIONS)]
+        graph = next((name for name in names if assistant_id(name) == assistant), "")
+        record = await redis.hget(GRAPH_DESCRIPTIONS, graph) if graph else None
+    if record and (times := read_times(record)):
+        return _Assistant(graph, *times, record)
+    known = ", ".join([one.graph for one in await _all(caller)][:20]) or "none"
+    expected = f"a graph's name or the id of its assistant ({known})"
     raise ProblemError(404, "unknown_assistant", str(Violation("assistant_id", expected, kind(assistant))))
 
 
