@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from langgraph.checkpoint.base import empty_checkpoint
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 from rq import Queue
@@ -28,10 +29,12 @@ from langgraph_rq.shared.tasks import Task, TaskLimits
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 from langgraph_rq.worker.guards.event_loops import EventLoops
 from langgraph_rq.worker.state.outages import Outages
+from langgraph_rq.worker.state.redis_stack.checkpoints import Checkpointer as StackCheckpointer
 from langgraph_rq.worker.state.store.access import Access
 from langgraph_rq.worker.state.store.store import Store
 from tests.deployment import make_secrets, role_url
 from tests.gateways import gateway
+from tests.servers import redis_stack
 
 ROLES = ("admin", "producer", "worker", "dashboard")
 FORBIDDEN = [
@@ -245,3 +248,16 @@ def test_nothing_acknowledged_is_gone_after_a_restart_with_these_users(secrets):
         with Client(role_url(server, "producer", secrets)) as client:
             states = [client.status(task.task_id).state for task in tasks]
     assert states == ["pending"] * 3
+
+
+async def test_workers_with_redis_stack_get_its_commands_and_keys(tmp_path):
+    secrets = make_secrets(tmp_path / "secrets", STATE="redis-stack")
+    with redis_stack(aclfile=str(secrets / "users.acl")) as server:
+        async with open_async(role_url(server, "worker", secrets)) as client:
+            saver = StackCheckpointer(client)
+            await saver.asetup()
+            config = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+            await saver.aput(config, empty_checkpoint(), {"step": 0}, {})
+            assert await saver.aget_tuple(config)
+        with Redis.from_url(role_url(server, "admin", secrets)) as client:
+            assert client.acl_log() == []
