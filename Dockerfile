@@ -6,7 +6,7 @@ WORKDIR /src
 # Libraries first: they change less often than our own files, so that their layer is cached.
 COPY pyproject.toml requirements.lock ./
 RUN /opt/venv/bin/uv pip install --no-cache --python /opt/venv/bin/python --constraints requirements.lock \
-      --requirements pyproject.toml --extra worker --extra api --extra otel --extra dashboard --extra encryption
+      --requirements pyproject.toml --extra worker --extra api --extra otel --extra dashboard --extra encryption --extra postgres
 COPY README.md LICENSE ./
 COPY langgraph_rq/__init__.py langgraph_rq/py.typed langgraph_rq/
 COPY shared shared
