@@ -20,6 +20,7 @@ from langgraph_rq.producer.client.task_fields import TaskFields
 from langgraph_rq.producer.client.transport.transports import BlockingTransport
 from langgraph_rq.shared.queue.events import BEGINNING, Event
 from langgraph_rq.shared.queue.shares import Share
+from langgraph_rq.shared.queue.verbs import Multitask
 from langgraph_rq.shared.results import TaskResult
 from langgraph_rq.shared.settings import QueueSettings, TaskSettings
 from langgraph_rq.shared.tasks import State, Task
@@ -85,14 +86,18 @@ class Client:
         return run(self._core.submit_many(documents))
 
     def submit_each(
-        self, tasks: Sequence[Task], *, is_alone: bool = False, about: Mapping[str, bytes] | None = None
+        self,
+        tasks: Sequence[Task],
+        *,
+        multitask: Multitask = Multitask.ENQUEUE,
+        about: Mapping[str, bytes] | None = None,
     ) -> Iterator[Receipt]:
         """Put checked tasks on the queue, yielding each one's receipt as it is known. Raises as `submit`.
 
-        With `is_alone` ThreadBusyError is raised for one whose thread has an open task. `about`: task id -> what is
-        recorded of it.
+        `multitask` says what becomes of the open tasks of their threads; REJECT raises ThreadBusyError where there are.
+        `about`: task id -> what is recorded of it.
         """
-        return iterate(self._core.submit_each(tasks, is_alone=is_alone, about=about))
+        return iterate(self._core.submit_each(tasks, multitask=multitask, about=about))
 
     def status(self, task_id: str) -> TaskStatus:
         """Read where a task is. Raises UnknownTaskError, RedisUnavailableError."""
@@ -153,17 +158,22 @@ class Client:
         following = run(self._core.follow(task_id, after, quiet_s, in_parts=in_parts))
         return iterate(following) if following else None
 
-    def cancel(self, task_id: str) -> State:
+    def cancel(self, task_id: str, *, rollback: bool = False, reason: str = "") -> State:
         """Stop a task; answers the state in which it is now.
 
         `cancelled`: it had not begun, and has ended. `running`: its worker stops it, and no model call of it starts
-        from now on. Any other state: it had ended before.
+        from now on. `pending`: it has begun and waits; a worker rolls it back. Any other state: it had ended before.
+
+        Args:
+            task_id: The task.
+            rollback: Also remove what it has written to its thread, and the task from the thread's runs.
+            reason: Who wants it, at most 200 characters; shown in its result.
 
         Raises:
             UnknownTaskError: there is no such task (yet: a job of stock RQ becomes one when a worker first sees it).
             RedisUnavailableError: Redis cannot be reached.
         """
-        return run(self._core.cancel(task_id))
+        return run(self._core.cancel(task_id, rollback=rollback, reason=reason))
 
     def resume(
         self,

@@ -18,11 +18,11 @@ from langgraph_rq.producer.client.reading.lookup import (
     read_receipt,
     read_result,
 )
-from langgraph_rq.producer.client.reading.recall import recall_state
 from langgraph_rq.producer.client.reading.results import LOOK_AGAIN_S, Results
 from langgraph_rq.producer.client.reading.statuses import ListFields, TaskPage, find_status, list_tasks
 from langgraph_rq.producer.client.records import Records
 from langgraph_rq.producer.client.resume import MISSING, Answers
+from langgraph_rq.producer.client.stops import Stops
 from langgraph_rq.producer.client.store import StoreItems
 from langgraph_rq.producer.client.task_fields import TaskFields
 from langgraph_rq.producer.client.threads import Threads
@@ -33,15 +33,14 @@ from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import (
     ForgedResultError,
     InvalidTaskError,
-    UnknownTaskError,
     UnreadableTaskError,
     Violation,
 )
-from langgraph_rq.shared.queue import ending
+from langgraph_rq.shared.queue.answers import Submission
 from langgraph_rq.shared.queue.events import BEGINNING, Event
 from langgraph_rq.shared.queue.keys import result_key
 from langgraph_rq.shared.queue.shares import Share
-from langgraph_rq.shared.queue.verbs import cancel_call, submit_call
+from langgraph_rq.shared.queue.verbs import Multitask, submit_call
 from langgraph_rq.shared.results import TaskResult
 from langgraph_rq.shared.settings import QueueSettings, RedisSettings, TaskSettings, TenantSettings, load
 from langgraph_rq.shared.signing import SignatureError, unsigned_result
@@ -139,11 +138,16 @@ class ClientCore:
         return [receipt async for receipt in self.submit_each([self.parse(document) for document in documents])]
 
     async def submit_each(
-        self, tasks: Sequence[Task], *, is_alone: bool = False, about: Mapping[str, bytes] | None = None
+        self,
+        tasks: Sequence[Task],
+        *,
+        multitask: Multitask = Multitask.ENQUEUE,
+        about: Mapping[str, bytes] | None = None,
     ) -> AsyncGenerator[Receipt, None]:
         """Put checked tasks on the queue, yielding each one's receipt as it is known. Raises as `submit`.
 
-        With `is_alone` ThreadBusyError is raised for one whose thread is busy. `about`: id -> what is recorded of it.
+        `multitask` says what becomes of the open tasks of their threads; REJECT raises ThreadBusyError where there are.
+        `about`: task id -> what is recorded of it.
         """
         warned = iter(await self._door.judge(tasks))
         for start in range(0, len(tasks), _SUBMIT_BATCH):
@@ -156,13 +160,16 @@ class ClientCore:
                     self._times,
                     share=self._share,
                     data=self._keys.sign_task(task) if self._keys else None,
-                    is_alone=is_alone,
+                    multitask=multitask,
                     about=(about or {}).get(task.task_id),
                 )
                 for task, queue in zip(batch, queues, strict=True)
             ]
             # Submitting is idempotent under the id, so a lost reply is answered by asking again.
             answers = await self._connection.run(calls + records, self._replicas)
+            superseded = [key for one in answers[: len(batch)] if isinstance(one, Submission) for key in one.stopped]
+            if superseded:
+                await self._stops().end_superseded(superseded)
             for task, queue, submission in zip(batch, queues, answers[: len(batch)], strict=True):
                 receipt = replace(read_receipt(task, queue, submission), warnings=next(warned))
                 self._warn(receipt)
@@ -260,32 +267,22 @@ class ClientCore:
             after, quiet_s, in_parts=in_parts
         )
 
-    async def cancel(self, task_id: str) -> State:
+    async def cancel(self, task_id: str, *, rollback: bool = False, reason: str = "") -> State:
         """Stop a task; answers the state in which it is now.
 
         `cancelled`: it had not begun, and has ended. `running`: its worker stops it, and no model call of it starts
-        from now on. Any other state: it had ended before.
+        from now on. `pending`: it has begun and waits; a worker rolls it back. Any other state: it had ended before.
+
+        Args:
+            task_id: The task.
+            rollback: Also remove what it has written to its thread, and the task from the thread's runs.
+            reason: Who wants it, at most 200 characters; shown in its result.
 
         Raises:
             UnknownTaskError: there is no such task (yet: a job of stock RQ becomes one when a worker first sees it).
             RedisUnavailableError: Redis cannot be reached.
         """
-        key = self._key(task_id)
-        result = ending.unrun_result(
-            task_id, State.CANCELLED, await self._connection.read(lambda pipeline: ending.add_reads(pipeline, key))
-        )
-        if result is None:
-            return await recall_state(self._connection, task_id, key)
-        if self._keys:
-            result = self._keys.sign_result(key, result)
-        call = cancel_call(key, State.CANCELLED, result, self._times)
-        (state,) = await self._connection.run([call])
-        if isinstance(state, ValueError):
-            raise UnreadableTaskError(task_id, "state", str(state)) from state
-        if state is None or isinstance(state, Exception):
-            raise state or UnknownTaskError(task_id)
-        await self._record(Action.CANCELLED, key, state=state)
-        return State(state)
+        return await self._stops().stop(task_id, self._key(task_id), rollback=rollback, reason=reason)
 
     async def resume(
         self,
@@ -347,6 +344,9 @@ class ClientCore:
 
     def _answers(self) -> Answers:
         return Answers(self._connection, self._key, self._keys, self._limits, self.submit_many)
+
+    def _stops(self) -> Stops:
+        return Stops(self._connection, self._times, self._keys, self._record)
 
     def _results(self) -> Results:
         return Results(self._connection, self._key, self._record, self._checked)

@@ -54,6 +54,8 @@ class Submission:
     outcome: Submitted
     detail: str
     missing: Missing | None = None
+    stopped: tuple[str, ...] = ()
+    """The ids of open tasks of its thread that it has stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,7 @@ class Finished(Enum):
     FENCED = 0
     WRITTEN = 1
     ALREADY_MINE = 2
+    TO_ROLL_BACK = 3
 
 
 class Ownership(Enum):
@@ -206,8 +209,8 @@ class Reaped:
 
 def read_submission(reply: Sequence[bytes]) -> Submission:
     """Read the reply of submit.lua."""
-    outcome, detail, *missing = (value.decode() for value in reply)
-    return Submission(Submitted(outcome), detail, Missing(missing[0]) if any(missing) else None)
+    outcome, detail, *more = (value.decode(errors="replace") for value in reply)
+    return Submission(Submitted(outcome), detail, Missing(more[0]) if more and more[0] else None, tuple(more[1:]))
 
 
 def read_missing(reply: Sequence[bytes]) -> str | None:

@@ -130,11 +130,13 @@ def finish_call(
     error_type: str | None = None,
     run_s: float = 0.0,
     question: Question = Question.NONE,
+    is_rolled_back: bool = False,
     now_ms: int | str = NOW,
 ) -> Call[Finished]:
     """Write the terminal result; `failure` is what RQ's tools show as the reason, `error_type` what lists of runs do.
 
-    `question` is what the thread shows now: while it shows one, the tasks behind this one wait for its answer.
+    `question` is what the thread shows now: while it shows one, the tasks behind this one wait for its answer. A task
+    that is to be rolled back ends once it `is_rolled_back`.
     """
     task_id, queue = claimed.id, claimed.queue
     return Call(
@@ -168,6 +170,7 @@ def finish_call(
             question,
             times.question_ms,
             error_type or "",
+            int(is_rolled_back),
             now_ms,
         ],
         Finished,

@@ -9,6 +9,7 @@ Pattern: reliable queue with leases and fencing tokens; see Kleppmann, "How to d
 from base64 import b64encode
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 
 from langgraph_rq.shared.connections.scripts import Call, load_script
 from langgraph_rq.shared.queue.answers import (
@@ -69,6 +70,19 @@ class QueueTimes:
         return self.result_ms if state is State.SUCCESS else max(self.failed_ms, self.result_ms)
 
 
+class Multitask(StrEnum):
+    """What becomes of the open tasks of a thread when a new one comes."""
+
+    ENQUEUE = "enqueue"
+    """It waits for them."""
+    REJECT = "reject"
+    """It is refused."""
+    INTERRUPT = "interrupt"
+    """They are cancelled."""
+    ROLLBACK = "rollback"
+    """They are cancelled, and what they have written to the thread is removed."""
+
+
 def submit_call(
     task: Task,
     queue: str,
@@ -77,13 +91,13 @@ def submit_call(
     *,
     share: Share = NO_LIMITS,
     data: bytes | None = None,
-    is_alone: bool = False,
+    multitask: Multitask = Multitask.ENQUEUE,
     about: bytes | None = None,
 ) -> Call[Submission]:
     """Put `task` on `queue` unless its id is known already, or its tenant has its share.
 
-    `data` is its signed form. With `is_alone` it is refused while another task of its thread has not ended. `about` is
-    what its record says of it, as `write_about` writes it; None: its metadata.
+    `data` is its signed form; `multitask` says what becomes of the open tasks of its thread. `about` is what its record
+    says of it, as `write_about` writes it; None: its metadata.
     """
     key = task.key
     return Call(
@@ -108,7 +122,7 @@ def submit_call(
             EMPTIED_JOB,
             int(task.goes_on),
             *start_of(task),
-            int(is_alone),
+            multitask,
             write_about({"metadata": task.metadata}) if about is None else about,
             times.records,
             now_ms,
@@ -123,12 +137,21 @@ def missing_worker_call(task_id: str, now_ms: int | str = NOW) -> Call[str | Non
 
 
 def cancel_call(
-    task_id: str, state: State, result: bytes, times: QueueTimes, now_ms: int | str = NOW, *, error_type: str = ""
+    task_id: str,
+    state: State,
+    result: bytes,
+    times: QueueTimes,
+    now_ms: int | str = NOW,
+    *,
+    error_type: str = "",
+    rollback: bool = False,
+    reason: str = "",
 ) -> Call[State | None]:
     """End a task that no worker runs as `state` (cancelled or timeout), with `result` and the type of its error.
 
-    A running one is asked to stop when `state` is cancelled: no model call of it starts from then on. Returns the state
-    in which it is now; None: there is no such task.
+    A running one is asked to stop when `state` is cancelled: no model call of it starts from then on. With `rollback`
+    its worker also removes what it has written to its thread; a waiting one that has written something is claimed once
+    more for that. Returns the state in which it is now; None: there is no such task.
     """
     return Call(
         load_script("shared/queue/scripts/cancel"),
@@ -144,6 +167,8 @@ def cancel_call(
             rq_now(),
             b64encode(result),
             error_type,
+            int(rollback),
+            reason,
             now_ms,
         ],
         lambda reply: State(reply.decode()) if reply else None,

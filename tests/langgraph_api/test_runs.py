@@ -191,7 +191,7 @@ async def test_answer_to_a_question_may_come_with_an_input_which_is_not_used(sdk
     ("field", "value"),
     [
         ("webhook", "https://example.org"),
-        ("multitask_strategy", "rollback"),
+        ("multitask_strategy", "replace"),
         ("stream_mode", ["nonsense"]),
         ("nonsense", 1),
         ("after_seconds", -1),

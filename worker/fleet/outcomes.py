@@ -6,7 +6,7 @@ from redis.exceptions import RedisError
 
 from langgraph_rq.shared.queue.answers import Finished
 from langgraph_rq.shared.queue.attempts import finish_call, release_call
-from langgraph_rq.shared.queue.waits import keep_call
+from langgraph_rq.shared.queue.waits import AFTER_OUTAGE, keep_call
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.state.checkpointer import Checkpointer
@@ -14,6 +14,7 @@ from langgraph_rq.worker.state.outages import CheckpointFencedError, CheckpointO
 from langgraph_rq.worker.task.attempt import Attempt, error_of
 from langgraph_rq.worker.task.commits import commit_batcher
 from langgraph_rq.worker.task.result import Ended
+from langgraph_rq.worker.task.rollback import roll_back
 from langgraph_rq.worker.task.run import Released
 from langgraph_rq.worker.task.run_context import RunContext
 
@@ -102,6 +103,27 @@ class OutcomeWriter:
     async def _finish(self, attempt: Attempt, ended: Ended) -> None:
         attempt.leave_graph(ended)
         self._send_audit_entry(attempt, ended)
+        finished = await self._commit(attempt, ended)
+        if finished is Finished.TO_ROLL_BACK:
+            rolled_back = await roll_back(attempt, ended)
+            if rolled_back is None:
+                await self._release(attempt, Released(AFTER_OUTAGE, "its thread could not be rolled back"))
+                return
+            if rolled_back.state is not ended.state:
+                self._send_audit_entry(attempt, rolled_back)
+            ended = rolled_back
+            finished = await self._commit(attempt, ended, is_rolled_back=True)
+        if finished is Finished.FENCED:
+            self._commits.send(attempt.fenced_call())
+            _log.warning("task.fenced", state=ended.state)
+            attempt.end("fenced")
+            return
+        attempt.log_end(ended)
+        attempt.end(error_of(ended))
+        if ended.spent_thread:
+            await self.expire_checkpoints([ended.spent_thread], ended.state, attempt.context.checkpointer)
+
+    async def _commit(self, attempt: Attempt, ended: Ended, *, is_rolled_back: bool = False) -> Finished:
         keys, task_id = self._context.keys, attempt.claimed.id
         call = finish_call(
             attempt.claimed,
@@ -113,21 +135,13 @@ class OutcomeWriter:
             error_type=ended.error_type,
             run_s=ended.run_s,
             question=ended.question,
+            is_rolled_back=is_rolled_back,
         )
         try:
-            finished = await self._commits.run(call)
+            return await self._commits.run(call)
         except Exception:
             self._commits.send(attempt.fenced_call())
             raise
-        if finished is Finished.FENCED:
-            self._commits.send(attempt.fenced_call())
-            _log.warning("task.fenced", state=ended.state)
-            attempt.end("fenced")
-            return
-        attempt.log_end(ended)
-        attempt.end(error_of(ended))
-        if ended.spent_thread:
-            await self.expire_checkpoints([ended.spent_thread], ended.state, attempt.context.checkpointer)
 
     def _send_audit_entry(self, attempt: Attempt, ended: Ended) -> None:
         """Send the audit entry in the round trip of the commit."""

@@ -185,19 +185,29 @@ class Run:
 
 async def read_runs(caller: Caller, thread_id: str, run_ids: Sequence[str]) -> list[Run | None]:
     """Read runs of a thread, in one round trip; None for each that Redis does not know."""
-    keys, thread = [task_key(run_id, caller.tenant) for run_id in run_ids], thread_key(thread_id, caller.tenant)
     is_own = thread_id in map(thread_of_its_own, run_ids)
-    calls = [
-        read_runs_call(keys[start : start + MOST_READ], "" if is_own else thread)
-        for start in range(0, len(keys), MOST_READ)
-    ]
+    places = [(thread_id, run_id) for run_id in run_ids]
+    return await _read_runs(caller, places, "" if is_own else thread_key(thread_id, caller.tenant))
+
+
+async def read_each_run(caller: Caller, places: Sequence[tuple[str, str]]) -> list[Run | None]:
+    """Read open runs as `read_runs` does, each of its own thread: (thread, run)."""
+    return await _read_runs(caller, places, "")
+
+
+async def _read_runs(caller: Caller, places: Sequence[tuple[str, str]], thread: str) -> list[Run | None]:
+    keys = [task_key(run_id, caller.tenant) for _, run_id in places]
+    calls = [read_runs_call(keys[start : start + MOST_READ], thread) for start in range(0, len(keys), MOST_READ)]
     replies = await scripts.run_many(caller.client.redis, calls) if calls else []
     records: list[RunRecord | None] = []
     for reply in replies:
         if isinstance(reply, Exception):
             raise reply
         records += reply
-    return [_run(run_id, thread_id, thread, record) for run_id, record in zip(run_ids, records, strict=True)]
+    return [
+        _run(run_id, thread_id, thread_key(thread_id, caller.tenant), record)
+        for (thread_id, run_id), record in zip(places, records, strict=True)
+    ]
 
 
 def _run(run_id: str, thread_id: str, thread: str, record: RunRecord | None) -> Run | None:
@@ -234,11 +244,11 @@ async def open_runs(caller: Caller, thread_id: str) -> list[str]:
     return [run.run_id for run in await read_runs(caller, thread_id, ids) if run and not run.state.is_terminal]
 
 
-async def cancel_runs(caller: Caller, run_ids: Iterable[str]) -> None:
+async def cancel_runs(caller: Caller, run_ids: Iterable[str], *, rollback: bool = False, reason: str = "") -> None:
     """Cancel runs; those that have expired meanwhile are skipped."""
     for run_id in run_ids:
         with suppress(UnknownTaskError):
-            await caller.client.cancel(run_id)
+            await caller.client.cancel(run_id, rollback=rollback, reason=reason)
 
 
 async def forget_threads(caller: Caller, thread_ids: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from langgraph_rq.producer.gateway.langgraph_api.ids import thread_of_its_own
 from langgraph_rq.producer.gateway.problems import ProblemError, invalid
 from langgraph_rq.producer.gateway.tasks.bodies import Body
 from langgraph_rq.shared.errors import Violation
+from langgraph_rq.shared.queue.verbs import Multitask
 from langgraph_rq.shared.strict_json import kind
 
 Mode = Literal["values", "updates", "messages", "messages-tuple", "custom", "events", "debug", "tasks", "checkpoints"]
@@ -45,7 +46,7 @@ class RunBody(Body):
     stream_resumable: bool | None = Field(None, description="Every run is: this changes nothing.")
     interrupt_before: Literal["*"] | list[str] | None = None
     interrupt_after: Literal["*"] | list[str] | None = None
-    multitask_strategy: Literal["reject", "enqueue", "interrupt"] = "enqueue"
+    multitask_strategy: Multitask = Multitask.ENQUEUE
     if_not_exists: Literal["create", "reject"] = "reject"
     on_disconnect: Literal["cancel", "continue"] = "continue"
     on_completion: Literal["delete", "keep"] | None = Field(

@@ -12,30 +12,28 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import Field, RootModel, TypeAdapter, ValidationError
 
 from langgraph_rq.producer.gateway.dependencies import Caller, FromCaller
-from langgraph_rq.producer.gateway.langgraph_api.ids import new_id, thread_of_its_own
 from langgraph_rq.producer.gateway.langgraph_api.objects import (
+    Run,
     cancel_runs,
     failure,
     newest_ids,
-    open_runs,
     read_run,
     read_runs,
     read_thread,
 )
 from langgraph_rq.producer.gateway.langgraph_api.run_bodies import RunBody
-from langgraph_rq.producer.gateway.langgraph_api.run_records import about_run
+from langgraph_rq.producer.gateway.langgraph_api.run_start import answer_started, start, start_many
 from langgraph_rq.producer.gateway.langgraph_api.run_stream import HEARTBEAT_S, RunStream, open_stream
-from langgraph_rq.producer.gateway.langgraph_api.threads import ThreadPath, make
+from langgraph_rq.producer.gateway.langgraph_api.threads import ThreadPath
 from langgraph_rq.producer.gateway.problems import ProblemError, documented
 from langgraph_rq.producer.gateway.tasks.bodies import Body, StrictRoute
 from langgraph_rq.shared.errors import (
     LanggraphRqError,
-    ThreadBusyError,
     WaitTimeoutError,
 )
 from langgraph_rq.shared.queue.keys import events_key, result_key
 from langgraph_rq.shared.strict_json import read_json
-from langgraph_rq.shared.tasks import Priority, State, TaskId, task_key, thread_key
+from langgraph_rq.shared.tasks import State, TaskId, task_key, thread_key
 from langgraph_rq.shared.threads.rows import records_key, runs_key
 
 _LISTED = 1_000
@@ -54,6 +52,10 @@ async def _known_run(run: Annotated[str, Path(description="A run's id.")]) -> st
         raise ProblemError(404, "unknown_run", f"Run with ID {run[:60]} not found") from None
 
 
+Action = Annotated[
+    Literal["interrupt", "rollback"],
+    Query(description="Rollback: what it has written to the thread is removed, and the run itself."),
+]
 RunPath = Annotated[str, Depends(_known_run)]
 
 
@@ -73,21 +75,19 @@ class CancelBody(Body):
 @router.post("/threads/{thread}/runs", responses=_PROBLEMS)
 async def create(thread: ThreadPath, body: RunBody, caller: FromCaller) -> JSONResponse:
     """Start a run on a thread."""
-    return await _created(caller, *await start(caller, body, thread))
+    return await _created(caller, await start(caller, body, thread))
 
 
 @router.post("/runs", responses=_PROBLEMS)
 async def create_alone(body: RunBody, caller: FromCaller) -> JSONResponse:
     """Start a run without a thread."""
-    return await _created(caller, *await start(caller, body, None))
+    return await _created(caller, await start(caller, body, None))
 
 
 @router.post("/runs/batch", responses=_PROBLEMS)
 async def create_batch(body: Batch, caller: FromCaller) -> JSONResponse:
     """Start runs without threads."""
-    started = [await start(caller, one, None) for one in body.root]
-    answers = [(await read_run(caller, thread, run_id)).answer() for thread, run_id in started]
-    return JSONResponse([{**answer, "status": "pending"} for answer in answers])
+    return JSONResponse(await answer_started(caller, await start_many(caller, body.root)))
 
 
 @router.post("/threads/{thread}/runs/stream", response_class=Response, responses=_PROBLEMS)
@@ -115,14 +115,13 @@ async def wait_alone(body: RunBody, caller: FromCaller) -> Response:
 
 
 @router.post("/runs/cancel", status_code=204, responses=documented(401, 404, 422, 503))
-async def cancel_many(body: CancelBody, caller: FromCaller, action: Literal["interrupt"] = "interrupt") -> Response:
+async def cancel_many(body: CancelBody, caller: FromCaller, action: Action = "interrupt") -> Response:
     """Cancel runs of a thread that have not ended."""
-    del action
     found = await read_runs(caller, body.thread_id, body.run_ids)
     open_ids = [run.run_id for run in found if run and not run.state.is_terminal]
     if not open_ids:
         raise ProblemError(404, "unknown_run", "no such run of this thread is open")
-    await cancel_runs(caller, open_ids)
+    await cancel_runs(caller, open_ids, rollback=action == "rollback")
     return Response(status_code=204)
 
 
@@ -206,73 +205,36 @@ async def cancel(
     run: RunPath,
     caller: FromCaller,
     wait: Annotated[bool, Query(description="Answer once it has ended.")] = False,
-    action: Literal["interrupt"] = "interrupt",
+    action: Action = "interrupt",
 ) -> Response:
-    """Cancel a run: it stops, and its checkpoints stay."""
-    del action
+    """Cancel a run: it stops, and its checkpoints stay, or are removed with the run."""
     found = await read_run(caller, thread, run)
     if found.state.is_terminal:
         raise ProblemError(404, "unknown_run", f"Run with ID {run[:60]} has ended")
-    await caller.client.cancel(run)
+    await caller.client.cancel(run, rollback=action == "rollback")
     if not wait:
         return Response(status_code=202)
     return _waiting(caller, thread, run, cancels=False)
 
 
-async def start(caller: Caller, body: RunBody, thread_id: str | None) -> tuple[str, str]:
-    """Submit the task of a run; returns the thread under which it is found, and its id.
-
-    Raises:
-        ProblemError: 404 no such thread or assistant; 409 the thread is busy and the run was to be rejected then.
-        LanggraphRqError: as `submit` does.
-    """
-    is_kept = thread_id is None and body.on_completion == "keep"
-    if is_kept:
-        thread_id = new_id()
-    if thread_id is not None and (is_kept or body.if_not_exists == "create"):
-        await make(caller, thread_id, {})
-    thread = await read_thread(caller, thread_id) if thread_id is not None else None
-    body = body.without_outer_graph(thread.status if thread else None)
-    document, record = await body.task(caller, new_id(), thread_id, thread.row.metadata if thread else {})
-    task = caller.client.parse(document)
-    await caller.admit(task.user_id)
-    earlier = await open_runs(caller, thread_id) if thread_id and body.multitask_strategy == "interrupt" else ()
-    if task.priority not in caller.grant.priorities:
-        highest = next(priority for priority in Priority if priority in caller.grant.priorities)
-        task = task.model_copy(update={"priority": highest})
-    is_alone = body.multitask_strategy == "reject" and thread_id is not None
-    try:
-        about = {task.task_id: about_run(record)}
-        async for _receipt in caller.client.submit_each([task], is_alone=is_alone, about=about):
-            pass
-    except LanggraphRqError as error:
-        if not isinstance(error, ThreadBusyError):
-            raise
-        raise ProblemError(409, "thread_busy", f"{error}: wait, or choose another multitask_strategy") from None
-    await cancel_runs(caller, earlier)
-    return thread_id or thread_of_its_own(task.task_id), task.task_id
-
-
-async def _created(caller: Caller, thread_id: str, run_id: str) -> JSONResponse:
-    """Answer as it was accepted: a worker may have it already."""
-    answer = (await read_run(caller, thread_id, run_id)).answer()
-    return JSONResponse({**answer, "status": "pending"}, headers=_located(thread_id, run_id))
+async def _created(caller: Caller, run: Run) -> JSONResponse:
+    return JSONResponse((await answer_started(caller, [run]))[0], headers=_located(run.thread_id, run.run_id))
 
 
 async def _stream(caller: Caller, body: RunBody, thread_id: str | None) -> Response:
     with ExitStack() as stack:  # a stream that cannot be opened must not start a run
         stack.enter_context(caller.gateway.streams.admit(caller.tenant))
-        thread, run_id = await start(caller, body, thread_id)
+        run = await start(caller, body, thread_id)
         cancels = body.on_disconnect == "cancel"
-        opened = await open_stream(caller, run_id, None, body.modes, stack, cancels=cancels)
+        opened = await open_stream(caller, run.run_id, None, body.modes, stack, cancels=cancels)
         stack.pop_all()
-        return _with_headers(opened, _located(thread, run_id, "stream"))
+        return _with_headers(opened, _located(run.thread_id, run.run_id, "stream"))
     raise AssertionError
 
 
 async def _wait(caller: Caller, body: RunBody, thread_id: str | None) -> Response:
-    thread, run_id = await start(caller, body, thread_id)
-    return _waiting(caller, thread, run_id, cancels=body.on_disconnect == "cancel")
+    run = await start(caller, body, thread_id)
+    return _waiting(caller, run.thread_id, run.run_id, cancels=body.on_disconnect == "cancel")
 
 
 def _waiting(caller: Caller, thread_id: str, run_id: str, *, cancels: bool) -> Response:

@@ -106,3 +106,19 @@ local function end_record(id, number, thread, state, error_type, now_ms)
     redis.pcall('PEXPIRE', block_key, BLOCK_MS)
   end
 end
+
+-- Forget the record of a run that was rolled back, once it is completed. The arguments are those of `end_record`.
+local function forget_record(id, number, thread)
+  thread = thread or ''
+  if thread ~= '' then
+    redis.pcall('HDEL', OF_THREAD .. thread, id)
+  end
+  number = natural(number)
+  if number then
+    local block_key, n = block_of(tenant_of(id), number)
+    local entry, name = redis.pcall('HGET', block_key, n), cjson.encode({id, thread})
+    if type(entry) == 'string' and entry:sub(1, #name) == name then
+      redis.pcall('HDEL', block_key, n)
+    end
+  end
+end

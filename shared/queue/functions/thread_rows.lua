@@ -120,3 +120,42 @@ local function list_end(thread, tenant, state, now_ms)
     touch_row(thread, tenant, now_ms)
   end
 end
+
+-- The graph of a run of a thread, as workers announce it; nothing if nothing is known of the run.
+local function graph_of_run(id, thread)
+  local graph = redis.pcall('HGET', 'agent:task:' .. id, 'graph')
+  if type(graph) ~= 'string' then
+    local record = redis.pcall('HGET', RECORDS .. thread, id)
+    local is_read, line = pcall(cjson.decode, type(record) == 'string' and record:match('^[^\n]*') or '')
+    graph = is_read and type(line) == 'table' and line[2]
+  end
+  return type(graph) == 'string' and (graph:gsub('%%(%x%x)', function(code)
+    return string.char(tonumber(code, 16))
+  end)) or nil
+end
+
+-- List a run that was rolled back no more: its thread shows what it showed before, unless it was deleted meanwhile.
+local function unlist_run(id, thread, tenant, now_ms)
+  redis.pcall('ZREM', RUNS .. thread, id)
+  local created, newest, graph, terms = unpack(redis.pcall('HMGET', ROW .. thread, 'created', 'run', 'graph', 'terms'))
+  if not created then
+    return
+  end
+  redis.pcall('HSET', ROW .. thread, 'updated', whole(now_ms))
+  touch_row(thread, tenant, now_ms)
+  if newest ~= id then
+    return
+  end
+  local before = redis.pcall('ZRANGE', RUNS .. thread, -1, -1)[1]
+  if not before then
+    redis.pcall('HDEL', ROW .. thread, 'run')
+    return
+  end
+  local graph_before = graph_of_run(before, thread)
+  redis.pcall('HSET', ROW .. thread, 'run', before)
+  if graph_before and graph_before ~= graph then
+    redis.pcall('SREM', BY_TERM .. tenant .. ':' .. GRAPH_TERM .. (graph or ''), thread)
+    redis.pcall('HSET', ROW .. thread, 'graph', graph_before)
+    list_again(thread, tenant, graph_before, terms)
+  end
+end

@@ -1,16 +1,17 @@
 #!lua flags=allow-oom
 -- End a task that no worker runs, with the result given; ask the worker of a running one to stop.
 --
--- Uses shared/connections/clock: clock, natural
+-- Uses shared/connections/clock: clock, natural, whole
 -- Uses shared/queue/functions/turns: leave_thread, tenant_of
--- Uses shared/queue/functions/emptied: DEFERRED
--- Uses shared/queue/functions/waits: leave_wait
+-- Uses shared/queue/functions/emptied: DEFERRED, is_removed
+-- Uses shared/queue/functions/waits: go_on, leave_wait
 -- Uses shared/queue/functions/rq_jobs: list_ended, task_bytes, write_result
 -- Uses shared/queue/functions/shares: discharge
 -- Uses shared/queue/functions/events: record_end
--- Uses shared/queue/functions/thread_rows: list_end
--- Uses shared/queue/functions/records: end_record
+-- Uses shared/queue/functions/thread_rows: list_end, unlist_run
+-- Uses shared/queue/functions/records: end_record, forget_record
 -- Uses shared/queue/functions/remembered_ids: kept_ms, recall_id, remember_id
+-- Uses shared/queue/functions/stops: stop
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
 -- KEYS[2] agent:result:<id>    string  the result document
@@ -27,28 +28,42 @@
 -- ARGV[8] now as RQ writes it, for its tools only
 -- ARGV[9] result document in base64, for the client of a job that stock RQ enqueued
 -- ARGV[10] type of its error, empty for none
--- ARGV[11] now (ms) in tests, else empty
+-- ARGV[11] 1 to remove what a cancelled one has written to its thread, else 0
+-- ARGV[12] why it is cancelled, or empty
+-- ARGV[13] now (ms) in tests, else empty
 -- Returns the state in which the task is now: the one asked for, another terminal one, running (it will be stopped if
---   it is being cancelled), or empty when there is no such task
+--   it is being cancelled), pending (a worker has to remove what it has written), or empty when there is no such task
 local task_key, result_key, events_key, open_key, job_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local id, state, result = ARGV[1], ARGV[2], ARGV[3]
 local result_ms, events_ms, window_ms = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local rq_status, now_iso, rq_result, now_ms = ARGV[7], ARGV[8], ARGV[9], clock(ARGV[13])
+local error_type, is_rollback, why = ARGV[10], ARGV[11] == '1', ARGV[12]
 -- How long (ms) an id may stay behind in a list: what skips it looks at its task's hash.
 local LISTED_MS = 86400000
-local rq_status, now_iso, rq_result, now_ms = ARGV[7], ARGV[8], ARGV[9], clock(ARGV[11])
+-- A task that only waits to be rolled back has this time (ms) until a worker comes.
+local ROLLBACK_MS = 86400000
 
 local task = redis.call('HMGET', task_key, 'state', 'owner', 'place', 'thread', 'queue', 'waits_for', 'result_ms',
-  'failure_ms', 'started', 'answers', 'digest', 'run')
-local before, owner, place, thread, queue, waits_for, own_ms, failure_ms, started, answers, digest, number = unpack(task)
+  'failure_ms', 'started', 'answers', 'digest', 'run', 'cancel')
+local before, owner, place, thread, queue, waits_for, own_ms, failure_ms, started, answers, digest, number, cancel =
+  unpack(task)
 if not before then
   return recall_id(id, now_ms) or ''
 end
-if before == 'running' and state == 'cancelled' then
-  -- The flag decides: admission of every model call and every renewal read it. The message is only faster.
-  redis.call('HSET', task_key, 'cancel', 1)
-  redis.call('PUBLISH', 'agent:commands:' .. (owner or ''), '{"command":"stop-job","job_id":"' .. id .. '"}')
+if state == 'cancelled' and (before == 'running' or (before == 'pending' and is_rollback)) then
+  stop(id, owner, is_rollback, why)
 end
 if before ~= 'pending' then
+  return before
+end
+is_rollback = is_rollback or cancel == 'rollback'
+if is_rollback and started and state ~= 'error' and not is_removed(id) then
+  local deadline = whole(now_ms + ROLLBACK_MS)
+  redis.call('HSET', task_key, 'deadline', deadline)
+  redis.call('ZADD', open_key, 'XX', deadline, id)
+  if place == 'delayed' then
+    go_on(id, now_ms)
+  end
   return before
 end
 
@@ -66,8 +81,13 @@ record_end(events_key, state, events_ms)
 redis.pcall('ZREM', DEFERRED .. (queue or ''), id)
 leave_thread(id, thread)
 local named = thread or redis.call('HGET', task_key, 'enters') -- by one that was to start at its time
-end_record(id, number, named, state, ARGV[10], now_ms)
-if named and started then -- one that never ran has not changed its thread
+end_record(id, number, named, state, error_type, now_ms)
+if is_rollback then
+  forget_record(id, number, named)
+end
+if named and is_rollback then
+  unlist_run(id, named, tenant_of(named), now_ms)
+elseif named and started then -- one that never ran has not changed its thread
   list_end(named, tenant_of(named), state, now_ms)
 end
 discharge(id, #result + task_bytes(job_key), result_ms, now_ms)

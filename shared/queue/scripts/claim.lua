@@ -193,7 +193,7 @@ for i = 6, #KEYS do
     if is_next and is_removed(id) then -- the sweeper ends it
       aside = aside + 1
       redis.call('HSET', task_key, 'place', 'delayed')
-    elseif is_next and user and graph and not (cancel or serves(graphs, graph)) then
+    elseif is_next and user and graph and not ((cancel and cancel ~= 'rollback') or serves(graphs, graph)) then
       aside = aside + 1
       put_aside(id, queue, graph, user)
     elseif is_next and user and cap > 0

@@ -8,8 +8,8 @@
 -- Uses shared/queue/functions/rq_jobs: hide_execution, list_ended, task_bytes, write_result
 -- Uses shared/queue/functions/shares: discharge
 -- Uses shared/queue/functions/events: record_end
--- Uses shared/queue/functions/thread_rows: expire_state, list_end
--- Uses shared/queue/functions/records: end_record
+-- Uses shared/queue/functions/thread_rows: expire_state, list_end, unlist_run
+-- Uses shared/queue/functions/records: end_record, forget_record
 -- Uses shared/queue/functions/remembered_ids: kept_ms, remember_id
 --
 -- KEYS[1] agent:task:<id>        hash    the task's state
@@ -39,21 +39,26 @@
 -- ARGV[15] what the end means for its thread: asks | keeps (the question of an earlier task) | empty
 -- ARGV[16] how long deadlines stand still for a question (ms)
 -- ARGV[17] type of its error, empty for none
--- ARGV[18] now (ms) in tests, else empty
--- Returns 1 written | 2 already written by this very attempt (its reply was lost) | 0 fenced off
+-- ARGV[18] 1 if what the task has written to its thread is removed, else 0
+-- ARGV[19] now (ms) in tests, else empty
+-- Returns 1 written | 2 already written by this very attempt (its reply was lost) | 0 fenced off | 3 the task is to be
+--   rolled back: the caller removes what it has written first
 local task_key, result_key, events_key, own_key, open_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local job_key, wip_key, rq_results_key, rq_worker_key = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local id, epoch, worker, state, result = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local result_ms, events_ms, window_ms = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local rq_status, rq_failure, now_iso, run_s = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
 local emptied_data, rq_result, question, still_ms = ARGV[13], ARGV[14], ARGV[15], tonumber(ARGV[16])
-local error_type, now_ms = ARGV[17], clock(ARGV[18])
+local error_type, is_rolled_back, now_ms = ARGV[17], ARGV[18] == '1', clock(ARGV[19])
 
 local is_owner, task, known_state = fence(task_key, epoch, worker, 'user', 'thread', 'queue', 'result_ms', 'failure_ms',
-  'digest', 'run')
-local user, thread, queue, own_ms, failure_ms, digest, number = unpack(task)
+  'digest', 'run', 'cancel')
+local user, thread, queue, own_ms, failure_ms, digest, number, cancel = unpack(task)
 if not is_owner then
   return known_state == state and 2 or 0
+end
+if cancel == 'rollback' and not is_rolled_back then
+  return 3
 end
 
 if state ~= 'interrupted' then
@@ -72,7 +77,12 @@ if thread then
 end
 leave_thread(id, thread)
 end_record(id, number, thread, state, error_type, now_ms)
-if thread then
+if is_rolled_back then
+  forget_record(id, number, thread)
+end
+if thread and is_rolled_back then
+  unlist_run(id, thread, tenant_of(thread), now_ms)
+elseif thread then
   list_end(thread, tenant_of(thread), state, now_ms)
   expire_state(thread)
 end

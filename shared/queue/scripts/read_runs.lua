@@ -2,15 +2,15 @@
 -- Read runs by their ids: of each its record, or what its task's hash says while it is open.
 --
 -- Uses shared/connections/clock: clock, natural
--- Uses shared/queue/functions/records: OF_THREAD, block_of, record_line
+-- Uses shared/queue/functions/records: LETTERS, OF_THREAD, block_of, record_line
 -- Uses shared/queue/functions/remembered_ids: recall_id
 -- Uses shared/queue/functions/turns: tenant_of
 --
 -- ARGV[1] thread in which the runs are known, empty for any
 -- ARGV[2] now (ms) in tests, else empty
 -- ARGV from the 3rd on: ids, at most 100
--- Returns for each {thread, first line of the record, what its client said}, or {} of an unknown one; the line has the
---   state only where nothing but the id is remembered
+-- Returns for each {thread, first line of the record, what its client said}, or {} of an unknown one and of one that was
+--   rolled back; the line has the state only where nothing but the id is remembered
 local thread, now_ms = ARGV[1], clock(ARGV[2])
 
 -- The thread of a numbered run, empty for none, and its record if it stands in the block.
@@ -25,7 +25,8 @@ local function of_block(id, number)
 end
 
 local function read(id)
-  local state, number, of, enters = unpack(redis.pcall('HMGET', 'agent:task:' .. id, 'state', 'run', 'thread', 'enters'))
+  local state, number, of, enters, cancel = unpack(redis.pcall('HMGET', 'agent:task:' .. id, 'state', 'run', 'thread',
+    'enters', 'cancel'))
   local known_in, record = of or enters or '', ''
   number = natural(number)
   if not state then
@@ -33,6 +34,9 @@ local function read(id)
     state, number = of_id[1], of_id[3]
     known_in = thread
   elseif thread ~= '' and known_in ~= thread then
+    return {}
+  end
+  if cancel == 'rollback' and LETTERS[state] then -- it has ended, and is listed no more
     return {}
   end
   if known_in == '' and number then

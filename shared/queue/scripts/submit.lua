@@ -9,6 +9,7 @@
 -- Uses shared/queue/functions/thread_rows: is_busy, list_run
 -- Uses shared/queue/functions/records: begin_record
 -- Uses shared/queue/functions/remembered_ids: recall_id, shortened
+-- Uses shared/queue/functions/stops: stop_thread
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
 -- KEYS[2] rq:job:<id>          hash    RQ's job, read by its tools; `task` carries the task, because RQ's clients write
@@ -36,11 +37,13 @@
 -- ARGV[17] 1 if it goes on with what its thread did last (answers its question), else 0
 -- ARGV[18] start it after (ms from now), 0 for at once
 -- ARGV[19] start it at (ms), 0 for at once
--- ARGV[20] 1 to refuse it while its thread has an open task, else 0
+-- ARGV[20] while its thread has open tasks: reject refuses it; interrupt stops them, rollback stops them and removes what
+--   they have written; enqueue lets it wait for them
 -- ARGV[21] what its client said about the run, for its record; empty for nothing
 -- ARGV[22] newest runs of its tenant whose records are kept
 -- ARGV[23] now (ms) in tests, else empty
--- Returns {outcome, state or detail, what is missing of a worker that could run it}, the last for created only:
+-- Returns {outcome, state or detail, what is missing of a worker that could run it, ids of tasks that it stops, ...}, the
+--   last ones for created only:
 --   created, pending | exists, <state> | conflict, <state> | full, <percent used> | unknown_graph, <graphs, comma separated> |
 --   busy, <the thread> | tenant_tasks, <open tasks> | tenant_bytes, <bytes held> | tenant_share, <percent used>
 local task_key, job_key, queues_key, open_key, graphs_key, workers_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
@@ -50,7 +53,7 @@ local user, thread, now_iso, memory_mark = ARGV[8], ARGV[9], ARGV[10], tonumber(
 local announced_graph, most_tasks, most_bytes = ARGV[12], tonumber(ARGV[13]), tonumber(ARGV[14])
 local share_mark, rq_data = tonumber(ARGV[15]), ARGV[16]
 local about, most_records = ARGV[21], tonumber(ARGV[22])
-local is_answer, is_alone, now_ms = ARGV[17] == '1', ARGV[20] == '1', clock(ARGV[23])
+local is_answer, strategy, now_ms = ARGV[17] == '1', ARGV[20], clock(ARGV[23])
 
 local starts_at = math.max(now_ms + tonumber(ARGV[18]), tonumber(ARGV[19]))
 local deadline = whole(starts_at + deadline_ms)
@@ -64,7 +67,7 @@ if ended_as then
   return {ended_digest == shortened(digest) and 'exists' or 'conflict', ended_as}
 end
 
-if is_alone and is_busy(thread) then
+if strategy == 'reject' and thread ~= '' and is_busy(thread) then
   return {'busy', thread}
 end
 
@@ -108,12 +111,17 @@ charge(id, #data)
 if is_answer then
   redis.call('HSET', task_key, 'answers', 1)
 end
+local stopped = {}
 if thread ~= '' then
+  if strategy == 'interrupt' or strategy == 'rollback' then
+    stopped = stop_thread(thread, strategy == 'rollback', 'superseded by ' .. (id:match('^.-%-%-(.*)') or id))
+  end
   list_run(id, thread, tenant_of(thread), announced_graph, now_ms)
 end
+local answer = {'created', 'pending', missing or '', unpack(stopped)}
 if starts_at > now_ms then
   wait_to_start(id, thread, starts_at)
-  return {'created', 'pending', missing}
+  return answer
 end
 if thread ~= '' then
   local is_next, drops = enter_thread(id, queue, thread, is_answer, now_ms)
@@ -121,8 +129,8 @@ if thread ~= '' then
     wake_thread(id, thread)
   end
   if not is_next then
-    return {'created', 'pending', missing}
+    return answer
   end
 end
 enqueue(id, queue, user)
-return {'created', 'pending', missing}
+return answer

@@ -32,7 +32,7 @@ MUTANTS = {
     "a user has no cap": ("claim", "and cap > 0\n", "and false\n"),
     "a capped user is forgotten": ("claim", "redis.call('SADD', 'agent:capped:' .. user, queue)", ""),
     "a user's next task is not called": ("claim", "and taken(queue, user)", "and taken(queue, user) and false"),
-    "a worker gets what it does not serve": ("claim", "not (cancel or serves(graphs, graph))", "false"),
+    "a worker gets what it does not serve": ("claim", "or serves(graphs, graph)", "or true"),
     "a task that is put aside is lost": ("claim", "      put_aside(id, queue, graph, user)\n", ""),
     "a tenant's next user is not called": ("claim", "  end\n  call_next(queue, tenant_of(user))\n", "  end\n"),
     "a tenant keeps the turn of an id that was taken": ("claim", "redis.call('HDEL', turns_key, tenant)\n", "\n"),
@@ -110,7 +110,7 @@ MUTANTS = {
     "a live worker is reaped": ("reap", "workers_key, '-inf', now,", "workers_key, '-inf', '+inf',"),
     "a dead worker's lease can be renewed": ("renew", "if not joining and", "if false and"),
     "a running task is ended from outside": ("cancel", "if before ~= 'pending' then", "if before == 'success' then"),
-    "the cancel flag is not kept": ("cancel", "redis.call('HSET', task_key, 'cancel', 1)", ""),
+    "the cancel flag is not kept": ("cancel", "  stop(id, owner, is_rollback, why)\n", ""),
     "a cancelled task keeps its thread": ("cancel", "\nleave_thread(id, thread)\n", "\n"),
     "a cancelled task stays open": ("cancel", "redis.call('ZREM', open_key, id)", ""),
 }  # fmt: skip

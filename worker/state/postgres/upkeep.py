@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg.types.json import Jsonb
 
 from langgraph_rq.worker.state.postgres import statements
-from langgraph_rq.worker.state.saver.records import Header, value_field, value_name
+from langgraph_rq.worker.state.saver.records import Header, task_name, value_field, value_name
 from langgraph_rq.worker.state.saver.retention import Place, of_runs, plan
 from langgraph_rq.worker.state.saver.upkeep import ThreadChangedError
 
@@ -112,4 +112,5 @@ def _header(row: Mapping[str, Any], values: set[tuple[str, str, str]]) -> Header
         [channel for channel in deltas if channel in versions and channel not in has_value],
         str((metadata.get("parents") or {}).get("", "")),
         str(metadata.get("run_id") or ""),
+        task_name(str(metadata.get("task_id") or "")),
     )

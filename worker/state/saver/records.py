@@ -2,7 +2,8 @@
 
 A record is a byte for the format, two for the length of the header, the header and the checkpoint. The header is
 msgpack and never encrypted, since scripts read it: [id of the parent, names of values, delta channels without a value
-here, id of the root graph's checkpoint, run]. Checkpoint, values and writes are texts of `StateSerializer`.
+here, id of the root graph's checkpoint, run, `task_name` of the task]. Checkpoint, values and writes are texts of
+`StateSerializer`.
 
 A value is a part of its checkpoint if it is small, for a field of its own takes about 120 bytes. A larger one is stored
 once per version and named by every checkpoint that has it.
@@ -34,7 +35,7 @@ _MSGPACK, _ZLIB, _KIND = 0, 1, 2
 RUN_BYTES = 6
 """Of the mark of a run, between the length of a write and the write."""
 
-Header = tuple[str, list[str], list[str], str, str]
+Header = tuple[str, list[str], list[str], str, str, str]
 
 _FIELDS = ("v", "ts", "channel_versions", "versions_seen", "updated_channels")
 
@@ -152,6 +153,7 @@ class Codec:
             _without_value(checkpoint, metadata),
             str((metadata.get("parents") or {}).get("", "")),
             str(metadata.get("run_id") or ""),
+            task_name(str(metadata.get("task_id") or "")),
         )
         packed = ormsgpack.packb(header)
         if len(packed) >= 1 << 16:
@@ -196,7 +198,7 @@ class Codec:
     def write_rows(self, writes: Sequence[tuple[int, str, Any]], task_id: str, task_path: str, run: bytes) -> bytes:
         """Write what a node wrote, as (index, channel, value), to be appended to earlier writes.
 
-        A run that answers a question writes beside the checkpoint of the run that asked: `run`, of `run_mark`, tells
+        A task that answers a question writes beside the checkpoint of the task that asked: `run`, of `run_mark`, tells
         its writes from those.
         """
         return _row(run, task_id, task_path, self.dump([list(write) for write in writes]))
@@ -259,14 +261,20 @@ def read_header(packed: bytes) -> Header:
         RefusedStateError: no saver wrote it.
     """
     try:
-        parent, names, unseeded, root, run = ormsgpack.unpackb(packed)
-        return str(parent), [str(name) for name in names], [str(name) for name in unseeded], str(root), str(run)
+        parent, names, unseeded, root, run, *task = ormsgpack.unpackb(packed)
+        lists = [str(name) for name in names], [str(name) for name in unseeded]
+        return str(parent), *lists, str(root), str(run), str(task[0]) if task else ""
     except (TypeError, ValueError) as error:
         raise RefusedStateError(f"state: expected the header of a checkpoint, got: {error}") from None
 
 
+def task_name(task_id: str) -> str:
+    """Return what stands for a task in the headers of its checkpoints; empty for none."""
+    return run_mark(task_id).hex() if task_id else ""
+
+
 def run_mark(run: str) -> bytes:
-    """Return what stands for a run before its writes."""
+    """Return what stands for a run, or a task, before its writes."""
     return sha256(run.encode("utf-8", "surrogatepass")).digest()[:RUN_BYTES] if run else bytes(RUN_BYTES)
 
 

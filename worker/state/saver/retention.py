@@ -10,7 +10,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from langgraph_rq.worker.state.saver.records import Header, value_field
+from langgraph_rq.worker.state.saver.records import Header, task_name, value_field
 
 Place = tuple[str, str]
 """Namespace and id of a checkpoint."""
@@ -41,7 +41,13 @@ def all_but_newest(headers: Mapping[Place, Header], keep: int, namespaces: Itera
 def of_runs(headers: Mapping[Place, Header], runs: Iterable[str]) -> set[Place]:
     """Return the places of the checkpoints that runs have written."""
     wanted = set(runs)
-    return {place for place, (*_, run) in headers.items() if run in wanted}
+    return {place for place, (*_, run, _) in headers.items() if run in wanted}
+
+
+def of_task(headers: Mapping[Place, Header], task_id: str) -> set[Place]:
+    """Return the places of the checkpoints that a task has written."""
+    wanted = task_name(task_id)
+    return {place for place, (*_, task) in headers.items() if task == wanted}
 
 
 def plan(headers: Mapping[Place, Header], unwanted: set[Place]) -> Plan:

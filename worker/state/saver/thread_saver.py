@@ -40,7 +40,7 @@ from langgraph_rq.worker.state.outages import PATIENCE_S, Outages
 from langgraph_rq.worker.state.saver import upkeep
 from langgraph_rq.worker.state.saver.reading import ThreadReader, config_of, place_of
 from langgraph_rq.worker.state.saver.records import name_of, run_mark
-from langgraph_rq.worker.state.saver.retention import all_but_newest, of_runs
+from langgraph_rq.worker.state.saver.retention import all_but_newest, of_runs, of_task
 from langgraph_rq.worker.state.saver.sizes import measure
 from langgraph_rq.worker.state.saver.sync_faces import SyncFaces
 from langgraph_rq.worker.state.saver.thread_scripts import ThreadScripts, accepted, run_key
@@ -192,7 +192,7 @@ class ThreadSaver(SyncFaces):
         configurable = config["configurable"]
         run, own_task = configurable.get("run_id"), configurable.get(TASK_ID)
         rows = self._threads.codec(thread).write_rows(
-            numbered, task_id, task_path, run_mark(str(run or own_task or ""))
+            numbered, task_id, task_path, run_mark(str(own_task or run or ""))
         )
         name = name_of(namespace, configurable["checkpoint_id"])
         runs = [run_key(str(run))] if run else []
@@ -222,6 +222,15 @@ class ThreadSaver(SyncFaces):
             for thread in await upkeep.threads_of(self._threads, run):
                 left = await upkeep.drop(self._threads, thread, partial(of_runs, runs=[run]))
                 await upkeep.forget_writes(self._threads, thread, left, run_mark(run))
+
+    async def roll_back(self, thread_id: str, task_id: str) -> None:
+        """Remove what a task has written to a thread, which is then as it was before; again, it removes nothing.
+
+        Raises:
+            CheckpointFencedError: a later task has begun on the thread.
+        """
+        left = await upkeep.drop(self._threads, thread_id, partial(of_task, task_id=task_id))
+        await upkeep.forget_writes(self._threads, thread_id, left, run_mark(task_id))
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Drop all but the newest checkpoint of each namespace (`keep_latest`), or whole threads (`delete`).

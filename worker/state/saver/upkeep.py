@@ -50,7 +50,7 @@ async def drop(threads: ThreadScripts, thread: str, choose: Choice) -> set[Place
 
 
 async def forget_writes(threads: ThreadScripts, thread: str, places: set[Place], run: bytes) -> None:
-    """Drop what a run wrote beside checkpoints of other runs: answers to their questions, and what followed at once."""
+    """Drop what a run or a task wrote beside the checkpoints of others: answers to questions, and what followed."""
     names = [name_of(*place) for place in sorted(places)]
     for at in range(0, len(names), _DROPPED):
         accepted(await threads.write("forget_writes", thread, [run, *names[at : at + _DROPPED]]))
@@ -106,7 +106,7 @@ def _header(packed: bytes) -> Header:
     try:
         return read_header(packed)
     except RefusedStateError:  # it cannot be read, and is dropped as one that nothing depends on
-        return "", [], [], "", ""
+        return "", [], [], "", "", ""
 
 
 async def _carry_out(threads: ThreadScripts, thread: str, todo: Plan, count: int) -> bool:

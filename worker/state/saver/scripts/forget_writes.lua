@@ -36,8 +36,11 @@ for i = 3, #ARGV do
   end
   for _, field in ipairs(fields) do
     local rows = redis.call('HGET', state_key, field)
-    if rows then
-      redis.call('HSET', state_key, field, without(rows))
+    local kept = rows and without(rows)
+    if kept == '' then
+      redis.call('HDEL', state_key, field)
+    elseif kept then
+      redis.call('HSET', state_key, field, kept)
     end
   end
 end

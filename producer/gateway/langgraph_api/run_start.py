@@ -1,0 +1,78 @@
+"""Start runs: what is asked for is checked, recorded and submitted as tasks."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from langgraph_rq.producer.gateway.dependencies import Caller
+from langgraph_rq.producer.gateway.langgraph_api.ids import new_id, thread_of_its_own
+from langgraph_rq.producer.gateway.langgraph_api.objects import Run, cancel_runs, read_each_run, read_thread
+from langgraph_rq.producer.gateway.langgraph_api.run_bodies import RunBody
+from langgraph_rq.producer.gateway.langgraph_api.run_records import about_run
+from langgraph_rq.producer.gateway.langgraph_api.threads import make
+from langgraph_rq.producer.gateway.problems import ProblemError
+from langgraph_rq.shared.errors import LanggraphRqError, ThreadBusyError
+from langgraph_rq.shared.queue.verbs import Multitask
+from langgraph_rq.shared.tasks import Priority, State, Task
+
+_Prepared = tuple[Task, Mapping[str, Any], str]
+"""The task of a run, what was asked for, and the thread under which it is found."""
+
+
+async def start(caller: Caller, body: RunBody, thread_id: str | None) -> Run:
+    """Submit the task of a run.
+
+    Raises:
+        ProblemError: 404 no such thread or assistant; 409 the thread is busy and the run was to be rejected then.
+        LanggraphRqError: as `submit` does.
+    """
+    (run,) = await _submit(caller, [await _prepare(caller, body, thread_id)], body.multitask_strategy)
+    return run
+
+
+async def start_many(caller: Caller, bodies: Sequence[RunBody]) -> list[Run]:
+    """Submit the tasks of runs without threads: all of them, or none if one is refused. Raises as `start`."""
+    return await _submit(caller, [await _prepare(caller, body, None) for body in bodies], Multitask.ENQUEUE)
+
+
+async def answer_started(caller: Caller, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Write runs as they were accepted: by now they may have begun, or be rolled back."""
+    known = await read_each_run(caller, [(run.thread_id, run.run_id) for run in runs])
+    return [replace(one or run, state=State.PENDING).answer() for one, run in zip(known, runs, strict=True)]
+
+
+async def _prepare(caller: Caller, body: RunBody, thread_id: str | None) -> _Prepared:
+    is_kept = thread_id is None and body.on_completion == "keep"
+    if is_kept:
+        thread_id = new_id()
+    if thread_id is not None and (is_kept or body.if_not_exists == "create"):
+        await make(caller, thread_id, {})
+    thread = await read_thread(caller, thread_id) if thread_id is not None else None
+    body = body.without_outer_graph(thread.status if thread else None)
+    document, record = await body.task(caller, new_id(), thread_id, thread.row.metadata if thread else {})
+    task = caller.client.parse(document)
+    await caller.admit(task.user_id)
+    if task.priority not in caller.grant.priorities:
+        highest = next(priority for priority in Priority if priority in caller.grant.priorities)
+        task = task.model_copy(update={"priority": highest})
+    return task, record, thread_id or thread_of_its_own(task.task_id)
+
+
+async def _submit(caller: Caller, prepared: Sequence[_Prepared], multitask: Multitask) -> list[Run]:
+    tasks = [task for task, _, _ in prepared]
+    about = {task.task_id: about_run(record) for task, record, _ in prepared}
+    try:
+        async for _receipt in caller.client.submit_each(tasks, multitask=multitask, about=about):
+            pass
+    except LanggraphRqError as error:
+        ids = [task.task_id for task in tasks]
+        if len(ids) > 1:
+            with suppress(LanggraphRqError):
+                await cancel_runs(caller, ids, rollback=True, reason="another run of its batch was refused")
+        if not isinstance(error, ThreadBusyError):
+            raise
+        raise ProblemError(409, "thread_busy", f"{error}: wait, or choose another multitask_strategy") from None
+    at = datetime.now(UTC)
+    return [Run(task.task_id, thread, State.PENDING, at, task.graph, record) for task, record, thread in prepared]

@@ -1,0 +1,94 @@
+"""Take back what a task has written to its thread: the last step of the worker that owns it, before the task ends.
+
+The task still holds its thread, so that the next one begins on what was there before. A worker that dies half-way has
+lost the task as any other, and the next owner begins anew: what is removed already is not there.
+"""
+
+import time
+from contextlib import suppress
+from dataclasses import replace
+
+from langchain_core.runnables import RunnableConfig
+
+from langgraph_rq.shared.queue.keys import Question
+from langgraph_rq.shared.tasks import State, Task
+from langgraph_rq.shared.telemetry.logs import get_logger
+from langgraph_rq.shared.threads.rows import hold_call
+from langgraph_rq.worker.graphs.graphs import GraphPerRun, LoadedGraph
+from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
+from langgraph_rq.worker.records.ledger import ledger_key
+from langgraph_rq.worker.state.checkpointer import Checkpointer
+from langgraph_rq.worker.state.outages import CheckpointFencedError
+from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
+from langgraph_rq.worker.task.attempt import Attempt
+from langgraph_rq.worker.task.invocation.start import run_of
+from langgraph_rq.worker.task.job import NewerSchemaError, RejectedJobError, job_text, read_job
+from langgraph_rq.worker.task.result import INTERRUPT, Ended, Result, usage_of, write_result
+
+_log = get_logger(__name__)
+
+
+async def roll_back(attempt: Attempt, ended: Ended) -> Ended | None:
+    """Remove what the task of an attempt has written to its thread; returns its end, None: Redis is away for long.
+
+    Args:
+        attempt: It has ended, and still owns the task.
+        ended: How it would have ended.
+    """
+    task = attempt.task or _read(attempt)
+    has_question = False
+    if task and task.thread_id is not None and attempt.context.checkpointer:
+        token = await attempt.guards.loops.retry(hold_call(task.thread_key, by_force=True))
+        if token is None:
+            return None
+        # Above the token of the attempt: what a node still writes that does not let itself be cancelled is refused.
+        before = current_task.set(TaskGuard(attempt.guards, thread=task.thread_key, token=token))
+        try:
+            with suppress(CheckpointFencedError):  # the thread was deleted meanwhile
+                has_question = await _clear(attempt, task, attempt.context.checkpointer)
+        except Exception as error:
+            _log.warning("rollback.delayed", error=f"{type(error).__name__}: {error}")
+            return None
+        finally:
+            current_task.reset(before)
+    result = Result(State.CANCELLED, metadata=usage_of(attempt))
+    started = time.monotonic() - ended.run_s
+    written = write_result(attempt.claimed, task, result, attempt.worker, attempt.context.result_bytes, started)
+    return replace(written, question=Question.KEPT if has_question else Question.NONE)
+
+
+def _read(attempt: Attempt) -> Task | None:
+    """Read the task of an attempt that ran in a process of its own; None: it is no task, and has written nothing."""
+    claimed, context = attempt.claimed, attempt.context
+    try:
+        task = read_job(claimed, job_text(claimed, context.limits), context.base_queue, context.limits, context.keys)
+    except (RejectedJobError, NewerSchemaError):
+        return None
+    attempt.context = context.of_graph(context.graphs.get(task.graph))
+    return task
+
+
+async def _clear(attempt: Attempt, task: Task, checkpointer: Checkpointer) -> bool:
+    """Clear the thread of the task; returns whether it shows a question again."""
+    await checkpointer.begin(task.thread_key)
+    if isinstance(checkpointer, ThreadSaver):
+        await checkpointer.roll_back(task.thread_key, task.key)
+    elif loaded := attempt.context.graphs.get(task.graph):
+        await _go_back(task, loaded, checkpointer)
+    await attempt.context.redis.delete(ledger_key(task.thread_key))
+    last = await checkpointer.aget_tuple(_root(task))
+    return any(channel == INTERRUPT for _, channel, _ in (last and last.pending_writes) or ())
+
+
+async def _go_back(task: Task, loaded: LoadedGraph | GraphPerRun, checkpointer: Checkpointer) -> None:
+    """Put a copy of the last state before the task on its thread, where the checkpointer cannot remove one task's."""
+    async for found in checkpointer.alist(_root(task)):
+        if found.metadata.get("task_id") != task.key:
+            async with loaded.open(run_of(task)) as opened:
+                await opened.graph.aupdate_state(found.config, None, as_node="__copy__")
+            return
+    await checkpointer.adelete_thread(task.thread_key)
+
+
+def _root(task: Task) -> RunnableConfig:
+    return {"configurable": {"thread_id": task.thread_key, "checkpoint_ns": ""}}
