@@ -86,6 +86,8 @@ class ResultMetadata(BaseModel):
     """Of a task that stopped at a breakpoint: the nodes that run when it is resumed."""
     continues: str | None = None
     """The task that this one continued from its last checkpoint."""
+    cancel_reason: str | None = None
+    """Of a task that was cancelled: who wanted it, if that was said."""
     queued_ms: int
     run_ms: int
     worker: str

@@ -49,7 +49,7 @@ class Stops:
         return State(state)
 
     async def end_superseded(self, keys: Sequence[str]) -> None:
-        """End those of the tasks that no worker runs. They know that they are to stop, so that nothing hangs on it."""
+        """End those of the tasks that no worker runs. They know that they are to stop, and why: nothing hangs on it."""
         for key, state in zip(keys, await self._stop({key: key for key in keys}), strict=True):
             if isinstance(state, State):
                 await self._record(Action.CANCELLED, key, state=state)
@@ -61,13 +61,13 @@ class Stops:
             for key in ids:
                 add_reads(pipeline, key)
 
-        replies = await self._connection.read(ask) if ids else []
+        replies, why = await self._connection.read(ask) if ids else [], reason[:REASON_CHARS]
         calls = {}
         for i, (key, task_id) in enumerate(ids.items()):
-            result = unrun_result(task_id, State.CANCELLED, replies[READS * i : READS * (i + 1)])
+            read = replies[READS * i : READS * (i + 1)]
+            result = unrun_result(task_id, State.CANCELLED, read, reason=why)
             if result is not None:
                 signed = self._keys.sign_result(key, result) if self._keys else result
-                why = reason[:REASON_CHARS]
                 calls[key] = cancel_call(key, State.CANCELLED, signed, self._times, rollback=rollback, reason=why)
         states = dict(zip(calls, await self._connection.run(list(calls.values())), strict=True)) if calls else {}
         return [states.get(key) for key in ids]

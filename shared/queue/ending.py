@@ -27,6 +27,7 @@ _FIELDS = (
     TaskField.STOOD_STILL,
     TaskField.PLACE,
     TaskField.WAITS_FOR,
+    TaskField.CANCEL_REASON,
 )
 
 
@@ -42,7 +43,7 @@ def add_reads(pipeline: Pipeline | AsyncPipeline, task_id: str) -> None:
 
 
 def unrun_result(
-    task_id: str, state: State, replies: Sequence[Any], served: Collection[str] | None = None
+    task_id: str, state: State, replies: Sequence[Any], served: Collection[str] | None = None, reason: str = ""
 ) -> bytes | None:
     """Encode the result document of a task that ends as `state` without running any further.
 
@@ -52,6 +53,7 @@ def unrun_result(
         replies: To what `add_reads` put into the pipeline; None or the errors for keys of another type. A job that a
             tool of RQ removed has no data.
         served: The graphs of the live workers, where known: a task that waited for another one says so.
+        reason: Who cancels it, if that is said and does not stand in its hash.
 
     Returns:
         The document; None when there is no such task.
@@ -60,9 +62,10 @@ def unrun_result(
     if fields is None or isinstance(fields, Exception) or not any(fields):
         return None
     created_ms, epoch, waits, deadline_ms, input_tokens, output_tokens, cost_nano_usd, estimated_calls, stood_ms = (
-        whole_number(value or b"") for value in fields[:-2]
+        whole_number(value or b"") for value in fields[:-3]
     )
-    place, thing = ((value or b"").decode(errors="replace") for value in fields[-2:])
+    place, thing, known_reason = ((value or b"").decode(errors="replace") for value in fields[-3:])
+    why = known_reason or reason if state is State.CANCELLED else ""
     where = f"while it waited for {describe(thing)}" if place == Place.DELAYED and thing else "in the queue"
     if place == Place.PARKED and stood_ms:
         where = f"while a question of its thread had no answer, for {stood_ms / 1000:g} s of which it stood still"
@@ -93,6 +96,7 @@ def unrun_result(
             queued_ms=ended_ms - created_ms,
             run_ms=0,
             worker="",
+            **({"cancel_reason": why} if why else {}),
         ).model_dump(exclude_unset=True),
         submitted_at=_instant(created_ms),
         started_at=None,

@@ -16,6 +16,7 @@ from opentelemetry import trace
 from langgraph_rq.shared.budget.token_budget import Payer
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.answers import Claimed
+from langgraph_rq.shared.queue.keys import TaskField, task_hash
 from langgraph_rq.shared.tasks import State, Task
 from langgraph_rq.shared.telemetry.audit import Action
 from langgraph_rq.shared.telemetry.logs import bind, get_logger, listen
@@ -98,6 +99,11 @@ class Attempt(TaskGuard):
             about["span_id"] = span_id(here) if self.context.tracer else None
         bind(**about)
         _log.info("task.started", queued_ms=self._queued_ms, attempt=self.claimed.epoch)
+
+    async def why_cancelled(self) -> dict[str, str]:
+        """Read who cancelled the task, as metadata of its result; empty: that was not said."""
+        reason: Any = await self.context.redis.hget(task_hash(self.claimed.id), TaskField.CANCEL_REASON)
+        return {"cancel_reason": reason.decode(errors="replace")} if reason else {}
 
     def stop_calls(self) -> None:
         """Let no further call start: the run is being ended."""

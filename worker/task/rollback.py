@@ -36,7 +36,7 @@ async def roll_back(attempt: Attempt, ended: Ended) -> Ended | None:
         ended: How it would have ended.
     """
     task = attempt.task or _read(attempt)
-    has_question = False
+    has_question, why = False, {}
     if task and task.thread_id is not None and attempt.context.checkpointer:
         token = await attempt.guards.loops.retry(hold_call(task.thread_key, by_force=True))
         if token is None:
@@ -46,12 +46,13 @@ async def roll_back(attempt: Attempt, ended: Ended) -> Ended | None:
         try:
             with suppress(CheckpointFencedError):  # the thread was deleted meanwhile
                 has_question = await _clear(attempt, task, attempt.context.checkpointer)
+            why = await attempt.why_cancelled()
         except Exception as error:
             _log.warning("rollback.delayed", error=f"{type(error).__name__}: {error}")
             return None
         finally:
             current_task.reset(before)
-    result = Result(State.CANCELLED, metadata=usage_of(attempt))
+    result = Result(State.CANCELLED, metadata={**usage_of(attempt), **why})
     started = time.monotonic() - ended.run_s
     written = write_result(attempt.claimed, task, result, attempt.worker, attempt.context.result_bytes, started)
     return replace(written, question=Question.KEPT if has_question else Question.NONE)

@@ -124,6 +124,8 @@ async def _end_task(
     if attempt.dropped and not is_refused:
         await note_dropped(attempt, task, attempt.dropped)
         result.metadata = {**result.metadata, "dropped_question_of": attempt.dropped.rpartition("--")[2]}
+    if result.state is State.CANCELLED:
+        result.metadata = {**result.metadata, **await attempt.why_cancelled()}
     if task.continues:
         result.metadata = {**result.metadata, "continues": task.continues.task_id}
     is_open = await _is_question_open(context, task, result)

@@ -75,7 +75,10 @@ class Thread:
             shown["interrupts"] = {task["id"]: task["interrupts"] for task in tasks if task["interrupts"]}
             shown["error"] = last.error if last and self.status == "error" else None
             if self.row.ended is State.CANCELLED and not self.is_busy:
-                shown["error"] = {"error": "UserInterrupt", "message": "the run was cancelled"}
+                shown["error"] = {
+                    "error": "UserInterrupt",
+                    "message": (last and last.reason) or "the run was cancelled",
+                }
             if last:
                 shown["config"] = last.config
         return shown
@@ -87,6 +90,8 @@ class LastRun:
 
     config: Mapping[str, Any]
     error: Mapping[str, str] | None
+    reason: str | None
+    """Why it was cancelled."""
 
 
 async def read_threads(caller: Caller, thread_ids: Sequence[str]) -> list[Thread | None]:
@@ -143,7 +148,9 @@ async def _last_runs(caller: Caller, threads: Sequence[Thread]) -> list[LastRun 
     for thread, record, result in zip(threads, records, results, strict=True):
         config = (record.about.get("kwargs", {}) if record else {}).get("config") or {}
         own = {name: value for name, value in config.get("configurable", {}).items() if name not in SERVERS}
-        found.append(LastRun({**config, "configurable": own}, failure(_document(result))) if thread.row.run else None)
+        ended = _document(result)
+        reason = (ended.get("metadata") or {}).get("cancel_reason")
+        found.append(LastRun({**config, "configurable": own}, failure(ended), reason) if thread.row.run else None)
     return found
 
 

@@ -19,6 +19,8 @@ from langgraph_rq.shared.tasks import State
 
 HEARTBEAT_S = 5.0
 """LangGraph's clients give up a silent stream soon after."""
+DISCONNECTED = "its client has disconnected"
+"""Why a run was cancelled."""
 _HEARTBEAT = b": heartbeat\n\n"
 _MODES = frozenset(
     {
@@ -77,7 +79,7 @@ async def open_stream(
     async def leave() -> None:
         if not reading.has_ended:
             with suppress(LanggraphRqError):
-                await caller.client.cancel(run_id)
+                await caller.client.cancel(run_id, reason=DISCONNECTED)
 
     return RunStream(content, admission, leave if cancels else None)
 

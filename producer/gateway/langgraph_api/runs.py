@@ -23,7 +23,7 @@ from langgraph_rq.producer.gateway.langgraph_api.objects import (
 )
 from langgraph_rq.producer.gateway.langgraph_api.run_bodies import RunBody
 from langgraph_rq.producer.gateway.langgraph_api.run_start import answer_started, start, start_many
-from langgraph_rq.producer.gateway.langgraph_api.run_stream import HEARTBEAT_S, RunStream, open_stream
+from langgraph_rq.producer.gateway.langgraph_api.run_stream import DISCONNECTED, HEARTBEAT_S, RunStream, open_stream
 from langgraph_rq.producer.gateway.langgraph_api.threads import ThreadPath
 from langgraph_rq.producer.gateway.problems import ProblemError, documented
 from langgraph_rq.producer.gateway.tasks.bodies import Body, StrictRoute
@@ -121,7 +121,8 @@ async def cancel_many(body: CancelBody, caller: FromCaller, action: Action = "in
     open_ids = [run.run_id for run in found if run and not run.state.is_terminal]
     if not open_ids:
         raise ProblemError(404, "unknown_run", "no such run of this thread is open")
-    await cancel_runs(caller, open_ids, rollback=action == "rollback")
+    asked = f"{action} requested via POST /runs/cancel"
+    await cancel_runs(caller, open_ids, rollback=action == "rollback", reason=asked)
     return Response(status_code=204)
 
 
@@ -211,7 +212,8 @@ async def cancel(
     found = await read_run(caller, thread, run)
     if found.state.is_terminal:
         raise ProblemError(404, "unknown_run", f"Run with ID {run[:60]} has ended")
-    await caller.client.cancel(run, rollback=action == "rollback")
+    asked = f"{action} requested via POST /threads/{{thread_id}}/runs/{{run_id}}/cancel"
+    await caller.client.cancel(run, rollback=action == "rollback", reason=asked)
     if not wait:
         return Response(status_code=202)
     return _waiting(caller, thread, run, cancels=False)
@@ -272,7 +274,7 @@ async def _result(caller: Caller, run_id: str, *, cancels: bool) -> AsyncGenerat
 
 async def _cancel(caller: Caller, run_id: str) -> None:
     with suppress(LanggraphRqError):
-        await caller.client.cancel(run_id)
+        await caller.client.cancel(run_id, reason=DISCONNECTED)
 
 
 def _shown(result: Any) -> Any:
