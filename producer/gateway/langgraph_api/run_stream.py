@@ -8,12 +8,12 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from langgraph_rq.producer.gateway.dependencies import Caller
-from langgraph_rq.producer.gateway.langgraph_api.messages import Messages
+from langgraph_rq.producer.gateway.langgraph_api.messages import Messages, Repeats
 from langgraph_rq.producer.gateway.langgraph_api.objects import RUN_STATUS, failure
 from langgraph_rq.producer.gateway.langgraph_api.run_bodies import joins_messages, task_mode
 from langgraph_rq.producer.gateway.tasks.stream import EventsResponse
 from langgraph_rq.shared.errors import LanggraphRqError
-from langgraph_rq.shared.queue.events import BEGINNING, Event, EventType, is_place
+from langgraph_rq.shared.queue.events import BEGINNING, Event, EventType, is_place, order
 from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import State
 
@@ -72,9 +72,10 @@ async def open_stream(
         cancels: Whether the run is cancelled when the reader goes away before its end.
     """
     place = after if after and is_place(after) and after != "0-0" else BEGINNING
-    following = await caller.client.follow(run_id, place, HEARTBEAT_S)
+    frames = _Frames(run_id, modes, place)
+    following = await caller.client.follow(run_id, frames.read_from, HEARTBEAT_S)
     reading = _Reading()
-    content = _write(caller, run_id, following, modes, reading, has_begun=place != BEGINNING)
+    content = _write(caller, run_id, following, frames, reading)
 
     async def leave() -> None:
         if not reading.has_ended:
@@ -92,17 +93,12 @@ async def _write(
     caller: Caller,
     run_id: str,
     following: AsyncGenerator[Event | None, None] | None,
-    modes: Collection[str],
+    frames: "_Frames",
     reading: _Reading,
-    *,
-    has_begun: bool,
 ) -> AsyncGenerator[bytes, None]:
     if following is None:  # its end was seen
         reading.has_ended = True
         return
-    has_values = False
-    told = {task_mode(mode) for mode in modes}
-    messages = Messages() if joins_messages(modes) else None
     # A failure from here on only ends the stream: the client reconnects and gets the error then.
     with suppress(LanggraphRqError):
         async with aclosing(following) as events:
@@ -111,43 +107,73 @@ async def _write(
                     yield _HEARTBEAT
                 elif event.is_last:
                     reading.has_ended = True
-                    for frame in await _end(caller, run_id, event, has_begun=has_begun, has_values=has_values):
-                        yield frame
+                    if not frames.is_known(event):
+                        for one in await _end(caller, run_id, event, has_begun=frames.has_begun):
+                            yield one
                 else:
-                    for frame in _frames(run_id, event, told, messages, has_begun=has_begun):
-                        yield frame
-                        has_begun = True
-                    has_values = has_values or event.type == EventType.VALUES
+                    for one in frames.take(event):
+                        yield one
     # The gateway ends, or cannot read on: the reader is still there, and comes back.
     reading.has_ended = True
 
 
-def _frames(
-    run_id: str, event: Event, modes: Collection[str], messages: Messages | None, *, has_begun: bool
-) -> list[bytes]:
-    """Write what an event says."""
-    if event.type == EventType.STATE:
-        state = event.data
-        if state.get("state") != State.RUNNING or state.get("waits_for"):
+class _Frames:
+    """Writes what events say, to a reader that has seen those up to a place.
+
+    What is said of a message depends on its earlier pieces: with messages those are read again, and not written.
+    """
+
+    def __init__(self, run_id: str, modes: Collection[str], place: str) -> None:
+        self._run_id = run_id
+        self._modes = {task_mode(mode) for mode in modes}
+        self._place = order(place)
+        self._repeats = Repeats()
+        self._messages = Messages() if joins_messages(modes) else None
+        self.has_begun = place != BEGINNING
+        self.read_from = BEGINNING if EventType.MESSAGES in self._modes else place
+
+    def is_known(self, event: Event) -> bool:
+        """Whether the reader has seen an event."""
+        return order(event.id) <= self._place
+
+    def take(self, event: Event) -> list[bytes]:
+        """Write what an event says."""
+        if self.is_known(event):
+            if event.type == EventType.MESSAGES:
+                self._told(event, event.data)
             return []
-        return [frame("metadata", {"run_id": run_id, "attempt": state.get("attempt", 1)}, event.id)]
-    if event.type not in _MODES or event.type not in modes:
-        return []
-    data = event.data
-    if event.type == EventType.MESSAGES and "message" not in data:  # too long for an event
-        return []
-    begin = [] if has_begun else [frame("metadata", {"run_id": run_id, "attempt": data.get("attempt", 1)})]
-    told: list[tuple[str, Any]] = [(event.type, data.get("data"))]
-    if event.type == EventType.MESSAGES:
-        piece, metadata = data["message"], data.get("metadata", {})
-        told = messages.take(piece, metadata) if messages else [(event.type, [piece, metadata])]
-    elif event.type == EventType.DEBUG:
-        told = [(event.type, _with_checkpoints(data.get("data")))]
-    inside = data.get("namespace", ())
-    frames = [frame("|".join([name, *inside]), value) for name, value in told[:-1]]
-    # Only the last one has the place: who comes back after another one gets all of them.
-    frames += [frame("|".join([name, *inside]), value, event.id) for name, value in told[-1:]]
-    return [*begin, *frames]
+        if event.type == EventType.STATE:
+            state = event.data
+            if state.get("state") != State.RUNNING or state.get("waits_for"):
+                return []
+            self.has_begun = True
+            return [frame("metadata", {"run_id": self._run_id, "attempt": state.get("attempt", 1)}, event.id)]
+        if event.type not in _MODES or event.type not in self._modes:
+            return []
+        data = event.data
+        told = self._told(event, data)
+        if not told:
+            return []
+        attempt = data.get("attempt", 1)
+        begin = [] if self.has_begun else [frame("metadata", {"run_id": self._run_id, "attempt": attempt})]
+        self.has_begun = True
+        inside = data.get("namespace", ())
+        frames = [frame("|".join([name, *inside]), value) for name, value in told[:-1]]
+        # Only the last one has the place: who comes back after another one gets all of them.
+        frames += [frame("|".join([name, *inside]), value, event.id) for name, value in told[-1:]]
+        return [*begin, *frames]
+
+    def _told(self, event: Event, data: dict[str, Any]) -> list[tuple[str, Any]]:
+        """Return what an event of a mode says, as (event, data)."""
+        if event.type == EventType.DEBUG:
+            return [(event.type, _with_checkpoints(data.get("data")))]
+        if event.type != EventType.MESSAGES:
+            return [(event.type, data.get("data"))]
+        piece = self._repeats.take(data["message"], data.get("attempt", 1)) if "message" in data else None
+        if piece is None:  # told already
+            return []
+        metadata = data.get("metadata", {})
+        return self._messages.take(piece, metadata) if self._messages else [(event.type, [piece, metadata])]
 
 
 _CHECKPOINT = ("thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map")
@@ -167,12 +193,12 @@ def _with_checkpoints(record: Any) -> Any:
     return {**record, "payload": payload}
 
 
-async def _end(caller: Caller, run_id: str, event: Event, *, has_begun: bool, has_values: bool) -> list[bytes]:
+async def _end(caller: Caller, run_id: str, event: Event, *, has_begun: bool) -> list[bytes]:
     """Write the end of a run: what went wrong, if anything did, and how it ended."""
     document = await caller.client.result_json(run_id)
     result: Any = read_json(document) if document else {}
     frames = [] if has_begun else [frame("metadata", {"run_id": run_id, "attempt": 1})]
-    if not (has_begun or has_values) and result.get("result") is not None:  # its events are forgotten
+    if not has_begun and result.get("result") is not None:  # its events are forgotten
         frames.append(frame("values", result["result"]))
     if error := failure(result):
         frames.append(frame("error", error))
