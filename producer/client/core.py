@@ -322,6 +322,11 @@ class ClientCore:
         """
         return await self._answers().continue_(task_id)
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether `end_waits` was called."""
+        return self._transport.is_ending
+
     def end_waits(self) -> None:
         """End all waits as if their time were over, and all events where they are, now and from now on."""
         self._transport.end_waits()

@@ -30,6 +30,7 @@ from langgraph_rq.producer.gateway.langgraph_api import (
     runs,
     store,
     system,
+    thread_stream,
     thread_upkeep,
     threads,
 )
@@ -116,7 +117,7 @@ def create_app(settings: GatewaySettings, redis_url: str | None = None) -> FastA
         part.router
         for part in (
             *(routes, stream, classic, overview, health, page),
-            *(system, assistants, threads, thread_upkeep, runs, store, not_served),
+            *(system, assistants, threads, thread_upkeep, thread_stream, runs, store, not_served),
         )
     ]
     problems.install(app, [route for part in parts for route in part.routes])

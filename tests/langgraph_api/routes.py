@@ -172,7 +172,12 @@ ROUTES = [
         },
         better="`before` may be a checkpoint, its id or a config, as the SDKs document",
     ),
-    Route("GET", "/threads/{thread}/stream", query={"stream_modes": ("lifecycle",)}),
+    Route(
+        "GET",
+        "/threads/{thread}/stream",
+        query={"stream_mode": ("run_modes", "lifecycle", "state_update")},
+        better="an event's id is a place in its run: what came after it is found again at any gateway",
+    ),
     Route("POST", "/threads/{thread}/runs", _ASSISTANT, _RUN, better=_BETTER_RUN),
     Route("POST", "/threads/{thread}/runs/stream", _ASSISTANT, _RUN, {"namespace": ("",)}, better=_BETTER_STREAM),
     Route("POST", "/threads/{thread}/runs/wait", _ASSISTANT, _RUN, better=_BETTER_RUN),

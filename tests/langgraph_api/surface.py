@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
-from tests.gateways import gateway
+from tests.gateways import listening
 from tests.langgraph_api.routes import PATHS, ROUTES, Route
 
 
@@ -58,7 +58,7 @@ async def probe(http: httpx.AsyncClient) -> list[Answer]:
 
 async def write(redis_url: str) -> str:
     """Write the page."""
-    async with gateway(redis_url) as http:
+    async with listening(redis_url) as (http, _):
         return PAGE + "".join(f"{answer.row}\n" for answer in await probe(http))
 
 
@@ -93,9 +93,11 @@ async def _ask(
 ) -> httpx.Response:
     await http.post("/threads", json={"thread_id": PATHS["thread"], "if_exists": "do_nothing"})
     body: Any = None if route.body is None else {**route.body, **(fields or {})}
-    return await http.request(
-        route.method, route.path.format(**PATHS), json=[body] if route.is_list else body, params=query
-    )
+    content = [body] if route.is_list else body
+    async with http.stream(route.method, route.path.format(**PATHS), json=content, params=query) as answer:
+        if not answer.headers.get("Content-Type", "").startswith("text/event-stream"):  # that of a thread has no end
+            await answer.aread()
+    return answer
 
 
 def parameters(openapi: Mapping[str, Any], method: str, path: str) -> Iterator[str]:

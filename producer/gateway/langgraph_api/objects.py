@@ -174,6 +174,8 @@ class Run:
     graph: str
     record: Mapping[str, Any]
     """What its client asked for; empty if it came by another door."""
+    started_ms: int = 0
+    """When a worker first had it; 0: none has."""
 
     def answer(self) -> dict[str, Any]:
         """Write it."""
@@ -223,7 +225,8 @@ def _run(run_id: str, thread_id: str, thread: str, record: RunRecord | None) -> 
     if record.thread != thread and (record.thread or thread_id != thread_of_its_own(run_id)):
         return None
     name = record.about.get("graph") or record.graph
-    return Run(run_id, thread_id, record.state, record.created, name, record.about)
+    started_ms = round(record.started.timestamp() * 1000) if record.started else 0
+    return Run(run_id, thread_id, record.state, record.created, name, record.about, started_ms)
 
 
 def failure(result: Any) -> dict[str, str] | None:

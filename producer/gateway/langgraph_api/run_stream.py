@@ -21,7 +21,8 @@ HEARTBEAT_S = 5.0
 """LangGraph's clients give up a silent stream soon after."""
 DISCONNECTED = "its client has disconnected"
 """Why a run was cancelled."""
-_HEARTBEAT = b": heartbeat\n\n"
+HEARTBEAT = b": heartbeat\n\n"
+ALL_MODES = ("values", "updates", "messages-tuple", "custom", "events", "debug", "tasks", "checkpoints")
 _MODES = frozenset(
     {
         EventType.VALUES,
@@ -72,7 +73,7 @@ async def open_stream(
         cancels: Whether the run is cancelled when the reader goes away before its end.
     """
     place = after if after and is_place(after) and after != "0-0" else BEGINNING
-    frames = _Frames(run_id, modes, place)
+    frames = Frames(run_id, modes, place)
     following = await caller.client.follow(run_id, frames.read_from, HEARTBEAT_S)
     reading = _Reading()
     content = _write(caller, run_id, following, frames, reading)
@@ -93,7 +94,7 @@ async def _write(
     caller: Caller,
     run_id: str,
     following: AsyncGenerator[Event | None, None] | None,
-    frames: "_Frames",
+    frames: "Frames",
     reading: _Reading,
 ) -> AsyncGenerator[bytes, None]:
     if following is None:  # its end was seen
@@ -104,11 +105,11 @@ async def _write(
         async with aclosing(following) as events:
             async for event in events:
                 if event is None:
-                    yield _HEARTBEAT
+                    yield HEARTBEAT
                 elif event.is_last:
                     reading.has_ended = True
                     if not frames.is_known(event):
-                        for one in await _end(caller, run_id, event, has_begun=frames.has_begun):
+                        for one in await read_end(caller, run_id, event, has_begun=frames.has_begun):
                             yield one
                 else:
                     for one in frames.take(event):
@@ -117,14 +118,15 @@ async def _write(
     reading.has_ended = True
 
 
-class _Frames:
+class Frames:
     """Writes what events say, to a reader that has seen those up to a place.
 
     What is said of a message depends on its earlier pieces: with messages those are read again, and not written.
     """
 
-    def __init__(self, run_id: str, modes: Collection[str], place: str) -> None:
+    def __init__(self, run_id: str, modes: Collection[str], place: str, suffix: str = "") -> None:
         self._run_id = run_id
+        self._suffix = suffix
         self._modes = {task_mode(mode) for mode in modes}
         self._place = order(place)
         self._repeats = Repeats()
@@ -135,6 +137,9 @@ class _Frames:
     def is_known(self, event: Event) -> bool:
         """Whether the reader has seen an event."""
         return order(event.id) <= self._place
+
+    def _id(self, event: Event) -> str:
+        return event.id + self._suffix
 
     def take(self, event: Event) -> list[bytes]:
         """Write what an event says."""
@@ -147,7 +152,7 @@ class _Frames:
             if state.get("state") != State.RUNNING or state.get("waits_for"):
                 return []
             self.has_begun = True
-            return [frame("metadata", {"run_id": self._run_id, "attempt": state.get("attempt", 1)}, event.id)]
+            return [frame("metadata", {"run_id": self._run_id, "attempt": state.get("attempt", 1)}, self._id(event))]
         if event.type not in _MODES or event.type not in self._modes:
             return []
         data = event.data
@@ -160,7 +165,7 @@ class _Frames:
         inside = data.get("namespace", ())
         frames = [frame("|".join([name, *inside]), value) for name, value in told[:-1]]
         # Only the last one has the place: who comes back after another one gets all of them.
-        frames += [frame("|".join([name, *inside]), value, event.id) for name, value in told[-1:]]
+        frames += [frame("|".join([name, *inside]), value, self._id(event)) for name, value in told[-1:]]
         return [*begin, *frames]
 
     def _told(self, event: Event, data: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -193,7 +198,7 @@ def _with_checkpoints(record: Any) -> Any:
     return {**record, "payload": payload}
 
 
-async def _end(caller: Caller, run_id: str, event: Event, *, has_begun: bool) -> list[bytes]:
+async def read_end(caller: Caller, run_id: str, event: Event, *, has_begun: bool) -> list[bytes]:
     """Write the end of a run: what went wrong, if anything did, and how it ended."""
     document = await caller.client.result_json(run_id)
     result: Any = read_json(document) if document else {}

@@ -23,7 +23,13 @@ from langgraph_rq.producer.gateway.langgraph_api.objects import (
 )
 from langgraph_rq.producer.gateway.langgraph_api.run_bodies import RunBody
 from langgraph_rq.producer.gateway.langgraph_api.run_start import answer_started, start, start_many
-from langgraph_rq.producer.gateway.langgraph_api.run_stream import DISCONNECTED, HEARTBEAT_S, RunStream, open_stream
+from langgraph_rq.producer.gateway.langgraph_api.run_stream import (
+    ALL_MODES,
+    DISCONNECTED,
+    HEARTBEAT_S,
+    RunStream,
+    open_stream,
+)
 from langgraph_rq.producer.gateway.langgraph_api.threads import ThreadPath
 from langgraph_rq.producer.gateway.problems import ProblemError, documented
 from langgraph_rq.producer.gateway.tasks.bodies import Body, StrictRoute
@@ -38,7 +44,6 @@ from langgraph_rq.shared.threads.rows import records_key, runs_key
 
 _LISTED = 1_000
 _RUN_ID = TypeAdapter(TaskId)
-_ALL = ("values", "updates", "messages-tuple", "custom", "events", "debug", "tasks", "checkpoints")
 _PROBLEMS = documented(400, 401, 404, 408, 409, 413, 422, 429, 503)
 
 router = APIRouter(route_class=StrictRoute, tags=["langgraph: runs"])
@@ -191,7 +196,7 @@ async def join_stream(
     del checkpoint_id  # a hint of useStream, which takes a whole run as well
     found = await read_run(caller, thread, run)
     asked = [mode for given in stream_mode or () for mode in given.split(",") if mode]
-    modes = asked or found.record.get("kwargs", {}).get("stream_mode") or _ALL
+    modes = asked or found.record.get("kwargs", {}).get("stream_mode") or ALL_MODES
     with ExitStack() as stack:
         stack.enter_context(caller.gateway.streams.admit(caller.tenant))
         opened = await open_stream(caller, run, after, modes, stack, cancels=cancel_on_disconnect)

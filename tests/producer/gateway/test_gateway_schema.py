@@ -125,6 +125,7 @@ def test_operations_are_those_of_the_documented_api():
         "DELETE /threads/{thread}/runs/{run}",
         "GET /threads/{thread}/runs/{run}/join",
         "GET /threads/{thread}/runs/{run}/stream",
+        "GET /threads/{thread}/stream",
         "POST /threads/{thread}/runs/{run}/cancel",
         "POST /runs",
         "POST /runs/batch",
