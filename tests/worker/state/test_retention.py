@@ -185,3 +185,26 @@ def test_plan_drops_what_a_kept_checkpoint_is_not_rebuilt_from():
     assert plan(headers, all_but_newest(headers, 1)).places == [("", "1")]
     assert plan(headers, all_but_newest(headers, 5)).places == []
     assert plan(headers, set(headers)).places == sorted(headers)
+
+
+async def test_task_is_rolled_back_alone_and_again_without_effect(plain):
+    saver = ThreadSaver(plain)
+    graph = await turns(saver, 1, thread(run_id="shared", task_id="first"))
+    before = await Seen().history(graph, thread())
+    fields_before = await plain.hgetall(STATE)
+    await turns(saver, 2, thread(run_id="shared", task_id="second"))
+    for _ in range(2):
+        await saver.roll_back("t", "second")
+        assert await Seen().history(graph, thread()) == before
+        assert await plain.hgetall(STATE) == fields_before
+
+
+async def test_checkpoint_on_which_a_task_began_is_kept_however_many_steps_it_takes(plain):
+    saver = ThreadSaver(plain, keep=8)
+    graph = await turns(saver, 3, thread(task_id="first"))
+    before = await graph.aget_state(thread())
+    await turns(saver, 10, thread(task_id="second"))
+    assert len(await saved(saver)) <= 10
+    await saver.roll_back("t", "second")
+    after = await graph.aget_state(thread())
+    assert (after.config, after.values) == (before.config, before.values)

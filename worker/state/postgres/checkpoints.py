@@ -15,6 +15,7 @@ import copy
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -41,7 +42,14 @@ from langgraph_rq.worker.state.postgres.plain_json import plain_json
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.state.saver.reading import config_of, place_of
 from langgraph_rq.worker.state.saver.retention import all_but_newest
-from langgraph_rq.worker.state.saver.thread_saver import TASK_TTL_S, THREAD_KEEP, THREAD_TTL_S, ThreadSaver, no_token
+from langgraph_rq.worker.state.saver.thread_saver import (
+    TASK_ID,
+    TASK_TTL_S,
+    THREAD_KEEP,
+    THREAD_TTL_S,
+    ThreadSaver,
+    no_token,
+)
 from langgraph_rq.worker.state.serializer import StateSerializer
 
 _SERIALIZERS = 1_024
@@ -154,7 +162,7 @@ class PostgresSaver(AsyncPostgresSaver):
             types=types,
             blobs=blobs,
         )
-        await self._trim(thread, row["changes"], row["trimmed"])
+        await self._trim(thread, row["changes"], row["trimmed"], str(config["configurable"].get(TASK_ID) or ""))
         run = current_task.get()
         if run and not namespace:  # a subgraph's checkpoint does not keep what the node around it has paid for
             run.note_checkpoint(thread)
@@ -284,10 +292,10 @@ class PostgresSaver(AsyncPostgresSaver):
             raise CheckpointFencedError("expected the last task that began on the thread, got: an earlier one")
         return found[0]
 
-    async def _trim(self, thread: str, changes: int, trimmed: int) -> None:
+    async def _trim(self, thread: str, changes: int, trimmed: int, task_id: str) -> None:
         """Drop old checkpoints from time to time: a checkpoint is at least one change."""
         if self._keep and changes > self._keep and changes - trimmed > max(self._keep // 8, 1):
-            await upkeep.drop(self, thread, lambda headers: all_but_newest(headers, keep=self._keep))
+            await upkeep.drop(self, thread, partial(all_but_newest, keep=self._keep, task_id=task_id))
 
     async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
         """Read a row of the library's query. The library reads writes in a thread, which sync nodes may hold."""

@@ -26,16 +26,26 @@ class Plan:
     values: list[bytes]
 
 
-def all_but_newest(headers: Mapping[Place, Header], keep: int, namespaces: Iterable[str] | None = None) -> set[Place]:
-    """Return the places of all but the `keep` newest checkpoints of each namespace; None: of all namespaces."""
+def all_but_newest(
+    headers: Mapping[Place, Header], keep: int, namespaces: Iterable[str] | None = None, task_id: str = ""
+) -> set[Place]:
+    """Return the places of all but the `keep` newest checkpoints of each namespace; None: of all namespaces.
+
+    The one on which the task `task_id` began is kept, too: the task may be rolled back.
+    """
     wanted = None if namespaces is None else set(namespaces)
     by_namespace: dict[str, list[str]] = {}
     for namespace, checkpoint_id in headers:
         if wanted is None or namespace in wanted:
             by_namespace.setdefault(namespace, []).append(checkpoint_id)
-    return {
+    unwanted = {
         (namespace, one) for namespace, ids in by_namespace.items() for one in sorted(ids)[: max(0, len(ids) - keep)]
     }
+    if task_id:
+        own = of_task(headers, task_id)
+        for namespace, ids in by_namespace.items():
+            unwanted.discard((namespace, max((one for one in ids if (namespace, one) not in own), default="")))
+    return unwanted
 
 
 def of_runs(headers: Mapping[Place, Header], runs: Iterable[str]) -> set[Place]:

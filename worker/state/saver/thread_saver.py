@@ -170,7 +170,7 @@ class ThreadSaver(SyncFaces):
             count, large = await self._put(place, parent, checkpoint, merged, new_versions, frozenset())
         accepted(count)
         _remember(self._large, place, large)
-        await self._trim(place, count)
+        await self._trim(place, count, str(config["configurable"].get(TASK_ID) or ""))
         run = current_task.get()
         if run and not place[1]:  # a subgraph's checkpoint does not keep what the node around it has paid for
             run.note_checkpoint(place[0])
@@ -304,13 +304,13 @@ class ThreadSaver(SyncFaces):
         count, *_ = await self._threads.write("put", thread, args, *runs)
         return count, frozenset({*written.known, *written.values})
 
-    async def _trim(self, place: tuple[str, str], count: int) -> None:
+    async def _trim(self, place: tuple[str, str], count: int, task_id: str) -> None:
         """Drop old checkpoints of a namespace once an eighth more is there than is wanted, or than had to stay."""
         if not self._keep or count < max(self._keep, self._left.get(place, 0)) + max(self._keep // 8, 1):
             return
         thread, namespace = place
         left = await upkeep.drop(
-            self._threads, thread, partial(all_but_newest, keep=self._keep, namespaces=[namespace])
+            self._threads, thread, partial(all_but_newest, keep=self._keep, namespaces=[namespace], task_id=task_id)
         )
         _remember(self._left, place, sum(one == namespace for one, _ in left))
 
