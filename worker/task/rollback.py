@@ -5,10 +5,10 @@ lost the task as any other, and the next owner begins anew: what is removed alre
 """
 
 import time
-from contextlib import suppress
 from dataclasses import replace
 
 from langchain_core.runnables import RunnableConfig
+from redis.exceptions import RedisError
 
 from langgraph_rq.shared.queue.keys import Question
 from langgraph_rq.shared.tasks import State, Task
@@ -16,14 +16,18 @@ from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.shared.threads.rows import hold_call
 from langgraph_rq.worker.graphs.graphs import GraphPerRun, LoadedGraph
 from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
-from langgraph_rq.worker.records.ledger import ledger_key
 from langgraph_rq.worker.state.checkpointer import Checkpointer
-from langgraph_rq.worker.state.outages import CheckpointFencedError
+from langgraph_rq.worker.state.outages import CheckpointFencedError, CheckpointOutageError
+from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
+from langgraph_rq.worker.state.saver.upkeep import ThreadChangedError
 from langgraph_rq.worker.task.attempt import Attempt
 from langgraph_rq.worker.task.invocation.start import run_of
 from langgraph_rq.worker.task.job import NewerSchemaError, RejectedJobError, job_text, read_job
 from langgraph_rq.worker.task.result import INTERRUPT, Ended, Result, usage_of, write_result
+
+_PASSING = (RedisError, OSError, CheckpointOutageError, CheckpointFencedError, ThreadChangedError)
+"""The next owner begins anew. A worker that has lost its lease is refused like this, too, and must not end the task."""
 
 _log = get_logger(__name__)
 
@@ -44,12 +48,13 @@ async def roll_back(attempt: Attempt, ended: Ended) -> Ended | None:
         # Above the token of the attempt: what a node still writes that does not let itself be cancelled is refused.
         before = current_task.set(TaskGuard(attempt.guards, thread=task.thread_key, token=token))
         try:
-            with suppress(CheckpointFencedError):  # the thread was deleted meanwhile
-                has_question = await _clear(attempt, task, attempt.context.checkpointer)
+            has_question = await _clear(attempt, task, attempt.context.checkpointer)
             why = await attempt.why_cancelled()
-        except Exception as error:
+        except _PASSING as error:
             _log.warning("rollback.delayed", error=f"{type(error).__name__}: {error}")
             return None
+        except Exception as error:  # it would fail again and again, such as a checkpointer that cannot list
+            _log.warning("rollback.failed", error=f"{type(error).__name__}: {error}")
         finally:
             current_task.reset(before)
     result = Result(State.CANCELLED, metadata={**usage_of(attempt), **why})
@@ -76,8 +81,10 @@ async def _clear(attempt: Attempt, task: Task, checkpointer: Checkpointer) -> bo
         await checkpointer.roll_back(task.thread_key, task.key)
     elif loaded := attempt.context.graphs.get(task.graph):
         await _go_back(task, loaded, checkpointer)
-    await attempt.context.redis.delete(ledger_key(task.thread_key))
-    last = await checkpointer.aget_tuple(_root(task))
+    try:
+        last = await checkpointer.aget_tuple(_root(task))
+    except RefusedStateError:  # it cannot be answered
+        return False
     return any(channel == INTERRUPT for _, channel, _ in (last and last.pending_writes) or ())
 
 

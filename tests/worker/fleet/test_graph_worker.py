@@ -76,6 +76,7 @@ async def test_task_is_run_and_its_result_has_the_documented_fields(redis_url, c
         "not_written": None,
         "next": None,
         "continues": None,
+        "cancel_reason": None,
         "worker": graph_worker.name,
     }
 
