@@ -80,7 +80,7 @@ async def _clear(attempt: Attempt, task: Task, checkpointer: Checkpointer) -> bo
     if isinstance(checkpointer, ThreadSaver):
         await checkpointer.roll_back(task.thread_key, task.key)
     elif loaded := attempt.context.graphs.get(task.graph):
-        await _go_back(task, loaded, checkpointer)
+        await go_back(task, loaded, checkpointer)
     try:
         last = await checkpointer.aget_tuple(_root(task))
     except RefusedStateError:  # it cannot be answered
@@ -88,7 +88,7 @@ async def _clear(attempt: Attempt, task: Task, checkpointer: Checkpointer) -> bo
     return any(channel == INTERRUPT for _, channel, _ in (last and last.pending_writes) or ())
 
 
-async def _go_back(task: Task, loaded: LoadedGraph | GraphPerRun, checkpointer: Checkpointer) -> None:
+async def go_back(task: Task, loaded: LoadedGraph | GraphPerRun, checkpointer: Checkpointer) -> None:
     """Put a copy of the last state before the task on its thread, where the checkpointer cannot remove one task's."""
     async for found in checkpointer.alist(_root(task)):
         if found.metadata.get("task_id") != task.key:
