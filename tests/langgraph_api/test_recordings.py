@@ -7,7 +7,7 @@ import pytest
 from tests.langgraph_api.recordings import differences, record
 from tests.langgraph_api.servers import GOLDEN, serving
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.mark.timeout(300)
