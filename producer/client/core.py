@@ -6,16 +6,13 @@
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from copy import copy
-from dataclasses import replace
 from typing import Any, Self, Unpack
 
-from langgraph_rq.producer.client.client_log import ClientLog
 from langgraph_rq.producer.client.door import Door
 from langgraph_rq.producer.client.reading.following import Following
 from langgraph_rq.producer.client.reading.lookup import (
     Receipt,
     TaskStatus,
-    read_receipt,
     read_result,
 )
 from langgraph_rq.producer.client.reading.results import LOOK_AGAIN_S, Results
@@ -24,6 +21,7 @@ from langgraph_rq.producer.client.records import Records
 from langgraph_rq.producer.client.resume import MISSING, Answers
 from langgraph_rq.producer.client.stops import Stops
 from langgraph_rq.producer.client.store import StoreItems
+from langgraph_rq.producer.client.submitting import Submitter
 from langgraph_rq.producer.client.task_fields import TaskFields
 from langgraph_rq.producer.client.threads import Threads
 from langgraph_rq.producer.client.transport.connection import Connection
@@ -36,20 +34,15 @@ from langgraph_rq.shared.errors import (
     UnreadableTaskError,
     Violation,
 )
-from langgraph_rq.shared.queue.answers import Submission
 from langgraph_rq.shared.queue.events import BEGINNING, Event
 from langgraph_rq.shared.queue.keys import result_key
 from langgraph_rq.shared.queue.shares import Share
-from langgraph_rq.shared.queue.verbs import Multitask, submit_call
+from langgraph_rq.shared.queue.verbs import Multitask
 from langgraph_rq.shared.results import TaskResult
 from langgraph_rq.shared.settings import QueueSettings, RedisSettings, TaskSettings, TenantSettings, load
 from langgraph_rq.shared.signing import SignatureError, unsigned_result
 from langgraph_rq.shared.tasks import DEFAULT_TENANT, State, Task, task_key
 from langgraph_rq.shared.telemetry.audit import Action
-
-_SUBMIT_BATCH = 200
-
-_log = ClientLog(__name__)
 
 
 class ClientCore:
@@ -149,30 +142,8 @@ class ClientCore:
         `multitask` says what becomes of the open tasks of their threads; REJECT raises ThreadBusyError where there are.
         `about`: task id -> what is recorded of it.
         """
-        warned = iter(await self._door.judge(tasks))
-        for start in range(0, len(tasks), _SUBMIT_BATCH):
-            batch, records = self._records.submit(tasks[start : start + _SUBMIT_BATCH], self._queue.queue)
-            queues = [task.priority.queue(self._queue.queue) for task in batch]
-            calls = [
-                submit_call(
-                    task,
-                    queue,
-                    self._times,
-                    share=self._share,
-                    data=self._keys.sign_task(task) if self._keys else None,
-                    multitask=multitask,
-                    about=(about or {}).get(task.task_id),
-                )
-                for task, queue in zip(batch, queues, strict=True)
-            ]
-            # Submitting is idempotent under the id, so a lost reply is answered by asking again.
-            answers = await self._connection.run(calls + records, self._replicas)
-            superseded = [key for one in answers[: len(batch)] if isinstance(one, Submission) for key in one.stopped]
-            if superseded:
-                await self._stops().end_superseded(superseded)
-            for task, queue, submission in zip(batch, queues, answers[: len(batch)], strict=True):
-                receipt = replace(read_receipt(task, queue, submission), warnings=next(warned))
-                self._warn(receipt)
+        async with aclosing(self._submitter().each(tasks, multitask, about or {})) as receipts:
+            async for receipt in receipts:
                 yield receipt
 
     async def status(self, task_id: str) -> TaskStatus:
@@ -182,12 +153,6 @@ class ClientCore:
     async def tasks(self, *, before: int = 0, limit: int = 100, **only: Unpack[ListFields]) -> TaskPage:
         """List tasks, the newest first, as `list_tasks` does. Raises RedisUnavailableError."""
         return await list_tasks(self._connection, self._tenant, self._times.records, before, limit, **only)
-
-    def _warn(self, receipt: Receipt) -> None:
-        """Log, once for each reason, that no live worker can run what is submitted."""
-        if receipt.reason and receipt.reason not in self._warned:
-            self._warned.add(receipt.reason)
-            _log.warning("task.without_worker", task_id=receipt.task_id, reason=receipt.reason)
 
     async def result(self, task_id: str) -> TaskResult | None:
         """Read a task's result; None while it has none, or when its TTL is over. Raises RedisUnavailableError."""
@@ -349,6 +314,20 @@ class ClientCore:
 
     def _answers(self) -> Answers:
         return Answers(self._connection, self._key, self._keys, self._limits, self.submit_many)
+
+    def _submitter(self) -> Submitter:
+        return Submitter(
+            self._connection,
+            self._door,
+            self._queue.queue,
+            self._times,
+            self._replicas,
+            self._share,
+            self._keys,
+            self._records,
+            self._stops(),
+            self._warned,
+        )
 
     def _stops(self) -> Stops:
         return Stops(self._connection, self._times, self._keys, self._record)
