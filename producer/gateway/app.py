@@ -24,16 +24,11 @@ from langgraph_rq.producer.gateway.admission.streams import Streams
 from langgraph_rq.producer.gateway.answer_headers import AnswerHeaders
 from langgraph_rq.producer.gateway.console import overview, page
 from langgraph_rq.producer.gateway.dependencies import Gateway
-from langgraph_rq.producer.gateway.langgraph_api import (
-    assistants,
-    not_served,
-    runs,
-    store,
-    system,
-    thread_stream,
-    thread_upkeep,
-    threads,
-)
+from langgraph_rq.producer.gateway.langgraph_api import assistants, not_served, store, system
+from langgraph_rq.producer.gateway.langgraph_api.runs import routes as runs
+from langgraph_rq.producer.gateway.langgraph_api.threads import routes as threads
+from langgraph_rq.producer.gateway.langgraph_api.threads import stream as thread_stream
+from langgraph_rq.producer.gateway.langgraph_api.threads import upkeep as thread_upkeep
 from langgraph_rq.producer.gateway.probes import health
 from langgraph_rq.producer.gateway.probes.model_ping import ModelPing
 from langgraph_rq.producer.gateway.tasks import classic, routes, stream

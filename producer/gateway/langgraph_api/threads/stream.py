@@ -11,7 +11,7 @@ from fastapi import APIRouter, Header, Query, Response
 
 from langgraph_rq.producer.gateway.dependencies import Caller, FromCaller
 from langgraph_rq.producer.gateway.langgraph_api.objects import Run, newest_ids, read_runs, read_thread
-from langgraph_rq.producer.gateway.langgraph_api.run_stream import (
+from langgraph_rq.producer.gateway.langgraph_api.runs.stream import (
     ALL_MODES,
     HEARTBEAT,
     HEARTBEAT_S,
@@ -19,7 +19,7 @@ from langgraph_rq.producer.gateway.langgraph_api.run_stream import (
     frame,
     read_end,
 )
-from langgraph_rq.producer.gateway.langgraph_api.threads import ThreadPath
+from langgraph_rq.producer.gateway.langgraph_api.threads.routes import ThreadPath
 from langgraph_rq.producer.gateway.problems import documented
 from langgraph_rq.producer.gateway.tasks.bodies import StrictRoute
 from langgraph_rq.producer.gateway.tasks.stream import EventsResponse

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 from langgraph_rq.producer.gateway.dependencies import Caller
 from langgraph_rq.producer.gateway.langgraph_api.messages import Messages, Repeats
 from langgraph_rq.producer.gateway.langgraph_api.objects import RUN_STATUS, failure
-from langgraph_rq.producer.gateway.langgraph_api.run_bodies import joins_messages, task_mode
+from langgraph_rq.producer.gateway.langgraph_api.runs.bodies import joins_messages, task_mode
 from langgraph_rq.producer.gateway.tasks.stream import EventsResponse
 from langgraph_rq.shared.errors import LanggraphRqError
 from langgraph_rq.shared.queue.events import BEGINNING, Event, EventType, is_place, order

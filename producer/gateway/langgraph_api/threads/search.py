@@ -7,7 +7,7 @@ from typing import Any
 from langgraph_rq.producer.gateway.dependencies import Caller
 from langgraph_rq.producer.gateway.langgraph_api.assistants import find
 from langgraph_rq.producer.gateway.langgraph_api.objects import Thread, answer_threads, read_threads
-from langgraph_rq.producer.gateway.langgraph_api.thread_bodies import CountBody
+from langgraph_rq.producer.gateway.langgraph_api.threads.bodies import CountBody
 from langgraph_rq.producer.gateway.problems import ProblemError
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.tasks import thread_of_key

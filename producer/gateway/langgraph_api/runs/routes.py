@@ -21,16 +21,16 @@ from langgraph_rq.producer.gateway.langgraph_api.objects import (
     read_runs,
     read_thread,
 )
-from langgraph_rq.producer.gateway.langgraph_api.run_bodies import RunBody
-from langgraph_rq.producer.gateway.langgraph_api.run_start import answer_started, start, start_many
-from langgraph_rq.producer.gateway.langgraph_api.run_stream import (
+from langgraph_rq.producer.gateway.langgraph_api.runs.bodies import RunBody
+from langgraph_rq.producer.gateway.langgraph_api.runs.start import answer_started, start, start_many
+from langgraph_rq.producer.gateway.langgraph_api.runs.stream import (
     ALL_MODES,
     DISCONNECTED,
     HEARTBEAT_S,
     RunStream,
     open_stream,
 )
-from langgraph_rq.producer.gateway.langgraph_api.threads import ThreadPath
+from langgraph_rq.producer.gateway.langgraph_api.threads.routes import ThreadPath
 from langgraph_rq.producer.gateway.problems import ProblemError, documented
 from langgraph_rq.producer.gateway.tasks.bodies import Body, StrictRoute
 from langgraph_rq.shared.errors import (

@@ -16,8 +16,8 @@ from langgraph_rq.producer.gateway.langgraph_api.objects import (
     read_thread,
     read_threads,
 )
-from langgraph_rq.producer.gateway.langgraph_api.thread_bodies import PruneBody
-from langgraph_rq.producer.gateway.langgraph_api.threads import ThreadPath
+from langgraph_rq.producer.gateway.langgraph_api.threads.bodies import PruneBody
+from langgraph_rq.producer.gateway.langgraph_api.threads.routes import ThreadPath
 from langgraph_rq.producer.gateway.problems import ProblemError, documented
 from langgraph_rq.producer.gateway.tasks.bodies import StrictRoute
 from langgraph_rq.shared.connections import scripts

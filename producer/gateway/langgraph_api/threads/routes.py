@@ -21,7 +21,7 @@ from langgraph_rq.producer.gateway.langgraph_api.objects import (
     read_thread,
 )
 from langgraph_rq.producer.gateway.langgraph_api.paths import select_paths
-from langgraph_rq.producer.gateway.langgraph_api.thread_bodies import (
+from langgraph_rq.producer.gateway.langgraph_api.threads.bodies import (
     CountBody,
     CreateBody,
     HistoryBody,
@@ -31,7 +31,7 @@ from langgraph_rq.producer.gateway.langgraph_api.thread_bodies import (
     SuperstepBody,
     UpdateBody,
 )
-from langgraph_rq.producer.gateway.langgraph_api.thread_search import MOST_ROWS, find_threads
+from langgraph_rq.producer.gateway.langgraph_api.threads.search import MOST_ROWS, find_threads
 from langgraph_rq.producer.gateway.problems import ProblemError, documented, invalid
 from langgraph_rq.producer.gateway.tasks.bodies import StrictRoute
 from langgraph_rq.shared.connections import scripts

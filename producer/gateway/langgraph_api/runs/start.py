@@ -9,9 +9,9 @@ from typing import Any
 from langgraph_rq.producer.gateway.dependencies import Caller
 from langgraph_rq.producer.gateway.langgraph_api.ids import new_id, thread_of_its_own
 from langgraph_rq.producer.gateway.langgraph_api.objects import Run, cancel_runs, read_each_run, read_thread
-from langgraph_rq.producer.gateway.langgraph_api.run_bodies import RunBody
-from langgraph_rq.producer.gateway.langgraph_api.run_records import about_run
-from langgraph_rq.producer.gateway.langgraph_api.threads import make
+from langgraph_rq.producer.gateway.langgraph_api.runs.bodies import RunBody
+from langgraph_rq.producer.gateway.langgraph_api.runs.records import about_run
+from langgraph_rq.producer.gateway.langgraph_api.threads.routes import make
 from langgraph_rq.producer.gateway.problems import ProblemError
 from langgraph_rq.shared.errors import LanggraphRqError, ThreadBusyError
 from langgraph_rq.shared.queue.verbs import Multitask
