@@ -144,6 +144,21 @@ async def test_answer_that_is_rolled_back_leaves_the_question_open(talk_and_sdk,
     assert answer["steps"] == ["say", "ask no"] * 2 + ["inner", "stay"]
 
 
+async def test_question_that_was_dropped_is_open_again(talk_and_sdk, redis_url):
+    talk, sdk = talk_and_sdk
+    thread = (await sdk.threads.create())["thread_id"]
+    await sdk.runs.wait(thread, "talk", input=asks())
+    (asked,) = await sdk.runs.list(thread)
+    run = await sdk.runs.create(thread, "talk", input=asks(stays=True))
+    await talk.staying.wait()
+    await sdk.runs.cancel(thread, run["run_id"], wait=True, action="rollback")
+    assert (await sdk.threads.get(thread))["status"] == "interrupted"
+    async with AsyncClient(redis_url) as client:
+        assert (await client.result(asked["run_id"])).metadata.question_dropped_by is None
+        answer = await client.resume(asked["run_id"], "no")
+        assert (await client.wait(answer.task_id, 20)).result["steps"][:2] == ["say", "ask no"]
+
+
 async def test_new_run_rolls_those_before_it_back(talk_and_sdk):
     talk, sdk = talk_and_sdk
     thread = (await sdk.threads.create())["thread_id"]

@@ -100,10 +100,12 @@ class Attempt(TaskGuard):
         bind(**about)
         _log.info("task.started", queued_ms=self._queued_ms, attempt=self.claimed.epoch)
 
-    async def why_cancelled(self) -> dict[str, str]:
-        """Read who cancelled the task, as metadata of its result; empty: that was not said."""
-        reason: Any = await self.context.redis.hget(task_hash(self.claimed.id), TaskField.CANCEL_REASON)
-        return {"cancel_reason": reason.decode(errors="replace")} if reason else {}
+    async def read_stop(self) -> tuple[bool, dict[str, str]]:
+        """Read whether the task is to be rolled back, and who cancelled it, as metadata of its result."""
+        fields = [TaskField.CANCEL, TaskField.CANCEL_REASON]
+        found: Any = await self.context.redis.hmget(task_hash(self.claimed.id), fields)
+        cancel, reason = found
+        return cancel == b"rollback", {"cancel_reason": reason.decode(errors="replace")} if reason else {}
 
     def stop_calls(self) -> None:
         """Let no further call start: the run is being ended."""

@@ -40,7 +40,8 @@ async def roll_back(attempt: Attempt, ended: Ended) -> Ended | None:
         ended: How it would have ended.
     """
     task = attempt.task or _read(attempt)
-    has_question, why = False, {}
+    has_question = False
+    why: dict[str, str] = {}
     if task and task.thread_id is not None and attempt.context.checkpointer:
         token = await attempt.guards.loops.retry(hold_call(task.thread_key, by_force=True))
         if token is None:
@@ -49,7 +50,7 @@ async def roll_back(attempt: Attempt, ended: Ended) -> Ended | None:
         before = current_task.set(TaskGuard(attempt.guards, thread=task.thread_key, token=token))
         try:
             has_question = await _clear(attempt, task, attempt.context.checkpointer)
-            why = await attempt.why_cancelled()
+            _, why = await attempt.read_stop()
         except _PASSING as error:
             _log.warning("rollback.delayed", error=f"{type(error).__name__}: {error}")
             return None

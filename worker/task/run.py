@@ -121,11 +121,13 @@ async def _end_task(
     if context.redaction:
         result = await context.redaction.result(result)
     is_refused = result.error is not None and result.error[0] is ErrorType.INVALID_INPUT
-    if attempt.dropped and not is_refused:
+    rolls_back = False
+    if result.state is State.CANCELLED:
+        rolls_back, why = await attempt.read_stop()
+        result.metadata = {**result.metadata, **why}
+    if attempt.dropped and not (is_refused or rolls_back):
         await note_dropped(attempt, task, attempt.dropped)
         result.metadata = {**result.metadata, "dropped_question_of": attempt.dropped.rpartition("--")[2]}
-    if result.state is State.CANCELLED:
-        result.metadata = {**result.metadata, **await attempt.why_cancelled()}
     if task.continues:
         result.metadata = {**result.metadata, "continues": task.continues.task_id}
     is_open = await _is_question_open(context, task, result)
