@@ -42,6 +42,7 @@ from langgraph_rq.worker.state.postgres.plain_json import plain_json
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.state.saver.reading import config_of, place_of
 from langgraph_rq.worker.state.saver.retention import all_but_newest
+from langgraph_rq.worker.state.saver.sync_faces import SyncFaces
 from langgraph_rq.worker.state.saver.thread_saver import (
     TASK_ID,
     TASK_TTL_S,
@@ -55,7 +56,7 @@ from langgraph_rq.worker.state.serializer import StateSerializer
 _SERIALIZERS = 1_024
 
 
-class PostgresSaver(AsyncPostgresSaver):
+class PostgresSaver(SyncFaces, AsyncPostgresSaver):
     """A checkpointer for workers.
 
     Args:
@@ -77,7 +78,8 @@ class PostgresSaver(AsyncPostgresSaver):
         keep: int = THREAD_KEEP,
         token: Callable[[str], int | None] = no_token,
     ) -> None:
-        super().__init__(postgres.pool)
+        AsyncPostgresSaver.__init__(self, postgres.pool)
+        self._loop = self.loop
         self.lock: Any = nullcontext()
         self.serde = serializer or StateSerializer()
         self.postgres = postgres

@@ -208,6 +208,19 @@ async def test_outage_between_two_nodes_is_waited_for_and_no_node_runs_again(pos
     assert calls == ["before", "during"]
 
 
+async def test_sync_caller_works_in_a_thread_and_is_an_error_on_the_loop(postgres):
+    saver = PostgresSaver(postgres)
+    config = await put(saver)
+    saved = await asyncio.to_thread(saver.get_tuple, config)
+    assert saved.config == config
+    await asyncio.to_thread(saver.copy_thread, "t", "copy")
+    assert [one.config async for one in saver.alist(thread("copy"))]
+    await asyncio.to_thread(saver.delete_thread, "t")
+    assert await asyncio.to_thread(lambda: list(saver.list(thread()))) == []
+    with pytest.raises(RuntimeError, match="expected ainvoke or astream"):
+        saver.put(config, empty_checkpoint(), {}, {})
+
+
 async def test_copy_is_whole_and_of_its_own(postgres):
     saver = PostgresSaver(postgres)
     graph = chain(step("one"), step("two", note="x" * 500)).compile(checkpointer=saver)
