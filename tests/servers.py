@@ -79,9 +79,9 @@ def stack() -> RedisBinary:
 
 
 @contextmanager
-def redis_stack(**options: str) -> Iterator[EmbeddedRedis]:
+def redis_stack(*, tcp: bool = False, **options: str) -> Iterator[EmbeddedRedis]:
     """Run Redis with modules while the block runs."""
-    with EmbeddedRedis(binary=stack(), **options) as server:
+    with EmbeddedRedis(tcp=tcp, binary=stack(), **options) as server:
         yield server
 
 

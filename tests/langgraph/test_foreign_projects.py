@@ -7,10 +7,10 @@ import pytest
 from redis import Redis
 
 from langgraph_rq import Client, State
-from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 from langgraph_rq.worker.graphs.langgraph_json import INSTEAD
 from tests.installation import ROOT, start_worker
+from tests.servers import redis_stack
 from tests.waiting import until_sync
 
 CONFIG = ROOT / "tests/projects/foreign/langgraph.json"
@@ -18,7 +18,7 @@ CONFIG = ROOT / "tests/projects/foreign/langgraph.json"
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory):
-    with EmbeddedRedis(tcp=True) as redis, OfflineLLM() as model:
+    with redis_stack(tcp=True) as redis, OfflineLLM() as model:
         environment = {
             "REDIS_URL": redis.url,
             "OPENAI_BASE_URL": model.url,

@@ -78,8 +78,9 @@ def _untouched_imports(monkeypatch):
 
 
 @pytest.fixture
-def project(tmp_path, redis_url):
-    (tmp_path / "brought.py").write_text(CODE.replace('"URL"', repr(redis_url)))
+def project(tmp_path, stack_url):
+    """A project whose own checkpointer needs modules."""
+    (tmp_path / "brought.py").write_text(CODE.replace('"URL"', repr(stack_url)))
 
     def read(graphs=("plain",), **keys):
         path = tmp_path / "langgraph.json"
@@ -236,8 +237,8 @@ def counter(checkpointer):
 
 
 @pytest.fixture
-async def theirs(aredis):
-    saver = AsyncRedisSaver(redis_client=aredis)
+async def theirs(stack):
+    saver = AsyncRedisSaver(redis_client=stack)
     await saver.asetup()
     return saver
 
