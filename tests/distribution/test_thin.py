@@ -99,7 +99,7 @@ def imports_of(file: Path) -> Iterator[str]:
 FOLDERS = {
     "producer/client": (), "producer/cli": (), "producer/doctor": (), "producer/gateway": ("api", "otel", "otel-grpc"),
     "producer/dashboard": ("dashboard",), "shared": ("worker", "otel", "otel-grpc"),
-    "worker": ("worker", "otel", "otel-grpc", "encryption"),
+    "worker": ("worker", "otel", "otel-grpc", "encryption", "postgres"),
 }  # fmt: skip
 """What is installed where the modules of a folder run."""
 
@@ -111,7 +111,7 @@ def test_each_part_imports_only_what_its_extra_brings(folder, extras):
     assert used - brought_by(*extras) == set()
 
 
-@pytest.mark.parametrize("extra", ["", "worker", "api", "dashboard", "encryption"])
+@pytest.mark.parametrize("extra", ["", "worker", "api", "dashboard", "encryption", "postgres"])
 def test_each_requirement_is_imported_by_some_module(extra):
     used = {name for folder in PACKAGES for name in imported(folder)} | NEEDED_BY_OTHERS.keys()
     assert names(EXTRAS[extra] if extra else PROJECT["dependencies"]) - used == set()

@@ -253,6 +253,8 @@ async def forget(redis: Any, task_id: str, thread_id: str) -> None:
     for key in ("agent:task:", "agent:result:", "agent:events:", "rq:job:"):
         await redis.delete(key + task_id)
     await redis.delete(f"agent:thread:{thread_id}", f"agent:question:{thread_id}")
+    async for key in redis.scan_iter(match="agent:ids:*:*"):  # ids that are remembered
+        await redis.hdel(key, task_id)
 
 
 @dataclass

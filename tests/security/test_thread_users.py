@@ -12,6 +12,7 @@ from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.shared.settings import TaskSettings
 from langgraph_rq.shared.signing import TaskKeys
 from langgraph_rq.worker.guards.event_loops import EventLoops
+from langgraph_rq.worker.state.outages import Outages
 from langgraph_rq.worker.state.store.access import Access
 from langgraph_rq.worker.state.store.store import Store
 from tests.fleet import one_node_graph, worker
@@ -40,7 +41,7 @@ async def serving(users, **context):
     url = users.url("worker")
     async with open_async(url) as stored:
         loops = EventLoops(stored, url)
-        async with worker(url, GRAPHS, checkpoints=True, store=Store(Access(loops)), **context):
+        async with worker(url, GRAPHS, checkpoints=True, store=Store(Access(loops, Outages())), **context):
             yield
         await loops.aclose()
 

@@ -112,6 +112,7 @@ async def test_attempt_that_continues_from_its_own_checkpoint_has_no_input(redis
             enqueue(redis_url, "t", graph="late", input={"n": 1}, thread_id="one")
             assert (await ended(client, "t")).error.type is ErrorType.GRAPH_ERROR
             redis_client.delete("agent:task:t", "agent:result:t", "agent:events:t", "rq:job:t")
+            redis_client.delete(*redis_client.keys("agent:ids:*"))
 
 
 async def test_refused_input_leaves_its_thread_as_it_was(redis_url, client):
