@@ -287,6 +287,7 @@ def test_plain_http_is_judged_by_how_far_it_goes(examine, producer_url, host, le
 def test_days_until_redis_is_full_are_estimated_from_the_last_days_growth(examine, used, level):
     """`used` is so many hours ago, in parts of what is used now: a fifth of maxmemory, 85 % of which may be filled."""
     with EmbeddedRedis() as server, Redis.from_url(server.url) as client:
+        examine(server.url, **GOOD)  # what it needs in Redis is there from now on
         now = client.info("memory")["used_memory"]
         client.config_set("maxmemory", 5 * now)
         note_memory(client, {hours: round(part * now) for hours, part in used.items()})
