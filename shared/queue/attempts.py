@@ -216,18 +216,20 @@ def release_call(
 
 def owns_call(task_id: str, epoch: int, worker: str, now_ms: int | str = NOW) -> Call[Ownership]:
     """Check that the worker still owns the task and may go on with it."""
-    return Call(load_script("shared/queue/scripts/owns"), [task_hash(task_id)], [epoch, worker, now_ms], Ownership)
+    return Call(
+        load_script("shared/queue/scripts/running/owns"), [task_hash(task_id)], [epoch, worker, now_ms], Ownership
+    )
 
 
 def use_call(task_id: str, used: Use) -> Call[bool]:
     """Add what a model call used to its task; False: the task is not kept any more."""
     args = [used.input_tokens, used.output_tokens, used.cost_nano_usd, used.estimated_calls]
-    return Call(load_script("shared/queue/scripts/use"), [task_hash(task_id)], args, bool)
+    return Call(load_script("shared/queue/scripts/running/use"), [task_hash(task_id)], args, bool)
 
 
 def block_call(task_id: str, epoch: int, worker: str, line: str) -> Call[bool]:
     """Record that a task blocks its worker's event loop in `line` (file:line); False: the worker owns it no more."""
-    return Call(load_script("shared/queue/scripts/block"), [task_hash(task_id)], [epoch, worker, line], bool)
+    return Call(load_script("shared/queue/scripts/running/block"), [task_hash(task_id)], [epoch, worker, line], bool)
 
 
 def drop_question_call(task_id: str, epoch: int, worker: str, thread: str, *, drops: bool) -> Call[str]:
@@ -236,7 +238,7 @@ def drop_question_call(task_id: str, epoch: int, worker: str, thread: str, *, dr
     Returns the id in Redis of the task that asked; empty: none, or the worker does not own the task.
     """
     return Call(
-        load_script("shared/queue/scripts/drop_question"),
+        load_script("shared/queue/scripts/running/drop_question"),
         [task_hash(task_id), question_key(thread)],
         [epoch, worker, int(drops)],
         lambda reply: reply.decode(errors="replace"),

@@ -176,7 +176,7 @@ def append_call(task_id: str, epoch: int, worker: str, written: int, events: Seq
     """
     pairs: list[Argument] = [part for event in events for part in event]
     return Call(
-        load_script("shared/queue/scripts/append_events"),
+        load_script("shared/queue/scripts/running/append_events"),
         [task_hash(task_id), events_key(task_id)],
         [epoch, worker, written, LONGEST_STREAM, *pairs],
         int,

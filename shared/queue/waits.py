@@ -78,17 +78,17 @@ def describe(thing: str) -> str:
 
 def await_call(thing: str, wait_ms: int, now_ms: int | str = "") -> Call[int]:
     """Record that a thing is refused for so long; see await.lua."""
-    return Call(load_script("shared/queue/scripts/await"), [], [thing, wait_ms, now_ms], int)
+    return Call(load_script("shared/queue/scripts/waiting/await"), [], [thing, wait_ms, now_ms], int)
 
 
 def keep_call(task_id: str, epoch: int, worker: str, thing: str) -> Call[bool]:
     """Record what a running task waits for in its worker's memory, empty: nothing; False: it is not the worker's."""
-    return Call(load_script("shared/queue/scripts/keep"), [task_hash(task_id)], [epoch, worker, thing], bool)
+    return Call(load_script("shared/queue/scripts/running/keep"), [task_hash(task_id)], [epoch, worker, thing], bool)
 
 
 def wake_call(things: Sequence[str], tasks: int = 0, now_ms: int | str = "") -> Call[int]:
     """Let tasks go on that wait for these things, so many of each, 0 for all; returns how many sets were marked."""
-    return Call(load_script("shared/queue/scripts/wake"), [], [tasks, now_ms, *things], int)
+    return Call(load_script("shared/queue/scripts/waiting/wake"), [], [tasks, now_ms, *things], int)
 
 
 def wake_all_call(kind: str, cursor: int = 0, now_ms: int | str = "") -> Call[int]:
@@ -96,4 +96,4 @@ def wake_all_call(kind: str, cursor: int = 0, now_ms: int | str = "") -> Call[in
 
     Returns the cursor for the next call, since each one looks at a few hundred things; 0 after the last one.
     """
-    return Call(load_script("shared/queue/scripts/wake_all"), [], [kind, cursor, now_ms], int)
+    return Call(load_script("shared/queue/scripts/waiting/wake_all"), [], [kind, cursor, now_ms], int)

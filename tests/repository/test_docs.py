@@ -132,7 +132,7 @@ def test_every_rule_that_a_comment_cites_has_a_heading():
 
 
 def test_every_verb_of_the_queue_is_explained():
-    verbs = {file.stem for file in (ROOT / "shared/queue/scripts").glob("*.lua")}
+    verbs = {file.stem for file in (ROOT / "shared/queue/scripts").rglob("*.lua")}
     table = ARCHITECTURE.partition("### Verbs")[2].partition("\n### ")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == verbs
 

@@ -71,7 +71,7 @@ def test_clock_and_fence_stand_once():
     fences = [name for name in NAMES if re.search(r"\bepoch\b.*==|==.*\bepoch\b|~= epoch", read_lua(name).body)]
     assert fences == [
         "shared/queue/functions/fence",
-        "shared/queue/scripts/append_events",
+        "shared/queue/scripts/running/append_events",
     ]  # the second compares who counted, not who owns
 
 

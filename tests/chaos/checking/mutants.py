@@ -97,7 +97,7 @@ MUTANTS: Mapping[str, Mutant] = {
     "a result is committed once only": Mutant(patch=_commit_once),
     "calls after the lease": Mutant(patch=_hold_for_ever),
     "a blocking task is not marked": Mutant(
-        {"shared/queue/scripts/block": ("redis.call('HSET', task_key, 'blocked_in', line)", "")}
+        {"shared/queue/scripts/running/block": ("redis.call('HSET', task_key, 'blocked_in', line)", "")}
     ),
     "a cancel is not seen": Mutant({"worker/guards/scripts/admit": ("return cancel and 2 or 1", "return 1")}),
 }

@@ -1,8 +1,8 @@
 -- What the decisions of the breaker and the budget mean for tasks that wait: it is composed here, so that breaker, budget
 -- and queue know nothing of each other. Things are named as in shared/queue/waits.py.
 --
--- Calls shared/queue/scripts/await
--- Calls shared/queue/scripts/wake
+-- Calls shared/queue/scripts/waiting/await
+-- Calls shared/queue/scripts/waiting/wake
 
 -- Tasks that a settled call lets try a budget: more than one, in case the first finds no room.
 local PER_SETTLE = 2

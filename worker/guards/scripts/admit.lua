@@ -7,12 +7,12 @@
 -- Uses worker/guards/functions/prelude: next_call
 -- Uses worker/guards/functions/wakers: breaker_thing, follow_busy
 -- Uses worker/guards/functions/tenant_calls: take_place, leave_place
--- Calls shared/queue/scripts/owns
+-- Calls shared/queue/scripts/running/owns
 -- Calls shared/breaker/allow
 -- Calls shared/pacing/pace
 -- Calls shared/pacing/correct
 -- Calls shared/budget/scripts/reserve
--- Calls shared/queue/scripts/await
+-- Calls shared/queue/scripts/waiting/await
 --
 -- Returns {ownership, reply of allow, reply of pace, reply of reserve}, up to and including the first refusal. Without
 -- keys for `owns` the call belongs to no task and counts as owned; without keys for `pace` its rate has no limit;

@@ -6,7 +6,7 @@
 --
 -- Uses worker/guards/functions/prelude: next_call
 -- Uses worker/records/functions/entries: find_entry, reserve_entry
--- Calls shared/queue/scripts/owns
+-- Calls shared/queue/scripts/running/owns
 -- Calls shared/breaker/allow
 --
 -- Returns {ownership} if it is not 1, else {ownership, reply of allow, what became of it, recorded result}. Without a

@@ -7,7 +7,7 @@
 -- Uses worker/guards/functions/tenant_calls: leave_place
 -- Calls shared/breaker/report
 -- Calls shared/budget/scripts/settle
--- Calls shared/queue/scripts/use
+-- Calls shared/queue/scripts/running/use
 -- Calls shared/pacing/correct
 --
 -- Returns {reply of report, reply of settle}. Without keys for `use` the call belongs to no task, without keys for
