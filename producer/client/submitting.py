@@ -1,6 +1,7 @@
 """Put tasks on the queue, many in a round trip."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from langgraph_rq.producer.client.client_log import ClientLog
@@ -10,6 +11,7 @@ from langgraph_rq.producer.client.records import Records
 from langgraph_rq.producer.client.stops import Stops
 from langgraph_rq.producer.client.transport.connection import Connection
 from langgraph_rq.shared.connections.scripts import Replicas
+from langgraph_rq.shared.errors import LanggraphRqError
 from langgraph_rq.shared.queue.answers import Submission
 from langgraph_rq.shared.queue.shares import Share
 from langgraph_rq.shared.queue.verbs import Multitask, QueueTimes, submit_call
@@ -73,7 +75,9 @@ class Submitter:
             answers = await self.connection.run(calls + records, self.replicas)
             superseded = [key for one in answers[: len(batch)] if isinstance(one, Submission) for key in one.stopped]
             if superseded:
-                await self.stops.end_superseded(superseded)
+                # The new ones are accepted; in an outage workers end the others when their turn comes.
+                with suppress(LanggraphRqError):
+                    await self.stops.end_superseded(superseded)
             for task, queue, submission in zip(batch, queues, answers[: len(batch)], strict=True):
                 receipt = replace(read_receipt(task, queue, submission), warnings=next(warned))
                 self._warn(receipt)

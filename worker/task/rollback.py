@@ -4,17 +4,22 @@ The task still holds its thread, so that the next one begins on what was there b
 lost the task as any other, and the next owner begins anew: what is removed already is not there.
 """
 
+import asyncio
 import time
 from dataclasses import replace
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import CheckpointTuple
 from redis.exceptions import RedisError
 
+from langgraph_rq.shared.queue.answers import Ownership
+from langgraph_rq.shared.queue.attempts import owns_call
 from langgraph_rq.shared.queue.keys import Question
 from langgraph_rq.shared.tasks import State, Task
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.shared.threads.rows import hold_call
 from langgraph_rq.worker.graphs.graphs import GraphPerRun, LoadedGraph
+from langgraph_rq.worker.guards.event_loops import OUTAGE
 from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
 from langgraph_rq.worker.state.checkpointer import Checkpointer
 from langgraph_rq.worker.state.outages import CheckpointFencedError, CheckpointOutageError
@@ -28,6 +33,11 @@ from langgraph_rq.worker.task.result import INTERRUPT, Ended, Result, usage_of, 
 
 _PASSING = (RedisError, OSError, CheckpointOutageError, CheckpointFencedError, ThreadChangedError)
 """The next owner begins anew. A worker that has lost its lease is refused like this, too, and must not end the task."""
+
+_CLEAR_S = 900.0
+"""Longer than our own checkpointers wait for an outage; one of the project's may know no timeout."""
+
+_TRIES = 5
 
 _log = get_logger(__name__)
 
@@ -44,18 +54,19 @@ async def roll_back(attempt: Attempt, ended: Ended) -> Ended | None:
     why: dict[str, str] = {}
     if task and task.thread_id is not None and attempt.context.checkpointer:
         token = await attempt.guards.loops.retry(hold_call(task.thread_key, by_force=True))
-        if token is None:
+        # Whoever takes the task over after this check has a higher token than `token`, so that ours is refused then.
+        owns = owns_call(attempt.claimed.id, attempt.claimed.epoch, attempt.worker)
+        if token is None or await attempt.guards.loops.retry(owns) in {None, Ownership.GONE}:
             return None
         # Above the token of the attempt: what a node still writes that does not let itself be cancelled is refused.
         before = current_task.set(TaskGuard(attempt.guards, thread=task.thread_key, token=token))
         try:
-            has_question = await _clear(attempt, task, attempt.context.checkpointer)
+            async with asyncio.timeout(_CLEAR_S):
+                has_question = await _try_to_clear(attempt, task, attempt.context.checkpointer)
             _, why = await attempt.read_stop()
         except _PASSING as error:
             _log.warning("rollback.delayed", error=f"{type(error).__name__}: {error}")
             return None
-        except Exception as error:  # it would fail again and again, such as a checkpointer that cannot list
-            _log.warning("rollback.failed", error=f"{type(error).__name__}: {error}")
         finally:
             current_task.reset(before)
     result = Result(State.CANCELLED, metadata={**usage_of(attempt), **why})
@@ -75,6 +86,20 @@ def _read(attempt: Attempt) -> Task | None:
     return task
 
 
+async def _try_to_clear(attempt: Attempt, task: Task, checkpointer: Checkpointer) -> bool:
+    """Clear the thread as `_clear` does, a few times: what a project's database raises when it is busy is not known."""
+    for failures in range(1, _TRIES + 1):
+        try:
+            return await _clear(attempt, task, checkpointer)
+        except _PASSING:
+            raise
+        except Exception as error:
+            if failures == _TRIES:  # it would fail again and again, such as a checkpointer that cannot list
+                _log.warning("rollback.failed", error=f"{type(error).__name__}: {error}")
+        await asyncio.sleep(OUTAGE.pause_s(failures))
+    return True  # whatever the thread shows stays
+
+
 async def _clear(attempt: Attempt, task: Task, checkpointer: Checkpointer) -> bool:
     """Clear the thread of the task; returns whether it shows a question again."""
     await checkpointer.begin(task.thread_key)
@@ -91,12 +116,21 @@ async def _clear(attempt: Attempt, task: Task, checkpointer: Checkpointer) -> bo
 
 async def go_back(task: Task, loaded: LoadedGraph | GraphPerRun, checkpointer: Checkpointer) -> None:
     """Put a copy of the last state before the task on its thread, where the checkpointer cannot remove one task's."""
+    oldest: CheckpointTuple | None = None
     async for found in checkpointer.alist(_root(task)):
+        if found.config["configurable"].get("checkpoint_ns"):  # langgraph-checkpoint-redis lists all namespaces
+            continue
         if found.metadata.get("task_id") != task.key:
+            if oldest is None and not task.goes_on:  # it wrote nothing, and a copy would lose the thread's question
+                return
             async with loaded.open(run_of(task)) as opened:
                 await opened.graph.aupdate_state(found.config, None, as_node="__copy__")
             return
-    await checkpointer.adelete_thread(task.thread_key)
+        oldest = found
+    if oldest and oldest.parent_config:
+        raise LookupError("the checkpoint on which the task began is not listed: the thread is left as it is")
+    if oldest:
+        await checkpointer.adelete_thread(task.thread_key)
 
 
 def _root(task: Task) -> RunnableConfig:

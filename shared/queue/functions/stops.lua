@@ -29,8 +29,8 @@ end
 
 -- Stop the open tasks of a thread in favour of a new one. Returns the ids of those that did not know it yet: the caller
 -- ends the ones that no worker runs. If it dies, a worker does when their turn comes.
-local function stop_thread(thread, is_rollback, why)
-  local found, seen = {}, {}
+local function stop_thread(by, thread, is_rollback, why)
+  local found, seen = {}, {[by] = true}
   for _, ids in ipairs({redis.call('LRANGE', 'agent:thread:' .. thread, 0, MOST_STOPPED - 1),
     redis.pcall('ZRANGE', RUNS .. thread, -MOST_LATE, -1)}) do
     for _, id in ipairs(ids) do

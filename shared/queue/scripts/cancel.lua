@@ -58,13 +58,16 @@ if before ~= 'pending' then
 end
 is_rollback = is_rollback or cancel == 'rollback'
 if is_rollback and started and state ~= 'error' and not is_removed(id) then
-  local deadline = whole(now_ms + ROLLBACK_MS)
-  redis.call('HSET', task_key, 'deadline', deadline)
-  redis.call('ZADD', open_key, 'XX', deadline, id)
-  if place == 'delayed' then
-    go_on(id, now_ms)
+  redis.call('HSETNX', task_key, 'rollback_until', whole(now_ms + ROLLBACK_MS))
+  local deadline = natural(redis.call('HGET', task_key, 'rollback_until'), 0)
+  if deadline > now_ms then
+    redis.call('HSET', task_key, 'deadline', whole(deadline))
+    redis.call('ZADD', open_key, 'XX', whole(deadline), id)
+    if place == 'delayed' then
+      go_on(id, now_ms)
+    end
+    return before
   end
-  return before
 end
 
 result_ms = natural(rq_status == 'failed' and failure_ms or own_ms, result_ms)

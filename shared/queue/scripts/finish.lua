@@ -84,6 +84,8 @@ if thread and is_rolled_back then
   unlist_run(id, thread, tenant_of(thread), now_ms)
 elseif thread then
   list_end(thread, tenant_of(thread), state, now_ms)
+end
+if thread then
   expire_state(thread)
 end
 local kept_data = emptied_data ~= '' and #emptied_data or (task_bytes(job_key))

@@ -47,7 +47,7 @@ if not is_attempt then
 end
 stopped_running(user)
 local until_ms
-if thing == '' or cancel then -- a cancelled one ends at once
+if thing == '' or (cancel and thing ~= 'redis') then -- a cancelled one ends at once, unless an outage keeps it from that
   put_back(id, queue, user)
 else
   until_ms = enter(id, queue, user, thing, delay_ms, doubles, now_ms)

@@ -5,7 +5,7 @@
 -- Uses shared/queue/functions/turns: QUEUE_KEY, enqueue, enter_thread, tenant_of, wake_thread
 -- Uses shared/queue/functions/emptied: statuses
 -- Uses shared/queue/functions/shares: charge, is_above_share, refused
--- Uses shared/queue/functions/waits: wait_to_start
+-- Uses shared/queue/functions/waits: go_on, wait_to_start
 -- Uses shared/queue/functions/thread_rows: is_busy, list_run
 -- Uses shared/queue/functions/records: begin_record
 -- Uses shared/queue/functions/remembered_ids: recall_id, shortened
@@ -114,7 +114,13 @@ end
 local stopped = {}
 if thread ~= '' then
   if strategy == 'interrupt' or strategy == 'rollback' then
-    stopped = stop_thread(thread, strategy == 'rollback', 'superseded by ' .. (id:match('^.-%-%-(.*)') or id))
+    stopped = stop_thread(id, thread, strategy == 'rollback', 'superseded by ' .. (id:match('^.-%-%-(.*)') or id))
+  end
+  for _, other in ipairs(stopped) do
+    local started, place = unpack(redis.call('HMGET', 'agent:task:' .. other, 'started', 'place'))
+    if started and place == 'delayed' then -- it holds the thread
+      go_on(other, now_ms)
+    end
   end
   list_run(id, thread, tenant_of(thread), announced_graph, now_ms)
 end

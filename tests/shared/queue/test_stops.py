@@ -7,6 +7,7 @@ from langgraph_rq.shared.queue.answers import Finished
 from langgraph_rq.shared.queue.attempts import finish_call
 from langgraph_rq.shared.queue.records import RunFilter, list_runs_call, read_runs_call
 from langgraph_rq.shared.queue.verbs import Multitask, cancel_call, submit_call
+from langgraph_rq.shared.queue.waits import AFTER_OUTAGE
 from langgraph_rq.shared.tasks import State, Task, TaskLimits
 from tests.shared.queue.test_task_queue import QUEUE, TIMES, QueueOnRedis
 
@@ -103,6 +104,55 @@ async def test_task_that_waits_is_claimed_to_be_rolled_back_also_after_its_deadl
     claimed = await queue.claim_one()
     assert claimed.is_cancelled
     assert claimed.deadline_at_ms > queue.now_ms
+
+
+async def test_task_whose_graph_no_worker_serves_for_a_day_ends_without_a_rollback(queue):
+    await queue.submit("t1", thread_id="t", deadline_s=60)
+    await queue.release(await queue.claim_one(), delay_ms=30_000)
+    await queue.cancel(rollback=True)
+    queue.now_ms += 100_000
+    assert await queue.cancel(state=State.TIMEOUT) is State.PENDING
+    queue.now_ms += 86_400_000
+    assert await queue.cancel(state=State.TIMEOUT) is State.TIMEOUT
+
+
+async def test_task_whose_rollback_an_outage_delays_waits_before_it_is_claimed_again(queue):
+    await queue.submit("t1", thread_id="t")
+    claimed = await queue.claim_one()
+    await queue.cancel(rollback=True)
+    assert await queue.end(claimed) is Finished.TO_ROLL_BACK
+    await queue.release(claimed, wait=AFTER_OUTAGE)
+    assert (await queue.claim()).tasks == ()
+    queue.now_ms += 5_000
+    await queue.reap()
+    assert (await queue.claim_one()).is_cancelled
+
+
+@pytest.mark.parametrize("is_rolled_back", [False, True])
+async def test_checkpoints_go_with_the_row_of_a_thread_that_has_a_ttl(queue, is_rolled_back):
+    await queue.submit("t1", thread_id="t")
+    await queue.redis.hset("agent:thread_row:t", "ttl", 60_000)
+    claimed = await queue.claim_one()
+    await queue.redis.hset("agent:thread_state:t", "a", "b")
+    if is_rolled_back:
+        await queue.cancel(rollback=True)
+    await queue.end(claimed, is_rolled_back=is_rolled_back)
+    assert 0 < await queue.redis.pttl("agent:thread_state:t") <= 60_000
+
+
+async def test_superseded_task_that_waits_goes_on_to_its_end_also_if_the_reply_is_lost(queue):
+    await queue.submit("t1", thread_id="t")
+    await queue.release(await queue.claim_one(), delay_ms=3_000_000)
+    await queue.supersede("t2", Multitask.INTERRUPT)
+    claimed = await queue.claim_one()
+    assert (claimed.id, claimed.is_cancelled) == ("t1", True)
+
+
+async def test_id_that_is_used_again_does_not_supersede_itself(queue):
+    await queue.submit("t1", thread_id="t")
+    await queue.end(await queue.claim_one())
+    await queue.redis.delete("agent:task:t1", *await queue.redis.keys("agent:ids:*"))
+    assert (await queue.supersede("t1", Multitask.INTERRUPT)).stopped == ()
 
 
 async def test_task_is_rolled_back_by_a_worker_that_serves_its_graph(queue):

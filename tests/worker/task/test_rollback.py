@@ -3,6 +3,7 @@
 import operator
 from typing import Annotated, TypedDict
 
+import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
 from langgraph_rq.shared.tasks import Task, TaskLimits
@@ -39,3 +40,27 @@ async def test_state_before_a_task_is_put_on_top_again_and_the_first_one_leaves_
     await graph.ainvoke({"steps": ["first"]}, thread_config(first))
     await go_back(first, loaded, saver)
     assert (await graph.aget_state(thread_config(first))).values == {}
+
+
+async def test_task_that_wrote_nothing_leaves_its_thread_as_it_is():
+    saver = InMemorySaver()
+    graph = one_node_graph(node, Steps).copy({"checkpointer": saver})
+    await graph.ainvoke({"steps": ["first"]}, thread_config(task("first")))
+    before = await graph.aget_state(thread_config(task("first")))
+    await go_back(task("second"), LoadedGraph("g", graph, graph_input(graph)), saver)
+    assert await graph.aget_state(thread_config(task("first"))) == before
+
+
+async def test_thread_whose_state_before_the_task_is_not_listed_is_not_deleted():
+    class ShortSaver(InMemorySaver):
+        async def alist(self, config, **options):
+            async for found in super().alist(config, **{**options, "limit": 2}):
+                yield found
+
+    saver = ShortSaver()
+    graph = one_node_graph(node, Steps).copy({"checkpointer": saver})
+    for one in ("first", "second"):
+        await graph.ainvoke({"steps": [one]}, thread_config(task(one)))
+    with pytest.raises(LookupError):
+        await go_back(task("second"), LoadedGraph("g", graph, graph_input(graph)), saver)
+    assert (await graph.aget_state(thread_config(task("first")))).values["steps"][0] == "first"

@@ -36,10 +36,10 @@ for i = 3, #ARGV do
   end
   for _, field in ipairs(fields) do
     local rows = redis.call('HGET', state_key, field)
-    local kept = rows and without(rows)
+    local kept = rows and rows:find(run, 1, true) and without(rows)
     if kept == '' then
       redis.call('HDEL', state_key, field)
-    elseif kept then
+    elseif kept and #kept < #rows then
       redis.call('HSET', state_key, field, kept)
     end
   end
