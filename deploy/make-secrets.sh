@@ -73,7 +73,9 @@ for tenant in $tenants; do
     -e "s/~agent:tenant\*/~agent:tenants ~agent:tenant_turns:* ~agent:tenant_line:*:$tenant ~agent:tenant_open:$tenant ~agent:tenant_kept:$tenant/" \
     -e "s/~agent:capped:\*/~agent:capped:$own*/" -e "s/~agent:thread:\*/~agent:thread:$own*/" -e "s/~agent:question:\*/~agent:question:$own*/" \
     -e "s/~agent:thread_records:\*/~agent:thread_records:$own*/" -e "s/~agent:run_count:\*/~agent:run_count:$tenant/" \
-    -e "s/~agent:threads_by:\*/~agent:threads_by:$tenant:*/" \
+    -e "s/~agent:threads_by:\*/~agent:threads_by:$tenant:*/" -e "s/~agent:threads:\*/~agent:threads:$tenant/" \
+    -e "s/~agent:thread_row:\*/~agent:thread_row:$own*/" -e "s/~agent:thread_runs:\*/~agent:thread_runs:$own*/" \
+    -e "s/~agent:reply:\*/~agent:reply:$own*/" \
     -e "s/~agent:runs:\*/~agent:runs:$tenant:*/" -e "s/~agent:ids:\*/~agent:ids:$tenant ~agent:ids:$tenant:*/" \
     -e "s/~rq:job:\*/~rq:job:$own*/" -e "s/~rq:results:\*/~rq:results:$own*/" -e "s/ %R~rq:\* / %R~rq:workers* %R~rq:worker:* /" \
     -e "s/ ~agent:rate\* / /g" -e "s/ %R~agent:budget:\* / /g" >tenant.acl

@@ -21,6 +21,8 @@ _Text = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Nodes = Literal["*"] | tuple[_Text, ...]
 """Nodes by name; "*" for all."""
 
+# A double dash separates the tenant from the id in Redis, so an id cannot hold one.
+TaskId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+(-[A-Za-z0-9_]+)*-?$", max_length=128)]
 CheckpointId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$", max_length=128)]
 
 
@@ -105,10 +107,10 @@ class Continued(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    task_id: _Text
-    earlier: tuple[_Text, ...] = Field(default=(), max_length=MOST_EARLIER)
+    task_id: TaskId
+    earlier: tuple[TaskId, ...] = Field(default=(), max_length=MOST_EARLIER)
     """What that task continued itself, newest first: the last checkpoint may be one of theirs."""
-    origin: _Text | None = None
+    origin: TaskId | None = None
     """The first task of a conversation without `thread_id`: the thread is that task's own."""
 
     @property

@@ -109,7 +109,7 @@ class TaskKeys:
     def sign_task(self, task: Task) -> bytes:
         """Encode a task as `Task.job_data` does, signed. Raises SettingsError: its tenant has no key here."""
         key = self._key_of(task.tenant)
-        text = task.model_dump_json(by_alias=True, exclude_none=True).encode()
+        text = task.text().encode()
         signature = f'],{{"signature":"{key.key_id}:{key.sign("task", task.key, text)}"}}]'
         return _JOB_BEGIN + text + signature.encode()
 

@@ -28,6 +28,7 @@ from langgraph_rq.shared.run_fields import (
     Nodes,
     RunConfig,
     StreamMode,
+    TaskId,
 )
 from langgraph_rq.shared.schema import ADDED, FIRST_SCHEMA, SCHEMA, with_schema
 from langgraph_rq.shared.strict_json import kind, read_json, unsafe_parts
@@ -108,8 +109,6 @@ class TaskLimits:
 DEFAULT_LIMITS = TaskLimits()
 
 
-# A double dash separates the tenant from the id in Redis, so an id cannot hold one.
-TaskId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+(-[A-Za-z0-9_]+)*-?$", max_length=128)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 GraphName = Annotated[str, StringConstraints(pattern=PRINTABLE, max_length=256)]
 ThreadId = Annotated[str, StringConstraints(pattern=PRINTABLE, max_length=256)]
@@ -274,10 +273,12 @@ class Task(BaseModel):
 
     def job_data(self) -> bytes:
         """Encode the task as RQ's JSON serializer encodes a job: function, instance, args, kwargs."""
+        return f'["{FUNCTION}",null,[{self.text()}],{{}}]'.encode()
+
+    def text(self) -> str:
+        """Encode the task as JSON, without fields that have no value; null is an input."""
         task = self.model_dump_json(by_alias=True, exclude_none=True)
-        if self.input is None:
-            task = '{"input":null,' + task[1:]
-        return f'["{FUNCTION}",null,[{task}],{{}}]'.encode()
+        return '{"input":null,' + task[1:] if self.input is None else task
 
 
 def task_key(task_id: str, tenant: str = DEFAULT_TENANT) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 from langgraph_rq.shared.connections.scripts import Call, load_script
 from langgraph_rq.shared.strict_json import read_json
+from langgraph_rq.shared.tasks import tenant_of
 
 GRAPHS = "agent:graphs"
 ANSWERED_WITHIN_S = 10.0
@@ -107,6 +108,8 @@ class Request:
         is_typed = all(isinstance(part, str) for part in (request.id, request.graph, request.thread))
         if not is_typed or not isinstance(request.arguments, dict):
             raise ValueError("a part has another type")
+        if tenant_of(request.id) != tenant_of(request.thread):
+            raise ValueError("the reply would be another tenant's")
         return request
 
 

@@ -38,7 +38,9 @@ def groups_for(metadata: Mapping[str, Any], graphs: Mapping[str, str | None]) ->
     for name, value in metadata.items():
         graph = graphs.get(name)
         if not isinstance(value, dict | list) and (graph or name not in graphs):
-            groups.append([_pair(name, value), OVERFLOW, *([_GRAPH + graph] if graph else ())])
+            # Terms are told apart by line breaks, which no graph's name has.
+            of_graph = [_GRAPH + graph] if graph and "\n" not in graph else []
+            groups.append([_pair(name, value), OVERFLOW, *of_graph])
     return groups[:MOST_GROUPS]
 
 

@@ -182,3 +182,25 @@ async def test_thread_is_busy_while_an_older_run_is_still_to_start(sdk):
     assert [one["thread_id"] for one in await sdk.threads.search(status="busy")] == [thread]
     with pytest.raises(ConflictError):
         await sdk.threads.copy(thread)
+
+
+async def test_run_that_is_refused_makes_no_thread(sdk):
+    with pytest.raises(UnprocessableEntityError):
+        await sdk.runs.create(NOBODY, "no such graph", input={}, if_not_exists="create")
+    with pytest.raises(NotFoundError):
+        await sdk.threads.get(NOBODY)
+
+
+async def test_thread_with_any_characters_runs_and_says_where(sdk):
+    thread = (await sdk.threads.create(thread_id="日本 ?#/ü"))["thread_id"]
+    located = []
+    values = await sdk.runs.wait(thread, "nested", input={"value": 1}, on_run_created=located.append)
+    assert values
+    assert located[0]["thread_id"] == thread
+
+
+async def test_threads_that_are_asked_for_by_id_are_sorted_before_they_are_cut(sdk):
+    ids = [(await sdk.threads.create())["thread_id"] for _ in range(105)]
+    found = await sdk.threads.search(ids=ids, limit=2, extract={"nothing": ""})
+    assert [one["thread_id"] for one in found] == ids[:-3:-1]
+    assert found[0]["extracted"] == {"nothing": None}

@@ -295,3 +295,8 @@ def test_keys_that_cannot_be_read_are_one_error_that_shows_none(text, words):
         TaskKeys.parse(text)
     assert "short" not in str(error.value)
     assert BETA not in str(error.value)
+
+
+def test_signed_task_holds_null_as_its_input():
+    task = Task.parse({"input": None, "thread_id": "t", "tenant": "beta"}, TaskSettings().limits())
+    assert b'"input":null' in TaskKeys.parse(ALL).sign_task(task)

@@ -179,3 +179,9 @@ def test_thread_of_a_task_without_one_is_its_own():
 
 def test_only_pending_and_running_are_not_terminal():
     assert [state for state in State if not state.is_terminal] == [State.PENDING, State.RUNNING]
+
+
+@pytest.mark.parametrize("field", ["task_id", "origin"])
+def test_task_continues_tasks_of_its_own_tenant_only(field):
+    with pytest.raises(InvalidTaskError, match=field):
+        Task.parse({"input": None, "continues": {"task_id": "mine", field: "acme--theirs"}}, TaskLimits())

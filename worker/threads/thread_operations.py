@@ -169,7 +169,11 @@ class ThreadOperations:
         if begin := getattr(saver, "begin", None):
             await begin(thread)
         named: RunnableConfig = {**config, "metadata": {"graph_id": request.graph}}
-        written = await graph.abulk_update_state(named, updates)
+        try:
+            written = await graph.abulk_update_state(named, updates)
+        except BaseException:
+            await scripts.run(redis, expire_call(thread))  # which `begin` has prolonged
+            raise
         state = await graph.aget_state(_config(thread, None))
         after = State.INTERRUPTED if state.next else State.SUCCESS
         await scripts.run(redis, change_call(thread, tenant_of(thread), after))
@@ -222,7 +226,9 @@ async def _history(
 
 def _config(thread: str, checkpoint: dict[str, Any] | None) -> RunnableConfig:
     named = checkpoint or {}
-    odd = [f"{name}={value!r}" for name, value in named.items() if not isinstance(value, _CHECKPOINT.get(name, ()))]
+    odd = [repr(named)[:60]]
+    if isinstance(named, dict):
+        odd = [f"{name}={value!r}" for name, value in named.items() if not isinstance(value, _CHECKPOINT.get(name, ()))]
     if odd:
         raise ValueError(f"checkpoint: expected {', '.join(_CHECKPOINT)}, as states name it, got: {', '.join(odd)}")
     known = {name: value for name, value in named.items() if name != "thread_id" and value is not None}

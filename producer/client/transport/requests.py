@@ -15,7 +15,7 @@ from langgraph_rq.shared.errors import (
 from langgraph_rq.shared.graph_description import GRAPH_DESCRIPTIONS, GraphDescription
 from langgraph_rq.shared.queue.events import BEGINNING
 from langgraph_rq.shared.signing import TaskKeys
-from langgraph_rq.shared.tasks import thread_key
+from langgraph_rq.shared.tasks import task_key, thread_key
 from langgraph_rq.shared.threads.requests import (
     ANSWERED_WITHIN_S,
     ANY_WORKER,
@@ -81,7 +81,7 @@ class Requests:
 
     async def _reply(self, operation: Operation, place: str, graph: str, arguments: Mapping[str, Any]) -> Any:
         thread = thread_key(place, self._tenant)
-        request = Request(uuid4().hex, operation, graph, thread, arguments)
+        request = Request(task_key(uuid4().hex, self._tenant), operation, graph, thread, arguments)
         try:
             text = request.text()
         except (TypeError, ValueError) as error:

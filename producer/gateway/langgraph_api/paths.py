@@ -13,7 +13,10 @@ def select_paths(value: Any, paths: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _at(value: Any, path: str) -> Any:
-    for name, index in _STEP.findall(path):
+    steps = _STEP.findall(path)
+    if not steps:
+        return None
+    for name, index in steps:
         try:
             value = value[int(index)] if index else value[name]
         except (LookupError, TypeError):

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 from langgraph_rq.producer.gateway.problems import invalid
 from langgraph_rq.producer.gateway.query import KnownQueryRoute
 from langgraph_rq.shared.errors import UnknownTaskError, Violation
-from langgraph_rq.shared.run_fields import CheckpointId, Durability, GraphCommand, Nodes, RunConfig, StreamMode
+from langgraph_rq.shared.run_fields import CheckpointId, Durability, GraphCommand, Nodes, RunConfig, StreamMode, TaskId
 from langgraph_rq.shared.strict_json import kind, read_json
-from langgraph_rq.shared.tasks import DEFAULT_GRAPH, GraphName, Name, Priority, QuestionId, TaskId, ThreadId
+from langgraph_rq.shared.tasks import DEFAULT_GRAPH, GraphName, Name, Priority, QuestionId, ThreadId
 
 _DEPTH = 101
 """Deeper than any setting allows an input to be; what is deeper is refused before it is looked at."""

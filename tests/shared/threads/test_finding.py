@@ -94,6 +94,11 @@ def test_objects_and_lists_are_no_terms_as_a_part_of_them_may_be_asked_for():
     assert len(groups_for({"a": {"b": 1}, "c": 1}, {})) == 1
 
 
+def test_graph_with_a_line_break_in_its_name_is_no_further_term():
+    ((*terms,),) = groups_for({"graph_id": "x\nx"}, {"graph_id": "x\nx"})
+    assert len("\n".join(terms).split("\n")) == 2
+
+
 def test_thread_with_more_pairs_than_are_listed_is_found_by_all_of_them(threads):
     many = {f"k{n:02}": n for n in range(MOST_TERMS + 5)}
     threads.make("t1", **many)

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import psycopg
 from psycopg import AsyncConnection
-from psycopg.errors import ReadOnlySqlTransaction
+from psycopg.errors import ProgramLimitExceeded, ReadOnlySqlTransaction
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolClosed
 
@@ -49,6 +49,12 @@ class Postgres:
         """Run a statement, which must be idempotent, and return its rows; waits while Postgres is away."""
 
         async def run() -> list[DictRow]:
+            try:
+                return await run_once()
+            except (ProgramLimitExceeded, psycopg.DataError) as error:
+                raise ValueError(f"expected what Postgres can hold, got: {error}") from error
+
+        async def run_once() -> list[DictRow]:
             if asyncio.get_running_loop() is self._loop:
                 async with self.pool.connection() as connection:
                     return await _rows(connection, statement, parameters)
@@ -90,7 +96,7 @@ async def open_postgres(
 
 def is_outage(error: BaseException) -> bool:
     """Return whether Postgres is unreachable, restarting, full or read-only, rather than the statement being wrong."""
-    return isinstance(error, _OUTAGES)
+    return isinstance(error, _OUTAGES) and not isinstance(error, ProgramLimitExceeded)
 
 
 def _options() -> dict[str, Any]:

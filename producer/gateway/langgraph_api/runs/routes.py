@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack, suppress
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -38,8 +39,9 @@ from langgraph_rq.shared.errors import (
     WaitTimeoutError,
 )
 from langgraph_rq.shared.queue.keys import events_key, result_key
+from langgraph_rq.shared.run_fields import TaskId
 from langgraph_rq.shared.strict_json import read_json
-from langgraph_rq.shared.tasks import State, TaskId, task_key, thread_key
+from langgraph_rq.shared.tasks import State, task_key, thread_key
 from langgraph_rq.shared.threads.rows import records_key, runs_key
 
 _LISTED = 1_000
@@ -291,7 +293,7 @@ def _shown(result: Any) -> Any:
 
 
 def _located(thread_id: str, run_id: str, form: str | None = None) -> dict[str, str]:
-    path = f"/threads/{thread_id}/runs/{run_id}"
+    path = f"/threads/{quote(thread_id, safe='')}/runs/{run_id}"
     return {"Content-Location": path, **({"Location": f"{path}/{form}"} if form else {})}
 
 

@@ -8,7 +8,13 @@ from typing import Any
 
 from langgraph_rq.producer.gateway.dependencies import Caller
 from langgraph_rq.producer.gateway.langgraph_api.ids import new_id, thread_of_its_own
-from langgraph_rq.producer.gateway.langgraph_api.objects import Run, cancel_runs, read_each_run, read_thread
+from langgraph_rq.producer.gateway.langgraph_api.objects import (
+    Run,
+    cancel_runs,
+    read_each_run,
+    read_thread,
+    read_threads,
+)
 from langgraph_rq.producer.gateway.langgraph_api.runs.bodies import RunBody
 from langgraph_rq.producer.gateway.langgraph_api.runs.records import about_run
 from langgraph_rq.producer.gateway.langgraph_api.threads.routes import make
@@ -47,13 +53,16 @@ async def _prepare(caller: Caller, body: RunBody, thread_id: str | None) -> _Pre
     is_kept = thread_id is None and body.on_completion == "keep"
     if is_kept:
         thread_id = new_id()
-    if thread_id is not None and (is_kept or body.if_not_exists == "create"):
-        await make(caller, thread_id, {})
-    thread = await read_thread(caller, thread_id) if thread_id is not None else None
+    may_make = is_kept or body.if_not_exists == "create"
+    thread = None
+    if thread_id is not None:
+        thread = (await read_threads(caller, [thread_id]))[0] if may_make else await read_thread(caller, thread_id)
     body = body.without_outer_graph(thread.status if thread else None)
     document, record = await body.task(caller, new_id(), thread_id, thread.row.metadata if thread else {})
     task = caller.client.parse(document)
     await caller.admit(task.user_id)
+    if thread_id is not None and thread is None:
+        await make(caller, thread_id, {})
     if task.priority not in caller.grant.priorities:
         highest = next(priority for priority in Priority if priority in caller.grant.priorities)
         task = task.model_copy(update={"priority": highest})

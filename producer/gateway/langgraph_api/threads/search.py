@@ -38,7 +38,7 @@ async def find_threads(caller: Caller, body: CountBody, most: int, ids: list[str
                     one for one, answer in zip(matches, answers, strict=True) if contains(answer["values"], body.values)
                 ]
             found |= {one.thread_id: one for one in matches}
-            if len(found) >= most:
+            if ids is None and len(found) >= most:
                 break
     threads = [*found.values()]
     if ids is not None:

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing, suppress
 from typing import Annotated, Any, Literal
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Header, Query, Response
 
@@ -55,7 +55,7 @@ async def stream(
         stack.enter_context(caller.gateway.streams.admit(caller.tenant))
         content = _write(caller, _Runs(caller, thread), asked, after or "")
         response = EventsResponse(content, stack.pop_all())
-        path = f"/threads/{thread}/stream"
+        path = f"/threads/{quote(thread, safe='')}/stream"
         response.headers["Location"] = f"{path}?{urlencode({'stream_mode': asked}, doseq=True)}"
         return response
     raise AssertionError
