@@ -9,9 +9,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 from copy import copy
-from logging.handlers import QueueHandler, QueueListener
-from queue import Empty, SimpleQueue
-from time import sleep
+from logging.handlers import QueueHandler
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -31,9 +30,6 @@ _OPERATIONAL = (OSError, RedisError, LanggraphRqError)
 _FRAMES = 20
 MOST_QUEUED = 10_000
 """Events, about 20 MB: whatever reads the log may be stuck, and a line that cannot be written must hold up no task."""
-
-GATHER_S = 0.02
-"""How late a line may be; those of a process that is killed in this time are lost."""
 
 
 class Event(dict[str, Any]):
@@ -136,23 +132,6 @@ class QueuedEvents(_Lossy, QueueHandler):
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         """Read the record's arguments and context now: they may change before the thread does."""
         return as_event(record)
-
-
-class PacedListener(QueueListener):
-    """Takes events from the queue in a thread, which wakes at most every `GATHER_S`, and not at all without events.
-
-    A thread that wakes for each event costs a busy process as much as the line itself.
-    """
-
-    queue: SimpleQueue[logging.LogRecord]
-
-    def dequeue(self, block: bool) -> logging.LogRecord:
-        """Return the next event; when there is none, let some gather before the next wait."""
-        try:
-            return self.queue.get_nowait()
-        except Empty:
-            sleep(GATHER_S)
-            return self.queue.get(block)
 
 
 class Lines(_Lossy, logging.StreamHandler[TextIO]):

@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from logging.handlers import QueueListener
 from queue import SimpleQueue
 from typing import Any, TextIO
 
@@ -23,7 +24,7 @@ from structlog.stdlib import BoundLogger
 from structlog.typing import EventDict, WrappedLogger
 
 from langgraph_rq.shared.redaction import Redactor
-from langgraph_rq.shared.telemetry.log_output import COMMON, Event, Lines, PacedListener, QueuedEvents, to_record
+from langgraph_rq.shared.telemetry.log_output import COMMON, Event, Lines, QueuedEvents, to_record
 
 QUIET = ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "redisvl", "langgraph", "asyncio", "urllib3")
 """Libraries that log each request at info; a task's own log lines say what matters."""
@@ -105,7 +106,7 @@ def queued(listeners: Mapping[str, Listener] | None = None) -> Iterator[None]:
     before = root.handlers
     handlers = ([] if _lines is None or is_direct else [_lines]) + ([_Listening(listeners)] if listeners else [])
     queue: SimpleQueue[Any] = SimpleQueue()
-    thread = PacedListener(queue, *handlers, respect_handler_level=True)
+    thread = QueueListener(queue, *handlers, respect_handler_level=True)
     root.handlers = [*(handler for handler in before if handler not in handlers), QueuedEvents(queue)]
     if listeners:
         _counted = frozenset(listeners)

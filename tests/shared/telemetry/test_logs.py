@@ -16,7 +16,7 @@ import structlog
 
 from langgraph_rq.shared.errors import RedisUnavailableError
 from langgraph_rq.shared.redaction import Redactor
-from langgraph_rq.shared.telemetry import log_output, logs
+from langgraph_rq.shared.telemetry import logs
 from tests.waiting import until_sync
 
 ROOT = Path(__file__).parents[3]
@@ -183,23 +183,6 @@ def test_queued_lines_come_in_their_order_and_all_are_written_at_the_end(lines):
     assert told == ["task.started", "node.completed", "Worker w1 is here", "task.fenced"]
     log.info("worker.stopped")
     assert lines.objects()[-1]["event"] == "worker.stopped"
-
-
-def test_events_that_come_while_the_thread_gathers_do_not_wake_it_one_by_one(lines, monkeypatch):
-    gathers, gathered = [], Event()
-
-    def gather(seconds):
-        gathers.append(seconds)
-        assert gathered.wait(10)
-
-    monkeypatch.setattr(log_output, "sleep", gather)
-    with logs.queued():
-        for number in range(100):
-            log.info("node.completed", writes=number)
-        until_sync(lambda: gathers, 5)
-        gathered.set()
-    assert [line["writes"] for line in lines.objects()] == list(range(100))
-    assert len(gathers) <= 2
 
 
 def test_queued_line_has_the_arguments_and_the_context_of_the_moment_at_which_it_was_logged(lines):
