@@ -192,7 +192,7 @@ async def test_run_that_is_refused_makes_no_thread(sdk):
 
 
 async def test_thread_with_any_characters_runs_and_says_where(sdk):
-    thread = (await sdk.threads.create(thread_id="日本 ?#/ü"))["thread_id"]
+    thread = (await sdk.threads.create(thread_id="日本 ?#ü"))["thread_id"]
     located = []
     values = await sdk.runs.wait(thread, "nested", input={"value": 1}, on_run_created=located.append)
     assert values
