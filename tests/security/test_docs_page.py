@@ -46,7 +46,7 @@ def test_description_is_shown_and_asks_nobody_elsewhere(redis_url, tmp_path):
             until(browser, lambda: browser.find_elements("css selector", ".opblock"))
             picture(browser, f"docs-{scheme}-{width}")
         browser.find_element(
-            "css selector", "#operations-tasks-recent_tasks_get button.opblock-summary-control"
+            "css selector", "#operations-tasks-list_tasks_tasks_get button.opblock-summary-control"
         ).click()
         until(browser, lambda: browser.find_elements("css selector", ".try-out__btn"))[0].click()
         until(browser, lambda: browser.find_elements("css selector", "button.execute"))[0].click()

@@ -55,7 +55,7 @@ async def submit(body: SubmitBody, caller: FromCaller, key: IdempotencyKey = Non
 
 
 @router.get("/tasks", response_model=TasksAnswer, responses=documented(401, 422, 503))
-async def list_(
+async def list_tasks(
     caller: FromCaller,
     limit: Annotated[int, Query(ge=1, le=MOST_READ)] = 20,
     before: Annotated[int, Query(ge=0, description="`next` of the page before.")] = 0,

@@ -7,6 +7,8 @@ import pytest
 
 from langgraph_rq.producer.client.reading.lookup import STATUS_FIELDS, read_status
 from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.queue.answers import Ownership
+from langgraph_rq.shared.queue.attempts import owns_call
 from langgraph_rq.shared.queue.ending import add_reads, unrun_result
 from langgraph_rq.shared.queue.keys import bell_key
 from langgraph_rq.shared.queue.upkeep import sweep_call
@@ -407,3 +409,11 @@ async def test_task_that_starts_later_waits_for_its_time_also_after_its_place_wa
     queue.now_ms += 60_000
     await queue.reap()
     assert await queue.ids() == ["late"]
+
+
+async def test_cancelled_task_may_not_go_on(queue):
+    await queue.submit("t1")
+    claimed = await queue.claim_one()
+    await scripts.run(queue.redis, cancel_call("t1", State.CANCELLED, b"{}", TIMES, queue.now_ms))
+    owns = owns_call("t1", claimed.epoch, "w1", queue.now_ms)
+    assert await scripts.run(queue.redis, owns) is Ownership.CANCELLED

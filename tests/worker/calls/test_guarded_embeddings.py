@@ -22,6 +22,7 @@ from langgraph_rq.worker.guards.event_loops import EventLoops
 from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.guards.refusals import BudgetExceeded, ProviderUnavailableError
 from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
+from langgraph_rq.worker.state.outages import Outages
 from langgraph_rq.worker.state.store.access import Access
 from langgraph_rq.worker.state.store.store import Store
 from langgraph_rq.worker.state.store.vector_index import VectorIndex
@@ -195,7 +196,7 @@ async def storing(plain, redis_url, redis_client, **limits):
     """A client, and a worker whose store embeds items."""
     async with open_async(redis_url) as stored:
         loops = EventLoops(stored, redis_url)
-        store = Store(Access(loops), index=VectorIndex(1536, guarded_embeddings(plain)))
+        store = Store(Access(loops, Outages()), index=VectorIndex(1536, guarded_embeddings(plain)))
         async with (
             AsyncClient(redis_url) as client,
             worker(redis_url, {"g": one_node_graph(lambda state: state)}, store=store, budget=BudgetLimits(**limits)),
