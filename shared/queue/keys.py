@@ -125,6 +125,8 @@ class TaskField(StrEnum):
     """Set when the task is to be stopped; `rollback`: and what it has written to its thread removed."""
     CANCEL_REASON = "cancel_reason"
     """Who wanted that."""
+    ROLLBACK_UNTIL = "rollback_until"
+    """Until when a task that is to be rolled back is kept for a worker that can do it."""
     BLOCKED_IN = "blocked_in"
     """The line (file:line) in which it kept an owner's event loop from running for long."""
     GROUP_SIZE = "group_size"

@@ -15,6 +15,12 @@ def with_token(client, token):
     return ThreadSaver(client, token=lambda _thread: token)
 
 
+async def begun(client, token):
+    saver = with_token(client, token)
+    await saver.begin("t")
+    return saver
+
+
 async def put(saver, config=None, **metadata):
     return await saver.aput(config or thread(checkpoint_ns=""), empty_checkpoint(), {"step": 0, **metadata}, {})
 
@@ -33,7 +39,7 @@ VERBS = {
 
 @pytest.mark.parametrize("verb", VERBS)
 async def test_write_of_an_earlier_token_is_refused_and_changes_nothing(plain, verb):
-    zombie, owner = with_token(plain, CLAIMED), with_token(plain, CLAIMED + 1)
+    zombie, owner = await begun(plain, CLAIMED), with_token(plain, CLAIMED + 1)
     first = await put(zombie, run_id="run")
     await put(zombie, first, run_id="run")
     await owner.begin("t")
@@ -46,36 +52,37 @@ async def test_write_of_an_earlier_token_is_refused_and_changes_nothing(plain, v
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "copy into"])
 async def test_owner_goes_on_and_may_repeat_what_was_done(plain, verb):
-    owner = with_token(plain, CLAIMED)
+    owner = await begun(plain, CLAIMED)
     first = await put(owner, run_id="run")
     for _ in range(2):
         await VERBS[verb](owner, first)
 
 
-async def test_first_write_of_a_later_task_is_enough_to_shut_the_earlier_out(plain):
-    zombie, owner = with_token(plain, CLAIMED), with_token(plain, CLAIMED + 1)
-    await put(zombie)
-    config = await put(owner)
+@pytest.mark.parametrize("verb", ["put", "put_writes"])
+async def test_task_of_which_redis_has_forgotten_that_it_began_writes_nothing(plain, verb):
+    config = await put(await begun(plain, CLAIMED))
     with pytest.raises(CheckpointFencedError):
-        await zombie.aput_writes(config, [("steps", ["late"])], "task")
-    assert (await owner.aget_tuple(config)).pending_writes == []
+        await VERBS[verb](with_token(plain, CLAIMED + 1), config)
+    assert (await ThreadSaver(plain).aget_tuple(thread())).config["configurable"] == config["configurable"]
+    assert (await ThreadSaver(plain).aget_tuple(config)).pending_writes == []
 
 
 async def test_threads_have_tokens_of_their_own(plain):
     tokens = {"t": CLAIMED, "u": CLAIMED - 5}
     saver = ThreadSaver(plain, token=tokens.get)
     for name in tokens:
+        await saver.begin(name)
         await put(saver, thread(name, checkpoint_ns=""))
     await put(saver, thread("v", checkpoint_ns=""))
 
 
 async def test_operation_without_a_task_is_not_compared(plain):
-    await put(with_token(plain, CLAIMED))
+    await put(await begun(plain, CLAIMED))
     await put(ThreadSaver(plain))
 
 
 async def test_late_write_does_not_bring_a_deleted_thread_back(plain):
-    owner = with_token(plain, CLAIMED)
+    owner = await begun(plain, CLAIMED)
     await put(owner)
     await ThreadSaver(plain).adelete_thread("t")
     with pytest.raises(CheckpointFencedError):
@@ -87,9 +94,9 @@ async def test_late_write_does_not_bring_a_deleted_thread_back(plain):
 
 async def test_run_of_a_zombie_loses_no_turn_of_its_successor(plain):
     tokens = [CLAIMED]
-    zombie = chain(step("one"), step("two")).compile(checkpointer=with_token(plain, CLAIMED))
+    zombie = chain(step("one"), step("two")).compile(checkpointer=await begun(plain, CLAIMED))
     await zombie.ainvoke({"steps": ["first"]}, thread(), durability="sync")
-    owner = chain(step("one"), step("two")).compile(checkpointer=with_token(plain, CLAIMED + 1))
+    owner = chain(step("one"), step("two")).compile(checkpointer=await begun(plain, CLAIMED + 1))
     await owner.ainvoke({"steps": ["second"]}, thread(), durability="sync")
     with pytest.raises(CheckpointFencedError):
         await zombie.ainvoke({"steps": ["late"]}, thread(), durability="sync")
@@ -100,5 +107,5 @@ async def test_run_of_a_zombie_loses_no_turn_of_its_successor(plain):
 
 async def test_token_that_is_no_number_counts_as_none(plain):
     await plain.hset("agent:thread_state:t", "t", "not a number")
-    await put(with_token(plain, CLAIMED))
+    await put(await begun(plain, CLAIMED))
     assert int(await plain.hget("agent:thread_state:t", "t")) == CLAIMED

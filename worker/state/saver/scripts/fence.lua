@@ -13,6 +13,12 @@ local function is_outdated(state_key, token)
   return given < last
 end
 
+-- Whether a task that runs may write what it has reached: only if it was the last to begin on the thread. After a failover
+-- Redis may have forgotten that it began, and who claimed it with that: an earlier task of the thread may run again.
+local function has_begun(state_key, token)
+  return token == '' or (tonumber(redis.call('HGET', state_key, 't') or '') or 0) == tonumber(token)
+end
+
 -- Let both keys of a thread expire at the same instant.
 local function keep(state_key, index_key, ttl_ms)
   redis.call('PEXPIRE', state_key, ttl_ms)

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Write a checkpoint with the values that it adds, and renew the TTL of its thread.
 --
--- Uses worker/state/saver/scripts/fence: is_outdated, keep, note_run
+-- Uses worker/state/saver/scripts/fence: has_begun, keep, note_run
 -- Uses worker/state/saver/scripts/names: prefix_of, range_end
 --
 -- KEYS[1] agent:thread_state:<thread>  hash  all that belongs to the thread
@@ -18,7 +18,7 @@
 local state_key, index_key, run_key = KEYS[1], KEYS[2], KEYS[3]
 local token, ttl_ms, name, record, thread, known = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
 
-if is_outdated(state_key, token) then
+if not has_begun(state_key, token) then
   return {0}
 end
 local missing = {-1}

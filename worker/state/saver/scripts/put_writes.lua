@@ -4,7 +4,7 @@
 -- Whether a write is a repetition is decided on reading. What was appended is copied with each further write, so it is
 -- continued in another field from a certain size on.
 --
--- Uses worker/state/saver/scripts/fence: is_outdated, keep, note_run
+-- Uses worker/state/saver/scripts/fence: has_begun, keep, note_run
 --
 -- KEYS[1] agent:thread_state:<thread>  hash  all that belongs to the thread
 -- KEYS[2] agent:thread_index:<thread>  zset  names of its checkpoints, in order
@@ -19,7 +19,7 @@ local state_key, index_key, run_key = KEYS[1], KEYS[2], KEYS[3]
 local token, ttl_ms, name, rows, thread = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local FULL_BYTES = 65536
 
-if is_outdated(state_key, token) then
+if not has_begun(state_key, token) then
   return 0
 end
 local field = 'w' .. name
