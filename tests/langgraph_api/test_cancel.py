@@ -1,4 +1,4 @@
-"""Runs that are stopped: by whom, as their threads and results say, and as soon as nobody listens any more."""
+"""Runs that are stopped: by whom, as their threads and results say, and as soon as no client listens any more."""
 
 import asyncio
 import json

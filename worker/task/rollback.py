@@ -54,7 +54,7 @@ async def roll_back(attempt: Attempt, ended: Ended) -> Ended | None:
     why: dict[str, str] = {}
     if task and task.thread_id is not None and attempt.context.checkpointer:
         token = await attempt.guards.loops.retry(hold_call(task.thread_key, by_force=True))
-        # Whoever takes the task over after this check has a higher token than `token`, so that ours is refused then.
+        # A worker that takes the task over from here on has a higher token than `token`: ours is refused then.
         owns = owns_call(attempt.claimed.id, attempt.claimed.epoch, attempt.worker)
         if token is None or await attempt.guards.loops.retry(owns) in {None, Ownership.GONE}:
             return None

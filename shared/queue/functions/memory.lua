@@ -13,7 +13,7 @@ local function note_memory(now_ms)
     return
   end
   redis.pcall('HSET', MEMORY, whole(hour), redis.call('INFO', 'memory'):match('used_memory:(%d+)'))
-  for old = hour - 2 * HOURS, hour - HOURS do -- also those before a time in which nobody swept
+  for old = hour - 2 * HOURS, hour - HOURS do -- also those before a time without a sweep
     redis.pcall('HDEL', MEMORY, whole(old))
   end
   redis.pcall('PEXPIRE', MEMORY, HOURS * HOUR_MS)

@@ -1,4 +1,4 @@
-"""The private Redis: a real server, that is gone with whoever started it."""
+"""The private Redis: a real server, that is gone with the process that started it."""
 
 import os
 import signal

@@ -64,7 +64,7 @@ async def _pages(caller: Caller, body: CountBody, ids: list[str] | None) -> Asyn
 
 
 async def _graphs(caller: Caller, metadata: Mapping[str, Any]) -> dict[str, str | None]:
-    """Return the graphs that are asked for under the keys that show a thread's graph; None: one that nobody serves."""
+    """Return the graphs asked for by the keys that show a thread's graph; None: one that no worker serves."""
     graphs: dict[str, str | None] = {}
     if isinstance(graph := metadata.get("graph_id"), str):
         graphs["graph_id"] = graph
