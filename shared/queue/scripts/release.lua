@@ -47,7 +47,8 @@ if not is_attempt then
 end
 stopped_running(user)
 local until_ms
-if thing == '' or (cancel and thing ~= 'redis') then -- a cancelled one ends at once, unless an outage keeps it from that
+-- A cancelled one ends at once, unless an outage keeps what it wrote from being removed.
+if thing == '' or (cancel and not (cancel == 'rollback' and thing == 'redis')) then
   put_back(id, queue, user)
 else
   until_ms = enter(id, queue, user, thing, delay_ms, doubles, now_ms)

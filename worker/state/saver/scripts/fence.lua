@@ -13,10 +13,16 @@ local function is_outdated(state_key, token)
   return given < last
 end
 
--- Whether a task that runs may write what it has reached: only if it was the last to begin on the thread. After a failover
--- Redis may have forgotten that it began, and who claimed it with that: an earlier task of the thread may run again.
+-- Whether a task that runs may write what it has reached: only if it was the last to begin on the thread, or nothing is
+-- known of any. After a failover Redis may have forgotten that it began, and who claimed it with that: an earlier task of
+-- the thread may run again.
 local function has_begun(state_key, token)
-  return token == '' or (tonumber(redis.call('HGET', state_key, 't') or '') or 0) == tonumber(token)
+  local last = tonumber(redis.call('HGET', state_key, 't') or '') or 0
+  if token ~= '' and last == 0 then
+    redis.call('HSET', state_key, 't', token)
+    return true
+  end
+  return token == '' or last == tonumber(token)
 end
 
 -- Let both keys of a thread expire at the same instant.
