@@ -48,7 +48,6 @@ MUTANTS = {
     "a user who comes to a busy queue is not lined up": (
         "submit", "    line_up(queue, user, redis.call('HEXISTS', 'agent:in_flight', user) == 0)\n", ""
     ),
-    "an id that waits elsewhere is claimed": ("claim", "lies_here and state == 'pending'", "state == 'pending'"),
     "a cancelled task is not counted": ("cancel", "place == 'queue' and place or 'done'", "'done'"),
     "an older attempt may finish": ("finish", "task[2] == epoch and task[3] == worker", "true"),
     "a result is written twice": ("finish", "is_latest and task[1] == 'running'", "is_latest"),
@@ -114,10 +113,21 @@ MUTANTS = {
     "a dead worker's lease can be renewed": ("renew", "if not joining and", "if false and"),
     "a running task is ended from outside": ("cancel", "if before ~= 'pending' then", "if before == 'success' then"),
     "the cancel flag is not kept": ("cancel", "  stop(id, owner, is_rollback, why)\n", ""),
-    "a cancelled task keeps its thread": ("cancel", "\nleave_thread(id, thread)\n", "\n"),
     "a cancelled task stays open": ("cancel", "redis.call('ZREM', open_key, id)", ""),
 }  # fmt: skip
 LATE = {
+    "an id that waits elsewhere is claimed": (
+        "claim",
+        "lies_here and state == 'pending'",
+        "state == 'pending'",
+        waits.test_id_that_another_program_pushed_is_not_claimed_while_its_task_waits,
+    ),
+    "a cancelled task keeps its thread": (
+        "cancel",
+        "\nleave_thread(id, thread)\n",
+        "\n",
+        waits.test_cancelled_head_of_a_thread_that_waits_frees_it,
+    ),
     "a cancelled task may go on": (
         "running/owns",
         "return cancel and 2 or 1",

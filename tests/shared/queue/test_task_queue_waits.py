@@ -417,3 +417,16 @@ async def test_cancelled_task_may_not_go_on(queue):
     await scripts.run(queue.redis, cancel_call("t1", State.CANCELLED, b"{}", TIMES, queue.now_ms))
     owns = owns_call("t1", claimed.epoch, "w1", queue.now_ms)
     assert await scripts.run(queue.redis, owns) is Ownership.CANCELLED
+
+
+async def test_cancelled_head_of_a_thread_that_waits_frees_it(queue):
+    await queue.wait_with("t0", thread_id="chat")
+    await queue.submit("t1", thread_id="chat")
+    await scripts.run(queue.redis, cancel_call("t0", State.CANCELLED, b"{}", TIMES, queue.now_ms))
+    assert await queue.ids(n=9) == ["t1"]
+
+
+async def test_id_that_another_program_pushed_is_not_claimed_while_its_task_waits(queue):
+    await queue.wait_with("t0")
+    await queue.redis.rpush(f"rq:queue:{QUEUE}", "t0")
+    assert await queue.ids(n=9) == []
