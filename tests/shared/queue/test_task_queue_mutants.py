@@ -308,7 +308,7 @@ def test_queue_with_one_rule_taken_out_is_caught(redis_url, mutant):
         load_script(f"shared/queue/scripts/{verb}"),
         original,
         replacement,
-        examples=500,
+        examples=800,
         steps=50,
     )
 
