@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-NOBODY = "00000000-0000-4000-8000-000000000000"
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
 PATHS = {
     "thread": "surface",
-    "run": NOBODY,
-    "assistant": NOBODY,
+    "run": UNKNOWN,
+    "assistant": UNKNOWN,
     "namespace": "child",
     "checkpoint_id": "c",
-    "cron": NOBODY,
+    "cron": UNKNOWN,
 }
 
 
@@ -188,7 +188,7 @@ ROUTES = [
     Route(
         "POST",
         "/runs/cancel",
-        {"thread_id": "surface", "run_ids": [NOBODY]},
+        {"thread_id": "surface", "run_ids": [UNKNOWN]},
         {"status": ("pending", "running", "all")},
         {
             "action": ("interrupt", "rollback"),

@@ -8,7 +8,7 @@ from langgraph_sdk.errors import APIStatusError, BadRequestError, ConflictError,
 from langgraph_rq import AsyncClient, ThreadBusyError
 from tests.langgraph_api.servers import serving
 
-NOBODY = "00000000-0000-4000-8000-000000000000"
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
 SLOW = {"name": "a", "ticks": 500, "tick_s": 0.1}
 
 
@@ -59,16 +59,16 @@ async def test_thread_without_runs_is_copied_and_an_unknown_one_is_not(sdk):
     copied = await sdk.threads.copy(thread["thread_id"])
     assert (copied["metadata"], copied["values"], copied["status"]) == ({"a": 1}, None, "idle")
     with pytest.raises(NotFoundError):
-        await sdk.threads.copy(NOBODY)
+        await sdk.threads.copy(UNKNOWN)
 
 
 async def test_pruned_thread_keeps_its_newest_state_or_is_gone(sdk):
     kept, deleted, unused = await ran(sdk), await ran(sdk), (await sdk.threads.create())["thread_id"]
     state = await sdk.threads.get_state(kept)
-    assert await sdk.threads.prune([kept, NOBODY], strategy="keep_latest") == {"pruned_count": 1}
+    assert await sdk.threads.prune([kept, UNKNOWN], strategy="keep_latest") == {"pruned_count": 1}
     assert untold(await sdk.threads.get_history(kept)) == untold([state])
     assert (await sdk.runs.wait(kept, "nested", input={"value": 2}))["value"] == 30
-    assert await sdk.threads.prune([deleted, unused, NOBODY]) == {"pruned_count": 2}
+    assert await sdk.threads.prune([deleted, unused, UNKNOWN]) == {"pruned_count": 2}
     for thread in (deleted, unused):
         with pytest.raises(NotFoundError):
             await sdk.threads.get(thread)
@@ -113,12 +113,12 @@ async def test_history_that_the_graph_does_not_take_makes_no_thread(sdk):
     bad = {"updates": [{"values": {}, "as_node": "nobody"}]}
     for graph, error in ({"graph_id": "nested"}, UnprocessableEntityError), ({}, BadRequestError):
         with pytest.raises(error):
-            await sdk.threads.create(thread_id=NOBODY, supersteps=[good, bad], **graph)
+            await sdk.threads.create(thread_id=UNKNOWN, supersteps=[good, bad], **graph)
         with pytest.raises(NotFoundError):
-            await sdk.threads.get(NOBODY)
-    await sdk.threads.create(thread_id=NOBODY)
-    await sdk.runs.wait(NOBODY, "nested", input={"value": 1})
-    assert len(await sdk.threads.get_history(NOBODY, limit=50)) == len(
+            await sdk.threads.get(UNKNOWN)
+    await sdk.threads.create(thread_id=UNKNOWN)
+    await sdk.runs.wait(UNKNOWN, "nested", input={"value": 1})
+    assert len(await sdk.threads.get_history(UNKNOWN, limit=50)) == len(
         await sdk.threads.get_history(await ran(sdk), limit=50)
     )
     with pytest.raises(APIStatusError):
@@ -142,6 +142,8 @@ async def test_thread_with_a_ttl_goes_with_its_state_that_long_after_its_last_ru
     await sdk.runs.cancel(made["thread_id"], run["run_id"], wait=True)
     assert (len(redis_client.keys(f"*{made['thread_id']}")), minutes_left()) == (5, {5})
     await sdk.threads.update_state(made["thread_id"], {"name": "b"})
+    with pytest.raises(BadRequestError):
+        await sdk.threads.update_state(made["thread_id"], {"name": "c"}, as_node="no such node")
     copy = (await sdk.threads.copy(made["thread_id"]))["thread_id"]
     assert minutes_left() == {5}
     assert {round(redis_client.pttl(key) / 60_000) for key in redis_client.keys(f"*{copy}")} == {5}
@@ -172,7 +174,7 @@ async def test_storage_is_told_per_channel(sdk, redis_url):
     assert told["checkpoints"]["count"] == len(await sdk.threads.get_history(thread))
     assert told["channel_values"]["bytes"] > told["channel_values"]["channels"]["name"] > 1_000
     assert (await http.get(f"/threads/{unused['thread_id']}/storage")).json()["total_bytes"] == 0
-    assert (await http.get(f"/threads/{NOBODY}/storage")).status_code == 404
+    assert (await http.get(f"/threads/{UNKNOWN}/storage")).status_code == 404
 
 
 async def test_thread_is_busy_while_an_older_run_is_still_to_start(sdk):
@@ -188,9 +190,9 @@ async def test_thread_is_busy_while_an_older_run_is_still_to_start(sdk):
 
 async def test_run_that_is_refused_makes_no_thread(sdk):
     with pytest.raises(UnprocessableEntityError):
-        await sdk.runs.create(NOBODY, "no such graph", input={}, if_not_exists="create")
+        await sdk.runs.create(UNKNOWN, "no such graph", input={}, if_not_exists="create")
     with pytest.raises(NotFoundError):
-        await sdk.threads.get(NOBODY)
+        await sdk.threads.get(UNKNOWN)
 
 
 async def test_thread_with_any_characters_runs_and_says_where(sdk):
@@ -199,6 +201,12 @@ async def test_thread_with_any_characters_runs_and_says_where(sdk):
     values = await sdk.runs.wait(thread, "nested", input={"value": 1}, on_run_created=located.append)
     assert values
     assert unquote(located[0]["thread_id"]) == thread
+
+
+@pytest.mark.parametrize("before", [{"configurable": 5}, {"configurable": "x"}])
+async def test_history_before_what_is_no_checkpoint_is_refused(sdk, before):
+    with pytest.raises(UnprocessableEntityError, match="checkpoint: expected"):
+        await sdk.threads.get_history(await ran(sdk), before=before)
 
 
 async def test_threads_that_are_asked_for_by_id_are_sorted_before_they_are_cut(sdk):

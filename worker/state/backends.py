@@ -12,12 +12,15 @@ from langgraph_rq.shared.connections.background import end
 from langgraph_rq.shared.errors import SettingsError
 from langgraph_rq.shared.settings import StateSettings, WorkerSettings
 from langgraph_rq.worker.graphs.langgraph_json import LanggraphJson
+from langgraph_rq.worker.guards.event_loops import EventLoops
 from langgraph_rq.worker.guards.task_guard import token_of
 from langgraph_rq.worker.state.checkpointer import Checkpointer
 from langgraph_rq.worker.state.outages import Outages
 from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
 from langgraph_rq.worker.state.serializer import StateSerializer
+from langgraph_rq.worker.state.store.access import Access
 from langgraph_rq.worker.state.store.opening import open_store
+from langgraph_rq.worker.state.store.store import Store
 
 _URL = "LGRQ_STATE_URL"
 
@@ -76,16 +79,7 @@ async def _open_redis(place: Place, stack: AsyncExitStack) -> tuple[Checkpointer
         is_fenced=place.is_fenced,
         token=token_of,
     )
-    opening = open_store(
-        place.redis,
-        place.redis_url,
-        place.config,
-        place.serializer,
-        is_fenced=place.is_fenced,
-        scan_items=settings.store_scan_items,
-    )
-    store = await stack.enter_async_context(opening)
-    return (saver if settings.checkpoints else None), store
+    return (saver if settings.checkpoints else None), await _open_store(place, stack)
 
 
 async def _open_redis_stack(place: Place, stack: AsyncExitStack) -> tuple[Checkpointer | None, BaseStore]:
@@ -133,16 +127,23 @@ async def _open_postgres(place: Place, stack: AsyncExitStack) -> tuple[Checkpoin
         keep=settings.thread_keep,
         token=token_of,
     )
+
+    def access(loops: EventLoops) -> Access:
+        return PostgresAccess(loops, Outages(is_fenced=place.is_fenced, what="the store"), postgres=postgres)
+
+    return (saver if settings.checkpoints else None), await _open_store(place, stack, access)
+
+
+async def _open_store(
+    place: Place, stack: AsyncExitStack, access: Callable[[EventLoops], Access] | None = None
+) -> Store:
     opening = open_store(
         place.redis,
         place.redis_url,
         place.config,
         place.serializer,
         is_fenced=place.is_fenced,
-        scan_items=settings.store_scan_items,
-        access=lambda loops: PostgresAccess(
-            loops, Outages(is_fenced=place.is_fenced, what="the store"), postgres=postgres
-        ),
+        scan_items=place.settings.store_scan_items,
+        access=access,
     )
-    store = await stack.enter_async_context(opening)
-    return (saver if settings.checkpoints else None), store
+    return await stack.enter_async_context(opening)

@@ -139,7 +139,7 @@ async def answer_threads(caller: Caller, threads: Sequence[Thread]) -> list[dict
 async def _last_runs(caller: Caller, threads: Sequence[Thread]) -> list[LastRun | None]:
     redis = caller.client.redis
     calls = [read_runs_call([thread.row.run or ""], thread_key(thread.thread_id, caller.tenant)) for thread in threads]
-    records = [one[0] for one in await scripts.run_many(redis, calls)] if threads else []
+    records = await _read_records(caller, calls)
     pipeline = redis.pipeline(transaction=False)
     for thread in threads:
         pipeline.get(result_key(thread.row.run or ""))
@@ -207,16 +207,22 @@ async def read_each_run(caller: Caller, places: Sequence[tuple[str, str]]) -> li
 async def _read_runs(caller: Caller, places: Sequence[tuple[str, str]], thread: str) -> list[Run | None]:
     keys = [task_key(run_id, caller.tenant) for _, run_id in places]
     calls = [read_runs_call(keys[start : start + MOST_READ], thread) for start in range(0, len(keys), MOST_READ)]
-    replies = await scripts.run_many(caller.client.redis, calls) if calls else []
+    return [
+        _run(run_id, thread_id, thread_key(thread_id, caller.tenant), record)
+        for (thread_id, run_id), record in zip(places, await _read_records(caller, calls), strict=True)
+    ]
+
+
+async def _read_records(
+    caller: Caller, calls: Sequence[scripts.Call[list[RunRecord | None]]]
+) -> list[RunRecord | None]:
+    """Read what calls of `read_runs_call` answer, in one round trip."""
     records: list[RunRecord | None] = []
-    for reply in replies:
+    for reply in await scripts.run_many(caller.client.redis, calls) if calls else ():
         if isinstance(reply, Exception):
             raise reply
         records += reply
-    return [
-        _run(run_id, thread_id, thread_key(thread_id, caller.tenant), record)
-        for (thread_id, run_id), record in zip(places, records, strict=True)
-    ]
+    return records
 
 
 def _run(run_id: str, thread_id: str, thread: str, record: RunRecord | None) -> Run | None:

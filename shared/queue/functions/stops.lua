@@ -28,18 +28,23 @@ local function stop(id, owner, is_rollback, why)
 end
 
 -- Stop the open tasks of a thread in favour of a new one. Returns the ids of those that did not know it yet: the caller
--- ends the ones that no worker runs. If it dies, a worker does when their turn comes.
+-- ends the ones that no worker runs. If it dies, a worker does when their turn comes. And those of them that hold the
+-- thread and wait for their time, which need not.
 local function stop_thread(by, thread, is_rollback, why)
-  local found, seen = {}, {[by] = true}
+  local found, delayed, seen = {}, {}, {[by] = true}
   for _, ids in ipairs({redis.call('LRANGE', 'agent:thread:' .. thread, 0, MOST_STOPPED - 1),
     redis.pcall('ZRANGE', RUNS .. thread, -MOST_LATE, -1)}) do
     for _, id in ipairs(ids) do
-      local state, owner = unpack(seen[id] and {} or redis.call('HMGET', 'agent:task:' .. id, 'state', 'owner'))
+      local state, owner, started, place = unpack(seen[id] and {} or redis.call('HMGET', 'agent:task:' .. id, 'state',
+        'owner', 'started', 'place'))
       seen[id] = true
       if (state == 'pending' or state == 'running') and stop(id, owner, is_rollback, why) then
         found[#found + 1] = id
+        if started and place == 'delayed' then
+          delayed[#delayed + 1] = id
+        end
       end
     end
   end
-  return found
+  return found, delayed
 end

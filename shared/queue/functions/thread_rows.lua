@@ -41,18 +41,19 @@ local function own_ttl_ms(thread)
   return ttl_ms and not is_busy(thread) and whole(ttl_ms) or nil
 end
 
--- Let the checkpoints of a thread go with its row, if it has a TTL of its own. Only for scripts that workers call.
-local function expire_state(thread)
-  local ttl_ms = own_ttl_ms(thread)
+-- Let the checkpoints of a thread go with its row, given its own TTL, if it has one. Only for scripts that workers call.
+local function expire_state(thread, ttl_ms)
   if ttl_ms then
     redis.pcall('PEXPIRE', 'agent:thread_state:' .. thread, ttl_ms)
     redis.pcall('PEXPIRE', 'agent:thread_index:' .. thread, ttl_ms)
   end
 end
 
+-- Note that a thread was used. Returns its own TTL, as `own_ttl_ms` does.
 local function touch_row(thread, tenant, now_ms)
   local index_key = THREADS .. tenant
-  local row_ms = own_ttl_ms(thread) or ROW_MS
+  local ttl_ms = own_ttl_ms(thread)
+  local row_ms = ttl_ms or ROW_MS
   redis.pcall('PEXPIRE', ROW .. thread, row_ms)
   redis.pcall('PEXPIRE', RUNS .. thread, row_ms)
   redis.pcall('PEXPIRE', RECORDS .. thread, row_ms)
@@ -62,6 +63,7 @@ local function touch_row(thread, tenant, now_ms)
     redis.pcall('ZREM', index_key, unpack(over))
   end
   redis.pcall('PEXPIRE', index_key, ROW_MS)
+  return ttl_ms
 end
 
 -- List a thread under a term, and look whether others are still listed at all.
@@ -113,11 +115,11 @@ local function list_run(id, thread, tenant, graph, now_ms)
   list_again(thread, tenant, graph, terms)
 end
 
--- Note how a run ended, unless its thread was deleted meanwhile.
+-- Note how a run ended, unless its thread was deleted meanwhile. Returns the thread's own TTL, as `own_ttl_ms` does.
 local function list_end(thread, tenant, state, now_ms)
   if redis.pcall('HEXISTS', ROW .. thread, 'created') == 1 then
     redis.pcall('HSET', ROW .. thread, 'updated', whole(now_ms), 'changed', whole(now_ms), 'ended', state)
-    touch_row(thread, tenant, now_ms)
+    return touch_row(thread, tenant, now_ms)
   end
 end
 
@@ -135,6 +137,7 @@ local function graph_of_run(id, thread)
 end
 
 -- List a run that was rolled back no more: its thread shows what it showed before, unless it was deleted meanwhile.
+-- Returns the thread's own TTL, as `own_ttl_ms` does.
 local function unlist_run(id, thread, tenant, now_ms)
   redis.pcall('ZREM', RUNS .. thread, id)
   local created, newest, graph, terms = unpack(redis.pcall('HMGET', ROW .. thread, 'created', 'run', 'graph', 'terms'))
@@ -142,14 +145,14 @@ local function unlist_run(id, thread, tenant, now_ms)
     return
   end
   redis.pcall('HSET', ROW .. thread, 'updated', whole(now_ms))
-  touch_row(thread, tenant, now_ms)
+  local ttl_ms = touch_row(thread, tenant, now_ms)
   if newest ~= id then
-    return
+    return ttl_ms
   end
   local before = redis.pcall('ZRANGE', RUNS .. thread, -1, -1)[1]
   if not before then
     redis.pcall('HDEL', ROW .. thread, 'run')
-    return
+    return ttl_ms
   end
   local graph_before = graph_of_run(before, thread)
   redis.pcall('HSET', ROW .. thread, 'run', before)
@@ -158,4 +161,5 @@ local function unlist_run(id, thread, tenant, now_ms)
     redis.pcall('HSET', ROW .. thread, 'graph', graph_before)
     list_again(thread, tenant, graph_before, terms)
   end
+  return ttl_ms
 end

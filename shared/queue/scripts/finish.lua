@@ -81,12 +81,9 @@ if is_rolled_back then
   forget_record(id, number, thread)
 end
 if thread and is_rolled_back then
-  unlist_run(id, thread, tenant_of(thread), now_ms)
+  expire_state(thread, unlist_run(id, thread, tenant_of(thread), now_ms))
 elseif thread then
-  list_end(thread, tenant_of(thread), state, now_ms)
-end
-if thread then
-  expire_state(thread)
+  expire_state(thread, list_end(thread, tenant_of(thread), state, now_ms))
 end
 local kept_data = emptied_data ~= '' and #emptied_data or (task_bytes(job_key))
 discharge(id, #result + #rq_result + kept_data, result_ms, now_ms)

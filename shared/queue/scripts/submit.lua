@@ -111,16 +111,14 @@ charge(id, #data)
 if is_answer then
   redis.call('HSET', task_key, 'answers', 1)
 end
-local stopped = {}
+local stopped, delayed = {}, {}
 if thread ~= '' then
   if strategy == 'interrupt' or strategy == 'rollback' then
-    stopped = stop_thread(id, thread, strategy == 'rollback', 'superseded by ' .. (id:match('^.-%-%-(.*)') or id))
+    local why_stopped = 'superseded by ' .. (id:match('^.-%-%-(.*)') or id)
+    stopped, delayed = stop_thread(id, thread, strategy == 'rollback', why_stopped)
   end
-  for _, other in ipairs(stopped) do
-    local started, place = unpack(redis.call('HMGET', 'agent:task:' .. other, 'started', 'place'))
-    if started and place == 'delayed' then -- it holds the thread
-      go_on(other, now_ms)
-    end
+  for _, other in ipairs(delayed) do
+    go_on(other, now_ms)
   end
   list_run(id, thread, tenant_of(thread), announced_graph, now_ms)
 end

@@ -47,7 +47,6 @@ from langgraph_rq.shared.threads.rows import (
 )
 
 _LONGEST_METADATA = 16_000
-_THREAD_ID = TypeAdapter(ThreadId)
 _EMPTY: dict[str, Any] = {
     "values": {},
     "next": [],

@@ -1,6 +1,7 @@
 """The store answers in Postgres as it does in Redis."""
 
 import asyncio
+import secrets
 from contextlib import asynccontextmanager
 
 import psycopg
@@ -144,3 +145,9 @@ async def test_encrypted_item_is_read_only_where_it_was_written(opened, postgres
         await postgres.rows("UPDATE lgrq_items SET key = 'moved'", {})
         with pytest.raises(RefusedStateError):
             await store.aget(USER, "moved")
+
+
+async def test_key_that_postgres_cannot_hold_is_refused_at_once(store):
+    with pytest.raises(ValueError, match="expected what Postgres can hold"):
+        await store.aput(USER, secrets.token_hex(8_000), {"n": 1})
+    assert await store.asearch(USER) == []
