@@ -186,7 +186,7 @@ class Swept:
     overdue: tuple[str, ...]
     removed: tuple[str, ...]
     has_more: bool
-    """Whether more may be past their deadline."""
+    """Whether more may be past their deadline, or ended ones may lie in a queue."""
     graphs: tuple[str, ...]
     """Served by live workers, if any id is overdue."""
     unreadable: tuple[str, ...]

@@ -29,7 +29,8 @@ Keys (type; lifetime):
                                    the thread goes on, at most the idempotency window and `LGRQ_QUESTION_WAIT_S`
     agent:bell:<queue>     list    one entry while a worker is about to be woken for the queue; an hour
     agent:watcher:<queue>  string  the worker that watches the queue for what other programs push; seconds
-    agent:sweeper          hash    worker, until (ms): who sweeps for the fleet; from: how far it got; a day
+    agent:sweeper          hash    worker, until (ms): who sweeps for the fleet; from: how far it got; drops:
+                                   the queue of which it drops ended tasks; a day
     agent:spent            list    ids of tasks without thread that ended while they waited, until the sweeper lets
                                    their checkpoints go; the idempotency window at most
     agent:memory           hash    hour since the epoch -> bytes that Redis used when it began; two days

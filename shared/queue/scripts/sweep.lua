@@ -13,7 +13,8 @@
 -- Uses shared/queue/functions/memory: note_memory
 --
 -- KEYS[1] agent:open      zset    id -> deadline (ms); past it, when to look again
--- KEYS[2] agent:sweeper   hash    worker, until (ms): who sweeps for the fleet; from: how far it got
+-- KEYS[2] agent:sweeper   hash    worker, until (ms): who sweeps for the fleet; from: how far it got; drops: the queue
+--                                 of which it drops ended tasks
 -- KEYS[3] agent:delayed   zset    id -> when it is due (ms)
 -- KEYS[4] agent:graphs    zset    graph -> until when a live worker serves it (ms)
 -- KEYS[5] rq:queues       set     keys of the queues' lists
@@ -24,7 +25,7 @@
 -- ARGV[3] how long no other worker sweeps after this call (ms)
 -- ARGV[4] now (ms) in tests, else empty
 -- Returns {ids queued again, ids past their deadline that no worker runs, ids that RQ's tools removed,
---          1 if more may be past their deadline, else 0, graphs of the live workers if there are overdue ids,
+--          1 if more may be past their deadline or may be dropped, else 0, graphs of the live workers if there are overdue ids,
 --          ids whose hash cannot be read, which no worker runs either, open tasks,
 --          ids of ended tasks whose own checkpoints are to go}; all empty while another worker sweeps
 local open_key, sweeper_key, delayed_key, graphs_key, queues_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -159,6 +160,7 @@ local function check_turn(queue)
   end
 end
 
+-- Returns whether there may be more of them.
 local function drop_ended(queue_key)
   local queue = queue_key:sub(#QUEUE_KEY + 1)
   while looked < LOOKED do
@@ -167,7 +169,7 @@ local function drop_ended(queue_key)
     local state, user, place, home, thread =
       unpack(redis.call('HMGET', task_key, 'state', 'user', 'place', 'queue', 'thread'))
     if not state or state == 'pending' then
-      return
+      return false
     end
     looked = looked + 1
     redis.call('LPOP', queue_key)
@@ -185,10 +187,11 @@ local function drop_ended(queue_key)
       end
     end
   end
+  return true
 end
 
 -- The script decides each time who sweeps, so that no worker does after another has taken over.
-local sweeper, until_ms, from = unpack(redis.call('HMGET', sweeper_key, 'worker', 'until', 'from'))
+local sweeper, until_ms, from, some_queue = unpack(redis.call('HMGET', sweeper_key, 'worker', 'until', 'from', 'drops'))
 if caller ~= '' and sweeper and sweeper ~= caller and natural(until_ms, 0) > now_ms then
   return {{}, {}, {}, 0, {}, {}, 0, {}}
 end
@@ -243,9 +246,16 @@ for _, id in ipairs(late) do
     overdue[#overdue + 1] = id
   end
 end
-local some_queue = redis.call('SRANDMEMBER', queues_key)
+if not some_queue or redis.call('SISMEMBER', queues_key, some_queue) == 0 then
+  some_queue = redis.call('SRANDMEMBER', queues_key)
+end
+local may_drop_more = some_queue and drop_ended(some_queue)
+if may_drop_more then
+  redis.call('HSET', sweeper_key, 'drops', some_queue)
+else
+  redis.call('HDEL', sweeper_key, 'drops')
+end
 if some_queue then
-  drop_ended(some_queue)
   check_turn(some_queue:sub(#QUEUE_KEY + 1))
 end
 local some_tenant = redis.call('ZRANDMEMBER', TENANTS_KEY)
@@ -255,5 +265,5 @@ end
 note_memory(now_ms)
 local graphs = #overdue > 0 and redis.call('ZRANGE', graphs_key, '(' .. whole(now_ms), '+inf', 'BYSCORE') or {}
 local spent = redis.pcall('LPOP', spent_key, n) or {} -- of another type: none
-return {again, overdue, removed, #late == n and 1 or 0, graphs, unreadable, redis.call('ZCARD', open_key),
+return {again, overdue, removed, (#late == n or may_drop_more) and 1 or 0, graphs, unreadable, redis.call('ZCARD', open_key),
   {unpack(spent)}}

@@ -388,6 +388,22 @@ async def test_waiting_list_that_another_program_left_holds_no_task_back(queue):
     assert await queue.claim_ids(9) == ["ann0", "ann1"]
 
 
+async def test_thousands_of_ended_tasks_are_dropped_in_one_round_of_the_sweeper(queue):
+    ids = [f"r{i}" for i in range(1_000)]
+    for i, task_id in enumerate(ids):
+        await queue.submit(task_id, user_id=f"user{i % 2}")
+    cancels = [cancel_call(task_id, State.CANCELLED, b"{}", TIMES, queue.now_ms) for task_id in ids]
+    await scripts.run_many(queue.redis, cancels)
+    await queue.redis.delete("rq:queues")
+    await queue.redis.sadd(
+        "rq:queues", f"rq:queue:{QUEUE}"
+    )  # the first sweep takes any one, the next ones stay with it
+    while (await scripts.run(queue.redis, sweep_call(now_ms=queue.now_ms))).has_more:
+        await queue.redis.sadd("rq:queues", *(f"rq:queue:other{i}" for i in range(50)))
+    left = f"rq:queue:{QUEUE}", *(f"agent:waiting:{QUEUE}:default--user{i}" for i in range(2))
+    assert await queue.redis.exists(*left) == 0
+
+
 async def test_many_ended_tasks_are_passed_over_a_bounded_number_at_a_time(queue):
     for i in range(2_500):
         await queue.submit(f"ann{i}", user_id="ann")
