@@ -12,6 +12,17 @@ local function level_of(limit, percent)
   return (limit - rest) / 100 * percent + math.ceil(rest * percent / 100)
 end
 
+-- The percents of a limit at which an alert is raised, as numbers.
+local function percents_of(limits)
+  if not limits.percents then
+    limits.percents = {}
+    for percent in string.gmatch(limits.alert_percents, "%d+") do
+      table.insert(limits.percents, tonumber(percent))
+    end
+  end
+  return limits.percents
+end
+
 -- What was raised counts only for the limit of that time, or a lower one: a raised limit raises its alerts again.
 local function raise_alerts(day, scope, unit, used, alerted, alerted_limit, limits, alerts)
   local limit = limits[scope.name][unit]
@@ -21,9 +32,9 @@ local function raise_alerts(day, scope, unit, used, alerted, alerted_limit, limi
   if (tonumber(alerted_limit) or limit) < limit then
     alerted = 0
   end
-  for word in string.gmatch(limits.alert_percents, "%d+") do
-    local percent = tonumber(word)
-    local is_new = percent > (tonumber(alerted) or 0)
+  alerted = tonumber(alerted) or 0
+  for _, percent in ipairs(percents_of(limits)) do
+    local is_new = percent > alerted
     if is_new and used < level_of(limit, percent) then
       return -- nor are those above it
     end

@@ -12,25 +12,26 @@ local POLICY = "agent:budget:policy"
 local DEFAULT_TENANT = "default"
 local NO_LIMIT = {}
 
+local NAMES = { "request", "utc_offset_s", "hold", "alert_percents", "task", "tenant", "user", "global" }
+
 -- The fleet's limits, which are the same for every caller: a field that is missing is the caller's own from then on.
 -- A table of request, hold, alert_percents, utc_offset_ms, and of tokens and cost (nil for no limit) by scope; a
 -- tenant's or user's own limit goes before the one for all. `unreadable` is the name of a field that is no limit, on
 -- which no call may start; an offset that cannot be read is the caller's own.
 local function read_policy(tenant, user, seed)
-  local names = { "request", "utc_offset_s", "hold", "alert_percents", "task", "tenant", "user", "global" }
   local own_tenant, own_user = "tenant:" .. tenant, "user:" .. user
-  local found = redis.call("HMGET", POLICY, own_tenant, own_user, unpack(names))
-  local values = { [own_tenant] = found[1], [own_user] = found[2] }
-  for i, name in ipairs(names) do
-    values[name] = found[i + 2]
-    if not values[name] then
-      values[name] = cjson.decode(seed)[name]
-      redis.call("HSETNX", POLICY, name, values[name])
+  local values = redis.call("HMGET", POLICY, NAMES[1], NAMES[2], NAMES[3], NAMES[4], NAMES[5], NAMES[6], NAMES[7],
+    NAMES[8], own_tenant, own_user)
+  for i = 1, 8 do
+    if not values[i] then
+      values[i] = cjson.decode(seed)[NAMES[i]]
+      redis.call("HSETNX", POLICY, NAMES[i], values[i])
     end
   end
+  local request, offset_s, hold, percents, of_task, of_tenant, of_user, of_fleet = unpack(values, 1, 8)
   local policy = {
-    hold = values.hold, alert_percents = values.alert_percents,
-    utc_offset_ms = (offset_of(values.utc_offset_s) or cjson.decode(seed).utc_offset_s) * 1000,
+    hold = hold, alert_percents = percents,
+    utc_offset_ms = (offset_of(offset_s) or cjson.decode(seed).utc_offset_s) * 1000,
   }
   local function amount(word, name)
     local number, is_readable = amount_of(word)
@@ -39,16 +40,16 @@ local function read_policy(tenant, user, seed)
     end
     return number
   end
-  local function limit(name, own)
-    if values[name] == "- -" and not values[own] then
+  local function limit(name, all, own_name, own)
+    if all == "- -" and not own then
       return NO_LIMIT
     end
-    local tokens, cost, has_tokens, has_cost = in_force(values[own], values[name])
-    return { tokens = amount(tokens, has_tokens and own or name), cost = amount(cost, has_cost and own or name) }
+    local tokens, cost, has_tokens, has_cost = in_force(own, all)
+    return { tokens = amount(tokens, has_tokens and own_name or name), cost = amount(cost, has_cost and own_name or name) }
   end
-  policy.request = amount(values.request, "request")
-  policy.task, policy.global = limit("task", ""), limit("global", "")
-  policy.tenant, policy.user = limit("tenant", own_tenant), limit("user", own_user)
+  policy.request = amount(request, "request")
+  policy.task, policy.global = limit("task", of_task), limit("global", of_fleet)
+  policy.tenant, policy.user = limit("tenant", of_tenant, own_tenant, values[9]), limit("user", of_user, own_user, values[10])
   return policy
 end
 

@@ -5,7 +5,7 @@ and arguments, and how to read its reply. The logic exists once; only the awaiti
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha1
@@ -24,7 +24,9 @@ T = TypeVar("T")
 PRELUDE = "shared/connections/repair"
 """A file that is put before every script."""
 
-_INCLUDE = re.compile(r"^-- (Uses|Calls) ([\w/]+)", re.MULTILINE)
+_USES = re.compile(r"^-- Uses ([\w/]+):(.*(?:\n--   .*)*)", re.MULTILINE)
+_CALLS = re.compile(r"^-- Calls ([\w/]+)", re.MULTILINE)
+_NAME = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +45,21 @@ def load_script(name: str) -> Script:
     """Read a script of the installed package by its path without the suffix, such as `shared/breaker/allow`.
 
     Two kinds of lines in its header name other files, which are put before it:
-        -- Uses shared/connections/clock: clock   the functions of a file that is no script, once for all that use them
+        -- Uses shared/connections/clock: clock   these names of a file that is no script, once for all that use it
         -- Calls shared/breaker/read              another script, as a function `read(KEYS, ARGV)`
     Flags count in the first line of the script itself only; before all stands `PRELUDE`.
+
+    Each file is a function of its own, which returns what others use of it: Lua allows 200 locals in one function, and
+    with each call of a script it makes all functions anew, the slower the more locals of the one around them they refer
+    to together. What is returned is a value: a number that changes belongs into a table.
     """
     flags, body = _read(name)
-    _, prelude = _read(PRELUDE)
-    used = [_read(file)[1] for file in dict.fromkeys(_used(body))]
-    files = "".join(f"{_functions(source)}{source}\n" for source in used)
-    # A function of its own: Lua allows 200 locals in one, and those of the files are many.
-    main = f"return (function()\n{_functions(body)}{body}end)()\n"
-    return make_script(name, flags + prelude + files + main)
+    names_of: dict[str, set[str]] = {}
+    _collect(body, names_of)
+    sources = {file: _read(file)[1] for file in names_of}
+    used = "".join(_returning(_functions(source) + source, sorted(names_of[file])) for file, source in sources.items())
+    prelude = _returning(_read(PRELUDE)[1], ["redis"])
+    return make_script(name, f"{flags}{prelude}{used}return (function()\n{_functions(body)}{body}end)()\n")
 
 
 def _read(name: str) -> tuple[str, str]:
@@ -63,17 +69,25 @@ def _read(name: str) -> tuple[str, str]:
     return (flags + end_of_line, body) if flags.startswith("#!") else ("", source)
 
 
-def _used(body: str) -> Iterator[str]:
-    """Yield the files that `body` and the scripts that it calls use, each behind what it uses itself."""
-    for kind, name in _INCLUDE.findall(body):
-        yield from _used(_read(name)[1])
-        if kind == "Uses":
-            yield name
+def _collect(body: str, names: dict[str, set[str]]) -> None:
+    """Add the files that `body` and the scripts that it calls use, with the names, each behind what it uses itself."""
+    for file in _CALLS.findall(body):
+        _collect(_read(file)[1], names)
+    for file, some in _USES.findall(body):
+        if file not in names:
+            _collect(_read(file)[1], names)
+        names.setdefault(file, set()).update(_NAME.findall(some))
+
+
+def _returning(body: str, names: Sequence[str]) -> str:
+    """Return `body` as a function that is called at once, and the names that it returns as locals."""
+    listed = ", ".join(names)
+    return f"local {listed} = (function()\n{body}\nreturn {listed}\nend)()\n"
 
 
 def _functions(body: str) -> str:
     """Return the scripts that `body` calls, as functions."""
-    called = ((name, _read(name)[1]) for kind, name in _INCLUDE.findall(body) if kind == "Calls")
+    called = ((name, _read(name)[1]) for name in _CALLS.findall(body))
     return "".join(
         f"local function {name.rpartition('/')[2]}(KEYS, ARGV)\n{_functions(other)}{other}end\n"
         for name, other in called

@@ -119,9 +119,12 @@ class Turn:
                 break
             self._pauses += is_first
             pause_s = _ASK_AGAIN.pause_s(self._pauses) if is_first else left_s
-            with suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(min(pause_s, left_s)):
                     await self._event.wait()
+            except TimeoutError:
+                if left_s <= pause_s:  # a timer may fire a little early
+                    return False
             if self.room.is_first(self):
                 break
             self._event.clear()

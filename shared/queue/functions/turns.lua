@@ -31,7 +31,7 @@ local LOOKED = 100
 local STAND_IN_MS = 86400000
 local NEVER = '1970-01-01T00:00:00.000000Z'
 local STAND_IN_DATA = '["langgraph_rq.run_task",null,[],{}]'
-local looked = 0
+local so_far = { looked = 0 }
 -- Queues in which a user at the cap gets a turn at once when a task of theirs has run.
 local CAPPED = 16
 
@@ -147,8 +147,8 @@ local function next_waiting(queue, user)
       redis.pcall('ZADD', DEFERRED .. queue, 'XX', LISTED, id)
       return id
     end
-    looked = looked + 1
-    if looked > LOOKED then
+    so_far.looked = so_far.looked + 1
+    if so_far.looked > LOOKED then
       return stand_in(queue, user)
     end
     id = redis.call('LPOP', waiting_key)
@@ -162,11 +162,11 @@ local function call_next(queue, tenant)
   end
   local user = next_user(queue, tenant)
   while user do
-    local id = looked > LOOKED and stand_in(queue, user) or next_waiting(queue, user)
+    local id = so_far.looked > LOOKED and stand_in(queue, user) or next_waiting(queue, user)
     if id then
       return lay('RPUSH', id, queue, user)
     end
-    looked = looked + 1 -- another program removed what waited
+    so_far.looked = so_far.looked + 1 -- another program removed what waited
     user = next_user(queue, tenant)
   end
 end
@@ -267,8 +267,8 @@ local function leave_thread(id, thread)
       redis.pcall('ZREM', DEFERRED .. queue, next_id)
       return enqueue(next_id, queue, user)
     end
-    looked = looked + 1
-    if looked > LOOKED then
+    so_far.looked = so_far.looked + 1
+    if so_far.looked > LOOKED then
       if asks then -- the end of the next one, or the answer, goes on from here
         return
       end

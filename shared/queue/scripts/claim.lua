@@ -8,7 +8,7 @@
 -- Uses shared/connections/clock: clock, natural, whole
 -- Uses shared/queue/functions/routing: serves
 -- Uses shared/queue/functions/turns: LOOKED, QUEUE_KEY, call_next, claimed_from, is_stand_in, leave_thread, lies_on,
---   looked, pass_turn, put_aside, ring, taken, tenant_of, wait_below_cap
+--   so_far, pass_turn, put_aside, ring, taken, tenant_of, wait_below_cap
 -- Uses shared/queue/functions/emptied: DEFERRED, is_removed, note_emptied
 -- Uses shared/queue/functions/questions: stand_still
 -- Uses shared/queue/functions/waits: take_marked
@@ -176,12 +176,12 @@ local tasks, dropped, aside = {}, {}, 0
 for i = 6, #KEYS do
   local queue_key = KEYS[i]
   local queue = queue_key:sub(#QUEUE_KEY + 1)
-  while #tasks < n and looked < LOOKED and aside < MOST_ASIDE and read_bytes < max_bytes do
+  while #tasks < n and so_far.looked < LOOKED and aside < MOST_ASIDE and read_bytes < max_bytes do
     local id = redis.call('LPOP', queue_key) or (freed(queue) and redis.call('LPOP', queue_key))
     if not id then
       break
     end
-    looked = looked + 1
+    so_far.looked = so_far.looked + 1
     redis.pcall('ZREM', DEFERRED .. queue, id)
     local task_key, job_key = 'agent:task:' .. id, 'rq:job:' .. id
     local task = redis.call('HMGET', task_key, 'state', 'user', 'place', 'queue', 'graph', 'cancel', 'thread')
@@ -222,7 +222,7 @@ for i = 6, #KEYS do
     end
   end
 end
-for i = 6, (#tasks >= n or read_bytes >= max_bytes or looked >= LOOKED) and #KEYS or 0 do
+for i = 6, (#tasks >= n or read_bytes >= max_bytes or so_far.looked >= LOOKED) and #KEYS or 0 do
   if not KEYS[i]:find(':', #QUEUE_KEY + 1, true) and redis.call('EXISTS', KEYS[i]) == 1 then
     ring(KEYS[i]:sub(#QUEUE_KEY + 1))
   end

@@ -6,7 +6,7 @@
 -- Uses shared/connections/clock: clock, natural, whole
 -- Uses shared/queue/functions/questions: is_asking, stand_still
 -- Uses shared/queue/functions/emptied: DEFERRED, is_removed, note_emptied, was_emptied
--- Uses shared/queue/functions/turns: LOOKED, QUEUE_KEY, call_next, is_stand_in, leave_thread, lies_on, looked, pass_turn,
+-- Uses shared/queue/functions/turns: LOOKED, QUEUE_KEY, call_next, is_stand_in, leave_thread, lies_on, so_far, pass_turn,
 --   put_back, stopped_running, taken, tenant_of
 -- Uses shared/queue/functions/rq_jobs: hide_execution, show_again
 -- Uses shared/queue/functions/shares: TENANTS_KEY, discharge, settle_share
@@ -163,7 +163,7 @@ end
 -- Returns whether there may be more of them.
 local function drop_ended(queue_key)
   local queue = queue_key:sub(#QUEUE_KEY + 1)
-  while looked < LOOKED do
+  while so_far.looked < LOOKED do
     local id = redis.call('LINDEX', queue_key, 0)
     local task_key = 'agent:task:' .. (id or '')
     local state, user, place, home, thread =
@@ -171,7 +171,7 @@ local function drop_ended(queue_key)
     if not state or state == 'pending' then
       return false
     end
-    looked = looked + 1
+    so_far.looked = so_far.looked + 1
     redis.call('LPOP', queue_key)
     redis.pcall('ZREM', DEFERRED .. queue, id)
     if is_stand_in(id) then

@@ -27,14 +27,14 @@ LIMITS = BudgetLimits(daily_tokens=1000, user_daily_tokens=100, utc_offset_s=360
 ANN = Payer(user_id="ann")
 MUTANTS = {
     "a limit that cannot be read is none": ("reserve", "policy.unreadable = name", "name = name"),
-    "the own limit is to blame for the one for all": ("reserve", "has_tokens and own or name", "own or name"),
+    "the own limit is to blame for the one for all": ("reserve", "has_tokens and own_name or name", "own_name or name"),
     "an offset that cannot be read is none": (
         "reserve",
-        "(offset_of(values.utc_offset_s) or cjson.decode(seed).utc_offset_s)",
-        "(offset_of(values.utc_offset_s) or 0)",
+        "(offset_of(offset_s) or cjson.decode(seed).utc_offset_s)",
+        "(offset_of(offset_s) or 0)",
     ),
     "an offset may be longer than a day": ("reserve", "offset <= 50400", "true"),
-    "a missing field is not written": ("reserve", 'redis.call("HSETNX", POLICY, name, values[name])', ""),
+    "a missing field is not written": ("reserve", 'redis.call("HSETNX", POLICY, NAMES[i], values[i])', ""),
     "a number may be too large": ("reserve", "number < EXACT then", "true then"),
     "a hold that cannot be read is an estimate": ("expire", 'limits.hold ~= "estimate"', 'limits.hold == "worst"'),
     "a raise has no end": ("set_limit", "number + added >= EXACT", "false"),
