@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 from urllib.parse import quote
 
@@ -28,7 +28,7 @@ _ANONYMOUS = "@anonymous"
 
 def check_amount(name: str, value: int, least: int = 0) -> None:
     """Raise ValueError unless `value` is an integer from `least` to 2**53 - 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < EXACT:
+    if type(value) is not int or not least <= value < EXACT:  # True is an int, too
         raise ValueError(f"expected {name} to be an integer from {least} to 2**53 - 1, got: {value!r}")
 
 
@@ -230,6 +230,7 @@ class Payer:
         return "" if self.tenant == DEFAULT_TENANT else f"{_encode(self.tenant)}:"
 
 
+@lru_cache(maxsize=4096)  # the parts of a payer are asked for several times per call
 def _encode(name: str) -> str:
     # Names are data: a ':' in one must not make it another scope's, and JSON may carry lone surrogates.
     return quote(name, safe="", errors="surrogatepass")

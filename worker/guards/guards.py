@@ -64,6 +64,7 @@ from langgraph_rq.worker.guards.waiting import IN_PLACE_S, CallWait, KeptAttempt
 
 _RESERVATION_MARGIN_S = 30.0
 _BUSY_RETRY_S = 1.0
+_NOTHING = Request(Amount(0))
 
 
 class Guards:
@@ -127,7 +128,7 @@ class Guards:
             Refusal: the run must end (budget, cancel, ownership, no Redis).
             ProviderUnavailableError: the breaker refused; `retry_after_s` is when to ask again.
         """
-        admitted = Admitted(task.next_rid(), breaker, model, 0, size, Request(Amount(0)), task.payer)
+        admitted = Admitted(task.next_rid(), breaker, model, 0, size, _NOTHING, task.payer)
         may_wait = not stops_a_loop.get()
         turns = self._room.turn(task.payer, may_wait=may_wait)
         with turns as turn, self.kept.waiting(task.waits) as waiting, self._gives_up(admitted):
