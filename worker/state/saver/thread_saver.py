@@ -15,7 +15,8 @@ writes carry it, and one with a lower token than was seen is refused: it comes f
 caller that runs no task, such as an operation on a thread at rest, has no token and is not compared.
 """
 
-import secrets
+import os
+import random
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
@@ -58,6 +59,8 @@ _REMEMBERED = 4_096
 """Namespaces of threads about which a process remembers something that spares it work."""
 _RANDOM_BITS = 40
 """Of a version of 64 bits; the others count, up to 8 million steps of a thread."""
+_random = random.Random()  # noqa: S311 - no secret. A dozen numbers a task: the system's cost 1.5 % of its CPU
+os.register_at_fork(after_in_child=_random.seed)  # not seeded by a graph, and no two processes have the same
 _MISSING = -1
 _HAS_CHECKPOINTS = 2
 
@@ -271,9 +274,9 @@ class ThreadSaver(SyncFaces):
         """Return a version above `current` that no other branch of the thread gets: values are stored by version."""
         del channel
         if isinstance(current, str):  # of a thread that another saver began
-            return f"{int(current.split('.')[0]) + 1:032}.{secrets.randbits(53) / 2**53:016}"
+            return f"{int(current.split('.')[0]) + 1:032}.{_random.getrandbits(53) / 2**53:016}"
         count = int(current or 0) >> _RANDOM_BITS
-        return (count + 1) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
+        return (count + 1) << _RANDOM_BITS | _random.getrandbits(_RANDOM_BITS)
 
     def with_allowlist(self, extra_allowlist: Any) -> "ThreadSaver":
         """Return this saver, whose types are always checked; LANGGRAPH_STRICT_MSGPACK calls this."""
