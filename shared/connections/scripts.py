@@ -5,6 +5,7 @@ and arguments, and how to read its reply. The logic exists once; only the awaiti
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -27,6 +28,8 @@ PRELUDE = "shared/connections/repair"
 _USES = re.compile(r"^-- Uses ([\w/]+):(.*(?:\n--   .*)*)", re.MULTILINE)
 _CALLS = re.compile(r"^-- Calls ([\w/]+)", re.MULTILINE)
 _NAME = re.compile(r"\w+")
+_FUNCTION = re.compile(r"^local function (\w+)\([^)]*\)\n.*?^end\n", re.MULTILINE | re.DOTALL)
+_COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +52,39 @@ def load_script(name: str) -> Script:
         -- Calls shared/breaker/read              another script, as a function `read(KEYS, ARGV)`
     Flags count in the first line of the script itself only; before all stands `PRELUDE`.
 
-    Each file is a function of its own, which returns what others use of it: Lua allows 200 locals in one function, and
-    with each call of a script it makes all functions anew, the slower the more locals of the one around them they refer
-    to together. What is returned is a value: a number that changes belongs into a table.
+    Lua makes all functions anew with each call of a script, each the slower the more locals of the function around it
+    are referred to. So what the script does not need of the files is left out, and each file is a function of its own,
+    which returns what others use of it. That is a value: a number that changes belongs into a table.
     """
     flags, body = _read(name)
     names_of: dict[str, set[str]] = {}
     _collect(body, names_of)
     sources = {file: _read(file)[1] for file in names_of}
-    used = "".join(_returning(_functions(source) + source, sorted(names_of[file])) for file, source in sources.items())
-    prelude = _returning(_read(PRELUDE)[1], ["redis"])
-    return make_script(name, f"{flags}{prelude}{used}return (function()\n{_functions(body)}{body}end)()\n")
+    main = f"return (function()\n{_functions(body)}{body}end)()\n"
+    spare = _spare(sources.values(), main)
+    used = ""
+    for file, source in sources.items():
+        rest = _FUNCTION.sub(lambda found: "" if found[1] in spare else found[0], source)
+        if names := sorted(names_of[file] - spare):
+            used += _returning(_functions(source) + rest, names)
+    return make_script(name, flags + _returning(_read(PRELUDE)[1], ["redis"]) + used + main)
+
+
+def _spare(files: Iterable[str], main: str) -> frozenset[str]:
+    """Return the functions of `files` that neither `main` nor what it needs of the files names."""
+    functions = defaultdict[str, str](str)
+    left = {_COMMENT.sub("", main)}
+    for file in files:
+        code = _COMMENT.sub("", file)
+        for found in _FUNCTION.finditer(code):
+            functions[found[1]] += found[0]
+        left |= {_FUNCTION.sub("", code), _functions(file)}
+    needed = set[str]()
+    while left:
+        named = functions.keys() & {word for text in left for word in _NAME.findall(text)}
+        left = {functions[name] for name in named - needed}
+        needed |= named
+    return frozenset(functions.keys() - needed)
 
 
 def _read(name: str) -> tuple[str, str]:

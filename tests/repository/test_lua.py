@@ -65,6 +65,20 @@ def test_script_that_a_used_file_calls_stands_before_it():
     assert source.index("local function wake(") < source.index("local function follow_report(")
 
 
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_script_has_the_functions_of_its_files_that_it_needs_and_no_others(name):
+    code = re.sub(r"^ *--.*", "", scripts.load_script(name).source, flags=re.MULTILINE)
+    for function in re.findall(r"^local function (\w+)", "".join(files_of(name)), re.MULTILINE):
+        is_there = f"\nlocal function {function}(" in code
+        assert is_there == (len(re.findall(rf"\b{function}\b", code)) > is_there), function
+
+
+def files_of(name: str) -> list[str]:
+    """Return the text of what a script uses, and of what that uses."""
+    uses = read_lua(name).uses
+    return [text for file in uses for text in (read_lua(file).body, *files_of(file))]
+
+
 def test_clock_and_fence_stand_once():
     clocks = {name for name in NAMES if "'TIME'" in read_lua(name).body or '"TIME"' in read_lua(name).body}
     assert clocks == {"shared/connections/clock"}
