@@ -25,6 +25,7 @@ from langgraph_rq.producer.gateway.answer_headers import AnswerHeaders
 from langgraph_rq.producer.gateway.console import overview, page
 from langgraph_rq.producer.gateway.dependencies import Gateway
 from langgraph_rq.producer.gateway.langgraph_api import assistants, not_served, store, system
+from langgraph_rq.producer.gateway.langgraph_api.known_graphs import KnownGraphs
 from langgraph_rq.producer.gateway.langgraph_api.runs import routes as runs
 from langgraph_rq.producer.gateway.langgraph_api.threads import routes as threads
 from langgraph_rq.producer.gateway.langgraph_api.threads import stream as thread_stream
@@ -79,6 +80,7 @@ def create_app(settings: GatewaySettings, redis_url: str | None = None) -> FastA
                 limits=Limits(client.redis, rate, settings.open_tasks),
                 refused=refused,
                 streams=Streams(settings.streams, settings.tenant_streams if keyring else None),
+                known_graphs=KnownGraphs(),
                 breaker=load(BreakerSettings).limits(calls.timeout_s),
                 budget=load(BudgetSettings).limits(),
                 queues=tuple(load(QueueSettings).queues()),

@@ -10,6 +10,7 @@ from langgraph_rq.producer.gateway.admission.grants import Grant
 from langgraph_rq.producer.gateway.admission.limits import Limits
 from langgraph_rq.producer.gateway.admission.refused_keys import RefusedKeys
 from langgraph_rq.producer.gateway.admission.streams import Streams
+from langgraph_rq.producer.gateway.langgraph_api.known_graphs import KnownGraphs
 from langgraph_rq.producer.gateway.probes.model_ping import ModelPing
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits
 from langgraph_rq.shared.budget.token_budget import BudgetLimits
@@ -25,6 +26,7 @@ class Gateway:
     limits: Limits
     refused: RefusedKeys
     streams: Streams
+    known_graphs: KnownGraphs
     breaker: BreakerLimits
     budget: BudgetLimits
     queues: tuple[str, ...]

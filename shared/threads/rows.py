@@ -15,7 +15,7 @@ from typing import Any
 
 from langgraph_rq.shared.connections.scripts import Call, load_script
 from langgraph_rq.shared.queue.answers import whole_number
-from langgraph_rq.shared.queue.keys import LAST_CLAIM
+from langgraph_rq.shared.queue.keys import LAST_CLAIM, question_key
 from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.threads.terms import terms_of
@@ -74,6 +74,17 @@ class ThreadRow:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class ListedThread:
+    """One thread, and what is open of it."""
+
+    row: ThreadRow
+    is_busy: bool
+    """Whether a task of it has not ended."""
+    is_asking: bool
+    """Whether it shows a question."""
+
+
 def create_call(
     thread: str, tenant: str, metadata: str, graph: str = "", ttl_ms: int | None = None, now_ms: int | str = ""
 ) -> Call[int]:
@@ -129,9 +140,10 @@ def expire_call(thread: str) -> Call[int]:
     return Call(load_script("shared/threads/scripts/expire_thread"), [], [thread], int)
 
 
-def busy_call(thread: str) -> Call[bool]:
-    """Read whether a task of a thread has not ended."""
-    return Call(load_script("shared/threads/scripts/is_thread_busy"), [], [thread], bool)
+def read_call(thread: str) -> Call[ListedThread | None]:
+    """Read what is listed of a thread; answers None if there is no such thread."""
+    keys = [row_key(thread), question_key(thread)]
+    return Call(load_script("shared/threads/scripts/read_thread"), keys, [thread], _read_listed)
 
 
 def row_key(thread: str) -> str:
@@ -152,6 +164,12 @@ def records_key(thread: str) -> str:
 def index_key(tenant: str) -> str:
     """Return the threads of a tenant."""
     return f"agent:threads:{tenant}"
+
+
+def _read_listed(reply: tuple[list[bytes], int, int]) -> ListedThread | None:
+    fields, is_busy, is_asking = reply
+    row = ThreadRow.read(dict(zip(fields[::2], fields[1::2], strict=True)))
+    return ListedThread(row, is_busy == 1, is_asking == 1) if row else None
 
 
 def _terms(metadata: str) -> str:

@@ -1,15 +1,17 @@
 #!lua flags=allow-oom
 -- Count a submission against rates, such as its tenant's and its user's, if all of them allow it: sliding window counters,
--- which take the last window's submissions as spread evenly over it.
+-- which take the last window's submissions as spread evenly over it. Also says how many tasks are open.
 --
 -- Uses shared/connections/clock: clock, natural, whole
 --
--- KEYS: agent:rate:<tenant>, agent:rate:<tenant>--<user>  hashes  window: number of the window that was counted last; used:
---   submissions in it; before: those in the window before it
+-- KEYS[1] agent:open  zset  id -> deadline (ms); every task that is not terminal
+-- KEYS from the 2nd on: agent:rate:<tenant>, agent:rate:<tenant>--<user>  hashes  window: number of the window that was
+--   counted last; used: submissions in it; before: those in the window before it
 -- ARGV[1] now (ms) in tests, else empty
--- ARGV from the 2nd on, for each key: submissions allowed in a window; length of a window (ms)
--- Returns for each key {wait (ms) until a submission is allowed again, 0: it is; how many are left; end of the window (ms
--- since the epoch)}; it was counted if no key has to wait
+-- ARGV from the 2nd on, for each rate: submissions allowed in a window; length of a window (ms)
+-- Returns {open tasks, for each rate {wait (ms) until a submission is allowed again, 0: it is; how many are left; end of the
+-- window (ms since the epoch)}, ...}; it was counted if no rate has to wait
+local open_key = KEYS[1]
 local now_ms = clock(ARGV[1])
 
 -- What a rate says, and the fields of its key with the submission counted.
@@ -35,13 +37,14 @@ local function look(key, limit, window_ms)
   return {math.max(1, math.ceil(wait_ms)), 0, ends_ms}
 end
 
-local found, counted, may = {}, {}, true
-for i, key in ipairs(KEYS) do
-  found[i], counted[i] = look(key, tonumber(ARGV[2 * i]), tonumber(ARGV[2 * i + 1]))
+local open_tasks = redis.pcall('ZCARD', open_key)
+local answer, counted, may = {type(open_tasks) == 'number' and open_tasks or 0}, {}, true
+for i = 2, #KEYS do
+  answer[i], counted[i] = look(KEYS[i], tonumber(ARGV[2 * i - 2]), tonumber(ARGV[2 * i - 1]))
   may = may and counted[i]
 end
-for i, key in ipairs(may and KEYS or {}) do
-  redis.call('HSET', key, unpack(counted[i]))
-  redis.call('PEXPIRE', key, 2 * ARGV[2 * i + 1])
+for i = 2, may and #KEYS or 0 do
+  redis.call('HSET', KEYS[i], unpack(counted[i]))
+  redis.call('PEXPIRE', KEYS[i], 2 * ARGV[2 * i - 1])
 end
-return found
+return answer

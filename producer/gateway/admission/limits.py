@@ -5,7 +5,6 @@ from redis.asyncio import Redis
 from langgraph_rq.producer.gateway.admission.rates import Allowance, Rate, hit_call
 from langgraph_rq.producer.gateway.problems import ProblemError
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.queue.keys import OPEN
 
 _QUEUE_RETRY_S = 5
 
@@ -29,22 +28,10 @@ class Limits:
 
         Raises ProblemError 429. A submission above a rate is not counted at all.
         """
-        headers = await self._count(tenant, user_id, tenant_rate)
-        waiting = await self._redis.zcard(OPEN)
-        if waiting >= self._open_tasks:
-            raise ProblemError(
-                429,
-                "queue_full",
-                f"{waiting:,} tasks have not ended, at most {self._open_tasks:,} may: try again later",
-                headers={**headers, "Retry-After": str(_QUEUE_RETRY_S)},
-            )
-        return headers
-
-    async def _count(self, tenant: str, user_id: str | None, tenant_rate: Rate | None) -> dict[str, str]:
         known = {tenant: (tenant_rate, f"tenant {tenant}"), f"{tenant}--{user_id or ''}": (self._rate, "this user")}
         rates = {key: rate for key, (rate, _) in known.items() if rate}
-        allowances = await scripts.run(self._redis, hit_call(rates)) if rates else []
-        for (key, rate), left in zip(rates.items(), allowances, strict=True):
+        hit = await scripts.run(self._redis, hit_call(rates))
+        for (key, rate), left in zip(rates.items(), hit.allowances, strict=True):
             if left.wait_ms:
                 wait_s = -(-left.wait_ms // 1_000)
                 raise ProblemError(
@@ -53,7 +40,15 @@ class Limits:
                     f"more than {rate} of {known[key][1]}: try again in {wait_s} s",
                     headers={**_headers(rate, left), "Retry-After": str(wait_s)},
                 )
-        return _headers(self._rate, allowances[-1]) if self._rate else {}
+        headers = _headers(self._rate, hit.allowances[-1]) if self._rate else {}
+        if hit.open_tasks >= self._open_tasks:
+            raise ProblemError(
+                429,
+                "queue_full",
+                f"{hit.open_tasks:,} tasks have not ended, at most {self._open_tasks:,} may: try again later",
+                headers={**headers, "Retry-After": str(_QUEUE_RETRY_S)},
+            )
+        return headers
 
 
 def _headers(rate: Rate, left: Allowance) -> dict[str, str]:

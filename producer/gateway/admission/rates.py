@@ -5,11 +5,13 @@ Keys:
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from langgraph_rq.shared.connections.scripts import Call, load_script
 from langgraph_rq.shared.errors import SettingsError
+from langgraph_rq.shared.queue.keys import OPEN
 
 _UNITS_S = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
 _RATE = re.compile(rf"([1-9]\d{{0,8}})\s*(?:/|per)\s*([1-9]\d{{0,5}})?\s*({'|'.join(_UNITS_S)})s?")
@@ -48,7 +50,17 @@ class Allowance:
     """When the window ends (Unix time)."""
 
 
-def hit_call(rates: Mapping[str, Rate], now_ms: int | str = "") -> Call[list[Allowance]]:
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """What stands in the way of a submission."""
+
+    open_tasks: int
+    """Of all tenants."""
+    allowances: Sequence[Allowance]
+    """Of each rate; the submission was counted if none has to wait."""
+
+
+def hit_call(rates: Mapping[str, Rate], now_ms: int | str = "") -> Call[Hit]:
     """Count a submission, if all rates allow it; none is counted if one of them does not.
 
     Args:
@@ -57,7 +69,13 @@ def hit_call(rates: Mapping[str, Rate], now_ms: int | str = "") -> Call[list[All
     """
     return Call(
         load_script("producer/gateway/admission/hit"),
-        [f"agent:rate:{whose}" for whose in rates],
+        [OPEN, *(f"agent:rate:{whose}" for whose in rates)],
         [now_ms, *(part for rate in rates.values() for part in (rate.limit, rate.window_ms))],
-        lambda reply: [Allowance(wait_ms, remaining, ends_ms // 1_000) for wait_ms, remaining, ends_ms in reply],
+        _read_hit,
     )
+
+
+def _read_hit(reply: Sequence[Any]) -> Hit:
+    open_tasks, *found = reply
+    allowances = [Allowance(wait_ms, remaining, ends_ms // 1_000) for wait_ms, remaining, ends_ms in found]
+    return Hit(open_tasks, allowances)

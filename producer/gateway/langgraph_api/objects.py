@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from langgraph_rq.producer.gateway.dependencies import Caller
 from langgraph_rq.producer.gateway.langgraph_api.assistants import assistant_id
@@ -17,7 +17,7 @@ from langgraph_rq.shared.queue.records import MOST_READ, RunRecord, read_runs_ca
 from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import State, task_key, thread_key, thread_of_key
 from langgraph_rq.shared.threads.requests import MOST_THREADS
-from langgraph_rq.shared.threads.rows import ThreadRow, busy_call, index_key, records_key, row_key, runs_key
+from langgraph_rq.shared.threads.rows import ThreadRow, index_key, read_call, records_key, row_key, runs_key
 
 RUN_STATUS = {
     State.PENDING: "pending",
@@ -29,6 +29,8 @@ RUN_STATUS = {
     State.CANCELLED: "interrupted",
 }
 """A run that asks has succeeded; one that was cancelled is interrupted."""
+
+T = TypeVar("T")
 
 SERVERS = frozenset({"run_id", "graph_id", "assistant_id"})
 """What the server adds to a run's `configurable`."""
@@ -95,19 +97,11 @@ class LastRun:
 
 
 async def read_threads(caller: Caller, thread_ids: Sequence[str]) -> list[Thread | None]:
-    """Read threads, in two round trips; None for each that does not exist."""
-    redis = caller.client.redis
-    keys = [thread_key(thread_id, caller.tenant) for thread_id in thread_ids]
-    pipeline = redis.pipeline(transaction=False)
-    for key in keys:
-        pipeline.hgetall(row_key(key))
-        pipeline.hexists(question_key(key), "since")
-    replies: list[Any] = await pipeline.execute(raise_on_error=False) if keys else []
-    rows = [ThreadRow.read(reply) if isinstance(reply, dict) else None for reply in replies[::2]]
-    busy = await scripts.run_many(redis, [busy_call(key) for key in keys]) if keys else []
+    """Read threads, in one round trip; None for each that does not exist."""
+    calls = [read_call(thread_key(thread_id, caller.tenant)) for thread_id in thread_ids]
     return [
-        Thread(thread_id, row, is_busy=is_busy is True, is_asking=is_asking == 1) if row else None
-        for thread_id, row, is_busy, is_asking in zip(thread_ids, rows, busy, replies[1::2], strict=True)
+        Thread(thread_id, one.row, is_busy=one.is_busy, is_asking=one.is_asking) if one else None
+        for thread_id, one in zip(thread_ids, await _run_all(caller, calls), strict=True)
     ]
 
 
@@ -217,12 +211,16 @@ async def _read_records(
     caller: Caller, calls: Sequence[scripts.Call[list[RunRecord | None]]]
 ) -> list[RunRecord | None]:
     """Read what calls of `read_runs_call` answer, in one round trip."""
-    records: list[RunRecord | None] = []
-    for reply in await scripts.run_many(caller.client.redis, calls) if calls else ():
+    return [record for page in await _run_all(caller, calls) for record in page]
+
+
+async def _run_all(caller: Caller, calls: Sequence[scripts.Call[T]]) -> list[T]:
+    """Run calls in one round trip. Raises the first error of one."""
+    replies = await scripts.run_many(caller.client.redis, calls) if calls else []
+    for reply in replies:
         if isinstance(reply, Exception):
             raise reply
-        records += reply
-    return records
+    return replies
 
 
 def _run(run_id: str, thread_id: str, thread: str, record: RunRecord | None) -> Run | None:

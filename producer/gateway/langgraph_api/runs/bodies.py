@@ -147,12 +147,17 @@ class RunBody(Body):
         return list(self.stream_mode or ["values"])
 
     async def _graph(self, caller: Caller) -> str:
+        known = caller.gateway.known_graphs
+        if graph := known.get(self.assistant_id):
+            return graph
         try:
-            return (await find(caller, self.assistant_id)).graph
+            graph = (await find(caller, self.assistant_id)).graph
         except ProblemError as error:
             if _UUID.fullmatch(self.assistant_id):
                 raise
             raise ProblemError(422, "unknown_assistant", error.detail) from None
+        known.add(self.assistant_id, graph)
+        return graph
 
     def _refuse(self, thread_id: str | None) -> None:
         for name, expected in _NOT_SERVED.items():
