@@ -119,9 +119,12 @@ class Client:
         """Block until the task has ended. Raises WaitTimeoutError, UnknownTaskError, RedisUnavailableError."""
         return run(self._core.wait(task_id, timeout_s))
 
-    def wait_json(self, task_id: str, timeout_s: float | None = None) -> bytes:
-        """Wait as `wait` does, for the JSON document that stands in Redis."""
-        return run(self._core.wait_json(task_id, timeout_s))
+    def wait_json(self, task_id: str, timeout_s: float | None = None, *, is_new: bool = False) -> bytes:
+        """Wait as `wait` does, for the JSON document that stands in Redis.
+
+        A task that `is_new`, just submitted, is not looked at before it is waited for: one round trip less.
+        """
+        return run(self._core.wait_json(task_id, timeout_s, is_new=is_new))
 
     def wait_each(self, task_ids: Iterable[str], timeout_s: float | None = None) -> Iterator[TaskResult]:
         """Yield each task's result as it ends, whichever is first; with more than 1,000 open ones a few seconds later.

@@ -173,9 +173,12 @@ class ClientCore:
         """Wait until the task has ended. Raises WaitTimeoutError, UnknownTaskError, RedisUnavailableError."""
         return read_result(task_id, await self.wait_json(task_id, timeout_s))
 
-    async def wait_json(self, task_id: str, timeout_s: float | None = None) -> bytes:
-        """Wait as `wait` does, for the JSON document that stands in Redis."""
-        async with aclosing(self._results().ends([task_id], timeout_s)) as documents:
+    async def wait_json(self, task_id: str, timeout_s: float | None = None, *, is_new: bool = False) -> bytes:
+        """Wait as `wait` does, for the JSON document that stands in Redis.
+
+        A task that `is_new`, just submitted, is not looked at before it is waited for: one round trip less.
+        """
+        async with aclosing(self._results().ends([task_id], timeout_s, are_new=is_new)) as documents:
             return (await anext(documents))[1]
 
     async def wait_each(

@@ -61,11 +61,17 @@ class Results:
         self._check = check
 
     async def ends(
-        self, task_ids: Iterable[str], timeout_s: float | None, *, skips_forgotten: bool = False
+        self,
+        task_ids: Iterable[str],
+        timeout_s: float | None,
+        *,
+        skips_forgotten: bool = False,
+        are_new: bool = False,
     ) -> AsyncGenerator[tuple[str, bytes], None]:
         """Yield each task's id and result document as it ends, whichever is first.
 
-        With `skips_forgotten` an ended task whose result is forgotten is logged and left out.
+        With `skips_forgotten` an ended task whose result is forgotten is logged and left out. Tasks that `are_new`,
+        just submitted, are not looked at before they are waited for.
 
         Raises, after the documents of all others:
             UnreadableTaskError, ForgedResultError: a task's state cannot be read, or its result is not signed.
@@ -76,6 +82,8 @@ class Results:
         give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
         pending = list(dict.fromkeys(task_ids))
         places: dict[str, str] = {}
+        if are_new:
+            places, pending = dict.fromkeys(pending, BEGINNING), []
         for start in range(0, len(pending), _LOOKED_AT):
             documents, seen = await self._look(pending[start : start + _LOOKED_AT], problems)
             places |= seen
@@ -102,13 +110,11 @@ class Results:
     async def _await_ends(self, places: dict[str, str], timeout_s: float, problems: list[_Problem]) -> dict[str, bytes]:
         """Wait for events of tasks, and take the tasks that ended out of `places`; answers their results."""
         ids = {events_key(self._key(task_id)): task_id for task_id in places}
-        news = await self._connection.transport.news(
-            {key: places[id_] for key, id_ in ids.items()}, timeout_s, is_drained=True
-        )
-        for key, events in news.items():
-            places[ids[key]] = events[-1].id
+        news = await self._connection.transport.ends({key: places[id_] for key, id_ in ids.items()}, timeout_s)
+        for key, event in news.items():
+            places[ids[key]] = event.id
         # When nothing has happened for a while, the events may have been forgotten before we looked.
-        again = [ids[key] for key, events in news.items() if events[-1].is_last] if news else list(places)
+        again = [ids[key] for key, event in news.items() if event.is_last] if news else list(places)
         for task_id in again:
             del places[task_id]
         documents, seen = await self._look(again, problems)

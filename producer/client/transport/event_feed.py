@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 from zlib import crc32
@@ -23,7 +24,7 @@ from redis.exceptions import RedisError
 
 from langgraph_rq.shared.backoff import Backoff
 from langgraph_rq.shared.connections.clients import is_outage, is_wrong_type
-from langgraph_rq.shared.queue.events import BEGINNING, Event, order, read_event
+from langgraph_rq.shared.queue.events import BEGINNING, Event, EventType, order, read_event
 
 READERS = 8
 """Connections that block; more would be cheaper per stream, fewer need fewer connections."""
@@ -32,6 +33,8 @@ BLOCK_S = 5.0
 
 _GATHER_S = 0.004
 """Between two reads: a waiter that was woken just now waits again within this time, without waking the reader."""
+_AT_ONCE = 4
+"""Reads after a quiet time that wake no waiter, and need not gather any: a short task has so many events."""
 _WAKE_TTL_S = 60
 OUTAGE_WAIT_S = 0.25
 ODD_WAIT_S = 1.0
@@ -58,13 +61,31 @@ async def _odd(redis: Redis, keys: Iterable[str]) -> set[str]:
 
 
 class _Waiter:
-    """A place in one stream; `notified` is shared by the waiters of one wait."""
+    """A place in one stream; `notified` and `seen` are shared by the waiters of one wait.
 
-    __slots__ = ("after", "notified")
+    With `seen`, stream -> the last event that was seen, only the stream's end notifies.
+    """
 
-    def __init__(self, after: str, notified: "asyncio.Future[bool]") -> None:
+    __slots__ = ("after", "notified", "seen")
+
+    def __init__(self, after: str, notified: "asyncio.Future[bool]", seen: dict[str, Event] | None) -> None:
         self.after = order(after)
         self.notified = notified
+        self.seen = seen
+
+    def see(self, key: str, event: Event) -> bool:
+        """Take an event of the stream that may be new; returns whether the waiter reads on from its old place."""
+        place = order(event.id)
+        if self.after >= place:
+            return False
+        if self.seen is None:
+            self.notify()
+            return True
+        self.after = place
+        self.seen[key] = event if event.is_last else replace(event, text="null")  # there may be a thousand of them
+        if event.is_last:
+            self.notify()
+        return False
 
     def notify(self) -> None:
         if not self.notified.done():
@@ -129,7 +150,7 @@ class _Reader:
             self._is_waking = False  # its read ends within BLOCK_S anyway
 
     async def _read(self) -> None:
-        failures = 0
+        failures, gathered_at = 0, 0.0
         while self._waiters:
             self._watched = {key: min(waiter.after for waiter in waiters) for key, waiters in self._waiters.items()}
             streams: Any = {key: f"{ms}-{sequence}" for key, (ms, sequence) in self._watched.items()}
@@ -145,9 +166,29 @@ class _Reader:
                     failures += 1
                     await asyncio.sleep(_OUTAGE.pause_s(failures))
             self._watched, self._is_waking = {}, False
-            for stream, entries in found or ():
-                self._notify(stream.decode(), entries[-1][0].decode())
-            await asyncio.sleep(_GATHER_S)
+            news = {stream.decode(): read_event(entries[-1]) for stream, entries in found or ()}
+            await self._look_ahead(news)
+            are_woken = [self._see(key, event) for key, event in news.items()]
+            now = time.monotonic()
+            gathered_at = max(gathered_at, now) + _GATHER_S
+            await asyncio.sleep(_GATHER_S if any(are_woken) else max(0.0, gathered_at - now - _AT_ONCE * _GATHER_S))
+
+    async def _look_ahead(self, news: dict[str, Event]) -> None:
+        """Replace an event by the last one of its stream where only the end of that counts."""
+        keys = [
+            key
+            for key, event in news.items()
+            if event.type not in {EventType.STATE, EventType.END}
+            and any(waiter.seen is not None for waiter in self._waiters.get(key, ()))
+        ]
+        if not keys:
+            return
+        pipeline = self._redis.pipeline(transaction=False)
+        for key in keys:
+            pipeline.xrevrange(key, count=1)
+        with suppress(RedisError, OSError):  # the next read shows the next event
+            for key, entries in zip(keys, await pipeline.execute(), strict=True):
+                news[key] = read_event(entries[0]) if entries else news[key]
 
     async def _notify_odd(self, keys: Iterable[str]) -> None:
         """Notify the waiters of keys that are no streams: one of them would keep all others waiting."""
@@ -156,12 +197,12 @@ class _Reader:
                 for waiter in self._waiters.get(key, ()):
                     waiter.notify()
 
-    def _notify(self, key: str, place: str) -> None:
+    def _see(self, key: str, event: Event) -> bool:
+        """Show an event to the waiters of a stream; returns whether one of them goes on to read it by itself."""
         if key == self._wake_key:
-            self._wake_place = place
-        for waiter in self._waiters.get(key, ()):
-            if waiter.after < order(place):
-                waiter.notify()
+            self._wake_place = event.id
+        goes_on = [waiter.see(key, event) for waiter in self._waiters.get(key, ())]
+        return any(goes_on)
 
 
 class EventFeed:
@@ -188,11 +229,21 @@ class EventFeed:
             await asyncio.sleep(OUTAGE_WAIT_S)
         return found or {}
 
-    async def _is_notified(self, places: Mapping[str, str], timeout_s: float) -> bool:
-        """Wait until a stream has something new, or `end_waits`; False after the time."""
+    async def ends(self, places: Mapping[str, str], timeout_s: float) -> dict[str, Event]:
+        """Wait until a stream ends, as `Transport.ends` describes it."""
+        seen: dict[str, Event] = {}
+        is_notified = not self.is_ending and await self._is_notified(places, timeout_s, seen)
+        if is_notified and not (seen or self.is_ending):  # a key is no stream
+            await asyncio.sleep(OUTAGE_WAIT_S)
+        return seen
+
+    async def _is_notified(
+        self, places: Mapping[str, str], timeout_s: float, seen: dict[str, Event] | None = None
+    ) -> bool:
+        """Wait until a stream has something new, or with `seen` has ended, or `end_waits`; False after the time."""
         notified: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         waits = [
-            (self._readers[crc32(key.encode()) % READERS], key, _Waiter(after, notified))
+            (self._readers[crc32(key.encode()) % READERS], key, _Waiter(after, notified, seen))
             for key, after in places.items()
         ]
         for reader, key, waiter in waits:

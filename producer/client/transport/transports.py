@@ -71,6 +71,19 @@ class Transport(Protocol):
         """
         ...
 
+    async def ends(self, places: Mapping[str, str], timeout_s: float) -> Mapping[str, Event]:
+        """Wait for up to `timeout_s` until one of the streams ends.
+
+        Args:
+            places: Stream -> id of the last event that was read.
+            timeout_s: In seconds.
+
+        Returns:
+            The last event of each stream that was seen meanwhile, which is the place to go on from; an end with its
+            data. May come without an end before the time is over. Empty as `news`.
+        """
+        ...
+
     async def pause(self, seconds: float) -> None:
         """Do nothing for a time."""
         ...
@@ -143,6 +156,10 @@ class BlockingTransport:
                 return {stream.decode(): [read_event(entry) for entry in entries] for stream, entries in found}
         return {}
 
+    async def ends(self, places: Mapping[str, str], timeout_s: float) -> Mapping[str, Event]:
+        """Read or wait in one command."""
+        return {key: events[-1] for key, events in (await self.news(places, timeout_s)).items()}
+
     async def pause(self, seconds: float) -> None:
         """Sleep."""
         time.sleep(seconds)  # noqa: ASYNC251 - blocking is what this transport does
@@ -192,6 +209,10 @@ class AsyncTransport:
     ) -> Mapping[str, list[Event]]:
         """Read, or wait on the connections that all waits share."""
         return await self._feed.news(places, timeout_s, most=most, is_drained=is_drained)
+
+    async def ends(self, places: Mapping[str, str], timeout_s: float) -> Mapping[str, Event]:
+        """Wait on the connections that all waits share."""
+        return await self._feed.ends(places, timeout_s)
 
     async def pause(self, seconds: float) -> None:
         """Sleep."""

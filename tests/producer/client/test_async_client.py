@@ -75,6 +75,14 @@ async def test_wait_ends_in_time_and_the_task_goes_on(client):
     assert (await client.status(task.task_id)).state is State.PENDING
 
 
+@pytest.mark.parametrize("is_new", [True, False])
+async def test_wait_of_a_task_that_has_ended_meanwhile_answers(client, is_new):
+    task = await client.submit({"n": 1})
+    await client.cancel(task.task_id)
+    document = await client.wait_json(task.task_id, 20, is_new=is_new)
+    assert document == await client.result_json(task.task_id)
+
+
 async def test_result_that_is_gone_is_an_error_and_no_endless_wait(client, redis_client, redis_url):
     task = await client.submit({"n": 1})
     await client.cancel(task.task_id)
@@ -111,6 +119,30 @@ async def test_cancel_ends_a_waiting_task_at_once_and_wakes_its_waiter(client):
     waiting = asyncio.create_task(client.wait(task.task_id, 20))
     assert await client.cancel(task.task_id) is State.CANCELLED
     assert (await waiting).status is State.CANCELLED
+
+
+async def test_waiter_for_an_end_does_not_read_the_events_before_it(client, redis_client):
+    task = await client.submit({"n": 1})
+    waiting = asyncio.create_task(client.wait(task.task_id, 20))
+    await until(lambda: blocked_readers(redis_client) > 0)
+    before = reads(redis_client)
+    with redis_client.pipeline(transaction=True) as pipeline:
+        for n in range(500):
+            pipeline.xadd(f"agent:events:{task.task_id}", {"type": "custom", "data": f'{{"attempt":1,"data":{n}}}'})
+        pipeline.execute()
+    await until(lambda: reads(redis_client) > before and blocked_readers(redis_client) > 0)
+    await client.cancel(task.task_id)
+    assert (await waiting).status is State.CANCELLED
+    assert reads(redis_client) - before < 50
+
+
+def blocked_readers(redis_client):
+    return redis_client.info("clients")["blocked_clients"]
+
+
+def reads(redis_client):
+    stats = redis_client.info("commandstats")
+    return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("xread", "xrevrange"))
 
 
 async def test_interrupted_task_is_resumed(redis_url, client):

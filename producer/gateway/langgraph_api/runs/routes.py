@@ -243,27 +243,28 @@ async def _stream(caller: Caller, body: RunBody, thread_id: str | None) -> Respo
 
 async def _wait(caller: Caller, body: RunBody, thread_id: str | None) -> Response:
     run = await start(caller, body, thread_id)
-    return _waiting(caller, run.thread_id, run.run_id, cancels=body.on_disconnect == "cancel")
+    return _waiting(caller, run.thread_id, run.run_id, cancels=body.on_disconnect == "cancel", is_new=True)
 
 
-def _waiting(caller: Caller, thread_id: str, run_id: str, *, cancels: bool) -> Response:
+def _waiting(caller: Caller, thread_id: str, run_id: str, *, cancels: bool, is_new: bool = False) -> Response:
     return StreamingResponse(
-        _result(caller, run_id, cancels=cancels),
+        _result(caller, run_id, cancels=cancels, is_new=is_new),
         media_type="application/json",
         headers=_located(thread_id, run_id, "join"),
     )
 
 
-async def _result(caller: Caller, run_id: str, *, cancels: bool) -> AsyncGenerator[bytes, None]:
+async def _result(caller: Caller, run_id: str, *, cancels: bool, is_new: bool) -> AsyncGenerator[bytes, None]:
     """Write what a run returned, with blanks before it while it runs."""
     has_ended = False
     try:
         while True:
             asked_at = time.monotonic()
             try:
-                document = await caller.client.wait_json(run_id, HEARTBEAT_S)
+                document = await caller.client.wait_json(run_id, HEARTBEAT_S, is_new=is_new)
                 break
             except WaitTimeoutError:
+                is_new = False
                 if time.monotonic() - asked_at < HEARTBEAT_S / 2:  # the gateway stops: the client can join elsewhere
                     has_ended = True
                     return
