@@ -150,15 +150,16 @@ class Client:
         return iterate(self._core.events(task_id, after))
 
     def follow(
-        self, task_id: str, after: str, quiet_s: float, *, in_parts: bool = False
+        self, task_id: str, after: str, quiet_s: float, *, in_parts: bool = False, is_new: bool = False
     ) -> Iterator[Event | None] | None:
         """Begin to yield as `events` does, and None whenever nothing has happened for `quiet_s`.
 
         With `in_parts` the parts of a long event are yielded one by one: they need not all be in memory at once.
+        A task that `is_new`, just submitted, is not looked at first.
 
         Answers None instead of an iterator when `after` is the end. Raises as `events`, before it yields.
         """
-        following = run(self._core.follow(task_id, after, quiet_s, in_parts=in_parts))
+        following = run(self._core.follow(task_id, after, quiet_s, in_parts=in_parts, is_new=is_new))
         return iterate(following) if following else None
 
     def cancel(self, task_id: str, *, rollback: bool = False, reason: str = "") -> State:

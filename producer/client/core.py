@@ -223,16 +223,17 @@ class ClientCore:
                     yield event
 
     async def follow(
-        self, task_id: str, after: str, quiet_s: float, *, in_parts: bool = False
+        self, task_id: str, after: str, quiet_s: float, *, in_parts: bool = False, is_new: bool = False
     ) -> AsyncGenerator[Event | None, None] | None:
         """Begin to yield as `events` does, and None whenever nothing has happened for `quiet_s`.
 
         With `in_parts` the parts of a long event are yielded one by one: they need not all be in memory at once.
+        A task that `is_new`, just submitted, is not looked at first.
 
         Answers None instead of an iterator when `after` is the end. Raises as `events`, before it yields.
         """
         return await Following(self._connection, self._transport, task_id, self._key(task_id)).begin(
-            after, quiet_s, in_parts=in_parts
+            after, quiet_s, in_parts=in_parts, is_new=is_new
         )
 
     async def cancel(self, task_id: str, *, rollback: bool = False, reason: str = "") -> State:

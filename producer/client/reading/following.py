@@ -31,15 +31,15 @@ class Following:
         self._key = key
 
     async def begin(
-        self, after: str, quiet_s: float, *, in_parts: bool = False
+        self, after: str, quiet_s: float, *, in_parts: bool = False, is_new: bool = False
     ) -> AsyncGenerator[Event | None, None] | None:
         """Yield events after a place, and None whenever nothing has happened for `quiet_s`; None: it is the end.
 
         With `in_parts` the parts of a long event are yielded one by one: they need not all be in memory at once.
 
-        Raises UnknownTaskError, RedisUnavailableError, before it yields.
+        Raises UnknownTaskError, RedisUnavailableError, before it yields, but not of a task that `is_new`.
         """
-        state, last = await self._where()
+        state, last = (State.PENDING, None) if is_new else await self._where()
         return None if _is_over(state, last, after) else self._follow(after, quiet_s, state, last, in_parts=in_parts)
 
     async def _follow(

@@ -235,7 +235,7 @@ async def _stream(caller: Caller, body: RunBody, thread_id: str | None) -> Respo
         stack.enter_context(caller.gateway.streams.admit(caller.tenant))
         run = await start(caller, body, thread_id)
         cancels = body.on_disconnect == "cancel"
-        opened = await open_stream(caller, run.run_id, None, body.modes, stack, cancels=cancels)
+        opened = await open_stream(caller, run.run_id, None, body.modes, stack, cancels=cancels, is_new=True)
         stack.pop_all()
         return _with_headers(opened, _located(run.thread_id, run.run_id, "stream"))
     raise AssertionError

@@ -6,6 +6,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from redis.exceptions import RedisError
+
 from langgraph_rq.producer.gateway.dependencies import Caller
 from langgraph_rq.producer.gateway.langgraph_api.ids import new_id, thread_of_its_own
 from langgraph_rq.producer.gateway.langgraph_api.objects import (
@@ -44,8 +46,15 @@ async def start_many(caller: Caller, bodies: Sequence[RunBody]) -> list[Run]:
 
 
 async def answer_started(caller: Caller, runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Write runs as they were accepted: by now they may have begun, or be rolled back."""
-    known = await read_each_run(caller, [(run.thread_id, run.run_id) for run in runs])
+    """Write runs as they were accepted: by now they may have begun, or be rolled back.
+
+    Redis knows when that was. If it is away by now, the gateway's clock has to do: after an error a client would ask
+    again, and start a second run.
+    """
+    try:
+        known = await read_each_run(caller, [(run.thread_id, run.run_id) for run in runs])
+    except (RedisError, OSError):
+        known = [None] * len(runs)
     return [replace(one or run, state=State.PENDING).answer() for one, run in zip(known, runs, strict=True)]
 
 

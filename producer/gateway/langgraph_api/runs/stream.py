@@ -61,6 +61,7 @@ async def open_stream(
     admission: ExitStack,
     *,
     cancels: bool = False,
+    is_new: bool = False,
 ) -> RunStream:
     """Begin to stream a run after an event; from its beginning after none, or one that is none.
 
@@ -71,10 +72,12 @@ async def open_stream(
         modes: The stream modes to tell of, in LangGraph's words.
         admission: What counts the stream as open; closed with it.
         cancels: Whether the run is cancelled when the reader goes away before its end.
+        is_new: Whether it was submitted just now: then an outage of Redis ends the stream, and is no error, after which
+            a client would start the run once more.
     """
     place = after if after and is_place(after) and after != "0-0" else BEGINNING
     frames = Frames(run_id, modes, place)
-    following = await caller.client.follow(run_id, frames.read_from, HEARTBEAT_S)
+    following = await caller.client.follow(run_id, frames.read_from, HEARTBEAT_S, is_new=is_new)
     reading = _Reading()
     content = _write(caller, run_id, following, frames, reading)
 
