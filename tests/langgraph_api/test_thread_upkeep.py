@@ -4,8 +4,11 @@ from urllib.parse import unquote
 
 import pytest
 from langgraph_sdk.errors import APIStatusError, BadRequestError, ConflictError, NotFoundError, UnprocessableEntityError
+from redis import Redis
 
 from langgraph_rq import AsyncClient, ThreadBusyError
+from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.queue.upkeep import sweep_call
 from tests.langgraph_api.servers import serving
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
@@ -147,6 +150,30 @@ async def test_thread_with_a_ttl_goes_with_its_state_that_long_after_its_last_ru
     copy = (await sdk.threads.copy(made["thread_id"]))["thread_id"]
     assert minutes_left() == {5}
     assert {round(redis_client.pttl(key) / 60_000) for key in redis_client.keys(f"*{copy}")} == {5}
+
+
+async def test_thread_does_not_expire_before_a_run_that_is_to_start_later(sdk, redis_url, redis_client):
+    def sweep() -> int:
+        with Redis.from_url(redis_url) as redis:
+            scripts.run_sync(redis, sweep_call())
+        return redis_client.pttl(row)
+
+    thread = (await sdk.threads.create(ttl=5))["thread_id"]
+    before = await sdk.runs.wait(thread, "nested", input={"value": 1})
+    later = await sdk.runs.create(thread, "nested", input=None, after_seconds=86_400)
+    row, *others = (f"agent:thread_{kind}:{thread}" for kind in ("row", "runs", "records", "state", "index"))
+    for key in (row, *others):
+        redis_client.pexpire(key, 30_000)  # as they are after nearly 5 minutes, or a week
+    redis_client.zadd("agent:threads:default", {thread: 1})
+    assert 3_000_000 < sweep() <= 3_600_000
+    assert min(redis_client.pttl(key) for key in others) > 3_000_000
+    await sdk.threads.create()  # which takes those from the list that were used too long ago
+    assert thread in [one["thread_id"] for one in await sdk.threads.search()]
+    assert (await sdk.threads.get_state(thread))["values"] == before
+    redis_client.pexpire(row, 7_200_000)
+    assert sweep() > 3_600_000  # a longer time is not cut
+    await sdk.runs.cancel(thread, later["run_id"], wait=True)
+    assert sweep() <= 300_000
 
 
 async def test_ttl_is_changed_and_told(sdk, redis_client):

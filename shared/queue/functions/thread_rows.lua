@@ -13,8 +13,11 @@
 -- says (ms), once no task of the thread is open.
 local ROW, RUNS, THREADS = 'agent:thread_row:', 'agent:thread_runs:', 'agent:threads:'
 local RECORDS, BY_TERM, GRAPH_TERM = 'agent:thread_records:', 'agent:threads_by:', 'graph:'
+local STATE, INDEX = 'agent:thread_state:', 'agent:thread_index:' -- its checkpoints, if they are in this Redis
 -- Terms are kept for longer than threads: they are not touched when a run ends.
 local ROW_MS, MOST_RUNS, TERM_MS, LOOKED_AT = 604800000, 1000, 864000000, 50
+-- How long a thread with an open task is kept at least, after each sweep.
+local OPEN_MS = 3600000
 -- Threads of a term that are looked at with each one that is added: of those that are listed no more, a few at a time go.
 local LOOKED_AT_EACH, FORGOTTEN_EACH = 2, 100
 
@@ -44,9 +47,28 @@ end
 -- Let the checkpoints of a thread go with its row, given its own TTL, if it has one. Only for scripts that workers call.
 local function expire_state(thread, ttl_ms)
   if ttl_ms then
-    redis.pcall('PEXPIRE', 'agent:thread_state:' .. thread, ttl_ms)
-    redis.pcall('PEXPIRE', 'agent:thread_index:' .. thread, ttl_ms)
+    redis.pcall('PEXPIRE', STATE .. thread, ttl_ms)
+    redis.pcall('PEXPIRE', INDEX .. thread, ttl_ms)
   end
+end
+
+-- Let a thread of which a task is open outlive it: a task may wait for longer than its thread is kept. For the sweep, which
+-- comes to each open task within a minute; the end of the task says how long the thread is kept from then on.
+local function keep_open_thread(thread, tenant, now_ms)
+  local soonest_ms
+  for _, key in ipairs({STATE .. thread, ROW .. thread}) do
+    local left_ms = redis.pcall('PTTL', key)
+    if type(left_ms) == 'number' and left_ms > 0 then
+      soonest_ms = math.min(soonest_ms or left_ms, left_ms)
+    end
+  end
+  if not soonest_ms or soonest_ms > OPEN_MS / 2 then
+    return
+  end
+  for _, key in ipairs({STATE, INDEX, ROW, RUNS, RECORDS}) do
+    redis.pcall('PEXPIRE', key .. thread, OPEN_MS, 'GT')
+  end
+  redis.pcall('ZADD', THREADS .. tenant, 'XX', 'GT', whole(now_ms - ROW_MS + OPEN_MS), thread) -- it stays listed
 end
 
 -- Note that a thread was used. Returns its own TTL, as `own_ttl_ms` does.

@@ -8,7 +8,7 @@
 -- Uses shared/queue/functions/rq_jobs: list_ended, task_bytes, write_result
 -- Uses shared/queue/functions/shares: discharge
 -- Uses shared/queue/functions/events: record_end
--- Uses shared/queue/functions/thread_rows: list_end, unlist_run
+-- Uses shared/queue/functions/thread_rows: list_end, touch_row, unlist_run
 -- Uses shared/queue/functions/records: end_record, forget_record
 -- Uses shared/queue/functions/remembered_ids: kept_ms, recall_id, remember_id
 -- Uses shared/queue/functions/stops: stop
@@ -90,8 +90,10 @@ if is_rollback then
 end
 if named and is_rollback then
   unlist_run(id, named, tenant_of(named), now_ms)
-elseif named and started then -- one that never ran has not changed its thread
+elseif named and started then
   list_end(named, tenant_of(named), state, now_ms)
+elseif named then -- one that never ran has not changed its thread, which its own TTL holds for again
+  touch_row(named, tenant_of(named), now_ms)
 end
 discharge(id, #result + task_bytes(job_key), result_ms, now_ms)
 -- Its checkpoints are of no use any more, unless they are those of the task whose question it answers.

@@ -11,6 +11,7 @@
 -- Uses shared/queue/functions/rq_jobs: hide_execution, show_again
 -- Uses shared/queue/functions/shares: TENANTS_KEY, discharge, settle_share
 -- Uses shared/queue/functions/memory: note_memory
+-- Uses shared/queue/functions/thread_rows: keep_open_thread
 --
 -- KEYS[1] agent:open      zset    id -> deadline (ms); past it, when to look again
 -- KEYS[2] agent:sweeper   hash    worker, until (ms): who sweeps for the fleet; from: how far it got; drops: the queue
@@ -202,7 +203,7 @@ if caller ~= '' then
   redis.call('HSET', sweeper_key, 'worker', caller, 'until', whole(now_ms + lease_ms))
 end
 redis.call('EXPIRE', sweeper_key, 86400)
-local again, removed, unreadable = {}, {}, {}
+local again, removed, unreadable, kept = {}, {}, {}, {}
 -- A thread that lost its list gets it back from its task that runs or is next, before a parked one is taken for next.
 for _, id in ipairs(ids) do
   local state, place, thread = unpack(redis.call('HMGET', 'agent:task:' .. id, 'state', 'place', 'thread'))
@@ -213,8 +214,14 @@ for _, id in ipairs(ids) do
 end
 for _, id in ipairs(ids) do
   local task_key = 'agent:task:' .. id
-  local task = redis.call('HMGET', task_key, 'state', 'place', 'queue', 'user', 'thread', 'owner', 'epoch', 'created', 'started')
-  local state, place, queue, user, thread, owner, epoch, created, started = unpack(task)
+  local task = redis.call('HMGET', task_key, 'state', 'place', 'queue', 'user', 'thread', 'owner', 'epoch', 'created', 'started',
+    'enters')
+  local state, place, queue, user, thread, owner, epoch, created, started, enters = unpack(task)
+  local uses = thread or enters
+  if uses and not kept[uses] and (state == 'pending' or state == 'running') then
+    kept[uses] = true
+    keep_open_thread(uses, tenant_of(uses), now_ms)
+  end
   if state ~= 'pending' and state ~= 'running' then
     redis.call('ZREM', open_key, id)
     discharge(id, 0, 0, now_ms)
