@@ -5,6 +5,7 @@ Keys:
                                       last use, or its TTL
     agent:thread_runs:<thread>  zset  id -> when the run was accepted (ms), of the newest 1,000; likewise
     agent:threads:<tenant>      zset  thread -> when it was used (ms); a week after the last use of any
+    agent:wake:thread:<thread>  stream  wakes readers of the thread's stream, who make it; a minute
     agent:threads_by:<tenant>:<term>  set  threads of a term (terms.py), and some that were; 10 days after the last run
 """
 
@@ -159,6 +160,11 @@ def runs_key(thread: str) -> str:
 def records_key(thread: str) -> str:
     """Return the records of a thread's runs; see shared/queue/records.py."""
     return f"agent:thread_records:{thread}"
+
+
+def wake_key(thread: str) -> str:
+    """Return the stream that has an entry for each run of a thread that is accepted, while it has readers."""
+    return f"agent:wake:thread:{thread}"
 
 
 def index_key(tenant: str) -> str:

@@ -6,8 +6,10 @@ from contextlib import aclosing
 import pytest
 from langgraph_sdk.errors import NotFoundError
 
+from langgraph_rq.producer.gateway.langgraph_api.threads import stream
 from tests.langgraph_api.servers import serving
 from tests.langgraph_api.test_runs import HI
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -73,3 +75,22 @@ async def test_lifecycle_tells_how_runs_begin_fail_and_end(sdk):
 async def test_stream_of_a_thread_that_does_not_exist_is_refused(sdk):
     with pytest.raises(NotFoundError):
         await listen(sdk, "00000000-0000-4000-8000-000000000000", 1)
+
+
+@pytest.mark.parametrize("after_s", [0, 1])
+async def test_reader_of_a_quiet_thread_is_woken_by_a_run_that_begins(sdk, redis_client, monkeypatch, after_s):
+    monkeypatch.setattr(stream, "HEARTBEAT_S", 3_600.0)
+    thread = (await sdk.threads.create())["thread_id"]
+    listening = asyncio.create_task(listen(sdk, thread, 1))
+    await until(lambda: redis_client.exists(f"agent:wake:thread:{thread}"))
+    assert 0 < redis_client.ttl(f"agent:wake:thread:{thread}") <= 60
+    run = await sdk.runs.create(thread, "nested", input={"value": 1}, after_seconds=after_s)
+    assert {part.data["run_id"] for part in await listening if part.event == "metadata"} == {run["run_id"]}
+
+
+async def test_key_of_another_type_wakes_nobody_and_ends_no_stream(sdk, redis_client):
+    thread = (await sdk.threads.create())["thread_id"]
+    redis_client.set(f"agent:wake:thread:{thread}", "x", ex=60)
+    listening = asyncio.create_task(listen(sdk, thread, 1, last_event_id="-"))
+    run = await sdk.runs.create(thread, "nested", input={"value": 1})
+    assert {part.data["run_id"] for part in await listening if part.event == "metadata"} == {run["run_id"]}

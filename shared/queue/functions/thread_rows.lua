@@ -9,10 +9,13 @@
 -- agent:thread_runs:<thread>  zset  id -> when the run was accepted (ms), of the newest 1,000
 -- agent:threads:<tenant>      zset  thread -> when it was used (ms)
 -- agent:threads_by:<tenant>:<term>  set  threads that are listed under the term, and some that were
+-- agent:wake:thread:<thread>  stream  an entry for each run that is accepted, while the thread's stream has readers, who make
+--                                   it; a minute
 -- All live for a week after the last use, as the records of its runs do (records.lua), or as long as the row's field ttl
 -- says (ms), once no task of the thread is open.
 local ROW, RUNS, THREADS = 'agent:thread_row:', 'agent:thread_runs:', 'agent:threads:'
 local RECORDS, BY_TERM, GRAPH_TERM = 'agent:thread_records:', 'agent:threads_by:', 'graph:'
+local WAKE = 'agent:wake:thread:'
 local STATE, INDEX = 'agent:thread_state:', 'agent:thread_index:' -- its checkpoints, if they are in this Redis
 -- Terms are kept for longer than threads: they are not touched when a run ends.
 local ROW_MS, MOST_RUNS, TERM_MS, LOOKED_AT = 604800000, 1000, 864000000, 50
@@ -135,6 +138,7 @@ local function list_run(id, thread, tenant, graph, now_ms)
   end
   touch_row(thread, tenant, now_ms)
   list_again(thread, tenant, graph, terms)
+  redis.pcall('XADD', WAKE .. thread, 'NOMKSTREAM', 'MAXLEN', 1, '*', '', '')
 end
 
 -- Note how a run ended, unless its thread was deleted meanwhile. Returns the thread's own TTL, as `own_ttl_ms` does.

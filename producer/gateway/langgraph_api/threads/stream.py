@@ -1,13 +1,14 @@
 """The stream of a thread: the events of its runs, in the order in which they began, for as long as the reader stays."""
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing, suppress
+from itertools import islice
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Header, Query, Response
+from redis.exceptions import RedisError
 
 from langgraph_rq.producer.gateway.dependencies import Caller, FromCaller
 from langgraph_rq.producer.gateway.langgraph_api.objects import Run, newest_ids, read_runs, read_thread
@@ -25,13 +26,14 @@ from langgraph_rq.producer.gateway.tasks.bodies import StrictRoute
 from langgraph_rq.producer.gateway.tasks.stream import EventsResponse
 from langgraph_rq.shared.errors import LanggraphRqError, UnknownTaskError
 from langgraph_rq.shared.queue.events import BEGINNING, is_place
-from langgraph_rq.shared.tasks import thread_key
-from langgraph_rq.shared.threads.rows import runs_key
+from langgraph_rq.shared.queue.keys import events_key
+from langgraph_rq.shared.tasks import task_key, thread_key
+from langgraph_rq.shared.threads.rows import runs_key, wake_key
 
-_LOOK_AGAIN_S = 0.5
-"""A run that begins is seen after this time at the latest."""
 _NEWEST = 100
-"""Runs among which new ones are looked for."""
+"""Runs among which new ones are looked for, and of which the beginning is waited for. Others are looked for after
+`HEARTBEAT_S`."""
+_LISTENED_MS = 60_000
 _FROM_START = frozenset({"-", "-1", "0", "0-0"})
 
 _Mode = Literal["run_modes", "lifecycle", "state_update"]
@@ -68,6 +70,10 @@ class _Runs:
         self._caller = caller
         self._thread_id = thread_id
         self._key = runs_key(thread_key(thread_id, caller.tenant))
+        self._wake_key = wake_key(thread_key(thread_id, caller.tenant))
+        self._listens_until = 0.0
+        self._places: dict[str, str] = {}
+        """Of the streams that tell of new runs, and of the beginning of those that wait."""
         self._known: set[str] = set()
         self._waiting: dict[str, None] = {}
         """In the order in which they were accepted."""
@@ -88,11 +94,31 @@ class _Runs:
 
     async def next(self) -> Run | None:
         """Return the next run that has begun."""
+        await self._listen()
         await self._look(_NEWEST - 1)
         run = min(await self._begun(), key=lambda one: one.started_ms, default=None)
         if run:
             del self._waiting[run.run_id]
         return run
+
+    async def wait(self, timeout_s: float) -> None:
+        """Wait until another run may have begun."""
+        keys = [events_key(task_key(one, self._caller.tenant)) for one in islice(self._waiting, _NEWEST)]
+        self._places = {key: self._places.get(key, BEGINNING) for key in (self._wake_key, *keys)}
+        news = await self._caller.client.news(self._places, timeout_s, most=1, is_drained=True)
+        self._places |= {key: events[-1].id for key, events in news.items()}
+
+    async def _listen(self) -> None:
+        """Let submits tell of new runs from here on, for a while."""
+        if time.monotonic() < self._listens_until:
+            return
+        pipeline = self._caller.client.redis.pipeline(transaction=True)
+        pipeline.xadd(self._wake_key, {"": ""}, maxlen=1, approximate=False)
+        pipeline.pexpire(self._wake_key, _LISTENED_MS)
+        place, _ = await pipeline.execute(raise_on_error=False)
+        if isinstance(place, bytes):  # not the error of a key of another type
+            self._places[self._wake_key] = place.decode()
+        self._listens_until = time.monotonic() + _LISTENED_MS / 2_000
 
     async def _look(self, last: int) -> None:
         for run_id in reversed(await newest_ids(self._caller, self._key, 0, last)):
@@ -111,7 +137,7 @@ class _Runs:
 
 async def _write(caller: Caller, runs: _Runs, asked: list[_Mode], after: str) -> AsyncGenerator[bytes, None]:
     # A failure ends the stream: the client reconnects and gets the error then.
-    with suppress(LanggraphRqError):
+    with suppress(LanggraphRqError, RedisError, OSError):
         run, place = await runs.begin(after)
         beat_at = time.monotonic() + HEARTBEAT_S
         while not caller.client.is_ending:
@@ -123,10 +149,10 @@ async def _write(caller: Caller, runs: _Runs, asked: list[_Mode], after: str) ->
                 beat_at = time.monotonic() + HEARTBEAT_S
             run, place = await runs.next(), BEGINNING
             if run is None:
+                await runs.wait(max(0.0, beat_at - time.monotonic()))
                 if time.monotonic() >= beat_at:
                     yield HEARTBEAT
                     beat_at = time.monotonic() + HEARTBEAT_S
-                await asyncio.sleep(_LOOK_AGAIN_S)
 
 
 async def _write_run(caller: Caller, run: Run, asked: list[_Mode], place: str) -> AsyncGenerator[bytes, None]:
