@@ -1,14 +1,21 @@
 """The statements on a thread, one per verb. Each is a transaction that compares the thread's fencing token first.
 
-`fence` takes the row of the thread, so that writers of a thread come one after the other, and gives no row where a
-higher token was seen: then nothing is written, and the statement returns nothing. A caller without a token, such as an
+`fence` takes the row of the thread, so that writers of a thread come one after the other, and gives no row where the
+caller may not write: then nothing is written, and the statement returns nothing. A caller without a token, such as an
 operation on a thread at rest, is not compared.
 """
 
-_NOT_FENCED = "(%(token)s::bigint IS NULL OR kept.token <= %(token)s)"
+_NOT_OUTDATED = "(%(token)s::bigint IS NULL OR kept.token <= %(token)s)"
+"""No higher token was seen on the thread."""
+
+# After a failover Redis may have forgotten who claimed a task, and a task that never began on the thread may run.
+_HAS_BEGUN = "(%(token)s::bigint IS NULL OR kept.token IN (0, %(token)s))"
+"""The task was the last to begin on the thread, or nothing is known of any."""
+
 
 # The time is moved only if it has changed by a hundredth: an index has it, and most writes need not touch that.
-_FENCE = f"""
+def _fence(condition: str) -> str:
+    return f"""
 fence AS (
     INSERT INTO lgrq_threads AS kept (thread_id, token, expires_at, changes)
     VALUES (%(thread)s, coalesce(%(token)s::bigint, 0), now() + %(ttl)s, 1)
@@ -18,17 +25,18 @@ fence AS (
         expires_at = CASE
             WHEN abs(extract(epoch FROM excluded.expires_at - kept.expires_at)) * 100 > extract(epoch FROM %(ttl)s)
             THEN excluded.expires_at ELSE kept.expires_at END
-    WHERE {_NOT_FENCED}
+    WHERE {condition}
     RETURNING changes, trimmed
 )"""  # noqa: S608 - constants of this file
 
+
 BEGIN = f"""
-WITH {_FENCE}
+WITH {_fence(_NOT_OUTDATED)}
 SELECT EXISTS (SELECT FROM checkpoints WHERE thread_id = %(thread)s) AS has_checkpoints FROM fence
 """  # noqa: S608
 
 PUT = f"""
-WITH {_FENCE}, value AS (
+WITH {_fence(_HAS_BEGUN)}, value AS (
     INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
     SELECT %(thread)s, %(namespace)s, v.channel, v.version, v.type, v.blob
     FROM fence, unnest(%(channels)s::text[], %(versions)s::text[], %(types)s::text[], %(blobs)s::bytea[])
@@ -45,7 +53,7 @@ SELECT changes, trimmed FROM fence
 
 # A repeated regular write counts once, the first; of a special one (below 0, such as an answer) the last.
 PUT_WRITES = f"""
-WITH {_FENCE}, write AS (
+WITH {_fence(_HAS_BEGUN)}, write AS (
     INSERT INTO checkpoint_writes AS kept
         (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
     SELECT %(thread)s, %(namespace)s, %(id)s, %(task)s, %(path)s, w.idx, w.channel, w.type, w.blob
@@ -58,7 +66,7 @@ SELECT changes FROM fence
 """  # noqa: S608
 
 EXPIRE = f"""
-WITH {_FENCE}
+WITH {_fence(_NOT_OUTDATED)}
 SELECT (SELECT count(*) FROM checkpoints WHERE thread_id = %(thread)s) AS checkpoints FROM fence
 """  # noqa: S608
 
@@ -71,7 +79,7 @@ WITH fence AS (
     ON CONFLICT (thread_id) DO UPDATE SET
         token = CASE WHEN %(token)s::bigint IS NULL THEN kept.token + 1 ELSE excluded.token END,
         changes = kept.changes + 1, trimmed = 0, expires_at = excluded.expires_at
-    WHERE {_NOT_FENCED}
+    WHERE {_NOT_OUTDATED}
     RETURNING 1
 ), value AS (DELETE FROM checkpoint_blobs b USING fence WHERE b.thread_id = %(thread)s
 ), write AS (DELETE FROM checkpoint_writes w USING fence WHERE w.thread_id = %(thread)s
@@ -95,7 +103,7 @@ WITH fence AS (
     UPDATE lgrq_threads AS kept SET
         token = greatest(kept.token, coalesce(%(token)s::bigint, 0)),
         trimmed = CASE WHEN kept.changes = %(changes)s THEN kept.changes ELSE kept.trimmed END
-    WHERE kept.thread_id = %(thread)s AND {_NOT_FENCED}
+    WHERE kept.thread_id = %(thread)s AND {_NOT_OUTDATED}
     RETURNING CASE WHEN kept.changes = %(changes)s THEN 'dropped' ELSE 'changed' END AS state
 ), value AS (
     DELETE FROM checkpoint_blobs b

@@ -22,6 +22,12 @@ def with_token(postgres, token):
     return PostgresSaver(postgres, token=lambda _thread: token)
 
 
+async def begun(postgres, token):
+    saver = with_token(postgres, token)
+    await saver.begin("t")
+    return saver
+
+
 async def put(saver, config=None, **metadata):
     return await saver.aput(config or thread(checkpoint_ns=""), empty_checkpoint(), {"step": 0, **metadata}, {})
 
@@ -44,7 +50,7 @@ VERBS = {
 
 @pytest.mark.parametrize("verb", VERBS)
 async def test_write_of_an_earlier_token_is_refused_and_changes_nothing(postgres, verb):
-    zombie, owner = with_token(postgres, CLAIMED), with_token(postgres, CLAIMED + 1)
+    zombie, owner = await begun(postgres, CLAIMED), with_token(postgres, CLAIMED + 1)
     first = await put(zombie, run_id="run")
     await put(zombie, first, run_id="run")
     await owner.begin("t")
@@ -56,14 +62,36 @@ async def test_write_of_an_earlier_token_is_refused_and_changes_nothing(postgres
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "copy into"])
 async def test_owner_goes_on_and_may_repeat_what_was_done(postgres, verb):
-    owner = with_token(postgres, CLAIMED)
+    owner = await begun(postgres, CLAIMED)
     first = await put(owner, run_id="run")
     for _ in range(2):
         await VERBS[verb](owner, first)
 
 
+@pytest.mark.parametrize("verb", ["put", "put_writes"])
+async def test_task_of_which_the_thread_does_not_know_that_it_began_writes_nothing(postgres, verb):
+    config = await put(await begun(postgres, CLAIMED))
+    before = await rows(postgres)
+    with pytest.raises(CheckpointFencedError):
+        await VERBS[verb](with_token(postgres, CLAIMED + 1), config)
+    assert await rows(postgres) == before
+
+
+@pytest.mark.parametrize("verb", ["put", "put_writes"])
+async def test_task_goes_on_where_nothing_is_known_of_any_and_shuts_the_others_out(postgres, verb):
+    config = await put(PostgresSaver(postgres))
+    await VERBS[verb](with_token(postgres, CLAIMED), config)
+    with pytest.raises(CheckpointFencedError):
+        await VERBS[verb](with_token(postgres, CLAIMED + 1), config)
+
+
+async def test_operation_without_a_task_is_not_compared(postgres):
+    await put(await begun(postgres, CLAIMED))
+    await put(PostgresSaver(postgres))
+
+
 async def test_late_write_does_not_bring_a_deleted_thread_back(postgres):
-    owner = with_token(postgres, CLAIMED)
+    owner = await begun(postgres, CLAIMED)
     await put(owner)
     await PostgresSaver(postgres).adelete_thread("t")
     with pytest.raises(CheckpointFencedError):
@@ -73,9 +101,9 @@ async def test_late_write_does_not_bring_a_deleted_thread_back(postgres):
 
 
 async def test_run_of_a_zombie_loses_no_turn_of_its_successor(postgres):
-    zombie = chain(step("one"), step("two")).compile(checkpointer=with_token(postgres, CLAIMED))
+    zombie = chain(step("one"), step("two")).compile(checkpointer=await begun(postgres, CLAIMED))
     await zombie.ainvoke({"steps": ["first"]}, thread(), durability="sync")
-    owner = chain(step("one"), step("two")).compile(checkpointer=with_token(postgres, CLAIMED + 1))
+    owner = chain(step("one"), step("two")).compile(checkpointer=await begun(postgres, CLAIMED + 1))
     await owner.ainvoke({"steps": ["second"]}, thread(), durability="sync")
     with pytest.raises(CheckpointFencedError):
         await zombie.ainvoke({"steps": ["late"]}, thread(), durability="sync")
@@ -86,7 +114,7 @@ async def test_run_of_a_zombie_loses_no_turn_of_its_successor(postgres):
 async def test_writers_of_one_thread_never_leave_a_later_token_behind(postgres):
     async def write(token):
         try:
-            await put(with_token(postgres, token))
+            await put(await begun(postgres, token))
         except CheckpointFencedError:
             return None
         return token
