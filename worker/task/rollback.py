@@ -6,7 +6,10 @@ lost the task as any other, and the next owner begins anew: what is removed alre
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
+from typing import cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointTuple
@@ -21,10 +24,9 @@ from langgraph_rq.shared.threads.rows import hold_call
 from langgraph_rq.worker.graphs.graphs import GraphPerRun, LoadedGraph
 from langgraph_rq.worker.guards.event_loops import OUTAGE
 from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
-from langgraph_rq.worker.state.checkpointer import Checkpointer
+from langgraph_rq.worker.state.checkpointer import Checkpointer, RollsBack
 from langgraph_rq.worker.state.outages import CheckpointFencedError, CheckpointOutageError
 from langgraph_rq.worker.state.refused_state import RefusedStateError
-from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
 from langgraph_rq.worker.state.saver.upkeep import ThreadChangedError
 from langgraph_rq.worker.task.attempt import Attempt
 from langgraph_rq.worker.task.invocation.start import run_of
@@ -103,10 +105,7 @@ async def _try_to_clear(attempt: Attempt, task: Task, checkpointer: Checkpointer
 async def _clear(attempt: Attempt, task: Task, checkpointer: Checkpointer) -> bool:
     """Clear the thread of the task; returns whether it shows a question again."""
     await checkpointer.begin(task.thread_key)
-    if isinstance(checkpointer, ThreadSaver):
-        await checkpointer.roll_back(task.thread_key, task.key)
-    elif loaded := attempt.context.graphs.get(task.graph):
-        await go_back(task, loaded, checkpointer)
+    await take_back(task, attempt.context.graphs.get(task.graph), checkpointer)
     try:
         last = await checkpointer.aget_tuple(_root(task))
     except RefusedStateError:  # it cannot be answered
@@ -114,23 +113,39 @@ async def _clear(attempt: Attempt, task: Task, checkpointer: Checkpointer) -> bo
     return any(channel == INTERRUPT for _, channel, _ in (last and last.pending_writes) or ())
 
 
+async def take_back(task: Task, loaded: LoadedGraph | GraphPerRun | None, checkpointer: Checkpointer) -> None:
+    """Remove what the task wrote; where the checkpointer cannot, put a copy of the state before it on its thread."""
+    if isinstance(checkpointer, RollsBack):
+        await checkpointer.roll_back(task.thread_key, task.key)
+    elif loaded:
+        await go_back(task, loaded, checkpointer)
+
+
 async def go_back(task: Task, loaded: LoadedGraph | GraphPerRun, checkpointer: Checkpointer) -> None:
-    """Put a copy of the last state before the task on its thread, where the checkpointer cannot remove one task's."""
-    oldest: CheckpointTuple | None = None
-    async for found in checkpointer.alist(_root(task)):
-        if found.config["configurable"].get("checkpoint_ns"):  # langgraph-checkpoint-redis lists all namespaces
-            continue
-        if found.metadata.get("task_id") != task.key:
-            if oldest is None and not task.goes_on:  # it wrote nothing, and a copy would lose the thread's question
-                return
+    """Put a copy of the last state before the task on its thread."""
+    before, oldest = await _last_before(task, checkpointer)
+    if before:
+        if oldest or task.goes_on:  # else it wrote nothing, and a copy would lose the thread's question
             async with loaded.open(run_of(task)) as opened:
-                await opened.graph.aupdate_state(found.config, None, as_node="__copy__")
-            return
-        oldest = found
-    if oldest and oldest.parent_config:
+                await opened.graph.aupdate_state(before.config, None, as_node="__copy__")
+    elif oldest and oldest.parent_config:
         raise LookupError("the checkpoint on which the task began is not listed: the thread is left as it is")
-    if oldest:
+    elif oldest:
         await checkpointer.adelete_thread(task.thread_key)
+
+
+async def _last_before(task: Task, checkpointer: Checkpointer) -> tuple[CheckpointTuple | None, CheckpointTuple | None]:
+    """Return the last checkpoint before those of the task, and the oldest one of the task."""
+    oldest: CheckpointTuple | None = None
+    listed = checkpointer.alist(_root(task))
+    async with aclosing(cast("AsyncGenerator[CheckpointTuple, None]", listed)):  # LangGraph's own hold a lock till then
+        async for found in listed:
+            if found.config["configurable"].get("checkpoint_ns"):  # langgraph-checkpoint-redis lists all namespaces
+                continue
+            if found.metadata.get("task_id") != task.key:
+                return found, oldest
+            oldest = found
+    return None, oldest
 
 
 def _root(task: Task) -> RunnableConfig:

@@ -41,7 +41,8 @@ from langgraph_rq.worker.state.postgres.connections import Postgres
 from langgraph_rq.worker.state.postgres.plain_json import plain_json
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.state.saver.reading import config_of, place_of
-from langgraph_rq.worker.state.saver.retention import all_but_newest
+from langgraph_rq.worker.state.saver.records import run_mark
+from langgraph_rq.worker.state.saver.retention import all_but_newest, of_task
 from langgraph_rq.worker.state.saver.sync_faces import SyncFaces
 from langgraph_rq.worker.state.saver.thread_saver import (
     TASK_ID,
@@ -185,15 +186,17 @@ class PostgresSaver(SyncFaces, AsyncPostgresSaver):
         serializer = self.serializer_of(thread)
         numbered = {WRITES_IDX_MAP.get(channel, i): (channel, value) for i, (channel, value) in enumerate(writes)}
         rows = [(i, channel, *serializer.dumps_typed(value)) for i, (channel, value) in numbered.items()]
+        configurable = config["configurable"]
         indexes, channels, types, blobs = columns(rows, 4)
         await self.write(
             statements.PUT_WRITES,
             thread,
             ttl=self._ttl,
             namespace=namespace,
-            id=config["configurable"]["checkpoint_id"],
+            id=configurable["checkpoint_id"],
             task=task_id,
             path=task_path,
+            run=run_mark(str(configurable.get(TASK_ID) or configurable.get("run_id") or "")),
             indexes=indexes,
             channels=channels,
             types=types,
@@ -218,11 +221,22 @@ class PostgresSaver(SyncFaces, AsyncPostgresSaver):
         await self.expire_thread(thread_id, 0)
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Delete the checkpoints of runs, except those from which a delta channel of a later one is rebuilt.
+        """Delete what runs have written, except checkpoints from which a delta channel of a later one is rebuilt.
 
         Reads all checkpoints of the database to find their threads.
         """
         await upkeep.delete_runs(self, run_ids)
+
+    async def roll_back(self, thread_id: str, task_id: str) -> None:
+        """Remove what a task has written to a thread, which is then as it was before; again, it removes nothing.
+
+        One transaction. The task is the last that has written to the thread.
+
+        Raises:
+            ThreadChangedError: the thread was written to meanwhile, again and again.
+            CheckpointFencedError: a later task has begun on the thread.
+        """
+        await upkeep.drop(self, thread_id, partial(of_task, task_id=task_id), runs=[run_mark(task_id)])
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Drop all but the newest checkpoint of each namespace (`keep_latest`), or whole threads (`delete`).

@@ -1,9 +1,12 @@
-"""Tables beside those of langgraph-checkpoint-postgres, and their upkeep.
+"""Tables and columns beside those of langgraph-checkpoint-postgres, and their upkeep.
 
 lgrq_threads    a row per thread: the highest fencing token that was seen, until when the thread is kept, how often it
                 was written to, and how often at its last trimming
 lgrq_items      items of the store by tenant, namespace (labels that each end with a NUL) and key
 lgrq_attempts   the highest epoch of a task that has put items, for a day
+checkpoint_writes, of the library, which does not look at these columns:
+    lgrq_run                         `run_mark` of the task, else of the run, that wrote the row
+    lgrq_replaced_run, _type, _blob  what an earlier one had written there, which a rollback puts back
 
 Nothing in Postgres expires by itself: each worker process deletes what is over, a batch at a time.
 """
@@ -53,6 +56,19 @@ TABLES = (
         expires_at timestamptz NOT NULL
     )""",
     "CREATE INDEX IF NOT EXISTS lgrq_attempts_expires_at ON lgrq_attempts (expires_at)",
+    # Not ADD COLUMN IF NOT EXISTS alone: it locks the table, for writers too, also where the column is there.
+    """DO $$ BEGIN
+        IF NOT EXISTS (
+            SELECT FROM pg_attribute
+            WHERE attrelid = 'checkpoint_writes'::regclass AND attname = 'lgrq_replaced_blob'
+        ) THEN
+            ALTER TABLE checkpoint_writes
+                ADD COLUMN IF NOT EXISTS lgrq_run bytea,
+                ADD COLUMN IF NOT EXISTS lgrq_replaced_run bytea,
+                ADD COLUMN IF NOT EXISTS lgrq_replaced_type text,
+                ADD COLUMN IF NOT EXISTS lgrq_replaced_blob bytea;
+        END IF;
+    END $$""",
 )
 
 _SWEEPS = (

@@ -51,16 +51,27 @@ WITH {_fence(_HAS_BEGUN)}, value AS (
 SELECT changes, trimmed FROM fence
 """  # noqa: S608
 
-# A repeated regular write counts once, the first; of a special one (below 0, such as an answer) the last.
+
+def _replaced(part: str, column: str) -> str:
+    """Keep what an earlier run wrote in the row, however often the later one writes there."""
+    return f"""lgrq_replaced_{part} =
+                CASE WHEN kept.lgrq_run = excluded.lgrq_run THEN kept.lgrq_replaced_{part} ELSE kept.{column} END"""
+
+
+# A repeated regular write counts once, the first; of a special one (below 0, such as an answer) the last. What an
+# earlier run wrote in its place is kept: the writer may be rolled back. Its index tells its channel.
 PUT_WRITES = f"""
 WITH {_fence(_HAS_BEGUN)}, write AS (
     INSERT INTO checkpoint_writes AS kept
-        (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
-    SELECT %(thread)s, %(namespace)s, %(id)s, %(task)s, %(path)s, w.idx, w.channel, w.type, w.blob
+        (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob, lgrq_run)
+    SELECT %(thread)s, %(namespace)s, %(id)s, %(task)s, %(path)s, w.idx, w.channel, w.type, w.blob, %(run)s
     FROM fence, unnest(%(indexes)s::int[], %(channels)s::text[], %(types)s::text[], %(blobs)s::bytea[])
         AS w (idx, channel, type, blob)
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
-        DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob WHERE kept.idx < 0
+        DO UPDATE SET
+            {_replaced("run", "lgrq_run")}, {_replaced("type", "type")}, {_replaced("blob", "blob")},
+            channel = excluded.channel, type = excluded.type, blob = excluded.blob, lgrq_run = excluded.lgrq_run
+        WHERE kept.idx < 0
 )
 SELECT changes FROM fence
 """  # noqa: S608
@@ -95,9 +106,18 @@ SELECT checkpoint_ns, checkpoint_id, coalesce(parent_checkpoint_id, '') AS paren
 FROM checkpoints WHERE thread_id = %(thread)s
 """
 
+THREADS_OF_RUNS = """
+SELECT thread_id FROM checkpoints WHERE metadata ->> 'run_id' = ANY(%(runs)s)
+UNION SELECT thread_id FROM checkpoint_writes WHERE lgrq_run = ANY(%(marks)s::bytea[])
+"""
+
 VALUES = "SELECT checkpoint_ns, channel, version FROM checkpoint_blobs WHERE thread_id = %(thread)s"
 
-# Nothing is dropped if the thread has changed since the caller read its headers: `state` is then 'changed'.
+_REPLACED_KEPT = "(w.lgrq_replaced_blob IS NOT NULL AND (w.lgrq_replaced_run = ANY(%(runs)s::bytea[])) IS NOT TRUE)"
+"""A run that stays has written here before."""
+
+# Nothing is dropped if the thread has changed since the caller read its headers: `state` is then 'changed'. What `runs`
+# wrote beside the checkpoints of others goes, too: answers to questions, and what followed.
 DROP = f"""
 WITH fence AS (
     UPDATE lgrq_threads AS kept SET
@@ -116,6 +136,20 @@ WITH fence AS (
     USING fence, unnest(%(namespaces)s::text[], %(ids)s::text[]) AS p (namespace, id)
     WHERE fence.state = 'dropped' AND w.thread_id = %(thread)s
         AND (w.checkpoint_ns, w.checkpoint_id) = (p.namespace, p.id)
+), forgotten AS (
+    DELETE FROM checkpoint_writes w USING fence
+    WHERE fence.state = 'dropped' AND w.thread_id = %(thread)s AND w.lgrq_run = ANY(%(runs)s::bytea[])
+        AND NOT {_REPLACED_KEPT}
+), put_back AS (
+    UPDATE checkpoint_writes w SET
+        type = w.lgrq_replaced_type, blob = w.lgrq_replaced_blob, lgrq_run = w.lgrq_replaced_run,
+        lgrq_replaced_run = NULL, lgrq_replaced_type = NULL, lgrq_replaced_blob = NULL
+    FROM fence
+    WHERE fence.state = 'dropped' AND w.thread_id = %(thread)s AND w.lgrq_run = ANY(%(runs)s::bytea[])
+        AND {_REPLACED_KEPT}
+        AND (w.checkpoint_ns, w.checkpoint_id) NOT IN (
+            SELECT p.namespace, p.id FROM unnest(%(namespaces)s::text[], %(ids)s::text[]) AS p (namespace, id)
+        )
 ), checkpoint AS (
     DELETE FROM checkpoints c
     USING fence, unnest(%(namespaces)s::text[], %(ids)s::text[]) AS p (namespace, id)

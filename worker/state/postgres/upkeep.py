@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg.types.json import Jsonb
 
 from langgraph_rq.worker.state.postgres import statements
-from langgraph_rq.worker.state.saver.records import Header, task_name, value_field, value_name
+from langgraph_rq.worker.state.saver.records import Header, run_mark, task_name, value_field, value_name
 from langgraph_rq.worker.state.saver.retention import Place, of_runs, plan
 from langgraph_rq.worker.state.saver.upkeep import ThreadChangedError
 
@@ -19,13 +19,14 @@ _ATTEMPTS = 3
 Choice = Callable[[Mapping[Place, Header]], set[Place]]
 
 
-async def drop(saver: "PostgresSaver", thread: str, choose: Choice) -> None:
+async def drop(saver: "PostgresSaver", thread: str, choose: Choice, runs: Sequence[bytes] = ()) -> None:
     """Drop checkpoints of a thread in one statement.
 
     Args:
         saver: Runs statements.
         thread: Its id.
         choose: Returns what is not wanted, of all that there is. What other checkpoints depend on is not dropped.
+        runs: Marks of runs whose writes beside other checkpoints are not wanted either.
 
     Raises:
         ThreadChangedError: the thread was written to meanwhile, again and again.
@@ -59,6 +60,7 @@ async def drop(saver: "PostgresSaver", thread: str, choose: Choice) -> None:
             value_namespaces=[value[0] for value in dropped],
             channels=[value[1] for value in dropped],
             versions=[value[2] for value in dropped],
+            runs=list(runs),
         )
         if row["state"] == "dropped":
             return
@@ -66,12 +68,11 @@ async def drop(saver: "PostgresSaver", thread: str, choose: Choice) -> None:
 
 
 async def delete_runs(saver: "PostgresSaver", runs: Sequence[str]) -> None:
-    """Drop the checkpoints that runs have written."""
-    threads = await saver.postgres.rows(
-        "SELECT DISTINCT thread_id FROM checkpoints WHERE metadata ->> 'run_id' = ANY(%(runs)s)", {"runs": list(runs)}
-    )
-    for row in threads:
-        await drop(saver, row["thread_id"], partial(of_runs, runs=runs))
+    """Drop what runs have written."""
+    marks = [run_mark(run) for run in runs if run]
+    found = await saver.postgres.rows(statements.THREADS_OF_RUNS, {"runs": list(runs), "marks": marks})
+    for row in found:
+        await drop(saver, row["thread_id"], partial(of_runs, runs=runs), marks)
 
 
 async def copy(saver: "PostgresSaver", source: str, target: str) -> None:
@@ -85,7 +86,8 @@ async def copy(saver: "PostgresSaver", source: str, target: str) -> None:
     reader, writer = saver.serializer_of(source), saver.serializer_of(target)
     for table in ("checkpoint_blobs", "checkpoint_writes", "checkpoints"):
         for row in await saver.postgres.rows(f"SELECT * FROM {table} WHERE thread_id = %(thread)s", {"thread": source}):  # noqa: S608
-            copied = {**row, "thread_id": target}
+            copied = {name: value for name, value in row.items() if not name.startswith("lgrq_replaced")}
+            copied["thread_id"] = target
             if row.get("blob") is not None and not (reader.is_plain and writer.is_plain):
                 copied["type"], copied["blob"] = writer.dumps_typed(reader.loads_typed((row["type"], row["blob"])))
             await _insert(saver, table, copied)

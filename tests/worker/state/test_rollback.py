@@ -1,0 +1,235 @@
+"""A task that is rolled back leaves its thread as it was, wherever state is kept.
+
+Redis and Postgres remove what the task wrote. Where the checkpointer cannot tell what that was, the state before the
+task is put on top again.
+"""
+
+from functools import partial
+
+import pytest
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.types import Command, interrupt
+
+from langgraph_rq.shared.tasks import Task, TaskLimits
+from langgraph_rq.worker.graphs.graphs import LoadedGraph
+from langgraph_rq.worker.graphs.input_keys import graph_input
+from langgraph_rq.worker.state.outages import CheckpointFencedError
+from langgraph_rq.worker.state.postgres import statements
+from langgraph_rq.worker.state.postgres.checkpoints import PostgresSaver
+from langgraph_rq.worker.state.project_checkpointer import adopted
+from langgraph_rq.worker.state.redis_stack.checkpoints import Checkpointer
+from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
+from langgraph_rq.worker.state.serializer import StateSerializer
+from langgraph_rq.worker.state.state_keys import StateKeys
+from langgraph_rq.worker.task.rollback import take_back
+from tests.worker.state.scenarios import LONG, Deltas, Seen, Steps, ask, chain, step, talk, thread
+
+SECRET = "a-secret-of-more-than-32-characters"
+CLAIMED = 1_764_000_000_000_000
+STATE = "agent:thread_state:t"
+TABLES = ("checkpoints", "checkpoint_blobs", "checkpoint_writes")
+
+
+class Redis:
+    """A thread on plain Redis."""
+
+    def __init__(self, client, **options):
+        self.client = client
+        self.saver = ThreadSaver(client, **options)
+
+    async def kept(self):
+        found = await self.client.hgetall(STATE)
+        return {field: value for field, value in found.items() if field != b"t"}
+
+
+class Postgres:
+    """Threads in Postgres."""
+
+    def __init__(self, postgres, **options):
+        self.postgres = postgres
+        self.saver = PostgresSaver(postgres, **options)
+
+    async def kept(self):
+        tables = [await self.postgres.rows(f"SELECT * FROM {table}", {}) for table in TABLES]
+        return [sorted(repr(_of_the_library(row)) for row in rows) for rows in tables]
+
+
+def _of_the_library(row):
+    return {name: value for name, value in row.items() if not name.startswith("lgrq_replaced")}
+
+
+@pytest.fixture(params=["redis", "redis encrypted", "postgres", "postgres encrypted"])
+def backend(request):
+    kind, fixture = (Redis, "plain") if request.param.startswith("redis") else (Postgres, "postgres")
+    keys = StateKeys.parse(SECRET if request.param.endswith("encrypted") else None)
+    return partial(kind, request.getfixturevalue(fixture), serializer=StateSerializer(keys))
+
+
+@pytest.fixture
+async def exact(backend):
+    """A backend that removes what a task wrote, and nothing else."""
+    return backend()
+
+
+@pytest.fixture
+async def own():
+    """A checkpointer of the project's own."""
+    async with AsyncSqliteSaver.from_conn_string(":memory:") as sqlite:
+        yield adopted(sqlite, lambda: False)
+
+
+@pytest.fixture
+async def library(stack):
+    """The checkpointer of redis-stack."""
+    saver = Checkpointer(stack)
+    await saver.asetup()
+    return saver
+
+
+@pytest.fixture(params=["library", "own"])
+def copying(request):
+    """A checkpointer that cannot tell what a task wrote."""
+    return request.getfixturevalue(request.param)
+
+
+def of(task_id):
+    return thread(task_id=task_id, run_id=task_id)
+
+
+async def roll_back(saver, graph, task_id, **fields):
+    task = Task.parse({"input": {}, "task_id": task_id, "thread_id": "t", **fields}, TaskLimits())
+    await take_back(task, LoadedGraph("g", graph, graph_input(graph)), saver)
+
+
+def nested(of_state=Steps):
+    inner = chain(step("inner one", note=LONG), step("inner two")).compile(name="inner")
+    return chain(step("one"), inner, step("end"), of=of_state)
+
+
+async def twice(state):
+    """Ask two questions."""
+    return {"steps": [interrupt("first?"), interrupt("second?")]}
+
+
+async def thrice(state):
+    """Ask three questions, in a subgraph."""
+    return {"steps": [interrupt("first?"), interrupt("second?"), interrupt("third?")]}
+
+
+GRAPHS = {
+    "values, and a subgraph of calls": lambda: (nested(), {"steps": ["input"], "note": LONG[::-1]}),
+    "a delta channel": lambda: (chain(talk, of=Deltas), {"messages": ["question"], "count": 0}),
+    "a subgraph that remembers": lambda: (
+        chain(chain(step("inner")).compile(checkpointer=True, name="inner"), step("end")),
+        {"steps": ["input"]},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", GRAPHS)
+@pytest.mark.parametrize("durability", ["sync", "exit"])
+async def test_rolled_back_task_leaves_what_is_seen_and_what_is_kept_as_they_were(exact, kind, durability):
+    builder, given = GRAPHS[kind]()
+    graph = builder.compile(checkpointer=exact.saver)
+    for number in range(3):
+        await graph.ainvoke(given, of(f"task-{number}"), durability="sync")
+    seen, kept = await Seen().history(graph, thread()), await exact.kept()
+    await graph.ainvoke(given, of("rolled-back"), durability=durability)
+    assert await exact.kept() != kept
+    for _ in range(2):
+        await roll_back(exact.saver, graph, "rolled-back")
+        assert await Seen().history(graph, thread()) == seen
+        assert await exact.kept() == kept
+    await graph.ainvoke(given, of("next"), durability="sync")
+    assert len(await Seen().history(graph, thread())) > len(seen)
+
+
+async def test_first_task_of_a_thread_leaves_nothing(exact):
+    graph = nested().compile(checkpointer=exact.saver)
+    await graph.ainvoke({"steps": ["input"]}, of("first"), durability="sync")
+    await roll_back(exact.saver, graph, "first")
+    assert await exact.saver.aget_tuple(thread()) is None
+    assert not any(await exact.kept())
+
+
+async def test_fork_is_rolled_back_and_the_branch_before_it_stays(exact):
+    graph = chain(talk, of=Deltas).compile(checkpointer=exact.saver)
+    for number in range(5):
+        await graph.ainvoke({"messages": [f"question {number}"], "count": 0}, of(f"task-{number}"), durability="sync")
+    seen, kept = await Seen().history(graph, thread()), await exact.kept()
+    states = [state async for state in graph.aget_state_history(thread())]
+    fork = states[7].config
+    fork["configurable"] |= of("fork")["configurable"]
+    await graph.ainvoke({"messages": ["another"], "count": 0}, fork, durability="sync")
+    await roll_back(exact.saver, graph, "fork")
+    assert await Seen().history(graph, thread()) == seen
+    assert await exact.kept() == kept
+
+
+@pytest.mark.parametrize("node", [ask, twice, thrice])
+async def test_answer_is_taken_back_and_the_question_before_it_is_asked_again(exact, node):
+    inner = chain(step("before"), node).compile(name="inner")
+    graph = chain(step("one"), inner, step("end")).compile(checkpointer=exact.saver)
+    await graph.ainvoke({"steps": ["start"]}, of("asks"), durability="sync")
+    asked = ["first?", "second?", "third?"] if node is not ask else [{"asked after": 3}]
+    for number in range({"ask": 1, "twice": 2, "thrice": 3}[node.__name__]):
+        seen, kept = await Seen().history(graph, thread()), await exact.kept()
+        assert [one.value for one in (await graph.aget_state(thread())).interrupts] == [asked[number]]
+        for answer in (f"no-{number}", f"never-{number}"):
+            await graph.ainvoke(Command(resume=answer), of(f"task-{answer}"), durability="sync")
+            await roll_back(exact.saver, graph, f"task-{answer}")
+            assert await Seen().history(graph, thread()) == seen
+            assert await exact.kept() == kept
+        await graph.ainvoke(Command(resume=f"yes {number}"), of(f"answers-{number}"), durability="sync")
+    state = await graph.aget_state(thread())
+    assert state.next == ()
+    assert [one for one in state.values["steps"] if one.startswith(("yes", "no", "never"))] == [
+        f"yes {number}" for number in range({"ask": 1, "twice": 2, "thrice": 3}[node.__name__])
+    ]
+
+
+async def test_checkpointer_that_cannot_tell_puts_the_state_before_the_task_on_top_again(copying):
+    graph = nested().compile(checkpointer=copying)
+    await graph.ainvoke({"steps": ["input"], "note": LONG}, of("first"), durability="sync")
+    before = await graph.aget_state(thread())
+    await graph.ainvoke({"steps": ["late"], "note": "short"}, of("rolled-back"), durability="sync")
+    for _ in range(2):
+        await roll_back(copying, graph, "rolled-back")
+        after = await graph.aget_state(thread())
+        assert (after.values, after.next) == (before.values, ())
+    end = await graph.ainvoke({"steps": ["next"]}, of("next"), durability="sync")
+    assert "late" not in end["steps"]
+
+
+async def test_rollback_of_a_worker_that_lost_the_task_removes_nothing(postgres):
+    zombie, owner = (PostgresSaver(postgres, token=lambda _, at=at: CLAIMED + at) for at in range(2))
+    await zombie.begin("t")
+    await chain(step("one")).compile(checkpointer=zombie).ainvoke({"steps": []}, of("task"), durability="sync")
+    await owner.begin("t")
+    kept = await Postgres(postgres).kept()
+    with pytest.raises(CheckpointFencedError):
+        await zombie.roll_back("t", "task")
+    assert await Postgres(postgres).kept() == kept
+    await owner.roll_back("t", "task")
+    assert not any(await Postgres(postgres).kept())
+
+
+async def test_write_during_a_rollback_makes_it_begin_anew(postgres, monkeypatch):
+    saver = PostgresSaver(postgres)
+    graph = chain(step("one")).compile(checkpointer=saver)
+    await graph.ainvoke({"steps": []}, of("first"), durability="sync")
+    kept = await Postgres(postgres).kept()
+    await graph.ainvoke({"steps": []}, of("rolled-back"), durability="sync")
+    write, late = saver.write, iter(range(2))
+
+    async def disturbed(statement, *args, **parameters):
+        if statement == statements.DROP:
+            for _ in late:
+                await PostgresSaver(postgres).aput_writes((await saver.aget_tuple(thread())).config, [("a", 1)], "node")
+                break
+        return await write(statement, *args, **parameters)
+
+    monkeypatch.setattr(saver, "write", disturbed)
+    await saver.roll_back("t", "rolled-back")
+    assert list(late) == []
+    assert await Postgres(postgres).kept() == kept
