@@ -4,23 +4,27 @@ The message of an exception is left out unless it is an operational one, and per
 line cannot be forged: control characters are escaped.
 """
 
+import json
 import logging
 import sys
 import traceback
-from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from copy import copy
-from logging.handlers import QueueHandler
-from queue import SimpleQueue
+from datetime import UTC, datetime
+from logging.handlers import QueueHandler, QueueListener
+from queue import Empty, SimpleQueue
+from time import sleep
 from types import TracebackType
 from typing import Any, TextIO
 
-import structlog
+from pydantic_core import to_json
 from redis.exceptions import RedisError
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import EventDict, WrappedLogger
 
 from langgraph_rq.shared.control_characters import visible
 from langgraph_rq.shared.errors import LanggraphRqError
 from langgraph_rq.shared.redaction import Redactor
+from langgraph_rq.shared.telemetry.log_context import merge_bound
 from langgraph_rq.shared.telemetry.log_masking import OURS, Masked
 from langgraph_rq.shared.telemetry.log_terminal import TerminalRenderer
 
@@ -30,6 +34,10 @@ _OPERATIONAL = (OSError, RedisError, LanggraphRqError)
 _FRAMES = 20
 MOST_QUEUED = 10_000
 """Events, about 20 MB: whatever reads the log may be stuck, and a line that cannot be written must hold up no task."""
+GATHER_S = 0.02
+"""How late a line may be; those of a process that is killed in this time are lost."""
+_PIPE_CHARS = 4_096
+"""What a pipe takes as a whole, whoever else writes into it. Lines have only ASCII characters."""
 
 
 class Event(dict[str, Any]):
@@ -37,12 +45,8 @@ class Event(dict[str, Any]):
 
     def __str__(self) -> str:
         """Write it as text, for a program that has its own logging."""
-        values = [f"{name}={value}" for name, value in self.items() if name not in ABOUT and value is not None]
+        values = [f"{name}={value}" for name, value in self.items() if name != "event" and value is not None]
         return visible(" ".join([str(self["event"]), *values]))
-
-
-ABOUT = frozenset({"event", "level", "logger", "timestamp"})
-"""Fields that each event has."""
 
 
 def to_record(_logger: WrappedLogger, _method: str, event: EventDict) -> tuple[tuple[Event], dict[str, Any]]:
@@ -70,39 +74,28 @@ def _describe(error: BaseException, trace: TracebackType | None) -> dict[str, An
     return described
 
 
-def _first_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Keep the first line of asyncio's messages; the others quote the exception and the arguments of a task."""
-    if event.get("logger") == "asyncio":
-        event["event"] = str(event["event"]).partition("\n")[0]
-    return event
-
-
-COMMON: tuple[Processor, ...] = (
-    structlog.stdlib.add_log_level,
-    structlog.stdlib.add_logger_name,
-    structlog.processors.TimeStamper(fmt="iso", utc=True),
-    without_content,
-)
-"""Processors of every event; they and `merge_contextvars` run when it is emitted, in its context."""
-
-_FOREIGN: Sequence[Processor] = (structlog.contextvars.merge_contextvars, *COMMON, _first_line)
-
-
-def as_event(record: logging.LogRecord) -> logging.LogRecord:
+def to_event(record: logging.LogRecord) -> logging.LogRecord:
     """Return a record whose message is an event: the record itself, or a copy of one that another library logged."""
     if isinstance(record.msg, Event):
         return record
-    event: Any = {"event": record.getMessage(), "exc_info": record.exc_info, "_record": record}
-    for processor in _FOREIGN:
-        event = processor(None, record.levelname.lower(), event)
-    del event["_record"]
+    text = record.getMessage()
+    if record.name == "asyncio":  # the other lines quote the exception and the arguments of a task
+        text = text.partition("\n")[0]
+    event = without_content(None, "", merge_bound(None, "", {"event": text, "exc_info": record.exc_info}))
     record = copy(record)
     record.msg, record.args, record.exc_info, record.exc_text = Event(event), (), None, None
     return record
 
 
+def _complete(record: logging.LogRecord) -> dict[str, Any]:
+    """Return all fields of a record's event."""
+    instant = datetime.fromtimestamp(record.created, UTC).isoformat().removesuffix("+00:00")
+    about = {"level": record.levelname.lower(), "logger": record.name, "timestamp": f"{instant}Z"}
+    return {**to_event(record).msg, **about}  # type: ignore[dict-item]
+
+
 class _Lossy(logging.Handler):
-    """A task must not fail because of its log: a record that cannot be handled is dropped."""
+    """A task must not fail because of its log: a record that cannot be handled, or a line written, is dropped."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Drop the record; the standard library would write its arguments to stderr."""
@@ -131,11 +124,39 @@ class QueuedEvents(_Lossy, QueueHandler):
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         """Read the record's arguments and context now: they may change before the thread does."""
-        return as_event(record)
+        return to_event(record)
+
+
+class GatheringListener(QueueListener):
+    """Takes events from the queue in a thread, which wakes at most every `GATHER_S`, and not at all without events.
+
+    A thread that wakes for each event, and writes each line by itself, costs a busy process as much as the lines.
+    """
+
+    queue: SimpleQueue[logging.LogRecord]
+    handlers: tuple[logging.Handler, ...]
+
+    def dequeue(self, block: bool) -> logging.LogRecord:
+        """Return the next event; when there is none, write what was gathered, and let some gather."""
+        try:
+            return self.queue.get_nowait()
+        except Empty:
+            self._flush()
+            sleep(GATHER_S)
+            return self.queue.get(block)
+
+    def stop(self) -> None:
+        """Handle what is left, and end."""
+        super().stop()
+        self._flush()
+
+    def _flush(self) -> None:
+        for handler in self.handlers:
+            handler.flush()
 
 
 class Lines(_Lossy, logging.StreamHandler[TextIO]):
-    """Writes events as lines to a stream, each with one call: a pipe takes 4,096 bytes as a whole.
+    """Writes events as lines to a stream; several with one call while `gathers` is set, then until `flush`.
 
     Args:
         stream: Receives the lines; a terminal gets readable text.
@@ -144,12 +165,37 @@ class Lines(_Lossy, logging.StreamHandler[TextIO]):
 
     def __init__(self, stream: TextIO, redactor: Redactor) -> None:
         super().__init__(stream)
+        self.gathers = False
+        self._piece = ""
+        """Lines that are not written yet, at most `_PIPE_CHARS` unless it is only one."""
         self._render = TerminalRenderer() if stream.isatty() else _render_json
         self._mask = Masked(redactor)
 
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write an event, or gather it."""
+        with suppress(Exception):  # see _Lossy
+            line = self.format(record) + self.terminator
+            if len(self._piece) + len(line) > _PIPE_CHARS:
+                self.flush()
+            self._piece += line
+            if not self.gathers:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what was gathered."""
+        with self.lock or nullcontext(), suppress(Exception):
+            piece, self._piece = self._piece, ""
+            if piece:
+                self.stream.write(piece)
+                self.stream.flush()
+
+    def forget(self) -> None:
+        """Gather no more, and write nothing of what was: in a forked process, whose parent will."""
+        self.gathers, self._piece = False, ""
+
     def format(self, record: logging.LogRecord) -> str:
         """Render an event; of one with a value that cannot be read only what is ours."""
-        event: Any = as_event(record).msg
+        event = _complete(record)
         try:
             return self._line(dict(event))
         except Exception as error:  # of the value's own str()
@@ -160,5 +206,10 @@ class Lines(_Lossy, logging.StreamHandler[TextIO]):
         return str(self._render(None, "", self._mask(None, "", event)))
 
 
-# Anything but ASCII is escaped, so no reader takes a character for the end of a line.
-_render_json = structlog.processors.JSONRenderer(default=str, separators=(",", ":"))
+def _render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    """Write an event as JSON. Anything but ASCII is escaped, so no reader takes a character for the end of a line."""
+    with suppress(ValueError):  # half of a surrogate pair
+        text = to_json(event, fallback=str)
+        if text.isascii():
+            return text.decode()
+    return json.dumps(event, default=str, separators=(",", ":"))

@@ -8,6 +8,8 @@ cuts exceptions and masks personal data and secrets.
 
 Metrics and traces listen to the same events at every level, so that a count and a line cannot disagree. A program
 that never calls `configure` (a service that only submits) sees our events in its own standard logging.
+
+Where an event is logged, no more is done than must be: it is completed, masked and written by a thread (`queued`).
 """
 
 import logging
@@ -15,23 +17,31 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from logging.handlers import QueueListener
 from queue import SimpleQueue
 from typing import Any, TextIO
 
 import structlog
 from structlog.stdlib import BoundLogger
-from structlog.typing import EventDict, WrappedLogger
 
 from langgraph_rq.shared.redaction import Redactor
-from langgraph_rq.shared.telemetry.log_output import COMMON, Event, Lines, QueuedEvents, to_record
+from langgraph_rq.shared.telemetry.log_context import bind, bound, merge_bound
+from langgraph_rq.shared.telemetry.log_output import (
+    Event,
+    GatheringListener,
+    Lines,
+    QueuedEvents,
+    to_record,
+    without_content,
+)
+
+__all__ = ["Listener", "bind", "bound", "configure", "get_logger", "listen", "queued", "reset"]
 
 QUIET = ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "redisvl", "langgraph", "asyncio", "urllib3")
 """Libraries that log each request at info; a task's own log lines say what matters."""
 
 Listener = Callable[[Mapping[str, Any]], None]
 
-_LEVELS = {**logging.getLevelNamesMapping(), "EXCEPTION": logging.ERROR}
+_LEVELS = {name.lower(): level for name, level in logging.getLevelNamesMapping().items()} | {"exception": logging.ERROR}
 """Methods of a logger -> the level at which they log."""
 _package = logging.getLogger(__name__.partition(".")[0])
 _listeners: dict[str, list[Listener]] = {}
@@ -41,21 +51,28 @@ _lines: Lines | None = None
 """The handler that writes lines, and the lowest level that it writes."""
 
 
-def bind(**fields: Any) -> None:
-    """Put fields into every line of this context, and of the tasks and threads that begin in it; None takes one out."""
-    structlog.contextvars.unbind_contextvars(*(name for name, value in fields.items() if value is None))
-    structlog.contextvars.bind_contextvars(**{name: value for name, value in fields.items() if value is not None})
+_PROCESSORS = (merge_bound, without_content, to_record)
+"""They run where an event is logged, in its context."""
 
 
-def bound() -> Mapping[str, Any]:
-    """Return the fields bound in this context."""
-    return structlog.contextvars.get_contextvars()
+class EventLogger(BoundLogger):
+    """structlog's logger, but events that nothing asks for cost next to nothing."""
+
+    def _proxy_to_logger(self, method_name: str, event: str | None = None, *_event_args: str, **event_kw: Any) -> None:
+        for listener in _listeners.get(event or "", ()):
+            listener(event_kw)
+        logger, level = self._logger, _LEVELS[method_name]
+        if not logger.isEnabledFor(level) or (_lines and level < _lines.level and event not in _counted):
+            return
+        (message,), _ = self._process_event(method_name, event, event_kw)
+        # Not by the logger's own method, which looks for the place of the call in the stack: it is structlog's.
+        logger.handle(logger.makeRecord(logger.name, level, "", 0, message, (), None))
 
 
 def get_logger(name: str) -> BoundLogger:
     """Get a logger; events are `noun.past_participle`, with values as keywords."""
     # Of our own processors, whatever the program configures: its structlog is not ours.
-    logger = structlog.wrap_logger(logging.getLogger(name), processors=_PROCESSORS, wrapper_class=BoundLogger)
+    logger = structlog.wrap_logger(logging.getLogger(name), processors=_PROCESSORS, wrapper_class=EventLogger)
     return logger.bind()  # type: ignore[no-any-return]
 
 
@@ -76,7 +93,7 @@ def configure(level: str = "info", *, redactor: Redactor | None = None, stream: 
     _lines = Lines(stream or sys.stderr, redactor or Redactor())
     _lines.setLevel(level.upper())
     structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, structlog.contextvars.merge_contextvars, *COMMON, to_record],
+        processors=[structlog.stdlib.filter_by_level, *_PROCESSORS],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=BoundLogger,
         cache_logger_on_first_use=False,
@@ -95,6 +112,8 @@ def configure(level: str = "info", *, redactor: Redactor | None = None, stream: 
 def queued(listeners: Mapping[str, Listener] | None = None) -> Iterator[None]:
     """Let a thread write the lines and call `listeners`, in the order of the events, while the block runs.
 
+    The first of a quiet time at once, others within `GATHER_S`, those of one piece of 4,096 bytes by one call.
+
     A listener gets all fields of its event, whatever the log level. At level debug each line is written before the
     call that logs it returns, to find out what ends a process.
 
@@ -106,11 +125,13 @@ def queued(listeners: Mapping[str, Listener] | None = None) -> Iterator[None]:
     before = root.handlers
     handlers = ([] if _lines is None or is_direct else [_lines]) + ([_Listening(listeners)] if listeners else [])
     queue: SimpleQueue[Any] = SimpleQueue()
-    thread = QueueListener(queue, *handlers, respect_handler_level=True)
+    thread = GatheringListener(queue, *handlers, respect_handler_level=True)
     root.handlers = [*(handler for handler in before if handler not in handlers), QueuedEvents(queue)]
     if listeners:
         _counted = frozenset(listeners)
         _package.setLevel(logging.DEBUG)
+    if _lines in handlers:
+        _lines.gathers = True
     thread.start()
     try:
         yield
@@ -118,6 +139,8 @@ def queued(listeners: Mapping[str, Listener] | None = None) -> Iterator[None]:
         root.handlers, _counted = before, frozenset()
         _package.setLevel(level)
         thread.stop()
+        if _lines:
+            _lines.gathers = False
 
 
 def reset() -> None:
@@ -142,22 +165,6 @@ class _Listening(logging.Handler):
                 _log.exception("event.not_counted", counted=record.msg["event"])
 
 
-def _call_listeners(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    for listener in _listeners.get(event["event"], ()):
-        listener(event)
-    return event
-
-
-def _drop_unobserved(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    level = _LEVELS[method.upper()]
-    is_line = level >= _lines.level if _lines else logger.isEnabledFor(level)
-    if is_line or event["event"] in _counted:
-        return event
-    raise structlog.DropEvent
-
-
-_PROCESSORS = (_call_listeners, _drop_unobserved, structlog.contextvars.merge_contextvars, *COMMON, to_record)
-
 _log = get_logger(__name__)
 
 
@@ -166,6 +173,7 @@ def _reset_after_fork() -> None:
     global _counted  # noqa: PLW0603 - see above
     _counted = frozenset()
     if _lines:
+        _lines.forget()
         logging.getLogger().handlers = [_lines]
 
 

@@ -10,7 +10,7 @@ from langgraph_rq.shared.redaction import Redactor
 from langgraph_rq.shared.telemetry.log_output import Event, Lines
 
 TASK = "7f9c2a1e-1111-4222-8333-444455556666"
-BOUND = {"level": "info", "logger": "l", "timestamp": "2026-11-28T17:25:23.1Z", "task_id": TASK, "attempt": 1}
+BOUND = {"task_id": TASK, "attempt": 1}
 REST = {"worker": "host-1-abcdef12", "graph": "desk", "thread_id": "th", "user_id": "ann", "trace_id": "aa" * 16}
 
 
@@ -24,9 +24,10 @@ def line(monkeypatch):
     """Write an event, without colours; answers the line after its time."""
     monkeypatch.setenv("NO_COLOR", "1")
 
-    def write(event: str, **fields: object) -> str:
+    def write(event: str, level: str = "INFO", **fields: object) -> str:
         lines = Lines(Terminal(), Redactor())
-        lines.handle(logging.makeLogRecord({"msg": Event({"event": event, **BOUND, **REST, **fields})}))
+        told = Event({"event": event, **BOUND, **REST, **fields})
+        lines.handle(logging.makeLogRecord({"msg": told, "levelname": level, "name": "l"}))
         (written,) = lines.stream.getvalue().splitlines()
         time, _, rest = written.partition(" ")
         assert re.fullmatch(r"\d\d:\d\d:\d\d", time)
@@ -61,7 +62,7 @@ def test_ids_that_people_chose_are_whole_and_a_list_is_no_python(line):
 
 def test_exception_is_its_type_and_where_it_was_raised(line):
     raised = {"type": "ValueError", "frames": ["a.py:1 in outer", "b.py:2 in inner"]}
-    assert line("task.broken", exception=raised, level="error") == (
+    assert line("task.broken", level="ERROR", exception=raised) == (
         "[error  ] task.broken        7f9c2a1e desk error=ValueError in='b.py:2 in inner'"
     )
 

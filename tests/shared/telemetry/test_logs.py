@@ -1,6 +1,7 @@
 """Log lines: JSON, bound by context, masked, without content, and impossible to forge."""
 
 import ast
+import contextvars
 import gc
 import io
 import json
@@ -16,7 +17,7 @@ import structlog
 
 from langgraph_rq.shared.errors import RedisUnavailableError
 from langgraph_rq.shared.redaction import Redactor
-from langgraph_rq.shared.telemetry import logs
+from langgraph_rq.shared.telemetry import log_output, logs
 from tests.waiting import until_sync
 
 ROOT = Path(__file__).parents[3]
@@ -216,6 +217,33 @@ def test_programs_that_use_structlog_themselves_write_the_same_lines(lines):
     assert second["address"] == "[email]"
 
 
+def test_fields_that_users_bind_with_structlog_are_in_the_lines_and_take_no_place_of_ours(lines):
+    logs.bind(task_id="t1", node="a")
+    with structlog.contextvars.bound_contextvars(order="o1", task_id="forged"):
+        log.info("node.completed")
+        structlog.contextvars.clear_contextvars()
+        logs.bind(node=None)
+        log.info("task.completed")
+    first, second = lines.objects()
+    assert (first["order"], first["task_id"], first["node"]) == ("o1", "t1", "a")
+    assert (second["task_id"], "order" in second, "node" in second) == ("t1", False, False)
+
+
+def test_fields_bound_in_a_context_stay_in_it(lines):
+    logs.bind(task_id="t1")
+    contextvars.copy_context().run(logs.bind, node="a")
+    log.info("task.started")
+    assert "node" not in lines.objects()[0]
+
+
+@pytest.mark.parametrize("text", ["plain", "\u00e4"])
+def test_values_of_all_kinds_are_written_as_json_can_hold_them(lines, text):
+    log.info("task.started", text=text, big=2**70, long=float("inf"), at={1: {"a"}, "b": (None, True)}, path=Path("p"))
+    (line,) = lines.objects()
+    assert (line["text"], line["big"], line["long"], line["path"]) == (text, 2**70, float("inf"), "p")
+    assert line["at"] == {"1": ["a"], "b": [None, True]}
+
+
 def test_fork_repeats_no_line_that_was_held_and_writes_its_own_at_once(restored, tmp_path):
     path = tmp_path / "log"
     with path.open("w") as out:
@@ -290,14 +318,35 @@ class Pieces(Lines):
         return super().write(text)
 
 
-def test_each_line_is_one_piece_that_a_pipe_takes_at_once(restored):
+def test_lines_are_written_in_pieces_of_whole_lines_that_a_pipe_takes_at_once(restored):
     out = Pieces()
     logs.configure(stream=out)
     with logs.queued():
         for number in range(100):
-            log.info("task.started", number=number)
-    assert [json.loads(piece)["number"] for piece in out.pieces] == list(range(100))
+            log.info("task.started", number=number, note="x" * (5_000 if number == 50 else 50))
+    assert [line["number"] for line in out.objects()] == list(range(100))
     assert all(piece.endswith("\n") for piece in out.pieces)
+    assert all(len(piece) <= 4_096 or piece.count("\n") == 1 for piece in out.pieces)
+
+
+def test_events_that_come_while_the_thread_gathers_neither_wake_it_nor_are_written_one_by_one(restored, monkeypatch):
+    gathers, gathered = [], Event()
+
+    def gather(seconds):
+        gathers.append(seconds)
+        assert gathered.wait(20)
+
+    monkeypatch.setattr(log_output, "sleep", gather)
+    out = Pieces()
+    logs.configure(stream=out)
+    with logs.queued():
+        until_sync(lambda: gathers, 20)
+        for number in range(20):
+            log.info("node.completed", writes=number)
+        gathered.set()
+    assert [line["writes"] for line in out.objects()] == list(range(20))
+    assert len(out.pieces) == 1
+    assert len(gathers) <= 2
 
 
 class Stuck(Lines):
@@ -322,7 +371,7 @@ def test_lines_that_nothing_reads_hold_up_no_task_and_take_a_bounded_memory(rest
         out.is_read.set()
     numbers = [line["number"] for line in out.objects()]
     assert numbers == list(range(len(numbers)))
-    assert 10 <= len(numbers) <= 11, "those that wait, and the one that is being written"
+    assert 10 <= len(numbers) <= 10 + 4_096 / 100, "those that wait, and those of the piece that is being written"
 
 
 def test_stream_that_takes_nothing_fails_nobody(lines):

@@ -171,7 +171,7 @@ async def test_refusals_of_the_budget_are_counted(redis_url, client, metrics, ch
     async with worker(redis_url, {"ask": asking(chat)}, budget=BudgetLimits(daily_tokens=500)):
         result = await ended(client, client.submit({"question": "why"}, graph="ask").task_id)
     assert result.error.type is ErrorType.BUDGET_EXCEEDED
-    assert value(metrics, "agent_budget_refusals_total", scope="global") == 1
+    await until(lambda: value(metrics, "agent_budget_refusals_total", scope="global") == 1)
 
 
 async def test_alerts_of_the_budget_are_counted_from_zero(redis_url, client, metrics, chat):
@@ -179,7 +179,7 @@ async def test_alerts_of_the_budget_are_counted_from_zero(redis_url, client, met
     assert value(metrics, "agent_budget_alerts_total", scope="global", unit="tokens") == 0
     async with worker(redis_url, {"ask": asking(chat)}, budget=budget):
         await ended(client, client.submit({"question": "why"}, graph="ask").task_id)
-    assert value(metrics, "agent_budget_alerts_total", scope="global", unit="tokens") == 1
+    await until(lambda: value(metrics, "agent_budget_alerts_total", scope="global", unit="tokens") == 1)
 
 
 async def test_canary_is_in_no_log_span_metric_audit_entry_or_description(
