@@ -41,6 +41,15 @@ def test_spans_reach_a_collector_over_http_by_default(monkeypatch):
     assert received.headers[0]["path"] == "/v1/traces"
 
 
+def test_resource_is_not_written_out_again_for_each_span(monkeypatch):
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+    with exported_spans():
+        resource = trace.get_tracer_provider().resource
+    monkeypatch.setattr("opentelemetry.sdk.resources.dumps", pytest.fail)
+    assert hash(resource) == hash(resource)
+    assert resource.attributes["service.name"] == "langgraph-rq"
+
+
 def test_spans_reach_a_collector_over_grpc(monkeypatch):
     with grpc_receiver() as received:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", received.url)
