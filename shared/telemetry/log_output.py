@@ -34,7 +34,7 @@ _OPERATIONAL = (OSError, RedisError, LanggraphRqError)
 _FRAMES = 20
 MOST_QUEUED = 10_000
 """Events, about 20 MB: whatever reads the log may be stuck, and a line that cannot be written must hold up no task."""
-GATHER_S = 0.02
+GATHER_S = 0.05
 """How late a line may be; those of a process that is killed in this time are lost."""
 _PIPE_CHARS = 4_096
 """What a pipe takes as a whole, whoever else writes into it. Lines have only ASCII characters."""
