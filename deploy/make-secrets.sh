@@ -72,7 +72,7 @@ for tenant in $tenants; do
     -e "s/~agent:events:\*/~agent:events:$own*/" -e "s/~agent:waiting:\*/~agent:waiting:*:$own*/" \
     -e "s/~agent:tenant\*/~agent:tenants ~agent:tenant_turns:* ~agent:tenant_line:*:$tenant ~agent:tenant_open:$tenant ~agent:tenant_kept:$tenant/" \
     -e "s/~agent:capped:\*/~agent:capped:$own*/" -e "s/~agent:thread:\*/~agent:thread:$own*/" -e "s/~agent:question:\*/~agent:question:$own*/" \
-    -e "s/~agent:thread_records:\*/~agent:thread_records:$own*/" -e "s/~agent:run_count:\*/~agent:run_count:$tenant/" \
+    -e "s/~agent:thread_late:\*/~agent:thread_late:$own*/" -e "s/~agent:run_count:\*/~agent:run_count:$tenant/" \
     -e "s/~agent:threads_by:\*/~agent:threads_by:$tenant:*/" -e "s/~agent:threads:\*/~agent:threads:$tenant/" \
     -e "s/~agent:thread_row:\*/~agent:thread_row:$own*/" -e "s/~agent:thread_runs:\*/~agent:thread_runs:$own*/" \
     -e "s/~agent:reply:\*/~agent:reply:$own*/" \

@@ -148,6 +148,8 @@ class TaskField(StrEnum):
     """For how long (ms) deadlines of its thread had stood still when it was parked, or last looked at."""
     STOOD_STILL = "stood_still"
     """How much (ms) its deadline was put off since."""
+    DELETED = "deleted"
+    """Set when its run was deleted, by LangGraph's API: it is listed no more."""
     INPUT_TOKENS = "input_tokens"
     OUTPUT_TOKENS = "output_tokens"
     COST_NANO_USD = "cost_nano_usd"

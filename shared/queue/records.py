@@ -3,8 +3,9 @@
 Keys:
     agent:run_count:<tenant>       string  number of the newest run; 8 days
     agent:runs:<tenant>:<block>    hash    512 runs in a row: ids, threads, the records of those without thread; a day
-                                   after its last change, or until there are `LGRQ_RECORDS` newer runs
-    agent:thread_records:<thread>  hash    id -> record, of the newest 1,000 runs of a thread; as long as it is listed
+                                   (and an hour) after its last change, or until there are `LGRQ_RECORDS` newer runs
+    agent:thread_runs:<thread>     list    the newest 1,000 runs of a thread, the newest first: id, first line of the
+                                   record, what the client said; as long as the thread is listed
     agent:ids:<tenant>             zset    instants until which ids are remembered (ms); the idempotency window
     agent:ids:<tenant>:<instant>:<slot>  hash  id -> state, digest and number of an ended task; the idempotency window
 """
@@ -18,7 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from langgraph_rq.shared.connections.scripts import Call, load_script
-from langgraph_rq.shared.queue.keys import graph_name, graph_part
+from langgraph_rq.shared.queue.keys import events_key, graph_name, graph_part, result_key, task_hash
 from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import State
 
@@ -89,7 +90,7 @@ def list_runs_call(
         limit: Runs at most.
     """
     return Call(
-        load_script("shared/queue/scripts/list_runs"),
+        load_script("shared/queue/scripts/records/list_runs"),
         [],
         [
             tenant,
@@ -108,8 +109,23 @@ def list_runs_call(
 
 def read_runs_call(keys: Sequence[str], thread: str = "", now_ms: int | str = "") -> Call[list[RunRecord | None]]:
     """Read up to `MOST_READ` runs by their ids in Redis; None for each that is unknown, or is none of `thread`."""
-    script = load_script("shared/queue/scripts/read_runs")
+    script = load_script("shared/queue/scripts/records/read_runs")
     return Call(script, [], [thread, now_ms, *keys], lambda reply: _read_each(keys, reply))
+
+
+def list_thread_runs_call(thread: str, start: int = 0, limit: int = MOST_READ) -> Call[list[RunRecord | None]]:
+    """List a page of a thread's newest 1,000 runs, the newest first, without the first `start` of them.
+
+    There are more only if the page has `limit` entries; None stands for a run of which nothing is known any more.
+    """
+    script = load_script("shared/queue/scripts/records/list_thread_runs")
+    return Call(script, [], [thread, start, min(limit, MOST_READ)], lambda reply: _read_runs_of(thread, reply))
+
+
+def forget_run_call(key: str, thread: str = "", now_ms: int | str = "") -> Call[bool]:
+    """Forget a run that has ended, given its thread if it has one; False: it has not, or is unknown."""
+    script = load_script("shared/queue/scripts/records/forget_run")
+    return Call(script, [task_hash(key), result_key(key), events_key(key)], [key, thread, now_ms], bool)
 
 
 def write_about(said: Mapping[str, Any]) -> bytes:
@@ -137,6 +153,10 @@ def _read_page(reply: Sequence[Any]) -> RunPage:
 
 def _read_each(keys: Sequence[str], reply: Sequence[Any]) -> list[RunRecord | None]:
     return [_read_run(key, *row) if row else None for key, row in zip(keys, reply, strict=True)]
+
+
+def _read_runs_of(thread: str, reply: Sequence[Any]) -> list[RunRecord | None]:
+    return [_read_run(key.decode(errors="replace"), thread.encode(), *rest) for key, *rest in reply]
 
 
 def _read_run(key: str, thread: bytes, line: bytes, about: bytes) -> RunRecord | None:

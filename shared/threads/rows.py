@@ -3,7 +3,8 @@
 Keys:
     agent:thread_row:<thread>   hash  when it was made and used, its newest run, its metadata, its TTL; a week after its
                                       last use, or its TTL
-    agent:thread_runs:<thread>  zset  id -> when the run was accepted (ms), of the newest 1,000; likewise
+    agent:thread_late:<thread>  zset  id -> when it is to start (ms), of tasks that enter the thread then; until they
+                                      have, 8 days after that time at most
     agent:threads:<tenant>      zset  thread -> when it was used (ms); a week after the last use of any
     agent:wake:thread:<thread>  stream  wakes readers of the thread's stream, who make it; a minute
     agent:threads_by:<tenant>:<term>  set  threads of a term (terms.py), and some that were; 10 days after the last run
@@ -153,13 +154,8 @@ def row_key(thread: str) -> str:
 
 
 def runs_key(thread: str) -> str:
-    """Return the runs of a thread."""
+    """Return the runs of a thread; see shared/queue/records.py."""
     return f"agent:thread_runs:{thread}"
-
-
-def records_key(thread: str) -> str:
-    """Return the records of a thread's runs; see shared/queue/records.py."""
-    return f"agent:thread_records:{thread}"
 
 
 def wake_key(thread: str) -> str:

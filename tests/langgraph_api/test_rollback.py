@@ -111,7 +111,7 @@ async def test_rolled_back_run_leaves_its_thread_as_it_was(talk_and_sdk, redis_u
     for method, path in (("GET", ""), ("GET", "/join"), ("GET", "/stream"), ("POST", "/cancel")):
         answer = await sdk.http.client.request(method, f"/threads/{thread}/runs/{run['run_id']}{path}")
         assert answer.status_code == 404
-    assert not redis_client.hexists(f"agent:thread_records:{thread}", run["run_id"])
+    assert redis_client.lpos(f"agent:thread_runs:{thread}", run["run_id"]) is None
     answer = await sdk.runs.wait(thread, "talk", input=asks(stays=False))
     assert answer["steps"][: len(before["state"]["values"]["steps"])] == before["state"]["values"]["steps"]
 

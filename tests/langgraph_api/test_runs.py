@@ -215,6 +215,23 @@ async def test_runs_on_what_does_not_exist_are_refused(sdk):
     assert (await sdk.runs.wait(nobody, "nested", input={"value": 1}, if_not_exists="create"))["value"] == 20
 
 
+@pytest.mark.parametrize("alone", [True, False])
+async def test_run_that_is_deleted_is_unknown_and_listed_nowhere(sdk, redis_url, alone):
+    thread = None if alone else (await sdk.threads.create())["thread_id"]
+    run = await sdk.runs.create(thread, "slow", input={"name": "a", "ticks": 1_000, "tick_s": 0.1})
+    with pytest.raises(ConflictError):
+        await sdk.runs.delete(run["thread_id"], run["run_id"])
+    await sdk.runs.cancel(run["thread_id"], run["run_id"], wait=True)
+    await sdk.runs.delete(run["thread_id"], run["run_id"])
+    with pytest.raises(NotFoundError):
+        await sdk.runs.get(run["thread_id"], run["run_id"])
+    with pytest.raises(NotFoundError):
+        await sdk.runs.delete(run["thread_id"], run["run_id"])
+    assert alone or await sdk.runs.list(thread) == []
+    async with AsyncClient(redis_url) as client:
+        assert (await client.tasks()).tasks == ()
+
+
 async def test_threads_of_two_tenants_with_one_id_are_two(redis_url, redis_client):
     (acme, acme_line), (other, other_line) = make_key("acme"), make_key("other")
     async with serving(redis_url, redis_client, keys=f"{acme_line}\n{other_line}\n") as sdk:

@@ -13,11 +13,14 @@ from langgraph_rq.producer.gateway.problems import ProblemError
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import LanggraphRqError, UnknownTaskError
 from langgraph_rq.shared.queue.keys import question_key, result_key
-from langgraph_rq.shared.queue.records import MOST_READ, RunRecord, read_runs_call
+from langgraph_rq.shared.queue.records import MOST_READ, RunRecord, list_thread_runs_call, read_runs_call
 from langgraph_rq.shared.strict_json import read_json
-from langgraph_rq.shared.tasks import State, task_key, thread_key, thread_of_key
+from langgraph_rq.shared.tasks import State, task_key, thread_key
 from langgraph_rq.shared.threads.requests import MOST_THREADS
-from langgraph_rq.shared.threads.rows import ThreadRow, index_key, read_call, records_key, row_key, runs_key
+from langgraph_rq.shared.threads.rows import ThreadRow, index_key, read_call, row_key, runs_key
+
+MOST_LISTED = 1_000
+"""Runs of a thread that are listed."""
 
 RUN_STATUS = {
     State.PENDING: "pending",
@@ -246,16 +249,30 @@ def failure(result: Any) -> dict[str, str] | None:
 async def read_run(caller: Caller, thread_id: str, run_id: str) -> Run:
     """Read a run of a thread. Raises ProblemError 404."""
     (run,) = await read_runs(caller, thread_id, [run_id])
-    is_listed = thread_id == thread_of_its_own(run_id) or await is_run(caller, thread_id, run_id)
-    if run is None or not is_listed:
+    if run is None:
         raise ProblemError(404, "unknown_run", f"Run with ID {run_id[:60]} not found")
     return run
 
 
+async def newest_runs(caller: Caller, thread_id: str, most: int = MOST_LISTED) -> list[Run]:
+    """Read the newest runs of a thread, the newest first: `most` or a few more."""
+    thread = thread_key(thread_id, caller.tenant)
+    found: dict[str, Run] = {}  # a run that comes meanwhile shifts the pages
+    for start in range(0, MOST_LISTED, MOST_READ):
+        page = await scripts.run(caller.client.redis, list_thread_runs_call(thread, start))
+        for record in filter(None, page):
+            run_id = record.key.removeprefix(task_key("", caller.tenant))
+            run = _run(run_id, thread_id, thread, record)
+            if run:
+                found.setdefault(run_id, run)
+        if len(page) < MOST_READ or len(found) >= most:
+            break
+    return list(found.values())
+
+
 async def open_runs(caller: Caller, thread_id: str) -> list[str]:
     """Read the ids of a thread's runs that have not ended."""
-    ids = await newest_ids(caller, runs_key(thread_key(thread_id, caller.tenant)))
-    return [run.run_id for run in await read_runs(caller, thread_id, ids) if run and not run.state.is_terminal]
+    return [run.run_id for run in await newest_runs(caller, thread_id) if not run.state.is_terminal]
 
 
 async def cancel_runs(caller: Caller, run_ids: Iterable[str], *, rollback: bool = False, reason: str = "") -> None:
@@ -270,21 +287,9 @@ async def forget_threads(caller: Caller, thread_ids: Sequence[str]) -> None:
     for thread_id in thread_ids:
         key, redis = thread_key(thread_id, caller.tenant), caller.client.redis
         pipeline = redis.pipeline(transaction=True)
-        pipeline.delete(row_key(key), runs_key(key), records_key(key), question_key(key))
+        pipeline.delete(row_key(key), runs_key(key), question_key(key))
         pipeline.zrem(index_key(caller.tenant), key)
         await pipeline.execute()
-
-
-async def newest_ids(caller: Caller, key: str, start: int = 0, stop: int = -1) -> list[str]:
-    """Read ids of threads or runs, the newest first, as their tenant knows them."""
-    ids: list[Any] = await caller.client.redis.zrevrange(key, start, stop)
-    return [thread_of_key(one.decode(errors="replace"), caller.tenant) or "" for one in ids]
-
-
-async def is_run(caller: Caller, thread_id: str, run_id: str) -> bool:
-    """Whether a thread lists a run: one that was deleted is not listed any more."""
-    thread, run = thread_key(thread_id, caller.tenant), task_key(run_id, caller.tenant)
-    return await caller.client.redis.zscore(runs_key(thread), run) is not None
 
 
 def instant(at: datetime) -> str:

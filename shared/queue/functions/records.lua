@@ -7,26 +7,45 @@
 --
 -- Uses shared/connections/clock: natural, whole
 -- Uses shared/queue/functions/turns: tenant_of
+-- Uses shared/queue/functions/thread_runs: write_run
 --
 -- agent:run_count:<tenant>        string  number of the newest run
--- agent:runs:<tenant>:<block>     hash    of run number block * EACH + n: n -> name, [id, thread] as JSON, and of a run
---                                         without thread a line break and its record; states: a letter for each n, that of
---                                         open ones at the end left out; graph:<graph>, user:<user>: the n of their runs,
---                                         two bytes each; since: when its first run was accepted (ms). A day
--- agent:thread_records:<thread>   hash    id -> record, of the newest 1,000 runs; as long as the thread is listed
+-- agent:runs:<tenant>:<block>     hash    of run number block * EACH + n: n -> id, a blank, its thread, a line break, and of
+--                                         a run without thread its record; states: a letter for each n, that of open ones
+--                                         at the end left out; graph:<graph>, user:<user>: the n of their runs, two bytes
+--                                         each; since: when its first run was accepted (ms); until: when it is forgotten
+--                                         (ms), a day after its last change, and up to an hour later
 -- A record is a line of JSON, [state, graph, user, created, started, ended (ms), attempts, input tokens, output tokens,
 -- nano-dollars, type of the error], empty while the task is open, a line break, and what the client said about the run.
-local COUNT, BLOCK, OF_THREAD = 'agent:run_count:', 'agent:runs:', 'agent:thread_records:'
+local COUNT, BLOCK = 'agent:run_count:', 'agent:runs:'
 local EACH = 512
 local BLOCK_MS, COUNT_MS = 86400000, 691200000
--- A task that ends so soon (ms) after it was accepted does not prolong the life of its block.
-local SOON_MS = 3600000
+-- A block's time to live is written anew when it is shorter than it should be, for so much (ms) longer.
+local LONGER_MS = 3600000
 local OPEN_LETTER = 'o'
 local LETTERS = {success = 's', error = 'e', timeout = 't', cancelled = 'c', interrupted = 'i'}
+-- The fields of a task's hash of which its record is made.
+local RECORDED = {'graph', 'user', 'created', 'started', 'epoch', 'waits', 'input_tokens', 'output_tokens', 'cost_nano_usd'}
+local LINE = '[%s,%s,%s,%.0f,%.0f,%.0f,%.0f,%.0f,%.0f,%.0f,%s]'
 
 -- The key of a numbered run's block, and its n there.
 local function block_of(tenant, number)
   return BLOCK .. tenant .. ':' .. whole(math.floor(number / EACH)), number % EACH
+end
+
+-- What begins the entry of a run in its block.
+local function name_of_run(id, thread)
+  return id .. ' ' .. (thread or '') .. '\n'
+end
+
+-- Keep a block for a day from now on. `until_ms` is how long it is kept so far. Returns whether that was changed.
+local function keep_block(block_key, until_ms, now_ms)
+  if natural(until_ms, 0) >= now_ms + BLOCK_MS then
+    return false
+  end
+  redis.pcall('HSET', block_key, 'until', whole(now_ms + BLOCK_MS + LONGER_MS))
+  redis.pcall('PEXPIRE', block_key, BLOCK_MS + LONGER_MS)
+  return true
 end
 
 -- The letters of a block with another one at n.
@@ -35,8 +54,9 @@ local function with_letter(states, n, letter)
   return states:sub(1, n) .. letter .. states:sub(n + 2)
 end
 
--- Begin the record of a task. What its client said about the run may be empty; blocks older than the newest `most` runs are
--- forgotten. Returns the number of the run, which belongs into the task's hash.
+-- Begin the record of a task. What its client said about the run may be empty, and that of a run of a thread is kept with
+-- the thread; blocks older than the newest `most` runs are forgotten. Returns the number of the run, which belongs into
+-- the task's hash.
 local function begin_record(id, thread, graph, user, about, most, now_ms)
   local tenant = tenant_of(id)
   local count_key = COUNT .. tenant
@@ -45,80 +65,84 @@ local function begin_record(id, thread, graph, user, about, most, now_ms)
     redis.pcall('DEL', count_key)
     number = redis.pcall('INCR', count_key)
   end
-  redis.pcall('PEXPIRE', count_key, COUNT_MS)
   local block_key, n = block_of(tenant, number)
-  local name, record = cjson.encode({id, thread}), '\n' .. about
-  if thread ~= '' then
-    redis.pcall('HSET', OF_THREAD .. thread, id, record)
-  else
-    name = name .. '\n' .. record
-  end
   local of_graph, of_user = 'graph:' .. graph, 'user:' .. user:gsub('^.-%-%-', '', 1)
   local at = string.char(math.floor(n / 256), n % 256)
-  local listed = redis.pcall('HMGET', block_key, of_graph, of_user)
-  redis.pcall('HSET', block_key, n, name, of_graph, (listed[1] or '') .. at, of_user, (listed[2] or '') .. at)
+  local listed = redis.pcall('HMGET', block_key, of_graph, of_user, 'until')
+  local entry = name_of_run(id, thread) .. (thread == '' and '\n' .. about or '')
+  redis.pcall('HSET', block_key, n, entry, of_graph, (listed[1] or '') .. at, of_user, (listed[2] or '') .. at)
   if n == 0 or number == 1 then
     redis.pcall('HSET', block_key, 'since', whole(now_ms))
     redis.pcall('UNLINK', (block_of(tenant, number - most - EACH)))
   end
-  redis.pcall('PEXPIRE', block_key, BLOCK_MS)
+  if keep_block(block_key, listed[3], now_ms) or number == 1 then
+    redis.pcall('PEXPIRE', count_key, COUNT_MS)
+  end
   return number
 end
 
--- The first line of a record, of what a task's hash says, and when it was accepted (ms); false: there is no such task.
-local function record_line(id, ended_ms, error_type)
-  local state, graph, user, created, started, epoch, waits, input_tokens, output_tokens, cost = unpack(redis.call('HMGET',
-    'agent:task:' .. id, 'state', 'graph', 'user', 'created', 'started', 'epoch', 'waits', 'input_tokens', 'output_tokens',
-    'cost_nano_usd'))
-  created = natural(created, 0)
-  return state and cjson.encode({state, graph or '', (user or ''):gsub('^.-%-%-', '', 1), created,
-    natural(started, 0), ended_ms, math.max(natural(epoch, 0) - natural(waits, 0), 0), natural(input_tokens, 0),
-    natural(output_tokens, 0), natural(cost, 0), error_type or ''}), created
+local function quoted(text)
+  return text:find('^[%w%%@._+-]*$') and '"' .. text .. '"' or cjson.encode(text)
+end
+
+-- The first line of a record; `task` are the fields RECORDED.
+local function record_line(state, task, ended_ms, error_type)
+  local graph, user, created, started, epoch, waits, input_tokens, output_tokens, cost = unpack(task)
+  user = (user or ''):gsub('^.-%-%-', '', 1)
+  return LINE:format(quoted(state), quoted(graph or ''), quoted(user), natural(created, 0), natural(started, 0),
+    ended_ms, math.max(natural(epoch, 0) - natural(waits, 0), 0), natural(input_tokens, 0),
+    natural(output_tokens, 0), natural(cost, 0), quoted(error_type))
+end
+
+-- The same of a task that may be open, of what its hash says; nothing: there is no such task.
+local function line_of_task(id)
+  local task = redis.call('HMGET', 'agent:task:' .. id, 'state', unpack(RECORDED))
+  return task[1] and record_line(task[1], {unpack(task, 2)}, 0, '') or nil
 end
 
 -- Complete the record of a task that has just ended, unless it was deleted or forgotten meanwhile. The number of the run is
--- false if an earlier version accepted it.
-local function end_record(id, number, thread, state, error_type, now_ms)
-  local line, created = record_line(id, now_ms, error_type)
-  thread = thread or ''
-  if thread ~= '' then
-    local record = redis.pcall('HGET', OF_THREAD .. thread, id)
-    if record then
-      redis.pcall('HSET', OF_THREAD .. thread, id, line .. record:sub(record:find('\n', 1, true) or #record + 1))
-    end
+-- false if an earlier version accepted it; `task` are the fields RECORDED.
+local function end_record(id, number, thread, state, task, error_type, now_ms)
+  local line = record_line(state, task, now_ms, error_type)
+  if thread then
+    write_run(thread, id, line)
   end
   number = natural(number)
   if not number then
     return
   end
   local block_key, n = block_of(tenant_of(id), number)
-  local entry, states = unpack(redis.pcall('HMGET', block_key, n, 'states'))
-  local name = cjson.encode({id, thread})
-  entry = entry or ''
-  if entry:sub(1, #name) ~= name then
+  local entry, states, until_ms = unpack(redis.pcall('HMGET', block_key, n, 'states', 'until'))
+  local name = name_of_run(id, thread)
+  if not entry or entry:sub(1, #name) ~= name then
     return
   end
-  if thread == '' then
-    entry = name .. '\n' .. line .. '\n' .. entry:sub((entry:find('\n', #name + 2, true) or #entry) + 1)
+  states = with_letter(states, n, LETTERS[state])
+  if thread then
+    redis.pcall('HSET', block_key, 'states', states)
+  else
+    local about = entry:sub(entry:find('\n', #name + 1, true) or #entry + 1)
+    redis.pcall('HSET', block_key, n, name .. line .. about, 'states', states)
   end
-  redis.pcall('HSET', block_key, n, entry, 'states', with_letter(states, n, LETTERS[state]))
-  if now_ms - created > SOON_MS then
-    redis.pcall('PEXPIRE', block_key, BLOCK_MS)
-  end
+  keep_block(block_key, until_ms, now_ms)
 end
 
--- Forget the record of a run that was rolled back, once it is completed. The arguments are those of `end_record`.
+-- Forget the record of a run in its block. The arguments are those of `end_record`.
 local function forget_record(id, number, thread)
-  thread = thread or ''
-  if thread ~= '' then
-    redis.pcall('HDEL', OF_THREAD .. thread, id)
-  end
   number = natural(number)
   if number then
     local block_key, n = block_of(tenant_of(id), number)
-    local entry, name = redis.pcall('HGET', block_key, n), cjson.encode({id, thread})
+    local entry, name = redis.pcall('HGET', block_key, n), name_of_run(id, thread)
     if type(entry) == 'string' and entry:sub(1, #name) == name then
       redis.pcall('HDEL', block_key, n)
     end
+  end
+end
+
+-- The id and the thread of a run, empty for none, of its entry in a block, and its record if it stands there; nothing: it
+-- was overwritten, or an earlier version wrote it.
+local function read_entry(entry)
+  if type(entry) == 'string' then
+    return entry:match('^([%w_-]+) ([^\n]*)\n(.*)$')
   end
 end

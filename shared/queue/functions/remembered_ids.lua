@@ -17,8 +17,9 @@ local STATE_OF = {s = 'success', e = 'error', t = 'timeout', c = 'cancelled', i 
 local DIGEST_LENGTH = 24
 local LEAST_MS = 3600000
 
-local function ids_key(instant, id)
-  return IDS .. tenant_of(id) .. ':' .. instant .. ':' .. tonumber(redis.sha1hex(id):sub(1, 6), 16) % SLOTS
+-- The key of the hash of an id, in two parts: what comes before its instant, and behind it.
+local function around_instant(id)
+  return IDS .. tenant_of(id) .. ':', ':' .. tonumber(redis.sha1hex(id):sub(1, 6), 16) % SLOTS
 end
 
 -- The part of a digest that is remembered; of another program's it is filled up.
@@ -36,10 +37,11 @@ local function remember_id(id, state, digest, number, window_ms, now_ms)
   local step = math.ceil(window_ms / INSTANTS_EACH)
   local until_ms = (math.floor((now_ms + window_ms) / step) + 1) * step
   local instant, left_ms = whole(until_ms), whole(until_ms - now_ms)
-  local key, instants_key = ids_key(instant, id), IDS .. tenant_of(id)
+  local before, behind = around_instant(id)
+  local key, instants_key = before .. instant .. behind, IDS .. tenant_of(id)
   redis.pcall('HSET', key, id, LETTER_OF[state] .. shortened(digest) .. (number or ''))
-  redis.pcall('PEXPIRE', key, left_ms)
-  if redis.pcall('ZADD', instants_key, instant, instant) == 1 then
+  -- A hash that has a time to live is there already, and so is its instant.
+  if redis.pcall('PEXPIRE', key, left_ms, 'NX') == 1 and redis.pcall('ZADD', instants_key, instant, instant) == 1 then
     redis.pcall('ZREMRANGEBYSCORE', instants_key, '-inf', whole(now_ms))
     if redis.pcall('PEXPIRE', instants_key, left_ms, 'GT') ~= 1 then
       redis.pcall('PEXPIRE', instants_key, left_ms, 'NX')
@@ -47,13 +49,17 @@ local function remember_id(id, state, digest, number, window_ms, now_ms)
   end
 end
 
--- Find an id of which nothing else is left. Returns its state, what is remembered of its digest, and the number of its run if it has
--- one; nothing: it is unknown.
+-- Find an id of which nothing else is left. Returns its state, what is remembered of its digest, and the number of its
+-- run if it has one; nothing: it is unknown.
 local function recall_id(id, now_ms)
   local instants = redis.pcall('ZRANGE', IDS .. tenant_of(id), '(' .. whole(now_ms), '+inf', 'BYSCORE', 'LIMIT', 0,
     MOST_INSTANTS)
+  if not instants[1] then
+    return
+  end
+  local before, behind = around_instant(id)
   for _, instant in ipairs(instants) do
-    local found = redis.pcall('HGET', ids_key(instant, id), id)
+    local found = redis.pcall('HGET', before .. instant .. behind, id)
     if found then
       return STATE_OF[found:sub(1, 1)], found:sub(2, DIGEST_LENGTH + 1), natural(found:sub(DIGEST_LENGTH + 2))
     end

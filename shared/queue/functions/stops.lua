@@ -4,10 +4,9 @@
 -- cancel: 1, or `rollback`: what it has written to its thread is removed, too. Only a worker can do that, in its last
 -- step as the owner, so that the thread's next task begins on what was there before. `cancel_reason` says who wanted it.
 --
--- Uses shared/queue/functions/thread_rows: RUNS
+-- Uses shared/queue/functions/thread_rows: LATE
 
--- Tasks of a thread that one script stops at most, and its newest ones among which those are looked for whose time to
--- start has not come.
+-- Tasks of a thread that one script stops at most, and of those whose time to start has not come.
 local MOST_STOPPED, MOST_LATE = 1000, 100
 
 -- Note that a task is to stop. Nothing undoes a rollback. Returns whether that is news.
@@ -33,7 +32,7 @@ end
 local function stop_thread(by, thread, is_rollback, why)
   local found, delayed, seen = {}, {}, {[by] = true}
   for _, ids in ipairs({redis.call('LRANGE', 'agent:thread:' .. thread, 0, MOST_STOPPED - 1),
-    redis.pcall('ZRANGE', RUNS .. thread, -MOST_LATE, -1)}) do
+    redis.pcall('ZRANGE', LATE .. thread, 0, MOST_LATE - 1)}) do
     for _, id in ipairs(ids) do
       local state, owner, started, place = unpack(seen[id] and {} or redis.call('HMGET', 'agent:task:' .. id, 'state',
         'owner', 'started', 'place'))

@@ -9,6 +9,7 @@
 -- Uses shared/connections/clock: natural, whole
 -- Uses shared/queue/functions/marks: LIMITS, MOST_TASKS, WAITS, mark, mark_of
 -- Uses shared/queue/functions/turns: enqueue, enter_thread, lay, wake_thread
+-- Uses shared/queue/functions/thread_rows: leave_late, list_late
 -- Uses shared/queue/functions/emptied: DEFERRED, set_status, show_listed, show_waiting, tasks_wait
 --
 -- agent:wait:<thing>  zset  id -> when the task may go on at the earliest (ms); an hour after the last entry
@@ -81,10 +82,11 @@ local function leave_wait(id, thing)
 end
 
 -- Let a task that is new wait for the time at which it was asked to start. It enters its thread then.
-local function wait_to_start(id, thread, at_ms)
+local function wait_to_start(id, thread, at_ms, now_ms)
   redis.call('HSET', 'agent:task:' .. id, 'place', 'delayed', 'waits_for', 'start', 'waits_until', whole(at_ms))
   if thread ~= '' then
     redis.call('HSET', 'agent:task:' .. id, 'enters', thread)
+    list_late(id, thread, at_ms, now_ms)
   end
   redis.call('ZADD', DELAYED, whole(at_ms), id)
   set_status(id, 'scheduled')
@@ -98,6 +100,7 @@ local function enter_late(id, queue, now_ms)
     return true
   end
   redis.call('HDEL', task_key, 'enters')
+  leave_late(id, thread)
   local is_next, drops = enter_thread(id, queue, thread, answers == '1', now_ms)
   if drops then
     wake_thread(id, thread)

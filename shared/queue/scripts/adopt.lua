@@ -81,7 +81,7 @@ else
     redis.call('HSET', task_key, 'answers', 1)
   end
   if thread ~= '' then
-    list_run(id, thread, tenant_of(thread), announced_graph, now_ms)
+    list_run(id, thread, tenant_of(thread), announced_graph, about, now_ms)
   end
   if thread ~= '' and not is_early then
     is_next, drops = enter_thread(id, queue, thread, is_answer, now_ms)
@@ -102,7 +102,7 @@ redis.call('SREM', own_key, id)
 hide_execution(id, epoch, 'rq:wip:' .. queue)
 redis.pcall('HSET', job_key, 'worker_name', '')
 if is_early then
-  wait_to_start(id, thread, starts_at)
+  wait_to_start(id, thread, starts_at, now_ms)
 elseif is_capped then
   wait_below_cap('RPUSH', id, queue, user)
 elseif is_next then

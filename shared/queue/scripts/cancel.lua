@@ -8,8 +8,8 @@
 -- Uses shared/queue/functions/rq_jobs: list_ended, task_bytes, write_result
 -- Uses shared/queue/functions/shares: discharge
 -- Uses shared/queue/functions/events: record_end
--- Uses shared/queue/functions/thread_rows: list_end, touch_row, unlist_run
--- Uses shared/queue/functions/records: end_record, forget_record
+-- Uses shared/queue/functions/thread_rows: leave_late, list_end, list_unbegun, unlist_run
+-- Uses shared/queue/functions/records: RECORDED, end_record, forget_record
 -- Uses shared/queue/functions/remembered_ids: kept_ms, recall_id, remember_id
 -- Uses shared/queue/functions/stops: stop
 --
@@ -44,9 +44,9 @@ local LISTED_MS = 86400000
 local ROLLBACK_MS = 86400000
 
 local task = redis.call('HMGET', task_key, 'state', 'owner', 'place', 'thread', 'queue', 'waits_for', 'result_ms',
-  'failure_ms', 'started', 'answers', 'digest', 'run', 'cancel')
-local before, owner, place, thread, queue, waits_for, own_ms, failure_ms, started, answers, digest, number, cancel =
-  unpack(task)
+  'failure_ms', 'started', 'answers', 'digest', 'run', 'cancel', 'enters', unpack(RECORDED))
+local before, owner, place, thread, queue, waits_for, own_ms, failure_ms, started, answers, digest, number, cancel, enters =
+  unpack(task, 1, 14)
 if not before then
   return recall_id(id, now_ms) or ''
 end
@@ -79,21 +79,23 @@ redis.call('SET', result_key, result, 'PX', result_ms)
 redis.call('ZREM', open_key, id)
 if place == 'delayed' then
   leave_wait(id, waits_for)
+  leave_late(id, enters)
 end
 record_end(events_key, state, events_ms)
 redis.pcall('ZREM', DEFERRED .. (queue or ''), id)
 leave_thread(id, thread)
-local named = thread or redis.call('HGET', task_key, 'enters') -- by one that was to start at its time
-end_record(id, number, named, state, error_type, now_ms)
+local named = thread or enters -- by one that was to start at its time
 if is_rollback then
   forget_record(id, number, named)
+else
+  end_record(id, number, named, state, {unpack(task, 15)}, error_type, now_ms)
 end
 if named and is_rollback then
   unlist_run(id, named, tenant_of(named), now_ms)
 elseif named and started then
-  list_end(named, tenant_of(named), state, now_ms)
-elseif named then -- one that never ran has not changed its thread, which its own TTL holds for again
-  touch_row(named, tenant_of(named), now_ms)
+  list_end(named, tenant_of(named), state, nil, now_ms)
+elseif named then
+  list_unbegun(named, tenant_of(named), now_ms)
 end
 discharge(id, #result + task_bytes(job_key), result_ms, now_ms)
 -- Its checkpoints are of no use any more, unless they are those of the task whose question it answers.

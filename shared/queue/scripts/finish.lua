@@ -9,7 +9,7 @@
 -- Uses shared/queue/functions/shares: discharge
 -- Uses shared/queue/functions/events: record_end
 -- Uses shared/queue/functions/thread_rows: expire_state, list_end, unlist_run
--- Uses shared/queue/functions/records: end_record, forget_record
+-- Uses shared/queue/functions/records: RECORDED, end_record, forget_record
 -- Uses shared/queue/functions/remembered_ids: kept_ms, remember_id
 --
 -- KEYS[1] agent:task:<id>        hash    the task's state
@@ -51,9 +51,11 @@ local rq_status, rq_failure, now_iso, run_s = ARGV[9], ARGV[10], ARGV[11], ARGV[
 local emptied_data, rq_result, question, still_ms = ARGV[13], ARGV[14], ARGV[15], tonumber(ARGV[16])
 local error_type, is_rolled_back, now_ms = ARGV[17], ARGV[18] == '1', clock(ARGV[19])
 
-local is_owner, task, known_state = fence(task_key, epoch, worker, 'user', 'thread', 'queue', 'result_ms', 'failure_ms',
-  'digest', 'run', 'cancel')
-local user, thread, queue, own_ms, failure_ms, digest, number, cancel = unpack(task)
+local is_owner, task, known_state = fence(task_key, epoch, worker, 'thread', 'queue', 'result_ms', 'failure_ms', 'digest',
+  'run', 'cancel', unpack(RECORDED))
+local thread, queue, own_ms, failure_ms, digest, number, cancel = unpack(task, 1, 7)
+local recorded = {unpack(task, 8)}
+local user, accepted_ms = recorded[2], natural(recorded[3], 0)
 if not is_owner then
   return known_state == state and 2 or 0
 end
@@ -76,14 +78,15 @@ if thread then
   settle_question(id, thread, question, still_ms, window_ms + still_ms, now_ms)
 end
 leave_thread(id, thread)
-end_record(id, number, thread, state, error_type, now_ms)
 if is_rolled_back then
   forget_record(id, number, thread)
+else
+  end_record(id, number, thread, state, recorded, error_type, now_ms)
 end
 if thread and is_rolled_back then
   expire_state(thread, unlist_run(id, thread, tenant_of(thread), now_ms))
 elseif thread then
-  expire_state(thread, list_end(thread, tenant_of(thread), state, now_ms))
+  expire_state(thread, list_end(thread, tenant_of(thread), state, accepted_ms, now_ms))
 end
 local kept_data = emptied_data ~= '' and #emptied_data or (task_bytes(job_key))
 discharge(id, #result + #rq_result + kept_data, result_ms, now_ms)

@@ -120,11 +120,11 @@ if thread ~= '' then
   for _, other in ipairs(delayed) do
     go_on(other, now_ms)
   end
-  list_run(id, thread, tenant_of(thread), announced_graph, now_ms)
+  list_run(id, thread, tenant_of(thread), announced_graph, about, now_ms)
 end
 local answer = {'created', 'pending', missing or '', unpack(stopped)}
 if starts_at > now_ms then
-  wait_to_start(id, thread, starts_at)
+  wait_to_start(id, thread, starts_at, now_ms)
   return answer
 end
 if thread ~= '' then

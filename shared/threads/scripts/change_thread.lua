@@ -11,6 +11,6 @@
 -- Returns 1
 local thread, tenant = ARGV[1], ARGV[2]
 
-expire_state(thread, list_end(thread, tenant, ARGV[3], clock(ARGV[4])))
+expire_state(thread, list_end(thread, tenant, ARGV[3], nil, clock(ARGV[4])))
 list_again(thread, tenant, unpack(redis.pcall('HMGET', ROW .. thread, 'graph', 'terms')))
 return 1

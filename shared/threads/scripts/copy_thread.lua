@@ -1,7 +1,7 @@
 -- List a copy of a thread: with its metadata, its graph, its TTL and how its last run ended, and without its runs.
 --
 -- Uses shared/connections/clock: clock, whole
--- Uses shared/queue/functions/thread_rows: ROW, list_again, touch_row
+-- Uses shared/queue/functions/thread_rows: list_again, touch_row
 --
 -- KEYS[1] agent:thread_row:<thread>  hash  what is listed of the thread
 -- KEYS[2] agent:thread_row:<thread>  hash  what is listed of the copy
@@ -18,11 +18,13 @@ if redis.call('HEXISTS', copy_key, 'created') == 1 then
 end
 local now = whole(now_ms)
 redis.call('HSET', copy_key, 'created', now, 'updated', now, 'changed', now)
-for i, value in ipairs(redis.call('HMGET', row_key, unpack(COPIED))) do
+local values = redis.call('HMGET', row_key, unpack(COPIED))
+for i, value in ipairs(values) do
   if value then
     redis.call('HSET', copy_key, COPIED[i], value)
   end
 end
-touch_row(copy, tenant, now_ms)
-list_again(copy, tenant, unpack(redis.pcall('HMGET', ROW .. copy, 'graph', 'terms')))
+local graph, ttl, terms = values[2], values[4], values[5]
+touch_row(copy, tenant, ttl, now_ms)
+list_again(copy, tenant, graph, terms)
 return 1

@@ -25,6 +25,6 @@ end
 if ttl_ms ~= '' then
   redis.call('HSET', row_key, 'ttl', ttl_ms)
 end
-touch_row(thread, tenant, now_ms)
+touch_row(thread, tenant, ttl_ms, now_ms)
 list_thread(thread, tenant, ARGV[6])
 return 1

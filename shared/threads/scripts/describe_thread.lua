@@ -15,7 +15,7 @@
 local row_key = KEYS[1]
 local thread, tenant, before, after, ttl_ms, now_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], clock(ARGV[7])
 
-local created, metadata = unpack(redis.call('HMGET', row_key, 'created', 'metadata'))
+local created, metadata, ttl = unpack(redis.call('HMGET', row_key, 'created', 'metadata', 'ttl'))
 if not created then
   return -1
 end
@@ -26,6 +26,6 @@ redis.call('HSET', row_key, 'metadata', after, 'updated', whole(now_ms))
 if ttl_ms ~= '' then
   redis.call('HSET', row_key, 'ttl', ttl_ms)
 end
-touch_row(thread, tenant, now_ms)
+touch_row(thread, tenant, ttl_ms ~= '' and ttl_ms or ttl, now_ms)
 list_thread(thread, tenant, ARGV[6])
 return 1

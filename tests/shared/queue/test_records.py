@@ -8,7 +8,14 @@ from langgraph_rq import AsyncClient, UnknownTaskError
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.answers import Finished, Submitted, Use
 from langgraph_rq.shared.queue.attempts import finish_call, use_call
-from langgraph_rq.shared.queue.records import RunFilter, list_runs_call, read_runs_call, write_about
+from langgraph_rq.shared.queue.records import (
+    RunFilter,
+    forget_run_call,
+    list_runs_call,
+    list_thread_runs_call,
+    read_runs_call,
+    write_about,
+)
 from langgraph_rq.shared.queue.verbs import QueueTimes, cancel_call, submit_call
 from langgraph_rq.shared.tasks import State, Task, TaskLimits
 from tests.shared.queue.test_task_queue import QUEUE, TIMES, QueueOnRedis
@@ -39,6 +46,9 @@ class Records(QueueOnRedis):
     async def read(self, task_id="t1", thread=""):
         (record,) = await scripts.run(self.redis, read_runs_call([task_id], thread, self.now_ms))
         return record
+
+    async def forget(self, task_id, thread):
+        return await scripts.run(self.redis, forget_run_call(task_id, thread or "", self.now_ms))
 
     async def submit_all(self, tasks, times=TIMES):
         for start in range(0, len(tasks), 500):
@@ -166,13 +176,13 @@ async def test_only_the_newest_runs_stay_listed_and_a_threads_own_as_long_as_it(
     await queue.redis.delete(f"agent:task:{task(0).key}")
     assert (await queue.read(task(0).key, "th")).state is State.CANCELLED
     week_ms = 7 * DAY_MS
-    assert week_ms - 60_000 < await queue.redis.pttl("agent:thread_records:th") <= week_ms
+    assert week_ms - 60_000 < await queue.redis.pttl("agent:thread_runs:th") <= week_ms
     ttls = [await queue.redis.pttl(key) for key in await queue.redis.keys("agent:runs:*")]
-    assert all(DAY_MS - 60_000 < ttl <= DAY_MS for ttl in ttls)
+    assert all(DAY_MS - 60_000 < ttl <= DAY_MS + 3_600_000 for ttl in ttls)
 
 
 async def test_list_of_which_nothing_is_asked_for_looks_at_few_entries(queue):
-    await queue.submit_all([task(n, user_id=f"user-{n}") for n in range(1_200)])
+    await queue.submit_all([task(n, user_id=f"user-{n}", thread_id=f"th{n % 7}") for n in range(1_200)])
     await queue.redis.set("agent:run_count:default", 10_000_000)
     for only in ({"user_id": "nobody"}, {"state": State.RUNNING}):
         await queue.redis.config_resetstat()
@@ -189,21 +199,54 @@ async def test_list_of_which_nothing_is_asked_for_looks_at_few_entries(queue):
     assert await queue.listed(state=State.RUNNING) == []
 
 
-@pytest.mark.parametrize("kind", ["alone", "of a thread"])
-async def test_record_with_its_indexes_takes_at_most_700_bytes(queue, kind):
-    """Each of another user, with metadata, as the largest usual case; of a thread each of its own twice."""
+async def test_runs_of_a_thread_are_listed_page_by_page_and_the_newest_thousand_kept(queue):
+    tasks = [task(n, thread_id="th", metadata={"n": n}) for n in range(1_005)]
+    await queue.submit_all(tasks)
+    await queue.cancel_all(tasks[900:])
+    await queue.redis.delete(*(f"agent:task:{one.key}" for one in tasks[900:]))
+    pages = [await scripts.run(queue.redis, list_thread_runs_call("th", start)) for start in range(0, 1_100, 100)]
+    runs = [run for page in pages for run in page]
+    assert [run.key for run in runs] == [one.key for one in reversed(tasks[5:])]
+    assert [run.about["metadata"]["n"] for run in runs] == list(range(1_004, 4, -1))
+    assert [run.state for run in runs] == [State.CANCELLED] * 105 + [State.PENDING] * 895
+    assert await queue.redis.llen("agent:thread_runs:th") == 3_000
+
+
+@pytest.mark.parametrize("thread", [None, "th"])
+async def test_run_that_is_deleted_is_known_only_as_an_id_that_was_used(queue, thread):
+    fields = {"thread_id": thread} if thread else {}
+    await queue.submit("t0", **fields)
+    await queue.submit(user_id="ann", **fields)
+    assert not await queue.forget("t1", thread)
+    for _ in range(2):
+        await queue.finish(await queue.claim_one())
+    assert await queue.forget("t1", thread)
+    assert await queue.listed() == ["t0"]
+    assert await queue.read("t1", thread or "") is None
+    assert (await queue.read("t0", thread or "")).state is State.SUCCESS
+    assert not await queue.redis.exists("agent:result:t1", "agent:events:t1")
+    await queue.redis.delete("agent:task:t1")
+    assert await queue.forget("t1", thread)
+    forgotten = await queue.read("t1")
+    assert (forgotten.state, forgotten.created, forgotten.user_id) == (State.SUCCESS, None, None)
+    assert (await queue.submit(user_id="ann", **fields)).outcome is Submitted.EXISTS
+
+
+@pytest.mark.parametrize("runs_each", [0, 1, 2, 10, 100])
+async def test_record_with_its_indexes_takes_at_most_700_bytes(queue, runs_each):
+    """Each of another user, with metadata, as the largest usual case."""
     tasks = [
         task(
             n,
             user_id=f"user-{n:06}@example.com",
             metadata={"source": "web", "release": "2026.11.3", "session": f"{n:032x}"},
-            **({"thread_id": f"0f1e2d3c-4b5a-4000-9000-{n // 10:012}"} if kind == "of a thread" else {}),
+            **({"thread_id": f"0f1e2d3c-4b5a-4000-9000-{n // runs_each:012}"} if runs_each else {}),
         )
         for n in range(1_000)
     ]
     await queue.submit_all(tasks)
     await queue.cancel_all(tasks)
-    record = await queue.bytes_of("agent:runs:*", "agent:run_count:*", "agent:thread_records:*", "agent:thread_runs:*")
+    record = await queue.bytes_of("agent:runs:*", "agent:run_count:*", "agent:thread_runs:*")
     assert record / len(tasks) <= RECORD_BYTES
 
 
@@ -244,7 +287,8 @@ async def test_client_knows_how_a_task_ended_whose_result_is_forgotten(queue, re
         with pytest.raises(UnknownTaskError, match="ended as success"):
             await client.wait("t1", timeout_s=5)
         assert [event.type async for event in client.events("t1")] == ["end"]
-        await queue.redis.delete(*await queue.redis.keys("agent:runs:*"), *await queue.redis.keys("agent:thread_rec*"))
+        for pattern in ("agent:runs:*", "agent:thread_runs:*"):
+            await queue.redis.delete(*await queue.redis.keys(pattern))
         assert (await client.status("t1")).state is State.SUCCESS
         with pytest.raises(UnknownTaskError, match="no task 't2'"):
             await client.status("t2")
@@ -267,9 +311,9 @@ async def test_id_is_forgotten_when_its_window_is_over(queue):
 async def test_deleted_or_overwritten_record_is_left_out_and_stops_nothing(queue):
     for n in range(3):
         await queue.submit(f"t{n}", thread_id=f"th{n}")
-    await queue.redis.set("agent:thread_records:th0", "x")
-    await queue.redis.hset("agent:runs:default:0", "2", "no name")
-    await queue.redis.hset("agent:thread_records:th2", "t2", "[1]\n")
+    await queue.redis.set("agent:thread_runs:th0", "x")
+    await queue.redis.hset("agent:runs:default:0", "2", '["t1","th1"]')  # as an earlier version wrote it
+    await queue.redis.lset("agent:thread_runs:th2", 1, "[1]")
     for claimed in (await queue.claim()).tasks:
         assert await queue.finish(claimed) is Finished.WRITTEN
     await queue.redis.delete("agent:task:t0")

@@ -35,7 +35,7 @@ class Stopping(QueueOnRedis):
 
     async def listed(self):
         row = await self.redis.hmget("agent:thread_row:t", "run", "graph", "ended")
-        return await self.redis.zrange("agent:thread_runs:t", 0, -1), row
+        return (await self.redis.lrange("agent:thread_runs:t", 0, -1))[::3], row
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ async def test_run_that_is_rolled_back_has_no_record_whether_it_has_begun_or_not
     await queue.cancel("t4")
     assert await queue.records(*(f"t{n}" for n in range(5))) == (["t4"], ["t4"])
     assert await queue.records("t4", state=State.CANCELLED) == (["t4"], ["t4"])
-    assert await queue.redis.hkeys("agent:thread_records:t") == [b"t4"]
+    assert (await queue.redis.lrange("agent:thread_runs:t", 0, -1))[::3] == [b"t4"]
 
 
 async def test_thread_shows_the_graph_of_the_run_before_also_when_only_its_record_is_left(queue):

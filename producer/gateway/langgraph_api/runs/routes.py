@@ -13,11 +13,12 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import Field, RootModel, TypeAdapter, ValidationError
 
 from langgraph_rq.producer.gateway.dependencies import Caller, FromCaller
+from langgraph_rq.producer.gateway.langgraph_api.ids import thread_of_its_own
 from langgraph_rq.producer.gateway.langgraph_api.objects import (
     Run,
     cancel_runs,
     failure,
-    newest_ids,
+    newest_runs,
     read_run,
     read_runs,
     read_thread,
@@ -34,15 +35,15 @@ from langgraph_rq.producer.gateway.langgraph_api.runs.stream import (
 from langgraph_rq.producer.gateway.langgraph_api.threads.routes import ThreadPath
 from langgraph_rq.producer.gateway.problems import ProblemError, documented
 from langgraph_rq.producer.gateway.tasks.bodies import Body, StrictRoute
+from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import (
     LanggraphRqError,
     WaitTimeoutError,
 )
-from langgraph_rq.shared.queue.keys import events_key, result_key
+from langgraph_rq.shared.queue.records import forget_run_call
 from langgraph_rq.shared.run_fields import TaskId
 from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import State, task_key, thread_key
-from langgraph_rq.shared.threads.rows import records_key, runs_key
 
 _LISTED = 1_000
 _RUN_ID = TypeAdapter(TaskId)
@@ -144,9 +145,8 @@ async def list_runs(
 ) -> JSONResponse:
     """List the runs of a thread that are still known, the newest first."""
     await read_thread(caller, thread)
-    key = thread_key(thread, caller.tenant)
-    found = await read_runs(caller, thread, await newest_ids(caller, runs_key(key)))
-    answers = [run.answer() for run in found if run]
+    most = offset + limit if status is None else _LISTED
+    answers = [run.answer() for run in await newest_runs(caller, thread, most)]
     answers = [one for one in answers if status in (None, one["status"])][offset : offset + limit]
     if select is not None:
         answers = [{name: one[name] for name in select if name in one} for one in answers]
@@ -163,14 +163,11 @@ async def get(thread: ThreadPath, run: RunPath, caller: FromCaller) -> JSONRespo
 async def delete(thread: ThreadPath, run: RunPath, caller: FromCaller) -> Response:
     """Forget a run that has ended; the thread keeps its state."""
     found = await read_run(caller, thread, run)
-    if not found.state.is_terminal:
+    is_alone = thread == thread_of_its_own(run)
+    key = "" if is_alone else thread_key(thread, caller.tenant)
+    call = forget_run_call(task_key(run, caller.tenant), key)
+    if not found.state.is_terminal or not await scripts.run(caller.client.redis, call):
         raise ProblemError(409, "run_open", "the run has not ended: cancel it first")
-    key, run_key = thread_key(thread, caller.tenant), task_key(run, caller.tenant)
-    pipeline = caller.client.redis.pipeline(transaction=True)
-    pipeline.zrem(runs_key(key), run_key)
-    pipeline.hdel(records_key(key), run_key)
-    pipeline.delete(result_key(run_key), events_key(run_key))
-    await pipeline.execute()
     return Response(status_code=204)
 
 

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Header, Query, Response
 from redis.exceptions import RedisError
 
 from langgraph_rq.producer.gateway.dependencies import Caller, FromCaller
-from langgraph_rq.producer.gateway.langgraph_api.objects import Run, newest_ids, read_runs, read_thread
+from langgraph_rq.producer.gateway.langgraph_api.objects import MOST_LISTED, Run, newest_runs, read_runs, read_thread
 from langgraph_rq.producer.gateway.langgraph_api.runs.stream import (
     ALL_MODES,
     HEARTBEAT,
@@ -28,7 +28,7 @@ from langgraph_rq.shared.errors import LanggraphRqError, UnknownTaskError
 from langgraph_rq.shared.queue.events import BEGINNING, is_place
 from langgraph_rq.shared.queue.keys import events_key
 from langgraph_rq.shared.tasks import task_key, thread_key
-from langgraph_rq.shared.threads.rows import runs_key, wake_key
+from langgraph_rq.shared.threads.rows import wake_key
 
 _NEWEST = 100
 """Runs among which new ones are looked for, and of which the beginning is waited for. Others are looked for after
@@ -69,7 +69,6 @@ class _Runs:
     def __init__(self, caller: Caller, thread_id: str) -> None:
         self._caller = caller
         self._thread_id = thread_id
-        self._key = runs_key(thread_key(thread_id, caller.tenant))
         self._wake_key = wake_key(thread_key(thread_id, caller.tenant))
         self._listens_until = 0.0
         self._places: dict[str, str] = {}
@@ -81,7 +80,7 @@ class _Runs:
     async def begin(self, after: str) -> tuple[Run | None, str]:
         """Find the run with which the reader goes on, and the place in it; None: the next one that begins."""
         place, _, run_id = after.partition(".")
-        await self._look(-1)
+        await self._look(MOST_LISTED)
         runs = await self._begun()
         seen = next((run for run in runs if run.run_id == run_id and is_place(place)), None)
         if seen:
@@ -95,7 +94,7 @@ class _Runs:
     async def next(self) -> Run | None:
         """Return the next run that has begun."""
         await self._listen()
-        await self._look(_NEWEST - 1)
+        await self._look(_NEWEST)
         run = min(await self._begun(), key=lambda one: one.started_ms, default=None)
         if run:
             del self._waiting[run.run_id]
@@ -120,11 +119,11 @@ class _Runs:
             self._places[self._wake_key] = place.decode()
         self._listens_until = time.monotonic() + _LISTENED_MS / 2_000
 
-    async def _look(self, last: int) -> None:
-        for run_id in reversed(await newest_ids(self._caller, self._key, 0, last)):
-            if run_id not in self._known:
-                self._known.add(run_id)
-                self._waiting[run_id] = None
+    async def _look(self, most: int) -> None:
+        for run in reversed(await newest_runs(self._caller, self._thread_id, most)):
+            if run.run_id not in self._known:
+                self._known.add(run.run_id)
+                self._waiting[run.run_id] = None
 
     async def _begun(self) -> list[Run]:
         ids = list(self._waiting)

@@ -2,7 +2,8 @@
 -- List runs of a tenant, the newest first: a page, and where to go on. Looks at a bounded number of records.
 --
 -- Uses shared/connections/clock: natural, whole
--- Uses shared/queue/functions/records: BLOCK, COUNT, EACH, LETTERS, OF_THREAD, OPEN_LETTER, record_line
+-- Uses shared/queue/functions/records: BLOCK, COUNT, EACH, LETTERS, OPEN_LETTER, line_of_task, read_entry
+-- Uses shared/queue/functions/thread_runs: read_run
 --
 -- ARGV[1] tenant
 -- ARGV[2] only the runs that were accepted before the one of this number, 0 for all
@@ -17,7 +18,7 @@
 local tenant, before, n = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local state, graph, user = ARGV[4], ARGV[5], ARGV[6]
 local since, until_ms, most = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
-local MOST_BLOCKS, MOST_RECORDS = 200, 500
+local MOST_BLOCKS, MOST_RECORDS = 200, 350
 local is_open = state == 'pending' or state == 'running'
 local letter = is_open and OPEN_LETTER or LETTERS[state]
 local looked, found = 0, {}
@@ -45,19 +46,16 @@ end
 
 -- Read one run; nothing if it is not asked for, or its record is gone.
 local function read(block_key, at)
-  local entry = redis.pcall('HGET', block_key, at) or ''
-  local name, record = entry:match('^([^\n]*)\n?(.*)$')
-  local is_read, id_and_thread = pcall(cjson.decode, name)
-  local id, thread = unpack(is_read and type(id_and_thread) == 'table' and id_and_thread or {})
-  if type(id) ~= 'string' or type(thread) ~= 'string' then
+  local id, thread, record = read_entry(redis.pcall('HGET', block_key, at))
+  if not id then
     return
   end
-  if thread ~= '' then
-    record = redis.pcall('HGET', OF_THREAD .. thread, id) or ''
-  end
   local line, about = record:match('^([^\n]*)\n?(.*)$')
-  if line == '' then
-    line = record_line(id, 0)
+  if thread ~= '' then
+    line, about = read_run(thread, id)
+  end
+  if not line or line == '' then
+    line = line_of_task(id)
   end
   local values_read, values = pcall(cjson.decode, line or '')
   if not values_read or type(values) ~= 'table' then
