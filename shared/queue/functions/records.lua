@@ -26,7 +26,6 @@ local OPEN_LETTER = 'o'
 local LETTERS = {success = 's', error = 'e', timeout = 't', cancelled = 'c', interrupted = 'i'}
 -- The fields of a task's hash of which its record is made.
 local RECORDED = {'graph', 'user', 'created', 'started', 'epoch', 'waits', 'input_tokens', 'output_tokens', 'cost_nano_usd'}
-local LINE = '[%s,%s,%s,%.0f,%.0f,%.0f,%.0f,%.0f,%.0f,%.0f,%s]'
 
 -- The key of a numbered run's block, and its n there.
 local function block_of(tenant, number)
@@ -85,13 +84,15 @@ local function quoted(text)
   return text:find('^[%w%%@._+-]*$') and '"' .. text .. '"' or cjson.encode(text)
 end
 
--- The first line of a record; `task` are the fields RECORDED.
-local function record_line(state, task, ended_ms, error_type)
+-- The first line of a record; `task` are the fields RECORDED, as they stand in the task's hash: a run in which another
+-- program has written what is no number there is not listed. `ended` are digits (ms).
+local function record_line(state, task, ended, error_type)
   local graph, user, created, started, epoch, waits, input_tokens, output_tokens, cost = unpack(task)
   user = (user or ''):gsub('^.-%-%-', '', 1)
-  return LINE:format(quoted(state), quoted(graph or ''), quoted(user), natural(created, 0), natural(started, 0),
-    ended_ms, math.max(natural(epoch, 0) - natural(waits, 0), 0), natural(input_tokens, 0),
-    natural(output_tokens, 0), natural(cost, 0), quoted(error_type))
+  local attempts = math.max(natural(epoch, 0) - natural(waits, 0), 0)
+  return '[' .. quoted(state) .. ',' .. quoted(graph or '') .. ',' .. quoted(user) .. ',' .. (created or 0) .. ','
+    .. (started or 0) .. ',' .. ended .. ',' .. attempts .. ',' .. (input_tokens or 0) .. ',' .. (output_tokens or 0) .. ','
+    .. (cost or 0) .. ',' .. quoted(error_type) .. ']'
 end
 
 -- The same of a task that may be open, of what its hash says; nothing: there is no such task.
@@ -103,7 +104,7 @@ end
 -- Complete the record of a task that has just ended, unless it was deleted or forgotten meanwhile. The number of the run is
 -- false if an earlier version accepted it; `task` are the fields RECORDED.
 local function end_record(id, number, thread, state, task, error_type, now_ms)
-  local line = record_line(state, task, now_ms, error_type)
+  local line = record_line(state, task, whole(now_ms), error_type)
   if thread then
     write_run(thread, id, line)
   end

@@ -60,7 +60,8 @@ end
 
 -- The tenant of a user's key, <tenant>--<user>, or of a task's id; ids of the default tenant stand alone.
 local function tenant_of(key)
-  return key:match('^(.-)%-%-') or 'default'
+  local dashes = key:find('--', 1, true)
+  return dashes and key:sub(1, dashes - 1) or 'default'
 end
 
 -- Whether an id on the queue's list is where its task's hash says (R18 in docs/architecture.md).
