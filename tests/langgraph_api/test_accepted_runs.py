@@ -12,7 +12,7 @@ from tests.chaos.testbed.proxy import RedisProxy
 from tests.fleet import one_node_graph, worker
 from tests.gateways import listening
 
-READS_RUNS = load_script("shared/queue/scripts/read_runs").sha
+READS_RUNS = load_script("shared/queue/scripts/records/read_runs").sha
 READS_PLACE = "XREVRANGE"
 
 

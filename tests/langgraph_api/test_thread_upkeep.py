@@ -160,7 +160,7 @@ async def test_thread_does_not_expire_before_a_run_that_is_to_start_later(sdk, r
     thread = (await sdk.threads.create(ttl=5))["thread_id"]
     before = await sdk.runs.wait(thread, "nested", input={"value": 1})
     later = await sdk.runs.create(thread, "nested", input=None, after_seconds=86_400)
-    row, *others = (f"agent:thread_{kind}:{thread}" for kind in ("row", "runs", "records", "state", "index"))
+    row, *others = (f"agent:thread_{kind}:{thread}" for kind in ("row", "runs", "state", "index"))
     for key in (row, *others):
         redis_client.pexpire(key, 30_000)  # as they are after nearly 5 minutes, or a week
     redis_client.zadd("agent:threads:default", {thread: 1})
