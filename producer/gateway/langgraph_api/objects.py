@@ -1,6 +1,6 @@
 """Threads and runs as LangGraph's API shows them, made of what Redis has of them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +21,9 @@ from langgraph_rq.shared.threads.rows import ThreadRow, index_key, read_call, ro
 
 MOST_LISTED = 1_000
 """Runs of a thread that are listed."""
+
+_FEW = 10
+"""Runs that are read at once where older ones are known."""
 
 RUN_STATUS = {
     State.PENDING: "pending",
@@ -254,18 +257,23 @@ async def read_run(caller: Caller, thread_id: str, run_id: str) -> Run:
     return run
 
 
-async def newest_runs(caller: Caller, thread_id: str, most: int = MOST_LISTED) -> list[Run]:
-    """Read the newest runs of a thread, the newest first: `most` or a few more."""
+async def newest_runs(
+    caller: Caller, thread_id: str, most: int = MOST_LISTED, known: Collection[str] = ()
+) -> list[Run]:
+    """Read the newest runs of a thread, the newest first: `most` or a few more, up to the first that is known."""
     thread = thread_key(thread_id, caller.tenant)
     found: dict[str, Run] = {}  # a run that comes meanwhile shifts the pages
-    for start in range(0, MOST_LISTED, MOST_READ):
-        page = await scripts.run(caller.client.redis, list_thread_runs_call(thread, start))
+    size = _FEW if known else max(min(most, MOST_READ), _FEW)
+    for start in range(0, MOST_LISTED, size):
+        page = await scripts.run(caller.client.redis, list_thread_runs_call(thread, start, size))
         for record in filter(None, page):
             run_id = record.key.removeprefix(task_key("", caller.tenant))
+            if run_id in known:
+                return list(found.values())
             run = _run(run_id, thread_id, thread, record)
             if run:
                 found.setdefault(run_id, run)
-        if len(page) < MOST_READ or len(found) >= most:
+        if len(page) < size or len(found) >= most:
             break
     return list(found.values())
 

@@ -120,10 +120,9 @@ class _Runs:
         self._listens_until = time.monotonic() + _LISTENED_MS / 2_000
 
     async def _look(self, most: int) -> None:
-        for run in reversed(await newest_runs(self._caller, self._thread_id, most)):
-            if run.run_id not in self._known:
-                self._known.add(run.run_id)
-                self._waiting[run.run_id] = None
+        for run in reversed(await newest_runs(self._caller, self._thread_id, most, self._known)):
+            self._known.add(run.run_id)
+            self._waiting[run.run_id] = None
 
     async def _begun(self) -> list[Run]:
         ids = list(self._waiting)
