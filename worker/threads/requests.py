@@ -9,7 +9,8 @@ from langgraph.errors import InvalidUpdateError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from langgraph_rq.shared.connections.background import BackgroundTasks
+from langgraph_rq.shared.connections.background import BackgroundTasks, end
+from langgraph_rq.shared.connections.kept_connection import KeptConnection
 from langgraph_rq.shared.queue.answers import whole_number
 from langgraph_rq.shared.queue.events import EventType
 from langgraph_rq.shared.signing import SignatureError
@@ -57,44 +58,54 @@ class ThreadRequests:
     def __init__(self, context: RunContext, blocking: Redis, outage: Outage) -> None:
         self._context = context
         self._operations = ThreadOperations(context)
-        self._blocking = blocking
+        self._blocking = KeptConnection(blocking)
         self._outage = outage
+        self._keys = [requests_key(graph) for graph in (*context.graphs, ANY_WORKER)]
         self._free = asyncio.Semaphore(LANE)
         self._answering = BackgroundTasks()
         self._clock_until = self._redis_ahead_s = 0.0
 
     async def serve(self) -> None:
         """Take requests and answer them, until cancelled."""
-        keys = [requests_key(graph) for graph in (*self._context.graphs, ANY_WORKER)]
-        while True:
-            await self._free.acquire()
-            taken = await self._take(keys)
-            if taken is None:
-                self._free.release()
-                continue
-            self._answering.start(self._answer(taken)).add_done_callback(lambda _task: self._free.release())
+        self._taking = self._answering.start(self._take_and_answer())
+        try:
+            while not (taking := self._taking).done():
+                await asyncio.wait([taking])
+            taking.result()
+        finally:
+            await end([self._taking])
 
     async def close(self) -> None:
         """Wait until the requests that were taken are answered; those that take too long are cancelled."""
         await self._answering.close(ANSWERED_WITHIN_S)
 
-    async def _take(self, keys: list[str]) -> bytes | None:
+    async def _take_and_answer(self) -> None:
+        """Take one request and answer it, in one task: another one would wait for its turn in a busy loop."""
+        async with self._free:
+            while (taken := await self._take()) is None:
+                pass
+            self._taking = self._answering.start(self._take_and_answer())
+            await self._answer(taken)
+
+    async def _take(self) -> bytes | None:
         try:
-            found: Any = await self._blocking.blpop(keys, _BLOCK_S)
+            (found,) = await self._blocking.exchange([("BLPOP", *self._keys, _BLOCK_S)])
+            if isinstance(found, Exception):
+                raise found
         except (RedisError, OSError) as error:
             log = _log.debug if self._outage.covers("requests", error) else _log.warning
             log("requests.not_read", error=str(error))
             if isinstance(error, ResponseError):
-                await self._delete_odd(keys)
+                await self._delete_odd()
             await asyncio.sleep(_OUTAGE_WAIT_S)
             return None
         self._outage.passed("requests")
         return found[1] if found else None
 
-    async def _delete_odd(self, keys: list[str]) -> None:
+    async def _delete_odd(self) -> None:
         """Delete lists of requests that another program has given another type: no request could get in or out."""
         with suppress(RedisError, OSError):
-            for key in keys:
+            for key in self._keys:
                 if await self._context.redis.type(key) not in {b"list", b"none"}:
                     await self._context.redis.delete(key)
 
