@@ -10,7 +10,7 @@ Key:
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -24,12 +24,14 @@ from redis.exceptions import RedisError
 
 from langgraph_rq.shared.backoff import Backoff
 from langgraph_rq.shared.connections.clients import is_outage, is_wrong_type
+from langgraph_rq.shared.connections.kept_connection import Command, KeptConnection
 from langgraph_rq.shared.queue.events import BEGINNING, Event, EventType, order, read_event
 
 READERS = 8
 """Connections that block; more would be cheaper per stream, fewer need fewer connections."""
 
 BLOCK_S = 5.0
+_BLOCK_MS = round(BLOCK_S * 1000)
 
 _GATHER_S = 0.004
 """Between two reads: a waiter that was woken just now waits again within this time, without waking the reader."""
@@ -97,7 +99,7 @@ class _Reader:
 
     def __init__(self, redis: Redis, blocking: Redis) -> None:
         self._redis = redis
-        self._blocking = blocking
+        self._connection = KeptConnection(blocking)
         self._waiters: dict[str, set[_Waiter]] = {}
         self._watched: dict[str, tuple[int, int]] = {}
         self._wake_key = f"agent:wake:{uuid4().hex}"
@@ -153,25 +155,34 @@ class _Reader:
         failures, gathered_at = 0, 0.0
         while self._waiters:
             self._watched = {key: min(waiter.after for waiter in waiters) for key, waiters in self._waiters.items()}
-            streams: Any = {key: f"{ms}-{sequence}" for key, (ms, sequence) in self._watched.items()}
-            streams[self._wake_key] = self._wake_place
+            places = {key: f"{ms}-{sequence}" for key, (ms, sequence) in self._watched.items()}
+            places[self._wake_key] = self._wake_place
+            news: dict[str, Event] = {}
             try:
-                found: Any = await self._blocking.xread(streams, count=1, block=round(BLOCK_S * 1000))
+                news = await self._read_next(places)
                 failures = 0
             except (RedisError, OSError) as error:
-                found = ()
                 if is_wrong_type(error):
-                    await self._notify_odd(streams)
+                    await self._notify_odd(places)
                 else:
                     failures += 1
                     await asyncio.sleep(_OUTAGE.pause_s(failures))
             self._watched, self._is_waking = {}, False
-            news = {stream.decode(): read_event(entries[-1]) for stream, entries in found or ()}
             await self._look_ahead(news)
             are_woken = [self._see(key, event) for key, event in news.items()]
             now = time.monotonic()
             gathered_at = max(gathered_at, now) + _GATHER_S
             await asyncio.sleep(_GATHER_S if any(are_woken) else max(0.0, gathered_at - now - _AT_ONCE * _GATHER_S))
+        await self._connection.release()
+
+    async def _read_next(self, places: Mapping[str, str]) -> dict[str, Event]:
+        """Wait until some streams have an event after their places; answers one of each."""
+        command: Command = ("XREAD", "COUNT", 1, "BLOCK", _BLOCK_MS, "STREAMS", *places, *places.values())
+        (reply,) = await self._connection.exchange([command])
+        if isinstance(reply, Exception):
+            raise reply
+        pairs = reply.items() if isinstance(reply, dict) else reply or ()  # RESP3, RESP2
+        return {stream.decode(): _event(entry) for stream, (entry,) in pairs}
 
     async def _look_ahead(self, news: dict[str, Event]) -> None:
         """Replace an event by the last one of its stream where only the end of that counts."""
@@ -183,12 +194,11 @@ class _Reader:
         ]
         if not keys:
             return
-        pipeline = self._redis.pipeline(transaction=False)
-        for key in keys:
-            pipeline.xrevrange(key, count=1)
         with suppress(RedisError, OSError):  # the next read shows the next event
-            for key, entries in zip(keys, await pipeline.execute(), strict=True):
-                news[key] = read_event(entries[0]) if entries else news[key]
+            replies = await self._connection.exchange([("XREVRANGE", key, "+", "-", "COUNT", 1) for key in keys])
+            for key, reply in zip(keys, replies, strict=True):
+                if reply and isinstance(reply, list):
+                    news[key] = _event(reply[0])
 
     async def _notify_odd(self, keys: Iterable[str]) -> None:
         """Notify the waiters of keys that are no streams: one of them would keep all others waiting."""
@@ -203,6 +213,12 @@ class _Reader:
             self._wake_place = event.id
         goes_on = [waiter.see(key, event) for waiter in self._waiters.get(key, ())]
         return any(goes_on)
+
+
+def _event(entry: Sequence[Any]) -> Event:
+    """Read an entry as Redis answers it."""
+    place, fields = entry
+    return read_event((place, dict(zip(fields[::2], fields[1::2], strict=True))))
 
 
 class EventFeed:
