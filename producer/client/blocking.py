@@ -1,137 +1,60 @@
 """The parts of the synchronous client, and how they run coroutines over a transport that blocks."""
 
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeVar, Unpack
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from functools import wraps
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from langgraph_rq.producer.client.store import StoreItems
-from langgraph_rq.producer.client.threads import Checkpoint, HistoryFields, StateFields, Threads
-from langgraph_rq.shared.graph_description import GraphDescription
-from langgraph_rq.shared.tasks import DEFAULT_GRAPH
+from langgraph_rq.producer.client.threads import Threads
 
 T = TypeVar("T")
+P = ParamSpec("P")
+Part = TypeVar("Part")
 
 
-class BlockingThreads:
-    """`Threads`, whose coroutines it runs over a connection that blocks."""
+class _Blocking(Generic[Part]):
+    """A part of the asynchronous client, whose coroutines are run over a connection that blocks."""
 
-    def __init__(self, threads: Threads) -> None:
-        self._threads = threads
-
-    def state(self, thread_id: str, **fields: Unpack[StateFields]) -> dict[str, Any]:
-        """Read the state of a thread, as `Threads.state` does."""
-        return run(self._threads.state(thread_id, **fields))
-
-    def states(self, thread_ids: Sequence[str], *, graph: str = DEFAULT_GRAPH) -> dict[str, dict[str, Any]]:
-        """Read the newest states of up to 100 threads, as `Threads.states` does."""
-        return run(self._threads.states(thread_ids, graph=graph))
-
-    def update(
-        self,
-        thread_id: str,
-        values: Any,
-        *,
-        graph: str = DEFAULT_GRAPH,
-        as_node: str | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> dict[str, Any]:
-        """Write to the state of a thread that no task uses, as `Threads.update` does."""
-        return run(self._threads.update(thread_id, values, graph=graph, as_node=as_node, checkpoint=checkpoint))
-
-    def update_in_steps(
-        self, thread_id: str, supersteps: Sequence[Sequence[Mapping[str, Any]]], *, graph: str = DEFAULT_GRAPH
-    ) -> dict[str, Any]:
-        """Write to the state of a thread in several supersteps, as `Threads.update_in_steps` does."""
-        return run(self._threads.update_in_steps(thread_id, supersteps, graph=graph))
-
-    def copy(self, thread_id: str, target_id: str | None = None, *, graph: str = DEFAULT_GRAPH) -> str:
-        """Copy a thread, as `Threads.copy` does."""
-        return run(self._threads.copy(thread_id, target_id, graph=graph))
-
-    def prune(
-        self,
-        thread_ids: Sequence[str],
-        *,
-        strategy: Literal["delete", "keep_latest"] = "delete",
-        graph: str = DEFAULT_GRAPH,
-    ) -> list[str]:
-        """Delete the older checkpoints of threads, or all, as `Threads.prune` does."""
-        return run(self._threads.prune(thread_ids, strategy=strategy, graph=graph))
-
-    def describe_graph(self, graph: str = DEFAULT_GRAPH) -> GraphDescription:
-        """Read what workers have announced of a graph, as `Threads.describe_graph` does."""
-        return run(self._threads.describe_graph(graph))
-
-    def storage(self, thread_id: str, *, graph: str = DEFAULT_GRAPH) -> dict[str, Any]:
-        """Measure the bytes that the checkpoints of a thread take, as `Threads.storage` does."""
-        return run(self._threads.storage(thread_id, graph=graph))
-
-    def expire(self, thread_id: str, *, graph: str = DEFAULT_GRAPH) -> None:
-        """Let the checkpoints of a thread go with its row, as `Threads.expire` does."""
-        run(self._threads.expire(thread_id, graph=graph))
-
-    def delete(self, thread_id: str, *, graph: str = DEFAULT_GRAPH, force: bool = False) -> None:
-        """Delete the checkpoints of a thread, as `Threads.delete` does."""
-        run(self._threads.delete(thread_id, graph=graph, force=force))
-
-    def history(self, thread_id: str, **fields: Unpack[HistoryFields]) -> list[dict[str, Any]]:
-        """Read the states of a thread, the newest first, as `Threads.history` does."""
-        return run(self._threads.history(thread_id, **fields))
+    def __init__(self, part: Part) -> None:
+        self._part = part
 
 
-class BlockingStore:
-    """`StoreItems`, whose coroutines it runs over a connection that blocks."""
+def _blocking(
+    method: Callable[Concatenate[Part, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[_Blocking[Part], P], T]:
+    """Make the method of the same arguments that blocks."""
 
-    def __init__(self, store: StoreItems) -> None:
-        self._store = store
+    @wraps(method)
+    def call(self: _Blocking[Part], /, *args: P.args, **fields: P.kwargs) -> T:
+        return run(method(self._part, *args, **fields))
 
-    def get(self, namespace: Sequence[str], key: str, *, refresh_ttl: bool | None = None) -> dict[str, Any] | None:
-        """Read an item, as `StoreItems.get` does."""
-        return run(self._store.get(namespace, key, refresh_ttl=refresh_ttl))
+    return call
 
-    def put(
-        self,
-        namespace: Sequence[str],
-        key: str,
-        value: Mapping[str, Any],
-        *,
-        index: Literal[False] | Sequence[str] | None = None,
-        ttl: float | None = None,
-    ) -> None:
-        """Write an item, as `StoreItems.put` does."""
-        run(self._store.put(namespace, key, value, index=index, ttl=ttl))
 
-    def delete(self, namespace: Sequence[str], key: str) -> None:
-        """Delete an item, as `StoreItems.delete` does."""
-        run(self._store.delete(namespace, key))
+class BlockingThreads(_Blocking[Threads]):
+    """`Threads`, with methods that block."""
 
-    def search(
-        self,
-        namespace_prefix: Sequence[str] = (),
-        *,
-        query: str | None = None,
-        filter: Mapping[str, Any] | None = None,  # noqa: A002 - LangGraph's name
-        limit: int = 10,
-        offset: int = 0,
-        refresh_ttl: bool | None = None,
-    ) -> list[dict[str, Any]]:
-        """Search below a namespace, as `StoreItems.search` does."""
-        return run(
-            self._store.search(
-                namespace_prefix, query=query, filter=filter, limit=limit, offset=offset, refresh_ttl=refresh_ttl
-            )
-        )
+    state = _blocking(Threads.state)
+    states = _blocking(Threads.states)
+    update = _blocking(Threads.update)
+    update_in_steps = _blocking(Threads.update_in_steps)
+    copy = _blocking(Threads.copy)
+    prune = _blocking(Threads.prune)
+    describe_graph = _blocking(Threads.describe_graph)
+    storage = _blocking(Threads.storage)
+    expire = _blocking(Threads.expire)
+    delete = _blocking(Threads.delete)
+    history = _blocking(Threads.history)
 
-    def list_namespaces(
-        self,
-        prefix: Sequence[str] | None = None,
-        suffix: Sequence[str] | None = None,
-        *,
-        max_depth: int | None = None,
-        limit: int = 100,
-        offset: int = 0,
-    ) -> list[list[str]]:
-        """List namespaces, as `StoreItems.list_namespaces` does."""
-        return run(self._store.list_namespaces(prefix, suffix, max_depth=max_depth, limit=limit, offset=offset))
+
+class BlockingStore(_Blocking[StoreItems]):
+    """`StoreItems`, with methods that block."""
+
+    get = _blocking(StoreItems.get)
+    put = _blocking(StoreItems.put)
+    delete = _blocking(StoreItems.delete)
+    search = _blocking(StoreItems.search)
+    list_namespaces = _blocking(StoreItems.list_namespaces)
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
