@@ -18,6 +18,8 @@ from tests.waiting import until_sync
 
 _DEBIAN = Path("/usr/lib/postgresql")
 _USER = "lgrq"
+SOCKET = ".s.PGSQL.5432"
+"""Name of a server's socket in its folder."""
 
 
 @cache

@@ -28,7 +28,7 @@ def stage():
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("name", ["C1", "C3"])
+@pytest.mark.parametrize("name", ["C1", "C3", "C25"])
 def test_promises_hold_with_state_in_postgres_in(postgres_stage, name):
     postgres_stage.reset(SMALL.node_s)
     verdict = SCENARIOS[name](Run(postgres_stage, SMALL))

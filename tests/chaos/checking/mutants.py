@@ -45,6 +45,16 @@ def _never_give_back() -> None:
     Claimer.give_back = nothing
 
 
+def _open_postgres() -> None:
+    from langgraph_rq.worker.state.postgres import statements
+
+    for verb in ("BEGIN", "PUT", "PUT_WRITES", "EXPIRE"):
+        statement = getattr(statements, verb)
+        for rule in (statements._NOT_OUTDATED, statements._HAS_BEGUN):
+            statement = statement.replace(rule, "true")
+        setattr(statements, verb, statement)
+
+
 def _go_on() -> None:
     """Let a worker that was reaped keep its tasks and start calls."""
     GraphWorker._stand_down = lambda _self: None
@@ -87,10 +97,15 @@ MUTANTS: Mapping[str, Mutant] = {
     ),
     "checkpoints without a fence": Mutant(
         {
-            f"worker/state/saver/scripts/{verb}": ("return given < last", "return false")
-            for verb in ("begin", "put", "put_writes", "expire_thread")
+            f"worker/state/saver/scripts/{verb}": rule
+            for verbs, rule in (
+                (("begin", "expire_thread"), ("return given < last", "return false")),
+                (("put", "put_writes"), ("return token == '' or last == tonumber(token)", "return true")),
+            )
+            for verb in verbs
         }
     ),
+    "checkpoints in Postgres without a fence": Mutant(patch=_open_postgres),
     "former owners go on": Mutant({"worker/guards/scripts/admit": ("if ownership ~= 1 then", "if false then")}, _go_on),
     "reaping right after an outage": Mutant(patch=_reap_at_once),
     "unknown tasks are not given back": Mutant(patch=_never_give_back),

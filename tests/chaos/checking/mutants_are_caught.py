@@ -163,3 +163,10 @@ def test_reaping_right_after_an_outage_is_caught(mutated):
 
 def test_late_checkpoint_that_is_not_refused_is_caught(mutated):
     assert "garbled" in SCENARIOS["C25"](mutated("checkpoints without a fence", patience_s=30.0)).kinds
+
+
+def test_late_checkpoint_that_postgres_does_not_refuse_is_caught():
+    with open_stage("postgres") as stage:
+        stage.reset(SMALLER.node_s)
+        run = Run(stage, replace(SMALLER, patience_s=30.0), "checkpoints in Postgres without a fence")
+        assert "garbled" in SCENARIOS["C25"](run).kinds

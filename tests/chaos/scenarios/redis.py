@@ -1,11 +1,13 @@
 """C3, C4, C5, C6, C10, C25: Redis is killed, freezes, loses replies, is unreachable, and is full."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from signal import SIGKILL
 
+from psycopg.conninfo import conninfo_to_dict
 from redis import Redis
 
 from langgraph_rq.shared.connections.scripts import Script, load_script
@@ -13,8 +15,11 @@ from tests.chaos.checking.checker import Blackout, Verdict
 from tests.chaos.checking.history import record
 from tests.chaos.run import CHAIN, UNTOUCHED, Run, ids
 from tests.chaos.scenarios.crashes import lost_turns, with_violations
-from tests.chaos.testbed.graphs import FLAKY, GATE, NODES, SINGLE
-from tests.chaos.testbed.proxy import RedisProxy
+from tests.chaos.testbed.graphs import FLAKY, NODES, SINGLE
+from tests.chaos.testbed.instrument import GATE
+from tests.chaos.testbed.proxy import Proxy
+from tests.chaos.testbed.stage import WorkerProcess
+from tests.postgres import SOCKET as POSTGRES_SOCKET
 
 
 def restart_redis(run: Run) -> Verdict:
@@ -108,6 +113,10 @@ def cut_off_a_worker(run: Run) -> Verdict:
         return verdict
 
 
+_BEFORE_THE_GATE = 3
+"""Checkpoints of a run of `held` before its second node."""
+
+
 def deliver_late(run: Run) -> Verdict:
     """C25: a worker is cut off for three leases, and what it wrote meanwhile arrives two turns late.
 
@@ -115,30 +124,52 @@ def deliver_late(run: Run) -> Verdict:
     """
     gate = run.stage.run_folder / "gate"
     threads = ids("c25-thread", run.count(30, 10))
-    with proxy(run) as between:
-        (lonely,) = run.start(1, len(threads), redis_url=between.url, **{GATE: str(gate)})
+    with proxy(run) as between, _state_proxy(run) as (state, settings):
+        (lonely,) = run.start(1, len(threads), redis_url=between.url, **{GATE: str(gate)}, **settings)
         _submit_turn(run, threads, 0)
-        run.wait_until(lambda: len(run.events("end")) == len(threads))
+        saved = _BEFORE_THE_GATE * len(threads)
+        run.wait_until(lambda: _puts(run, lonely, "saved") >= saved)
         record("struck", pid=lonely.pid, detail="cut off")
         cut_at = time.monotonic()
-        between.cut()
+        for way in (between, state):
+            way.cut()
         run.start(2, 50)
         run.wait_until_ended()
         _submit_turn(run, threads, 1)
         run.wait_until_ended()
         gate.touch()
-        run.wait_until(
-            lambda: b"agent:thread_state:" in between.late and time.monotonic() - cut_at > 3 * run.size.lease_s
-        )
+        run.wait_until(lambda: state.late and time.monotonic() - cut_at > 3 * run.size.lease_s)
+        state.heal()  # before Redis tells it that its runs are over
+        run.wait_until(lambda: _puts(run, lonely, "fenced") or _puts(run, lonely, "saved") > saved)
         between.heal()
         run.wait_until(lambda: any(event.pid == lonely.pid for event in run.events("fenced")))
         run.proofs["cut s"] = round(time.monotonic() - cut_at)
+        lonely.send(SIGKILL)  # without the proxies it would wait for its state
     _submit_turn(run, threads, 2)
     run.wait_until_ended()
     run.figures["late checkpoints refused"] = sum(event.detail == "checkpoint" for event in run.events("fenced"))
     expected = {f"{thread}-{turn}": SINGLE * (turn + 1) for thread in threads for turn in range(_TURNS)}
     verdict = run.judge(replace(CHAIN, steps=list(expected.values())))
     return with_violations(verdict, lost_turns(run, expected))
+
+
+@contextmanager
+def _state_proxy(run: Run) -> Iterator[tuple[Proxy, Mapping[str, str]]]:
+    """Put a proxy in front of where the stage's workers keep state; the settings of a worker that goes through it."""
+    url = run.stage.postgres_url
+    if url is None:
+        with proxy(run, "state.sock") as between:
+            yield between, {"LGRQ_CHECKPOINT_REDIS_URL": between.url}
+        return
+    folder, host = run.stage.run_folder / "postgres", str(conninfo_to_dict(url)["host"])
+    folder.mkdir()
+    with Proxy(folder / POSTGRES_SOCKET, Path(host) / POSTGRES_SOCKET).serve() as between:
+        yield between, {"LGRQ_STATE_URL": url.replace(host, str(folder))}
+
+
+def _puts(run: Run, worker: WorkerProcess, kind: str) -> int:
+    """Count the checkpoints of a worker that were `saved` or `fenced`."""
+    return sum(event.pid == worker.pid and event.detail == "checkpoint" for event in run.events(kind))
 
 
 def _submit_turn(run: Run, threads: Sequence[str], turn: int) -> None:
@@ -168,8 +199,8 @@ def fill_memory(run: Run) -> Verdict:
 
 
 @contextmanager
-def proxy(run: Run) -> Iterator[RedisProxy]:
+def proxy(run: Run, name: str = "proxy.sock") -> Iterator[Proxy]:
     """Put a proxy in front of the stage's Redis."""
     redis_socket = Path(Redis.from_url(run.stage.redis.url).connection_pool.connection_kwargs["path"])
-    with RedisProxy(run.stage.run_folder / "proxy.sock", redis_socket).serve() as between:
+    with Proxy(run.stage.run_folder / name, redis_socket).serve() as between:
         yield between

@@ -17,7 +17,7 @@ from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
 from langgraph_rq.worker.calls.model_call import CallLimits
 from langgraph_rq.worker.guards.task_guard import current_task
 from tests.chaos.checking.history import record
-from tests.chaos.testbed.instrument import install, reach
+from tests.chaos.testbed.instrument import GATE, install, reach
 
 NODES = ("one", "two", "three", "four")
 SINGLE = ("one",)
@@ -37,10 +37,6 @@ _LONG_S = 60.0
 _GATE_LOOK_S = 0.02
 BLOCK_S = "CHAOS_BLOCK_S"
 """Environment variable: how long the node of `blocker` blocks."""
-
-
-GATE = "CHAOS_GATE"
-"""Environment variable: the second node of `held` waits until there is this file; without it, not at all."""
 
 
 LAST_S = "CHAOS_LAST_S"

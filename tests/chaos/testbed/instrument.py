@@ -19,6 +19,9 @@ from langgraph_rq.shared.queue.answers import Claim, Finished, Lease, Ownership,
 from langgraph_rq.worker.guards.admission import Decision, Settled
 from tests.chaos.checking.history import record
 
+GATE = "CHAOS_GATE"
+"""Environment variable: the second node of `held` waits until there is this file; without it, not at all."""
+
 _STRUCK = re.compile(r"(die|stop)-(.+)-\d+$")
 _SIGNALS = {"die": signal.SIGKILL, "stop": signal.SIGSTOP}
 
@@ -64,6 +67,24 @@ def install(mutations: Source) -> None:
         return reply
 
     scripts.run, scripts.run_many, scripts.run_sync = run_seen, run_many_seen, run_sync_seen
+    if os.environ.get("LGRQ_STATE") == "postgres":
+        _see_statements()
+
+
+def _see_statements() -> None:
+    """Record what is written to Postgres, and what it refuses."""
+    from langgraph_rq.worker.state.postgres import statements
+    from langgraph_rq.worker.state.postgres.connections import Postgres
+
+    rows = Postgres.rows
+
+    async def rows_seen(postgres: Postgres, statement: str, parameters: Mapping[str, Any]) -> list[Any]:
+        found = await rows(postgres, statement, parameters)
+        if statement in {statements.PUT, statements.PUT_WRITES}:
+            _saved(is_checkpoint=statement == statements.PUT, is_refused=not found)
+        return found
+
+    Postgres.rows = rows_seen  # type: ignore[method-assign]
 
 
 def _mutated(call: scripts.Call[Any], mutations: Source) -> scripts.Call[Any]:
@@ -130,8 +151,18 @@ def _swept(_call: scripts.Call[Any], reply: Swept, _asked_at: float) -> None:
 
 
 def _put(_call: scripts.Call[Any], reply: Any, _asked_at: float) -> None:
-    if reply[0] == 0:
+    _saved(is_checkpoint=True, is_refused=reply[0] == 0)
+
+
+def _put_writes(_call: scripts.Call[Any], reply: Any, _asked_at: float) -> None:
+    _saved(is_checkpoint=False, is_refused=reply == 0)
+
+
+def _saved(*, is_checkpoint: bool, is_refused: bool) -> None:
+    if is_refused:
         record("fenced", detail="checkpoint")
+    elif is_checkpoint and GATE in os.environ:
+        record("saved", detail="checkpoint")
 
 
 def _admitted(call: scripts.Call[Any], reply: Any, asked_at: float) -> None:
@@ -162,5 +193,6 @@ _RECORDERS: Mapping[str, Callable[[scripts.Call[Any], Any, float], None]] = {
     "shared/queue/scripts/sweep": _swept,
     "worker/guards/scripts/admit": _admitted,
     "worker/state/saver/scripts/put": _put,
+    "worker/state/saver/scripts/put_writes": _put_writes,
     "worker/guards/scripts/settle": _settled,
 }

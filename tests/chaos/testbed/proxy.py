@@ -1,4 +1,4 @@
-"""A proxy in front of Redis that loses replies or cuts its clients off on command."""
+"""A proxy in front of Redis or Postgres that loses replies or cuts its clients off on command."""
 
 import asyncio
 import random
@@ -10,22 +10,23 @@ from pathlib import Path
 _CHUNK_BYTES = 1 << 16
 
 
-class RedisProxy:
-    """Forward between its own unix socket and that of Redis, in a thread of its own.
+class Proxy:
+    """Forward between its own unix socket and that of a server, in a thread of its own.
 
     Args:
         socket: Where clients connect to.
-        redis_socket: Where Redis listens.
+        server_socket: Where the server listens.
     """
 
-    def __init__(self, socket: Path, redis_socket: Path) -> None:
+    def __init__(self, socket: Path, server_socket: Path) -> None:
         self.url = f"unix://{socket}?db=0"
+        """Where clients of Redis connect to."""
         self.dropped = 0
-        """Replies that were lost so far: Redis had answered, and the client's connection was closed instead."""
+        """Replies that were lost so far: the server had answered, and the client's connection was closed instead."""
         self.late = b""
         """What clients sent while they were cut off."""
         self._socket = socket
-        self._redis_socket = redis_socket
+        self._server_socket = server_socket
         self._target = b""
         self._every = 0
         self._passing = 0
@@ -52,7 +53,7 @@ class RedisProxy:
         self._loop.call_soon_threadsafe(self._is_open.set)
 
     @contextmanager
-    def serve(self) -> Iterator["RedisProxy"]:
+    def serve(self) -> Iterator["Proxy"]:
         """Listen while the block runs."""
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result()
@@ -78,20 +79,20 @@ class RedisProxy:
 
     async def _connect(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         assert self._is_open
-        to_redis = None
+        to_server = None
         with suppress(OSError, asyncio.CancelledError):
             await self._is_open.wait()
-            redis, to_redis = await asyncio.open_unix_connection(self._redis_socket)
+            server, to_server = await asyncio.open_unix_connection(self._server_socket)
             loses: list[bool] = []
-            ways = (self._up(client, to_redis, loses), self._down(redis, to_client, loses))
+            ways = (self._up(client, to_server, loses), self._down(server, to_client, loses))
             _, left = await asyncio.wait([asyncio.ensure_future(way) for way in ways], return_when="FIRST_COMPLETED")
             for way in left:
                 way.cancel()
-        for writer in (to_client, to_redis):
+        for writer in (to_client, to_server):
             if writer:
                 writer.close()
 
-    async def _up(self, client: asyncio.StreamReader, redis: asyncio.StreamWriter, loses: list[bool]) -> None:
+    async def _up(self, client: asyncio.StreamReader, server: asyncio.StreamWriter, loses: list[bool]) -> None:
         assert self._is_open
         with suppress(OSError):
             while data := await client.read(_CHUNK_BYTES):
@@ -100,13 +101,13 @@ class RedisProxy:
                 await self._is_open.wait()
                 if self._is_hit(data):
                     loses.append(True)
-                redis.write(data)
-                await redis.drain()
+                server.write(data)
+                await server.drain()
 
-    async def _down(self, redis: asyncio.StreamReader, client: asyncio.StreamWriter, loses: list[bool]) -> None:
+    async def _down(self, server: asyncio.StreamReader, client: asyncio.StreamWriter, loses: list[bool]) -> None:
         assert self._is_open
         with suppress(OSError):
-            while data := await redis.read(_CHUNK_BYTES):
+            while data := await server.read(_CHUNK_BYTES):
                 await self._is_open.wait()
                 if loses:
                     self.dropped += 1

@@ -128,6 +128,11 @@ class Stage:
         os.environ[history.FOLDER] = str(self.run_folder)
 
     @property
+    def postgres_url(self) -> str | None:
+        """Where the workers keep state; None: in Redis."""
+        return self._settings.get("LGRQ_STATE_URL")
+
+    @property
     def run_folder(self) -> Path:
         """Where the history and the logs of this scenario are."""
         return self._folder / f"run-{self._runs}"
