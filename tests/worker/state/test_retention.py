@@ -1,9 +1,13 @@
 """What is kept of a thread: its newest checkpoints, and what they depend on; how threads are pruned, cut and copied."""
 
+from secrets import token_hex
+
 import pytest
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.types import Command
 
+from langgraph_rq.shared.connections import scripts
+from langgraph_rq.worker.state.saver.records import run_mark
 from langgraph_rq.worker.state.saver.retention import all_but_newest, plan
 from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
 from langgraph_rq.worker.state.serializer import StateSerializer
@@ -208,3 +212,52 @@ async def test_checkpoint_on_which_a_task_began_is_kept_however_many_steps_it_ta
     await saver.roll_back("t", "second")
     after = await graph.aget_state(thread())
     assert (after.config, after.values) == (before.config, before.values)
+
+
+async def write_beside(saver, config, run, count, size=0):
+    run_config = thread(checkpoint_ns="", checkpoint_id=config["configurable"]["checkpoint_id"], task_id=run)
+    for number in range(count):
+        await saver.aput_writes(run_config, [("a", f"{number} {token_hex(size // 2)}")], f"{run} {number}")
+
+
+async def test_writes_of_a_run_are_forgotten_in_steps_that_look_at_few_fields_and_bytes(plain):
+    saver, config = ThreadSaver(plain, keep=0), thread(checkpoint_ns="")
+    places = []
+    for _ in range(150):
+        config = await saver.aput(config, empty_checkpoint(), {}, {})
+        places.append(config)
+        await write_beside(saver, config, "kept", 1)
+        await write_beside(saver, config, "forgotten", 1)
+    await write_beside(saver, config, "kept", 20, size=100_000)
+    await write_beside(saver, config, "forgotten", 20, size=100_000)
+    names = await plain.zrange(INDEX, 0, -1)
+    at = field = steps = 0
+    while at < len(names):
+        args = ["", run_mark("forgotten"), field, *names[at:]]
+        call = scripts.Call(scripts.load_script("worker/state/saver/scripts/forget_writes"), [STATE], args, list)
+        await plain.config_resetstat()
+        _, done, field = await scripts.run(plain, call)
+        counts = await plain.info("commandstats")
+        assert counts["cmdstat_hget"]["calls"] <= 2 * 100 + 2
+        assert counts.get("cmdstat_hset", {"calls": 0})["calls"] <= 100
+        at, steps = at + done, steps + 1
+    assert steps == 4  # 100 fields; 49, and a megabyte of large ones; a megabyte; the rest
+    left = [(await saver.aget_tuple(one)).pending_writes for one in places]
+    assert {task.split()[0] for writes in left for task, *_ in writes} == {"kept"}
+    assert [len(writes) for writes in left] == [1] * 149 + [20]
+
+
+async def test_rollback_of_a_large_thread_forgets_what_lies_beyond_the_first_step(plain):
+    saver, config = ThreadSaver(plain, keep=0), thread(checkpoint_ns="")
+    for _ in range(130):
+        config = await saver.aput(config, empty_checkpoint(), {}, {})
+        await write_beside(saver, config, "first", 1)
+    await write_beside(saver, config, "first", 25, size=100_000)
+    before = await plain.hgetall(STATE)
+    await write_beside(saver, config, "second", 25, size=100_000)
+    assert await plain.hlen(STATE) > len(before)
+    await saver.roll_back("t", "second")
+    after = await plain.hgetall(STATE)
+    assert {field: value for field, value in after.items() if field[:1] != b"n"} == {
+        field: value for field, value in before.items() if field[:1] != b"n"
+    }

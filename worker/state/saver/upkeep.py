@@ -50,10 +50,17 @@ async def drop(threads: ThreadScripts, thread: str, choose: Choice) -> set[Place
 
 
 async def forget_writes(threads: ThreadScripts, thread: str, places: set[Place], run: bytes) -> None:
-    """Drop what a run or a task wrote beside the checkpoints of others: answers to questions, and what followed."""
+    """Drop what a run or a task wrote beside the checkpoints of others: answers to questions, and what followed.
+
+    In several steps, of which each is atomic and looks at a part of the thread.
+    """
     names = [name_of(*place) for place in sorted(places)]
-    for at in range(0, len(names), _DROPPED):
-        accepted(await threads.write("forget_writes", thread, [run, *names[at : at + _DROPPED]]))
+    at = field = 0
+    while at < len(names):
+        is_accepted, *reached = await threads.write("forget_writes", thread, [run, field, *names[at : at + _DROPPED]])
+        accepted(is_accepted)
+        done, field = reached
+        at += done
 
 
 async def expire(threads: ThreadScripts, thread: str, ttl_s: float) -> int:
