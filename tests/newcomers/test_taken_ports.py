@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
-from tests.newcomers.programs import produce, work
+from tests.newcomers.programs import produce
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +31,3 @@ def test_server_on_a_taken_port_ends_with_one_error_and_prints_no_url(redis_url,
         f"{variable}: expected a port to listen on, got: 127.0.0.1:{taken_port} "
         "(Address already in use); choose another with --port"
     )
-
-
-def test_worker_on_a_taken_metrics_port_warns_that_it_took_another(redis_url, taken_port):
-    done = work("--burst", REDIS_URL=redis_url, LGRQ_METRICS_PORT=str(taken_port), OPENAI_API_KEY="offline")
-    assert done.code == 0, done
-    (warning,) = (event for event in done.events if event["event"] == "metrics.port_taken")
-    assert (warning["level"], warning["asked"]) == ("warning", taken_port)
-    assert warning["port"] > taken_port

@@ -46,7 +46,7 @@ def browser(tmp_path_factory):
 @contextmanager
 def served(app):
     server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
         yield f"http://admin:{PASSWORD}@127.0.0.1:{server.port}"

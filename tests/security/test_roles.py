@@ -11,6 +11,7 @@ from redis.exceptions import NoPermissionError
 
 from langgraph_rq import AsyncClient, Client, State
 from langgraph_rq.producer.cli.main import main
+from langgraph_rq.producer.client.transport import connection
 from langgraph_rq.shared.connections.clients import open_sync
 from langgraph_rq.shared.errors import RedisUnavailableError, ScriptsMissingError
 from langgraph_rq.shared.queue.verbs import QueueTimes
@@ -25,6 +26,8 @@ async def echo(state: dict):
 
 
 GRAPHS = {"echo": one_node_graph(echo)}
+BRIEF_WAITS_S = (0.01,)
+"""Of a producer for scripts, where no worker will bring them."""
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +67,8 @@ def test_no_producer_runs_a_script_of_its_own(users, role, command):
         attacker.execute_command(*command)
 
 
-def test_producer_without_any_worker_gets_one_clear_error(users):
+def test_producer_without_any_worker_gets_one_clear_error(users, monkeypatch):
+    monkeypatch.setattr(connection, "_SCRIPT_WAITS_S", BRIEF_WAITS_S)
     with (
         Client(users.url("producer")) as client,
         pytest.raises(
@@ -122,15 +126,17 @@ async def test_lost_scripts_are_back_within_seconds_while_workers_live(users, ad
         assert (await client.wait(task.task_id, 10)).result == {"n": 1}
 
 
-async def test_restart_while_only_producers_are_up_heals_when_a_worker_comes(tmp_path):
+async def test_restart_while_only_producers_are_up_heals_when_a_worker_comes(tmp_path, monkeypatch):
     with shipped_users(tmp_path / "secrets") as users:
         async with AsyncClient(users.url("producer")) as client:
             users.load_scripts()
             before = await client.submit({"n": 1}, graph="assistant")
             users.server.kill()
             users.server.start()
-            with pytest.raises(ScriptsMissingError):
-                await client.submit({"n": 2}, graph="echo")
+            with monkeypatch.context() as patch:
+                patch.setattr(connection, "_SCRIPT_WAITS_S", BRIEF_WAITS_S)
+                with pytest.raises(ScriptsMissingError):
+                    await client.submit({"n": 2}, graph="echo")
             assert (await client.status(before.task_id)).reason == "no worker has been there since Redis started"
             async with worker(users.url("worker"), GRAPHS):
                 after = await client.submit({"n": 3}, graph="echo")

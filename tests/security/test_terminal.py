@@ -1,4 +1,4 @@
-"""Commands as processes, against data that would control the terminal of whoever looks at them."""
+"""Commands, on a terminal and in a pipe, against data that would control the terminal of whoever looks at them."""
 
 import ast
 import asyncio
@@ -20,6 +20,7 @@ from langgraph_rq.shared.telemetry.audit import STREAM
 from langgraph_rq.worker.task.result import TASK_METADATA
 from tests.fleet import one_node_graph, worker
 from tests.installation import ROOT, clean_environment
+from tests.newcomers.programs import produce
 
 HOSTILE = (
     "\x1b]0;owned\x07\x1b[2J\x9b31m\x90q\x9c\u202elive\u2066\r\x08\x7f\u2028\u2029"
@@ -51,17 +52,6 @@ async def task_id(request, redis_url) -> str:
     return task_id
 
 
-def run(redis_url: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "langgraph_rq.producer", *arguments],
-        env=clean_environment({"REDIS_URL": redis_url, "PYTHONUTF8": "1"}),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-
-
 def run_on_terminal(redis_url: str, *arguments: str) -> str:
     """Run a command on a terminal; returns what the terminal gets."""
     ours, theirs = pty.openpty()
@@ -87,7 +77,7 @@ def _read(terminal: int) -> bytes:
 
 @pytest.mark.parametrize("command", ["result", "wait", "status", "events"])
 def test_nothing_of_a_task_reaches_the_terminal_as_a_control_character(command, task_id, redis_url):
-    done = run(redis_url, command, task_id)
+    done = produce(command, task_id, REDIS_URL=redis_url)
     assert "Traceback" not in done.stderr
     assert not CONTROL.search(done.stdout + done.stderr)
     if command != "status":
@@ -104,13 +94,13 @@ def test_a_terminal_gets_the_colours_of_the_command_and_nothing_of_the_data(task
 
 
 def test_tables_of_many_results_are_safe_too(task_id, redis_url):
-    done = run(redis_url, "wait", task_id, task_id)
+    done = produce("wait", task_id, task_id, REDIS_URL=redis_url)
     assert not CONTROL.search(done.stdout + done.stderr)
 
 
 @pytest.mark.parametrize("command", ["result", "events"])
 def test_json_means_the_same_and_has_no_control_character(command, task_id, redis_url):
-    done = run(redis_url, command, task_id, "--json")
+    done = produce(command, task_id, "--json", REDIS_URL=redis_url)
     assert not CONTROL.search(done.stdout)
     documents = [json.loads(line) for line in done.stdout.splitlines()]
     assert any(HOSTILE in text for text in texts_of(documents))
@@ -128,17 +118,17 @@ def test_entry_of_the_audit_log_cannot_forge_a_line_or_control_the_terminal(redi
         details = json.dumps({"actor": HOSTILE, "note": "a\nb"})
         entry = {"at": "1", "seq": "1", "writer": f"w{HOSTILE}\nevery chain is whole", "action": HOSTILE}
         redis.xadd(STREAM, {**entry, "task": HOSTILE, "details": details, "mac": "x"})
-    shown = run(redis_url, "audit")
-    assert shown.returncode == 0, shown.stderr
+    shown = produce("audit", REDIS_URL=redis_url)
+    assert shown.code == 0, shown.stderr
     assert not CONTROL.search(shown.stdout)
-    as_json = run(redis_url, "audit", "--json")
+    as_json = produce("audit", "--json", REDIS_URL=redis_url)
     assert not CONTROL.search(as_json.stdout)
     assert json.loads(as_json.stdout)["actor"] == HOSTILE
 
 
 def test_error_is_one_line_whatever_was_given(redis_url):
-    done = run(redis_url, "breaker", "--reset", f"g{HOSTILE}\nerror: fake")
-    assert done.returncode == 4, done
+    done = produce("breaker", "--reset", f"g{HOSTILE}\nerror: fake", REDIS_URL=redis_url)
+    assert done.code == 4, done
     assert "error: fake" in done.stderr
     assert not CONTROL.search(done.stderr)
     assert done.stderr.count("\n") == 1

@@ -121,7 +121,7 @@ async def test_task_cancelled_before_it_began_never_runs(redis_url, client):
 
 async def test_task_past_its_deadline_ends_as_timeout_while_it_waits(redis_url, client):
     graph, started, _ = sleeper()
-    async with worker(redis_url, {"sleep": graph}, concurrency=1):
+    async with worker(redis_url, {"sleep": graph}, concurrency=1, drain_s=0.1):
         client.submit({}, graph="sleep")
         await started.wait()
         late = client.submit({}, graph="sleep", deadline_s=0.5)

@@ -66,7 +66,7 @@ class Listener:
 @pytest.fixture(scope="module")
 def https(tmp_path_factory):
     listener = Listener(tmp_path_factory.mktemp("https"))
-    thread = threading.Thread(target=listener.server.serve_forever, daemon=True)
+    thread = threading.Thread(target=listener.server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield listener
     listener.server.shutdown()
