@@ -26,6 +26,7 @@ def user(tmp_path_factory):
     somebody.leave()
 
 
+@pytest.mark.slow
 def test_lines_of_the_how_to_work_in_any_folder_as_printed(user, tmp_path_factory):
     assert len(FIRST_LINES) == len(SIGNS_OF_LIFE)
     for line, sign_of_life in zip(FIRST_LINES, SIGNS_OF_LIFE, strict=True):

@@ -17,6 +17,14 @@ PROGRAMS = {
     "audit": partial(produce, "audit"),
 }
 every_program = pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+each_program = pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(program, id=name, marks=pytest.mark.slow if name == "worker" else ())
+        for name, program in PROGRAMS.items()
+    ],
+)
+"""A start of the worker takes seconds: one test of them all has it in every run."""
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +57,7 @@ def web_server():
         server.shutdown(socket.SHUT_RDWR)
 
 
-@every_program
+@each_program
 def test_database_that_redis_does_not_have_is_named(program, plain_redis):
     url = plain_redis.removesuffix("/0") + "/99"
     said = program(REDIS_URL=url).error
@@ -62,7 +70,7 @@ def test_server_that_is_no_redis_is_named(program, web_server):
     assert said.startswith(f"cannot reach Redis at {web_server}: expected a Redis, got another program")
 
 
-@every_program
+@each_program
 def test_redis_that_asks_for_a_password_is_named(program, protected_redis):
     said = program(REDIS_URL=protected_redis).error
     assert said == (
@@ -78,7 +86,7 @@ def test_wrong_password_is_named(protected_redis):
 
 
 @pytest.mark.parametrize("redis", ["plain_redis", "protected_redis"])
-@every_program
+@each_program
 def test_tls_to_a_plain_port_is_named_without_a_timeout(program, redis, request):
     url = request.getfixturevalue(redis).replace("redis:", "rediss:")
     assert program(REDIS_URL=url).error == (

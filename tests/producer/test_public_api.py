@@ -31,6 +31,7 @@ reveal_type(guarded_chat_model(FakeListChatModel(responses=[])))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_type_checker_finds_a_misspelt_keyword_and_knows_what_is_returned(tmp_path):
     program = tmp_path / "program.py"

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from langgraph_rq.producer.cli.views.output import EXIT_CODES
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.results import TaskResult
@@ -44,6 +46,7 @@ def table(first_header: str) -> set[str]:
     return {word for row in rows for word in re.findall(r"`([\w.]+)`", row.split("|")[1])}
 
 
+@pytest.mark.slow
 def test_shown_commands_and_programs_run(installation):
     assert "LGRQ_LEASE_S" in run_blocks(installation)
 

@@ -103,8 +103,21 @@ SHAPES: dict[str, Callable[[int], str]] = {
 OWN = {"case": r"CASE-\d+", "nested": r"(a+)+$", "ambiguous": r"(1|11|1 )*x"}
 REDACTORS = {"our patterns": Redactor(), "own patterns": Redactor(OWN)}
 
+
+def is_brief(shape: str, redactor: str) -> bool:
+    """Whether every run tests it: own patterns are looked for beside ours, which all shapes were made for."""
+    return redactor == "our patterns" or shape in MIXED
+
+
 shapes = pytest.mark.parametrize("text", SHAPES.values(), ids=SHAPES)
-redactors = pytest.mark.parametrize("redactor", REDACTORS.values(), ids=REDACTORS)
+of_redactors = pytest.mark.parametrize(
+    ("text", "redactor"),
+    [
+        pytest.param(text, redactor, id=f"{shape}-{name}", marks=() if is_brief(shape, name) else pytest.mark.slow)
+        for shape, text in SHAPES.items()
+        for name, redactor in REDACTORS.items()
+    ],
+)
 
 
 def cpu_s(work: Callable[[], object]) -> float:
@@ -132,8 +145,7 @@ def streamed(redactor: Redactor, text: str) -> str:
     return "".join(chunks) + stream.end()
 
 
-@redactors
-@shapes
+@of_redactors
 def test_hostile_text_is_masked_in_linear_time(text, redactor):
     once, twice = text(CHARS), text(2 * CHARS)
     took_s = cpu_s(lambda: redactor.redact(once))
@@ -141,8 +153,7 @@ def test_hostile_text_is_masked_in_linear_time(text, redactor):
     assert cpu_s(lambda: redactor.redact(twice)) < max(3 * took_s, MEASURABLE_S)
 
 
-@redactors
-@shapes
+@of_redactors
 def test_hostile_text_is_masked_in_linear_time_in_a_stream_and_as_it_is_whole(text, redactor):
     once = text(CHARS)
     assert cpu_s(lambda: streamed(redactor, once)) < LONGEST_S

@@ -20,6 +20,7 @@ from tests.gateways import listening, start_gateway
 from tests.waiting import until, until_sync
 
 EVENTS = 200
+FEW = 10
 EVENT_BYTES = 60_000
 READERS = 150
 SMALL_BUFFER = 4_096
@@ -75,6 +76,7 @@ def ready(folder, redis_url, **settings):
         yield process
 
 
+@pytest.mark.slow
 def test_readers_that_take_nothing_hold_a_page_each_and_are_closed(redis_url, tmp_path):
     path = submit(redis_url, EVENTS)
     with ready(tmp_path, redis_url, stalled_s=3) as process, ExitStack() as stack:
@@ -93,12 +95,19 @@ def test_readers_that_take_nothing_hold_a_page_each_and_are_closed(redis_url, tm
         until_sync(lambda: taken_bytes() < READERS * 200_000, 20)
 
 
+async def test_reader_that_takes_nothing_is_closed(redis_url):
+    path = submit(redis_url, EVENTS)
+    async with listening(redis_url, stalled_s=0.3) as (http, _):
+        with await asyncio.to_thread(get, str(http.base_url), path) as reader:
+            await until(lambda: is_closed(reader))
+
+
 async def test_reader_that_takes_a_little_now_and_then_gets_every_event(redis_url):
-    path = submit(redis_url, 30)
+    path = submit(redis_url, FEW)
     async with listening(redis_url, stalled_s=0.5) as (http, _):
         with await asyncio.to_thread(get, str(http.base_url), path) as reader:
             taken = 0
-            while taken < 30 * EVENT_BYTES:
+            while taken < FEW * EVENT_BYTES:
                 taken += len(await asyncio.to_thread(reader.recv, 100_000))
                 await asyncio.sleep(0.01)
 
@@ -197,6 +206,7 @@ async def test_connection_is_refused_while_every_other_one_has_a_request(redis_u
         assert (await http.get("/health")).status_code == 200
 
 
+@pytest.mark.slow
 def test_low_file_limit_is_warned_of_and_300_silent_connections_shut_nobody_out(redis_url, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with Client(redis_url) as client:

@@ -9,7 +9,9 @@ from tests.installation import ROOT, start_worker
 CONFIG = str(ROOT / "tests/projects/typed_state/langgraph.json")
 
 
-@pytest.mark.parametrize("key", [None, "a" * 32], ids=["plain", "encrypted"])
+@pytest.mark.parametrize(
+    "key", [pytest.param(None, id="plain", marks=pytest.mark.slow), pytest.param("a" * 32, id="encrypted")]
+)
 def test_state_of_many_types_survives_a_crash_and_goes_on_in_the_next_task(tmp_path, key):
     killed = tmp_path / "killed"
     with EmbeddedRedis() as redis, Client(redis.url) as client:

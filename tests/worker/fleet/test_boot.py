@@ -111,6 +111,7 @@ def test_process_that_was_killed_is_replaced_and_all_end_together(environment, t
     assert not any(child.is_running() for child in children)
 
 
+@pytest.mark.slow
 def test_processes_end_when_their_parent_is_killed(environment, tmp_path):
     with start_worker(tmp_path, environment, *SMALL, "--processes", "2") as worker:
         worker.wait_until_ready(processes=2)
@@ -121,6 +122,7 @@ def test_processes_end_when_their_parent_is_killed(environment, tmp_path):
     assert len(worker.events("worker.stopped")) == 2
 
 
+@pytest.mark.slow
 def test_redis_in_memory_is_accepted_where_submits_wait_for_replicas(environment, tmp_path):
     with EmbeddedRedis(appendonly="no") as server:
         settings = {"REDIS_URL": server.url, "LGRQ_SUBMIT_REPLICAS": "1"}

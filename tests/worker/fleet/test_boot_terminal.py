@@ -63,6 +63,7 @@ def test_events_are_a_line_each_with_task_node_model_and_cost_first(environment,
     assert not terminal.with_text(task_id)
 
 
+@pytest.mark.slow
 def test_outage_of_redis_is_a_line_when_it_begins_and_one_when_it_is_over(model, tmp_path):
     def failed_calls() -> float:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
@@ -111,6 +112,7 @@ def test_first_ctrl_c_says_what_the_worker_waits_for_and_a_second_one_ends_that(
     assert not terminal.with_text("Traceback")
 
 
+@pytest.mark.slow
 def test_lines_of_several_processes_and_of_the_one_that_starts_them_look_the_same(environment, tmp_path):
     with on_terminal((*WORKER, "--processes", "2"), environment, tmp_path) as terminal:
         terminal.wait_for("worker.started", times=2)

@@ -134,6 +134,6 @@ def server_of_a_clock(clock):
 
 
 @needs_faketime
-@pytest.mark.parametrize("by_s", [10.0, -10.0])
+@pytest.mark.parametrize("by_s", [pytest.param(10.0, marks=pytest.mark.slow), -10.0])
 async def test_live_worker_is_not_reaped_when_the_clock_of_redis_jumps(server_of_a_clock, clock, by_s):
     assert await crashes_after(lambda _redis: set_clock(clock, by_s), server_of_a_clock.url) == [0, 0]

@@ -279,6 +279,7 @@ async def test_isolated_task_that_blocks_past_its_deadline_ends_as_timeout(redis
     assert result.status is State.TIMEOUT
 
 
+@pytest.mark.slow
 def test_task_that_ends_its_process_is_poisoned_and_its_neighbours_succeed(tmp_path):
     with EmbeddedRedis() as redis:
         environment = {"REDIS_URL": redis.url, "LGRQ_LEASE_S": "1"}
