@@ -157,7 +157,7 @@ async def test_stream_of_a_probe_closes_the_breaker_at_its_first_chunk(call, red
     limits = BreakerLimits(open_s=0.001, max_open_s=0.001, jitter=0)
     breaker = Breakers(aredis, limits)
     await breaker.report("openai/gpt-4o-mini", "t", 0, Outcome.QUOTA)
-    llm.set_latency(4)
+    llm.set_latency(2)
     running = asyncio.create_task(run_node(redis_url, node_of(call, chat()), breaker=limits))
 
     async def is_closed():

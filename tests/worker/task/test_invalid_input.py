@@ -63,8 +63,9 @@ async def bare(graph: str, given: Any) -> Any:
 async def test_input_that_langgraph_takes_is_run(redis_url, client, checkpoints):
     async with worker(redis_url, GRAPHS, checkpoints=checkpoints):
         for number, (graph, given) in enumerate(TAKEN):
-            expected = await bare(graph, given)
             enqueue(redis_url, f"t{number}", graph=graph, input=given)
+        for number, (graph, given) in enumerate(TAKEN):
+            expected = await bare(graph, given)
             result = await ended(client, f"t{number}")
             assert (result.status, result.error) == (State.SUCCESS, None), (graph, given)
             if graph != "messages":
@@ -73,10 +74,12 @@ async def test_input_that_langgraph_takes_is_run(redis_url, client, checkpoints)
 
 async def test_input_that_langgraph_refuses_ends_as_invalid_input_after_one_attempt(redis_url, client, checkpoints):
     async with worker(redis_url, GRAPHS, checkpoints=checkpoints):
-        for number, (graph, given, words) in enumerate(REFUSED + REFUSED_AT_THE_DOOR):
+        cases = [*enumerate(REFUSED + REFUSED_AT_THE_DOOR)]
+        for number, (graph, given, _) in cases:
+            enqueue(redis_url, f"t{number}", graph=graph, input=given, max_attempts=3)
+        for number, (graph, given, words) in cases:
             with pytest.raises(Exception, match=r"\w"):
                 await bare(graph, given)
-            enqueue(redis_url, f"t{number}", graph=graph, input=given, max_attempts=3)
             result = await ended(client, f"t{number}")
             assert (result.status, result.error.type) == (State.ERROR, ErrorType.INVALID_INPUT), (graph, given)
             assert result.error.message.startswith(words), result.error.message
