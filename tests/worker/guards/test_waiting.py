@@ -165,8 +165,14 @@ async def raise_the_limit(case):
     await case.run_cli("budget", "raise", "global", "1000000")
 
 
-@pytest.mark.parametrize("point", ["refusal", "entry", "waiting"])
-@pytest.mark.parametrize("waker", [close, reset, settle, expire, raise_the_limit])
+@pytest.mark.parametrize(
+    ("waker", "point"),
+    [
+        pytest.param(waker, point, marks=() if waker is close or point == "entry" else pytest.mark.slow)
+        for waker in (close, reset, settle, expire, raise_the_limit)
+        for point in ("refusal", "entry", "waiting")
+    ],
+)
 async def test_no_wake_up_is_lost_wherever_it_strikes(
     waker, point, redis_url, client, aredis, llm, chat, breakers, elsewhere, run_cli, monkeypatch
 ):

@@ -11,6 +11,8 @@ from tests.model_calls import billed, counted
 CONFIG = ROOT / "tests/projects/journaled/langgraph.json"
 WAIT_S = 60
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server():

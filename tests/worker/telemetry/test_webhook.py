@@ -144,6 +144,7 @@ def add_alert(redis_client, **changed: str) -> str:
 @pytest.fixture
 def watch(redis_url, listener, monkeypatch):
     monkeypatch.setattr("langgraph_rq.worker.telemetry.alerts._RETRY_AFTER_MS", 20)
+    monkeypatch.setattr("langgraph_rq.worker.telemetry.alerts._BLOCK_MS", 200)
     watch = AlertWatch(redis_url, "me", listener.webhook(), 0)
     watch.start()
     yield watch
