@@ -48,7 +48,7 @@ def test_provider_that_a_graphs_module_sets_is_used_and_not_replaced(tmp_path, r
     assert {span.resource["service.name"] for span in spans} == {"the-users-own"}
 
 
-@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.parametrize("protocol", ["http/protobuf", pytest.param("grpc", marks=pytest.mark.slow)])
 def test_isolated_task_exports_its_spans_before_its_process_ends(protocol, tmp_path, redis):
     with (grpc_receiver if protocol == "grpc" else receiver)() as received:
         variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": received.url, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
@@ -110,7 +110,10 @@ def langsmith():
         thread.join()
 
 
-@pytest.mark.parametrize("is_traced", [True, False], ids=["with our spans", "without our spans"])
+@pytest.mark.parametrize(
+    "is_traced",
+    [pytest.param(True, id="with our spans"), pytest.param(False, id="without our spans", marks=pytest.mark.slow)],
+)
 def test_langsmith_gets_one_right_tree_of_a_task(is_traced, tmp_path, redis):
     with langsmith() as (endpoint, runs), receiver() as received, OfflineLLM() as model:
         variables = {"LANGSMITH_TRACING": "true", "LANGSMITH_ENDPOINT": endpoint, "LANGSMITH_API_KEY": "unused"}
