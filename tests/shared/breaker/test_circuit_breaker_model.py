@@ -3,6 +3,7 @@
 import asyncio
 from random import Random
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 from redis import Redis
@@ -15,12 +16,13 @@ from tests.models.circuit_breaker_machine import BreakerMachine
 NOW = 1_800_000_000_000
 
 
-def test_any_history_leaves_redis_and_the_model_in_the_same_state(redis_url):
+@pytest.mark.parametrize("examples", [40, pytest.param(150, marks=pytest.mark.slow)])
+def test_any_history_leaves_redis_and_the_model_in_the_same_state(redis_url, examples):
     with Redis.from_url(redis_url) as client:
         run_state_machine_as_test(
             lambda: BreakerMachine(client, {}),
             settings=settings(
-                max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+                max_examples=examples, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
             ),
         )
 

@@ -3,6 +3,7 @@
 import asyncio
 from itertools import count
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langgraph.store.base import GetOp, ListNamespacesOp, MatchCondition, PutOp, SearchOp, ensure_embeddings
@@ -125,6 +126,7 @@ def compare_with_memory(store, empty, examples=100):
     compare()
 
 
-async def test_every_batch_is_answered_as_in_memory(opened, redis_client):
+@pytest.mark.parametrize("examples", [25, pytest.param(100, marks=pytest.mark.slow)])
+async def test_every_batch_is_answered_as_in_memory(opened, redis_client, examples):
     async with opened(index=VectorIndex(DIMS, ensure_embeddings(embed), FIELDS)) as store:
-        await asyncio.to_thread(compare_with_memory, store, redis_client.flushdb)
+        await asyncio.to_thread(compare_with_memory, store, redis_client.flushdb, examples)
