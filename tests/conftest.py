@@ -16,6 +16,15 @@ from langgraph_rq.shared.telemetry import logs
 from tests import servers
 from tests.installation import disturbed_model, installation, support_desk  # noqa: F401 - fixtures
 
+_LONG = {"SCENARIOS", "User", "fleet", "on_terminal", "run_node", "start_gateway", "start_worker", "work", "worker"}
+"""Names in modules of tests that run workers or start processes."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that run workers or start processes, so that two test processes end together."""
+    items.sort(key=lambda item: not _LONG & vars(item.module).keys())
+
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[EmbeddedRedis]:

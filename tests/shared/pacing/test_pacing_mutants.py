@@ -58,6 +58,7 @@ def test_script_answers_as_the_model(redis_client):
     assert is_as_the_model(redis_client, load_script("shared/pacing/pace"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_pacing_with_one_rule_taken_out_is_caught(redis_client, mutant):
     name, original, replacement = MUTANTS[mutant]
