@@ -1,6 +1,7 @@
 """A run that was accepted is answered as one, though Redis goes away right after it: an error would start another."""
 
 import tempfile
+from itertools import takewhile
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -8,6 +9,7 @@ import pytest
 from langgraph_sdk import get_client
 
 from langgraph_rq.shared.connections.scripts import load_script
+from langgraph_rq.shared.graph_description import GRAPH_DESCRIPTIONS
 from tests.chaos.testbed.proxy import RedisProxy
 from tests.fleet import one_node_graph, worker
 from tests.gateways import listening
@@ -33,6 +35,29 @@ async def sdk(redis_url, between):
         get_client(url=str(http.base_url), api_key=None) as client,
     ):
         yield client
+
+
+async def test_run_is_accepted_in_four_commands(redis_url, redis_client):
+    redis_client.hset(GRAPH_DESCRIPTIONS, "g", '{"created_at": 1, "updated_at": 1}\n')
+    async with (
+        listening(redis_url, rate="600/minute") as (http, _server),
+        get_client(url=str(http.base_url), api_key=None) as sdk,
+    ):
+        thread = (await sdk.threads.create())["thread_id"]
+        await sdk.runs.create(thread, "g", input={})  # which loads the scripts
+        with redis_client.monitor() as commands:
+            redis_client.echo("begin")
+            await sdk.runs.create(thread, "g", input={})
+            redis_client.echo("end")
+            heard = iter(commands.next_command, None)
+            assert any(one["command"] == "ECHO begin" for one in heard)
+            sent = list(takewhile(lambda one: one["command"] != "ECHO end", heard))
+    assert [one["command"].split()[0] for one in sent if one["client_type"] != "lua"] == [
+        "EVALSHA_RO",  # the thread
+        "EVALSHA",  # the rate and the open tasks
+        "EVALSHA",  # the submit
+        "EVALSHA_RO",  # the run, as it is answered
+    ]
 
 
 async def test_run_is_answered_without_a_redis_that_is_away_after_it_was_accepted(sdk, between):
