@@ -173,7 +173,7 @@ class _Reader:
             now = time.monotonic()
             gathered_at = max(gathered_at, now) + _GATHER_S
             await asyncio.sleep(_GATHER_S if any(are_woken) else max(0.0, gathered_at - now - _AT_ONCE * _GATHER_S))
-        await self._connection.release()
+        # No `await` from here on: who begins to wait meanwhile would find a reader that does not read on.
 
     async def _read_next(self, places: Mapping[str, str]) -> dict[str, Event]:
         """Wait until some streams have an event after their places; answers one of each."""
