@@ -14,10 +14,11 @@ from langgraph_sdk.errors import NotFoundError
 from redis import Redis
 
 from langgraph_rq import AsyncClient, State
+from langgraph_rq.producer.gateway.admission.api_keys import make_key
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.graph_description import GRAPH_DESCRIPTIONS
 from langgraph_rq.shared.queue.attempts import claim_call
-from langgraph_rq.shared.queue.keys import graph_list
+from langgraph_rq.shared.queue.keys import OPEN, graph_list
 from langgraph_rq.shared.queue.upkeep import renew_call
 from langgraph_rq.shared.queue.verbs import QueueTimes
 from tests.fleet import QUEUES, worker
@@ -215,3 +216,28 @@ async def test_waiting_run_that_has_begun_is_rolled_back_once_there_is_a_worker(
         async with serving(redis_url, redis_client) as (_, sdk):
             assert (await client.wait(run["run_id"], 20)).status is State.CANCELLED
             assert await sdk.threads.get_history(thread) == []
+
+
+async def test_runs_of_a_batch_are_rolled_back_when_one_of_it_is_refused(redis_url, redis_client):
+    key, line = make_key("acme")
+    talk, one = Talk(), {"assistant_id": "talk", "input": asks(stays=True)}
+    async with (
+        worker(redis_url, {"talk": talk.graph}, checkpoints=True),
+        listening(redis_url, keys=f"{line} open_tasks=2\n") as (http, _),
+    ):
+        http.headers["x-api-key"] = key
+        await until(lambda: redis_client.hlen(GRAPH_DESCRIPTIONS) == 1)
+        refused = await http.post("/runs/batch", json=[one, {**one, "on_completion": "keep"}] * 2)
+        assert (refused.status_code, refused.json()["type"]) == (429, "urn:langgraph-rq:problem:tenant_full")
+        await until(lambda: redis_client.zcard(OPEN) == 0)
+        tasks = [redis_client.hgetall(key) for key in redis_client.scan_iter("agent:task:*")]
+        assert [(task["state"], task["cancel_reason"]) for task in tasks] == [
+            ("cancelled", "another run of its batch was refused")
+        ] * 2
+        threads = (await http.post("/threads/search", json={})).json()
+        assert {(one["status"], one["values"]) for one in threads} == {("idle", None)}
+        left = redis_client.scan_iter("agent:thread_index:*")  # of a run without a thread, for as long as its result
+        assert all("TASK--" in key and redis_client.ttl(key) > 0 for key in left)
+        taken = await http.post("/runs/batch", json=[{**one, "input": asks(stays=False)}] * 2)
+        assert (taken.status_code, len(taken.json())) == (200, 2)
+        await until(lambda: redis_client.zcard(OPEN) == 0)
