@@ -46,6 +46,7 @@ async def worker(
     drain_s: float = 5.0,
     times: QueueTimes | None = None,
     checkpoints: bool = False,
+    checkpointer: Any = None,
     serializer: StateSerializer | None = None,
     burst: bool = False,
     breaker: BreakerLimits | None = None,
@@ -59,9 +60,9 @@ async def worker(
     """Run a worker with `graphs` while the block runs; it is drained at the end."""
     times = times or QueueTimes(lease_ms=2_000)
     async with open_async(redis_url) as client, open_async(redis_url) as saved:
-        checkpointer = None
         if checkpoints:
             checkpointer = ThreadSaver(saved, serializer=serializer, token=token_of)
+        if checkpointer:
             for graph in graphs.values():
                 checkpointer.serde.allow(state_types(graph))
         loaded = {

@@ -4,15 +4,18 @@ Redis and Postgres remove what the task wrote. Where the checkpointer cannot tel
 task is put on top again.
 """
 
+import asyncio
 from functools import partial
 
 import pytest
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.types import Command, interrupt
 
+from langgraph_rq import AsyncClient, State
 from langgraph_rq.shared.tasks import Task, TaskLimits
 from langgraph_rq.worker.graphs.graphs import LoadedGraph
 from langgraph_rq.worker.graphs.input_keys import graph_input
+from langgraph_rq.worker.guards.task_guard import token_of
 from langgraph_rq.worker.state.outages import CheckpointFencedError
 from langgraph_rq.worker.state.postgres import statements
 from langgraph_rq.worker.state.postgres.checkpoints import PostgresSaver
@@ -22,6 +25,7 @@ from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.state_keys import StateKeys
 from langgraph_rq.worker.task.rollback import take_back
+from tests.fleet import worker
 from tests.worker.state.scenarios import LONG, Deltas, Seen, Steps, ask, chain, step, talk, thread
 
 SECRET = "a-secret-of-more-than-32-characters"
@@ -212,6 +216,37 @@ async def test_rollback_of_a_worker_that_lost_the_task_removes_nothing(postgres)
     assert await Postgres(postgres).kept() == kept
     await owner.roll_back("t", "task")
     assert not any(await Postgres(postgres).kept())
+
+
+@pytest.mark.parametrize("turns_before", [0, 2])
+async def test_cancelled_task_of_a_worker_with_state_in_postgres_leaves_its_thread_as_it_was(
+    redis_url, postgres, turns_before
+):
+    staying = asyncio.Event()
+
+    async def stay(state):
+        if state.get("note") == "stay":
+            staying.set()
+            await asyncio.Event().wait()
+        return {"steps": ["stay"]}
+
+    saver = PostgresSaver(postgres, token=token_of)
+    inner = chain(step("inner"), stay).compile(name="inner")
+    graph = chain(step("one"), inner).compile()
+    async with worker(redis_url, {"g": graph}, checkpointer=saver), AsyncClient(redis_url) as client:
+        ends = []
+        for name in ["t"] * turns_before + ["control"] * (turns_before + 1):
+            task = await client.submit({"steps": []}, graph="g", thread_id=name)
+            ends.append(await client.wait(task.task_id, 20))
+        kept = await Postgres(postgres).kept()
+        task = await client.submit({"steps": [], "note": "stay"}, graph="g", thread_id="t")
+        await staying.wait()
+        assert await Postgres(postgres).kept() != kept
+        await client.cancel(task.task_id, rollback=True)
+        assert (await client.wait(task.task_id, 20)).status is State.CANCELLED
+        assert await Postgres(postgres).kept() == kept
+        task = await client.submit({"steps": []}, graph="g", thread_id="t")
+        assert (await client.wait(task.task_id, 20)).result == ends[-1].result
 
 
 async def test_write_during_a_rollback_makes_it_begin_anew(postgres, monkeypatch):
