@@ -29,7 +29,8 @@ lock: ## Write requirements.lock, with hashes, from pyproject.toml; UPGRADE=1 re
 demo: install ## Answer 20 questions end to end on a private Redis, offline unless OPENAI_API_KEY is set
 	@$(BIN)/python -m examples.demo
 
-PYTEST = $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Bytecode of tests and of our packages is kept, whatever PYTHONDONTWRITEBYTECODE says: tests start many processes.
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Servers that only tests need.
 .venv/.servers: .venv/.installed tests/servers.py

@@ -52,6 +52,7 @@ def redis(tmp_path):
         yield servers
 
 
+@pytest.mark.slow
 async def test_failover_under_load_loses_no_acknowledged_task(redis, replicated_submits):
     graph = fleet.one_node_graph(lambda state: {"number": state["number"]})
     with Client(redis.url) as client:

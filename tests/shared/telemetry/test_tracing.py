@@ -23,9 +23,9 @@ from tests.installation import ROOT, start_worker
 from tests.otlp import Received, no_tracer_provider, receiver
 from tests.waiting import until_sync
 
-TASKS = 200
+TASKS = 60
 LOST = 80
-COUNTED = 100
+COUNTED = 40
 WORKLOAD = str(ROOT / "benchmarks/systems/graphs/langgraph.json")
 NAMES = {"submit w", "attempt 1", "invoke_agent w", "node classify", "node answer", "node finish"}
 NAMES |= {"chat gpt-4o-mini"}
@@ -34,7 +34,7 @@ CANARY = "canary-5f1e"
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory):
-    """Run 200 tasks on two processes, and more while one of them is killed; answers results, spans and counts."""
+    """Run 60 tasks on two processes, and more while one of them is killed; answers results, spans and counts."""
     with EmbeddedRedis() as redis, OfflineLLM(latency_s=0.3) as model, receiver() as received:
         tracing_on = {"OTEL_EXPORTER_OTLP_ENDPOINT": received.url, "OTEL_RESOURCE_ATTRIBUTES": "team=desk"}
         environment = {
@@ -113,7 +113,7 @@ def test_counters_of_all_processes_add_up(fleet):
     assert sum(counts) == COUNTED
 
 
-def test_two_hundred_tasks_on_two_processes_are_two_hundred_trees(traces):
+def test_tasks_on_two_processes_are_as_many_trees(traces):
     assert len(traces) == TASKS
     for spans in traces:
         known = {span.span for span in spans}
@@ -254,6 +254,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_worker_without_the_extra_says_what_to_install(redis_url, tmp_path):
     environment = os.environ | {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", "REDIS_URL": redis_url}
     command = [sys.executable, "-c", THIN_WORKER, "--config", WORKLOAD, "--unsafe-redis"]
