@@ -8,7 +8,9 @@ from tests.newcomers.programs import work
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ("gpt-4o=3", 'expected JSON such as {"my-model": [0.5, 1.5]}, got: gpt-4o=3'),
+        pytest.param(
+            "gpt-4o=3", 'expected JSON such as {"my-model": [0.5, 1.5]}, got: gpt-4o=3', marks=pytest.mark.slow
+        ),
         ('{"gpt-4o": 3}', 'gpt-4o: expected a valid tuple such as {"my-model": [0.5, 1.5]}, got: 3'),
     ],
 )

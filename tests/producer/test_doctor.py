@@ -230,7 +230,8 @@ def test_bad_set_up_is_named_item_by_item(examine, web):
     ],
 )
 def test_redis_without_an_append_only_file_needs_replicas_that_submits_wait_for(examine, replicas, wanted, level, says):
-    with EmbeddedRedis(tcp=True, appendonly="no") as server, ExitStack() as stack:
+    at_once = {"repl-diskless-sync-delay": "0"}
+    with EmbeddedRedis(tcp=True, appendonly="no", **at_once) as server, ExitStack() as stack:
         if replicas:
             port = server.url.rpartition(":")[2].partition("/")[0]
             replica = stack.enter_context(EmbeddedRedis(appendonly="no", replicaof=f"127.0.0.1 {port}"))

@@ -74,7 +74,7 @@ def test_demo_answers_all_questions_and_says_what_it_cost(demo):
     assert all_gone(children)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_interrupted_demo_ends_all_that_it_started(demo, number):
     with demo() as process:
         until_sync(lambda: worker_of(process), 30)

@@ -109,7 +109,8 @@ async def test_failed_call_is_tried_again_and_not_by_the_sdk(plain, llm, guards)
 @pytest.mark.parametrize("is_sync", [False, True])
 async def test_embeddings_that_keep_failing_open_their_breaker(is_sync, plain, llm, guards, aredis):
     llm.set_faults([{"fault": "503"}])
-    guarded = guarded_embeddings(plain, guards=guards, limits=CallLimits(attempts=BreakerLimits().failure_threshold))
+    guards.breaker = BreakerLimits(failure_threshold=2)
+    guarded = guarded_embeddings(plain, guards=guards, limits=CallLimits(attempts=2))
     with pytest.raises(ProviderUnavailableError):
         await (asyncio.to_thread(guarded.embed_query, "x") if is_sync else guarded.aembed_query("x"))
     (status,) = await Breakers(aredis, guards.breaker).states()

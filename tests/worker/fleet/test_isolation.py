@@ -268,6 +268,7 @@ async def test_deadline_holds_while_a_task_waits_to_be_isolated(redis_url, isola
     assert (result.status, result.metadata.input_tokens) == (State.TIMEOUT, 7)
 
 
+@pytest.mark.slow
 async def test_isolated_task_that_blocks_past_its_deadline_ends_as_timeout(redis_url, isolated, monkeypatch):
     monkeypatch.setattr(isolation_module, "_GRACE_S", 0.1)
     with Client(redis_url) as client, Redis.from_url(redis_url) as raw:

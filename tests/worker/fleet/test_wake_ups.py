@@ -13,6 +13,7 @@ from langgraph_rq.shared.queue.upkeep import renew_call
 from langgraph_rq.shared.queue.verbs import QueueTimes, submit_call
 from langgraph_rq.shared.tasks import Task, TaskLimits
 from langgraph_rq.shared.telemetry.outage import Outage
+from langgraph_rq.worker.fleet import claiming
 from langgraph_rq.worker.fleet.claiming import BLOCK_S, Claimer
 from tests.waiting import until
 
@@ -132,14 +133,16 @@ async def test_wake_up_of_a_worker_that_died_is_made_up_for_by_the_watcher(aredi
         await until(lambda: claimed(idlers) == ["t1"], BLOCK_S / 2)
 
 
-async def test_wake_up_is_made_up_for_while_the_watcher_is_dead_too(aredis, redis_url):
+async def test_wake_up_is_made_up_for_while_the_watcher_is_dead_too(aredis, redis_url, monkeypatch):
+    monkeypatch.setattr(claiming, "BLOCK_S", 1)
     await aredis.set(watcher_key(QUEUE), "killed", px=60_000)
     async with idle_workers(redis_url, 3, is_watched=False) as idlers:
         await push_as_stock_rq(aredis, "stock")
         await until(lambda: claimed(idlers) == ["stock"], 2 * BLOCK_S)
 
 
-async def test_another_worker_watches_once_the_watcher_was_killed(aredis, redis_url):
+async def test_another_worker_watches_once_the_watcher_was_killed(aredis, redis_url, monkeypatch):
+    monkeypatch.setattr(claiming, "_WATCH_S", 1)
     await aredis.set(watcher_key(QUEUE), "killed", px=1_000)
     async with idle_workers(redis_url, 2) as idlers:
         assert await aredis.get(watcher_key(QUEUE)) not in {None, b"killed"}
