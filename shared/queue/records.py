@@ -1,4 +1,4 @@
-"""Records of runs: what lists of tasks show of them, as scripts/functions/records.lua keeps it.
+"""Records of runs: what lists of tasks show of them, as functions/records/records.lua keeps it.
 
 Keys:
     agent:run_count:<tenant>       string  number of the newest run; 8 days

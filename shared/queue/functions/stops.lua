@@ -4,7 +4,7 @@
 -- cancel: 1, or `rollback`: what it has written to its thread is removed, too. Only a worker can do that, in its last
 -- step as the owner, so that the thread's next task begins on what was there before. `cancel_reason` says who wanted it.
 --
--- Uses shared/queue/functions/thread_rows: LATE
+-- Uses shared/queue/functions/records/thread_rows: LATE
 
 -- Tasks of a thread that one script stops at most, and of those whose time to start has not come.
 local MOST_STOPPED, MOST_LATE = 1000, 100

@@ -9,7 +9,7 @@
 -- Uses shared/connections/clock: natural, whole
 -- Uses shared/queue/functions/marks: LIMITS, MOST_TASKS, WAITS, mark, mark_of
 -- Uses shared/queue/functions/turns: enqueue, enter_thread, lay, wake_thread
--- Uses shared/queue/functions/thread_rows: leave_late, list_late
+-- Uses shared/queue/functions/records/thread_rows: leave_late, list_late
 -- Uses shared/queue/functions/emptied: DEFERRED, set_status, show_listed, show_waiting, tasks_wait
 --
 -- agent:wait:<thing>  zset  id -> when the task may go on at the earliest (ms); an hour after the last entry

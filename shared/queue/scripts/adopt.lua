@@ -9,8 +9,8 @@
 -- Uses shared/queue/functions/rq_jobs: describe, hide_execution
 -- Uses shared/queue/functions/shares: charge
 -- Uses shared/queue/functions/waits: wait_to_start
--- Uses shared/queue/functions/thread_rows: list_run
--- Uses shared/queue/functions/records: begin_record
+-- Uses shared/queue/functions/records/thread_rows: list_run
+-- Uses shared/queue/functions/records/records: begin_record
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
 -- KEYS[2] rq:job:<id>          hash    RQ's job

@@ -12,7 +12,7 @@
 -- Uses shared/queue/functions/emptied: DEFERRED, is_removed, note_emptied
 -- Uses shared/queue/functions/questions: stand_still
 -- Uses shared/queue/functions/waits: take_marked
--- Uses shared/queue/functions/remembered_ids: recall_id
+-- Uses shared/queue/functions/records/remembered_ids: recall_id
 -- Uses shared/queue/functions/rq_jobs: FAR, show_again, task_bytes
 -- Uses shared/queue/functions/events: record_state
 --

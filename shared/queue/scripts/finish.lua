@@ -8,9 +8,9 @@
 -- Uses shared/queue/functions/rq_jobs: hide_execution, list_ended, task_bytes, write_result
 -- Uses shared/queue/functions/shares: discharge
 -- Uses shared/queue/functions/events: record_end
--- Uses shared/queue/functions/thread_rows: expire_state, list_end, unlist_run
--- Uses shared/queue/functions/records: RECORDED, end_record, forget_record
--- Uses shared/queue/functions/remembered_ids: kept_ms, remember_id
+-- Uses shared/queue/functions/records/thread_rows: expire_state, list_end, unlist_run
+-- Uses shared/queue/functions/records/records: RECORDED, end_record, forget_record
+-- Uses shared/queue/functions/records/remembered_ids: kept_ms, remember_id
 --
 -- KEYS[1] agent:task:<id>        hash    the task's state
 -- KEYS[2] agent:result:<id>      string  the result document

@@ -6,9 +6,9 @@
 -- Uses shared/queue/functions/emptied: statuses
 -- Uses shared/queue/functions/shares: charge, is_above_share, refused
 -- Uses shared/queue/functions/waits: go_on, wait_to_start
--- Uses shared/queue/functions/thread_rows: is_busy, list_run
--- Uses shared/queue/functions/records: begin_record
--- Uses shared/queue/functions/remembered_ids: recall_id, shortened
+-- Uses shared/queue/functions/records/thread_rows: is_busy, list_run
+-- Uses shared/queue/functions/records/records: begin_record
+-- Uses shared/queue/functions/records/remembered_ids: recall_id, shortened
 -- Uses shared/queue/functions/stops: stop_thread
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state

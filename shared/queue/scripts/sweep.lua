@@ -11,7 +11,7 @@
 -- Uses shared/queue/functions/rq_jobs: hide_execution, show_again
 -- Uses shared/queue/functions/shares: TENANTS_KEY, discharge, settle_share
 -- Uses shared/queue/functions/memory: note_memory
--- Uses shared/queue/functions/thread_rows: keep_open_thread
+-- Uses shared/queue/functions/records/thread_rows: keep_open_thread
 --
 -- KEYS[1] agent:open      zset    id -> deadline (ms); past it, when to look again
 -- KEYS[2] agent:sweeper   hash    worker, until (ms): who sweeps for the fleet; from: how far it got; drops: the queue

@@ -2,7 +2,7 @@
 -- Note that an operation has changed the state of a thread.
 --
 -- Uses shared/connections/clock: clock
--- Uses shared/queue/functions/thread_rows: ROW, expire_state, list_again, list_end
+-- Uses shared/queue/functions/records/thread_rows: ROW, expire_state, list_again, list_end
 --
 -- ARGV[1] thread
 -- ARGV[2] tenant

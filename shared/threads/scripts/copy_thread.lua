@@ -1,7 +1,7 @@
 -- List a copy of a thread: with its metadata, its graph, its TTL and how its last run ended, and without its runs.
 --
 -- Uses shared/connections/clock: clock, whole
--- Uses shared/queue/functions/thread_rows: list_again, touch_row
+-- Uses shared/queue/functions/records/thread_rows: list_again, touch_row
 --
 -- KEYS[1] agent:thread_row:<thread>  hash  what is listed of the thread
 -- KEYS[2] agent:thread_row:<thread>  hash  what is listed of the copy

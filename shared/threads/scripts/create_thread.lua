@@ -1,7 +1,7 @@
 -- Make a thread that has no run yet.
 --
 -- Uses shared/connections/clock: clock, whole
--- Uses shared/queue/functions/thread_rows: list_thread, touch_row
+-- Uses shared/queue/functions/records/thread_rows: list_thread, touch_row
 --
 -- KEYS[1] agent:thread_row:<thread>  hash  what is listed of it
 -- ARGV[1] thread

@@ -3,7 +3,7 @@
 -- bounded number of them, and says where to go on.
 --
 -- Uses shared/connections/clock: whole
--- Uses shared/queue/functions/thread_rows: BY_TERM, THREADS
+-- Uses shared/queue/functions/records/thread_rows: BY_TERM, THREADS
 --
 -- ARGV[1] tenant
 -- ARGV[2] n, threads at most

@@ -3,7 +3,7 @@
 -- thread from then on has a higher one, and what the operation still writes is refused.
 --
 -- Uses shared/connections/clock: clock, whole
--- Uses shared/queue/functions/thread_rows: is_busy
+-- Uses shared/queue/functions/records/thread_rows: is_busy
 --
 -- KEYS[1] agent:token  string  the token of the last claim
 -- ARGV[1] thread

@@ -1,7 +1,7 @@
 #!lua flags=no-writes
 -- Read what is listed of a thread, whether a task of it has not ended, and whether it shows a question.
 --
--- Uses shared/queue/functions/thread_rows: is_busy
+-- Uses shared/queue/functions/records/thread_rows: is_busy
 --
 -- KEYS[1] agent:thread_row:<thread>  hash  what is listed of it
 -- KEYS[2] agent:question:<thread>    hash  its question, if there is one

@@ -2,9 +2,9 @@
 -- Forget a run that has ended: its record, its result and its events. Its id stays remembered, so that it is not run again.
 --
 -- Uses shared/connections/clock: clock
--- Uses shared/queue/functions/records: LETTERS, forget_record
--- Uses shared/queue/functions/remembered_ids: recall_id
--- Uses shared/queue/functions/thread_runs: remove_run
+-- Uses shared/queue/functions/records/records: LETTERS, forget_record
+-- Uses shared/queue/functions/records/remembered_ids: recall_id
+-- Uses shared/queue/functions/records/thread_runs: remove_run
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
 -- KEYS[2] agent:result:<id>    string  the result document

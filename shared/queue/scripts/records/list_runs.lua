@@ -2,8 +2,8 @@
 -- List runs of a tenant, the newest first: a page, and where to go on. Looks at a bounded number of records.
 --
 -- Uses shared/connections/clock: natural, whole
--- Uses shared/queue/functions/records: BLOCK, COUNT, EACH, LETTERS, OPEN_LETTER, line_of_task, read_entry
--- Uses shared/queue/functions/thread_runs: read_run
+-- Uses shared/queue/functions/records/records: BLOCK, COUNT, EACH, LETTERS, OPEN_LETTER, line_of_task, read_entry
+-- Uses shared/queue/functions/records/thread_runs: read_run
 --
 -- ARGV[1] tenant
 -- ARGV[2] only the runs that were accepted before the one of this number, 0 for all

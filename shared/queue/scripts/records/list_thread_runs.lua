@@ -1,8 +1,8 @@
 #!lua flags=no-writes
 -- List runs of a thread, the newest first.
 --
--- Uses shared/queue/functions/records: line_of_task
--- Uses shared/queue/functions/thread_runs: PARTS, RUNS
+-- Uses shared/queue/functions/records/records: line_of_task
+-- Uses shared/queue/functions/records/thread_runs: PARTS, RUNS
 --
 -- ARGV[1] thread
 -- ARGV[2] how many of the newest are left out

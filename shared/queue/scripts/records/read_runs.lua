@@ -2,9 +2,9 @@
 -- Read runs by their ids: of each its record, or what its task's hash says while it is open.
 --
 -- Uses shared/connections/clock: clock, natural
--- Uses shared/queue/functions/records: LETTERS, block_of, line_of_task, read_entry
--- Uses shared/queue/functions/remembered_ids: recall_id
--- Uses shared/queue/functions/thread_runs: read_run
+-- Uses shared/queue/functions/records/records: LETTERS, block_of, line_of_task, read_entry
+-- Uses shared/queue/functions/records/remembered_ids: recall_id
+-- Uses shared/queue/functions/records/thread_runs: read_run
 -- Uses shared/queue/functions/turns: tenant_of
 --
 -- ARGV[1] thread in which the runs are known, empty for any

@@ -2,7 +2,7 @@
 -- name a thread are listed. A key of another type lists nothing, and keeps no task from running.
 --
 -- Uses shared/connections/clock: whole
--- Uses shared/queue/functions/thread_runs: RUNS, add_run, read_run, remove_run
+-- Uses shared/queue/functions/records/thread_runs: RUNS, add_run, read_run, remove_run
 --
 -- agent:thread_row:<thread>   hash  created, updated, changed: when it was made, used, and its state changed (ms); graph,
 --                                   run: of the newest run; ended: the state in which a run ended last; metadata: JSON;

@@ -7,7 +7,7 @@
 --
 -- Uses shared/connections/clock: natural, whole
 -- Uses shared/queue/functions/turns: tenant_of
--- Uses shared/queue/functions/thread_runs: write_run
+-- Uses shared/queue/functions/records/thread_runs: write_run
 --
 -- agent:run_count:<tenant>        string  number of the newest run
 -- agent:runs:<tenant>:<block>     hash    of run number block * EACH + n: n -> id, a blank, its thread, a line break, and of
