@@ -1,5 +1,6 @@
 """A run that was accepted is answered as one, though Redis goes away right after it: an error would start another."""
 
+import asyncio
 import tempfile
 from itertools import takewhile
 from pathlib import Path
@@ -10,19 +11,22 @@ from langgraph_sdk import get_client
 
 from langgraph_rq.shared.connections.scripts import load_script
 from langgraph_rq.shared.graph_description import GRAPH_DESCRIPTIONS
-from tests.chaos.testbed.proxy import RedisProxy
+from tests.chaos.testbed.proxy import Proxy
 from tests.fleet import one_node_graph, worker
 from tests.gateways import listening
+from tests.waiting import until
 
 READS_RUNS = load_script("shared/queue/scripts/records/read_runs").sha
 READS_PLACE = "XREVRANGE"
+LOOKS = 8
+"""More than a client repeats before it says that Redis is away."""
 
 
 @pytest.fixture
 async def between(redis_url):
     with (
         tempfile.TemporaryDirectory() as folder,
-        RedisProxy(Path(folder) / "proxy.sock", Path(urlsplit(redis_url).path)).serve() as proxy,
+        Proxy(Path(folder) / "proxy.sock", Path(urlsplit(redis_url).path)).serve() as proxy,
     ):
         yield proxy
 
@@ -80,3 +84,14 @@ async def test_stream_of_a_run_that_was_accepted_begins_without_looking_for_it(s
     assert {each[-1].data["status"] for each in parts} == {"success"}
     assert between.dropped == 0
     assert len(await sdk.runs.list(thread)) == len(parts)
+
+
+async def test_run_that_is_waited_for_outlasts_an_outage_of_redis(sdk, between):
+    thread = (await sdk.threads.create())["thread_id"]
+    between.lose_replies(READS_PLACE, every=1)
+    waiting = asyncio.create_task(sdk.runs.wait(thread, "g", input={"n": 0}))
+    await until(lambda: between.dropped >= LOOKS)
+    assert not waiting.done(), "an error would let its client start a second run"
+    between.lose_replies(READS_PLACE, every=0)
+    assert await waiting == {"n": 1}
+    assert len(await sdk.runs.list(thread)) == 1

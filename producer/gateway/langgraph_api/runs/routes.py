@@ -38,6 +38,7 @@ from langgraph_rq.producer.gateway.tasks.bodies import Body, StrictRoute
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import (
     LanggraphRqError,
+    RedisUnavailableError,
     WaitTimeoutError,
 )
 from langgraph_rq.shared.queue.records import forget_run_call
@@ -46,6 +47,7 @@ from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import State, task_key, thread_key
 
 _LISTED = 1_000
+_OUTAGE_PAUSE_S = 0.5
 _RUN_ID = TypeAdapter(TaskId)
 _PROBLEMS = documented(400, 401, 404, 408, 409, 413, 422, 429, 503)
 
@@ -265,7 +267,13 @@ async def _result(caller: Caller, run_id: str, *, cancels: bool, is_new: bool) -
                 if time.monotonic() - asked_at < HEARTBEAT_S / 2:  # the gateway stops: the client can join elsewhere
                     has_ended = True
                     return
-                yield b" "
+            except RedisUnavailableError:  # the run goes on: an error would let its client start another
+                is_new = False
+                if caller.client.is_ending:
+                    has_ended = True
+                    return
+                await asyncio.sleep(_OUTAGE_PAUSE_S)
+            yield b" "
         has_ended = True
         yield json.dumps(_shown(read_json(document)), ensure_ascii=False, separators=(",", ":")).encode()
     except LanggraphRqError as error:
