@@ -256,6 +256,11 @@ end
 if not some_queue or redis.call('SISMEMBER', queues_key, some_queue) == 0 then
   some_queue = redis.call('SRANDMEMBER', queues_key)
 end
+-- A producer may add any name: of a key that is no queue nothing may be read, as R15 would delete it.
+if some_queue and some_queue:sub(1, #QUEUE_KEY) ~= QUEUE_KEY then
+  redis.call('SREM', queues_key, some_queue)
+  some_queue = nil
+end
 local may_drop_more = some_queue and drop_ended(some_queue)
 if may_drop_more then
   redis.call('HSET', sweeper_key, 'drops', some_queue)

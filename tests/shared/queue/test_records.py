@@ -212,6 +212,22 @@ async def test_runs_of_a_thread_are_listed_page_by_page_and_the_newest_thousand_
     assert await queue.redis.llen("agent:thread_runs:th") == 3_000
 
 
+async def test_old_runs_of_a_long_thread_are_listed_a_few_at_a_time(queue):
+    tasks = [task(n, thread_id="th") for n in range(1_000)]
+    await queue.submit_all(tasks)
+    assert len((await queue.page()).runs) == 100
+    assert len((await queue.page(before=200)).runs) < 20, "each is found behind 2,400 entries"
+    assert await queue.listed() == [one.key for one in reversed(tasks)]
+
+
+async def test_entry_of_another_program_hides_no_run_that_comes_after_it(queue):
+    await queue.submit("t1", thread_id="th")
+    await queue.redis.lpush("agent:thread_runs:th", "odd")
+    await queue.submit("t2", thread_id="th")
+    assert (await queue.read("t2", "th")).key == "t2"
+    assert await queue.redis.llen("agent:thread_runs:th") == 3
+
+
 @pytest.mark.parametrize("thread", [None, "th"])
 async def test_run_that_is_deleted_is_known_only_as_an_id_that_was_used(queue, thread):
     fields = {"thread_id": thread} if thread else {}

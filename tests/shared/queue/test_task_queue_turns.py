@@ -404,6 +404,19 @@ async def test_thousands_of_ended_tasks_are_dropped_in_one_round_of_the_sweeper(
     assert await queue.redis.exists(*left) == 0
 
 
+async def test_sweeper_deletes_no_key_that_another_program_adds_to_the_list_of_queues(queue):
+    await queue.redis.hset("agent:budget:policy", "global", "5 -")
+    await queue.redis.delete("rq:queues")
+    await queue.redis.sadd("rq:queues", "agent:budget:policy")
+    await queue.sweep()
+    assert await queue.redis.hgetall("agent:budget:policy") == {b"global": b"5 -"}
+    assert await queue.redis.exists("rq:queues") == 0
+    await queue.redis.hset("agent:sweeper", "drops", "agent:budget:policy")
+    await queue.redis.sadd("rq:queues", "agent:budget:policy")
+    await queue.sweep()
+    assert await queue.redis.exists("agent:budget:policy") == 1
+
+
 async def test_many_ended_tasks_are_passed_over_a_bounded_number_at_a_time(queue):
     for i in range(2_500):
         await queue.submit(f"ann{i}", user_id="ann")

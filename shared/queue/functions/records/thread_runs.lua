@@ -9,6 +9,10 @@ local REMOVED = '-' -- no id begins with a dash, no line, and nothing that a cli
 -- Add a run that was accepted.
 local function add_run(thread, id, about)
   local length = redis.pcall('LPUSH', RUNS .. thread, about, '', id)
+  if type(length) == 'number' and length % PARTS > 0 then -- another program has added to it: no run is found in it any more
+    redis.pcall('DEL', RUNS .. thread)
+    redis.pcall('LPUSH', RUNS .. thread, about, '', id)
+  end
   if type(length) == 'number' and length > MOST_RUNS * PARTS then
     redis.pcall('LTRIM', RUNS .. thread, 0, MOST_RUNS * PARTS - 1)
   end
@@ -28,12 +32,12 @@ local function write_run(thread, id, line)
   end
 end
 
--- Returns the first line of a run's record, and what its client said; nothing: it is not listed.
+-- Returns the first line of a run's record, what its client said, and its place; nothing: it is not listed.
 local function read_run(thread, id)
   local place = place_of_run(thread, id)
   if place then
     local _, line, about = unpack(redis.pcall('LRANGE', RUNS .. thread, place, place + PARTS - 1))
-    return line or '', about or ''
+    return line or '', about or '', place
   end
 end
 

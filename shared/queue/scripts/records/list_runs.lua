@@ -19,6 +19,8 @@ local tenant, before, n = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local state, graph, user = ARGV[4], ARGV[5], ARGV[6]
 local since, until_ms, most = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local MOST_BLOCKS, MOST_RECORDS = 200, 350
+-- Entries of a thread's list that take as long to pass as a record to read.
+local PASSED_EACH = 100
 local is_open = state == 'pending' or state == 'running'
 local letter = is_open and OPEN_LETTER or LETTERS[state]
 local looked, found = 0, {}
@@ -52,7 +54,9 @@ local function read(block_key, at)
   end
   local line, about = record:match('^([^\n]*)\n?(.*)$')
   if thread ~= '' then
-    line, about = read_run(thread, id)
+    local place
+    line, about, place = read_run(thread, id)
+    looked = looked + (place or 0) / PASSED_EACH
   end
   if not line or line == '' then
     line = line_of_task(id)
