@@ -11,6 +11,7 @@ from langgraph_rq.shared.queue.events import order
 from tests.gateways import free_port, start_gateway
 from tests.installation import start_worker
 from tests.langgraph_api.servers import PROJECT
+from tests.waiting import until_sync
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 INPUT = {"name": "a", "ticks": 20, "tick_s": 0.2}
@@ -47,11 +48,15 @@ class Stack:
         self.gateway = self._start_gateway()
 
     def kill_worker(self, run_id):
-        (worker,) = [
-            worker
-            for worker in self.workers
-            if any(event["task_id"] == run_id for event in worker.events("task.started"))
-        ]
+        def those_that_run_it():
+            return [
+                worker
+                for worker in self.workers
+                if any(event["task_id"] == run_id for event in worker.events("task.started"))
+            ]
+
+        until_sync(those_that_run_it)
+        (worker,) = those_that_run_it()
         worker.process.kill()
 
     def kill_redis(self, _run_id):
