@@ -13,7 +13,6 @@ from copy import copy
 from datetime import UTC, datetime
 from logging.handlers import QueueHandler, QueueListener
 from queue import Empty, SimpleQueue
-from time import sleep
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -34,8 +33,8 @@ _OPERATIONAL = (OSError, RedisError, LanggraphRqError)
 _FRAMES = 20
 MOST_QUEUED = 10_000
 """Events, about 20 MB: whatever reads the log may be stuck, and a line that cannot be written must hold up no task."""
-GATHER_S = 0.05
-"""How late a line may be; those of a process that is killed in this time are lost."""
+GATHER_S = 0.2
+"""How late a line below warning may be; those of a process that is killed in this time are lost."""
 _PIPE_CHARS = 4_096
 """What a pipe takes as a whole, whoever else writes into it. Lines have only ASCII characters."""
 
@@ -106,9 +105,17 @@ class QueuedEvents(_Lossy, QueueHandler):
 
     So it does not use its lock either: one thread would hold it and read a record's arguments, which may wait for
     another thread, in which a finalizer logs something.
+
+    Args:
+        queue: Takes the events.
+        hurry: Ends the listener's pause: something is in it when a warning or an error was queued.
     """
 
     queue: SimpleQueue[logging.LogRecord]
+
+    def __init__(self, queue: SimpleQueue[logging.LogRecord], hurry: SimpleQueue[None]) -> None:
+        super().__init__(queue)
+        self._hurry = hurry
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Queue a record that passes the filters."""
@@ -121,6 +128,8 @@ class QueuedEvents(_Lossy, QueueHandler):
         """Queue an event; drop it while the thread is too far behind."""
         if self.queue.qsize() < MOST_QUEUED:
             super().enqueue(record)
+        if record.levelno >= logging.WARNING and self._hurry.empty():
+            self._hurry.put(None)
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         """Read the record's arguments and context now: they may change before the thread does."""
@@ -128,25 +137,32 @@ class QueuedEvents(_Lossy, QueueHandler):
 
 
 class GatheringListener(QueueListener):
-    """Takes events from the queue in a thread, which wakes at most every `GATHER_S`, and not at all without events.
+    """Takes events from the queue in a thread, which pauses for `GATHER_S` when it has taken all, unless in a hurry.
 
-    A thread that wakes for each event, and writes each line by itself, costs a busy process as much as the lines.
+    A thread that wakes for each event, and writes each line by itself, costs a busy process more than the lines: each
+    time it must wait for the interpreter's lock, and the thread that had it too.
     """
 
     queue: SimpleQueue[logging.LogRecord]
     handlers: tuple[logging.Handler, ...]
 
+    def __init__(self, queue: SimpleQueue[logging.LogRecord], *handlers: logging.Handler) -> None:
+        super().__init__(queue, *handlers, respect_handler_level=True)
+        self.hurry: SimpleQueue[None] = SimpleQueue()
+        self._has_begun = False
+
     def dequeue(self, block: bool) -> logging.LogRecord:
         """Return the next event; when there is none, write what was gathered, and let some gather."""
-        try:
-            return self.queue.get_nowait()
-        except Empty:
+        if self._has_begun and self.queue.empty():
             self._flush()
-            sleep(GATHER_S)
-            return self.queue.get(block)
+            with suppress(Empty):
+                self.hurry.get(timeout=GATHER_S)
+        self._has_begun = True
+        return self.queue.get(block)
 
     def stop(self) -> None:
         """Handle what is left, and end."""
+        self.hurry.put(None)
         super().stop()
         self._flush()
 

@@ -112,7 +112,7 @@ def configure(level: str = "info", *, redactor: Redactor | None = None, stream: 
 def queued(listeners: Mapping[str, Listener] | None = None) -> Iterator[None]:
     """Let a thread write the lines and call `listeners`, in the order of the events, while the block runs.
 
-    The first of a quiet time at once, others within `GATHER_S`, those of one piece of 4,096 bytes by one call.
+    The first after a pause, warnings and errors at once; others within `GATHER_S`, as many by one call as a pipe takes.
 
     A listener gets all fields of its event, whatever the log level. At level debug each line is written before the
     call that logs it returns, to find out what ends a process.
@@ -125,8 +125,8 @@ def queued(listeners: Mapping[str, Listener] | None = None) -> Iterator[None]:
     before = root.handlers
     handlers = ([] if _lines is None or is_direct else [_lines]) + ([_Listening(listeners)] if listeners else [])
     queue: SimpleQueue[Any] = SimpleQueue()
-    thread = GatheringListener(queue, *handlers, respect_handler_level=True)
-    root.handlers = [*(handler for handler in before if handler not in handlers), QueuedEvents(queue)]
+    thread = GatheringListener(queue, *handlers)
+    root.handlers = [*(handler for handler in before if handler not in handlers), QueuedEvents(queue, thread.hurry)]
     if listeners:
         _counted = frozenset(listeners)
         _package.setLevel(logging.DEBUG)

@@ -329,24 +329,21 @@ def test_lines_are_written_in_pieces_of_whole_lines_that_a_pipe_takes_at_once(re
     assert all(len(piece) <= 4_096 or piece.count("\n") == 1 for piece in out.pieces)
 
 
-def test_events_that_come_while_the_thread_gathers_neither_wake_it_nor_are_written_one_by_one(restored, monkeypatch):
-    gathers, gathered = [], Event()
-
-    def gather(seconds):
-        gathers.append(seconds)
-        assert gathered.wait(20)
-
-    monkeypatch.setattr(log_output, "sleep", gather)
+def test_lines_gather_until_a_warning_and_are_then_written_by_one_call(restored, monkeypatch):
+    monkeypatch.setattr(log_output, "GATHER_S", 60)
     out = Pieces()
     logs.configure(stream=out)
     with logs.queued():
-        until_sync(lambda: gathers, 20)
+        log.info("worker.started")
+        until_sync(out.objects, 20)
         for number in range(20):
             log.info("node.completed", writes=number)
-        gathered.set()
-    assert [line["writes"] for line in out.objects()] == list(range(20))
-    assert len(out.pieces) == 1
-    assert len(gathers) <= 2
+        assert len(out.pieces) == 1
+        log.warning("task.fenced")
+        until_sync(lambda: len(out.pieces) == 2, 20)
+        assert [line.get("writes") for line in out.objects()] == [None, *range(20), None]
+        log.info("worker.stopped")
+    assert len(out.pieces) == 3
 
 
 class Stuck(Lines):
