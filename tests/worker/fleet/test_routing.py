@@ -102,10 +102,10 @@ async def test_task_whose_graph_no_worker_has_ends_at_its_deadline_and_says_so(r
     async with worker(redis_url, {"a": GRAPH}, times=BRIEF):
         async with worker(redis_url, {"b": GRAPH}, times=BRIEF) as leaving:
             await until(lambda: leaving.is_held)
-        task_id = client.submit({}, graph="b", deadline_s=4).task_id
+        task_id = client.submit({}, graph="b", deadline_s=2).task_id
         late = client.submit({}, graph="a", deadline_s=4).task_id
         result = await ended(client, task_id)
         assert (await ended(client, late)).status is State.SUCCESS
     assert (result.status, result.error.type) == (State.TIMEOUT, ErrorType.UNKNOWN_GRAPH)
-    assert result.error.message == "no live worker served the graph 'b' when the deadline of 4 s passed"
+    assert result.error.message == "no live worker served the graph 'b' when the deadline of 2 s passed"
     assert result.metadata.attempts == 0

@@ -152,7 +152,7 @@ async def test_failing_calls_open_the_breaker_for_everybody(call, fault, redis_u
     assert held == 0
 
 
-@pytest.mark.parametrize("call", [astream, stream])
+@pytest.mark.parametrize("call", [astream, pytest.param(stream, marks=pytest.mark.slow)])
 async def test_stream_of_a_probe_closes_the_breaker_at_its_first_chunk(call, redis_url, aredis, llm, chat):
     limits = BreakerLimits(open_s=0.001, max_open_s=0.001, jitter=0)
     breaker = Breakers(aredis, limits)
@@ -169,7 +169,7 @@ async def test_stream_of_a_probe_closes_the_breaker_at_its_first_chunk(call, red
     assert await books(aredis) == (billed(llm), 0)
 
 
-@pytest.mark.parametrize("call", [ainvoke, invoke, astream])
+@pytest.mark.parametrize("call", [ainvoke, *(pytest.param(one, marks=pytest.mark.slow) for one in (invoke, astream))])
 async def test_task_waits_for_a_rate_limit_and_runs_its_node_again(call, redis_url, llm, chat):
     llm.set_faults([{"fault": "429", "retry_after_s": 3, "times": 1}])
     result = await run_node(redis_url, node_of(call, chat()))
@@ -528,7 +528,7 @@ async def test_node_that_cannot_be_told_about_ends_as_it_would(node, status, red
     assert "node.not_recorded" in caplog.text
 
 
-@pytest.mark.parametrize("is_guarded", [True, False])
+@pytest.mark.parametrize("is_guarded", [True, pytest.param(False, marks=pytest.mark.slow)])
 async def test_sync_call_in_an_async_node_does_not_stop_the_loop_of_the_call_that_holds_the_budget(
     is_guarded, redis_url, aredis, llm, chat
 ):

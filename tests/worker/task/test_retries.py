@@ -51,7 +51,14 @@ async def ended(client, **fields):
     return await asyncio.to_thread(client.wait, task.task_id, 30)
 
 
-@pytest.mark.parametrize("error", [FlakyError("again"), ConnectionError("reset"), ToolError("the search is down")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        FlakyError("again"),
+        pytest.param(ConnectionError("reset"), marks=pytest.mark.slow),
+        pytest.param(ToolError("the search is down"), marks=pytest.mark.slow),
+    ],
+)
 async def test_graph_is_tried_again_up_to_max_attempts(redis_url, client, error):
     graph, runs = failing(error, error)
     async with worker(redis_url, {"flaky": graph}):
