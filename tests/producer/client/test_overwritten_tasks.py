@@ -125,8 +125,15 @@ def wait_apart(redis_url: str, ids: list[str], found: list[str]) -> None:
     asyncio.run(wait())
 
 
-@pytest.mark.parametrize("kind", [kind for kind in PLANT if kind != "stream"])
-@pytest.mark.parametrize("wait", [wait_sync, wait_async, wait_apart])
+@pytest.mark.parametrize(
+    ("wait", "kind"),
+    [
+        pytest.param(wait, kind, marks=() if wait is wait_async or kind == "list" else pytest.mark.slow)
+        for wait in (wait_sync, wait_async, wait_apart)
+        for kind in PLANT
+        if kind != "stream"
+    ],
+)
 def test_event_stream_of_another_type_holds_up_no_other_wait(redis_url, redis_client, worker, monkeypatch, wait, kind):
     monkeypatch.setattr(event_feed, "READERS", 1)
     found: list[str] = []
