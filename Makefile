@@ -30,7 +30,8 @@ demo: install ## Answer 20 questions end to end on a private Redis, offline unle
 	@$(BIN)/python -m examples.demo
 
 # Bytecode of tests and of our packages is kept, whatever PYTHONDONTWRITEBYTECODE says: tests start many processes.
-PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
+TEST_PROCESSES ?= 2
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # Servers that only tests need.
 .venv/.servers: .venv/.installed tests/servers.py
