@@ -30,7 +30,7 @@ demo: install ## Answer 20 questions end to end on a private Redis, offline unle
 	@$(BIN)/python -m examples.demo
 
 # Bytecode of tests and of our packages is kept, whatever PYTHONDONTWRITEBYTECODE says: tests start many processes.
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 4
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # Servers that only tests need.
@@ -38,10 +38,10 @@ PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q --numprocesses $(TE
 	@$(BIN)/python -m tests.servers install
 	@touch $@
 
-test: .venv/.servers ## Run the tests but those marked slow, in two processes (under 5 minutes)
+test: .venv/.servers ## Run the tests but those marked slow, in TEST_PROCESSES=4 (under 5 minutes)
 	@$(PYTEST) -m "not slow"
 
-test-all: .venv/.servers ## Run all tests, in two processes
+test-all: .venv/.servers ## Run all tests, likewise
 	@$(PYTEST)
 
 test-servers: .venv/.servers ## Test queue, guards, state and three faults on each Redis and Valkey here (SERVERS=--brief: in a minute)
