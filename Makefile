@@ -38,10 +38,10 @@ PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q --numprocesses $(TE
 	@$(BIN)/python -m tests.servers install
 	@touch $@
 
-test: .venv/.servers ## Run the tests but those marked slow, in TEST_PROCESSES=4 (under 5 minutes)
+test: .venv/.servers ## Run the tests but those marked slow, in four processes (under 5 minutes; TEST_PROCESSES=n)
 	@$(PYTEST) -m "not slow"
 
-test-all: .venv/.servers ## Run all tests, likewise
+test-all: .venv/.servers ## Run all tests, in four processes (about a quarter of an hour)
 	@$(PYTEST)
 
 test-servers: .venv/.servers ## Test queue, guards, state and three faults on each Redis and Valkey here (SERVERS=--brief: in a minute)
