@@ -220,6 +220,13 @@ async def test_old_runs_of_a_long_thread_are_listed_a_few_at_a_time(queue):
     assert await queue.listed() == [one.key for one in reversed(tasks)]
 
 
+async def test_run_of_a_thread_that_was_deleted_is_listed_by_what_its_hash_says(queue):
+    await queue.submit("t1", thread_id="th", metadata={"n": 1})
+    await queue.redis.delete("agent:thread_runs:th", "agent:thread_row:th")
+    (run,) = (await queue.page()).runs
+    assert (run.key, run.thread, run.state, run.about) == ("t1", "th", State.PENDING, {})
+
+
 async def test_entry_of_another_program_hides_no_run_that_comes_after_it(queue):
     await queue.submit("t1", thread_id="th")
     await queue.redis.lpush("agent:thread_runs:th", "odd")

@@ -70,7 +70,7 @@ local function read(block_key, at)
     return nil, true
   end
   if (until_ms == 0 or accepted <= until_ms) and (state == '' or values[1] == state) then
-    return {id, thread, line, about}
+    return {id, thread, line, about or ''} -- a deleted thread has no record of it, its hash may be there
   end
 end
 
