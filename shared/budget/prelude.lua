@@ -11,7 +11,6 @@ local MODEL_STATS = "agent:budget:model_stats"
 local POLICY = "agent:budget:policy"
 local DEFAULT_TENANT = "default"
 local NO_LIMIT = {}
-
 local NAMES = { "request", "utc_offset_s", "hold", "alert_percents", "task", "tenant", "user", "global" }
 
 -- The fleet's limits, which are the same for every caller: a field that is missing is the caller's own from then on.
@@ -20,15 +19,14 @@ local NAMES = { "request", "utc_offset_s", "hold", "alert_percents", "task", "te
 -- which no call may start; an offset that cannot be read is the caller's own.
 local function read_policy(tenant, user, seed)
   local own_tenant, own_user = "tenant:" .. tenant, "user:" .. user
-  local values = redis.call("HMGET", POLICY, NAMES[1], NAMES[2], NAMES[3], NAMES[4], NAMES[5], NAMES[6], NAMES[7],
-    NAMES[8], own_tenant, own_user)
-  for i = 1, 8 do
-    if not values[i] then
-      values[i] = cjson.decode(seed)[NAMES[i]]
-      redis.call("HSETNX", POLICY, NAMES[i], values[i])
+  local values = redis.call("HMGET", POLICY, own_tenant, own_user, unpack(NAMES))
+  for i, name in ipairs(NAMES) do
+    if not values[i + 2] then
+      values[i + 2] = cjson.decode(seed)[name]
+      redis.call("HSETNX", POLICY, name, values[i + 2])
     end
   end
-  local request, offset_s, hold, percents, of_task, of_tenant, of_user, of_fleet = unpack(values, 1, 8)
+  local tenants_own, users_own, request, offset_s, hold, percents, of_task, of_tenant, of_user, of_fleet = unpack(values, 1, 10)
   local policy = {
     hold = hold, alert_percents = percents,
     utc_offset_ms = (offset_of(offset_s) or cjson.decode(seed).utc_offset_s) * 1000,
@@ -49,7 +47,7 @@ local function read_policy(tenant, user, seed)
   end
   policy.request = amount(request, "request")
   policy.task, policy.global = limit("task", of_task), limit("global", of_fleet)
-  policy.tenant, policy.user = limit("tenant", of_tenant, own_tenant, values[9]), limit("user", of_user, own_user, values[10])
+  policy.tenant, policy.user = limit("tenant", of_tenant, own_tenant, tenants_own), limit("user", of_user, own_user, users_own)
   return policy
 end
 

@@ -36,7 +36,7 @@ MOST_QUEUED = 10_000
 GATHER_S = 0.2
 """How late a line below warning may be; those of a process that is killed in this time are lost."""
 _PIPE_CHARS = 4_096
-"""What a pipe takes as a whole, whoever else writes into it. Lines have only ASCII characters."""
+"""What a pipe takes as a whole, also when other processes write into it. Lines have only ASCII characters."""
 
 
 class Event(dict[str, Any]):

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from langgraph_sdk import get_client
+from langgraph_sdk.errors import UnprocessableEntityError
 
 from langgraph_rq.shared.connections.scripts import load_script
 from langgraph_rq.shared.graph_description import GRAPH_DESCRIPTIONS
@@ -62,6 +63,20 @@ async def test_run_is_accepted_in_four_commands(redis_url, redis_client):
         "EVALSHA",  # the submit
         "EVALSHA_RO",  # the run, as it is answered
     ]
+
+
+async def test_graph_that_was_forgotten_since_the_last_run_is_refused(redis_url, redis_client):
+    async with (
+        listening(redis_url) as (http, _server),
+        get_client(url=str(http.base_url), api_key=None) as sdk,
+    ):
+        thread = (await sdk.threads.create())["thread_id"]
+        async with worker(redis_url, {"g": one_node_graph(lambda _state: {"n": 1})}):
+            await sdk.runs.wait(thread, "g", input={})
+        redis_client.delete(GRAPH_DESCRIPTIONS, "agent:graphs", "agent:graph_inputs")
+        async with worker(redis_url, {"h": one_node_graph(lambda _state: {"n": 1})}):
+            with pytest.raises(UnprocessableEntityError, match="expected one that a live worker serves"):
+                await sdk.runs.create(thread, "g", input={})
 
 
 async def test_run_is_answered_without_a_redis_that_is_away_after_it_was_accepted(sdk, between):

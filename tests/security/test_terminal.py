@@ -1,4 +1,4 @@
-"""Commands, on a terminal and in a pipe, against data that would control the terminal of whoever looks at them."""
+"""Commands, on a terminal and in a pipe, against data that would control the reader's terminal."""
 
 import ast
 import asyncio

@@ -34,7 +34,7 @@ MUTANTS = {
         "(offset_of(offset_s) or 0)",
     ),
     "an offset may be longer than a day": ("reserve", "offset <= 50400", "true"),
-    "a missing field is not written": ("reserve", 'redis.call("HSETNX", POLICY, NAMES[i], values[i])', ""),
+    "a missing field is not written": ("reserve", 'redis.call("HSETNX", POLICY, name, values[i + 2])', ""),
     "a number may be too large": ("reserve", "number < EXACT then", "true then"),
     "a hold that cannot be read is an estimate": ("expire", 'limits.hold ~= "estimate"', 'limits.hold == "worst"'),
     "a raise has no end": ("set_limit", "number + added >= EXACT", "false"),

@@ -15,6 +15,7 @@ from pydantic import Field, RootModel, TypeAdapter, ValidationError
 from langgraph_rq.producer.gateway.dependencies import Caller, FromCaller
 from langgraph_rq.producer.gateway.langgraph_api.ids import thread_of_its_own
 from langgraph_rq.producer.gateway.langgraph_api.objects import (
+    MOST_LISTED,
     Run,
     cancel_runs,
     failure,
@@ -46,7 +47,6 @@ from langgraph_rq.shared.run_fields import TaskId
 from langgraph_rq.shared.strict_json import read_json
 from langgraph_rq.shared.tasks import State, task_key, thread_key
 
-_LISTED = 1_000
 _OUTAGE_PAUSE_S = 0.5
 _RUN_ID = TypeAdapter(TaskId)
 _PROBLEMS = documented(400, 401, 404, 408, 409, 413, 422, 429, 503)
@@ -79,7 +79,7 @@ class CancelBody(Body):
     """Which runs."""
 
     thread_id: str
-    run_ids: list[TaskId] = Field(min_length=1, max_length=_LISTED)
+    run_ids: list[TaskId] = Field(min_length=1, max_length=MOST_LISTED)
 
 
 @router.post("/threads/{thread}/runs", responses=_PROBLEMS)
@@ -140,14 +140,14 @@ async def cancel_many(body: CancelBody, caller: FromCaller, action: Action = "in
 async def list_runs(
     thread: ThreadPath,
     caller: FromCaller,
-    limit: Annotated[int, Query(ge=1, le=_LISTED)] = 10,
+    limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 10,
     offset: Annotated[int, Query(ge=0)] = 0,
     status: Literal["pending", "running", "success", "error", "timeout", "interrupted"] | None = None,
     select: Annotated[list[str] | None, Query(description="These keys only.")] = None,
 ) -> JSONResponse:
     """List the runs of a thread that are still known, the newest first."""
     await read_thread(caller, thread)
-    most = offset + limit if status is None else _LISTED
+    most = offset + limit if status is None else MOST_LISTED
     answers = [run.answer() for run in await newest_runs(caller, thread, most)]
     answers = [one for one in answers if status in (None, one["status"])][offset : offset + limit]
     if select is not None:
