@@ -119,6 +119,14 @@ async def test_answer_that_does_not_come_in_time_is_an_outage_and_belongs_to_nob
     await aredis.delete("pushed")
 
 
+async def test_each_round_trip_has_the_whole_time_for_its_answer(redis_url):
+    async with open_async(redis_url, timeout_s=1) as impatient:
+        connection = KeptConnection(impatient)
+        for _ in range(6):
+            assert await connection.exchange([("BLPOP", "nothing", 0.25)]) == [None]
+        await connection.release()
+
+
 async def test_second_caller_of_a_kept_connection_is_refused_and_the_first_gets_its_replies(aredis):
     connection = KeptConnection(aredis)
     first, second = await asyncio.gather(
