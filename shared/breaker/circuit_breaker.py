@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from langgraph_rq.shared.connections.scripts import Call, load_script
 
@@ -141,8 +141,7 @@ class BreakerLimits:
             raise ValueError(f"expected {name} to be {kind} from {low:,} to {high:,}, got: {value!r}")
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(NamedTuple):
     """The state before and after a call of ours. Of all callers, exactly the one that made a transition sees it."""
 
     before: BreakerState
@@ -159,8 +158,7 @@ class Transition:
         return self.before != self.after
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(NamedTuple):
     """The answer to "may this call start?"; an admitted call must be reported under `generation`, whatever happens."""
 
     verdict: Verdict
@@ -284,16 +282,13 @@ def _why(raw: bytes | None) -> Why | None:
     return Why(raw.decode()) if raw else None
 
 
+_STATES = {state.value.encode(): state for state in BreakerState}
+_VERDICTS = {verdict.value.encode(): verdict for verdict in Verdict}
+
+
 def _admission(reply: Sequence[Any]) -> Admission:
     verdict, generation, wait_ms, before, after, why = reply
-    return Admission(
-        Verdict(verdict.decode()),
-        generation,
-        wait_ms,
-        BreakerState(before.decode()),
-        BreakerState(after.decode()),
-        _why(why),
-    )
+    return Admission(_VERDICTS[verdict], generation, wait_ms, _STATES[before], _STATES[after], _why(why))
 
 
 def _status(name: str, reply: Sequence[Any]) -> BreakerStatus:
@@ -303,4 +298,4 @@ def _status(name: str, reply: Sequence[Any]) -> BreakerStatus:
 
 def _transition(reply: Sequence[Any]) -> Transition:
     before, after, generation, why, open_ms, _ = reply
-    return Transition(BreakerState(before.decode()), BreakerState(after.decode()), generation, _why(why), open_ms)
+    return Transition(_STATES[before], _STATES[after], generation, _why(why), open_ms)

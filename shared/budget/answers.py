@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from langgraph_rq.shared.budget.limits import Amount, Scope, Unit
 from langgraph_rq.shared.budget.model_stats import ModelStats
@@ -11,8 +11,7 @@ from langgraph_rq.shared.budget.model_stats import ModelStats
 _UNKNOWN = ModelStats()
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(NamedTuple):
     """The amount is held: the call may start, and must be settled.
 
     Args:
@@ -141,8 +140,7 @@ class Alert:
     day: date
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """What a settle did.
 
     Args:

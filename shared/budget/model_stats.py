@@ -46,12 +46,17 @@ class ModelStats:
 
     def likely_output(self, unknown: int) -> int:
         """Bound the output tokens of 99 calls in 100; `unknown` until enough calls are known."""
-        total = sum(self.outputs)
-        if total < KNOWN_CALLS:
-            return unknown
-        enough = total * _PERCENTILE
-        bucket = next(i for i, seen in enumerate(accumulate(self.outputs)) if seen >= enough)
-        return int(_SMALLEST_BUCKET * _BUCKET_GROWTH**bucket)
+        return _likely_output(self.outputs) or unknown
+
+
+@lru_cache(maxsize=1024)
+def _likely_output(outputs: tuple[int, ...]) -> int | None:
+    total = sum(outputs)
+    if total < KNOWN_CALLS:
+        return None
+    enough = total * _PERCENTILE
+    bucket = next(i for i, seen in enumerate(accumulate(outputs)) if seen >= enough)
+    return int(_SMALLEST_BUCKET * _BUCKET_GROWTH**bucket)
 
 
 @lru_cache(maxsize=1024)

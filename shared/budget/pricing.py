@@ -57,6 +57,13 @@ class Price(NamedTuple):
     known: bool
 
 
+class Bounds(NamedTuple):
+    """The most that a call's input can cost, and the whole call."""
+
+    input: int
+    total: int
+
+
 class _Tier(NamedTuple):
     """Pico-dollars per token of a call with more than `above` input tokens, and per call."""
 
@@ -106,17 +113,16 @@ class Pricing:
         )
         return Price(-(-pico // _PICO_PER_NANO), known)
 
-    def bound_nano_usd(self, model: str, input_tokens: int, output_tokens: int) -> Price:
+    def bounds_nano_usd(self, model: str, input_tokens: int, output_tokens: int) -> Bounds:
         """Price the most that a call with at most so many tokens can cost, whatever a cache reads or writes."""
-        tiers, known = self._tariff(model, int(time.time()) // PRICE_S)
-        pico = max(
-            tier.call
-            + max(tier.input, tier.cached_input, tier.cache_write) * input_tokens
-            + tier.output * output_tokens
-            for tier in tiers
-            if input_tokens > tier.above
-        )
-        return Price(-(-pico // _PICO_PER_NANO), known)
+        tiers, _ = self._tariff(model, int(time.time()) // PRICE_S)
+        of_input = total = 0
+        for tier in tiers:
+            if input_tokens > tier.above:
+                pico = tier.call + max(tier.input, tier.cached_input, tier.cache_write) * input_tokens
+                of_input = max(of_input, pico)
+                total = max(total, pico + tier.output * output_tokens)
+        return Bounds(-(-of_input // _PICO_PER_NANO), -(-total // _PICO_PER_NANO))
 
     def _find(self, model: str, _quarter: int) -> _Tariff:
         if model in self._overrides:

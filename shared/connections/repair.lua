@@ -4,41 +4,33 @@
 -- A client that may write to Redis can put a list where a hash should be. What stood there is lost already, so the
 -- script that meets the list deletes it, says so in the log of the server, and goes on. A caller that may not delete it
 -- gets the answer of an empty key. A field that should be a number and is none is deleted likewise.
+--
+-- Nearly all replies are no errors, and these functions are made and run in each call of a script: what they need for
+-- errors only, they make then.
 local server = redis
-local EMPTY_KEY = 'agent:task:' -- no task has an empty id
-local NO_NUMBERS = {'hash value is not an integer', 'would overflow'}
-
-local function is_no_number(problem)
-  for _, words in ipairs(NO_NUMBERS) do
-    if problem:find(words, 1, true) then
-      return true
-    end
-  end
-  return false
-end
-
-local function delete(command, ...)
-  server.log(server.LOG_WARNING, 'langgraph-rq: data of another type than ' .. command .. ' expects are deleted: ' ..
-    table.concat({...}, ' '))
-  return server.pcall(...)
-end
 
 -- What becomes of an error reply: another reply, or the error if nothing can be done about it.
 local function mended(reply, command, key, ...)
-  if reply.err:find('WRONGTYPE', 1, true) == 1 then
-    local deleted = delete(command, 'DEL', key)
+  local function delete(...)
+    server.log(server.LOG_WARNING, 'langgraph-rq: data of another type than ' .. command .. ' expects are deleted: ' ..
+      table.concat({...}, ' '))
+    return server.pcall(...)
+  end
+  local problem, EMPTY_KEY = reply.err, 'agent:task:' -- no task has an empty id
+  local is_no_number = problem:find('hash value is not an integer', 1, true) or problem:find('would overflow', 1, true)
+  if problem:find('WRONGTYPE', 1, true) == 1 then
+    local deleted = delete('DEL', key)
     if type(deleted) == 'table' then
       return server.pcall(command, EMPTY_KEY, ...)
     end
-  elseif command == 'HINCRBY' and is_no_number(reply.err) then
-    delete(command, 'HDEL', key, (...))
+  elseif command == 'HINCRBY' and is_no_number then
+    delete('HDEL', key, (...))
   else
     return reply
   end
   return server.pcall(command, key, ...)
 end
 
--- Nearly all replies are no errors, and these functions run a dozen times per script: they do the least for them.
 local type, try = type, server.pcall
 
 local function attempt(...)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
@@ -126,8 +126,7 @@ def make_script(name: str, source: str) -> Script:
     return Script(name, source, sha, "EVALSHA_RO" if is_read_only else "EVALSHA")
 
 
-@dataclass(frozen=True, slots=True)
-class Call(Generic[T]):
+class Call(NamedTuple, Generic[T]):
     """One script call: `decode` turns Redis' raw reply into the value that the caller gets."""
 
     script: Script
@@ -178,10 +177,15 @@ async def run(redis: AsyncRedis | KeptConnection, call: Call[T]) -> T:
 
     Raises `ScriptNotLoadedError` when it may not, as all functions here do.
     """
-    (reply,) = await _run_all(redis, [call])
+    (reply,) = await _exchange(redis, [call.command])
+    if isinstance(reply, NoScriptError):
+        (value,) = await _run_all(redis, [call])
+        if isinstance(value, Exception):
+            raise value
+        return cast("T", value)
     if isinstance(reply, Exception):
         raise reply
-    return cast("T", reply)
+    return call.decode(reply)
 
 
 def run_sync(redis: Redis, call: Call[T]) -> T:

@@ -1,7 +1,6 @@
 """Random histories of a breaker: after every step Redis and the plain-Python model must agree."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -140,4 +139,4 @@ class BreakerMachine(RuleBasedStateMachine):
         self.transitions += answer.changed
 
     def _run(self, call: Call[Any]) -> Any:
-        return run_sync(self.redis, replace(call, script=self.scripts.get(call.script.name, call.script)))
+        return run_sync(self.redis, call._replace(script=self.scripts.get(call.script.name, call.script)))

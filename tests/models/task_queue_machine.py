@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from hypothesis import strategies as st
@@ -348,4 +347,4 @@ class QueueMachine(RuleBasedStateMachine):
         return self.claims[max(-1 - claims_ago, -len(self.claims))]
 
     def _run(self, call: Call[Any]) -> Any:
-        return run_sync(self.redis, replace(call, script=self.scripts.get(call.script.name, call.script)))
+        return run_sync(self.redis, call._replace(script=self.scripts.get(call.script.name, call.script)))

@@ -1,7 +1,6 @@
 """Random histories of a budget: after every step Redis and the plain-Python model must agree."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -194,4 +193,4 @@ class BudgetMachine(RuleBasedStateMachine):
         self.alerts += answer.alerts
 
     def _run(self, call: Call[Any]) -> Any:
-        return run_sync(self.redis, replace(call, script=self.scripts.get(call.script.name, call.script)))
+        return run_sync(self.redis, call._replace(script=self.scripts.get(call.script.name, call.script)))

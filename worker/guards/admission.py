@@ -8,7 +8,7 @@ these free.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from langgraph_rq.shared.breaker.circuit_breaker import Admission, BreakerState, Transition
 from langgraph_rq.shared.budget.token_budget import Busy, Expiry, Refused, Reservation, Settlement, Unreadable
@@ -37,8 +37,7 @@ class Became:
     """As it was recorded; empty: it could not be kept."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """The decisions of queue, breaker, pacing and budget; None: not taken, because an earlier one refused the call."""
 
     ownership: Ownership
@@ -49,8 +48,7 @@ class Decision:
     became: Became | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(NamedTuple):
     """What a settled call changed at its breaker and in the budget."""
 
     transition: Transition
@@ -181,7 +179,8 @@ def _slots(*calls: Call[Any] | Place | None) -> tuple[list[str], list[Argument]]
             arguments += (0, 0)
         else:
             keys += call.keys
-            arguments += (len(call.keys), len(call.args), *call.args)
+            arguments += (len(call.keys), len(call.args))
+            arguments += call.args
     return keys, arguments
 
 

@@ -91,9 +91,8 @@ class CallSize:
             ceiling = limits.call_output_tokens
             is_guess = self.output_limit is None or self.is_default or self.output_limit > ceiling
             output_tokens = min(likely, self.output_limit or likely) if is_guess else self.output_limit or 0
-        input_cost = pricing.bound_nano_usd(model, input_tokens, 0).nano_usd
-        cost = pricing.bound_nano_usd(model, input_tokens, output_tokens).nano_usd
-        return Request(Amount(input_tokens, input_cost), Amount(output_tokens, max(0, cost - input_cost)), is_guess)
+        cost = pricing.bounds_nano_usd(model, input_tokens, output_tokens)
+        return Request(Amount(input_tokens, cost.input), Amount(output_tokens, cost.total - cost.input), is_guess)
 
 
 def measure_messages(messages: Iterable[BaseMessage], parameters: Mapping[str, Any]) -> Prompt:

@@ -14,8 +14,7 @@ Callers on the worker's own loop await these methods; all others go through `Gua
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from redis.asyncio import Redis
@@ -129,9 +128,16 @@ class Guards:
             ProviderUnavailableError: the breaker refused; `retry_after_s` is when to ask again.
         """
         admitted = Admitted(task.next_rid(), breaker, model, 0, size, _NOTHING, task.payer)
-        may_wait = not stops_a_loop.get()
-        turns = self._room.turn(task.payer, may_wait=may_wait)
-        with turns as turn, self.kept.waiting(task.waits) as waiting, self._gives_up(admitted):
+        try:
+            await self._admit(task, admitted, ttl_s)
+        except BaseException:
+            self._give_up(admitted)
+            raise
+        return admitted
+
+    async def _admit(self, task: TaskGuard, admitted: Admitted, ttl_s: float) -> None:
+        breaker, may_wait = admitted.breaker, not stops_a_loop.get()
+        with self._room.turn(task.payer, may_wait=may_wait) as turn, self.kept.waiting(task.waits) as waiting:
             while True:
                 await _wait_for(turn, task, waiting)
                 decision = await self._ask(task, admitted, ttl_s)
@@ -143,7 +149,7 @@ class Guards:
                     task.waits.in_flight += 1
                     if task.waits.things:
                         self.kept.on_change()
-                    return admitted
+                    return
                 if allowed and allowed.verdict is Verdict.PROBE:
                     # Before the call asks again: the same token may be the next probe.
                     report = report_call(breaker, admitted.rid, allowed.generation, Outcome.CANCEL, self.breaker)
@@ -166,18 +172,19 @@ class Guards:
         admitted.request = admitted.size.request(model, self._models.stats_of(model), self.budget, self.pricing)
         ttl_ms = min(round((ttl_s + _RESERVATION_MARGIN_S) * 1000), MAX_TTL_MS)
         allow = allow_call(breaker, rid, self.breaker)
-        reserving = partial(reserve_call, rid, admitted.request, model, admitted.payer, self.budget, ttl_ms=ttl_ms)
+        request, payer = admitted.request, admitted.payer
         admitted.pace = combined(self.paces.get(model), self.learned_paces.get(breaker))
         pace = pace_call(breaker, admitted.pace, admitted.booked_tokens) if admitted.pace else None
-        place = place_of(rid, admitted.payer.tenant, self.tenant_calls, ttl_ms)
-        reserve = reserving(may_wait=not stops_a_loop.get())
+        place = place_of(rid, payer.tenant, self.tenant_calls, ttl_ms)
+        may_wait = not stops_a_loop.get()
+        reserve = reserve_call(rid, request, model, payer, self.budget, ttl_ms=ttl_ms, may_wait=may_wait)
         try:
             decision = await self.decide(task, breaker, admit_call(task.owns_call(), allow, pace, place, reserve))
         except asyncio.CancelledError:
             # Redis may have admitted the call or not. The same reservation id, admitted again, is the same reservation;
             # the task is not checked again, because it may have ended.
-            again = admit_call(None, allow, None, None, reserving(may_wait=False))
-            self.loops.run_in_background(self._release(admitted, again))
+            again = reserve_call(rid, request, model, payer, self.budget, ttl_ms=ttl_ms, may_wait=False)
+            self.loops.run_in_background(self._release(admitted, admit_call(None, allow, None, None, again)))
             raise
         except Exception as error:
             # A fault in the budget: the breaker has let the call through, perhaps as its probe, all the same.
@@ -268,16 +275,11 @@ class Guards:
             _, admitted = task.open.popitem()
             await self.settle(task, admitted, Outcome.CANCEL, None)
 
-    @contextmanager
-    def _gives_up(self, admitted: Admitted) -> Iterator[None]:
+    def _give_up(self, admitted: Admitted) -> None:
         """Free the place in wait for the budget of a call that ends before it was admitted."""
-        try:
-            yield
-        except BaseException:
-            if admitted.was_busy:
-                nothing = settle_call(admitted.rid, Charge(0, 0), admitted.model, admitted.payer, self.budget)
-                self.loops.deliver_in_background(nothing, lambda _: self._room.freed(admitted.payer))
-            raise
+        if admitted.was_busy:
+            nothing = settle_call(admitted.rid, Charge(0, 0), admitted.model, admitted.payer, self.budget)
+            self.loops.deliver_in_background(nothing, lambda _: self._room.freed(admitted.payer))
 
     async def _release(self, admitted: Admitted, admit: Call[Decision]) -> None:
         """Admit the call once more, which returns its generation, and settle it with nothing used."""

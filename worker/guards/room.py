@@ -4,9 +4,9 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Self
 
 from langgraph_rq.shared.backoff import Backoff
 from langgraph_rq.shared.budget.token_budget import Payer
@@ -34,20 +34,18 @@ class Room:
         self._lines: dict[str, deque[Turn]] = {}
         self._lock = threading.Lock()
 
-    @contextmanager
-    def turn(self, payer: Payer, *, may_wait: bool = True) -> "Iterator[Turn]":
-        """Give a call its turn, at the end of a line if others of its limits wait; at once if it may not wait."""
+    def turn(self, payer: Payer, *, may_wait: bool = True) -> "Turn":
+        """Give a call its turn, at the end of a line if others of its limits wait; at once if it may not wait.
+
+        A context manager: the call leaves its line at the end.
+        """
         turn = Turn(self, payer)
         if self._lines and may_wait:
             with self._lock:
                 line = next((one for one in _limits_of(payer).values() if one in self._lines), None)
             if line:
                 self.join(turn, line)
-        try:
-            yield turn
-        finally:
-            if turn.line:
-                self.leave(turn)
+        return turn
 
     def freed(self, payer: Payer) -> None:
         """Let the first call of each line of the payer's limits ask, after a call of the payer has settled."""
@@ -97,6 +95,13 @@ class Turn:
     _pauses: int = 0
     _event: asyncio.Event = field(default_factory=asyncio.Event)
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self.line:
+            self.room.leave(self)
 
     @property
     def scope(self) -> str:

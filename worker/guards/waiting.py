@@ -7,9 +7,9 @@ attempts of one process; one beyond that goes to the set.
 """
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Self
 from uuid import UUID
 
 from langgraph_rq.shared.backoff import Backoff
@@ -67,15 +67,9 @@ class KeptAttempts:
         self.on_change: Callable[[], object] = lambda: None
         """Called when a slot was given back, or taken again."""
 
-    @contextmanager
-    def waiting(self, attempt: AttemptWaits) -> "Iterator[CallWait]":
-        """Let one call of an attempt wait, and take its slot again at the end."""
-        call = CallWait(self, attempt)
-        try:
-            yield call
-        finally:
-            if call.thing:
-                self.leave(attempt, call.thing)
+    def waiting(self, attempt: AttemptWaits) -> "CallWait":
+        """Let one call of an attempt wait; a context manager that takes its slot again at the end."""
+        return CallWait(self, attempt)
 
     def keep(self, attempt: AttemptWaits, thing: str) -> bool:
         """Give back the attempt's slot; False: there are too many, or it can as well start anew."""
@@ -106,6 +100,13 @@ class CallWait:
     thing: str = ""
     """What it waits for with its memory kept; empty: it waits in place."""
     pauses: int = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self.thing:
+            self.kept.leave(self.attempt, self.thing)
 
     def keep(self, thing: str) -> bool:
         """Keep the attempt's memory from now on, and give back its slot; False: it cannot."""

@@ -1,7 +1,5 @@
 """A policy with one rule taken out is noticed by a scenario that passes with all of them."""
 
-from dataclasses import replace
-
 import pytest
 
 from langgraph_rq.shared.budget.policy import NotALimitError, read_policy_call, set_limit_call
@@ -52,7 +50,7 @@ def is_as_promised(redis, mutant) -> bool:
     """Run the scenario with `mutant` in place of the script of its name."""
 
     def do(call):
-        return run_sync(redis, replace(call, script=mutant) if call.script.name == mutant.name else call)
+        return run_sync(redis, call._replace(script=mutant) if call.script.name == mutant.name else call)
 
     def reserve(rid, tokens=1, output=0, **options):
         request = Request(Amount(tokens), Amount(output))

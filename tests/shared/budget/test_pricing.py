@@ -50,7 +50,7 @@ def test_model_is_found_by_the_names_that_servers_use(pricing, model, nano_usd):
 
 def test_embeddings_are_priced(pricing):
     assert pricing.cost_nano_usd("text-embedding-3-small", 1000, 0) == Price(20_000, known=True)
-    assert pricing.bound_nano_usd("text-embedding-3-small", 1000, 0) == Price(20_000, known=True)
+    assert pricing.bounds_nano_usd("text-embedding-3-small", 1000, 0) == (20_000, 20_000)
 
 
 @settings(max_examples=100, deadline=None)
@@ -71,7 +71,7 @@ def test_no_call_costs_more_than_the_bound_of_its_tokens(pricing, model, data):
     cached = data.draw(st.integers(0, input_tokens))
     written = data.draw(st.integers(0, input_tokens - cached))
     cost, _ = pricing.cost_nano_usd(model, input_tokens, output_tokens, cached, written)
-    assert cost <= pricing.bound_nano_usd(model, bound_in, bound_out).nano_usd
+    assert cost <= pricing.bounds_nano_usd(model, bound_in, bound_out).total
 
 
 def test_all_tokens_of_a_long_input_cost_more(pricing):
@@ -99,7 +99,7 @@ def test_fraction_of_a_nano_dollar_is_rounded_up(pricing):
 def test_unknown_model_costs_the_unknown_rate_and_says_so(pricing, model):
     rate = 15_000 * 1000 + 75_000 * 100
     assert pricing.cost_nano_usd(model, 1000, 100) == Price(rate, known=False)
-    assert pricing.bound_nano_usd(model, 1000, 100) == Price(rate, known=False)
+    assert pricing.bounds_nano_usd(model, 1000, 100) == (15_000 * 1000, rate)
     assert Pricing(unknown_rate=Rate(Decimal(1), Decimal(2))).cost_nano_usd(model, 1000, 100) == (1_200_000, False)
 
 
