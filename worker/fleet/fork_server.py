@@ -18,6 +18,8 @@ from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Self
 
+from langgraph_rq.worker.fleet.processes import ENDING, blocked_signals
+
 DIED = "died"
 """The last message on a connection, with the child's exit code, negative for a signal."""
 
@@ -41,13 +43,14 @@ class ForkServer:
             run: What each child does, with its end of the connection.
         """
         ours, theirs = socket.socketpair()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                ours.close()
-                _serve(theirs, run)
-            finally:
-                os._exit(0)
+        with blocked_signals():
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    ours.close()
+                    _serve(theirs, run)
+                finally:
+                    os._exit(0)
         theirs.close()
         return cls(ours, pid)
 
@@ -72,10 +75,11 @@ class ForkServer:
 
 
 def _serve(control: socket.socket, run: Callable[[Connection], None]) -> None:
-    """Fork a child for each connection that is received, until the worker is gone."""
+    """Fork a child for each connection that is received, until the worker is gone. Begins with `ENDING` blocked."""
     os.setpgrp()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ENDING:
         signal.signal(number, _ignore)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # watchers are not waited for
     has_libraries = False
     while True:

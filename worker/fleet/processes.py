@@ -19,7 +19,8 @@ from langgraph_rq.shared.telemetry.logs import get_logger
 _BAD_SETTINGS, _NO_REDIS = 2, 3
 """Exit codes of a failed start. Without Redis, first starts are not repeated; later ones are, until it is back."""
 _RESTART_WAIT_S = 1.0
-_ENDING = (signal.SIGTERM, signal.SIGINT)
+ENDING = (signal.SIGTERM, signal.SIGINT)
+"""Signals that end a worker."""
 
 T = TypeVar("T")
 
@@ -43,7 +44,7 @@ class _Supervisor:
         self._stopping = False
 
     def supervise(self) -> int:
-        for number in _ENDING:
+        for number in ENDING:
             signal.signal(number, self._stop)
         for _ in range(self._n):
             self._start()
@@ -69,14 +70,14 @@ class _Supervisor:
         return worst
 
     def _start(self) -> None:
-        with _blocked_signals():
+        with blocked_signals():
             if self._stopping:
                 return
             pid = os.fork()
             if pid:
                 self._children.add(pid)
                 return
-            for number in _ENDING:
+            for number in ENDING:
                 signal.signal(number, signal.SIG_DFL)
         code = 1
         try:
@@ -97,13 +98,13 @@ class _Supervisor:
 
 
 @contextmanager
-def _blocked_signals() -> Iterator[None]:
-    """Block signals around a fork: one could miss the new child, or run the parent's handler in it."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+def blocked_signals() -> Iterator[None]:
+    """Block `ENDING` around a fork: a signal could miss the new child, or find it without handlers of its own."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 
 def _end_with_parent(alive: int) -> None:

@@ -1,6 +1,7 @@
 """A task that ends its process is found, and its neighbours are not taken for it."""
 
 import asyncio
+import os
 import re
 import signal
 from collections import Counter
@@ -71,6 +72,24 @@ async def test_isolated_task_outlives_the_signals_that_end_its_worker(redis_url,
         ended = running.result()
     assert isinstance(ended, Ended), ended
     assert ended.state is State.SUCCESS
+
+
+def test_fork_server_outlives_signals_that_come_as_soon_as_it_is_forked(monkeypatch):
+    fork, test = os.fork, os.getpid()
+
+    def fork_and_signal() -> int:
+        pid = fork()
+        if pid == 0 and os.getppid() == test:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                os.kill(os.getpid(), number)
+        return pid
+
+    monkeypatch.setattr(os, "fork", fork_and_signal)
+    server = ForkServer.start(lambda connection: connection.send("alive"))
+    with server.fork() as connection:
+        assert connection.poll(60)
+        assert connection.recv() == "alive"
+    server.close()
 
 
 async def test_isolated_task_masks_own_patterns_in_its_log_lines(redis_url, capfd, monkeypatch):
