@@ -66,10 +66,12 @@ async def _is_running(sdk, thread):
 
 async def test_batch_is_taken_whole_or_not_at_all(sdk, redis_client):
     one = {"assistant_id": "nested", "input": {"value": 1}}
-    refused = await sdk.http.client.post("/runs/batch", json=[one, {**one, "assistant_id": "unknown"}])
+    batch = [{**one, "on_completion": "keep"}, {**one, "assistant_id": "unknown"}]
+    refused = await sdk.http.client.post("/runs/batch", json=batch)
     assert refused.status_code == 422
     assert redis_client.keys("agent:task:*") == []
     assert redis_client.keys("agent:run*") == []
+    assert redis_client.keys("agent:thread_row:*") == []
     taken = await sdk.runs.create_batch([one] * 5)
     ended = [await sdk.runs.join(run["thread_id"], run["run_id"]) for run in taken]
     assert [end["value"] for end in ended] == [20] * 5

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,20 +13,30 @@ from langgraph_rq.producer.gateway.langgraph_api.ids import new_id, thread_of_it
 from langgraph_rq.producer.gateway.langgraph_api.objects import (
     Run,
     cancel_runs,
+    forget_threads,
     read_each_run,
     read_thread,
     read_threads,
 )
 from langgraph_rq.producer.gateway.langgraph_api.runs.bodies import RunBody
 from langgraph_rq.producer.gateway.langgraph_api.runs.records import about_run
-from langgraph_rq.producer.gateway.langgraph_api.threads.routes import make
 from langgraph_rq.producer.gateway.problems import ProblemError
 from langgraph_rq.shared.errors import LanggraphRqError, ThreadBusyError
 from langgraph_rq.shared.queue.verbs import Multitask
 from langgraph_rq.shared.tasks import Priority, State, Task
 
-_Prepared = tuple[Task, Mapping[str, Any], str]
-"""The task of a run, what was asked for, and the thread under which it is found."""
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A run that was checked, and is not submitted yet."""
+
+    task: Task
+    record: Mapping[str, Any]
+    """What was asked for."""
+    thread_id: str
+    """The thread under which it is found."""
+    is_first: bool
+    """Whether its thread begins with it, under a new id."""
 
 
 async def start(caller: Caller, body: RunBody, thread_id: str | None) -> Run:
@@ -59,38 +69,43 @@ async def answer_started(caller: Caller, runs: Sequence[Run]) -> list[dict[str, 
 
 
 async def _prepare(caller: Caller, body: RunBody, thread_id: str | None) -> _Prepared:
-    is_kept = thread_id is None and body.on_completion == "keep"
-    if is_kept:
+    """Check a run. Where it may begin a thread, the script that submits it makes one: a refused run leaves none."""
+    is_first = thread_id is None and body.on_completion == "keep"
+    if is_first:
         thread_id = new_id()
-    may_make = is_kept or body.if_not_exists == "create"
     thread = None
-    if thread_id is not None:
+    if thread_id is not None and not is_first:
+        may_make = body.if_not_exists == "create"
         thread = (await read_threads(caller, [thread_id]))[0] if may_make else await read_thread(caller, thread_id)
     body = body.without_outer_graph(thread.status if thread else None)
     document, record = await body.task(caller, new_id(), thread_id, thread.row.metadata if thread else {})
     task = caller.client.parse(document)
     await caller.admit(task.user_id)
-    if thread_id is not None and thread is None:
-        await make(caller, thread_id, {})
     if task.priority not in caller.grant.priorities:
         highest = next(priority for priority in Priority if priority in caller.grant.priorities)
         task = task.model_copy(update={"priority": highest})
-    return task, record, thread_id or thread_of_its_own(task.task_id)
+    return _Prepared(task, record, thread_id or thread_of_its_own(task.task_id), is_first)
 
 
 async def _submit(caller: Caller, prepared: Sequence[_Prepared], multitask: Multitask) -> list[Run]:
-    tasks = [task for task, _, _ in prepared]
-    about = {task.task_id: about_run(record) for task, record, _ in prepared}
+    tasks = [one.task for one in prepared]
+    about = {one.task.task_id: about_run(one.record) for one in prepared}
     try:
         async for _receipt in caller.client.submit_each(tasks, multitask=multitask, about=about):
             pass
     except LanggraphRqError as error:
-        ids = [task.task_id for task in tasks]
-        if len(ids) > 1:
-            with suppress(LanggraphRqError):
-                await cancel_runs(caller, ids, rollback=True, reason="another run of its batch was refused")
+        if len(prepared) > 1:
+            with suppress(LanggraphRqError, RedisError, OSError):
+                await _withdraw(caller, prepared)
         if not isinstance(error, ThreadBusyError):
             raise
         raise ProblemError(409, "thread_busy", f"{error}: wait, or choose another multitask_strategy") from None
     at = datetime.now(UTC)
-    return [Run(task.task_id, thread, State.PENDING, at, task.graph, record) for task, record, thread in prepared]
+    return [Run(one.task.task_id, one.thread_id, State.PENDING, at, one.task.graph, one.record) for one in prepared]
+
+
+async def _withdraw(caller: Caller, prepared: Sequence[_Prepared]) -> None:
+    """Take back those runs of a batch that were accepted, and the threads that began with them."""
+    ids = [one.task.task_id for one in prepared]
+    await cancel_runs(caller, ids, rollback=True, reason="another run of its batch was refused")
+    await forget_threads(caller, [one.thread_id for one in prepared if one.is_first])
