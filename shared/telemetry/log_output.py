@@ -13,6 +13,7 @@ from copy import copy
 from datetime import UTC, datetime
 from logging.handlers import QueueHandler, QueueListener
 from queue import Empty, SimpleQueue
+from threading import RLock
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -32,7 +33,10 @@ _OPERATIONAL = (OSError, RedisError, LanggraphRqError)
 
 _FRAMES = 20
 MOST_QUEUED = 10_000
-"""Events, about 20 MB: whatever reads the log may be stuck, and a line that cannot be written must hold up no task."""
+"""Events, about 20 MB: whatever reads the log may be stuck, and a line that cannot be written must hold up no task.
+
+Once so many wait, further ones are dropped until half of them are written: a gap is one, and is recorded once.
+"""
 GATHER_S = 0.2
 """How late a line below warning may be; those of a process that is killed in this time are lost."""
 _PIPE_CHARS = 4_096
@@ -116,6 +120,10 @@ class QueuedEvents(_Lossy, QueueHandler):
     def __init__(self, queue: SimpleQueue[logging.LogRecord], hurry: SimpleQueue[None]) -> None:
         super().__init__(queue)
         self._hurry = hurry
+        self._dropped = 0
+        """Events since the last one that was queued."""
+        self._counting = RLock()
+        """Held for arithmetic only, so that its owner waits for nothing; a signal handler may log meanwhile."""
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Queue a record that passes the filters."""
@@ -126,10 +134,24 @@ class QueuedEvents(_Lossy, QueueHandler):
 
     def enqueue(self, record: logging.LogRecord) -> None:
         """Queue an event; drop it while the thread is too far behind."""
-        if self.queue.qsize() < MOST_QUEUED:
+        if self.queue.qsize() >= (MOST_QUEUED // 2 if self._dropped else MOST_QUEUED):
+            with self._counting:
+                self._dropped += 1
+        else:
+            self.report_dropped()
             super().enqueue(record)
         if record.levelno >= logging.WARNING and self._hurry.empty():
             self._hurry.put(None)
+
+    def report_dropped(self) -> None:
+        """Queue a warning that says how many events were dropped since the last one, if any were."""
+        if not self._dropped:
+            return
+        with self._counting:
+            dropped, self._dropped = self._dropped, 0
+        if dropped:  # else another thread reports them
+            event = Event({"event": "lines.dropped", "lines": dropped})
+            super().enqueue(logging.LogRecord(__name__, logging.WARNING, "", 0, event, (), None))
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         """Read the record's arguments and context now: they may change before the thread does."""

@@ -126,7 +126,8 @@ def queued(listeners: Mapping[str, Listener] | None = None) -> Iterator[None]:
     handlers = ([] if _lines is None or is_direct else [_lines]) + ([_Listening(listeners)] if listeners else [])
     queue: SimpleQueue[Any] = SimpleQueue()
     thread = GatheringListener(queue, *handlers)
-    root.handlers = [*(handler for handler in before if handler not in handlers), QueuedEvents(queue, thread.hurry)]
+    events = QueuedEvents(queue, thread.hurry)
+    root.handlers = [*(handler for handler in before if handler not in handlers), events]
     if listeners:
         _counted = frozenset(listeners)
         _package.setLevel(logging.DEBUG)
@@ -138,6 +139,7 @@ def queued(listeners: Mapping[str, Listener] | None = None) -> Iterator[None]:
     finally:
         root.handlers, _counted = before, frozenset()
         _package.setLevel(level)
+        events.report_dropped()
         thread.stop()
         if _lines:
             _lines.gathers = False

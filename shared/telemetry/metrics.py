@@ -54,6 +54,7 @@ WORKER = (
     Metric("agent_signatures_refused_total", "counter", "Tasks whose signature did not hold", ("reason",)),
     Metric("agent_commands_refused_total", "counter", "Messages on pub/sub that no worker obeys"),
     Metric("agent_loop_blocked_total", "counter", "Nodes that kept the event loop for a second", ("graph", "node")),
+    Metric("agent_log_lines_dropped_total", "counter", "Log lines dropped because the log was not read fast enough"),
     Metric("agent_redis_errors_total", "counter", "Operations that Redis did not answer", ("event",)),
     Metric("agent_alert_posts_total", "counter", "Budget alerts posted to the webhook", ("outcome",)),
 )

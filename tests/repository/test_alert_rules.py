@@ -82,6 +82,7 @@ def test_dashboards_show_every_metric_but_details():
     hidden = {name for name in names if name not in text}
     assert hidden == {
         "agent_alert_posts_total",
+        "agent_log_lines_dropped_total",
         "agent_breaker_transitions_total",
         "agent_answers_replayed_total",
         "agent_once_calls_total",

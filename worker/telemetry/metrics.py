@@ -99,6 +99,7 @@ class WorkerMetrics:
             "signature.refused": lambda fields: self._add("agent_signatures_refused_total", fields["reason"]),
             "budget.refused": lambda fields: self._add("agent_budget_refusals_total", fields["scope"]),
             "budget.alerted": self._alerted,
+            "lines.dropped": lambda fields: self._series["agent_log_lines_dropped_total"]().inc(fields["lines"]),
             "alert.posted": lambda fields: self._add("agent_alert_posts_total", fields["outcome"]),
         }
         for event, name in _COUNTED.items():

@@ -351,24 +351,54 @@ class Stuck(Lines):
 
     def __init__(self) -> None:
         super().__init__()
-        self.is_read = Event()
+        self.is_full, self.is_read = Event(), Event()
 
     def write(self, text: str) -> int:
+        self.is_full.set()
         assert self.is_read.wait(20)
         return super().write(text)
 
 
-def test_lines_that_nothing_reads_hold_up_no_task_and_take_a_bounded_memory(restored, monkeypatch):
-    monkeypatch.setattr("langgraph_rq.shared.telemetry.log_output.MOST_QUEUED", 10)
+@pytest.fixture
+def stuck(restored, monkeypatch) -> Stuck:
+    """A log that nothing reads, of which ten lines are kept."""
+    monkeypatch.setattr(log_output, "MOST_QUEUED", 10)
     out = Stuck()
     logs.configure(stream=out)
+    return out
+
+
+def log_a_hundred_lines(out: Stuck) -> None:
+    """Log the first one, which the writer is stuck with, and 99 others."""
+    log.info("task.started", number=0)
+    assert out.is_full.wait(20)
+    for number in range(1, 100):
+        log.info("task.started", number=number)
+
+
+def test_lines_that_nothing_reads_hold_up_no_task_and_take_a_bounded_memory(stuck):
     with logs.queued():
-        for number in range(100):
-            log.info("task.started", number=number)
-        out.is_read.set()
-    numbers = [line["number"] for line in out.objects()]
-    assert numbers == list(range(len(numbers)))
-    assert 10 <= len(numbers) <= 10 + 4_096 / 100, "those that wait, and those of the piece that is being written"
+        log_a_hundred_lines(stuck)
+        stuck.is_read.set()
+    *written, last = stuck.objects()
+    assert [line["number"] for line in written] == list(range(11))
+    assert (last["event"], last["lines"]) == ("lines.dropped", 89)
+
+
+def test_dropped_lines_are_counted_and_recorded_once_where_they_are_missing(stuck):
+    counted = []
+    with logs.queued({"lines.dropped": lambda told: counted.append(told["lines"])}):
+        logs.bind(task_id="t1")
+        log_a_hundred_lines(stuck)
+        stuck.is_read.set()
+        until_sync(logging.getLogger().handlers[-1].queue.empty, 20)
+        log.info("task.completed")
+        log.info("worker.stopped")
+    *_written, gap, completed, stopped = stuck.objects()
+    assert (gap["event"], gap["level"], gap["lines"]) == ("lines.dropped", "warning", 89)
+    assert "task_id" not in gap
+    assert (completed["event"], stopped["event"]) == ("task.completed", "worker.stopped")
+    assert counted == [89]
 
 
 def test_stream_that_takes_nothing_fails_nobody(lines):
@@ -489,6 +519,8 @@ def events_in_source() -> set[str]:
 
 def _is_log_call(node: ast.Call) -> bool:
     methods = {"debug", "info", "warning", "error", "exception"}
+    if isinstance(node.func, ast.Name) and node.func.id == "Event":
+        return bool(node.args)
     is_method = isinstance(node.func, ast.Attribute) and node.func.attr in methods
     if is_method and isinstance(node.func.value, ast.Name):
         return node.func.value.id == "_log" and bool(node.args)

@@ -56,3 +56,13 @@ def test_finalizer_that_logs_a_counted_event_during_a_scrape_waits_for_no_lock_o
         scraping.join(20)
         assert not scraping.is_alive()
         until_sync(lambda: metrics.registry.get_sample_value("agent_retries_total", {"model": "m"}) == 1)
+
+
+def test_log_lines_that_were_dropped_are_counted(monkeypatch):
+    monkeypatch.setattr("langgraph_rq.shared.telemetry.log_output.MOST_QUEUED", 0)
+    metrics = WorkerMetrics(lambda: 0)
+    with metrics.listen():
+        log.info("model.retried", model="m")
+        log.info("model.retried", model="m")
+    assert metrics.registry.get_sample_value("agent_log_lines_dropped_total") == 2
+    assert metrics.registry.get_sample_value("agent_retries_total", {"model": "m"}) is None
