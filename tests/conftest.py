@@ -11,6 +11,7 @@ import structlog
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
+from langgraph_rq import Client
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.shared.telemetry import logs
 from tests import servers
@@ -42,6 +43,12 @@ def redis_url(redis_server: EmbeddedRedis) -> str:
 @pytest.fixture
 def redis_client(redis_url: str) -> Iterator[Redis]:
     with Redis.from_url(redis_url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[Client]:
+    with Client(redis_url) as client:
         yield client
 
 

@@ -7,12 +7,14 @@ from typing import Any
 
 from langgraph.graph import END, START, StateGraph
 
+from langgraph_rq import Client
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits
 from langgraph_rq.shared.budget.pricing import Pricing
 from langgraph_rq.shared.budget.token_budget import BudgetLimits
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.shared.pacing.pacing import Pace
 from langgraph_rq.shared.queue.verbs import QueueTimes
+from langgraph_rq.shared.results import TaskResult
 from langgraph_rq.shared.tasks import DEFAULT_LIMITS, Priority, TaskLimits
 from langgraph_rq.worker.fleet.graph_worker import GraphWorker
 from langgraph_rq.worker.fleet.isolation import Isolation
@@ -29,6 +31,11 @@ from langgraph_rq.worker.task.run_context import RunContext
 
 PRICING = Pricing()
 QUEUES = [priority.queue("agent_tasks") for priority in Priority]
+
+
+async def ended(client: Client, task_id: str, timeout_s: float = 30) -> TaskResult:
+    """Wait for a task's result, while a worker runs in this event loop."""
+    return await asyncio.to_thread(client.wait, task_id, timeout_s)
 
 
 def one_node_graph(node, state: type = dict) -> Any:

@@ -119,12 +119,6 @@ async def bare_stream(name: str, mode: StreamMode, config: Any) -> list[Any]:
 
 
 @pytest.fixture
-def client(redis_url):
-    with Client(redis_url) as client:
-        yield client
-
-
-@pytest.fixture
 async def served(redis_url):
     async with worker(redis_url, GRAPHS, checkpoints=True) as running:
         yield running

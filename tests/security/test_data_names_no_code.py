@@ -3,7 +3,6 @@
 The canary is a module that writes a file when it is imported; its dataclass and its function write one when called.
 """
 
-import asyncio
 import base64
 import json
 import os
@@ -18,7 +17,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.types import interrupt
 
-from langgraph_rq import Client, State
+from langgraph_rq import State
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.settings import RedisSettings, WorkerSettings, load
 from langgraph_rq.worker.context import open_context
@@ -28,7 +27,7 @@ from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.state.saver.records import packed_header
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.store.opening import open_store
-from tests.fleet import worker
+from tests.fleet import ended, worker
 
 CANARY = """
 from dataclasses import dataclass
@@ -142,18 +141,8 @@ def _canary(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def client(redis_url):
-    with Client(redis_url) as client:
-        yield client
-
-
-@pytest.fixture
 def serving(redis_url):
     return worker(redis_url, {"g": graph(keep, see), "asks": graph(ask), "holds": graph(hold)}, checkpoints=True)
-
-
-async def ended(client, task):
-    return await asyncio.to_thread(client.wait, task.task_id, 20)
 
 
 async def plant(redis, extension: bytes) -> None:
@@ -169,8 +158,8 @@ async def plant(redis, extension: bytes) -> None:
 @envelopes
 async def test_input_comes_back_as_it_came_in_the_next_task_of_its_thread(client, serving, envelope):
     async with serving:
-        first = await ended(client, client.submit({"data": [envelope]}, graph="g", thread_id="t"))
-        second = await ended(client, client.submit({"messages": []}, graph="g", thread_id="t"))
+        first = await ended(client, client.submit({"data": [envelope]}, graph="g", thread_id="t").task_id)
+        second = await ended(client, client.submit({"messages": []}, graph="g", thread_id="t").task_id)
     assert [result.error for result in (first, second)] == [None, None]
     assert [result.result["data"] for result in (first, second)] == [[envelope], [envelope]]
 
@@ -179,8 +168,8 @@ async def test_input_comes_back_as_it_came_in_the_next_task_of_its_thread(client
 async def test_additional_kwargs_and_metadata_come_back_as_they_came(client, serving, envelope):
     message = {"type": "human", "id": "m", "content": "hi", "additional_kwargs": {"data": envelope}}
     async with serving:
-        await ended(client, client.submit({"messages": [message]}, graph="g", thread_id="t"))
-        result = await ended(client, client.submit({"data": 1}, graph="g", thread_id="t"))
+        await ended(client, client.submit({"messages": [message]}, graph="g", thread_id="t").task_id)
+        result = await ended(client, client.submit({"data": 1}, graph="g", thread_id="t").task_id)
     assert result.error is None
     assert [one["additional_kwargs"] for one in result.result["messages"]] == [{"data": envelope}]
 
@@ -189,8 +178,8 @@ async def test_additional_kwargs_and_metadata_come_back_as_they_came(client, ser
 async def test_answer_to_an_interrupt_and_its_question_come_back_as_they_came(client, serving, envelope):
     async with serving:
         asked = client.submit({"data": envelope}, graph="asks")
-        question = (await ended(client, asked)).result["__interrupt__"][0]
-        result = await ended(client, client.resume(asked.task_id, {"answer": envelope}))
+        question = (await ended(client, asked.task_id)).result["__interrupt__"][0]
+        result = await ended(client, client.resume(asked.task_id, {"answer": envelope}).task_id)
     assert question["value"] == envelope
     assert result.result["data"] == [envelope, {"answer": envelope}]
 
@@ -223,10 +212,10 @@ async def test_planted_checkpoint_is_an_error_of_its_task_that_names_type_and_se
     client, serving, aredis, extension
 ):
     async with serving:
-        await ended(client, client.submit({"data": 1}, graph="g", thread_id="t"))
+        await ended(client, client.submit({"data": 1}, graph="g", thread_id="t").task_id)
         await plant(aredis, extension)
-        result = await ended(client, client.submit({"messages": []}, graph="g", thread_id="t"))
-        other = await ended(client, client.submit({"data": 2}, graph="g", thread_id="other"))
+        result = await ended(client, client.submit({"messages": []}, graph="g", thread_id="t").task_id)
+        other = await ended(client, client.submit({"data": 2}, graph="g", thread_id="other").task_id)
     assert (result.status, result.error.type) == (State.ERROR, ErrorType.STATE_REFUSED)
     assert other.status is State.SUCCESS
     if b"Gadget" in extension and b"canary:" not in extension:
@@ -271,7 +260,7 @@ async def test_other_kinds_than_msgpack_are_refused(kind):
 
 async def test_type_that_is_not_allowed_is_refused_when_it_is_written(client, serving, aredis):
     async with serving:
-        result = await ended(client, client.submit({"data": 1}, graph="holds", thread_id="t"))
+        result = await ended(client, client.submit({"data": 1}, graph="holds", thread_id="t").task_id)
     assert result.error.type is ErrorType.STATE_REFUSED
     assert f"LGRQ_STATE_TYPES={Elsewhere.__module__}:Elsewhere" in result.error.message
     assert result.metadata.attempts == 1

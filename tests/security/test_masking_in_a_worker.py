@@ -52,12 +52,6 @@ def log():
     logs.reset()
 
 
-@pytest.fixture
-def client(redis_url):
-    with Client(redis_url) as client:
-        yield client
-
-
 async def ended(client: Client, *arguments: Any, **options: Any):
     receipt = client.submit(*arguments, **options)
     return await asyncio.to_thread(client.wait, receipt.task_id, timeout_s=60)

@@ -9,7 +9,7 @@ from langchain_core.messages import HumanMessage
 from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
 
-from langgraph_rq import Client, State
+from langgraph_rq import State
 from langgraph_rq.shared.errors import ErrorType, SettingsError
 from langgraph_rq.shared.settings import RedisSettings, StateSettings, WorkerSettings, load
 from langgraph_rq.worker.context import open_context
@@ -45,12 +45,6 @@ def serializer(*secrets: str) -> StateSerializer:
 @pytest.fixture
 def talk():
     return StateGraph(Talk).add_node(reply).add_edge(START, "reply").compile()
-
-
-@pytest.fixture
-def client(redis_url):
-    with Client(redis_url) as client:
-        yield client
 
 
 @pytest.fixture

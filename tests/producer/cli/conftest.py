@@ -1,7 +1,6 @@
 import pytest
 from click.testing import CliRunner
 
-from langgraph_rq import Client
 from langgraph_rq.producer.cli.main import main
 
 
@@ -14,9 +13,3 @@ def run(redis_url, monkeypatch):
         return CliRunner().invoke(main, arguments)
 
     return run
-
-
-@pytest.fixture
-def client(redis_url):
-    with Client(redis_url) as client:
-        yield client

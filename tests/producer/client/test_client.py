@@ -65,12 +65,6 @@ class Worker:
 
 
 @pytest.fixture
-def client(redis_url):
-    with Client(redis_url) as client:
-        yield client
-
-
-@pytest.fixture
 def worker(redis_url):
     worker = Worker(redis_url)
     yield worker

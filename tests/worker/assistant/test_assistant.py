@@ -9,7 +9,6 @@ from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
-from langgraph_rq import Client
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome
 from langgraph_rq.shared.budget.token_budget import Amount, BudgetLimits, Charge, Payer, Request
 from langgraph_rq.shared.connections import scripts
@@ -302,12 +301,6 @@ async def test_empty_answers_are_no_answers(guards):
     said = iter([AIMessage("simple"), AIMessage("  "), AIMessage("")])
     output = await of(SilentModel(messages=said), guards).ainvoke({"query": MEDIUM})
     assert output["task_error"]["message"] == "no model could answer: its answer was empty"
-
-
-@pytest.fixture
-def client(redis_url):
-    with Client(redis_url) as client:
-        yield client
 
 
 async def result_of(client, task_id):

@@ -9,7 +9,6 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from langgraph.types import interrupt
 
-from langgraph_rq import Client
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.worker.calls.tools import guarded
@@ -18,12 +17,6 @@ from langgraph_rq.worker.guards.refusals import ToolError
 from tests.fleet import one_node_graph, worker
 
 LIMITS = BreakerLimits(failure_threshold=2, window_s=0)
-
-
-@pytest.fixture
-def client(redis_url):
-    with Client(redis_url) as client:
-        yield client
 
 
 async def result_of(client, task_id):

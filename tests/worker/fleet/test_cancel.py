@@ -11,7 +11,6 @@ from redis import Redis
 from rq.command import send_stop_job_command
 from rq.serializers import JSONSerializer
 
-from langgraph_rq import Client
 from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.worker.fleet.node_threads import NodeThreads
@@ -21,12 +20,6 @@ from tests.waiting import until
 
 class Empty(TypedDict, total=False):
     n: int
-
-
-@pytest.fixture
-def client(redis_url):
-    with Client(redis_url) as client:
-        yield client
 
 
 def sleeper():

@@ -19,13 +19,11 @@ from rq.serializers import JSONSerializer
 from rq.suspension import resume, suspend
 from rq.worker import BaseWorker
 
-from langgraph_rq import Client
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.verbs import QueueTimes
-from langgraph_rq.shared.results import TaskResult
 from langgraph_rq.shared.tasks import State
-from tests.fleet import one_node_graph, worker
+from tests.fleet import ended, one_node_graph, worker
 from tests.waiting import until
 
 
@@ -38,16 +36,6 @@ async def plus_one(state: Number):
 
 
 PLUS_ONE = one_node_graph(plus_one, Number)
-
-
-@pytest.fixture
-def client(redis_url):
-    with Client(redis_url) as client:
-        yield client
-
-
-async def ended(client: Client, task_id: str, timeout_s: float = 10) -> TaskResult:
-    return await asyncio.to_thread(client.wait, task_id, timeout_s)
 
 
 async def test_task_is_run_and_its_result_has_the_documented_fields(redis_url, client):

@@ -37,12 +37,6 @@ async def nap(_state: Number):
 GRAPHS = {"plus one": one_node_graph(plus_one, Number), "nap": one_node_graph(nap, Number)}
 
 
-@pytest.fixture
-def client(redis_url):
-    with Client(redis_url) as client:
-        yield client
-
-
 async def ended(client: Client, task_id: str) -> State:
     return (await asyncio.to_thread(client.wait, task_id, 20)).status
 

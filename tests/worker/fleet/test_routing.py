@@ -1,20 +1,17 @@
 """Workers that serve different graphs: each gets what it can run, at once, and nothing else waits for it."""
 
-import asyncio
 import time
 from contextlib import AsyncExitStack
 
-import pytest
 from redis import Redis
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from langgraph_rq import Client
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.schema import SCHEMA
 from langgraph_rq.shared.tasks import State
-from tests.fleet import one_node_graph, worker
+from tests.fleet import ended, one_node_graph, worker
 from tests.waiting import until
 
 BRIEF = QueueTimes(lease_ms=2_000)
@@ -25,16 +22,6 @@ async def nothing(_state: dict) -> None:
 
 
 GRAPH = one_node_graph(nothing)
-
-
-@pytest.fixture
-def client(redis_url):
-    with Client(redis_url) as client:
-        yield client
-
-
-async def ended(client, task_id, timeout_s=30):
-    return await asyncio.to_thread(client.wait, task_id, timeout_s)
 
 
 async def test_task_of_either_graph_ends_at_its_worker_at_the_first_attempt(redis_url, client):

@@ -8,7 +8,6 @@ import pytest
 from click.testing import CliRunner
 from langgraph.graph import END, START, StateGraph
 
-from langgraph_rq import Client
 from langgraph_rq.producer.cli.main import main
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits, Outcome
 from langgraph_rq.shared.budget.token_budget import RESERVATIONS, BudgetLimits, Payer, Reservation
@@ -30,12 +29,6 @@ LIMITS = BreakerLimits(open_s=60, max_open_s=60, jitter=0)
 BUDGET = BudgetLimits(daily_tokens=2_000)
 WAIT_S = 20
 """Much less than the minute after which a task goes on without a mark."""
-
-
-@pytest.fixture
-def client(redis_url):
-    with Client(redis_url) as client:
-        yield client
 
 
 @pytest.fixture

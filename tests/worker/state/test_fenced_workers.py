@@ -1,13 +1,11 @@
 """Tokens on their way from a claim to the checkpoints of a worker."""
 
-import asyncio
 import operator
 from typing import Annotated, TypedDict
 
-import pytest
 from langgraph.graph import END, START, StateGraph
 
-from langgraph_rq import Client, State
+from langgraph_rq import State
 from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.worker.guards.task_guard import current_task, token_of
 from tests import fleet
@@ -23,16 +21,6 @@ def one_node(node):
     return StateGraph(Steps).add_node("node", node).add_edge(START, "node").add_edge("node", END).compile()
 
 
-@pytest.fixture
-def client(redis_url):
-    with Client(redis_url) as client:
-        yield client
-
-
-async def ended(client, receipt):
-    return await asyncio.to_thread(client.wait, receipt.task_id, 30)
-
-
 async def test_thread_has_the_token_of_the_task_that_ran_last(redis_url, client, redis_client):
     tokens = []
 
@@ -42,7 +30,7 @@ async def test_thread_has_the_token_of_the_task_that_ran_last(redis_url, client,
 
     async with fleet.worker(redis_url, {"g": one_node(node)}, checkpoints=True):
         for _ in range(2):
-            await ended(client, client.submit({"steps": []}, graph="g", thread_id="th"))
+            await fleet.ended(client, client.submit({"steps": []}, graph="g", thread_id="th").task_id)
     assert tokens[0][0] < tokens[1][0] == int(redis_client.hget(STATE, "t"))
     assert [other for _, other in tokens] == [None, None]
 
@@ -58,6 +46,6 @@ async def test_refused_run_that_owns_its_task_comes_back_with_a_higher_token(red
         return {"steps": ["node"]}
 
     async with fleet.worker(redis_url, {"g": one_node(node)}, checkpoints=True, times=QueueTimes(lease_ms=2_000)):
-        result = await ended(client, client.submit({"steps": ["input"]}, graph="g", thread_id="th"))
+        result = await fleet.ended(client, client.submit({"steps": ["input"]}, graph="g", thread_id="th").task_id)
     assert (result.status, result.result) == (State.SUCCESS, {"steps": ["input", "node"]})
     assert len(runs) == 2

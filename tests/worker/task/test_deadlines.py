@@ -8,26 +8,16 @@ from typing import TypedDict
 import pytest
 from langgraph.graph import END, START, StateGraph
 
-from langgraph_rq import Client, State
+from langgraph_rq import State
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.keys import task_hash
 from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
-from tests.fleet import one_node_graph, worker
+from tests.fleet import ended, one_node_graph, worker
 from tests.model_calls import Said, counted, run_node
 from tests.waiting import until
 
 DEADLINE_S = 2.0
 """Time for a busy machine to start the node before it."""
-
-
-@pytest.fixture
-def client(redis_url):
-    with Client(redis_url) as client:
-        yield client
-
-
-async def ended(client: Client, task_id: str):
-    return await asyncio.to_thread(client.wait, task_id, 30)
 
 
 class Stubborn:

@@ -37,12 +37,6 @@ def two_nodes():
     return graph.add_edge(START, "first").add_edge("first", "second").add_edge("second", END).compile()
 
 
-@pytest.fixture
-def client(redis_url):
-    with Client(redis_url) as client:
-        yield client
-
-
 async def events_of(client: Client, aredis, stream=(), input=None):  # noqa: A002
     """Run one task and answer its result and its events, as (type, data)."""
     task = client.submit(input or {"n": 1}, graph="g", stream=stream)

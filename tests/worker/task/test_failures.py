@@ -52,12 +52,6 @@ def failing() -> Any:
     return graph.add_edge(START, "first").add_edge("first", "third").add_edge("third", END).compile()
 
 
-@pytest.fixture
-def client(redis_url):
-    with Client(redis_url) as client:
-        yield client
-
-
 async def run(redis_url: str, client: Client, graph: Any, fields: Any = None, **options: Any):
     async with worker(redis_url, {"g": graph}, **options):
         task = client.submit({"given": 1}, graph="g", **(fields or {}))

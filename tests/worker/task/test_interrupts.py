@@ -7,7 +7,7 @@ import pytest
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 
-from langgraph_rq import AlreadyAnsweredError, Client, InvalidTaskError, NotInterruptedError, UnknownTaskError
+from langgraph_rq import AlreadyAnsweredError, InvalidTaskError, NotInterruptedError, UnknownTaskError
 from langgraph_rq.producer.client.resume import INTERRUPT
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import ErrorType
@@ -16,7 +16,7 @@ from langgraph_rq.shared.queue.keys import graph_list, task_hash
 from langgraph_rq.shared.queue.upkeep import leave_call, renew_call
 from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.tasks import State
-from tests.fleet import worker
+from tests.fleet import ended, worker
 from tests.waiting import until
 
 
@@ -55,22 +55,12 @@ async def ask_colour(_state):
 
 
 @pytest.fixture
-def client(redis_url):
-    with Client(redis_url) as client:
-        yield client
-
-
-@pytest.fixture
 def serving(redis_url):
     def serve(*nodes, **options):
         served = graph(*nodes) if callable(nodes[0]) else nodes[0]
         return worker(redis_url, {"g": served}, checkpoints=True, **options)
 
     return serve
-
-
-async def ended(client, task_id, timeout_s=15):
-    return await asyncio.to_thread(client.wait, task_id, timeout_s)
 
 
 async def hand_back(redis, graph):

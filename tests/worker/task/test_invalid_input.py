@@ -1,6 +1,5 @@
 """What LangGraph refuses as input, a worker refuses; what LangGraph takes, a worker runs."""
 
-import asyncio
 from typing import Any, TypedDict
 
 import pytest
@@ -10,11 +9,10 @@ from redis import Redis
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from langgraph_rq import Client
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.worker.task.node_watch import NodeWatch
-from tests.fleet import one_node_graph, worker
+from tests.fleet import ended, one_node_graph, worker
 from tests.graph_inputs import GRAPHS, REFUSED, REFUSED_AT_THE_DOOR, TAKEN, Careful, Model, Typed, nothing
 
 
@@ -33,19 +31,9 @@ def routed(state: Any) -> str:
     return {1: "node"}[state["n"]]
 
 
-@pytest.fixture
-def client(redis_url):
-    with Client(redis_url) as client:
-        yield client
-
-
 @pytest.fixture(params=[False, True], ids=["plain", "with checkpoints"])
 def checkpoints(request):
     return request.param
-
-
-async def ended(client, task_id):
-    return await asyncio.to_thread(client.wait, task_id, 30)
 
 
 def enqueue(redis_url: str, task_id: str, **fields: Any) -> None:

@@ -1,6 +1,5 @@
 """What the result of a task says of what its graph returned, and how it is cut, masked and refused."""
 
-import asyncio
 from base64 import b64decode
 from typing import Any, TypedDict
 
@@ -8,27 +7,15 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.graph import MessagesState
 
-from langgraph_rq import Client
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.redaction import Redactor
-from langgraph_rq.shared.results import TaskResult
 from langgraph_rq.shared.tasks import State, TaskLimits
 from langgraph_rq.worker.task.redacted import Redaction
-from tests.fleet import one_node_graph, worker
+from tests.fleet import ended, one_node_graph, worker
 
 
 class Number(TypedDict):
     n: int
-
-
-@pytest.fixture
-def client(redis_url):
-    with Client(redis_url) as client:
-        yield client
-
-
-async def ended(client: Client, task_id: str, timeout_s: float = 10) -> TaskResult:
-    return await asyncio.to_thread(client.wait, task_id, timeout_s)
 
 
 async def test_messages_are_written_as_langgraph_server_does(redis_url, client):

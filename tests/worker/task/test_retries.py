@@ -10,7 +10,6 @@ from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START, StateGraph
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from langgraph_rq import Client
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
@@ -25,12 +24,6 @@ class Number(TypedDict, total=False):
 
 class FlakyError(Exception):
     """An error of the user's own."""
-
-
-@pytest.fixture
-def client(redis_url):
-    with Client(redis_url) as client:
-        yield client
 
 
 def failing(*errors):

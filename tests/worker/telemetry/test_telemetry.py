@@ -25,7 +25,7 @@ from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 from langgraph_rq.worker.task.redacted import Redaction
 from langgraph_rq.worker.telemetry.metrics import WorkerMetrics
 from langgraph_rq.worker.telemetry.metrics_server import MetricsServer
-from tests.fleet import one_node_graph, worker
+from tests.fleet import ended, one_node_graph, worker
 from tests.model_calls import chat_models
 from tests.otlp import exporting
 from tests.waiting import until, until_sync
@@ -45,12 +45,6 @@ def metrics():
         yield metrics
 
 
-@pytest.fixture
-def client(redis_url):
-    with Client(redis_url) as client:
-        yield client
-
-
 @pytest.fixture(scope="module")
 def model_api():
     with OfflineLLM() as server:
@@ -62,10 +56,6 @@ async def chat(model_api):
     """A guarded model on the offline server."""
     async with chat_models(model_api.url) as make:
         yield guarded_chat_model(make(max_tokens=1_000))
-
-
-async def ended(client: Client, task_id: str):
-    return await asyncio.to_thread(client.wait, task_id, 20)
 
 
 async def answer(state: Asked) -> Asked:

@@ -16,7 +16,7 @@ from rq.serializers import JSONSerializer
 from langgraph_rq import Client, State
 from langgraph_rq.shared.telemetry import logs
 from langgraph_rq.shared.telemetry.tracing import derived_trace_id
-from tests.fleet import one_node_graph, worker
+from tests.fleet import ended, one_node_graph, worker
 from tests.otlp import exporting, no_tracer_provider
 from tests.waiting import until
 
@@ -28,18 +28,8 @@ class Asked(TypedDict, total=False):
     answer: str
 
 
-@pytest.fixture
-def client(redis_url):
-    with Client(redis_url) as client:
-        yield client
-
-
 async def answer(_state: Asked) -> Asked:
     return {"answer": "x"}
-
-
-async def ended(client: Client, task_id: str):
-    return await asyncio.to_thread(client.wait, task_id, 20)
 
 
 async def run(redis_url: str, client: Client, graph, **fields):
