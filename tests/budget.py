@@ -6,6 +6,7 @@ from redis.asyncio import Redis
 
 from langgraph_rq.shared.budget.policy import set_limit_call
 from langgraph_rq.shared.budget.token_budget import (
+    Amount,
     BudgetLimits,
     Busy,
     Charge,
@@ -22,6 +23,11 @@ from langgraph_rq.shared.budget.token_budget import (
     usage_call,
 )
 from langgraph_rq.shared.connections.scripts import run
+
+NOON = 20_000 * 86_400_000 + 43_200_000
+DAY = date(2024, 10, 4)
+ANN = Payer(user_id="ann", task_id="t1")
+MINUTE = 60_000
 
 
 class Budget:
@@ -50,3 +56,18 @@ class Budget:
 async def limit_day(redis: Redis, tokens: int) -> None:
     """Set the fleet's daily limit, as `langgraph-producer budget set` does."""
     await run(redis, set_limit_call(BudgetLimits(), "global", tokens=tokens))
+
+
+async def hold(budget, rid, tokens, cost=0, payer=ANN, now_ms=NOON, model="gpt-4o", **guess):
+    output = Amount(guess.get("output", 0), guess.get("output_cost", 0))
+    request = Request(Amount(tokens, cost), output, is_guess=bool(guess))
+    return await budget.reserve(rid, request, model, payer, ttl_ms=MINUTE, now_ms=now_ms)
+
+
+async def settle(budget, rid, input_tokens, output_tokens, cost, payer=ANN, model="gpt-4o", **charge):
+    return await budget.settle(rid, Charge(input_tokens, output_tokens, cost, **charge), model, payer, now_ms=NOON)
+
+
+async def spend(budget, rid, tokens, cost=0, payer=ANN, now_ms=NOON):
+    assert isinstance(await hold(budget, rid, tokens, cost, payer, now_ms), Reservation)
+    return await settle(budget, rid, tokens, 0, cost, payer)

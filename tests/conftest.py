@@ -1,7 +1,5 @@
 """One real Redis for the whole test run; every test starts on an empty one and leaves no key without an owner."""
 
-import io
-import json
 import logging
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -16,6 +14,7 @@ from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.shared.telemetry import logs
 from tests import servers
 from tests.installation import disturbed_model, installation, support_desk  # noqa: F401 - fixtures
+from tests.log_lines import Lines
 
 _LONG = {"SCENARIOS", "User", "fleet", "on_terminal", "run_node", "start_gateway", "start_worker", "work", "worker"}
 """Names in modules of tests that run workers or start processes."""
@@ -99,11 +98,6 @@ def _one_import_root() -> Iterator[None]:
     yield
     bare = [name for name in sys.modules if name.partition(".")[0] in {"shared", "producer", "worker"}]
     assert not bare, f"expected imports from langgraph_rq only, got: {bare}"
-
-
-class Lines(io.StringIO):
-    def named(self, event: str) -> list[dict]:
-        return [line for line in map(json.loads, self.getvalue().splitlines()) if line["event"] == event]
 
 
 @pytest.fixture

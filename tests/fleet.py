@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypedDict
 
 from langgraph.graph import END, START, StateGraph
 
@@ -41,6 +41,17 @@ async def ended(client: Client, task_id: str, timeout_s: float = 30) -> TaskResu
 def one_node_graph(node, state: type = dict) -> Any:
     """A graph of one node, compiled without checkpoints."""
     return StateGraph(state).add_node("node", node).add_edge(START, "node").add_edge("node", END).compile()
+
+
+class Number(TypedDict):
+    n: int
+
+
+async def plus_one(state: Number):
+    return {"n": state["n"] + 1}
+
+
+PLUS_ONE = one_node_graph(plus_one, Number)
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Fixtures of model calls: ChatOpenAI on the offline server, a task that runs one node, and the tokens booked."""
+"""Fixtures of model calls: ChatOpenAI on the offline server, nodes that call it, their task, and the tokens booked."""
 
 import asyncio
 from contextlib import asynccontextmanager
@@ -14,11 +14,54 @@ from tests.budget import Budget
 from tests.fleet import one_node_graph, worker
 
 OUTPUT_TOKENS = 100
+QUESTION = "What is 2 + 2?"
+INPUT_TOKENS = 5 + 8 + 4
+"""The estimate of the question: a third of its bytes, and what a provider adds to a call and to a message."""
+WORST_TOKENS = len(QUESTION) + 32 + 16 + OUTPUT_TOKENS
 WAIT_S = 30
 
 
 class Said(TypedDict):
     text: str
+
+
+async def ainvoke(model):
+    return (await model.ainvoke(QUESTION)).text
+
+
+async def astream(model):
+    return "".join([chunk.text async for chunk in model.astream(QUESTION)])
+
+
+async def abatch(model):
+    return "".join(one.text for one in await model.abatch([QUESTION, QUESTION]))
+
+
+async def sync_in_async(model):
+    return model.invoke(QUESTION).text
+
+
+def invoke(model):
+    return model.invoke(QUESTION).text
+
+
+def stream(model):
+    return "".join(chunk.text for chunk in model.stream(QUESTION))
+
+
+ASYNC = [ainvoke, astream, abatch, sync_in_async]
+SYNC = [invoke, stream]
+
+
+def node_of(call, model):
+    """A node that calls a model in one of these ways."""
+    if call in SYNC:
+        return lambda _state: {"text": call(model)}
+
+    async def node(_state):
+        return {"text": await call(model)}
+
+    return node
 
 
 @asynccontextmanager

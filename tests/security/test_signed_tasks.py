@@ -2,7 +2,6 @@
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import TypedDict
 
 import pytest
 from langgraph.graph import END, START, StateGraph
@@ -17,7 +16,7 @@ from langgraph_rq.shared.settings import TaskSettings
 from langgraph_rq.shared.signing import TaskKeys
 from langgraph_rq.shared.tasks import Task
 from langgraph_rq.worker.telemetry.metrics import WorkerMetrics
-from tests.fleet import one_node_graph, worker
+from tests.fleet import PLUS_ONE, Number, worker
 from tests.gateways import gateway
 from tests.shipped_users import shipped_users
 from tests.waiting import until
@@ -25,14 +24,6 @@ from tests.waiting import until
 ACME, BETA, OLD = (f"{letter * 40}" for letter in "abo")
 ALL = f"acme:a1:{ACME}\nbeta:b1:{BETA}\nbeta:old:{OLD}\n"
 QUEUE = "rq:queue:agent_tasks"
-
-
-class Number(TypedDict):
-    n: int
-
-
-async def plus_one(state: Number):
-    return {"n": state["n"] + 1}
 
 
 async def ask(state: Number):
@@ -43,7 +34,7 @@ def asking():
     return StateGraph(Number).add_node("ask", ask).add_edge(START, "ask").add_edge("ask", END).compile()
 
 
-GRAPHS = {"plus one": one_node_graph(plus_one, Number), "ask": asking()}
+GRAPHS = {"plus one": PLUS_ONE, "ask": asking()}
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """A Redis user for the producers of one tenant: its main path works, and what is another tenant's is out of reach."""
 
 import stat
-from typing import TypedDict
 
 import pytest
 from langgraph.graph import END, START, StateGraph
@@ -14,12 +13,8 @@ from langgraph_rq.shared.connections.clients import open_sync
 from langgraph_rq.shared.settings import TaskSettings
 from langgraph_rq.shared.signing import TaskKeys
 from tests.deployment import make_secrets
-from tests.fleet import worker
+from tests.fleet import Number, worker
 from tests.shipped_users import shipped_users
-
-
-class Number(TypedDict):
-    n: int
 
 
 async def ask(state: Number):

@@ -1,7 +1,6 @@
 """The shipped users of Redis may do what threads and the store need: the gateway, a tenant's producers, and workers."""
 
 from contextlib import asynccontextmanager
-from typing import TypedDict
 
 import pytest
 from langgraph_sdk import get_client
@@ -15,14 +14,9 @@ from langgraph_rq.worker.guards.event_loops import EventLoops
 from langgraph_rq.worker.state.outages import Outages
 from langgraph_rq.worker.state.store.access import Access
 from langgraph_rq.worker.state.store.store import Store
-from tests.fleet import one_node_graph, worker
+from tests.fleet import Number, one_node_graph, worker
 from tests.gateways import listening
 from tests.shipped_users import shipped_users
-
-
-class Number(TypedDict):
-    n: int
-
 
 GRAPHS = {"same": one_node_graph(lambda state: state, Number)}
 

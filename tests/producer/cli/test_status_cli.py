@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from typing import TypedDict
 
 import pytest
 from click.testing import CliRunner
@@ -13,12 +12,8 @@ from langgraph_rq.producer.cli.main import main
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.answers import Use
 from langgraph_rq.shared.queue.attempts import use_call
-from tests.fleet import one_node_graph, worker
+from tests.fleet import Number, one_node_graph, worker
 from tests.waiting import until
-
-
-class Number(TypedDict):
-    n: int
 
 
 async def ask(_state):

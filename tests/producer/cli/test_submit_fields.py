@@ -2,18 +2,12 @@
 
 import asyncio
 import json
-from typing import TypedDict
 
 import pytest
 from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
 
-from tests.fleet import worker
-
-
-class Number(TypedDict):
-    n: int
-
+from tests.fleet import Number, worker
 
 FAILED: set[int] = set()
 

@@ -2,19 +2,14 @@
 
 import asyncio
 import json
-from typing import TypedDict
 
 import pytest
 from langgraph.types import interrupt
 
 from langgraph_rq.producer.cli.views import reasons
 from langgraph_rq.shared.queue.verbs import QueueTimes
-from tests.fleet import one_node_graph, worker
+from tests.fleet import Number, one_node_graph, worker
 from tests.waiting import until
-
-
-class Number(TypedDict):
-    n: int
 
 
 async def ask(_state):

@@ -4,7 +4,6 @@ import asyncio
 import subprocess
 import sys
 from datetime import timedelta
-from typing import TypedDict
 
 import pytest
 from langgraph.types import interrupt
@@ -20,16 +19,8 @@ from langgraph_rq import (
 )
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.shared.tasks import State
-from tests.fleet import one_node_graph, worker
+from tests.fleet import PLUS_ONE, Number, one_node_graph, worker
 from tests.waiting import until
-
-
-class Number(TypedDict):
-    n: int
-
-
-async def plus_one(state: Number):
-    return {"n": state["n"] + 1}
 
 
 @pytest.fixture
@@ -40,7 +31,7 @@ async def client(redis_url):
 
 @pytest.fixture
 async def serving(redis_url):
-    async with worker(redis_url, {"g": one_node_graph(plus_one, Number)}) as one:
+    async with worker(redis_url, {"g": PLUS_ONE}) as one:
         yield one
 
 
@@ -163,7 +154,7 @@ async def test_events_come_as_they_happen_and_end_with_the_task(redis_url, clien
         return [event async for event in client.events(task.task_id)]
 
     following = asyncio.create_task(follow())
-    async with worker(redis_url, {"g": one_node_graph(plus_one, Number)}):
+    async with worker(redis_url, {"g": PLUS_ONE}):
         told = await asyncio.wait_for(following, 20)
     assert [event.type for event in told] == ["state", "node", "updates", "node", "end"]
     rest = [event async for event in client.events(task.task_id, told[1].id)]
@@ -177,7 +168,7 @@ async def test_followers_of_one_task_each_see_everything(redis_url, client):
         return [event.id async for event in client.events(task.task_id)]
 
     following = [asyncio.create_task(follow()) for _ in range(20)]
-    async with worker(redis_url, {"g": one_node_graph(plus_one, Number)}):
+    async with worker(redis_url, {"g": PLUS_ONE}):
         seen = await asyncio.wait_for(asyncio.gather(*following), 20)
     assert all(ids == seen[0] for ids in seen)
     assert len(seen[0]) == 6
@@ -196,7 +187,7 @@ async def test_waiter_survives_a_restart_of_redis():
             await until(lambda: client.redis.info("clients"))
             redis.kill()
             redis.start()
-            async with worker(redis.url, {"g": one_node_graph(plus_one, Number)}):
+            async with worker(redis.url, {"g": PLUS_ONE}):
                 await asyncio.wait_for(following, 30)
     assert seen == ["state", "values", "node", "node", "values", "end"]
 

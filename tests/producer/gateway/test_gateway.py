@@ -11,17 +11,9 @@ from langgraph.types import interrupt
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.worker.guards.refusals import BudgetExceeded
-from tests.fleet import one_node_graph, worker
+from tests.fleet import PLUS_ONE, Number, one_node_graph, worker
 from tests.gateways import gateway
 from tests.waiting import until
-
-
-class Number(TypedDict):
-    n: int
-
-
-async def plus_one(state: Number):
-    return {"n": state["n"] + 1}
 
 
 class Question(TypedDict):
@@ -41,7 +33,7 @@ async def http(redis_url):
 
 @pytest.fixture
 async def serving(redis_url):
-    graphs = {"g": one_node_graph(plus_one, Number), "assistant": one_node_graph(answer, Question)}
+    graphs = {"g": PLUS_ONE, "assistant": one_node_graph(answer, Question)}
     async with worker(redis_url, graphs) as one:
         yield one
 
@@ -356,7 +348,7 @@ async def test_health_touches_nothing_and_ready_says_what_is_missing():
     with EmbeddedRedis() as server:
         async with gateway(server.url) as http:
             assert (await http.get("/ready")).json()["parts"]["workers"]["ready"] is False
-            async with worker(server.url, {"g": one_node_graph(plus_one, Number)}):
+            async with worker(server.url, {"g": PLUS_ONE}):
                 ready = await http.get("/ready")
                 assert (ready.status_code, ready.json()["ready"]) == (200, True)
             server.kill()

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from typing import TypedDict
 
 import httpx
 import pytest
@@ -12,7 +11,7 @@ from langgraph.config import get_stream_writer
 from langgraph_rq import AsyncClient
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.shared.queue.events import FORGOTTEN_END
-from tests.fleet import one_node_graph, worker
+from tests.fleet import Number, one_node_graph, worker
 from tests.gateways import listening, start_gateway
 from tests.installation import ROOT, start_worker
 from tests.projects.telling.graphs import STEPS
@@ -20,10 +19,6 @@ from tests.projects.telling.graphs import graph as telling
 from tests.waiting import until
 
 TELLING = ROOT / "tests/projects/telling/langgraph.json"
-
-
-class Number(TypedDict):
-    n: int
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from langgraph_rq.shared.queue import waits as waits_module
 from tests.models.mutants import assert_caught
 from tests.models.task_queue_machine import QueueMachine
 from tests.shared.queue import test_rq_clients as rq_clients
-from tests.shared.queue import test_task_queue_turns as turns
+from tests.shared.queue import test_task_queue_sweeps as sweeps
 from tests.shared.queue import test_task_queue_waits as waits
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # some rules are found late
@@ -258,7 +258,7 @@ RQ = {
         "sweep",
         "  redis.call('HSET', sweeper_key, 'drops', some_queue)\n",
         "",
-        lambda queue, rq: turns.test_thousands_of_ended_tasks_are_dropped_in_one_round_of_the_sweeper(queue),
+        lambda queue, rq: sweeps.test_thousands_of_ended_tasks_are_dropped_in_one_round_of_the_sweeper(queue),
     ),
     "a stand-in has no job": (
         "claim",

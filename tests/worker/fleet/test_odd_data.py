@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from typing import TypedDict
 
 import pytest
 from redis import Redis
@@ -13,7 +12,7 @@ from langgraph_rq.shared.queue.keys import commands_channel
 from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.worker.fleet import lease
-from tests.fleet import one_node_graph, worker
+from tests.fleet import PLUS_ONE, Number, one_node_graph, worker
 from tests.odd_data import PLANT, documented_keys, plant
 from tests.waiting import until
 
@@ -21,20 +20,12 @@ TIMES = QueueTimes(lease_ms=1_000)
 QUEUE = "rq:queue:agent_tasks"
 
 
-class Number(TypedDict):
-    n: int
-
-
-async def plus_one(state: Number):
-    return {"n": state["n"] + 1}
-
-
 async def nap(_state: Number):
     await asyncio.sleep(0.3)
     return {"n": 0}
 
 
-GRAPHS = {"plus one": one_node_graph(plus_one, Number), "nap": one_node_graph(nap, Number)}
+GRAPHS = {"plus one": PLUS_ONE, "nap": one_node_graph(nap, Number)}
 
 
 async def ended(client: Client, task_id: str) -> State:

@@ -2,7 +2,7 @@
 
 import asyncio
 from types import SimpleNamespace
-from typing import Any, TypedDict
+from typing import Any
 
 import pytest
 from langchain_core.language_models import GenericFakeChatModel
@@ -20,11 +20,7 @@ from langgraph_rq.shared.tasks import State
 from langgraph_rq.worker.outputs.json_values import as_json
 from langgraph_rq.worker.task.events import EventWriter
 from langgraph_rq.worker.task.redacted import Redaction
-from tests.fleet import one_node_graph, worker
-
-
-class Number(TypedDict):
-    n: int
+from tests.fleet import Number, one_node_graph, worker
 
 
 async def plus_one(state: Number):

@@ -11,11 +11,7 @@ from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.redaction import Redactor
 from langgraph_rq.shared.tasks import State, TaskLimits
 from langgraph_rq.worker.task.redacted import Redaction
-from tests.fleet import ended, one_node_graph, worker
-
-
-class Number(TypedDict):
-    n: int
+from tests.fleet import Number, ended, one_node_graph, worker
 
 
 async def test_messages_are_written_as_langgraph_server_does(redis_url, client):
