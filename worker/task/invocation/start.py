@@ -264,7 +264,8 @@ def _context(task: Task, graph: AnyGraph) -> Any:
     """
     given, schema = task.context, graph.context_schema
     if given is None and task.config and task.config.configurable:
-        given = _declared(task.config.configurable, graph) if schema else task.config.configurable
+        mirrored = {**task.config.configurable, **({"user_id": task.user_id} if task.user_id else {})}
+        given = _declared(mirrored, graph) if schema else mirrored
     if schema is None:
         return given
     if given is None:

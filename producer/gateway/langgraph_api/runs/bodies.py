@@ -9,6 +9,8 @@ from pydantic import BeforeValidator, Field
 from langgraph_rq.producer.gateway.dependencies import Caller
 from langgraph_rq.producer.gateway.langgraph_api.assistants import assistant_id, find
 from langgraph_rq.producer.gateway.langgraph_api.ids import thread_of_its_own
+from langgraph_rq.producer.gateway.langgraph_api.runs.configurable import read_configurable, read_context
+from langgraph_rq.producer.gateway.langgraph_api.threads.bodies import CheckpointBody
 from langgraph_rq.producer.gateway.problems import ProblemError, invalid
 from langgraph_rq.producer.gateway.tasks.bodies import Body
 from langgraph_rq.shared.errors import Violation
@@ -39,7 +41,7 @@ class RunBody(Body):
     metadata: dict[str, Any] | None = None
     config: dict[str, Any] | None = None
     context: dict[str, Any] | None = None
-    checkpoint: dict[str, Any] | None = None
+    checkpoint: CheckpointBody | None = None
     checkpoint_id: str | None = None
     stream_mode: Modes | None = None
     stream_subgraphs: bool = False
@@ -77,14 +79,17 @@ class RunBody(Body):
         if self.context and configurable:
             detail = "context and config.configurable exclude each other: LangGraph mirrors one into the other"
             raise ProblemError(400, "context_twice", detail)
+        named = read_context(self.context) if self.context else read_configurable(configurable, thread_id)
         ids = {"run_id": run_id, "graph_id": graph, "assistant_id": assistant_id(graph)}
-        config["configurable"] = {**(configurable or self.context or {}), **ids}
+        config["configurable"] = {**named.others, **ids}
         metadata = {**(self.metadata or {}), **ids, "created_by": "system"}
+        checkpoint = self.checkpoint or CheckpointBody()
         durability = self.durability or ("exit" if self.checkpoint_during is False else None)
         given: dict[str, Any] = {
             "command": self.command,
             "context": self.context or None,
-            "checkpoint_id": self.checkpoint_id or (self.checkpoint or {}).get("checkpoint_id"),
+            "checkpoint_id": self.checkpoint_id or checkpoint.checkpoint_id or named.checkpoint_id,
+            "user_id": named.user_id,
             "interrupt_before": self.interrupt_before or None,
             "interrupt_after": self.interrupt_after or None,
             "delay_s": self.after_seconds,
@@ -107,7 +112,11 @@ class RunBody(Body):
             "command": self.command,
             "config": {
                 **config,
-                "configurable": {**config["configurable"], "thread_id": thread_id or thread_of_its_own(run_id)},
+                "configurable": {
+                    **(configurable or self.context or {}),
+                    **ids,
+                    "thread_id": thread_id or thread_of_its_own(run_id),
+                },
                 "metadata": shown,
             },
             "context": self.context or configurable,
@@ -165,7 +174,7 @@ class RunBody(Body):
                 raise invalid(Violation(name, expected, kind(value)))
         if self.input is not None and self.command and self.command.get("resume") is None:
             raise invalid(Violation("command", "either input or command", "both"))
-        if (self.checkpoint or {}).get("checkpoint_ns"):
+        if self.checkpoint and self.checkpoint.checkpoint_ns:
             raise invalid(Violation("checkpoint.checkpoint_ns", "a checkpoint of the graph itself", "a subgraph's"))
         if thread_id is None:
             for name in ("checkpoint", "checkpoint_id", "command"):
