@@ -72,6 +72,14 @@ _SEARCHED_THREADS: dict[str, tuple[Any, ...]] = {
 }
 _PAGED: dict[str, tuple[Any, ...]] = {"limit": (5,), "offset": (1,), "sort_order": ("asc", "desc")}
 _SUBGRAPHS = {"subgraphs": ("true",)}
+_STATE_KEYS = (
+    "values", "next", "tasks", "metadata", "created_at", "checkpoint", "parent_checkpoint", "interrupts",
+    "values.messages",
+)  # fmt: skip
+_RUN_KEYS = (
+    "run_id", "thread_id", "assistant_id", "created_at", "updated_at", "status", "metadata", "kwargs",
+    "multitask_strategy", "cancel_reason",
+)  # fmt: skip
 
 ROUTES = [
     Route("GET", "/ok", query={"check_db": ("1",)}),
@@ -110,7 +118,7 @@ ROUTES = [
             "thread_id": ("surface-2",),
             "metadata": ({"a": 1},),
             "if_exists": ("raise", "do_nothing"),
-            "ttl": ({"ttl": 60, "strategy": "delete"},),
+            "ttl": tuple({"ttl": 60, "strategy": strategy} for strategy in ("delete", "keep_latest")),
             "supersteps": ([{"updates": [{"values": {"a": 1}, "as_node": "model"}]}],),
         },
         better="ids need not be UUIDs",
@@ -137,16 +145,27 @@ ROUTES = [
         {"metadata": {}},
         {
             "metadata": ({"a": 1},),
-            "ttl": ({"ttl": 60, "strategy": "delete"},),
+            "ttl": tuple({"ttl": 60, "strategy": strategy} for strategy in ("delete", "keep_latest")),
         },
     ),
     Route("DELETE", "/threads/{thread}"),
     Route("POST", "/threads/{thread}/copy", better="the copy has its values, and runs go on with it"),
     Route("POST", "/threads/prune", {"thread_ids": ["surface"]}, {"strategy": ("delete", "keep_latest")}),
     Route("GET", "/threads/{thread}/storage"),
-    Route("GET", "/threads/{thread}/state", query={**_SUBGRAPHS, "select": ("values",)}, better="`select` selects"),
-    Route("GET", "/threads/{thread}/state/{checkpoint_id}", query=_SUBGRAPHS),
-    Route("POST", "/threads/{thread}/state/checkpoint", {"checkpoint": {"checkpoint_id": "c"}}, {"subgraphs": (True,)}),
+    Route("GET", "/threads/{thread}/state", query={**_SUBGRAPHS, "select": _STATE_KEYS}, better="`select` selects"),
+    Route(
+        "GET",
+        "/threads/{thread}/state/{checkpoint_id}",
+        query={**_SUBGRAPHS, "select": _STATE_KEYS},
+        better="`select` selects",
+    ),
+    Route(
+        "POST",
+        "/threads/{thread}/state/checkpoint",
+        {"checkpoint": {"checkpoint_id": "c"}},
+        {"subgraphs": (True,), "select": tuple([key] for key in _STATE_KEYS)},
+        better="`select` selects",
+    ),
     Route(
         "POST",
         "/threads/{thread}/state",
@@ -168,14 +187,14 @@ ROUTES = [
             "before": ("c", {"checkpoint_id": "c"}, {"configurable": {"checkpoint_id": "c"}}),
             "metadata": ({"source": "loop"},),
             "checkpoint": ({"checkpoint_ns": "child:1"},),
-            "select": (["values"],),
+            "select": tuple([key] for key in _STATE_KEYS),
         },
-        better="`before` may be a checkpoint, its id or a config, as the SDKs document",
+        better="`select` selects, and `before` may be a checkpoint, its id or a config, as the SDKs document",
     ),
     Route(
         "GET",
         "/threads/{thread}/stream",
-        query={"stream_mode": ("run_modes", "lifecycle", "state_update")},
+        query=dict.fromkeys(("stream_mode", "stream_modes"), ("run_modes", "lifecycle", "state_update")),
         better="an event's id is a place in its run: what came after it is found again at any gateway",
     ),
     Route("POST", "/threads/{thread}/runs", _ASSISTANT, _RUN, better=_BETTER_RUN),
@@ -189,10 +208,14 @@ ROUTES = [
         "POST",
         "/runs/cancel",
         {"thread_id": "surface", "run_ids": [UNKNOWN]},
+        query={"action": ("interrupt", "rollback")},
+    ),
+    Route(
+        "POST",
+        "/runs/cancel",
+        {"status": "all"},
         {"status": ("pending", "running", "all")},
-        {
-            "action": ("interrupt", "rollback"),
-        },
+        {"action": ("interrupt", "rollback")},
     ),
     Route(
         "GET",
@@ -200,7 +223,7 @@ ROUTES = [
         query={
             "limit": ("5",),
             "offset": ("1",),
-            "select": ("run_id",),
+            "select": _RUN_KEYS,
             "status": ("pending", "running", "success", "error", "timeout", "interrupted"),
         },
     ),

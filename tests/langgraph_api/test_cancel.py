@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import pytest
+from langgraph_sdk.errors import NotFoundError, UnprocessableEntityError
 
 from langgraph_rq import AsyncClient, State
 from tests.langgraph_api.servers import serving
@@ -37,6 +38,33 @@ async def test_result_names_the_run_that_superseded_it(sdk, redis_url):
             assert ended.status is State.CANCELLED
             assert ended.metadata.cancel_reason == f"superseded by {last['run_id']}"
         assert (await client.wait(last["run_id"], 20)).status is State.SUCCESS
+
+
+async def test_open_runs_of_a_status_are_cancelled_and_no_others(sdk, redis_url):
+    async def states():
+        return [(await sdk.runs.list(thread))[0]["status"] for thread in threads]
+
+    threads = [(await sdk.threads.create())["thread_id"] for _ in range(3)]
+    ended, running, waiting = threads
+    await sdk.runs.wait(ended, "slow", input={**STAYS, "ticks": 1})
+    await sdk.runs.create(running, "slow", input=STAYS)
+    await sdk.runs.create(waiting, "slow", input=STAYS, after_seconds=600)
+    await until(lambda: _is_running(sdk, running))
+    await sdk.runs.cancel_many(status="pending")
+    assert await states() == ["success", "running", "interrupted"]
+    await sdk.runs.cancel_many(status="all")
+    async with AsyncClient(redis_url) as client:
+        (run,) = await sdk.runs.list(running)
+        assert (await client.wait(run["run_id"], 20)).status is State.CANCELLED
+    with pytest.raises(NotFoundError):
+        await sdk.runs.cancel_many(status="running")
+
+
+async def test_runs_to_be_cancelled_are_named_in_one_way(sdk):
+    thread = (await sdk.threads.create())["thread_id"]
+    for named in ({}, {"thread_id": thread}, {"thread_id": thread, "run_ids": [thread], "status": "all"}):
+        with pytest.raises(UnprocessableEntityError, match="status: expected either"):
+            await sdk.http.post("/runs/cancel", json=named)
 
 
 @pytest.mark.parametrize(("path", "heard"), [("runs/stream", b'{"tick":1}'), ("runs/wait", b"200 OK")])

@@ -213,6 +213,12 @@ async def _read_runs(caller: Caller, places: Sequence[tuple[str, str]], thread: 
     ]
 
 
+async def read_records(caller: Caller, keys: Sequence[str]) -> list[RunRecord | None]:
+    """Read runs by their ids in Redis, in one round trip; None for each that Redis does not know."""
+    calls = [read_runs_call(keys[start : start + MOST_READ]) for start in range(0, len(keys), MOST_READ)]
+    return await _read_records(caller, calls)
+
+
 async def _read_records(
     caller: Caller, calls: Sequence[scripts.Call[list[RunRecord | None]]]
 ) -> list[RunRecord | None]:

@@ -36,7 +36,7 @@ class PutBody(NameBody):
 class SearchItemsBody(Body):
     """Which items, and how many."""
 
-    namespace_prefix: _LABELS = Field(default_factory=list)
+    namespace_prefix: _LABELS | None = Field(None, description="Null: all of them.")
     filter: dict[str, Any] | None = Field(None, description='Values of fields, or {"age": {"$gte": 21}}.')
     limit: int = Field(10, ge=1, le=MOST_ITEMS)
     offset: int = Field(0, ge=0)
@@ -91,7 +91,8 @@ async def delete(body: NameBody, caller: FromCaller) -> Response:
 @router.post("/store/items/search", responses=documented(401, 422, 503))
 async def search(body: SearchItemsBody, caller: FromCaller) -> JSONResponse:
     """Search below a namespace; the items that were put last come first."""
-    found = await caller.client.store.search(**body.model_dump())
+    fields = body.model_dump(exclude={"namespace_prefix"})
+    found = await caller.client.store.search(body.namespace_prefix or [], **fields)
     return JSONResponse({"items": found})
 
 

@@ -97,6 +97,26 @@ test("a running run is cancelled", async () => {
   assert.equal((await client.runs.get(thread_id, run_id)).status, "interrupted");
 });
 
+test("runs without threads are made at once, with the fields of a batch in the SDK's own case", async () => {
+  const payload = { assistantId: "slow", input: { name: "a", ticks: 600, tick_s: 0.1 }, streamMode: ["updates"] };
+  const [{ kwargs }, { run_id }] = await client.runs.createBatch([payload, { ...payload, metadata: { n: 2 } }]);
+  assert.deepEqual(kwargs.stream_mode, ["updates"]);
+  assert.ok(run_id);
+  await client.runs.cancelMany({ status: "all" });
+});
+
+test("a run that is cancelled says why, and its state is read with what was selected", async () => {
+  const { thread_id } = await client.threads.create();
+  const { run_id } = await client.runs.create(thread_id, "slow", { input: { name: "a", ticks: 600, tick_s: 0.1 } });
+  await client.runs.cancel(thread_id, run_id, true, "interrupt", { reason: "no longer wanted" });
+  assert.equal((await client.threads.get(thread_id)).error.message, "no longer wanted");
+  const { checkpoint } = await client.threads.getState(thread_id);
+  const select = ["values.name"];
+  assert.deepEqual(await client.threads.getState(thread_id, checkpoint, { select }), { values: { name: "a" } });
+  const byId = await client.threads.getState(thread_id, checkpoint.checkpoint_id, { select });
+  assert.deepEqual(byId, { values: { name: "a" } });
+});
+
 test("assistants are the graphs that workers serve, with their drawing and their schemas", async () => {
   const [assistant] = await client.assistants.search({ graphId: "chat" });
   const { nodes } = await client.assistants.getGraph(assistant.assistant_id);

@@ -3,17 +3,19 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import ExitStack, aclosing, suppress
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import Field, RootModel, TypeAdapter, ValidationError
+from pydantic import Field, RootModel, TypeAdapter, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
 
 from langgraph_rq.producer.gateway.dependencies import Caller, FromCaller
 from langgraph_rq.producer.gateway.langgraph_api.ids import thread_of_its_own
+from langgraph_rq.producer.gateway.langgraph_api.lists import Listed
 from langgraph_rq.producer.gateway.langgraph_api.objects import (
     MOST_LISTED,
     Run,
@@ -21,10 +23,10 @@ from langgraph_rq.producer.gateway.langgraph_api.objects import (
     failure,
     newest_runs,
     read_run,
-    read_runs,
     read_thread,
 )
-from langgraph_rq.producer.gateway.langgraph_api.runs.bodies import RunBody
+from langgraph_rq.producer.gateway.langgraph_api.runs.bodies import Mode, RunBody
+from langgraph_rq.producer.gateway.langgraph_api.runs.cancelled import CancelBody
 from langgraph_rq.producer.gateway.langgraph_api.runs.start import answer_started, start, start_many
 from langgraph_rq.producer.gateway.langgraph_api.runs.stream import (
     ALL_MODES,
@@ -35,7 +37,7 @@ from langgraph_rq.producer.gateway.langgraph_api.runs.stream import (
 )
 from langgraph_rq.producer.gateway.langgraph_api.threads.routes import ThreadPath
 from langgraph_rq.producer.gateway.problems import ProblemError, documented
-from langgraph_rq.producer.gateway.tasks.bodies import Body, StrictRoute
+from langgraph_rq.producer.gateway.tasks.bodies import StrictRoute
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import (
     LanggraphRqError,
@@ -62,11 +64,17 @@ async def _known_run(run: Annotated[str, Path(description="A run's id.")]) -> st
         raise ProblemError(404, "unknown_run", f"Run with ID {run[:60]} not found") from None
 
 
+_Key = Literal[
+    "run_id", "thread_id", "assistant_id", "created_at", "updated_at", "status", "metadata", "kwargs",
+    "multitask_strategy"
+]  # fmt: skip
 Action = Annotated[
     Literal["interrupt", "rollback"],
     Query(description="Rollback: what it has written to the thread is removed, and the run itself."),
 ]
 RunPath = Annotated[str, Depends(_known_run)]
+
+_CAMEL_CASE = {to_camel(name): name for name in RunBody.model_fields if to_camel(name) != name}
 
 
 class Batch(RootModel[list[RunBody]]):
@@ -74,12 +82,18 @@ class Batch(RootModel[list[RunBody]]):
 
     root: list[RunBody] = Field(min_length=1, max_length=100)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, given: Any) -> Any:
+        """Accept fields in camel case: LangGraph's SDK for JavaScript sends them here as its caller wrote them."""
+        if not isinstance(given, list):
+            return given
+        return [_snake_case(one) if isinstance(one, dict) else one for one in given]
 
-class CancelBody(Body):
-    """Which runs."""
 
-    thread_id: str
-    run_ids: list[TaskId] = Field(min_length=1, max_length=MOST_LISTED)
+def _snake_case(fields: Mapping[str, Any]) -> dict[str, Any]:
+    renamed = {_CAMEL_CASE[name]: value for name, value in fields.items() if name in _CAMEL_CASE}
+    return renamed | {name: value for name, value in fields.items() if name not in _CAMEL_CASE}
 
 
 @router.post("/threads/{thread}/runs", responses=_PROBLEMS)
@@ -126,13 +140,14 @@ async def wait_alone(body: RunBody, caller: FromCaller) -> Response:
 
 @router.post("/runs/cancel", status_code=204, responses=documented(401, 404, 422, 503))
 async def cancel_many(body: CancelBody, caller: FromCaller, action: Action = "interrupt") -> Response:
-    """Cancel runs of a thread that have not ended."""
-    found = await read_runs(caller, body.thread_id, body.run_ids)
-    open_ids = [run.run_id for run in found if run and not run.state.is_terminal]
-    if not open_ids:
-        raise ProblemError(404, "unknown_run", "no such run of this thread is open")
-    asked = f"{action} requested via POST /runs/cancel"
-    await cancel_runs(caller, open_ids, rollback=action == "rollback", reason=asked)
+    """Cancel runs that have not ended."""
+    asked, is_any = f"{action} requested via POST /runs/cancel", False
+    async with aclosing(body.find(caller)) as found:
+        async for run_id in found:
+            await cancel_runs(caller, [run_id], rollback=action == "rollback", reason=asked)
+            is_any = True
+    if not is_any:
+        raise ProblemError(404, "unknown_run", "no such run is open")
     return Response(status_code=204)
 
 
@@ -143,15 +158,15 @@ async def list_runs(
     limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 10,
     offset: Annotated[int, Query(ge=0)] = 0,
     status: Literal["pending", "running", "success", "error", "timeout", "interrupted"] | None = None,
-    select: Annotated[list[str] | None, Query(description="These keys only.")] = None,
+    select: Annotated[list[_Key] | None, Listed, Query(description="These keys only.")] = None,
 ) -> JSONResponse:
     """List the runs of a thread that are still known, the newest first."""
     await read_thread(caller, thread)
     most = offset + limit if status is None else MOST_LISTED
     answers = [run.answer() for run in await newest_runs(caller, thread, most)]
     answers = [one for one in answers if status in (None, one["status"])][offset : offset + limit]
-    if select is not None:
-        answers = [{name: one[name] for name in select if name in one} for one in answers]
+    if select:
+        answers = [{name: one[name] for name in select} for one in answers]
     return JSONResponse(answers)
 
 
@@ -185,7 +200,7 @@ async def join_stream(
     thread: ThreadPath,
     run: RunPath,
     caller: FromCaller,
-    stream_mode: Annotated[list[str] | None, Query(description="These modes only.")] = None,
+    stream_mode: Annotated[list[Mode] | None, Listed, Query(description="These modes only.")] = None,
     after: Annotated[str | None, Header(alias="Last-Event-ID")] = None,
     checkpoint_id: Annotated[
         str | None, Query(description="What is shown already; events before it come again.")
@@ -196,8 +211,7 @@ async def join_stream(
     """Stream the events of a run, from its beginning or after an event."""
     del checkpoint_id  # a hint of useStream, which takes a whole run as well
     found = await read_run(caller, thread, run)
-    asked = [mode for given in stream_mode or () for mode in given.split(",") if mode]
-    modes = asked or found.record.get("kwargs", {}).get("stream_mode") or ALL_MODES
+    modes = stream_mode or found.record.get("kwargs", {}).get("stream_mode") or ALL_MODES
     with ExitStack() as stack:
         stack.enter_context(caller.gateway.streams.admit(caller.tenant))
         opened = await open_stream(caller, run, after, modes, stack, cancels=cancel_on_disconnect)
@@ -213,13 +227,14 @@ async def cancel(
     caller: FromCaller,
     wait: Annotated[bool, Query(description="Answer once it has ended.")] = False,
     action: Action = "interrupt",
+    reason: Annotated[str | None, Query(description="What its thread and its result say.", max_length=200)] = None,
 ) -> Response:
     """Cancel a run: it stops, and its checkpoints stay, or are removed with the run."""
     found = await read_run(caller, thread, run)
     if found.state.is_terminal:
         raise ProblemError(404, "unknown_run", f"Run with ID {run[:60]} has ended")
     asked = f"{action} requested via POST /threads/{{thread_id}}/runs/{{run_id}}/cancel"
-    await caller.client.cancel(run, rollback=action == "rollback", reason=asked)
+    await caller.client.cancel(run, rollback=action == "rollback", reason=reason or asked)
     if not wait:
         return Response(status_code=202)
     return _waiting(caller, thread, run, cancels=False)

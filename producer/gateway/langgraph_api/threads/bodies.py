@@ -1,10 +1,12 @@
 """What is asked about threads: the bodies of requests."""
 
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, StringConstraints
 
 from langgraph_rq.producer.client.threads import Checkpoint
+from langgraph_rq.producer.gateway.langgraph_api.lists import StateKeys
 from langgraph_rq.producer.gateway.tasks.bodies import Body
 from langgraph_rq.shared.run_fields import GraphCommand
 from langgraph_rq.shared.tasks import ThreadId
@@ -16,6 +18,17 @@ _KEYS = Literal[
     "thread_id", "created_at", "updated_at", "state_updated_at", "metadata", "status", "config", "values", "interrupts",
     "error"
 ]  # fmt: skip
+
+_Alias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=256)]
+
+
+def _known_root(path: str) -> str:
+    if not re.match(r"(values|metadata|config|interrupts)(?![^.\[])", path):
+        raise ValueError("a path that begins with values, metadata, config or interrupts")
+    return path
+
+
+_Path = Annotated[str, AfterValidator(_known_root)]
 
 
 class StepBody(Body):
@@ -59,7 +72,7 @@ class CreateBody(Body):
 class PruneBody(Body):
     """Threads to be pruned."""
 
-    thread_ids: list[ThreadId] = Field(min_length=1, max_length=1_000)
+    thread_ids: list[ThreadId] = Field(max_length=1_000)
     strategy: Literal["delete", "keep_latest"] = "delete"
 
 
@@ -89,7 +102,9 @@ class SearchBody(CountBody):
     sort_by: Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"] | None = None
     sort_order: Literal["asc", "desc"] | None = None
     select: list[_KEYS] | None = Field(None, description="These keys only.")
-    extract: dict[str, str] | None = Field(None, description='Paths, such as {"title": "values.messages[0].content"}.')
+    extract: dict[_Alias, _Path] | None = Field(
+        None, max_length=10, description='Paths, such as {"title": "values.messages[0].content"}.'
+    )
 
 
 class CheckpointBody(Body):
@@ -111,6 +126,7 @@ class StateBody(Body):
 
     checkpoint: CheckpointBody
     subgraphs: bool = False
+    select: StateKeys | None = Field(None, description="These keys only; `values.<key>`: one of the values.")
 
 
 class UpdateBody(Body):
@@ -129,4 +145,4 @@ class HistoryBody(Body):
     before: str | dict[str, Any] | None = Field(None, description="A checkpoint, its id, or a config.")
     metadata: dict[str, Any] | None = None
     checkpoint: CheckpointBody | None = Field(None, description="With `checkpoint_ns`: those of a subgraph.")
-    select: list[str] | None = Field(None, description="These keys only.")
+    select: StateKeys | None = Field(None, description="These keys only; `values.<key>`: one of the values.")

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from langgraph_rq.producer.client.threads import Checkpoint
 from langgraph_rq.producer.gateway.dependencies import Caller, FromCaller
 from langgraph_rq.producer.gateway.langgraph_api.ids import new_id
+from langgraph_rq.producer.gateway.langgraph_api.lists import Listed, StateKeys, select_keys
 from langgraph_rq.producer.gateway.langgraph_api.objects import (
     Thread,
     answer_threads,
@@ -74,6 +75,7 @@ async def _known_form(thread: Annotated[str, Path(description="A thread's id.")]
 
 
 ThreadPath = Annotated[str, Depends(_known_form)]
+_Select = Annotated[StateKeys | None, Listed, Query(description="These keys only; `values.<key>`: one of the values.")]
 
 
 @router.post("/threads", responses=documented(400, 401, 409, 422, 503))
@@ -209,25 +211,26 @@ async def state(
     caller: FromCaller,
     *,
     subgraphs: bool = False,
-    select: Annotated[list[str] | None, Query(description="These keys only.")] = None,
+    select: _Select = None,
 ) -> JSONResponse:
     """Get the state of a thread."""
-    found = await _state(caller, thread, None, subgraphs=subgraphs)
-    return JSONResponse(found if select is None else {name: found[name] for name in select if name in found})
+    return JSONResponse(select_keys(await _state(caller, thread, None, subgraphs=subgraphs), select))
 
 
 @router.get("/threads/{thread}/state/{checkpoint_id}", responses=documented(401, 404, 422, 503))
 async def state_at(
-    thread: ThreadPath, checkpoint_id: str, caller: FromCaller, *, subgraphs: bool = False
+    thread: ThreadPath, checkpoint_id: str, caller: FromCaller, *, subgraphs: bool = False, select: _Select = None
 ) -> JSONResponse:
     """Get the state at a checkpoint; of an unknown one an empty state."""
-    return JSONResponse(await _state(caller, thread, {"checkpoint_id": checkpoint_id}, subgraphs=subgraphs))
+    found = await _state(caller, thread, {"checkpoint_id": checkpoint_id}, subgraphs=subgraphs)
+    return JSONResponse(select_keys(found, select))
 
 
 @router.post("/threads/{thread}/state/checkpoint", responses=documented(401, 404, 422, 503))
 async def state_of(thread: ThreadPath, body: StateBody, caller: FromCaller) -> JSONResponse:
     """Get the state at a checkpoint, also of a subgraph."""
-    return JSONResponse(await _state(caller, thread, body.checkpoint.named(), subgraphs=body.subgraphs))
+    found = await _state(caller, thread, body.checkpoint.named(), subgraphs=body.subgraphs)
+    return JSONResponse(select_keys(found, body.select))
 
 
 @router.post("/threads/{thread}/state", responses=documented(400, 401, 404, 409, 422, 503))
@@ -291,6 +294,4 @@ async def _history(caller: Caller, thread_id: str, body: HistoryBody) -> JSONRes
         metadata=body.metadata,
         checkpoint=body.checkpoint.named() if body.checkpoint else None,
     )
-    if body.select is not None:
-        found = [{name: one[name] for name in body.select if name in one} for one in found]
-    return JSONResponse(found)
+    return JSONResponse([select_keys(one, body.select) for one in found])

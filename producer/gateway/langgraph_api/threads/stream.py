@@ -11,6 +11,7 @@ from fastapi import APIRouter, Header, Query, Response
 from redis.exceptions import RedisError
 
 from langgraph_rq.producer.gateway.dependencies import Caller, FromCaller
+from langgraph_rq.producer.gateway.langgraph_api.lists import Listed
 from langgraph_rq.producer.gateway.langgraph_api.objects import MOST_LISTED, Run, newest_runs, read_runs, read_thread
 from langgraph_rq.producer.gateway.langgraph_api.runs.stream import (
     ALL_MODES,
@@ -47,12 +48,13 @@ router = APIRouter(route_class=StrictRoute, tags=["langgraph: threads"])
 async def stream(
     thread: ThreadPath,
     caller: FromCaller,
-    stream_mode: Annotated[list[_Mode] | None, Query(description="run_modes if nothing is said.")] = None,
+    stream_mode: Annotated[list[_Mode] | None, Listed, Query(description="run_modes if nothing is said.")] = None,
+    stream_modes: Annotated[list[_Mode] | None, Listed, Query(description="Its name in LangGraph's OpenAPI.")] = None,
     after: Annotated[str | None, Header(alias="Last-Event-ID", description="`-`: from the first run on.")] = None,
 ) -> Response:
     """Stream the events of all runs of a thread: of those that have not ended, or all that come after an event."""
     await read_thread(caller, thread)
-    asked = stream_mode or ["run_modes"]
+    asked = stream_mode or stream_modes or ["run_modes"]
     with ExitStack() as stack:
         stack.enter_context(caller.gateway.streams.admit(caller.tenant))
         content = _write(caller, _Runs(caller, thread), asked, after or "")
