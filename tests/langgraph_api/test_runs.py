@@ -105,6 +105,16 @@ async def test_state_that_was_updated_is_gone_on_from(sdk):
     assert (await sdk.runs.wait(thread["thread_id"], "nested", input=None))["value"] == 60
 
 
+async def test_question_that_is_skipped_by_hand_is_not_shown_any_more(sdk):
+    thread = (await sdk.threads.create())["thread_id"]
+    await sdk.runs.wait(thread, "ask", input={"topic": "lunch"})
+    await sdk.threads.update_state(thread, None, as_node="__end__")  # as Agent Inbox ignores it
+    found = await sdk.threads.get(thread)
+    assert (found["status"], found["interrupts"]) == ("idle", {})
+    assert await sdk.threads.search(ids=[thread], status="interrupted") == []
+    assert "__interrupt__" in await sdk.runs.wait(thread, "ask", input={"topic": "supper"})
+
+
 async def test_busy_threads_state_cannot_be_updated(sdk, redis_url):
     thread = await sdk.threads.create()
     run = await sdk.runs.create(thread["thread_id"], "slow", input={"name": "a", "ticks": 500, "tick_s": 0.1})

@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
--- Note that an operation has changed the state of a thread.
+-- Note that an operation has changed the state of a thread. Without a node to run next it shows no question any more.
 --
 -- Uses shared/connections/clock: clock
+-- Uses shared/queue/functions/questions: settle_question
 -- Uses shared/queue/functions/records/thread_rows: ROW, expire_state, list_again, list_end
 --
 -- ARGV[1] thread
@@ -9,8 +10,11 @@
 -- ARGV[3] interrupted if nodes are to run next, else success
 -- ARGV[4] now (ms) in tests, else empty
 -- Returns 1
-local thread, tenant = ARGV[1], ARGV[2]
+local thread, tenant, state, now_ms = ARGV[1], ARGV[2], ARGV[3], clock(ARGV[4])
 
-expire_state(thread, list_end(thread, tenant, ARGV[3], nil, clock(ARGV[4])))
+if state ~= 'interrupted' then
+  settle_question('', thread, '', 0, 0, now_ms)
+end
+expire_state(thread, list_end(thread, tenant, state, nil, now_ms))
 list_again(thread, tenant, unpack(redis.pcall('HMGET', ROW .. thread, 'graph', 'terms')))
 return 1
