@@ -115,6 +115,17 @@ async def test_question_that_is_skipped_by_hand_is_not_shown_any_more(sdk):
     assert "__interrupt__" in await sdk.runs.wait(thread, "ask", input={"topic": "supper"})
 
 
+async def test_command_may_come_with_an_input_that_says_nothing(sdk):
+    thread = (await sdk.threads.create())["thread_id"]
+    await sdk.runs.wait(thread, "ask", input={"topic": "lunch"})
+    ended = await sdk.runs.wait(thread, "ask", input={}, command={"goto": "after"})  # as agent-chat-ui sends it
+    assert ended["steps"] == ["before", "after"]
+    fresh = (await sdk.threads.create())["thread_id"]
+    assert (await sdk.runs.wait(fresh, "nested", input={"value": 1}, command={}))["value"] == 20
+    with pytest.raises(UnprocessableEntityError, match="either input or command"):
+        await sdk.runs.create(thread, "ask", input={"topic": "supper"}, command={"goto": "after"})
+
+
 async def test_busy_threads_state_cannot_be_updated(sdk, redis_url):
     thread = await sdk.threads.create()
     run = await sdk.runs.create(thread["thread_id"], "slow", input={"name": "a", "ticks": 500, "tick_s": 0.1})

@@ -96,7 +96,7 @@ async def search(body: SearchBody, caller: FromCaller) -> JSONResponse:
     headers = {"X-Pagination-Total": str(body.offset + min(len(found[body.offset :]), body.limit + 1))}
     if len(found) > body.offset + body.limit:
         headers["X-Pagination-Next"] = str(body.offset + body.limit)
-    if body.select is not None:
+    if body.select:
         page = [{key: one[key] for key in body.select} for one in page]
     return JSONResponse(page, headers=headers)
 

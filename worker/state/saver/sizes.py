@@ -15,10 +15,10 @@ async def measure(threads: ThreadScripts, thread: str) -> dict[str, Any]:
     Returns:
         `total_bytes`, and of `checkpoints`, `channel_values` and `pending_writes` each the `count` and the `bytes`.
         Small values are parts of checkpoints; larger ones, stored once per version, are `channel_values`, with the
-        bytes of each channel in `channels`.
+        `versions` and the `bytes` of each channel in `by_channel`.
     """
     found: dict[str, dict[str, Any]] = {name: {"count": 0, "bytes": 0} for name in dict.fromkeys(_SECTIONS.values())}
-    channels: dict[str, int] = {}
+    channels: dict[str, dict[str, int]] = {}
     seen: set[bytes] = set()
     cursor: Any = b"0"
     while True:
@@ -31,9 +31,10 @@ async def measure(threads: ThreadScripts, thread: str) -> dict[str, Any]:
             section["count"] += 1
             section["bytes"] += size
             if field[:1] == b"v":
-                channel = channel_of(split_name(field[1:])[1])
-                channels[channel] = channels.get(channel, 0) + size
+                channel = channels.setdefault(channel_of(split_name(field[1:])[1]), {"versions": 0, "bytes": 0})
+                channel["versions"] += 1
+                channel["bytes"] += size
         if int(cursor) == 0:
             break
-    found["channel_values"]["channels"] = channels
+    found["channel_values"]["by_channel"] = channels
     return {"total_bytes": sum(section["bytes"] for section in found.values()), **found}

@@ -73,7 +73,8 @@ class RunBody(Body):
         self._refuse(thread_id)
         graph = await self._graph(caller)
         config = dict(self.config or {})
-        configurable = config.get("configurable") or {}
+        configurable = config.get("configurable")
+        configurable = {} if configurable is None else configurable
         if not isinstance(configurable, dict):
             raise invalid(Violation("config.configurable", "an object", kind(configurable)))
         if self.context and configurable:
@@ -86,7 +87,7 @@ class RunBody(Body):
         checkpoint = self.checkpoint or CheckpointBody()
         durability = self.durability or ("exit" if self.checkpoint_during is False else None)
         given: dict[str, Any] = {
-            "command": self.command,
+            "command": self.command or None,
             "context": self.context or None,
             "checkpoint_id": self.checkpoint_id or checkpoint.checkpoint_id or named.checkpoint_id,
             "user_id": named.user_id,
@@ -172,7 +173,7 @@ class RunBody(Body):
         for name, expected in _NOT_SERVED.items():
             if (value := getattr(self, name)) is not None:
                 raise invalid(Violation(name, expected, kind(value)))
-        if self.input is not None and self.command and self.command.get("resume") is None:
+        if self.input and self.command and self.command.get("resume") is None:  # agent-chat-ui sends {} beside a goto
             raise invalid(Violation("command", "either input or command", "both"))
         if self.checkpoint and self.checkpoint.checkpoint_ns:
             raise invalid(Violation("checkpoint.checkpoint_ns", "a checkpoint of the graph itself", "a subgraph's"))

@@ -188,11 +188,11 @@ async def search(body: SearchBody, caller: FromCaller) -> JSONResponse:
     headers = {"X-Pagination-Total": str(body.offset + len(found[body.offset :][: body.limit + 1]))}
     if len(found) > body.offset + body.limit:
         headers["X-Pagination-Next"] = str(body.offset + body.limit)
-    needs_state = body.select is None or {"values", "interrupts", "error"} & {*body.select} or body.extract
+    needs_state = not body.select or {"values", "interrupts", "error"} & {*body.select} or body.extract
     answers = await answer_threads(caller, page) if needs_state else [one.answer(None) for one in page]
     for answer in answers:
         extracted = {"extracted": select_paths(answer, body.extract)} if body.extract else {}
-        if body.select is not None:
+        if body.select:
             for name in answer.keys() - {*body.select}:
                 del answer[name]
         answer.update(extracted)

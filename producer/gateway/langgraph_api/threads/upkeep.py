@@ -87,7 +87,7 @@ async def storage(thread: ThreadPath, caller: FromCaller) -> JSONResponse:
     found = await read_thread(caller, thread)
     if not (found.row.graph and found.row.is_used):
         nothing = {"count": 0, "bytes": 0}
-        sections = {"checkpoints": nothing, "channel_values": nothing | {"channels": {}}, "pending_writes": nothing}
+        sections = {"checkpoints": nothing, "channel_values": nothing | {"by_channel": {}}, "pending_writes": nothing}
         return JSONResponse({"thread_id": thread, "total_bytes": 0, **sections})
     return JSONResponse(await caller.client.threads.storage(thread, graph=found.row.graph))
 
