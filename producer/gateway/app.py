@@ -110,16 +110,13 @@ def create_app(settings: GatewaySettings, redis_url: str | None = None) -> FastA
         redoc_url=None,
         openapi_url=None,  # page.py has it too: FastAPI's own knows no query
     )
-    parts = [
-        part.router
-        for part in (
-            *(routes, stream, classic, overview, health, page),
-            *(system, assistants, threads, thread_upkeep, thread_stream, runs, store, not_served),
-        )
-    ]
-    problems.install(app, [route for part in parts for route in part.routes])
-    for part in parts:
-        app.include_router(part)
+    # Not included as routers, which would match the path of each request twice; those of most requests come first.
+    parts = (
+        *(runs, routes, stream, threads, thread_upkeep, thread_stream, store, assistants, system),
+        *(classic, overview, health, page, not_served),
+    )
+    app.router.routes.extend(route for part in parts for route in part.router.routes)
+    problems.install(app, app.routes)
     openapi.document(app, limits, has_keys=keyring is not None)
     return app
 
