@@ -10,7 +10,7 @@ from langgraph_sdk.errors import ConflictError, NotFoundError, UnprocessableEnti
 
 from langgraph_rq import AsyncClient, State, ThreadBusyError
 from langgraph_rq.producer.gateway.admission.api_keys import make_key
-from langgraph_rq.producer.gateway.langgraph_api.runs import routes
+from langgraph_rq.producer.gateway.langgraph_api.runs import wait
 from tests.langgraph_api.servers import serving
 from tests.waiting import until
 
@@ -288,7 +288,7 @@ async def test_metadata_that_two_change_at_once_are_both_kept(sdk):
 
 
 async def test_wait_keeps_its_connection_alive_with_blanks(sdk, monkeypatch):
-    monkeypatch.setattr(routes, "HEARTBEAT_S", 0.3)
+    monkeypatch.setattr(wait, "HEARTBEAT_S", 0.3)
     thread = await sdk.threads.create()
     body = {"assistant_id": "slow", "input": {"name": "a", "ticks": 3, "tick_s": 0.3}}
     async with httpx.AsyncClient(base_url=str(sdk.http.client.base_url), timeout=20) as http:

@@ -9,11 +9,11 @@ from contextlib import ExitStack, aclosing, suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Response
-from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from langgraph_rq.producer.gateway.dependencies import Caller, FromCaller
 from langgraph_rq.producer.gateway.problems import documented
+from langgraph_rq.producer.gateway.streamed import Streamed, piece
 from langgraph_rq.producer.gateway.tasks.bodies import StrictRoute
 from langgraph_rq.producer.gateway.tasks.routes import TaskPath
 from langgraph_rq.shared.errors import LanggraphRqError
@@ -69,13 +69,13 @@ async def events(
         return EventsResponse(_write(task_id, caller, following), stack.pop_all())
 
 
-class EventsResponse(StreamingResponse):
+class EventsResponse(Streamed):
     """An event stream that counts as open until it has ended, and whose page is freed then, however it ends."""
 
     media_type = "text/event-stream"
 
     def __init__(self, content: AsyncGenerator[bytes, None], admission: ExitStack) -> None:
-        super().__init__(content, headers=_HEADERS)
+        super().__init__(_HEADERS)
         self._content = content
         self._admission = admission
 
@@ -87,6 +87,12 @@ class EventsResponse(StreamingResponse):
             finally:
                 # A cancelled send leaves cycles of frames and tracebacks behind: a page must not wait for their end.
                 await self._content.aclose()
+
+    async def write(self, send: Send) -> None:
+        """Send the events."""
+        async for event in self._content:
+            await send(piece(event))
+        await send(piece(b"", is_last=True))
 
 
 async def _write(

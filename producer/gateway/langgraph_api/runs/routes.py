@@ -1,15 +1,12 @@
 """Runs: tasks, as LangGraph's API starts, follows, lists and cancels them."""
 
-import asyncio
-import json
-import time
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import ExitStack, aclosing, suppress
+from collections.abc import Mapping
+from contextlib import ExitStack, aclosing
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from pydantic import Field, RootModel, TypeAdapter, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
@@ -20,7 +17,6 @@ from langgraph_rq.producer.gateway.langgraph_api.objects import (
     MOST_LISTED,
     Run,
     cancel_runs,
-    failure,
     newest_runs,
     read_run,
     read_thread,
@@ -30,26 +26,18 @@ from langgraph_rq.producer.gateway.langgraph_api.runs.cancelled import CancelBod
 from langgraph_rq.producer.gateway.langgraph_api.runs.start import answer_started, start, start_many
 from langgraph_rq.producer.gateway.langgraph_api.runs.stream import (
     ALL_MODES,
-    DISCONNECTED,
-    HEARTBEAT_S,
     RunStream,
     open_stream,
 )
+from langgraph_rq.producer.gateway.langgraph_api.runs.wait import AwaitedRun
 from langgraph_rq.producer.gateway.langgraph_api.threads.routes import ThreadPath
 from langgraph_rq.producer.gateway.problems import ProblemError, documented
 from langgraph_rq.producer.gateway.tasks.bodies import StrictRoute
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.errors import (
-    LanggraphRqError,
-    RedisUnavailableError,
-    WaitTimeoutError,
-)
 from langgraph_rq.shared.queue.records import forget_run_call
 from langgraph_rq.shared.run_fields import TaskId
-from langgraph_rq.shared.strict_json import read_json
-from langgraph_rq.shared.tasks import State, task_key, thread_key
+from langgraph_rq.shared.tasks import task_key, thread_key
 
-_OUTAGE_PAUSE_S = 0.5
 _RUN_ID = TypeAdapter(TaskId)
 _PROBLEMS = documented(400, 401, 404, 408, 409, 413, 422, 429, 503)
 
@@ -192,7 +180,7 @@ async def delete(thread: ThreadPath, run: RunPath, caller: FromCaller) -> Respon
 async def join(thread: ThreadPath, run: RunPath, caller: FromCaller, *, cancel_on_disconnect: bool = False) -> Response:
     """Wait for the end of a run."""
     await read_run(caller, thread, run)
-    return _waiting(caller, thread, run, cancels=cancel_on_disconnect)
+    return AwaitedRun(caller, run, _located(thread, run, "join"), cancels=cancel_on_disconnect)
 
 
 @router.get("/threads/{thread}/runs/{run}/stream", response_class=Response, responses=documented(401, 404, 422, 503))
@@ -237,7 +225,7 @@ async def cancel(
     await caller.client.cancel(run, rollback=action == "rollback", reason=reason or asked)
     if not wait:
         return Response(status_code=202)
-    return _waiting(caller, thread, run, cancels=False)
+    return AwaitedRun(caller, run, _located(thread, run, "join"), cancels=False)
 
 
 async def _created(caller: Caller, run: Run) -> JSONResponse:
@@ -257,60 +245,8 @@ async def _stream(caller: Caller, body: RunBody, thread_id: str | None) -> Respo
 
 async def _wait(caller: Caller, body: RunBody, thread_id: str | None) -> Response:
     run = await start(caller, body, thread_id)
-    return _waiting(caller, run.thread_id, run.run_id, cancels=body.on_disconnect == "cancel", is_new=True)
-
-
-def _waiting(caller: Caller, thread_id: str, run_id: str, *, cancels: bool, is_new: bool = False) -> Response:
-    return StreamingResponse(
-        _result(caller, run_id, cancels=cancels, is_new=is_new),
-        media_type="application/json",
-        headers=_located(thread_id, run_id, "join"),
-    )
-
-
-async def _result(caller: Caller, run_id: str, *, cancels: bool, is_new: bool) -> AsyncGenerator[bytes, None]:
-    """Write what a run returned, with blanks before it while it runs."""
-    has_ended = False
-    try:
-        while True:
-            asked_at = time.monotonic()
-            try:
-                document = await caller.client.wait_json(run_id, HEARTBEAT_S, is_new=is_new)
-                break
-            except WaitTimeoutError:
-                is_new = False
-                if time.monotonic() - asked_at < HEARTBEAT_S / 2:  # the gateway stops: the client can join elsewhere
-                    has_ended = True
-                    return
-            except RedisUnavailableError:  # the run goes on: an error would let its client start another
-                is_new = False
-                if caller.client.is_ending:
-                    has_ended = True
-                    return
-                await asyncio.sleep(_OUTAGE_PAUSE_S)
-            yield b" "
-        has_ended = True
-        yield json.dumps(_shown(read_json(document)), ensure_ascii=False, separators=(",", ":")).encode()
-    except LanggraphRqError as error:
-        has_ended = True
-        yield json.dumps({"__error__": {"error": type(error).__name__, "message": str(error)}}).encode()
-    finally:
-        if cancels and not has_ended:
-            # The request is being cancelled: what is awaited here has to outlive it.
-            await asyncio.shield(_cancel(caller, run_id))
-
-
-async def _cancel(caller: Caller, run_id: str) -> None:
-    with suppress(LanggraphRqError):
-        await caller.client.cancel(run_id, reason=DISCONNECTED)
-
-
-def _shown(result: Any) -> Any:
-    if error := failure(result):
-        return {"__error__": error}
-    if result["status"] == State.CANCELLED:
-        return result.get("result") or {}
-    return result.get("result")
+    headers = _located(run.thread_id, run.run_id, "join")
+    return AwaitedRun(caller, run.run_id, headers, cancels=body.on_disconnect == "cancel", is_new=True)
 
 
 def _located(thread_id: str, run_id: str, form: str | None = None) -> dict[str, str]:
