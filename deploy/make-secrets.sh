@@ -69,7 +69,7 @@ for tenant in $tenants; do
   grep '^user producer ' users.acl.new | sed -e "s/^user producer /user producer-$tenant /" \
     -e "s/#<producer>/#<producer-$tenant>/" \
     -e "s/~agent:task:\*/~agent:task:$own*/" -e "s/~agent:result:\*/~agent:result:$own*/" \
-    -e "s/~agent:events:\*/~agent:events:$own*/" -e "s/~agent:waiting:\*/~agent:waiting:*:$own*/" \
+    -e "s/~agent:events:\*/~agent:events:$own*/" -e "s/~agent:awaited:\*/~agent:awaited:$own*/" -e "s/~agent:waiting:\*/~agent:waiting:*:$own*/" \
     -e "s/~agent:tenant\*/~agent:tenants ~agent:tenant_turns:* ~agent:tenant_line:*:$tenant ~agent:tenant_open:$tenant ~agent:tenant_kept:$tenant/" \
     -e "s/~agent:capped:\*/~agent:capped:$own*/" -e "s/~agent:thread:\*/~agent:thread:$own*/" -e "s/~agent:question:\*/~agent:question:$own*/" \
     -e "s/~agent:thread_late:\*/~agent:thread_late:$own*/" -e "s/~agent:run_count:\*/~agent:run_count:$tenant/" \

@@ -4,6 +4,8 @@ Keys (type; lifetime):
     agent:task:<id>        hash    the fields of `TaskField`; as long as its result, an hour at least
     agent:result:<id>      string  the result document; result TTL
     agent:events:<id>      stream  events, see events.py; until a while after the end
+    agent:awaited:<id>     set     readers that wait for the task's end; until then, 90 seconds at most
+    agent:ended:<reader>   list    ids of tasks that have ended, for a reader that waited for them; a minute
     agent:open             zset    id -> deadline (ms), or when the sweeper looks again at one past it; tasks that are
                                    not terminal; stays
     agent:wait:<thing>     zset    id -> when it may go on at the earliest (ms), of tasks that wait for the thing; an
@@ -208,6 +210,11 @@ def result_key(task_id: str) -> str:
 def events_key(task_id: str) -> str:
     """Name the stream that holds a task's events."""
     return f"agent:events:{task_id}"
+
+
+def ended_key(reader: str) -> str:
+    """Return the list of ended tasks that a reader waited for."""
+    return f"agent:ended:{reader}"
 
 
 def commands_channel(worker: str) -> str:

@@ -7,6 +7,7 @@ Pattern: reliable queue with leases and fencing tokens; see Kleppmann, "How to d
 """
 
 from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -35,6 +36,9 @@ from langgraph_rq.shared.tasks import DEFAULT_LIMITS, EMPTIED_JOB, State, Task
 
 NOW = ""
 """The script takes the server's time."""
+
+AWAITED_MS = 90_000
+MOST_AWAITED = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,15 @@ def submit_call(
 def missing_worker_call(task_id: str, now_ms: int | str = NOW) -> Call[str | None]:
     """Ask why no live worker could run a pending task; None: one could."""
     return Call(load_script("shared/queue/scripts/missing_worker"), [task_hash(task_id)], [now_ms], read_missing)
+
+
+def await_ends_call(task_ids: Sequence[str], reader: str) -> Call[list[str]]:
+    """Ask that the ends of up to `MOST_AWAITED` tasks are pushed to the list of `reader` in the next `AWAITED_MS`.
+
+    Answers the tasks that have a result already.
+    """
+    script = load_script("shared/queue/scripts/await_ends")
+    return Call(script, [], [reader, AWAITED_MS, *task_ids], lambda reply: [task_id.decode() for task_id in reply])
 
 
 def cancel_call(

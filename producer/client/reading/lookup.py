@@ -83,10 +83,8 @@ class TaskStatus:
 
 
 def ask_results(pipeline: Pipeline | AsyncPipeline, keys: Iterable[str]) -> None:
-    """Ask for the last event, the state, the job and the result of each task."""
-    # The last event first: an end that is written meanwhile comes after it, and is waited for.
+    """Ask for the state, the job and the result of each task."""
     for key in keys:
-        pipeline.xrevrange(events_key(key), count=1)
         pipeline.hget(task_hash(key), "state")
         pipeline.exists(job_hash(key))
         pipeline.get(result_key(key))

@@ -1,29 +1,35 @@
-"""Wait for the results of many tasks over their event streams, whichever ends first."""
+"""Wait for the results of many tasks, whichever ends first."""
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import aclosing
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from langgraph_rq.producer.client.client_log import ClientLog
 from langgraph_rq.producer.client.reading.lookup import ask_results, read_state
 from langgraph_rq.producer.client.reading.recall import recall
 from langgraph_rq.producer.client.transport.connection import Connection
-from langgraph_rq.shared.errors import ForgedResultError, UnknownTaskError, UnreadableTaskError, WaitTimeoutError
-from langgraph_rq.shared.queue.events import BEGINNING
-from langgraph_rq.shared.queue.keys import events_key
+from langgraph_rq.producer.client.transport.ends import EndWatch, Told
+from langgraph_rq.shared.errors import (
+    ForgedResultError,
+    ScriptsMissingError,
+    UnknownTaskError,
+    UnreadableTaskError,
+    WaitTimeoutError,
+)
+from langgraph_rq.shared.queue.verbs import MOST_AWAITED, await_ends_call
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.audit import Action
 
-_LOOKED_AT = 200
+_LOOKED_AT = MOST_AWAITED
 """Tasks that are looked up in one round trip."""
-_WATCHED = 1_000
-"""Tasks that are waited for at once. With more, each set of so many has its turn."""
-_TURN_S = 1.0
-"""Such a turn ends when nothing has happened for so long."""
 LOOK_AGAIN_S = 60.0
-"""A waiter checks after this time that its task still exists."""
+"""A waiter checks after this time that its task still exists, and asks again for its end: before `AWAITED_MS`."""
+_POLL_S = 1.0
+"""The same where Redis tells of no ends."""
 
+T = TypeVar("T")
 
 _Problem = UnknownTaskError | UnreadableTaskError | ForgedResultError
 
@@ -79,26 +85,17 @@ class Results:
             WaitTimeoutError: not all have ended in time.
         """
         problems: list[_Problem] = []
-        give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
-        pending = list(dict.fromkeys(task_ids))
-        places: dict[str, str] = {}
-        if are_new:
-            places, pending = dict.fromkeys(pending, BEGINNING), []
-        for start in range(0, len(pending), _LOOKED_AT):
-            documents, seen = await self._look(pending[start : start + _LOOKED_AT], problems)
-            places |= seen
-            for document in documents.items():
-                yield document
-        while places:
-            watched = {task_id: places.pop(task_id) for task_id in list(islice(places, _WATCHED))}
-            longest_s = _TURN_S if places else LOOK_AGAIN_S
-            left_s = longest_s if give_up_at is None else min(give_up_at - time.monotonic(), longest_s)
-            if left_s <= 0 or self._connection.transport.is_ending:
-                raise WaitTimeoutError(next(iter(watched)), len(watched) + len(places))
-            documents = await self._await_ends(watched, left_s, problems)
-            places |= watched
-            for document in documents.items():
-                yield document
+        pending = {self._key(task_id): task_id for task_id in task_ids}
+        with self._connection.transport.watch(pending) as watch:
+            async with aclosing(self._told(pending, watch, timeout_s, are_new=are_new)) as tellings:
+                async for told in tellings:
+                    for part in _parts([(key, document) for key, document in told.items() if key in pending]):
+                        documents, still_open = await self._look(dict(part), pending, problems)
+                        done = {key: pending.pop(key) for key, _ in part if key not in still_open}
+                        for key in done:
+                            watch.forget(key)
+                        for key, document in documents.items():
+                            yield done[key], document
         forgotten = [problem for problem in problems if isinstance(problem, UnknownTaskError) and problem.state]
         if skips_forgotten:
             for one in forgotten:
@@ -107,51 +104,79 @@ class Results:
         if problems:
             raise problems[0]
 
-    async def _await_ends(self, places: dict[str, str], timeout_s: float, problems: list[_Problem]) -> dict[str, bytes]:
-        """Wait for events of tasks, and take the tasks that ended out of `places`; answers their results."""
-        ids = {events_key(self._key(task_id)): task_id for task_id in places}
-        news = await self._connection.transport.ends({key: places[id_] for key, id_ in ids.items()}, timeout_s)
-        for key, event in news.items():
-            places[ids[key]] = event.id
-        # When nothing has happened for a while, the events may have been forgotten before we looked.
-        again = [ids[key] for key, event in news.items() if event.is_last] if news else list(places)
-        for task_id in again:
-            del places[task_id]
-        documents, seen = await self._look(again, problems)
-        places |= seen
-        return documents
+    async def _told(
+        self, pending: Mapping[str, str], watch: EndWatch, timeout_s: float | None, *, are_new: bool
+    ) -> AsyncGenerator[Told, None]:
+        """Yield the tasks that are to be looked at, until none is `pending`. Raises WaitTimeoutError."""
+        give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
+        ended = await self._await_ends(pending, watch.reader)
+        yield dict.fromkeys(ended if are_new and ended is not None else pending)
+        while pending:
+            longest_s = _POLL_S if ended is None else LOOK_AGAIN_S
+            left_s = longest_s if give_up_at is None else min(give_up_at - time.monotonic(), longest_s)
+            if left_s <= 0 or self._connection.transport.is_ending:
+                raise WaitTimeoutError(next(iter(pending.values())), len(pending))
+            told = await watch.next(left_s)
+            if told is None:
+                ended = await self._await_ends(pending, watch.reader)
+            yield told or dict.fromkeys(pending)
 
-    async def _look(self, task_ids: Sequence[str], problems: list[_Problem]) -> tuple[dict[str, bytes], dict[str, str]]:
-        """Read the results that are there, and for the others the last event's id, after which to wait.
+    async def _await_ends(self, keys: Iterable[str], reader: str) -> list[str] | None:
+        """Ask that the ends of tasks are told from now on; answers those that have ended.
+
+        None: this Redis tells nobody, because no worker has loaded the script yet, or its users are of an earlier
+        version.
+        """
+        calls = [await_ends_call(part, reader) for part in _parts(keys)]
+        try:
+            replies = await self._connection.run(calls, awaits_scripts=False) if calls else []
+        except ScriptsMissingError:
+            return None
+        if any(isinstance(reply, Exception) for reply in replies):
+            return None
+        return [key for reply in replies for key in reply]
+
+    async def _look(
+        self, told: Told, ids: Mapping[str, str], problems: list[_Problem]
+    ) -> tuple[dict[str, bytes], set[str]]:
+        """Return the results of tasks, by their ids in Redis, read or `told`, and the tasks that have not ended.
 
         What is wrong with a task is added to `problems`.
         """
-        keys = [self._key(task_id) for task_id in task_ids]
-        replies = await self._connection.read(lambda pipeline: ask_results(pipeline, keys)) if keys else []
+        asked = [key for key, document in told.items() if document is None]
+        replies = await self._connection.read(lambda pipeline: ask_results(pipeline, asked)) if asked else []
+        states = {key: replies[3 * i : 3 * i + 3] for i, key in enumerate(asked)}
         documents: dict[str, bytes] = {}
-        places: dict[str, str] = {}
+        still_open: set[str] = set()
         forgotten: list[str] = []
-        for i, task_id in enumerate(task_ids):
-            last, state, has_job, document = replies[4 * i : 4 * i + 4]
+        for key, known_document in told.items():
+            state, has_job, document = states.get(key) or (None, None, known_document)
             if not (document or state or has_job):
-                forgotten.append(task_id)
+                forgotten.append(key)
                 continue
             try:
                 if document:
-                    documents[task_id] = self._check(task_id, document)
+                    documents[key] = self._check(ids[key], document)
                     continue
-                known = read_state(task_id, state) if state else State.PENDING
+                known = read_state(ids[key], state) if state else State.PENDING
             except (UnreadableTaskError, ForgedResultError) as error:
                 problems.append(error)
                 continue
             if known.is_terminal:
-                problems.append(UnknownTaskError(task_id, known))
-                continue
-            places[task_id] = last[0][0].decode() if last else BEGINNING
-        records = await recall(self._connection, [self._key(task_id) for task_id in forgotten])
+                problems.append(UnknownTaskError(ids[key], known))
+            else:
+                still_open.add(key)
+        records = await recall(self._connection, forgotten)
         problems += [
-            UnknownTaskError(task_id, record.state if record else None)
-            for task_id, record in zip(forgotten, records, strict=True)
+            UnknownTaskError(ids[key], record.state if record else None)
+            for key, record in zip(forgotten, records, strict=True)
         ]
-        await self._record(Action.READ, *map(self._key, documents))
-        return documents, places
+        await self._record(Action.READ, *documents)
+        return documents, still_open
+
+
+def _parts(items: Iterable[T]) -> Iterator[list[T]]:
+    """Cut what is looked up into round trips."""
+    rest = iter(items)
+    while part := list(islice(rest, _LOOKED_AT)):
+        yield part

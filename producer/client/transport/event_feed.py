@@ -12,7 +12,6 @@ import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 from zlib import crc32
@@ -25,7 +24,7 @@ from redis.exceptions import RedisError
 from langgraph_rq.shared.backoff import Backoff
 from langgraph_rq.shared.connections.clients import is_outage, is_wrong_type
 from langgraph_rq.shared.connections.kept_connection import Command, KeptConnection
-from langgraph_rq.shared.queue.events import BEGINNING, Event, EventType, order, read_event
+from langgraph_rq.shared.queue.events import BEGINNING, Event, order, read_event
 
 READERS = 8
 """Connections that block; more would be cheaper per stream, fewer need fewer connections."""
@@ -36,7 +35,7 @@ _BLOCK_MS = round(BLOCK_S * 1000)
 _GATHER_S = 0.004
 """Between two reads: a waiter that was woken just now waits again within this time, without waking the reader."""
 _AT_ONCE = 4
-"""Reads after a quiet time that wake no waiter, and need not gather any: a short task has so many events."""
+"""Reads after a quiet time that wake no waiter, and need not gather any: those by which streams are added."""
 _WAKE_TTL_S = 60
 OUTAGE_WAIT_S = 0.25
 ODD_WAIT_S = 1.0
@@ -63,31 +62,20 @@ async def _odd(redis: Redis, keys: Iterable[str]) -> set[str]:
 
 
 class _Waiter:
-    """A place in one stream; `notified` and `seen` are shared by the waiters of one wait.
+    """A place in one stream; `notified` is shared by the waiters of one wait."""
 
-    With `seen`, stream -> the last event that was seen, only the stream's end notifies.
-    """
+    __slots__ = ("after", "notified")
 
-    __slots__ = ("after", "notified", "seen")
-
-    def __init__(self, after: str, notified: "asyncio.Future[bool]", seen: dict[str, Event] | None) -> None:
+    def __init__(self, after: str, notified: "asyncio.Future[bool]") -> None:
         self.after = order(after)
         self.notified = notified
-        self.seen = seen
 
-    def see(self, key: str, event: Event) -> bool:
-        """Take an event of the stream that may be new; returns whether the waiter reads on from its old place."""
-        place = order(event.id)
-        if self.after >= place:
-            return False
-        if self.seen is None:
+    def see(self, event: Event) -> bool:
+        """Take an event of the stream; returns whether it is new, so that the waiter reads on from its place."""
+        is_new = self.after < order(event.id)
+        if is_new:
             self.notify()
-            return True
-        self.after = place
-        self.seen[key] = event if event.is_last else replace(event, text="null")  # there may be a thousand of them
-        if event.is_last:
-            self.notify()
-        return False
+        return is_new
 
     def notify(self) -> None:
         if not self.notified.done():
@@ -168,7 +156,6 @@ class _Reader:
                     failures += 1
                     await asyncio.sleep(_OUTAGE.pause_s(failures))
             self._watched, self._is_waking = {}, False
-            await self._look_ahead(news)
             are_woken = [self._see(key, event) for key, event in news.items()]
             now = time.monotonic()
             gathered_at = max(gathered_at, now) + _GATHER_S
@@ -184,22 +171,6 @@ class _Reader:
         pairs = reply.items() if isinstance(reply, dict) else reply or ()  # RESP3, RESP2
         return {stream.decode(): _event(entry) for stream, (entry,) in pairs}
 
-    async def _look_ahead(self, news: dict[str, Event]) -> None:
-        """Replace an event by the last one of its stream where only the end of that counts."""
-        keys = [
-            key
-            for key, event in news.items()
-            if event.type not in {EventType.STATE, EventType.END}
-            and any(waiter.seen is not None for waiter in self._waiters.get(key, ()))
-        ]
-        if not keys:
-            return
-        with suppress(RedisError, OSError):  # the next read shows the next event
-            replies = await self._connection.exchange([("XREVRANGE", key, "+", "-", "COUNT", 1) for key in keys])
-            for key, reply in zip(keys, replies, strict=True):
-                if reply and isinstance(reply, list):
-                    news[key] = _event(reply[0])
-
     async def _notify_odd(self, keys: Iterable[str]) -> None:
         """Notify the waiters of keys that are no streams: one of them would keep all others waiting."""
         with suppress(RedisError, OSError):
@@ -211,7 +182,7 @@ class _Reader:
         """Show an event to the waiters of a stream; returns whether one of them goes on to read it by itself."""
         if key == self._wake_key:
             self._wake_place = event.id
-        goes_on = [waiter.see(key, event) for waiter in self._waiters.get(key, ())]
+        goes_on = [waiter.see(event) for waiter in self._waiters.get(key, ())]
         return any(goes_on)
 
 
@@ -245,21 +216,11 @@ class EventFeed:
             await asyncio.sleep(OUTAGE_WAIT_S)
         return found or {}
 
-    async def ends(self, places: Mapping[str, str], timeout_s: float) -> dict[str, Event]:
-        """Wait until a stream ends, as `Transport.ends` describes it."""
-        seen: dict[str, Event] = {}
-        is_notified = not self.is_ending and await self._is_notified(places, timeout_s, seen)
-        if is_notified and not (seen or self.is_ending):  # a key is no stream
-            await asyncio.sleep(OUTAGE_WAIT_S)
-        return seen
-
-    async def _is_notified(
-        self, places: Mapping[str, str], timeout_s: float, seen: dict[str, Event] | None = None
-    ) -> bool:
-        """Wait until a stream has something new, or with `seen` has ended, or `end_waits`; False after the time."""
+    async def _is_notified(self, places: Mapping[str, str], timeout_s: float) -> bool:
+        """Wait until a stream has something new, or `end_waits`; False after the time."""
         notified: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         waits = [
-            (self._readers[crc32(key.encode()) % READERS], key, _Waiter(after, notified, seen))
+            (self._readers[crc32(key.encode()) % READERS], key, _Waiter(after, notified))
             for key, after in places.items()
         ]
         for reader, key, waiter in waits:

@@ -99,7 +99,7 @@ class Requests:
             raise UnknownGraphError(graph, sent[1].decode() or "none")
         if sent[0] == TOO_MANY:
             raise ThreadRequestError("too many requests wait for the workers")
-        replies = await self._connection.transport.ends({reply_key(request.id): BEGINNING}, ANSWERED_WITHIN_S)
-        for reply in replies.values():
-            return reply.data
+        places = {reply_key(request.id): BEGINNING}
+        for replies in (await self._connection.transport.news(places, ANSWERED_WITHIN_S, is_drained=True)).values():
+            return replies[-1].data
         raise ThreadRequestError(f"no worker answered within {ANSWERED_WITHIN_S:g} s")

@@ -7,7 +7,7 @@ loop that its caller may have.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from redis.asyncio.client import Pipeline as AsyncPipeline
 from redis.client import Pipeline
 from redis.exceptions import RedisError
 
+from langgraph_rq.producer.client.transport.ends import BlockingWatch, EndFeed, EndWatch
 from langgraph_rq.producer.client.transport.event_feed import (
     BLOCK_S,
     ODD_WAIT_S,
@@ -71,17 +72,8 @@ class Transport(Protocol):
         """
         ...
 
-    async def ends(self, places: Mapping[str, str], timeout_s: float) -> Mapping[str, Event]:
-        """Wait for up to `timeout_s` until one of the streams ends.
-
-        Args:
-            places: Stream -> id of the last event that was read.
-            timeout_s: In seconds.
-
-        Returns:
-            The last event of each stream that was seen meanwhile, which is the place to go on from; an end with its
-            data. May come without an end before the time is over. Empty as `news`.
-        """
+    def watch(self, tasks: Collection[str]) -> EndWatch:
+        """Wait for the ends of tasks, by their ids in Redis."""
         ...
 
     async def pause(self, seconds: float) -> None:
@@ -156,9 +148,9 @@ class BlockingTransport:
                 return {stream.decode(): [read_event(entry) for entry in entries] for stream, entries in found}
         return {}
 
-    async def ends(self, places: Mapping[str, str], timeout_s: float) -> Mapping[str, Event]:
-        """Read or wait in one command."""
-        return {key: events[-1] for key, events in (await self.news(places, timeout_s)).items()}
+    def watch(self, tasks: Collection[str]) -> EndWatch:  # noqa: ARG002 - they are told to Redis only
+        """Wait over a list of its own."""
+        return BlockingWatch(self._blocking, lambda: self.is_ending)
 
     async def pause(self, seconds: float) -> None:
         """Sleep."""
@@ -180,14 +172,15 @@ class AsyncTransport:
 
     Args:
         url: Of Redis.
-        connections: At most so many at once, besides `READERS` that wait for events.
+        connections: At most so many at once, besides `READERS` that wait for events, and one that waits for ends.
         timeout_s: Of one round trip.
     """
 
     def __init__(self, url: str, connections: int, timeout_s: float) -> None:
         self.redis: AsyncRedis = open_async(url, connections=connections, timeout_s=timeout_s)
-        self._blocking = open_async(url, connections=READERS, timeout_s=2 * BLOCK_S)
+        self._blocking = open_async(url, connections=READERS + 1, timeout_s=2 * BLOCK_S)
         self._feed = EventFeed(self.redis, self._blocking)
+        self._ends = EndFeed(self._blocking)
 
     @property
     def is_ending(self) -> bool:
@@ -210,21 +203,23 @@ class AsyncTransport:
         """Read, or wait on the connections that all waits share."""
         return await self._feed.news(places, timeout_s, most=most, is_drained=is_drained)
 
-    async def ends(self, places: Mapping[str, str], timeout_s: float) -> Mapping[str, Event]:
-        """Wait on the connections that all waits share."""
-        return await self._feed.ends(places, timeout_s)
+    def watch(self, tasks: Collection[str]) -> EndWatch:
+        """Wait over the list that all waits share."""
+        return self._ends.watch(tasks)
 
     async def pause(self, seconds: float) -> None:
         """Sleep."""
         await asyncio.sleep(seconds)
 
     def end_waits(self) -> None:
-        """Let `news` return."""
+        """Let `news` and waits for ends return."""
         self._feed.end_waits()
+        self._ends.end_waits()
 
     async def close(self) -> None:
         """End the waits and close the connections."""
         await self._feed.aclose()
+        await self._ends.aclose()
         await self._blocking.aclose()
         await self.redis.aclose()
 

@@ -15,7 +15,7 @@
 --
 -- KEYS[1] agent:task:<id>      hash    the task's state
 -- KEYS[2] agent:result:<id>    string  the result document
--- KEYS[3] agent:events:<id>    stream  what `wait` blocks on
+-- KEYS[3] agent:events:<id>    stream  its events
 -- KEYS[4] agent:open           zset    id -> deadline (ms)
 -- KEYS[5] rq:job:<id>          hash    RQ's job
 -- ARGV[1] id
@@ -81,7 +81,7 @@ if place == 'delayed' then
   leave_wait(id, waits_for)
   leave_late(id, enters)
 end
-record_end(events_key, state, events_ms)
+record_end(id, events_key, state, events_ms)
 redis.pcall('ZREM', DEFERRED .. (queue or ''), id)
 leave_thread(id, thread)
 local named = thread or enters -- by one that was to start at its time

@@ -14,7 +14,7 @@
 --
 -- KEYS[1] agent:task:<id>        hash    the task's state
 -- KEYS[2] agent:result:<id>      string  the result document
--- KEYS[3] agent:events:<id>      stream  what `wait` blocks on
+-- KEYS[3] agent:events:<id>      stream  its events
 -- KEYS[4] agent:own:<worker>     set     ids that this worker owns
 -- KEYS[5] agent:open             zset    id -> deadline (ms)
 -- KEYS[6] rq:job:<id>            hash    RQ's job
@@ -72,7 +72,7 @@ remember_id(id, state, digest, number, window_ms, now_ms)
 redis.call('SET', result_key, result, 'PX', result_ms)
 redis.call('SREM', own_key, id)
 redis.call('ZREM', open_key, id)
-record_end(events_key, state, events_ms)
+record_end(id, events_key, state, events_ms)
 stopped_running(user)
 if thread then
   settle_question(id, thread, question, still_ms, window_ms + still_ms, now_ms)

@@ -112,19 +112,38 @@ async def test_cancel_ends_a_waiting_task_at_once_and_wakes_its_waiter(client):
     assert (await waiting).status is State.CANCELLED
 
 
-async def test_waiter_for_an_end_does_not_read_the_events_before_it(client, redis_client):
-    task = await client.submit({"n": 1})
-    waiting = asyncio.create_task(client.wait(task.task_id, 20))
-    await until(lambda: blocked_readers(redis_client) > 0)
+async def test_waiters_for_ends_share_a_connection_and_read_no_events(client, redis_client):
+    ids = [receipt.task_id for receipt in await client.submit_many([{"input": {"n": n}} for n in range(100)])]
+    waits = [asyncio.create_task(client.wait(task_id, 20)) for task_id in ids]
+    await until(lambda: len(redis_client.keys("agent:awaited:*")) == len(ids))
+    await until(lambda: blocked_readers(redis_client) == 1)
     before = reads(redis_client)
-    with redis_client.pipeline(transaction=True) as pipeline:
-        for n in range(500):
-            pipeline.xadd(f"agent:events:{task.task_id}", {"type": "custom", "data": f'{{"attempt":1,"data":{n}}}'})
-        pipeline.execute()
-    await until(lambda: reads(redis_client) > before and blocked_readers(redis_client) > 0)
-    await client.cancel(task.task_id)
-    assert (await waiting).status is State.CANCELLED
-    assert reads(redis_client) - before < 50
+    redis_client.xadd(f"agent:events:{ids[0]}", {"type": "custom", "data": '{"attempt":1,"data":1}'})
+    for task_id in ids:
+        await client.cancel(task_id)
+    assert {(await waiting).status for waiting in waits} == {State.CANCELLED}
+    assert reads(redis_client) == before
+
+
+async def test_ends_are_looked_for_where_redis_may_not_tell_of_them(redis_url, redis_client):
+    redis_client.acl_setuser("old", enabled=True, nopass=True, categories=["+@all"], keys=["rq:*", "agent:[^a]*"])
+    async with AsyncClient(redis_url.replace("://", "://old:any@")) as client:
+        task = await client.submit({"n": 1})
+        waiting = asyncio.create_task(client.wait(task.task_id, 20))
+        await client.cancel(task.task_id)
+        assert (await waiting).status is State.CANCELLED
+
+
+async def test_wait_goes_on_after_a_restart_of_redis():
+    with EmbeddedRedis() as redis:
+        async with AsyncClient(redis.url) as client:
+            task = await client.submit({"n": 1})
+            waiting = asyncio.create_task(client.wait(task.task_id, 30))
+            await until(lambda: client.redis.exists(f"agent:awaited:{task.task_id}"))
+            redis.kill()
+            redis.start()
+            assert await client.cancel(task.task_id) is State.CANCELLED
+            assert (await waiting).status is State.CANCELLED
 
 
 def blocked_readers(redis_client):
@@ -211,6 +230,7 @@ async def test_keys_of_waiting_are_forgotten(redis_url, redis_client, client):
     waits = [asyncio.create_task(client.wait((await client.submit({})).task_id, 0.3)) for _ in range(30)]
     await asyncio.gather(*waits, return_exceptions=True)
     assert all(0 < redis_client.ttl(key) <= 60 for key in redis_client.keys("agent:wake:*"))
+    assert all(0 < redis_client.ttl(key) <= 90 for key in redis_client.keys("agent:awaited:*"))
 
 
 def test_importing_the_producer_loads_neither_the_gateway_nor_langgraph():

@@ -202,7 +202,7 @@ def test_waiting_is_one_blocked_command_not_a_poll(client, redis_client):
     with pytest.raises(WaitTimeoutError):
         client.wait(task_id, timeout_s=1.0)
     commands = redis_client.info("commandstats")
-    assert commands["cmdstat_xread"]["calls"] <= 2
+    assert commands["cmdstat_blmpop"]["calls"] <= 2
     assert commands["cmdstat_get"]["calls"] <= 2
 
 
