@@ -28,6 +28,7 @@ class AsyncClient(ClientCore):
         super().__init__(AsyncTransport, redis_url, queue, tasks)
         assert isinstance(self._transport, AsyncTransport)
         self.redis = self._transport.redis
+        self.batcher = self._transport.batcher
         self.news = self._transport.news
 
     async def __aenter__(self) -> Self:

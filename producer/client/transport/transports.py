@@ -28,9 +28,14 @@ from langgraph_rq.producer.client.transport.event_feed import (
     of_another_type,
 )
 from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.connections.batching import Batcher
 from langgraph_rq.shared.connections.clients import is_outage, is_wrong_type, open_async, open_sync
+from langgraph_rq.shared.connections.connect_errors import is_connect_error
 from langgraph_rq.shared.connections.scripts import Call, Replicas
 from langgraph_rq.shared.queue.events import PAGE, Event, read_event
+
+_LAST_CALLS_S = 1.0
+"""How long calls under way have when a client is closed."""
 
 Ask = Callable[[Pipeline | AsyncPipeline], object]
 """Puts commands into a pipeline."""
@@ -181,6 +186,7 @@ class AsyncTransport:
         self._blocking = open_async(url, connections=READERS + 1, timeout_s=2 * BLOCK_S)
         self._feed = EventFeed(self.redis, self._blocking)
         self._ends = EndFeed(self._blocking)
+        self.batcher = Batcher(self.redis)
 
     @property
     def is_ending(self) -> bool:
@@ -194,8 +200,15 @@ class AsyncTransport:
         return readable(await pipeline.execute(raise_on_error=False))
 
     async def run(self, calls: Sequence[Call[Any]], replicas: Replicas = scripts.PRIMARY_ONLY) -> list[Any]:
-        """Run scripts in one round trip."""
-        return await scripts.run_many(self.redis, calls, replicas)
+        """Run scripts in one round trip; a single one in that of other coroutines, which saves most of its CPU time."""
+        if len(calls) > 1 or replicas.count:
+            return await scripts.run_many(self.redis, calls, replicas)
+        try:
+            return [await self.batcher.run(calls[0])]
+        except Exception as error:
+            if is_connect_error(error):
+                raise
+            return [error]
 
     async def news(
         self, places: Mapping[str, str], timeout_s: float, *, most: int = PAGE, is_drained: bool = False
@@ -220,6 +233,7 @@ class AsyncTransport:
         """End the waits and close the connections."""
         await self._feed.aclose()
         await self._ends.aclose()
+        await self.batcher.aclose(_LAST_CALLS_S)
         await self._blocking.aclose()
         await self.redis.aclose()
 

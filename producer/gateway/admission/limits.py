@@ -1,10 +1,8 @@
 """The rates of a tenant and of its users, and back-pressure for all while the queue is long."""
 
-from redis.asyncio import Redis
-
 from langgraph_rq.producer.gateway.admission.rates import Allowance, Rate, hit_call
 from langgraph_rq.producer.gateway.problems import ProblemError
-from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.connections.batching import Batcher
 
 _QUEUE_RETRY_S = 5
 
@@ -13,13 +11,13 @@ class Limits:
     """Decides whether a task may be submitted now.
 
     Args:
-        redis: Shared by all gateway processes, so that they count together.
+        batcher: To the Redis of all gateway processes, so that they count together.
         rate: Of one user; users without an id share one rate per tenant. None: no limit.
         open_tasks: Refuse further tasks while so many have not ended.
     """
 
-    def __init__(self, redis: Redis, rate: Rate | None, open_tasks: int) -> None:
-        self._redis = redis
+    def __init__(self, batcher: Batcher, rate: Rate | None, open_tasks: int) -> None:
+        self._batcher = batcher
         self._rate = rate
         self._open_tasks = open_tasks
 
@@ -30,7 +28,7 @@ class Limits:
         """
         known = {tenant: (tenant_rate, f"tenant {tenant}"), f"{tenant}--{user_id or ''}": (self._rate, "this user")}
         rates = {key: rate for key, (rate, _) in known.items() if rate}
-        hit = await scripts.run(self._redis, hit_call(rates))
+        hit = await self._batcher.run(hit_call(rates))
         for (key, rate), left in zip(rates.items(), hit.allowances, strict=True):
             if left.wait_ms:
                 wait_s = -(-left.wait_ms // 1_000)

@@ -227,7 +227,9 @@ async def _read_records(
 
 
 async def _run_all(caller: Caller, calls: Sequence[scripts.Call[T]]) -> list[T]:
-    """Run calls in one round trip. Raises the first error of one."""
+    """Run calls in one round trip, a single one with those of other requests. Raises the first error of one."""
+    if len(calls) == 1:
+        return [await caller.client.batcher.run(calls[0])]
     replies = await scripts.run_many(caller.client.redis, calls) if calls else []
     for reply in replies:
         if isinstance(reply, Exception):
