@@ -79,14 +79,17 @@ class Access:
         await all_of(writes)
 
     async def get(self, namespace: Namespace, keys: Sequence[str], *, refresh_ttl: bool) -> list[bytes | None]:
-        """Read items; None where there is none. `refresh_ttl`: those that expire live for their whole time again."""
+        """Read the first of some items, about a megabyte of them and one at least; None where there is none.
+
+        `refresh_ttl`: those that expire live for their whole time again.
+        """
         tenant = current_tenant()
-        args: list[Argument] = [tenant, write_namespace(namespace), "1" if refresh_ttl else ""]
-        return await self._read("get", [_register_key(tenant)], args, keys)
+        args: list[Argument] = [tenant, write_namespace(namespace), "1" if refresh_ttl else "", *keys]
+        return await self.run(Call(_script("get"), [_register_key(tenant)], args, list))
 
     async def vectors(self, namespace: Namespace, keys: Sequence[str]) -> list[bytes | None]:
-        """Read the embeddings of items; None where there are none."""
-        return await self._read("vectors", [], [current_tenant(), write_namespace(namespace)], keys)
+        """Read the embeddings of the first of some items, as `get` does; None where there are none."""
+        return await self.run(Call(_script("vectors"), [], [current_tenant(), write_namespace(namespace), *keys], list))
 
     async def find(self, first: bytes, last: bytes, each: int = 0, behind: bytes = b"") -> Found:
         """List namespaces and the newest items of each, as many as one script may look at; see find.lua."""
@@ -97,15 +100,6 @@ class Access:
     async def raise_epoch(self, task_id: str, epoch: int) -> None:
         """Refuse from now on what earlier attempts at a task put."""
         await self.run(Call(_script("raise_epoch"), [_epoch_key(task_id)], [epoch], int))
-
-    async def _read(
-        self, verb: str, registers: list[str], args: list[Argument], keys: Sequence[str]
-    ) -> list[bytes | None]:
-        """Read of all keys, in as many scripts as large items need."""
-        found: list[bytes | None] = []
-        while len(found) < len(keys):
-            found += await self.run(Call(_script(verb), registers, [*args, *keys[len(found) :]], list))
-        return found
 
     async def _write(self, verb: str, namespace: Namespace, key: str, *args: bytes | int) -> None:
         task, epoch = self._attempt()

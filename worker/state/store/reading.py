@@ -6,15 +6,16 @@ put meanwhile is found as it is by then; one that is deleted meanwhile is left o
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from langgraph.store.base import GetOp, Item, SearchItem, SearchOp
 
 from langgraph_rq.shared.errors import LanggraphRqError
-from langgraph_rq.worker.state.store.access import Access, current_tenant
+from langgraph_rq.worker.state.store.access import Access, all_of, current_tenant
 from langgraph_rq.worker.state.store.filters import check_filter, fits
 from langgraph_rq.worker.state.store.records import Namespace, Record, Records, read_namespace, write_namespace
 
@@ -27,8 +28,10 @@ _READ_ITEMS = 128
 _READ_BYTES = 256_000
 """Of embeddings per script: it takes about a millisecond."""
 _READ_AT_ONCE = 8
-"""Scripts whose embeddings are in memory at the same time."""
+"""Replies that are in memory at the same time, of all searches of a loop: each is a megabyte, or a larger item."""
 Name = tuple[Namespace, str]
+Read = Callable[[Namespace, Sequence[str]], Coroutine[Any, Any, list[bytes | None]]]
+Use = Callable[[dict[Name, bytes]], None]
 
 
 class StoreScanError(LanggraphRqError):
@@ -50,6 +53,7 @@ class Reading:
     serializer: "StateSerializer"
     scan_items: int
     index: "VectorIndex | None" = None
+    _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = field(default_factory=WeakKeyDictionary)
 
     @property
     def records(self) -> Records:
@@ -131,36 +135,75 @@ class Reading:
     async def _filter(self, names: Sequence[Name], conditions: dict[str, Any], most: int) -> list[Name]:
         """Keep what fits; stop at `most`."""
         kept: list[Name] = []
+        records = self.records
+
+        def use(items: dict[Name, bytes]) -> None:
+            fitting.update(name for name, item in items.items() if fits(records.read(*name, item).value, conditions))
+
         for chunk in _chunks(names, _READ_ITEMS):
-            records = await self._read(chunk, refresh_ttl=False)
-            kept += [name for name in chunk if name in records and fits(records[name].value, conditions)]
+            fitting = set[Name]()
+            await self._read_each(chunk, self._get(refresh_ttl=False), _READ_ITEMS, use)
+            kept += [name for name in chunk if name in fitting]
             if len(kept) >= most:
                 break
         return kept
 
     async def _score(self, names: Sequence[Name], query: str) -> dict[Name, float]:
         """Return the similarity of the items that have embeddings."""
-        assert self.index
-        vector = await self.index.embed_query(query)
+        index, records = self.index, self.records
+        assert index
+        vector = await index.embed_query(query)
         scores: dict[Name, float] = {}
-        size = max(1, min(_READ_ITEMS, _READ_BYTES // (4 * self.index.dims)))
-        for chunk in _chunks(names, _READ_AT_ONCE * size):
-            written = await _by_namespace(chunk, self.access.vectors, size)
-            found = {name: self.records.read_vectors(*name, data) for name, data in written.items()}
+
+        def use(written: dict[Name, bytes]) -> None:
+            found = {name: records.read_vectors(*name, data) for name, data in written.items()}
             if found:
-                scores |= zip(found, self.index.score(list(found.values()), vector), strict=True)
+                scores.update(zip(found, index.score(list(found.values()), vector), strict=True))
+
+        size = max(1, min(_READ_ITEMS, _READ_BYTES // (4 * index.dims)))
+        for chunk in _chunks(names, _READ_AT_ONCE * size):
+            await self._read_each(chunk, self.access.vectors, size, use)
         return scores
 
     async def _read(self, names: Sequence[Name], *, refresh_ttl: bool) -> dict[Name, Record]:
         """Read items; those that are gone are left out."""
+        found: dict[Name, Record] = {}
+        records = self.records
 
+        def use(items: dict[Name, bytes]) -> None:
+            found.update({name: records.read(*name, item) for name, item in items.items()})
+
+        for chunk in _chunks(names, _READ_ITEMS):
+            await self._read_each(chunk, self._get(refresh_ttl=refresh_ttl), _READ_ITEMS, use)
+        return found
+
+    def _get(self, *, refresh_ttl: bool) -> Read:
         def get(namespace: Namespace, keys: Sequence[str]) -> Coroutine[Any, Any, list[bytes | None]]:
             return self.access.get(namespace, keys, refresh_ttl=refresh_ttl)
 
-        items: dict[Name, bytes] = {}
-        for chunk in _chunks(names, _READ_ITEMS):
-            items |= await _by_namespace(chunk, get, _READ_ITEMS)
-        return {name: self.records.read(name[0], name[1], item) for name, item in items.items()}
+        return get
+
+    async def _read_each(self, names: Sequence[Name], read: Read, size: int, use: Use) -> None:
+        """Read of each namespace, `size` items per script, and `use` what is there of each reply at once."""
+        turns = self._turns.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_READ_AT_ONCE))
+
+        async def read_all(namespace: Namespace, keys: Sequence[str]) -> None:
+            while keys:
+                async with turns:
+                    reply = await read(namespace, keys)
+                    found = zip(keys, reply, strict=False)
+                    use({(namespace, key): data for key, data in found if data is not None})
+                    keys = keys[len(reply) :]
+                    del reply, found
+
+        groups = groupby(sorted(names), key=itemgetter(0))
+        await all_of(
+            [
+                read_all(namespace, [key for _, key in part])
+                for namespace, group in groups
+                for part in _chunks(list(group), size)
+            ]
+        )
 
 
 def _newest_first(found: tuple[Name, float]) -> tuple[float, Name]:
@@ -174,26 +217,6 @@ def bounds(prefix: Namespace) -> tuple[bytes, bytes]:
         return b"-", b"+"
     written = write_namespace(prefix).encode()
     return b"[" + written, b"(" + written + b"\xff"
-
-
-async def _by_namespace(
-    names: Sequence[Name],
-    read: Callable[[Namespace, Sequence[str]], Coroutine[Any, Any, list[bytes | None]]],
-    size: int,
-) -> dict[Name, bytes]:
-    """Read of each namespace, `size` items per script, and leave out what is not there."""
-    groups = [
-        (namespace, [key for _, key in part])
-        for namespace, group in groupby(sorted(names), key=itemgetter(0))
-        for part in _chunks(list(group), size)
-    ]
-    replies = await asyncio.gather(*(read(*group) for group in groups))
-    return {
-        (namespace, key): data
-        for (namespace, keys), reply in zip(groups, replies, strict=True)
-        for key, data in zip(keys, reply, strict=True)
-        if data is not None
-    }
 
 
 def _chunks(names: Sequence[Name], size: int) -> Iterator[Sequence[Name]]:
