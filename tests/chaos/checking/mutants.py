@@ -98,11 +98,11 @@ MUTANTS: Mapping[str, Mutant] = {
     "checkpoints without a fence": Mutant(
         {
             f"worker/state/saver/scripts/{verb}": rule
-            for verbs, rule in (
-                (("begin", "expire_thread"), ("return given < last", "return false")),
-                (("put", "put_writes"), ("return token == '' or last == tonumber(token)", "return true")),
+            for verb, rule in (
+                ("begin", ("return given < last", "return false")),
+                ("expire_thread", ("return given < last", "return false")),
+                ("save", ("return token == '' or last == tonumber(token)", "return true")),
             )
-            for verb in verbs
         }
     ),
     "checkpoints in Postgres without a fence": Mutant(patch=_open_postgres),

@@ -16,7 +16,7 @@ from tests.chaos.testbed.fork_server import STUCK_S
 from tests.chaos.testbed.graphs import BLOCK_S, FLAKY, LAST_S, NODES, SINGLE
 from tests.chaos.testbed.stage import WorkerProcess, wait
 
-SAVER = ("begin", "put", "put_writes", "expire_thread")
+SAVER = ("begin", "save", "expire_thread")
 LIFE = (
     "after-queue_claim",  # before it, it is not known which tasks the process will own
     *(f"{when}-{node}" for node in ("one", "three", "four") for when in ("before", "after")),
@@ -29,7 +29,7 @@ LIFE = (
 LEASE = tuple(f"{when}-queue_{verb}" for verb in ("renew", "reap", "sweep") for when in ("before", "after"))
 _FLAKY = {"graph": "flaky", "max_attempts": 3}
 RELEASE = tuple(f"{when}-queue_release" for when in ("before", "after"))
-FEW = {"after-queue_claim", "after-three", "after-guards_settle", "before-saver_put", "before-queue_finish"}
+FEW = {"after-queue_claim", "after-three", "after-guards_settle", "before-saver_save", "before-queue_finish"}
 FEW |= {"after-queue_finish", "after-queue_renew", "after-queue_release"}
 """The points of a small run."""
 FREE = {"after-queue_finish", "before-saver_expire_thread", "after-saver_expire_thread", "before-queue_finish"}

@@ -54,7 +54,7 @@ def freeze_redis(run: Run) -> Verdict:
 
 
 _TURNS = 3
-_OFTEN = {"admit", "settle", "begin", "put", "put_writes"}
+_OFTEN = {"admit", "settle", "begin", "save"}
 _BY_THE_LEASE = {"reap", "sweep", "renew"}
 
 
@@ -63,7 +63,7 @@ def scripts() -> dict[str, Script]:
     folders = {
         "shared/queue/scripts": ("reap", "sweep", "submit", "claim", "finish", "release"),
         "worker/guards/scripts": ("admit", "settle"),
-        "worker/state/saver/scripts": ("begin", "put", "put_writes", "expire_thread"),
+        "worker/state/saver/scripts": ("begin", "save", "expire_thread"),
     }
     found = {verb: load_script(f"{folder}/{verb}") for folder, verbs in folders.items() for verb in verbs}
     return found | {"renew": load_script("shared/queue/scripts/renew")}

@@ -150,12 +150,8 @@ def _swept(_call: scripts.Call[Any], reply: Swept, _asked_at: float) -> None:
         record("swept", task)
 
 
-def _put(_call: scripts.Call[Any], reply: Any, _asked_at: float) -> None:
-    _saved(is_checkpoint=True, is_refused=reply[0] == 0)
-
-
-def _put_writes(_call: scripts.Call[Any], reply: Any, _asked_at: float) -> None:
-    _saved(is_checkpoint=False, is_refused=reply == 0)
+def _save(_call: scripts.Call[Any], reply: Any, _asked_at: float) -> None:
+    _saved(is_checkpoint=len(reply) > 1, is_refused=reply[0] == 0)
 
 
 def _saved(*, is_checkpoint: bool, is_refused: bool) -> None:
@@ -192,7 +188,6 @@ _RECORDERS: Mapping[str, Callable[[scripts.Call[Any], Any, float], None]] = {
     "shared/queue/scripts/reap": _reaped,
     "shared/queue/scripts/sweep": _swept,
     "worker/guards/scripts/admit": _admitted,
-    "worker/state/saver/scripts/put": _put,
-    "worker/state/saver/scripts/put_writes": _put_writes,
+    "worker/state/saver/scripts/save": _save,
     "worker/guards/scripts/settle": _settled,
 }

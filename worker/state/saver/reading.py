@@ -7,7 +7,8 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointTuple, DeltaChannelHistory, PendingWrite, get_checkpoint_id
 
 from langgraph_rq.worker.state.saver.records import Codec, name_of, namespace_prefix, split_name
-from langgraph_rq.worker.state.saver.thread_scripts import INDEX, ThreadScripts
+from langgraph_rq.worker.state.saver.thread_keys import INDEX
+from langgraph_rq.worker.state.saver.thread_scripts import ThreadScripts, size_of
 
 _READ_BYTES = 4_000_000
 _PAGE = 32
@@ -24,8 +25,10 @@ class ThreadReader:
     async def find(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Read the checkpoint that `config` names, or the newest."""
         thread, namespace = place_of(config)
-        wanted = [name_of(namespace, get_checkpoint_id(config) or "")]
-        return await anext(aiter(self._read(thread, wanted)), None)
+        checkpoint_id = get_checkpoint_id(config) or ""
+        if not namespace and not checkpoint_id and (begun := self._threads.found_at_begin(thread)) is not None:
+            return _tuple_of(thread, self._threads.codec(thread), begun[0], None) if begun else None
+        return await anext(aiter(self._read(thread, [name_of(namespace, checkpoint_id)])), None)
 
     async def select(
         self, config: RunnableConfig | None, wanted: Mapping[str, Any], before: RunnableConfig | None
@@ -100,7 +103,7 @@ class ThreadReader:
             for one in found:
                 yield _tuple_of(thread, codec, one, channels)
             # A script that has read enough stops behind the last one that it found.
-            is_cut = not ancestors and len(found) < len(page) and sum(_size(one) for one in found) >= _READ_BYTES
+            is_cut = not ancestors and len(found) < len(page) and sum(size_of(one) for one in found) >= _READ_BYTES
             at += page.index(found[-1][0]) + 1 if is_cut else len(page)
 
 
@@ -131,11 +134,6 @@ def _tuple_of(thread: str, codec: Codec, found: Sequence[Any], channels: frozens
         config_of(thread, namespace, parent) if parent else None,
         codec.read_rows(segments),
     )
-
-
-def _size(found: Sequence[Any]) -> int:
-    _, record, segments, values = found
-    return len(record) + sum(map(len, segments)) + sum(map(len, values))
 
 
 def _collect(found: CheckpointTuple, writes: dict[str, list[PendingWrite]], seeds: dict[str, Any]) -> None:

@@ -32,6 +32,8 @@ _LONGEST_BYTES = 512_000_000
 _MSGPACK, _ZLIB, _KIND = 0, 1, 2
 """First byte of a text: what follows is msgpack, compressed msgpack, or the name of another kind and its data."""
 
+_INT64 = 1 << 63
+
 RUN_BYTES = 6
 """Of the mark of a run, between the length of a write and the write."""
 
@@ -141,10 +143,14 @@ class Codec:
             name = value_name(channel, checkpoint["channel_versions"].get(channel))
             if channel not in new_versions and name in is_stored:
                 known.append(name)
-            elif _is_small(value) or len(text := self.dump(value)) <= SMALL_BYTES:
+            elif _is_small(value):
                 inline[channel] = value
-            else:
+            elif len(text := self.dump(value)) > SMALL_BYTES:
                 values[name] = text
+            elif self.is_plain and text[0] == _MSGPACK:
+                inline[channel] = ormsgpack.Fragment(text[1:])
+            else:
+                inline[channel] = value
         others = {key: value for key, value in checkpoint.items() if key not in {*_FIELDS, "id", "channel_values"}}
         content = [*(checkpoint.get(key) for key in _FIELDS), inline, metadata, others]
         header: Header = (
@@ -329,9 +335,10 @@ def _inflate(data: bytes) -> bytes:
 
 
 def _is_small(value: Any) -> bool:
-    return (
-        value is None or isinstance(value, bool | float) or (isinstance(value, str) and len(value) <= SMALL_BYTES // 4)
-    )
+    kind = type(value)
+    if kind is str:
+        return len(value) <= SMALL_BYTES // 4
+    return value is None or kind is bool or kind is float or (kind is int and -_INT64 <= value < _INT64)
 
 
 def _without_value(checkpoint: Checkpoint, metadata: CheckpointMetadata) -> list[str]:

@@ -8,6 +8,7 @@ Keys of a thread, which expire at the same instant, counted from its last write:
         v<namespace><channel>:<version>      a large value of a channel, once per version
     agent:thread_index:<thread>  zset  names of its checkpoints, in order; all scores are 0
     agent:run_threads:<run>      set   threads in which a run wrote checkpoints, if they name a run
+So that not every step writes it anew, the instant may be a 64th of the TTL later.
 A checkpoint's name is <bytes of the namespace>:<namespace>:<id>.
 
 Fencing (R19 in docs/architecture.md): a task that starts on a thread brings the token of its claim (`begin`). Its
@@ -35,7 +36,6 @@ from langgraph.checkpoint.base import (
 )
 from redis.asyncio import Redis as AsyncRedis
 
-from langgraph_rq.shared.connections.kept_connection import Argument
 from langgraph_rq.worker.guards.task_guard import current_task
 from langgraph_rq.worker.state.outages import PATIENCE_S, Outages
 from langgraph_rq.worker.state.saver import upkeep
@@ -44,7 +44,8 @@ from langgraph_rq.worker.state.saver.records import name_of, run_mark
 from langgraph_rq.worker.state.saver.retention import all_but_newest, of_runs, of_task
 from langgraph_rq.worker.state.saver.sizes import measure
 from langgraph_rq.worker.state.saver.sync_faces import SyncFaces
-from langgraph_rq.worker.state.saver.thread_scripts import ThreadScripts, accepted, run_key
+from langgraph_rq.worker.state.saver.thread_scripts import HAS_CHECKPOINTS, ThreadScripts, accepted
+from langgraph_rq.worker.state.saver.thread_writes import NewCheckpoint, NodeWrites
 from langgraph_rq.worker.state.serializer import StateSerializer
 
 THREAD_TTL_S = 7 * 24 * 3600.0
@@ -62,7 +63,6 @@ _RANDOM_BITS = 40
 _random = random.Random()  # noqa: S311 - no secret. A dozen numbers a task: the system's cost 1.5 % of its CPU
 os.register_at_fork(after_in_child=_random.seed)  # not seeded by a graph, and no two processes have the same
 _MISSING = -1
-_HAS_CHECKPOINTS = 2
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -118,8 +118,7 @@ class ThreadSaver(SyncFaces):
         Raises:
             CheckpointFencedError: a later task, or a later attempt of this one, has begun on the thread.
         """
-        reply = await self._threads.write("begin", thread_id, [self._threads.ttl_ms])
-        return accepted(reply) == _HAS_CHECKPOINTS
+        return accepted(await self._threads.begin(thread_id, name_of("", ""))) == HAS_CHECKPOINTS
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Read a thread's newest checkpoint, or the one in `config`; waits while Redis is away.
@@ -198,8 +197,7 @@ class ThreadSaver(SyncFaces):
             numbered, task_id, task_path, run_mark(str(own_task or run or ""))
         )
         name = name_of(namespace, configurable["checkpoint_id"])
-        runs = [run_key(str(run))] if run else []
-        accepted(await self._threads.write("put_writes", thread, [self._threads.ttl_ms, name, rows, thread], *runs))
+        accepted(await self._threads.save(thread, str(run or ""), NodeWrites(name, rows)))
 
     async def expire_thread(self, thread_id: str, ttl_s: float = TASK_TTL_S) -> int:
         """Set the TTL of a thread; 0 deletes it. One round trip, no search.
@@ -299,12 +297,11 @@ class ThreadSaver(SyncFaces):
         """
         thread, namespace = place
         written = self._threads.codec(thread).write(checkpoint, metadata, parent, new_versions, stored)
-        name = name_of(namespace, checkpoint["id"])
         values = [part for pair in written.fields(namespace) for part in pair]
-        known = written.known_fields(namespace)
-        args: list[Argument] = [self._threads.ttl_ms, name, written.record, thread, len(known), *known, *values]
-        runs = [run_key(str(metadata["run_id"]))] if metadata.get("run_id") else []
-        count, *_ = await self._threads.write("put", thread, args, *runs)
+        what = NewCheckpoint(
+            name_of(namespace, checkpoint["id"]), written.record, written.known_fields(namespace), values
+        )
+        count = await self._threads.save(thread, str(metadata.get("run_id") or ""), what)
         return count, frozenset({*written.known, *written.values})
 
     async def _trim(self, place: tuple[str, str], count: int, task_id: str) -> None:

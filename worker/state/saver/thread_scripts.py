@@ -1,5 +1,6 @@
 """The scripts of a thread's state: what they are called with, and what their refusals mean."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,10 +11,14 @@ from langgraph_rq.shared.connections.batching import Batcher
 from langgraph_rq.shared.connections.kept_connection import Argument
 from langgraph_rq.worker.state.outages import CheckpointFencedError, Outages
 from langgraph_rq.worker.state.saver.records import Codec
+from langgraph_rq.worker.state.saver.thread_keys import index_key, state_key
+from langgraph_rq.worker.state.saver.thread_writes import NewCheckpoint, NodeWrites, ThreadWrites, Writer
 from langgraph_rq.worker.state.serializer import StateSerializer
 
 _CODECS = 1_024
-INDEX = "agent:thread_index:"
+_KEPT, _KEPT_BYTES = 512, 256_000
+"""Tasks whose first checkpoint is kept until they write, and the bytes of each at most."""
+HAS_CHECKPOINTS = 2
 
 
 class ThreadScripts:
@@ -40,8 +45,10 @@ class ThreadScripts:
         self.outages = outages
         self._serializer = serializer
         self._trips = Batcher(redis)
+        self._writes = ThreadWrites(self._trips, self.ttl_ms)
         self._token = token
         self._codecs: dict[str, Codec] = {}
+        self._begun: OrderedDict[str, tuple[Argument, list[Any]]] = OrderedDict()
 
     def codec(self, thread: str) -> Codec:
         """Return what writes and reads the values of a thread; it derives the thread's keys once."""
@@ -55,20 +62,39 @@ class ThreadScripts:
         """Let the round trip that is under way end, for at most `timeout_s`."""
         await self._trips.aclose(timeout_s)
 
+    async def begin(self, thread: str, name: bytes = b"") -> int:
+        """Begin a task on a thread.
+
+        Until the task writes, `found_at_begin` returns the checkpoint `name`, which nobody else may write meanwhile: it
+        is what the task begins on, and is asked for twice.
+
+        Returns:
+            1, `HAS_CHECKPOINTS`, or 0 if a later task has begun.
+        """
+        status, *found = await self.write("begin", thread, [self.ttl_ms, name])
+        token = self._token_of(thread)
+        if status and name and token != "" and sum(map(size_of, found)) <= _KEPT_BYTES:
+            self._begun[thread] = token, found
+            if len(self._begun) > _KEPT:
+                self._begun.popitem(last=False)
+        return int(status)
+
+    def found_at_begin(self, thread: str) -> list[Any] | None:
+        """Return what `begin` has read, as the script `read` does; None: it is not known any more."""
+        token, found = self._begun.get(thread, ("", None))
+        return found if token == self._token_of(thread) else None
+
     async def read(self, verb: str, thread: str, args: Sequence[Argument]) -> Any:
         """Call a script that writes nothing."""
         return await self._run(verb, [state_key(thread), index_key(thread)], args)
 
-    async def write(
-        self, verb: str, thread: str, args: Sequence[Argument], *keys: str, is_after_run: bool = False
-    ) -> Any:
+    async def write(self, verb: str, thread: str, args: Sequence[Argument], *, is_after_run: bool = False) -> Any:
         """Call a script that writes, with the token of the running task before its arguments.
 
         Args:
             verb: Name of the script.
             thread: Its thread.
             args: What follows the token.
-            keys: What follows the thread's own keys.
             is_after_run: Whether the end of the run is no reason to refuse the call.
 
         Raises:
@@ -76,9 +102,23 @@ class ThreadScripts:
         """
         if not is_after_run:
             self.outages.check_fence()
+        self._begun.pop(thread, None)
+        return await self._run(verb, [state_key(thread), index_key(thread)], [self._token_of(thread), *args])
+
+    async def save(self, thread: str, run: str, what: NodeWrites | NewCheckpoint) -> int:
+        """Save what a run has reached, as `ThreadWrites.save` does; the run is empty if the writer names none.
+
+        Raises:
+            CheckpointFencedError: the worker has lost the task.
+        """
+        self.outages.check_fence()
+        self._begun.pop(thread, None)
+        writer = Writer(thread, run, self._token_of(thread))
+        return await self.outages.retry(lambda: self._writes.save(writer, what))
+
+    def _token_of(self, thread: str) -> Argument:
         token = self._token(thread)
-        fenced = ["" if token is None else token, *args]
-        return await self._run(verb, [state_key(thread), index_key(thread), *keys], fenced)
+        return "" if token is None else token
 
     async def _run(self, verb: str, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         call = scripts.Call(scripts.load_script(f"worker/state/saver/scripts/{verb}"), keys, args, _as_it_is)
@@ -96,19 +136,10 @@ def accepted(reply: int) -> int:
     return reply
 
 
-def state_key(thread: str) -> str:
-    """Return the key of all that belongs to a thread."""
-    return f"agent:thread_state:{thread}"
-
-
-def index_key(thread: str) -> str:
-    """Return the key of the names of a thread's checkpoints."""
-    return INDEX + thread
-
-
-def run_key(run: str) -> str:
-    """Return the key of the threads of a run."""
-    return f"agent:run_threads:{run}"
+def size_of(found: Sequence[Any]) -> int:
+    """Return the bytes of a checkpoint that a script has read."""
+    _, record, writes, values = found
+    return len(record) + sum(map(len, writes)) + sum(map(len, values))
 
 
 def _as_it_is(reply: Any) -> Any:

@@ -9,7 +9,8 @@ from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.state.saver.reading import ThreadReader
 from langgraph_rq.worker.state.saver.records import Codec, Header, name_of, read_header, split_name
 from langgraph_rq.worker.state.saver.retention import Place, Plan, plan
-from langgraph_rq.worker.state.saver.thread_scripts import ThreadScripts, accepted, run_key, state_key
+from langgraph_rq.worker.state.saver.thread_keys import run_key, state_key
+from langgraph_rq.worker.state.saver.thread_scripts import HAS_CHECKPOINTS, ThreadScripts, accepted
 
 _HEADERS = 500
 _DROPPED = 100
@@ -75,7 +76,7 @@ async def copy(threads: ThreadScripts, source: str, target: str) -> None:
     Raises:
         ValueError: the target has checkpoints.
     """
-    if accepted(await threads.write("begin", target, [threads.ttl_ms])) > 1:
+    if accepted(await threads.begin(target)) == HAS_CHECKPOINTS:
         raise ValueError(f"target_thread_id: expected a new thread, got one with checkpoints: {target!r}")
     reader, writer, cursor = threads.codec(source), threads.codec(target), 0
     while True:

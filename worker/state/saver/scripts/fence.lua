@@ -31,10 +31,7 @@ local function keep(state_key, index_key, ttl_ms)
   redis.call('PEXPIRE', index_key, ttl_ms)
 end
 
--- Note that a run has written to a thread, if the writer names one.
-local function note_run(run_key, thread, ttl_ms)
-  if run_key then
-    redis.call('SADD', run_key, thread)
-    redis.call('PEXPIRE', run_key, ttl_ms)
-  end
+-- How long (ms) what is to be kept for `ttl_ms` at least is kept: so much longer that not every step writes it anew.
+local function longer(ttl_ms)
+  return math.floor(ttl_ms * 65 / 64)
 end
