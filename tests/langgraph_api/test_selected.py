@@ -60,9 +60,10 @@ async def test_modes_of_a_joined_stream_are_read_as_each_sdk_writes_them(sdk, th
     run = await sdk.runs.create(thread, "chat", input=HI, stream_mode=["values", "updates", "custom"])
     await sdk.runs.join(thread, run["run_id"])
     path = f"/threads/{thread}/runs/{run['run_id']}/stream"
-    heard = [
-        part.event async for part in sdk.http.stream(path, "GET", params={"stream_mode": write(["updates", "custom"])})
-    ]
+    asked = {"stream_mode": write(["updates", "custom"])}
+    heard = [part.event async for part in sdk.http.stream(path, "GET", params=asked)]
     assert [*dict.fromkeys(heard)] == ["metadata", "custom", "updates", "end"]
+    again = await sdk.http.client.get(path, params=asked)
+    assert again.headers["Location"] == f"{path}?stream_mode=updates&stream_mode=custom"  # for one that is cut off
     with pytest.raises(UnprocessableEntityError, match="stream_mode"):
         [part async for part in sdk.runs.join_stream(thread, run["run_id"], stream_mode=["upadtes"])]

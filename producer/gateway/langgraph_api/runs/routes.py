@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from contextlib import ExitStack, aclosing
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from fastapi.responses import JSONResponse
@@ -204,7 +204,9 @@ async def join_stream(
         stack.enter_context(caller.gateway.streams.admit(caller.tenant))
         opened = await open_stream(caller, run, after, modes, stack, cancels=cancel_on_disconnect)
         stack.pop_all()
-        return _with_headers(opened, _located(thread, run))
+        query = {"stream_mode": stream_mode or None, "cancel_on_disconnect": cancel_on_disconnect or None}
+        again = urlencode({name: value for name, value in query.items() if value}, doseq=True)
+        return _with_headers(opened, _located(thread, run, f"stream?{again}" if again else "stream"))
     raise AssertionError
 
 
