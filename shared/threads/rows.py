@@ -131,10 +131,10 @@ def hold_call(thread: str, now_ms: int | str = "", *, by_force: bool = False) ->
     return Call(load_script("shared/threads/scripts/hold"), [LAST_CLAIM], [thread, int(by_force), now_ms], int)
 
 
-def change_call(thread: str, tenant: str, state: State, now_ms: int | str = "") -> Call[int]:
-    """Note that a thread's state has changed; INTERRUPTED: nodes are to run next, else SUCCESS."""
+def change_call(thread: str, tenant: str, state: State, graph: str, now_ms: int | str = "") -> Call[int]:
+    """Note that a graph has changed a thread's state; INTERRUPTED: nodes are to run next, else SUCCESS."""
     script = load_script("shared/threads/scripts/change_thread")
-    return Call(script, [], [thread, tenant, state, now_ms], int)
+    return Call(script, [], [thread, tenant, state, graph, now_ms], int)
 
 
 def expire_call(thread: str) -> Call[int]:

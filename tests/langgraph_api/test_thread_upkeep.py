@@ -240,3 +240,29 @@ async def test_threads_that_are_asked_for_by_id_are_sorted_before_they_are_cut(s
     found = await sdk.threads.search(ids=ids, limit=2, extract={"nothing": "values."})
     assert [one["thread_id"] for one in found] == ids[:-3:-1]
     assert found[0]["extracted"] == {"nothing": None}
+
+
+async def test_thread_that_names_its_graph_can_be_written_to_before_any_run(sdk):
+    thread = (await sdk.threads.create(graph_id="nested"))["thread_id"]
+    await sdk.threads.update_state(thread, {"value": 2}, as_node="outer")
+    found, state = await sdk.threads.get(thread), await sdk.threads.get_state(thread)
+    assert (found["status"], found["values"]) == ("interrupted", {"value": 2, "steps": []})
+    assert state["next"] == ["child"]
+    assert (await sdk.runs.wait(thread, "nested", input=None))["value"] == 30
+    with pytest.raises(BadRequestError, match="its graph is unknown"):
+        await sdk.threads.update_state((await sdk.threads.create())["thread_id"], {"value": 2})
+
+
+@pytest.mark.parametrize(
+    ("update", "said"),
+    [
+        ({"values": {"steps": "no list"}}, "TypeError: can only concatenate list"),
+        ({"values": {"value": 1}, "checkpoint_id": UNKNOWN}, "checkpoint_id: expected that of a checkpoint"),
+    ],
+)
+async def test_update_that_cannot_be_applied_is_refused_and_changes_nothing(sdk, update, said):
+    thread = await ran(sdk)
+    before = untold(await sdk.threads.get_history(thread))
+    with pytest.raises(BadRequestError, match=said):
+        await sdk.threads.update_state(thread, **update)
+    assert untold(await sdk.threads.get_history(thread)) == before

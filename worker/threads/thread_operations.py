@@ -165,18 +165,24 @@ class ThreadOperations:
         """Apply updates, each superstep in a checkpoint of its own; answers the last one."""
         updates = [[_update(**one) for one in step] for step in supersteps]
         thread, redis = request.thread, self._context.redis
+        forked = config["configurable"].get("checkpoint_id")
+        if forked and await saver.aget_tuple(config) is None:
+            raise ValueError(f"checkpoint_id: expected that of a checkpoint of the thread, got: {forked[:60]!r}")
         await self._hold(thread)
         if begin := getattr(saver, "begin", None):
             await begin(thread)
         named: RunnableConfig = {**config, "metadata": {"graph_id": request.graph}}
         try:
             written = await graph.abulk_update_state(named, updates)
+        except (TypeError, AttributeError) as error:  # of a reducer, which could not read the values
+            await scripts.run(redis, expire_call(thread))
+            raise ValueError(f"{type(error).__name__}: {error}") from error
         except BaseException:
             await scripts.run(redis, expire_call(thread))  # which `begin` has prolonged
             raise
         state = await graph.aget_state(_config(thread, None))
         after = State.INTERRUPTED if state.next else State.SUCCESS
-        await scripts.run(redis, change_call(thread, tenant_of(thread), after))
+        await scripts.run(redis, change_call(thread, tenant_of(thread), after, request.graph))
         place = {**written["configurable"], "thread_id": request.arguments["thread_id"]}
         return {"checkpoint": place, "configurable": place, "checkpoint_id": place.get("checkpoint_id")}
 

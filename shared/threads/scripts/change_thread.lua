@@ -8,10 +8,14 @@
 -- ARGV[1] thread
 -- ARGV[2] tenant
 -- ARGV[3] interrupted if nodes are to run next, else success
--- ARGV[4] now (ms) in tests, else empty
+-- ARGV[4] the graph that has changed it, which is that of a thread without any
+-- ARGV[5] now (ms) in tests, else empty
 -- Returns 1
-local thread, tenant, state, now_ms = ARGV[1], ARGV[2], ARGV[3], clock(ARGV[4])
+local thread, tenant, state, graph, now_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], clock(ARGV[5])
 
+if redis.pcall('HEXISTS', ROW .. thread, 'created') == 1 then
+  redis.pcall('HSETNX', ROW .. thread, 'graph', graph)
+end
 if state ~= 'interrupted' then
   settle_question('', thread, '', 0, 0, now_ms)
 end

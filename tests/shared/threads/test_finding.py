@@ -144,7 +144,7 @@ def test_terms_live_on_with_a_thread_whose_state_is_changed(threads):
     threads.make("t1", owner="ann")
     (key,) = threads.redis.keys("agent:threads_by:*")
     threads.redis.pexpire(key, 1_000_000)
-    run_sync(threads.redis, change_call("t1", "default", State.SUCCESS, threads.now_ms))
+    run_sync(threads.redis, change_call("t1", "default", State.SUCCESS, "g", threads.now_ms))
     assert threads.redis.pttl(key) > WEEK_MS
 
 

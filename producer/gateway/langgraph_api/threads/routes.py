@@ -236,9 +236,11 @@ async def state_of(thread: ThreadPath, body: StateBody, caller: FromCaller) -> J
 @router.post("/threads/{thread}/state", responses=documented(400, 401, 404, 409, 422, 503))
 async def update_state(thread: ThreadPath, body: UpdateBody, caller: FromCaller) -> JSONResponse:
     """Write to the state of a thread that no run uses."""
-    graph = (await read_thread(caller, thread)).row.graph
-    if graph is None:
-        raise ProblemError(400, "no_graph", "no run has used the thread yet, so its graph is unknown")
+    row = (await read_thread(caller, thread)).row
+    graph = row.graph or row.metadata.get("graph_id")
+    if not isinstance(graph, str):
+        detail = "no run has used the thread yet, and its metadata has no graph_id: its graph is unknown"
+        raise ProblemError(400, "no_graph", detail)
     checkpoint = body.checkpoint.named() if body.checkpoint else {}
     if body.checkpoint_id:
         checkpoint["checkpoint_id"] = body.checkpoint_id
