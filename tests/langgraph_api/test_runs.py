@@ -115,6 +115,20 @@ async def test_question_that_is_skipped_by_hand_is_not_shown_any_more(sdk):
     assert "__interrupt__" in await sdk.runs.wait(thread, "ask", input={"topic": "supper"})
 
 
+async def test_metadata_of_the_thread_are_those_of_its_runs_too(sdk):
+    thread = (await sdk.threads.create(metadata={"owner": "ann", "topic": "tea"}))["thread_id"]
+    told = [
+        part.data[1]
+        async for part in sdk.runs.stream(
+            thread, "chat", input=HI, metadata={"topic": "milk"}, stream_mode="messages-tuple"
+        )
+        if part.event == "messages"
+    ]
+    assert {(one["owner"], one["topic"]) for one in told} == {("ann", "milk")}
+    assert len(await sdk.threads.get_history(thread, metadata={"owner": "ann", "topic": "milk"})) == 5
+    assert await sdk.threads.get_history(thread, metadata={"topic": "tea"}) == []
+
+
 async def test_command_may_come_with_an_input_that_says_nothing(sdk):
     thread = (await sdk.threads.create())["thread_id"]
     await sdk.runs.wait(thread, "ask", input={"topic": "lunch"})

@@ -83,6 +83,8 @@ class RunBody(Body):
         named = read_context(self.context) if self.context else read_configurable(configurable, thread_id)
         ids = {"run_id": run_id, "graph_id": graph, "assistant_id": assistant_id(graph)}
         config["configurable"] = {**named.others, **ids}
+        if about_thread and isinstance(config.setdefault("metadata", {}), dict):
+            config["metadata"] = {**about_thread, **config["metadata"]}
         metadata = {**(self.metadata or {}), **ids, "created_by": "system"}
         checkpoint = self.checkpoint or CheckpointBody()
         durability = self.durability or ("exit" if self.checkpoint_during is False else None)
@@ -178,11 +180,10 @@ class RunBody(Body):
         if self.checkpoint and self.checkpoint.checkpoint_ns:
             raise invalid(Violation("checkpoint.checkpoint_ns", "a checkpoint of the graph itself", "a subgraph's"))
         if thread_id is None:
-            for name in ("checkpoint", "checkpoint_id", "command"):
-                if getattr(self, name):
-                    raise invalid(
-                        Violation(name, "nothing: a run without a thread has nothing to go on with", "a value")
-                    )
+            begins_at = self.checkpoint.checkpoint_id if self.checkpoint else None
+            asked = {"checkpoint": begins_at, "checkpoint_id": self.checkpoint_id, "command": self.command}
+            for name in (name for name, value in asked.items() if value):
+                raise invalid(Violation(name, "nothing: a run without a thread has nothing to go on with", "a value"))
 
 
 def task_mode(mode: str) -> str:
