@@ -8,9 +8,9 @@ from pathlib import Path
 RECORDER = Path(__file__).parent / "recorder"
 
 
-async def record(url: str, folder: Path, script: str, *areas: str) -> None:
-    """Run a script of the recorder against `url`; it writes a file a scenario to `folder`."""
-    await _run(script, *areas, LG_URL=url, LG_OUT=str(folder))
+async def record(url: str, key: str, folder: Path, script: str, *areas: str) -> None:
+    """Run a script of the recorder against `url` with an API key; it writes a file a scenario to `folder`."""
+    await _run(script, *areas, LG_URL=url, LG_KEY=key, LG_OUT=str(folder))
 
 
 async def differences(golden: Path, folder: Path, scenarios: str) -> str:
