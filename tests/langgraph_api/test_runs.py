@@ -127,6 +127,8 @@ async def test_metadata_of_the_thread_are_those_of_its_runs_too(sdk):
     assert {(one["owner"], one["topic"]) for one in told} == {("ann", "milk")}
     assert len(await sdk.threads.get_history(thread, metadata={"owner": "ann", "topic": "milk"})) == 5
     assert await sdk.threads.get_history(thread, metadata={"topic": "tea"}) == []
+    run = await sdk.runs.create(thread, "chat", input=HI, config={"metadata": {"source": "config"}})
+    assert (run["metadata"]["source"], run["metadata"]["owner"]) == ("config", "ann")
 
 
 async def test_command_may_come_with_an_input_that_says_nothing(sdk):

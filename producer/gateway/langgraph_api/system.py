@@ -19,6 +19,7 @@ _INFO: dict[str, Any] = {
 }
 
 
+@router.head("/ok", include_in_schema=False)
 @router.get("/ok")
 async def ok(
     gateway: FromGateway, check_db: Annotated[bool, Query(description="Ask Redis too.")] = False

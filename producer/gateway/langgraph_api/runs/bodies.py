@@ -83,8 +83,11 @@ class RunBody(Body):
         named = read_context(self.context) if self.context else read_configurable(configurable, thread_id)
         ids = {"run_id": run_id, "graph_id": graph, "assistant_id": assistant_id(graph)}
         config["configurable"] = {**named.others, **ids}
-        if about_thread and isinstance(config.setdefault("metadata", {}), dict):
-            config["metadata"] = {**about_thread, **config["metadata"]}
+        if not isinstance(of_config := config.get("metadata") or {}, dict):
+            raise invalid(Violation("config.metadata", "an object", kind(of_config)))
+        about = {**about_thread, **of_config}
+        if about:
+            config["metadata"] = about
         metadata = {**(self.metadata or {}), **ids, "created_by": "system"}
         checkpoint = self.checkpoint or CheckpointBody()
         durability = self.durability or ("exit" if self.checkpoint_during is False else None)
@@ -109,7 +112,7 @@ class RunBody(Body):
             "stream": sorted({task_mode(mode) for mode in self.modes}),
             **{name: value for name, value in given.items() if value is not None},
         }
-        shown = {**about_thread, **{name: value for name, value in metadata.items() if name != "run_id"}}
+        shown = {**about, **{name: value for name, value in metadata.items() if name != "run_id"}}
         kwargs = {
             "input": self.input,
             "command": self.command,
