@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+_CANCEL_AGAIN_S = 0.2
+
 
 class Streamed(Response):
     """The base of such answers; `write` sends the body.
@@ -17,6 +19,7 @@ class Streamed(Response):
     def __init__(self, headers: Mapping[str, str]) -> None:
         self.status_code = 200
         self.background = None
+        self._cancels = 0
         self.init_headers(headers)
 
     async def write(self, send: Send) -> None:
@@ -25,33 +28,34 @@ class Streamed(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
         """Send it; returns early when the client goes away."""
-        leaving = asyncio.create_task(_left(receive))
+        own = asyncio.current_task()
+        assert own
+        leaving = asyncio.create_task(self._give_up(own, receive))
         try:
-            async with asyncio.timeout(None) as until_left:
-
-                def give_up(_: object) -> None:
-                    until_left.reschedule(0)
-
-                leaving.add_done_callback(give_up)
-                try:
-                    await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                    await self.write(send)
-                finally:
-                    leaving.remove_done_callback(give_up)
-        except TimeoutError:
-            if not until_left.expired():
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await self.write(send)
+        except asyncio.CancelledError:
+            if not self._cancels or own.cancelling() > self._cancels:  # the server stops
                 raise
-            leaving.result()
         finally:
             leaving.cancel()
+            for _ in range(self._cancels):
+                own.uncancel()
+
+    async def _give_up(self, own: "asyncio.Task[object]", receive: Receive) -> None:
+        """Cancel `own` when the client has gone away, until it ends.
+
+        Once is not enough: before Python 3.12 `asyncio.wait_for`, which redis-py calls, may lose a cancellation
+        (python/cpython#86296).
+        """
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        while True:
+            self._cancels += 1
+            own.cancel()
+            await asyncio.sleep(_CANCEL_AGAIN_S)
 
 
 def piece(body: bytes, *, is_last: bool = False) -> Message:
     """Return the message that sends a piece of a body."""
     return {"type": "http.response.body", "body": body, "more_body": not is_last}
-
-
-async def _left(receive: Receive) -> None:
-    """Return when the client has gone away."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
