@@ -11,7 +11,7 @@ local server = redis
 
 -- What becomes of an error reply: another reply, or the error if nothing can be done about it.
 local function mended(reply, command, key, ...)
-  local function delete(...)
+  local function discard(...)
     server.log(server.LOG_WARNING, 'langgraph-rq: data of another type than ' .. command .. ' expects are deleted: ' ..
       table.concat({...}, ' '))
     return server.pcall(...)
@@ -19,12 +19,12 @@ local function mended(reply, command, key, ...)
   local problem, EMPTY_KEY = reply.err, 'agent:task:' -- no task has an empty id
   local is_no_number = problem:find('hash value is not an integer', 1, true) or problem:find('would overflow', 1, true)
   if problem:find('WRONGTYPE', 1, true) == 1 then
-    local deleted = delete('DEL', key)
+    local deleted = discard('DEL', key)
     if type(deleted) == 'table' then
       return server.pcall(command, EMPTY_KEY, ...)
     end
   elseif command == 'HINCRBY' and is_no_number then
-    delete('HDEL', key, (...))
+    discard('HDEL', key, (...))
   else
     return reply
   end

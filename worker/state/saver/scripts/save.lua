@@ -60,8 +60,8 @@ while at <= #ARGV do
     redis.call('HSET', state_key, 'c' .. name, record)
     redis.call('ZADD', index_key, 0, name)
     local prefix = prefix_of(name)
-    local count = redis.call('ZLEXCOUNT', index_key, '[' .. prefix, '(' .. range_end(prefix))
-    reply[#reply + 1], is_new = count, is_new or count == 1
+    local number = redis.call('ZLEXCOUNT', index_key, '[' .. prefix, '(' .. range_end(prefix))
+    reply[#reply + 1], is_new = number, is_new or number == 1
   end
 end
 is_new = is_new or redis.call('PTTL', state_key) < ttl_ms -- or the index is
