@@ -1,5 +1,6 @@
 """The API's description needs nothing from elsewhere, and its origin runs no script but the shipped ones."""
 
+import gzip
 import re
 from hashlib import sha256
 
@@ -15,8 +16,23 @@ VENDORED = ROOT / "producer/gateway/console/swagger"
 def test_vendored_files_are_those_of_the_named_version():
     listed = dict(re.findall(r"\| `([\w.-]+)` \| `(\w{64})` \|", VENDORED.joinpath("README.md").read_text()))
     assert listed.keys() == {"swagger-ui-bundle.js", "swagger-ui.css"}
-    assert {name: sha256(VENDORED.joinpath(name).read_bytes()).hexdigest() for name in listed} == listed
+    files = {name: gzip.decompress(VENDORED.joinpath(f"{name}.gz").read_bytes()) for name in listed}
+    assert {name: sha256(content).hexdigest() for name, content in files.items()} == listed
     assert "Apache License" in VENDORED.joinpath("LICENSE.txt").read_text()
+
+
+async def test_compressed_files_are_sent_as_the_browser_takes_them(redis_url):
+    async with gateway(redis_url) as http:
+        answers = [
+            await http.get("/page/swagger-ui.css", headers={"Accept-Encoding": encoding})
+            for encoding in ("gzip, br", "identity")
+        ]
+        missing = await http.get("/page/swagger-ui.css.map")
+    assert [answer.headers.get("Content-Encoding") for answer in answers] == ["gzip", None]
+    assert [answer.headers["Vary"] for answer in answers] == ["Accept-Encoding"] * 2
+    assert answers[0].text == answers[1].text
+    assert ".swagger-ui" in answers[0].text
+    assert missing.status_code == 404
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
