@@ -45,6 +45,17 @@ class Column:
     wraps: bool = False
 
 
+class _Unpadded(Table):
+    """A table whose lines end with the text of their last cell."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for line in Segment.split_lines(super().__rich_console__(console, options)):  # type: ignore[arg-type]
+            end = max((number for number, one in enumerate(line, 1) if one.text.strip(" ")), default=0)
+            yield from line[: max(0, end - 1)]
+            yield from (Segment(one.text.rstrip(" "), one.style) for one in line[max(0, end - 1) : end])
+            yield Segment.line()
+
+
 class Rows:
     """A table, or where the terminal is too narrow for it, a block of lines for each row: a cell is never cut.
 
@@ -79,7 +90,7 @@ class Rows:
         return min(widest, _NARROWEST) if column.wraps else widest
 
     def _table(self, numbers: Sequence[int]) -> Table:
-        table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, _GAP, 0, 0))
+        table = _Unpadded(box=None, header_style="bold", pad_edge=False, padding=(0, _GAP, 0, 0))
         for number in numbers:
             column = self._columns[number]
             table.add_column(
@@ -106,7 +117,7 @@ class Rows:
 
 def pairs() -> Table:
     """Return an empty table of names and values, a pair per line."""
-    grid = Table.grid(padding=(0, _GAP, 0, 0))
+    grid = _Unpadded.grid(padding=(0, _GAP, 0, 0))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     return grid
