@@ -33,11 +33,18 @@ class ThreadFileError(LanggraphRqError):
     """A line cannot be imported; nothing of its thread was written."""
 
 
+class UnknownThreadError(LanggraphRqError):
+    """A thread that was named has no checkpoints."""
+
+
 async def export_threads(out: IO[bytes], threads: Sequence[str]) -> int:
     """Write threads; none named: all, but those that tasks have for themselves.
 
     Returns:
         How many threads were written.
+
+    Raises:
+        UnknownThreadError: a named thread has no checkpoints; those before it were written.
     """
     async with open_context(load(WorkerSettings), load(RedisSettings)) as context:
         saver, serializer = _opened(context.checkpointer, context.serializer)
@@ -46,6 +53,8 @@ async def export_threads(out: IO[bytes], threads: Sequence[str]) -> int:
             found = sorted([one async for one in saver.alist(_config(thread))], key=_id)
             for one in found:
                 out.write(_line(serializer.at(f"thread:{thread}"), thread, one))
+            if threads and not found:
+                raise UnknownThreadError(f"thread {thread!r}: expected one with checkpoints, got: one without")
             written += bool(found)
         return written
 

@@ -104,6 +104,12 @@ def test_thread_that_has_other_checkpoints_is_refused(threads, on, tmp_path):
     assert "error: thread 'deltas': expected none, or what was imported before, got: other checkpoints" in refused
 
 
+def test_thread_that_is_not_there_is_an_error_and_no_empty_file(threads, on):
+    on("redis", write)
+    refused = threads("redis", "export", "t", "no-such-thread", code=2)
+    assert "error: thread 'no-such-thread': expected one with checkpoints, got: one without" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
