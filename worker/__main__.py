@@ -71,9 +71,7 @@ def main(
         of_worker = {"config": config, "worker_concurrency": concurrency, "worker_processes": processes}
         of_redis = {"unsafe_redis": unsafe_redis, "insecure_redis": insecure_redis}
         worker, redis = load(WorkerSettings, **of_worker), load(RedisSettings, **of_redis)
-        names = queues.split(",") if queues else load(QueueSettings).queues()
-        if queues and ":" in queues:  # it separates a queue from the graph of its side queue
-            raise InvalidInputError(Violation("--queues", "names without a colon", queues))
+        names = load(QueueSettings).queues() if queues is None else queue_names(queues)
         if show_settings:
             _print_settings(worker, redis, of_worker | of_redis)
             return
@@ -93,6 +91,14 @@ def main(
     gc.freeze()
     gc.enable()
     sys.exit(boot(worker, redis, names, burst=burst))
+
+
+def queue_names(given: str) -> list[str]:
+    """Read the names of --queues. Raises InvalidInputError."""
+    names = [name.strip() for name in given.split(",")]
+    if not all(names) or ":" in given:  # it separates a queue from the graph of its side queue
+        raise InvalidInputError(Violation("--queues", "names without a colon, comma separated", repr(given)))
+    return list(dict.fromkeys(names))
 
 
 def _print_settings(worker: WorkerSettings, redis: RedisSettings, options: Mapping[str, Any]) -> None:

@@ -88,11 +88,17 @@ async def open_context(
     queue, telemetry, task_settings = load(QueueSettings), load(TelemetrySettings), load(TaskSettings)
     tasks, keys = task_settings.limits(), task_settings.keys()
     audit_key = telemetry.workers_audit_key
+    model = load(ModelSettings)
+    if config_path(settings) == BUILT_IN and not model.openai_api_key:
+        raise SettingsError(
+            f"expected a langgraph.json, got: none at {settings.config.absolute()}; name one with --config or "
+            "LGRQ_CONFIG, or set OPENAI_API_KEY to serve the assistant that is built in"
+        )
     config = read_langgraph_json(config_path(settings), requires_auth=settings.require_auth)
     state = load(StateSettings)
     serializer = StateSerializer(StateKeys.parse(None if state.key is None else state.key.get_secret_value()))
     key_file = file_of(VARIABLE)
-    _export_key(load(ModelSettings))
+    _export_key(model)
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(open_async(url, connections=redis.redis_connections))
         saved = await stack.enter_async_context(open_async(checkpoint_url, connections=redis.redis_connections))

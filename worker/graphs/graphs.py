@@ -150,7 +150,7 @@ class _Loader:
             made = await (
                 stack.enter_async_context(factory.make(None, self.state.store)) if factory else enter(attribute, stack)
             )
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise GraphLoadError(f"{where}: its factory failed: {one_line(error)}") from error
         graph = self._compile(made, where)
         try:
@@ -179,7 +179,7 @@ class _Loader:
                 description = describe(graph)
         except GraphLoadError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             what = (
                 "cannot be left" if takes else "failed without a run, so that its input cannot be checked at the door"
             )

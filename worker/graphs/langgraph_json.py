@@ -24,9 +24,13 @@ from typing import Any, TypeVar
 
 from dotenv import dotenv_values
 from packaging.requirements import InvalidRequirement, Requirement
+from pydantic import TypeAdapter, ValidationError
 
 from langgraph_rq.shared.errors import LanggraphRqError
+from langgraph_rq.shared.explaining import EXPECTED
+from langgraph_rq.shared.tasks import GraphName
 
+_NAME: TypeAdapter[str] = TypeAdapter(GraphName)
 _KEYS = frozenset({"graphs", "dependencies", "env", "store", "checkpointer"})
 _GRAPH_KEYS = frozenset({"path", "description"})
 _STORE_KEYS = frozenset({"path", "index", "ttl"})
@@ -165,10 +169,21 @@ def _read_graphs(path: Path, graphs: Any) -> dict[str, str]:
         module, _, attribute = spec.rpartition(":")
         if not module or not attribute:
             raise GraphLoadError(f"{path}: graphs.{name}: expected {expected}, got: {spec!r}")
+        if not _can_be_named(name):
+            raise GraphLoadError(f"{path}: graphs: expected {EXPECTED['graph']}, got: {name[:60]!r}")
         specs[name] = spec
     if not specs:
         raise GraphLoadError(f"{path}: graphs: expected at least one graph, got: none")
     return specs
+
+
+def _can_be_named(graph: str) -> bool:
+    """Whether a task can name the graph."""
+    try:
+        _NAME.validate_python(graph)
+    except ValidationError:
+        return False
+    return True
 
 
 def _read_path(path: Path, name: str, spec: Any) -> str | None:

@@ -145,6 +145,8 @@ def refusals(own_redis, tmp_path_factory):
             "no redis": ({"REDIS_URL": NO_REDIS}, ("--processes", "2")),
             "bad setting": ({"LGRQ_DRAIN_S": "-1"}, ()),
             "bad queue": ({}, ("--queues", "high,a:b")),
+            "no queue": ({}, ("--queues", "")),
+            "no graphs": ({"OPENAI_API_KEY": ""}, ()),
         }
         started = {
             name: subprocess.Popen(
@@ -171,7 +173,13 @@ def refusals(own_redis, tmp_path_factory):
             "would lose tasks: appendonly: expected yes, or replicas with LGRQ_SUBMIT_REPLICAS=1, got: no. Change ",
         ),
         ("bad setting", 2, "LGRQ_DRAIN_S: expected greater than or equal to 0, got: -1"),
-        ("bad queue", 2, "--queues: expected names without a colon, got: high,a:b"),
+        ("no queue", 2, "--queues: expected names without a colon, comma separated, got: ''"),
+        (
+            "no graphs",
+            2,
+            "langgraph.json; name one with --config or LGRQ_CONFIG, or set OPENAI_API_KEY to serve the assistant",
+        ),
+        ("bad queue", 2, "--queues: expected names without a colon, comma separated, got: 'high,a:b'"),
     ],
 )
 def test_worker_that_cannot_start_says_why_in_one_line(refusals, mistake, code, says):

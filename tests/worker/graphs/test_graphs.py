@@ -231,6 +231,7 @@ SPECS = {
     "./agent.py:NAME": "expected a compiled graph, a StateGraph or a factory of either, got: str",
     "./agent.py:two": "expected a factory to take nothing, a config, a runtime: ServerRuntime, or both, got: ",
     "./agent.py:broken": "its factory failed: KeyError: 'no key' (agent.py, line 20)",
+    "./agent.py:leaves": "its factory failed: SystemExit: 3 (agent.py, line 21)",
     "./agent.py:dangling": "could not be compiled: ValueError:",
     "./raises.py:graph": "could not be imported: ModuleNotFoundError: No module named 'tavily' (raises.py, line 2)",
     "./exits.py:graph": "could not be imported: SystemExit: 0 (exits.py, line 1)",
@@ -241,6 +242,7 @@ FAILURES = """
 NAME = "a string"
 def two(config, runtime): ...
 def broken(): raise KeyError("no key")
+def leaves(): raise SystemExit(3)
 dangling = StateGraph(State).add_node("a", greet).add_edge(START, "b")
 """
 
@@ -272,6 +274,8 @@ FILES = {
     "{}": "graphs: expected an object of names",
     '{"graphs": {}}': "graphs: expected at least one graph, got: none",
     '{"graphs": {"g": "agent.py"}}': "graphs.g: expected",
+    '{"graphs": {"": "./a.py:g"}}': "graphs: expected a name of 1 to 256 characters, none of them a control character",
+    '{"graphs": {"a\\nb": "./a.py:g"}}': "graphs: expected a name of 1 to 256 characters",
     '{"graphs": {"g": 3}}': "graphs.g: expected",
     '{"graphs": {"g": "./a.py:g"}, "dependencies": "."}': 'dependencies: expected a list of strings, got: "."',
     '{"graphs": {"g": "./a.py:g"}, "dependencies": ["./no"]}': "dependencies: there is no folder",
