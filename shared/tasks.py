@@ -312,11 +312,11 @@ def _read(text: str | bytes) -> Any:
 def _above(task: Task, limits: TaskLimits, long: Sequence[str]) -> Iterator[Violation]:
     """Name what is above the limits; `long` are the fields, besides the input, that make a task long."""
     if task.deadline_s > limits.deadline_s:
-        yield Violation("deadline_s", f"at most {limits.deadline_s:g}", f"{task.deadline_s:g}")
+        yield Violation("deadline_s", f"at most {limits.deadline_s:,.12g}", f"{task.deadline_s:,.12g}")
     delay_s = max(task.delay_s or 0.0, (task.run_at - task.submitted_at).total_seconds() if task.run_at else 0.0)
     if delay_s > limits.delay_s:
         yield Violation(
-            "run_at" if task.run_at else "delay_s", f"at most {limits.delay_s:g} s from now", f"{delay_s:g}"
+            "run_at" if task.run_at else "delay_s", f"at most {limits.delay_s:,.12g} s from now", f"{delay_s:,.12g}"
         )
     if task.max_attempts > limits.attempts:
         yield Violation("max_attempts", f"at most {limits.attempts}", str(task.max_attempts))

@@ -37,7 +37,9 @@ _PAGE = 1_000
     is_flag=True,
     help="Check all chains and anchors; needs LGRQ_AUDIT_KEY and LGRQ_AUDIT_WORKER_KEY.",
 )
-@click.option("--export", "file", type=click.File("w"), help="Write all entries as JSON lines; - is stdout.")
+@click.option(
+    "--export", "file", type=click.File("w", lazy=False), help="Write all entries as JSON lines; - is stdout."
+)
 @click.option("--task", "task_id", help="Show only what was done to this task.")
 @click.option("--last", default=50, show_default=True, type=click.IntRange(1), help="Show so many entries.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object per line.")

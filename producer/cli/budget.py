@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, cast
 import click
 
 from langgraph_rq.producer.cli.connection import connected_redis
+from langgraph_rq.producer.cli.payer import TENANT, USER
 from langgraph_rq.producer.cli.views.budget import amount, limit_json, policy_json, policy_table
 from langgraph_rq.producer.client.records import Records
 from langgraph_rq.shared import terminal
@@ -36,6 +37,10 @@ from langgraph_rq.shared.telemetry.audit import Action
 _SCOPES = ("request", "task", "user", "tenant", "global")
 _OPTIONS = ("hold", "utc_offset_s")
 _NANO = 10**9
+_MOST = 2**53 - 1
+"""Tokens or nano-dollars: Lua counts no further without loss."""
+_DIGITS = 16
+"""Of the largest limit."""
 _NONE = "none"
 _EXIT_CODES = """
 \b
@@ -54,8 +59,10 @@ _scope = click.argument("scope", type=click.Choice(_SCOPES))
 
 def _one_payer(command: F) -> F:
     """Add the options that name one tenant or user."""
-    tenant = click.option("--tenant", metavar="TENANT", help="Of this tenant, or of its user (default: default).")
-    user = click.option("--user", "user_id", metavar="USER", help="Of this user only.")
+    tenant = click.option(
+        "--tenant", type=TENANT, metavar="TENANT", help="Of this tenant, or of its user (default: default)."
+    )
+    user = click.option("--user", "user_id", type=USER, metavar="USER", help="Of this user only.")
     return tenant(user(command))
 
 
@@ -217,17 +224,14 @@ def _set_call(scope: str, payer: Payer | None, value: str | None, usd: str | Non
         raise InvalidInputError(Violation("VALUE", "tokens, --usd, or both", "nothing"))
     if scope == "request" and usd is not None:
         raise InvalidInputError(Violation("--usd", "a scope other than request, whose limit is in tokens", usd))
-    try:
-        return set_limit_call(
-            load(BudgetSettings).limits(),
-            cast(LimitScope, scope),
-            payer,
-            tokens=_tokens(value, may_be_none=not is_raise),
-            cost_nano_usd=_nano(usd, may_be_none=not is_raise),
-            is_raise=is_raise,
-        )
-    except ValueError as error:
-        raise InvalidInputError(Violation("VALUE", "a limit from 1 to 2**53 - 1", str(error))) from None
+    return set_limit_call(
+        load(BudgetSettings).limits(),
+        cast(LimitScope, scope),
+        payer,
+        tokens=_tokens(value, may_be_none=not is_raise),
+        cost_nano_usd=_nano(usd, may_be_none=not is_raise),
+        is_raise=is_raise,
+    )
 
 
 def _option_call(option: Literal["hold", "utc_offset_s"], value: str) -> Call[tuple[str, str]]:
@@ -254,9 +258,11 @@ def _tokens(value: str | None, *, may_be_none: bool) -> int | Literal[""] | None
         return ""
     if value == _NONE and may_be_none:
         return None
-    if not value.replace(",", "").isdecimal():
-        raise InvalidInputError(Violation("VALUE", "a number of tokens" + (" or none" if may_be_none else ""), value))
-    return int(value.replace(",", ""))
+    digits = value.replace(",", "")
+    tokens = int(digits) if digits.isdecimal() and len(digits) <= _DIGITS else 0
+    if not 1 <= tokens <= _MOST:
+        raise _no_limit("VALUE", f"1 to {_MOST:,} tokens", value, may_be_none=may_be_none)
+    return tokens
 
 
 def _nano(usd: str | None, *, may_be_none: bool) -> int | Literal[""] | None:
@@ -265,10 +271,16 @@ def _nano(usd: str | None, *, may_be_none: bool) -> int | Literal[""] | None:
     if usd == _NONE and may_be_none:
         return None
     try:
-        return int(Decimal(usd) * _NANO)
+        nano = int(Decimal(usd) * _NANO)
     except (InvalidOperation, ValueError, OverflowError):
-        expected = "US dollars" + (" or none" if may_be_none else "")
-        raise InvalidInputError(Violation("--usd", expected, usd)) from None
+        nano = 0
+    if not 1 <= nano <= _MOST:
+        raise _no_limit("--usd", f"0.000000001 to {_MOST // _NANO:,} US dollars", usd, may_be_none=may_be_none)
+    return nano
+
+
+def _no_limit(name: str, expected: str, got: str, *, may_be_none: bool) -> InvalidInputError:
+    return InvalidInputError(Violation(name, expected + (", or none" if may_be_none else ""), got[:60]))
 
 
 def _write_change(scope: str, payer: Payer | None, change: Change, *, as_json: bool) -> None:

@@ -13,6 +13,7 @@ import click
 from redis import Redis
 
 from langgraph_rq.producer.cli.connection import connected_redis
+from langgraph_rq.producer.cli.payer import TENANT, USER
 from langgraph_rq.producer.cli.views.guards import breaker_json, breaker_table, usage_json, usage_table
 from langgraph_rq.shared import terminal
 from langgraph_rq.shared.breaker.circuit_breaker import read_all_call, reset_call
@@ -87,8 +88,10 @@ def breaker(name: str | None, *, as_json: bool) -> None:
 
 
 @click.command(epilog=_EXIT_CODES.replace("  4  no such breaker\n", ""))
-@click.option("--user", "user_id", metavar="USER", help="Of this user, of --tenant or of the default tenant.")
-@click.option("--tenant", metavar="TENANT", help="Of this tenant; without both, of the whole fleet.")
+@click.option(
+    "--user", "user_id", type=USER, metavar="USER", help="Of this user, of --tenant or of the default tenant."
+)
+@click.option("--tenant", type=TENANT, metavar="TENANT", help="Of this tenant; without both, of the whole fleet.")
 @click.option("--day", type=click.DateTime(["%Y-%m-%d"]), help="One of the last 7 days (default: today).")
 @_json_option
 def usage(user_id: str | None, tenant: str | None, day: datetime | None, *, as_json: bool) -> None:

@@ -2,13 +2,20 @@
 
 import json
 import logging
+from codecs import BOM_UTF8
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any, TextIO
+from typing import IO, Any
 
 import click
 
-from langgraph_rq.producer.cli.views.output import EXIT_CODES, json_option, progress, write_results
+from langgraph_rq.producer.cli.views.output import (
+    EXIT_CODES,
+    json_option,
+    progress,
+    refuse_timeout_alone,
+    write_results,
+)
 from langgraph_rq.producer.client.client import Client
 from langgraph_rq.shared import terminal
 from langgraph_rq.shared.errors import InvalidInputError, InvalidTaskError, Violation
@@ -34,7 +41,7 @@ JSON = _Json()
 @click.command(epilog=EXIT_CODES)
 @click.argument("query", required=False)
 @click.option("--input", "input_json", metavar="JSON", help='The graph\'s input, instead of QUERY: {"query": QUERY}.')
-@click.option("--file", type=click.File("r"), help="Tasks as JSON lines, one object each; - is stdin.")
+@click.option("--file", type=click.File("rb"), help="Tasks as JSON lines, one object each; - is stdin.")
 @click.option("--graph", help="The graph to run (default: assistant).")
 @click.option("--id", "task_id", help="Your own id; the same task again under it runs once.")
 @click.option("--user", "user_id", help="The user for whom it runs: limits and turns are per user.")
@@ -72,7 +79,7 @@ JSON = _Json()
 def submit(
     query: str | None,
     input_json: str | None,
-    file: TextIO | None,
+    file: IO[bytes] | None,
     *,
     wait: bool,
     timeout_s: float | None,
@@ -88,6 +95,7 @@ def submit(
       langgraph-producer submit --graph triage --thread t7 --input null
       langgraph-producer submit --graph triage --thread t7 --command '{"resume": "yes"}'
     """  # noqa: D301 - \b is the character that tells click to keep the lines
+    refuse_timeout_alone(timeout_s, wait=wait)
     given = {name: _value(name, value) for name, value in fields.items() if value not in (None, ())}
     # What the client logs as a warning is written below; without a handler Python would write it too.
     logging.getLogger("langgraph_rq").addHandler(logging.NullHandler())
@@ -134,18 +142,19 @@ def _input(query: str | None, input_json: str | None, given: dict[str, Any]) -> 
 def _read(option: str, text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInputError(Violation(option, "JSON", str(error))) from None
 
 
-def _read_lines(client: Client, file: Iterable[str]) -> tuple[list[Task], list[int | None]]:
-    """Read the tasks of a file, and the line of each."""
+def _read_lines(client: Client, file: Iterable[bytes]) -> tuple[list[Task], list[int | None]]:
+    """Read the tasks of a file, and the line of each. Editors of Windows begin a file with a byte order mark."""
     tasks: list[Task] = []
     lines: list[int | None] = []
     for number, line in enumerate(file, start=1):
-        if line.strip():
+        text = line.removeprefix(BOM_UTF8) if number == 1 else line
+        if text.strip():
             try:
-                tasks.append(client.parse(line))
+                tasks.append(client.parse(text))
                 lines.append(number)
             except InvalidTaskError as error:
                 raise InvalidTaskError(*error.violations, line=number) from None

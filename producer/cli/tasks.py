@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from langgraph_rq.producer.cli.views.output import EXIT_CODES, json_option, write_results
+from langgraph_rq.producer.cli.views.output import EXIT_CODES, json_option, refuse_timeout_alone, write_results
 from langgraph_rq.producer.client.client import Client
 from langgraph_rq.producer.client.reading.lookup import Receipt
 from langgraph_rq.producer.client.resume import MISSING
@@ -86,6 +86,7 @@ def resume(
       langgraph-producer resume TASK_ID '{"approved": true}'
       langgraph-producer resume TASK_ID --answer 9f2c4be1d0a7431f8e5b6a7c8d9e0f11=yes
     """  # noqa: D301
+    refuse_timeout_alone(timeout_s, wait=wait)
     by_id = dict(_split(answer) for answer in answers) or None
     with exported_spans(is_required=False), Client() as client:
         receipt = client.resume(task_id, MISSING if value is None else _read(value), answers=by_id)
@@ -106,6 +107,7 @@ def continue_(task_id: str, *, wait: bool, timeout_s: float | None, as_json: boo
     Example:
       langgraph-producer continue TASK_ID --wait
     """  # noqa: D301
+    refuse_timeout_alone(timeout_s, wait=wait)
     with exported_spans(is_required=False), Client() as client:
         _write_receipt(client, client.continue_(task_id), timeout_s, wait=wait, as_json=as_json)
 
@@ -170,3 +172,5 @@ def _read(value: str) -> Any:
         return json.loads(value)
     except ValueError:
         return value
+    except RecursionError as error:
+        raise InvalidInputError(Violation("VALUE", "JSON", str(error))) from None

@@ -83,7 +83,7 @@ def test_task_is_written_as_a_job_of_rq_and_read_again():
             "graph: expected a name of 1 to 256 characters, none of them a control",
         ),
         ('{"input": {}, "priority": "urgent"}', "priority: expected 'high', 'default' or 'low', got: \"urgent\""),
-        ('{"input": {}, "deadline_s": 1e9}', "deadline_s: expected at most 86400, got: 1e+09"),
+        ('{"input": {}, "deadline_s": 1e9}', "deadline_s: expected at most 86,400, got: 1,000,000,000"),
         ('{"input": {}, "max_attempts": 0}', "max_attempts: expected"),
         ('{"input": {}, "schema": 3}', "schema: expected a version up to 2, got: 3"),
         ('{"input": {"x": NaN}}', "task: expected JSON"),

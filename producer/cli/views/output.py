@@ -145,20 +145,28 @@ def _answer(one: TaskResult) -> Text:
     return Text(to_json(one.result, indent=2).decode(), no_wrap=True, overflow="ignore")
 
 
+def refuse_timeout_alone(timeout_s: float | None, *, wait: bool) -> None:
+    """Refuse --timeout without --wait, where it would have no effect."""
+    if timeout_s is not None and not wait:
+        raise click.UsageError("--timeout is how long --wait waits: give both")
+
+
 def write_results(
     client: Client, task_ids: Sequence[str], timeout_s: float | None, reasons: Collection[str], *, as_json: bool
 ) -> None:
     """Write results as they come, and exit with the code that they make; `reasons` were shown already."""
     ended: list[TaskResult] = []
     left = dict.fromkeys(task_ids)
-    with shown_reasons(client, left, reasons):
-        for one in progress(client.wait_each(task_ids, timeout_s), len(task_ids), "ended"):
-            left.pop(one.task_id, None)
-            ended.append(one)
-            if as_json or len(task_ids) == 1:
-                write_result(one, as_json=as_json)
-    if not as_json and len(task_ids) > 1:
-        terminal.write(results(ended))
+    try:
+        with shown_reasons(client, left, reasons):
+            for one in progress(client.wait_each(task_ids, timeout_s), len(task_ids), "ended"):
+                left.pop(one.task_id, None)
+                ended.append(one)
+                if as_json or len(task_ids) == 1:
+                    write_result(one, as_json=as_json)
+    finally:  # also those that ended before the time was over, or beside an unknown one
+        if ended and not as_json and len(task_ids) > 1:
+            terminal.write(results(ended))
     sys.exit(exit_code(ended))
 
 

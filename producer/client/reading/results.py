@@ -1,5 +1,6 @@
 """Wait for the results of many tasks, whichever ends first."""
 
+import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
@@ -13,9 +14,11 @@ from langgraph_rq.producer.client.transport.connection import Connection
 from langgraph_rq.producer.client.transport.ends import EndWatch, Told
 from langgraph_rq.shared.errors import (
     ForgedResultError,
+    InvalidInputError,
     ScriptsMissingError,
     UnknownTaskError,
     UnreadableTaskError,
+    Violation,
     WaitTimeoutError,
 )
 from langgraph_rq.shared.queue.verbs import MOST_AWAITED, await_ends_call
@@ -108,7 +111,7 @@ class Results:
         self, pending: Mapping[str, str], watch: EndWatch, timeout_s: float | None, *, are_new: bool
     ) -> AsyncGenerator[Told, None]:
         """Yield the tasks that are to be looked at, until none is `pending`. Raises WaitTimeoutError."""
-        give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
+        give_up_at = _instant_in(timeout_s)
         ended = await self._await_ends(pending, watch.reader)
         yield dict.fromkeys(ended if are_new and ended is not None else pending)
         while pending:
@@ -180,3 +183,10 @@ def _parts(items: Iterable[T]) -> Iterator[list[T]]:
     rest = iter(items)
     while part := list(islice(rest, _LOOKED_AT)):
         yield part
+
+
+def _instant_in(timeout_s: float | None) -> float | None:
+    """Return the instant, on the monotonic clock, at which a wait is over; None: never."""
+    if timeout_s is not None and math.isnan(timeout_s):
+        raise InvalidInputError(Violation("timeout_s", "a number of seconds", str(timeout_s)))
+    return None if timeout_s is None else time.monotonic() + timeout_s

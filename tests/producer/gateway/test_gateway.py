@@ -187,7 +187,7 @@ async def test_another_body_under_the_same_identity_is_a_conflict(http, identifi
         ({"input": {}, "tenant": "acme"}, "tenant", "unknown field"),
         ({"input": {}, "resume": {"answers": {"x": 1}}}, "resume", "unknown field"),
         ({"input": {}, "deadline_s": -1}, "deadline_s", "greater than 0"),
-        ({"input": {}, "deadline_s": 1e9}, "deadline_s", "at most 86400"),
+        ({"input": {}, "deadline_s": 1e9}, "deadline_s", "at most 86,400"),
         ({"input": {}, "task_id": "a--b"}, "task_id", "single dashes"),
         ({"input": {}, "stream": ["tokens"]}, "stream.0", "'checkpoints', 'custom'"),
         ({"input": {"a": {"b": "bell \x07"}}}, "input.a.b", "U+0007"),

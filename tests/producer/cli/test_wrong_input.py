@@ -1,0 +1,99 @@
+"""What a person gets wrong on the command line: one clear line, a code that says so, and nothing is ignored."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from langgraph_rq.producer.cli.main import main
+from langgraph_rq.shared.queue.keys import task_hash
+
+DEEP = "[" * 3_000 + "]" * 3_000
+ASK = ("submit", "--input", "{}")
+
+
+def said(done) -> str:
+    """Return the last line of an error that a command ended with."""
+    assert done.exit_code == 2, repr(done.exception)
+    return done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("submit", "--input", DEEP),
+        (*ASK, "--metadata", DEEP),
+        ("resume", "t-1", DEEP),
+        ("resume", "t-1", "--answer", f"q={DEEP}"),
+    ],
+    ids=["input", "metadata", "value", "answer"],
+)
+def test_json_that_is_nested_too_deeply_is_an_error(run, arguments):
+    assert "expected JSON, got: maximum recursion depth exceeded" in said(run(*arguments))
+
+
+@pytest.mark.parametrize("command", [("wait", "t-1"), (*ASK, "--wait")], ids=["wait", "submit"])
+def test_timeout_that_is_no_number_is_an_error(run, command):
+    assert said(run(*command, "--timeout", "nan")) == "error: timeout_s: expected a number of seconds, got: nan"
+
+
+@pytest.mark.parametrize("command", [ASK, ("resume", "t-1"), ("continue", "t-1")], ids=["submit", "resume", "continue"])
+def test_timeout_without_a_wait_is_refused(run, redis_client, command):
+    assert said(run(*command, "--timeout", "5")) == "Error: --timeout is how long --wait waits: give both"
+    assert not redis_client.keys()
+
+
+def test_file_that_is_not_text_is_an_error_of_its_line(run, tmp_path):
+    file = tmp_path / "tasks.jsonl"
+    file.write_bytes(b'{"input": {}}\n\xff\xfe\n')
+    assert said(run("submit", "--file", str(file))).startswith("error: line 2: task: expected JSON, got: ")
+
+
+@pytest.mark.parametrize("lines", ['{"input": {}}\r\n', '{"input": {}}\r\n{"input": {}}\r\n'])
+def test_file_of_a_windows_editor_is_read(run, redis_client, lines, tmp_path):
+    file = tmp_path / "tasks.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    done = run("submit", "--file", str(file))
+    assert done.exit_code == 0, done.stderr
+    for task_id in done.stdout.split():
+        assert redis_client.exists(task_hash(task_id))
+
+
+def test_standard_input_is_read_as_a_file_is(run, redis_client):
+    done = CliRunner().invoke(main, ["submit", "--file", "-"], input=b'\xef\xbb\xbf{"input": {}, "task_id": "t-1"}')
+    assert (done.exit_code, done.stdout) == (0, "t-1\n")
+
+
+@pytest.mark.parametrize(
+    "command", [("usage",), ("budget", "show"), ("budget", "set", "tenant", "5")], ids=["usage", "show", "set"]
+)
+def test_tenant_that_cannot_be_is_refused(run, redis_client, command):
+    assert said(run(*command, "--tenant", "ACME")) == (
+        "error: --tenant: expected lower-case letters and digits, at most 32, got: 'ACME'"
+    )
+    assert not redis_client.keys()
+
+
+def test_empty_user_is_not_the_whole_fleet(run):
+    assert said(run("usage", "--user", "")) == "error: --user: expected 1 to 256 characters, got: ''"
+
+
+def test_export_to_where_no_file_can_be_is_an_error_also_of_an_empty_log(run, tmp_path):
+    assert "No such file or directory" in said(run("audit", "--export", str(tmp_path / "none" / "log.jsonl")))
+
+
+def test_results_that_are_there_are_shown_beside_an_unknown_task(run, redis_client):
+    run(*ASK, "--id", "t-1")
+    run("cancel", "t-1")
+    done = run("wait", "t-1", "t-2")
+    assert done.exit_code == 4
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["task", "t-1"]
+    as_json = run("wait", "t-1", "t-2", "--json")
+    assert json.loads(as_json.stdout)["task_id"] == "t-1"
+
+
+def test_lines_end_with_their_last_character(run):
+    run(*ASK, "--id", "t-1")
+    for command in (("status", "t-1"), ("workers",), ("usage",)):
+        lines = run(*command).stdout.splitlines()
+        assert lines == [line.rstrip() for line in lines]
