@@ -23,6 +23,7 @@ from langgraph_rq.shared.settings import RedactionSettings, RedisSettings, Worke
 from langgraph_rq.shared.telemetry.logs import configure, get_logger
 from langgraph_rq.worker.context import BUILT_IN, config_path, open_context
 from langgraph_rq.worker.fleet.fork_server import ForkServer
+from langgraph_rq.worker.fleet.forks import kept_from_forks
 from langgraph_rq.worker.fleet.graph_worker import GraphWorker
 from langgraph_rq.worker.fleet.isolated import run_isolated
 from langgraph_rq.worker.fleet.isolation import Isolation
@@ -96,7 +97,11 @@ async def serve(
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, worker.stop)
         tune_garbage_collection()
-        with telemetry(worker, url, settings.worker_processes) as server, serve_health(server, worker, url):
+        with (
+            telemetry(worker, url, settings.worker_processes) as server,
+            serve_health(server, worker, url),
+            kept_from_forks(),
+        ):
             await worker.run(burst=burst)
     nodes.shutdown(wait=False, cancel_futures=True)
     return _STUCK if worker.has_stuck_threads else 0

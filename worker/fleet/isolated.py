@@ -26,6 +26,7 @@ from langgraph_rq.shared.settings import RedactionSettings, RedisSettings, Worke
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import configure, get_logger
 from langgraph_rq.shared.telemetry.tracer_provider import flush
+from langgraph_rq.worker.fleet.forks import kept_from_forks
 from langgraph_rq.worker.fleet.loop_watch import LOOK_S, LoopWatch
 from langgraph_rq.worker.fleet.node_threads import NodeThreads
 from langgraph_rq.worker.fleet.processes import run_past_exits
@@ -122,7 +123,8 @@ async def _run(connection: Connection, order: Order) -> None:
         recorder = asyncio.create_task(_record_waits(attempts.values(), context))
         for task_id in attempts.keys() - running.keys():
             running[task_id] = asyncio.create_task(_run_one(attempts[task_id], messages))
-        await asyncio.gather(*filter(None, running.values()), return_exceptions=True)
+        with kept_from_forks():
+            await asyncio.gather(*filter(None, running.values()), return_exceptions=True)
         recorder.cancel()
 
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from threading import Lock
 from typing import ParamSpec, TypeVar
 
+from langgraph_rq.worker.fleet.forks import run_in_parent
 from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
 
 THREAD = "node"
@@ -28,7 +30,7 @@ class NodeThreads(ThreadPoolExecutor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
         """Run `fn` in a thread on behalf of the task that calls."""
         task = current_task.get()
-        future = super().submit(fn, *args, **kwargs)
+        future = super().submit(partial(run_in_parent, fn), *args, **kwargs)
         if task is not None:
             with self._lock:
                 self._running[id(future)] = task

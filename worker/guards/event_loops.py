@@ -6,6 +6,7 @@ caller inside of a running loop stops that loop, with all calls in it, so it may
 """
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -14,6 +15,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -68,6 +70,15 @@ class EventLoops:
         self._threads = CallThreads()
         self._lock = threading.Lock()
         self._is_closed = False
+        _instances.add(self)
+
+    def forget_parent(self) -> None:
+        """Begin anew in a forked child, which has none of its parent's threads.
+
+        The loops are kept: as garbage they would take connections out of the epoll instances of the parent.
+        """
+        self._second = None
+        self._threads, self._lock = CallThreads(), threading.Lock()
 
     async def run_here(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Await `coroutine` in this loop if it has a client, else in the second loop."""
@@ -191,6 +202,17 @@ class EventLoops:
                 threading.Thread(target=_run_forever, args=(self._second,), name="guards", daemon=True).start()
         # In the caller's context, which carries the task that the call belongs to.
         return copy_context().run(asyncio.run_coroutine_threadsafe, coroutine, self._second)
+
+
+_instances: "WeakSet[EventLoops]" = WeakSet()
+
+
+def _after_fork() -> None:
+    for one in _instances:
+        one.forget_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
