@@ -37,13 +37,8 @@ from langgraph_rq.shared.tasks import State, Task, TaskLimits
 INTERRUPT = "__interrupt__"
 """The key under which LangGraph puts the pending interrupts of a graph's output: a list of {id, value}."""
 
-
 _LOST = {State.CANCELLED, State.TIMEOUT, State.ERROR}
 """Ends of a resume task after which its question may be answered again."""
-
-
-_ITS_OWN = {"schema_version", "task_id", "traceparent", "submitted_at", "run_at", "delay_s"}
-"""Fields of a task that the task which goes on with it does not take over."""
 
 
 class Answers:

@@ -182,8 +182,6 @@ NEW: dict = {"input": {"said": []}}
 LIMA = call("weather", place="Lima")
 APPROVE = call("approve", amount=7)
 
-APPROVAL = HumanInTheLoopMiddleware(interrupt_on={"weather": True})
-
 CASES: dict[str, Case] = {
     "react agent": Case(react([weather], asks_for(LIMA), DONE), [HELLO, {"input": {"messages": "And Rome?"}}]),
     "react agent without a tool call": Case(react([weather], DONE), [HELLO]),
