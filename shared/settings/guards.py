@@ -53,7 +53,7 @@ class PaceSettings(Settings):
 
 
 class BudgetSettings(Settings):
-    """The fleet's limits on tokens and money. `none`: no limit. After its first call `producer budget` changes them."""
+    """The fleet's limits on tokens and money. `none`: no limit. Later `langgraph-producer budget` changes them."""
 
     model_config = SettingsConfigDict(env_prefix="LGRQ_BUDGET_")
 

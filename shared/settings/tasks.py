@@ -53,7 +53,7 @@ class QueueSettings(Settings):
 
 
 class TaskSettings(Settings):
-    """What is refused at the door, and how large a result may be."""
+    """Largest inputs and results, and what else a task may not exceed."""
 
     input_bytes: int = Field(DEFAULT_LIMITS.input_bytes, ge=1, description="largest input of a task")
     input_depth: int = Field(32, ge=1, le=100, description="deepest nesting of a task's input")

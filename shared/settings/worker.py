@@ -58,7 +58,7 @@ class WorkerSettings(Settings):
     error_detail: str = Field(
         "frames",
         pattern="^(class|message|frames)$",
-        description="what is told of an exception that ends a task: class, message, or frames as well",
+        description="what is recorded of an exception that ends a task: class, message, or frames as well",
     )
     node_cache_ttl_s: float = Field(
         86_400.0,

@@ -62,7 +62,7 @@ _RUN: dict[str, tuple[Any, ...]] = {
     "strict_resume": (True,),
 }
 _ASSISTANT = {"assistant_id": "chat"}
-_BETTER_RUN = "it is neither lost nor paid twice when its worker dies; budgets and breakers hold for it"
+_BETTER_RUN = "it outlives its worker and goes on from its last checkpoint; budgets and breakers hold for it"
 _BETTER_STREAM = "it can be joined again from any event, at any gateway, also after a worker or a gateway died"
 
 _SEARCHED_THREADS: dict[str, tuple[Any, ...]] = {
