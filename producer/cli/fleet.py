@@ -69,6 +69,6 @@ def _show(fleet: Fleet) -> RenderableType:
     for queue in fleet.queues:
         queues.add_row(queue.name, str(queue.runnable))
     totals = f"{fleet.pending} pending, {fleet.delayed} delayed, {fleet.in_flight} in flight"
-    turns = Text("A queue lists one task per user as runnable; the others wait for their user's turn.", style="dim")
+    turns = Text("Runnable counts one task of each user; the others wait for their user's turn.", style="dim")
     shown = workers if fleet.workers else Text("no worker is alive", style="red")
     return Group(shown, Text(), queues, Text(), Text(totals, style="bold"), turns)
