@@ -22,53 +22,13 @@ from langgraph_rq import (
     UnknownTaskError,
     WaitTimeoutError,
 )
-from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.connections.clients import open_sync
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
-from langgraph_rq.shared.queue.attempts import claim_call, finish_call
-from langgraph_rq.shared.queue.keys import graph_list
-from langgraph_rq.shared.queue.upkeep import renew_call
-from langgraph_rq.shared.queue.verbs import QueueTimes
-from langgraph_rq.shared.results import TaskResult
 from langgraph_rq.shared.settings import QueueSettings, TaskSettings
-from langgraph_rq.shared.tasks import Priority
 from langgraph_rq.shared.telemetry import logs
+from tests.producer.client.played_worker import Worker
 from tests.waiting import until_sync
 
-TIMES = QueueTimes()
-QUEUES = [priority.queue("agent_tasks") for priority in Priority]
 AWAY = "redis://ann:hunter2@127.0.0.1:1/0"
-
-
-class Worker:
-    """Takes tasks and ends them, without running anything."""
-
-    def __init__(self, redis_url: str) -> None:
-        self.redis = open_sync(redis_url)
-
-    def join(self, *graphs: str) -> None:
-        scripts.run_sync(
-            self.redis, renew_call("w", 60_000, QUEUES, dict.fromkeys(graphs or ["assistant"], "{}"), join=True)
-        )
-
-    def end_one(self, state: State = State.SUCCESS) -> str:
-        self.join()
-        (task,) = scripts.run_sync(self.redis, claim_call("w", 1, QUEUES, graph_list(["assistant"]), TIMES)).tasks
-        now = datetime.now(UTC)
-        metadata = {"graph": "assistant", "attempts": 1, "queued_ms": 0, "run_ms": 0, "worker": "w"}
-        instants = dict.fromkeys(("submitted_at", "started_at", "ended_at"), now)
-        result = TaskResult.model_validate({"task_id": task.id, "status": state, "metadata": metadata, **instants})
-        scripts.run_sync(
-            self.redis, finish_call(task, "w", state, result.model_dump_json(by_alias=True).encode(), TIMES)
-        )
-        return task.id
-
-
-@pytest.fixture
-def worker(redis_url):
-    worker = Worker(redis_url)
-    yield worker
-    worker.redis.close()
 
 
 def test_submit_answers_with_an_id_that_nobody_can_guess(client):

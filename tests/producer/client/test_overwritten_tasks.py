@@ -10,7 +10,6 @@ from langgraph_rq.producer.client.transport import event_feed
 from langgraph_rq.shared.errors import TaskConflictError, UnreadableTaskError
 from tests.odd_data import PLANT, plant
 from tests.producer.client.test_both_clients import sync_client
-from tests.producer.client.test_client import Worker
 from tests.waiting import until_sync
 
 TYPES = [kind for kind in PLANT if kind != "hash"]
@@ -20,13 +19,6 @@ TYPES = [kind for kind in PLANT if kind != "hash"]
 async def client(redis_url, request):
     async with request.param(redis_url) as client:
         yield client
-
-
-@pytest.fixture
-def worker(redis_url):
-    worker = Worker(redis_url)
-    yield worker
-    worker.redis.close()
 
 
 async def submitted(client, *ids) -> None:

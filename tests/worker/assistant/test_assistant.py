@@ -25,7 +25,7 @@ from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
 from langgraph_rq.worker.task.result import usage_of
 from tests.breakers import Breakers
 from tests.budget import Budget
-from tests.fleet import PRICING, worker
+from tests.fleet import PRICING, ended, worker
 from tests.waiting import until
 
 SIMPLE = "What is 2 + 2?"
@@ -303,13 +303,9 @@ async def test_empty_answers_are_no_answers(guards):
     assert output["task_error"]["message"] == "no model could answer: its answer was empty"
 
 
-async def result_of(client, task_id):
-    return await asyncio.to_thread(client.wait, task_id, 20)
-
-
 async def test_result_of_a_worker_holds_answer_and_metadata(llm, redis_url, client):
     async with graph() as builder, worker(redis_url, {"assistant": builder.compile()}):
-        result = await result_of(client, client.submit({"query": MEDIUM}).task_id)
+        result = await ended(client, client.submit({"query": MEDIUM}).task_id)
     metadata = result.metadata
     assert (result.status, metadata.model, metadata.complexity) == (State.SUCCESS, "gpt-4o", "medium")
     assert (metadata.fallback_used, metadata.downgraded) == (False, False)
@@ -319,7 +315,7 @@ async def test_result_of_a_worker_holds_answer_and_metadata(llm, redis_url, clie
 async def test_result_of_a_spent_budget_is_budget_exceeded(llm, redis_url, client):
     budget = BudgetLimits(daily_tokens=100)
     async with graph() as builder, worker(redis_url, {"assistant": builder.compile()}, budget=budget):
-        result = await result_of(client, client.submit({"query": MEDIUM}).task_id)
+        result = await ended(client, client.submit({"query": MEDIUM}).task_id)
     assert (result.status, result.error.type) == (State.ERROR, "budget_exceeded")
     assert result.error.message.startswith("daily token budget spent: 0 of 100 used")
     assert llm.calls() == []
@@ -328,7 +324,7 @@ async def test_result_of_a_spent_budget_is_budget_exceeded(llm, redis_url, clien
 async def test_result_of_an_outage_is_the_apology_beside_the_error(llm, redis_url, client):
     llm.set_faults([{"fault": "500"}])
     async with graph() as builder, worker(redis_url, {"assistant": builder.compile()}):
-        result = await result_of(client, client.submit({"query": MEDIUM}).task_id)
+        result = await ended(client, client.submit({"query": MEDIUM}).task_id)
     assert (result.status, result.error.type) == (State.ERROR, "provider_unavailable")
     assert result.result["answer"].startswith("I am sorry")
     assert result.metadata.model is None
@@ -343,5 +339,5 @@ async def test_task_that_no_model_may_serve_runs_when_the_breaker_lets_one_throu
         for model in ("gpt-4o", "gpt-4o-mini"):
             await Breakers(aredis, BreakerLimits()).reset(f"openai/{model}")
             await scripts.run(aredis, wake_call([f"breaker:openai/{model}"]))
-        result = await result_of(client, task_id)
+        result = await ended(client, task_id)
     assert (result.status, result.metadata.attempts) == (State.SUCCESS, 1)

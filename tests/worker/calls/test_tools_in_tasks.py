@@ -14,13 +14,9 @@ from langgraph_rq.shared.tasks import State
 from langgraph_rq.worker.calls.tools import guarded
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 from langgraph_rq.worker.guards.refusals import ToolError
-from tests.fleet import one_node_graph, worker
+from tests.fleet import ended, one_node_graph, worker
 
 LIMITS = BreakerLimits(failure_threshold=2, window_s=0)
-
-
-async def result_of(client, task_id):
-    return await asyncio.to_thread(client.wait, task_id, 20)
 
 
 @guarded("search")
@@ -51,7 +47,7 @@ async def careful_node(_state: dict) -> dict:
 @pytest.mark.parametrize("node", [search_node, sync_search_node])
 async def test_task_ends_as_tool_error_when_its_graph_does_not_handle_the_failure(node, redis_url, client):
     async with worker(redis_url, {"g": one_node_graph(node)}):
-        result = await result_of(client, client.submit({}, graph="g").task_id)
+        result = await ended(client, client.submit({}, graph="g").task_id)
     assert (result.status, result.error.type) == (State.ERROR, "tool_error")
     assert result.error.message == "search: ConnectError"
 
@@ -59,14 +55,14 @@ async def test_task_ends_as_tool_error_when_its_graph_does_not_handle_the_failur
 async def test_task_says_when_a_refused_service_may_be_called_again(redis_url, client):
     async with worker(redis_url, {"g": one_node_graph(search_node)}, breaker=LIMITS):
         for _ in range(LIMITS.failure_threshold):
-            await result_of(client, client.submit({}, graph="g").task_id)
-        result = await result_of(client, client.submit({}, graph="g").task_id)
+            await ended(client, client.submit({}, graph="g").task_id)
+        result = await ended(client, client.submit({}, graph="g").task_id)
     assert (result.error.type, 0 < result.error.retry_after_s <= 33) == ("tool_error", True)
 
 
 async def test_graph_may_go_on_without_the_service(redis_url, client):
     async with worker(redis_url, {"g": one_node_graph(careful_node)}):
-        result = await result_of(client, client.submit({}, graph="g").task_id)
+        result = await ended(client, client.submit({}, graph="g").task_id)
     assert (result.status, result.result) == (State.SUCCESS, {"found": "search: ConnectError"})
 
 
@@ -87,7 +83,7 @@ async def test_cancelled_task_starts_no_call(redis_url, client, redis_client):
         await is_running.wait()
         redis_client.hset(f"agent:task:{task_id}", "cancel", 1)
         go_on.set()
-        result = await result_of(client, task_id)
+        result = await ended(client, task_id)
     assert (result.status, called) == (State.CANCELLED, [])
 
 
@@ -100,7 +96,7 @@ async def test_interrupt_inside_a_guarded_tool_interrupts_the_task(redis_url, cl
         return {"found": await search()}
 
     async with worker(redis_url, {"g": one_node_graph(node)}, checkpoints=True):
-        result = await result_of(client, client.submit({}, graph="g").task_id)
+        result = await ended(client, client.submit({}, graph="g").task_id)
     assert result.status is State.INTERRUPTED
 
 
@@ -117,6 +113,6 @@ async def test_agent_whose_tool_fails_ends_as_tool_error(redis_url, client, monk
         agent = create_agent(model, [weather])
         async with worker(redis_url, {"agent": agent}):
             question = {"messages": [{"role": "user", "content": "Use weather for Paris"}]}
-            result = await result_of(client, client.submit(question, graph="agent").task_id)
+            result = await ended(client, client.submit(question, graph="agent").task_id)
     assert (result.status, result.error.type) == (State.ERROR, "tool_error")
     assert result.error.message == "weather: HTTPStatusError (HTTP 503)"

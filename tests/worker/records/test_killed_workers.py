@@ -4,7 +4,6 @@ import pytest
 
 from langgraph_rq import Client
 from langgraph_rq.shared.tasks import State
-from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 from tests.installation import ROOT, start_worker
 from tests.model_calls import billed, counted
 
@@ -12,12 +11,6 @@ CONFIG = ROOT / "tests/projects/journaled/langgraph.json"
 WAIT_S = 60
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def server():
-    with OfflineLLM() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
