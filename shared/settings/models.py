@@ -24,7 +24,7 @@ class CallSettings(Settings):
 
     attempts: int = Field(3, ge=1, le=20, description="tries per model, the first included")
     timeout_s: float = Field(60.0, gt=0, description="give up on one try after this time")
-    longest_wait_s: float = Field(2.0, ge=0, description="who would have to wait longer goes to the next model")
+    longest_wait_s: float = Field(2.0, ge=0, description="a call that would wait longer goes to the next model")
 
 
 class AssistantSettings(Settings):

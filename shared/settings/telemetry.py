@@ -17,14 +17,16 @@ class TelemetrySettings(Settings):
     )
     metrics_host: str = Field("0.0.0.0", description="the address that this port is on")  # noqa: S104 - Prometheus is elsewhere
     audit_key: SecretStr | None = Field(
-        None, description="signs the audit log, 32 characters or more; without it there is none"
+        None, description="signs the audit log, 32 characters or more; without it there is no audit log"
     )
     audit_worker_key: SecretStr | None = Field(
         None, description="signs the workers' part of the audit log and its anchors; not for producers"
     )
     audit_days: int = Field(90, ge=1, le=3_650, description="keep the audit log this long")
     alert_webhook_url: SecretStr | None = Field(None, description="budget alerts are posted here, over https only")
-    alert_webhook_hosts: list[str] = Field(default_factory=list, description="hosts that it may be on, as JSON")
+    alert_webhook_hosts: list[str] = Field(
+        default_factory=list, description="hosts that the webhook may be on, as JSON"
+    )
     alert_webhook_key: SecretStr | None = Field(None, description="signs what is posted")
 
     @model_validator(mode="after")

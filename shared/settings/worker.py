@@ -54,7 +54,9 @@ class WorkerSettings(Settings):
     thread_keep: int = Field(
         100, ge=0, description="keep so many of the newest checkpoints of a thread and namespace; 0: all"
     )
-    checkpoint_ttl_s: float = Field(60.0, gt=0, description="likewise of a task without thread, after its success")
+    checkpoint_ttl_s: float = Field(
+        60.0, gt=0, description="keep the checkpoints of a task without thread this long after its success"
+    )
     error_detail: str = Field(
         "frames",
         pattern="^(class|message|frames)$",
