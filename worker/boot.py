@@ -1,7 +1,6 @@
 """Worker processes from their start to their end: check Redis, open the context, serve, exit."""
 
 import asyncio
-import gc
 import os
 import signal
 import sys
@@ -19,6 +18,7 @@ from langgraph_rq.shared import terminal
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.shared.connections.connect_errors import explain_connect_error
 from langgraph_rq.shared.errors import LanggraphRqError, RedisUnavailableError, SettingsError
+from langgraph_rq.shared.garbage_collection import tune_garbage_collection
 from langgraph_rq.shared.settings import RedactionSettings, RedisSettings, WorkerSettings, load, mask_url
 from langgraph_rq.shared.telemetry.logs import configure, get_logger
 from langgraph_rq.worker.context import BUILT_IN, config_path, open_context
@@ -38,9 +38,6 @@ _STUCK = 1
 
 _LEAVE_S = 1.0
 """An idle thread ends at once when its pool is shut down; a thread that takes longer is blocked in a node."""
-
-_GC_THRESHOLD = 20_000
-"""New objects between two collections of the youngest generation; Python's own default is 700."""
 
 _log = get_logger(__name__)
 
@@ -105,19 +102,6 @@ async def serve(
             await worker.run(burst=burst)
     nodes.shutdown(wait=False, cancel_futures=True)
     return _STUCK if worker.has_stuck_threads else 0
-
-
-def tune_garbage_collection() -> None:
-    """Exempt imported modules from garbage collection, and collect new objects less often.
-
-    Modules live as long as the process; scanning them takes a third of the CPU of a task without model calls. Tasks
-    leave few reference cycles; with Python's threshold of 700, scanning for them takes a tenth of the CPU of a task
-    with model calls. With this threshold the longest pause is half as long, and a worker whose tasks each fail with a
-    megabyte of state keeps 60 MB more.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_GC_THRESHOLD)
 
 
 async def _check(redis: Redis, url: str, *, accept_unsafe: bool, replicas: int) -> None:

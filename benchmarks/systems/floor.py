@@ -18,7 +18,7 @@ import uvloop
 
 from benchmarks.systems.graphs.workloads import Work, noop, w, w0
 from langgraph_rq.shared.connections.clients import open_async
-from langgraph_rq.worker.boot import tune_garbage_collection
+from langgraph_rq.shared.garbage_collection import tune_garbage_collection
 from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
 
 

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from langgraph_rq.producer.client.transport.event_feed import READERS
 from langgraph_rq.producer.gateway.app import create_app
 from langgraph_rq.producer.gateway.connections import Connections, affordable, new_loop
+from langgraph_rq.shared.garbage_collection import tune_garbage_collection
 from langgraph_rq.shared.settings import GatewaySettings, RedactionSettings, RedisSettings, load, refuse_taken_port
 from langgraph_rq.shared.telemetry.logs import configure
 from langgraph_rq.shared.telemetry.tracer_provider import exported_spans
@@ -39,6 +40,7 @@ def serve(settings: GatewaySettings, redis_url: str | None = None) -> None:
     # uvicorn ends gracefully, then raises the signal again for the handler before its own.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit)
+    tune_garbage_collection()
     with exported_spans():
         GatewayServer(config).run()
 
