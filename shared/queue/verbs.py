@@ -140,13 +140,17 @@ def missing_worker_call(task_id: str, now_ms: int | str = NOW) -> Call[str | Non
     return Call(load_script("shared/queue/scripts/missing_worker"), [task_hash(task_id)], [now_ms], read_missing)
 
 
-def await_ends_call(task_ids: Sequence[str], reader: str) -> Call[list[str]]:
+def await_ends_call(task_ids: Sequence[str], reader: str) -> Call[dict[str, bytes | None]]:
     """Ask that the ends of up to `MOST_AWAITED` tasks are pushed to the list of `reader` in the next `AWAITED_MS`.
 
-    Answers the tasks that have a result already.
+    Answers the tasks that have a result already; of one that is asked for alone, with the result.
     """
     script = load_script("shared/queue/scripts/await_ends")
-    return Call(script, [], [reader, AWAITED_MS, *task_ids], lambda reply: [task_id.decode() for task_id in reply])
+    return Call(script, [], [reader, AWAITED_MS, *task_ids], _read_ended)
+
+
+def _read_ended(reply: Sequence[bytes]) -> dict[str, bytes | None]:
+    return {task_id.decode(): document or None for task_id, document in zip(reply[::2], reply[1::2], strict=True)}
 
 
 def cancel_call(

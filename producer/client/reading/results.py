@@ -113,7 +113,7 @@ class Results:
         """Yield the tasks that are to be looked at, until none is `pending`. Raises WaitTimeoutError."""
         give_up_at = _instant_in(timeout_s)
         ended = await self._await_ends(pending, watch.reader)
-        yield dict.fromkeys(ended if are_new and ended is not None else pending)
+        yield ended if are_new and ended is not None else {**dict.fromkeys(pending), **(ended or {})}
         while pending:
             longest_s = _POLL_S if ended is None else LOOK_AGAIN_S
             left_s = longest_s if give_up_at is None else min(give_up_at - time.monotonic(), longest_s)
@@ -122,9 +122,9 @@ class Results:
             told = await watch.next(left_s)
             if told is None:
                 ended = await self._await_ends(pending, watch.reader)
-            yield told or dict.fromkeys(pending)
+            yield told or {**dict.fromkeys(pending), **(ended or {})}
 
-    async def _await_ends(self, keys: Iterable[str], reader: str) -> list[str] | None:
+    async def _await_ends(self, keys: Iterable[str], reader: str) -> Told | None:
         """Ask that the ends of tasks are told from now on; answers those that have ended.
 
         None: this Redis tells nobody, because no worker has loaded the script yet, or its users are of an earlier
@@ -137,7 +137,7 @@ class Results:
             return None
         if any(isinstance(reply, Exception) for reply in replies):
             return None
-        return [key for reply in replies for key in reply]
+        return {key: document for reply in replies for key, document in reply.items()}
 
     async def _look(
         self, told: Told, ids: Mapping[str, str], problems: list[_Problem]

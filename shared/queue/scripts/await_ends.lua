@@ -4,7 +4,7 @@
 -- ARGV[1] reader
 -- ARGV[2] how long (ms): who waits longer asks again
 -- ARGV from the 3rd on: ids, at most 200
--- Returns the ids of those that have a result already
+-- Returns an id and its result for each that has one already; the result is empty where several are asked for
 local reader, wait_ms = ARGV[1], ARGV[2]
 
 local ended = {}
@@ -12,6 +12,7 @@ for i = 3, #ARGV do
   local id = ARGV[i]
   if redis.call('EXISTS', 'agent:result:' .. id) == 1 then
     ended[#ended + 1] = id
+    ended[#ended + 1] = #ARGV == 3 and redis.call('GET', 'agent:result:' .. id) or ''
   else
     local awaited_key = 'agent:awaited:' .. id
     redis.call('SADD', awaited_key, reader)
