@@ -1,6 +1,7 @@
 """LangGraph's stock SDK runs graphs through our gateway: it waits, streams, comes back, asks, forks and cancels."""
 
 import asyncio
+import json
 from contextlib import aclosing
 
 import httpx
@@ -285,6 +286,8 @@ async def test_threads_of_two_tenants_with_one_id_are_two(redis_url, redis_clien
             assert await two.threads.count(metadata={"of": "acme"}) == 0
             (found,) = await one.threads.search()
             assert found["values"]["value"] == 20
+            seen = [found, *await one.threads.get_history(found["thread_id"]), *await one.runs.list(found["thread_id"])]
+            assert "acme--" not in json.dumps(seen)  # the names under which Redis has them
 
 
 async def test_rows_of_another_type_are_replaced_and_keep_no_task_from_running(redis_url, redis_client):

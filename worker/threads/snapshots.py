@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from langgraph.types import PregelTask, StateSnapshot
+from langgraph.types import Interrupt, PregelTask, StateSnapshot
 
 _SHOWN = ("checkpoint_id", "thread_id", "checkpoint_ns", "checkpoint_map")
 
@@ -20,6 +20,8 @@ def thread_state(snapshot: StateSnapshot, thread_id: str) -> dict[str, Any]:
     metadata: dict[str, Any] | None = dict(snapshot.metadata) if snapshot.metadata is not None else None
     if metadata is not None:
         metadata["thread_id"] = thread_id
+        if isinstance(task_id := metadata.get("task_id"), str):
+            metadata["task_id"] = task_id.rpartition("--")[2]
     return {
         "values": snapshot.values,
         "next": list(snapshot.next),
@@ -50,7 +52,13 @@ def _task(task: PregelTask, thread_id: str) -> dict[str, Any]:
 
 
 def _interrupts(task: PregelTask) -> list[dict[str, Any]]:
-    return [{"id": one.id, "value": one.value} for one in task.interrupts]
+    return [_interrupt(one) for one in task.interrupts]
+
+
+def _interrupt(asked: Interrupt) -> dict[str, Any]:
+    """Write a question, with the schema of its answer if the node gave one."""
+    schema = {} if asked.response_schema is None else {"response_schema": asked.response_schema}
+    return {"id": asked.id, "value": asked.value, **schema}
 
 
 def _checkpoint(config: Mapping[str, Any] | None, thread_id: str) -> dict[str, Any] | None:
