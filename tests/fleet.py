@@ -79,7 +79,7 @@ async def worker(
     times = times or QueueTimes(lease_ms=2_000)
     async with open_async(redis_url) as client, open_async(redis_url) as saved:
         if checkpoints:
-            checkpointer = ThreadSaver(saved, serializer=serializer, token=token_of)
+            checkpointer = ThreadSaver(saved, serializer=serializer, token=token_of, is_beside_tasks=True)
         if checkpointer:
             for graph in graphs.values():
                 checkpointer.serde.allow(state_types(graph))

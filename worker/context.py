@@ -102,7 +102,8 @@ async def open_context(
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(open_async(url, connections=redis.redis_connections))
         saved = await stack.enter_async_context(open_async(checkpoint_url, connections=redis.redis_connections))
-        place = Place(settings, state, saved, checkpoint_url, config, serializer, is_fenced)
+        beside = checkpoint_url == url
+        place = Place(settings, state, saved, checkpoint_url, config, serializer, is_fenced, is_beside_tasks=beside)
         checkpointer, store = await stack.enter_async_context(open_backend(place))
         brought = await open_project_state(config, stack, is_fenced, keeps_checkpoints=settings.checkpoints)
         serializer.allow(named_types(state.types))

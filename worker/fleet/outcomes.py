@@ -11,6 +11,7 @@ from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.state.checkpointer import Checkpointer
 from langgraph_rq.worker.state.outages import CheckpointFencedError, CheckpointOutageError
+from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
 from langgraph_rq.worker.task.attempt import Attempt, error_of
 from langgraph_rq.worker.task.commits import commit_batcher
 from langgraph_rq.worker.task.result import Ended
@@ -61,11 +62,9 @@ class OutcomeWriter:
         checkpointer = checkpointer or self._context.checkpointer
         if checkpointer is None:
             return
-        is_done = state is State.SUCCESS
-        ttl_s = self._checkpoint_ttl_s if is_done else self._context.times.kept_ms(state) / 1000
         for thread in threads:
             try:
-                await checkpointer.expire_thread(thread, ttl_s)
+                await checkpointer.expire_thread(thread, self._kept_ms(state) / 1000)
             except (RedisError, CheckpointOutageError, CheckpointFencedError) as error:  # their longer TTL stays
                 _log.warning("checkpoints.not_expired", error=str(error))
 
@@ -120,7 +119,7 @@ class OutcomeWriter:
             return
         attempt.log_end(ended)
         attempt.end(error_of(ended))
-        if ended.spent_thread:
+        if ended.spent_thread and not _expires_with_its_task(attempt):
             await self.expire_checkpoints([ended.spent_thread], ended.state, attempt.context.checkpointer)
 
     async def _commit(self, attempt: Attempt, ended: Ended, *, is_rolled_back: bool = False) -> Finished:
@@ -136,6 +135,8 @@ class OutcomeWriter:
             run_s=ended.run_s,
             question=ended.question,
             is_rolled_back=is_rolled_back,
+            spent_thread=(_expires_with_its_task(attempt) and ended.spent_thread) or "",
+            spent_ms=self._kept_ms(ended.state),
         )
         try:
             return await self._commits.run(call)
@@ -143,9 +144,19 @@ class OutcomeWriter:
             self._commits.send(attempt.fenced_call())
             raise
 
+    def _kept_ms(self, state: State) -> int:
+        is_done = state is State.SUCCESS
+        return round(self._checkpoint_ttl_s * 1000) if is_done else self._context.times.kept_ms(state)
+
     def _send_audit_entry(self, attempt: Attempt, ended: Ended) -> None:
         """Send the audit entry in the round trip of the commit."""
         try:
             self._commits.send(attempt.audit_call(ended))
         except Exception as error:  # a record that cannot be made must not keep its task from ending
             _log.warning("record.refused", error=type(error).__name__)
+
+
+def _expires_with_its_task(attempt: Attempt) -> bool:
+    """Whether the script that ends a task can expire its checkpoints."""
+    checkpointer = attempt.context.checkpointer
+    return isinstance(checkpointer, ThreadSaver) and checkpointer.is_beside_tasks

@@ -37,6 +37,7 @@ class Place:
         config: What langgraph.json says about the store.
         serializer: Writes and reads values.
         is_fenced: Whether this worker has lost its tasks, so that nothing may be written.
+        is_beside_tasks: Whether that Redis is the one of the queue.
     """
 
     settings: WorkerSettings
@@ -46,6 +47,7 @@ class Place:
     config: LanggraphJson
     serializer: StateSerializer
     is_fenced: Callable[[], bool]
+    is_beside_tasks: bool = False
 
 
 @asynccontextmanager
@@ -78,6 +80,7 @@ async def _open_redis(place: Place, stack: AsyncExitStack) -> tuple[Checkpointer
         keep=settings.thread_keep,
         is_fenced=place.is_fenced,
         token=token_of,
+        is_beside_tasks=place.is_beside_tasks,
     )
     return (saver if settings.checkpoints else None), await _open_store(place, stack)
 

@@ -40,7 +40,9 @@
 -- ARGV[16] how long deadlines stand still for a question (ms)
 -- ARGV[17] type of its error, empty for none
 -- ARGV[18] 1 if what the task has written to its thread is removed, else 0
--- ARGV[19] now (ms) in tests, else empty
+-- ARGV[19] thread of its own whose checkpoints, if they are in this Redis, are not needed any more; empty for none
+-- ARGV[20] how long they are kept (ms)
+-- ARGV[21] now (ms) in tests, else empty
 -- Returns 1 written | 2 already written by this very attempt (its reply was lost) | 0 fenced off | 3 the task is to be
 --   rolled back: the caller removes what it has written first
 local task_key, result_key, events_key, own_key, open_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -49,7 +51,8 @@ local id, epoch, worker, state, result = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARG
 local result_ms, events_ms, window_ms = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local rq_status, rq_failure, now_iso, run_s = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
 local emptied_data, rq_result, question, still_ms = ARGV[13], ARGV[14], ARGV[15], tonumber(ARGV[16])
-local error_type, is_rolled_back, now_ms = ARGV[17], ARGV[18] == '1', clock(ARGV[19])
+local error_type, is_rolled_back, own_thread, own_thread_ms = ARGV[17], ARGV[18] == '1', ARGV[19], ARGV[20]
+local now_ms = clock(ARGV[21])
 
 local is_owner, task, known_state = fence(task_key, epoch, worker, 'thread', 'queue', 'result_ms', 'failure_ms', 'digest',
   'run', 'cancel', unpack(RECORDED))
@@ -87,6 +90,8 @@ if thread and is_rolled_back then
   expire_state(thread, unlist_run(id, thread, tenant_of(thread), now_ms))
 elseif thread then
   expire_state(thread, list_end(thread, tenant_of(thread), state, accepted_ms, now_ms))
+elseif own_thread ~= '' then
+  expire_state(own_thread, own_thread_ms)
 end
 local kept_data = emptied_data ~= '' and #emptied_data or (task_bytes(job_key))
 discharge(id, #result + #rq_result + kept_data, result_ms, now_ms)

@@ -16,23 +16,25 @@ from tests.chaos.testbed.fork_server import STUCK_S
 from tests.chaos.testbed.graphs import BLOCK_S, FLAKY, LAST_S, NODES, SINGLE
 from tests.chaos.testbed.stage import WorkerProcess, wait
 
-SAVER = ("begin", "save", "expire_thread")
 LIFE = (
     "after-queue_claim",  # before it, it is not known which tasks the process will own
     *(f"{when}-{node}" for node in ("one", "three", "four") for when in ("before", "after")),
     *(f"{when}-{script}" for script in ("guards_admit", "guards_settle") for when in ("before", "after")),
-    *(f"{when}-saver_{script}" for script in SAVER for when in ("before", "after")),
+    "before-saver_save",
+    "after-saver_save",
     "before-queue_finish",
     "after-queue_finish",
 )
 """The points of a task's life."""
+THREAD = tuple(f"{when}-saver_begin" for when in ("before", "after"))
+"""Those of a task of a thread besides; the first write to a thread of its own begins it."""
 LEASE = tuple(f"{when}-queue_{verb}" for verb in ("renew", "reap", "sweep") for when in ("before", "after"))
 _FLAKY = {"graph": "flaky", "max_attempts": 3}
 RELEASE = tuple(f"{when}-queue_release" for when in ("before", "after"))
 FEW = {"after-queue_claim", "after-three", "after-guards_settle", "before-saver_save", "before-queue_finish"}
-FEW |= {"after-queue_finish", "after-queue_renew", "after-queue_release"}
+FEW |= {"after-saver_begin", "after-queue_finish", "after-queue_renew", "after-queue_release"}
 """The points of a small run."""
-FREE = {"after-queue_finish", "before-saver_expire_thread", "after-saver_expire_thread", "before-queue_finish"}
+FREE = {"after-queue_finish", "before-queue_finish"}
 """Points behind the last checkpoint: from there on nothing is paid again."""
 
 _BLOCKED_DEADLINE_S = 60.0
@@ -106,7 +108,9 @@ def kill_at_each_point(run: Run) -> Verdict:
     """C7: a process is killed at each point of its task's life, one task at a time."""
     run.reaper()
     replacer = _fleet(run, 6, 1)
-    for points, fields in ((LIFE, {"graph": "chain"}), (LEASE, {"graph": "slow"}), (RELEASE, _FLAKY)):
+    thread = {"graph": "chain", "thread_id": "c7"}
+    groups = ((LIFE, {"graph": "chain"}), (THREAD, thread), (LEASE, {"graph": "slow"}), (RELEASE, _FLAKY))
+    for points, fields in groups:
         chosen = [point for point in points if run.size.is_full or point in FEW]
         run.submit([f"die-{point}-1" for point in chosen], **fields)
     run.wait_until_ended(replacer)

@@ -151,7 +151,9 @@ def _swept(_call: scripts.Call[Any], reply: Swept, _asked_at: float) -> None:
 
 
 def _save(_call: scripts.Call[Any], reply: Any, _asked_at: float) -> None:
-    _saved(is_checkpoint=len(reply) > 1, is_refused=reply[0] == 0)
+    is_accepted, *checkpoints = reply
+    for _ in checkpoints or [None]:
+        _saved(is_checkpoint=bool(checkpoints), is_refused=not is_accepted)
 
 
 def _saved(*, is_checkpoint: bool, is_refused: bool) -> None:

@@ -7,7 +7,7 @@ import pytest
 from langgraph.graph import END, START, StateGraph
 from redis import Redis
 
-from langgraph_rq import Client
+from langgraph_rq import AsyncClient, Client
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.keys import OPEN
 from langgraph_rq.shared.queue.verbs import QueueTimes, cancel_call, submit_call
@@ -96,3 +96,12 @@ async def test_checkpoints_of_a_task_that_is_cancelled_while_it_waits_go_once_it
             key = f"agent:thread_index:TASK--{task_id}"
             assert redis.ttl(key) > 86_400
             await until(lambda: 0 < redis.ttl(key) <= 86_400, 30)
+
+
+async def test_checkpoints_of_a_task_without_thread_have_a_minute_left_once_its_success_is_seen(redis_url, redis):
+    graph = StateGraph(Done).add_node("only", lambda _state: {"done": True}).add_edge(START, "only").compile()
+    async with worker(redis_url, {"g": graph}, checkpoints=True), AsyncClient(redis_url) as client:
+        receipt = await client.submit({"done": False}, graph="g")
+        await client.wait(receipt.task_id, timeout_s=30)
+    keys = [f"agent:thread_{what}:TASK--{receipt.task_id}" for what in ("state", "index")]
+    assert [0 < redis.ttl(key) <= 60 for key in keys] == [True, True]

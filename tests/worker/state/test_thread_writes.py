@@ -37,32 +37,60 @@ async def counted(plain):
     return saver, count
 
 
-async def put(saver, channels=None, new=None):
+async def put(saver, channels=None, new=None, **metadata):
     checkpoint = {
         **empty_checkpoint(),
         "channel_values": channels or {},
         "channel_versions": dict.fromkeys(channels or (), 1),
     }
-    return await saver.aput(thread(checkpoint_ns=""), checkpoint, {}, new or {})
+    return await saver.aput(thread(checkpoint_ns=""), checkpoint, metadata, new or {})
 
 
 async def writes_of(saver, config):
     return [value for _, _, value in (await saver.aget_tuple(config)).pending_writes]
 
 
-async def test_checkpoints_of_three_nodes_take_a_script_each_and_one_to_begin(counted):
+async def test_checkpoints_of_three_nodes_take_few_scripts(counted):
     saver, count = counted
     graph = chain(step("one"), step("two"), step("three")).compile(checkpointer=saver)
-
-    async def run():
-        await saver.begin("t")
-        await graph.ainvoke({"steps": []}, thread(), durability="sync")
-
-    _, scripts = await count(run())
+    saver.begin_new("t")
+    _, scripts = await count(graph.ainvoke({"steps": []}, thread(), durability="sync"))
     found = [one async for one in saver.alist(thread())]
-    assert len(found) == 5
+    assert [one.metadata["source"] for one in found] == ["loop"] * 4 + ["input"]
     assert sum(len({task for task, *_ in one.pending_writes}) for one in found) == 4
-    assert scripts <= 1 + 5
+    assert scripts <= 5
+
+
+async def test_thread_of_a_task_of_the_same_id_is_not_taken_for_a_new_one(counted, plain):
+    saver, _count = counted
+    await saver.begin("t")
+    await put(saver)
+    later = ThreadSaver(plain, token=lambda _thread: TOKEN + 1)
+    later.begin_new("t")
+    with pytest.raises(CheckpointFencedError):
+        await chain(step("one")).compile(checkpointer=later).ainvoke({"steps": []}, thread(), durability="sync")
+    assert len([one async for one in saver.alist(thread())]) == 1
+
+
+async def test_checkpoint_of_an_input_is_saved_before_the_write_that_follows_has_returned(counted, plain):
+    saver, _count = counted
+    config = await put(saver, source="input")
+    await saver.aput_writes(config, [("a", 1)], "task")
+    assert (await ThreadSaver(plain).aget_tuple(thread())).config == config
+
+
+async def test_input_that_a_later_task_has_barred_refuses_the_write_that_follows(counted, plain):
+    saver, _count = counted
+    await put(saver)
+    await ThreadSaver(plain, token=lambda _thread: TOKEN + 1).begin("t")
+    config = await put(saver, source="input")
+    with pytest.raises(CheckpointFencedError):
+        await saver.aput_writes(config, [("a", 1)], "task")
+
+
+async def test_checkpoint_of_an_input_without_a_task_is_saved_when_it_returns(plain):
+    config = await put(ThreadSaver(plain), source="input")
+    assert (await ThreadSaver(plain).aget_tuple(thread())).config == config
 
 
 async def test_writes_of_a_wide_step_share_scripts(counted):

@@ -16,10 +16,11 @@ writes carry it, and one with a lower token than was seen is refused: it comes f
 caller that runs no task, such as an operation on a thread at rest, has no token and is not compared.
 """
 
+import asyncio
 import os
 import random
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -36,6 +37,7 @@ from langgraph.checkpoint.base import (
 )
 from redis.asyncio import Redis as AsyncRedis
 
+from langgraph_rq.shared.connections.background import BackgroundTasks
 from langgraph_rq.worker.guards.task_guard import current_task
 from langgraph_rq.worker.state.outages import PATIENCE_S, Outages
 from langgraph_rq.worker.state.saver import upkeep
@@ -84,6 +86,7 @@ class ThreadSaver(SyncFaces):
         patience_s: How long a call waits while Redis is away.
         is_fenced: Whether this worker has lost its lease; then nothing is written or waited for.
         token: The fencing token of the running task on a thread; None: it runs none there.
+        is_beside_tasks: Whether the same Redis has the queue, whose scripts can expire checkpoints.
     """
 
     def __init__(
@@ -96,17 +99,22 @@ class ThreadSaver(SyncFaces):
         patience_s: float = PATIENCE_S,
         is_fenced: Callable[[], bool] = lambda: False,
         token: Callable[[str], int | None] = no_token,
+        is_beside_tasks: bool = False,
     ) -> None:
         super().__init__()
+        self.is_beside_tasks = is_beside_tasks
         self.serde = serializer or StateSerializer()
         self._threads = ThreadScripts(redis, self.serde, ttl_s, Outages(patience_s, is_fenced), token)
         self._reader = ThreadReader(self._threads)
         self._keep = keep
         self._large: OrderedDict[tuple[str, str], frozenset[str]] = OrderedDict()
         self._left: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._inputs: OrderedDict[tuple[str, str], asyncio.Task[int]] = OrderedDict()
+        self._background = BackgroundTasks()
 
     async def finish(self, timeout_s: float) -> None:
         """Let what cancelled runs were writing end, for at most `timeout_s`, before the client is closed."""
+        await self._background.close(timeout_s)
         await self._threads.finish(timeout_s)
 
     async def begin(self, thread_id: str) -> bool:
@@ -119,6 +127,13 @@ class ThreadSaver(SyncFaces):
             CheckpointFencedError: a later task, or a later attempt of this one, has begun on the thread.
         """
         return accepted(await self._threads.begin(thread_id, name_of("", ""))) == HAS_CHECKPOINTS
+
+    def begin_new(self, thread_id: str) -> None:
+        """Begin a task on a thread of its own, which is empty: its first write begins it.
+
+        If it is not, because a task of the same id had left it, that write is refused.
+        """
+        self._threads.note_empty(thread_id)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Read a thread's newest checkpoint, or the one in `config`; waits while Redis is away.
@@ -165,17 +180,22 @@ class ThreadSaver(SyncFaces):
         """
         place = place_of(config)
         merged = get_checkpoint_metadata(config, metadata)
-        parent = get_checkpoint_id(config) or ""
-        stored = self._large.get(place, frozenset())
-        count, large = await self._put(place, parent, checkpoint, merged, new_versions, stored)
+        write = partial(self._write, place, get_checkpoint_id(config) or "", checkpoint, merged, new_versions)
+        run = str(merged.get("run_id") or "")
+        what = write(self._large.get(place, frozenset()))
+        if merged.get("source") == "input" and not what.known and self._threads.is_task_of(place[0]):
+            # LangGraph does not wait for it: it goes with the first writes, or before them, and they wait for it.
+            self._save_input(place, self._threads.save(place[0], run, what))
+            return config_of(*place, checkpoint["id"])
+        count = await self._threads.save(place[0], run, what)
         if count == _MISSING:  # an expired thread took them along
-            count, large = await self._put(place, parent, checkpoint, merged, new_versions, frozenset())
+            count = await self._threads.save(place[0], run, write(frozenset()))
         accepted(count)
-        _remember(self._large, place, large)
+        await self._input_is_saved(place)
         await self._trim(place, count, str(config["configurable"].get(TASK_ID) or ""))
-        run = current_task.get()
-        if run and not place[1]:  # a subgraph's checkpoint does not keep what the node around it has paid for
-            run.note_checkpoint(place[0])
+        task = current_task.get()
+        if task and not place[1]:  # a subgraph's checkpoint does not keep what the node around it has paid for
+            task.note_checkpoint(place[0])
         return config_of(*place, checkpoint["id"])
 
     async def aput_writes(
@@ -198,6 +218,7 @@ class ThreadSaver(SyncFaces):
         )
         name = name_of(namespace, configurable["checkpoint_id"])
         accepted(await self._threads.save(thread, str(run or ""), NodeWrites(name, rows)))
+        await self._input_is_saved((thread, namespace))
 
     async def expire_thread(self, thread_id: str, ttl_s: float = TASK_TTL_S) -> int:
         """Set the TTL of a thread; 0 deletes it. One round trip, no search.
@@ -281,7 +302,7 @@ class ThreadSaver(SyncFaces):
         del extra_allowlist
         return self
 
-    async def _put(
+    def _write(
         self,
         place: tuple[str, str],
         parent: str,
@@ -289,20 +310,23 @@ class ThreadSaver(SyncFaces):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
         stored: frozenset[str],
-    ) -> tuple[int, frozenset[str]]:
-        """Write a checkpoint.
-
-        Returns:
-            How many the namespace has, 0 or `_MISSING`, and the names of its large values.
-        """
+    ) -> NewCheckpoint:
+        """Write a checkpoint as bytes, and remember which large values it has."""
         thread, namespace = place
         written = self._threads.codec(thread).write(checkpoint, metadata, parent, new_versions, stored)
+        _remember(self._large, place, frozenset({*written.known, *written.values}))
         values = [part for pair in written.fields(namespace) for part in pair]
-        what = NewCheckpoint(
-            name_of(namespace, checkpoint["id"]), written.record, written.known_fields(namespace), values
-        )
-        count = await self._threads.save(thread, str(metadata.get("run_id") or ""), what)
-        return count, frozenset({*written.known, *written.values})
+        name = name_of(namespace, checkpoint["id"])
+        return NewCheckpoint(name, written.record, written.known_fields(namespace), values)
+
+    def _save_input(self, place: tuple[str, str], saving: Coroutine[Any, Any, int]) -> None:
+        task = self._background.start(saving)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # that of a run that wrote no more
+        _remember(self._inputs, place, task)
+
+    async def _input_is_saved(self, place: tuple[str, str]) -> None:
+        if saving := self._inputs.pop(place, None):
+            accepted(await saving)
 
     async def _trim(self, place: tuple[str, str], count: int, task_id: str) -> None:
         """Drop old checkpoints of a namespace once an eighth more is there than is wanted, or than had to stay."""

@@ -72,12 +72,17 @@ class ThreadScripts:
             1, `HAS_CHECKPOINTS`, or 0 if a later task has begun.
         """
         status, *found = await self.write("begin", thread, [self.ttl_ms, name])
-        token = self._token_of(thread)
-        if status and name and token != "" and sum(map(size_of, found)) <= _KEPT_BYTES:
-            self._begun[thread] = token, found
-            if len(self._begun) > _KEPT:
-                self._begun.popitem(last=False)
+        if status and name and sum(map(size_of, found)) <= _KEPT_BYTES:
+            self._note_begun(thread, found)
         return int(status)
+
+    def note_empty(self, thread: str) -> None:
+        """Note that a task begins on a thread without checkpoints."""
+        self._note_begun(thread, [])
+
+    def is_task_of(self, thread: str) -> bool:
+        """Whether a task of the thread runs, with a fencing token."""
+        return self._token(thread) is not None
 
     def found_at_begin(self, thread: str) -> list[Any] | None:
         """Return what `begin` has read, as the script `read` does; None: it is not known any more."""
@@ -115,6 +120,12 @@ class ThreadScripts:
         self._begun.pop(thread, None)
         writer = Writer(thread, run, self._token_of(thread))
         return await self.outages.retry(lambda: self._writes.save(writer, what))
+
+    def _note_begun(self, thread: str, found: list[Any]) -> None:
+        if self.is_task_of(thread):
+            self._begun[thread] = self._token_of(thread), found
+            if len(self._begun) > _KEPT:
+                self._begun.popitem(last=False)
 
     def _token_of(self, thread: str) -> Argument:
         token = self._token(thread)

@@ -12,6 +12,7 @@ from langgraph_rq.shared.tasks import State, Task
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.graphs.graphs import AnyGraph, GraphPerRun, LoadedGraph
 from langgraph_rq.worker.state.checkpointer import Checkpointer
+from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
 from langgraph_rq.worker.state.store.store import Store
 from langgraph_rq.worker.task.attempt import Attempt
 from langgraph_rq.worker.task.events import TaskEvents
@@ -121,7 +122,10 @@ async def _read_before(attempt: Attempt, task: Task, config: RunnableConfig) -> 
         await context.store.raise_epoch(attempt.claimed.id, epoch)
     if attempt.journal and epoch > 1:
         attempt.journal.open(await context.guards.loops.retry(attempt.journal.read_call()) or {})
-    if context.checkpointer and await context.checkpointer.begin(task.thread_key):
+    is_new = epoch == 1 and task.thread_id is None and task.origin is None
+    if is_new and isinstance(context.checkpointer, ThreadSaver):
+        context.checkpointer.begin_new(task.thread_key)
+    elif context.checkpointer and await context.checkpointer.begin(task.thread_key):
         return await context.checkpointer.aget_tuple(config)
     return None
 
