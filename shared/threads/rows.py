@@ -6,6 +6,7 @@ Keys:
     agent:thread_late:<thread>  zset  id -> when it is to start (ms), of tasks that enter the thread then; until they
                                       have, 8 days after that time at most
     agent:threads:<tenant>      zset  thread -> when it was used (ms); a week after the last use of any
+    agent:threads_to_keep       set   threads with a TTL of which a run was accepted, for workers; a minute
     agent:wake:thread:<thread>  stream  wakes readers of the thread's stream, who make it; a minute
     agent:threads_by:<tenant>:<term>  set  threads of a term (terms.py), and some that were; 10 days after the last run
 """

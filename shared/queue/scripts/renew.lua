@@ -4,6 +4,8 @@
 --
 -- Uses shared/connections/clock: clock, whole
 -- Uses shared/queue/functions/rq_jobs: show_execution
+-- Uses shared/queue/functions/turns: tenant_of
+-- Uses shared/queue/functions/records/thread_rows: TO_KEEP, is_busy, keep_open_thread
 --
 -- KEYS[1] agent:workers          zset    worker -> lease end (ms)
 -- KEYS[2] agent:own:<worker>     set     ids that this worker owns
@@ -25,6 +27,7 @@
 --   that hold tasks, lease end before (ms, empty for none), lease end (ms)}
 local workers_key, own_key, graphs_key, inputs_key, rq_worker_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local suspended_key = KEYS[6]
+local MOST_KEPT = 100
 local worker, lease_ms, joining, graphs, now_iso = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1', ARGV[4], ARGV[5]
 local names, models, now_ms = ARGV[6], ARGV[7], clock(ARGV[8])
 
@@ -77,6 +80,12 @@ for _, id in ipairs(redis.call('SMEMBERS', own_key)) do
     own[#own + 1] = id
     show_execution(id, task[4] or '', worker, now_ms)
     cancelled[#cancelled + 1] = task[3] and id or nil
+  end
+end
+-- Threads whose own TTL may be over before the sweep comes to a run that was accepted: only workers may prolong checkpoints.
+for _, thread in ipairs(redis.pcall('SPOP', TO_KEEP, MOST_KEPT)) do
+  if is_busy(thread) then
+    keep_open_thread(thread, tenant_of(thread), now_ms)
   end
 end
 return {1, own, cancelled, sides, lease_end_before or '', lease_end}

@@ -140,6 +140,23 @@ async def test_checkpoints_go_with_the_row_of_a_thread_that_has_a_ttl(queue, is_
     assert 0 < await queue.redis.pttl("agent:thread_state:t") <= 60_000
 
 
+@pytest.mark.parametrize("ends", [False, True])
+async def test_thread_with_a_short_ttl_of_which_a_run_is_accepted_is_kept_by_the_next_renewal(queue, ends):
+    await queue.submit("t0", thread_id="t")
+    claimed = await queue.claim_one()
+    await queue.redis.hset("agent:thread_row:t", "ttl", 60_000)
+    await queue.redis.hset("agent:thread_state:t", "a", "b")
+    await queue.end(claimed)
+    await queue.redis.pexpire("agent:thread_state:t", 20_000)
+    await queue.submit("t1", thread_id="t")
+    if ends:
+        await queue.end(await queue.claim_one())
+    await queue.renew("w1")
+    left_ms = await queue.redis.pttl("agent:thread_state:t")
+    assert left_ms <= 60_000 if ends else left_ms > 3_000_000
+    assert not await queue.redis.exists("agent:threads_to_keep")
+
+
 async def test_superseded_task_that_waits_goes_on_to_its_end_also_if_the_reply_is_lost(queue):
     await queue.submit("t1", thread_id="t")
     await queue.release(await queue.claim_one(), delay_ms=3_000_000)

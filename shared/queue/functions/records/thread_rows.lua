@@ -10,12 +10,14 @@
 -- agent:thread_late:<thread>  zset  id -> when the task is to start (ms), of open ones that enter the thread then
 -- agent:threads:<tenant>      zset  thread -> when it was used (ms)
 -- agent:threads_by:<tenant>:<term>  set  threads that are listed under the term, and some that were
+-- agent:threads_to_keep       set   threads with a TTL of their own of which a run was accepted; a minute
 -- agent:wake:thread:<thread>  stream  an entry for each run that is accepted, while the thread's stream has readers, who make
 --                                   it; a minute
 -- All live for a week after the last use, as the thread's runs do (thread_runs.lua), or as long as the row's field ttl says
 -- (ms), once no task of the thread is open.
 local ROW, LATE, THREADS = 'agent:thread_row:', 'agent:thread_late:', 'agent:threads:'
 local BY_TERM, GRAPH_TERM, WAKE = 'agent:threads_by:', 'graph:', 'agent:wake:thread:'
+local TO_KEEP, TO_KEEP_MS = 'agent:threads_to_keep', 60000
 local STATE, INDEX = 'agent:thread_state:', 'agent:thread_index:' -- its checkpoints, if they are in this Redis
 -- Terms are kept for longer than threads: they are not touched when a run ends. Tasks that are late are listed for so long
 -- after their time, should no worker live then, and so many are looked at: others are left there only if another program
@@ -73,7 +75,7 @@ local function expire_state(thread, ttl_ms)
 end
 
 -- Let a thread of which a task is open outlive it: a task may wait for longer than its thread is kept. For the sweep, which
--- comes to each open task within a minute; the end of the task says how long the thread is kept from then on.
+-- comes to each open task within a minute, and renewals; the end of the task says how long the thread is kept from then on.
 local function keep_open_thread(thread, tenant, now_ms)
   local soonest_ms
   for _, key in ipairs({STATE .. thread, ROW .. thread}) do
@@ -158,7 +160,7 @@ end
 -- List a run that was accepted, with what its client said about it.
 local function list_run(id, thread, tenant, graph, about, now_ms)
   local row_key, now = ROW .. thread, whole(now_ms)
-  local created, graph_before, terms = unpack(redis.pcall('HMGET', row_key, 'created', 'graph', 'terms'))
+  local created, graph_before, terms, ttl = unpack(redis.pcall('HMGET', row_key, 'created', 'graph', 'terms', 'ttl'))
   if graph_before and graph_before ~= graph then
     redis.pcall('SREM', BY_TERM .. tenant .. ':' .. GRAPH_TERM .. graph_before, thread)
   end
@@ -167,6 +169,10 @@ local function list_run(id, thread, tenant, graph, about, now_ms)
   keep_row(thread)
   list_use(thread, tenant, true, now_ms)
   list_again(thread, tenant, graph, terms)
+  if ttl then
+    redis.pcall('SADD', TO_KEEP, thread)
+    redis.pcall('PEXPIRE', TO_KEEP, TO_KEEP_MS)
+  end
   redis.pcall('XADD', WAKE .. thread, 'NOMKSTREAM', 'MAXLEN', 1, '*', '', '')
 end
 
