@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from langgraph_rq.shared.strict_json import read_json
+from langgraph_rq.producer.gateway.langgraph_api.pieces import join
 
 _CHUNK = "Chunk"
 
@@ -61,42 +61,8 @@ class Messages:
         if before is not None and not is_piece:  # the whole of what was streamed
             return []
         told: list[tuple[str, Any]] = [] if before else [("messages/metadata", {id_: {"metadata": metadata}})]
-        whole = _joined(before, message) if before else dict(message)
+        whole = join(before, message) if before else dict(message)
         self._seen[id_] = whole
         shown = {name: value for name, value in whole.items() if name not in ("tool_call_chunks", "chunk_position")}
         shown["type"] = {"AIMessageChunk": "ai"}.get(str(message.get("type")), message.get("type"))
         return [*told, ("messages/partial" if is_piece else "messages/complete", [shown])]
-
-
-def _joined(before: dict[str, Any], piece: dict[str, Any]) -> dict[str, Any]:
-    joined = {**before, **{name: value for name, value in piece.items() if value not in (None, "", [], {})}}
-    content, more = before.get("content"), piece.get("content")
-    if isinstance(content, str) and isinstance(more, str):
-        joined["content"] = content + more
-    elif content or more:
-        joined["content"] = [*_blocks(content), *_blocks(more)]
-    joined["tool_call_chunks"] = [*before.get("tool_call_chunks", ()), *piece.get("tool_call_chunks", ())]
-    joined["tool_calls"] = _tool_calls(joined["tool_call_chunks"]) or joined.get("tool_calls", [])
-    return joined
-
-
-def _blocks(content: Any) -> list[Any]:
-    return content if isinstance(content, list) else [{"type": "text", "text": content}] if content else []
-
-
-def _tool_calls(chunks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Put tool calls together whose arguments are complete JSON by now."""
-    calls: dict[Any, dict[str, Any]] = {}
-    for chunk in chunks:
-        call = calls.setdefault(chunk.get("index"), {"name": "", "args": "", "id": None})
-        call["name"] += chunk.get("name") or ""
-        call["args"] += chunk.get("args") or ""
-        call["id"] = chunk.get("id") or call["id"]
-    found = []
-    for call in calls.values():
-        try:
-            args = read_json(call["args"]) if call["args"] else {}
-        except ValueError:
-            continue
-        found.append({"name": call["name"], "args": args, "id": call["id"], "type": "tool_call"})
-    return found
