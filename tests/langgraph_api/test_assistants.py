@@ -10,6 +10,7 @@ from langgraph.graph import START, StateGraph
 from langgraph_sdk.errors import NotFoundError, UnprocessableEntityError
 from redis import Redis
 
+from langgraph_rq.producer.gateway.admission.api_keys import make_key
 from langgraph_rq.producer.gateway.langgraph_api.assistants import assistant_id
 from langgraph_rq.shared.graph_description import GRAPH_DESCRIPTIONS, GraphDescription
 from langgraph_rq.worker.graphs.description import describe, publish
@@ -31,9 +32,10 @@ def fail(config):
 
 
 async def test_assistants_read_as_they_do_from_langgraphs_own_server(redis_url, redis_client, tmp_path):
-    async with serving(redis_url, redis_client) as sdk:
-        await record(str(sdk.http.client.base_url), tmp_path, "record_rest.py", "assistants")
-        await record(str(sdk.http.client.base_url), tmp_path, "record_runs.py", "system")
+    key, line = make_key("acme")
+    async with serving(redis_url, redis_client, keys=line) as sdk:
+        await record(str(sdk.http.client.base_url), key, tmp_path, "record_rest.py", "assistants")
+        await record(str(sdk.http.client.base_url), key, tmp_path, "record_runs.py", "system")
     assert await differences(GOLDEN, tmp_path, "assistants.read") == ""
     assert await differences(GOLDEN, tmp_path, "system.*") == ""
 
