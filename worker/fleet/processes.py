@@ -39,6 +39,10 @@ class _Supervisor:
         self._n = n
         self._run = run
         self._alive_read, self._alive_write = os.pipe()
+        self._returned_read, self._returned_write = os.pipe()
+        os.set_blocking(self._returned_read, False)
+        self._returned: set[int] = set()
+        """Processes that have ended by themselves; others were ended by a signal, or by a node's os._exit."""
         self._children: set[int] = set()
         self._first: set[int] = set()
         self._stopping = False
@@ -59,11 +63,13 @@ class _Supervisor:
                 continue
             self._children.discard(pid)
             code = os.waitstatus_to_exitcode(status)
-            is_first = pid in self._first
-            if code == _BAD_SETTINGS or (code == _NO_REDIS and is_first):
+            self._read_returned()
+            has_returned = pid in self._returned
+            is_final = code == _BAD_SETTINGS or (code == _NO_REDIS and pid in self._first)
+            if has_returned and is_final:
                 worst = max(worst, code)
                 self._stop()
-            elif code and not self._stopping:
+            elif (code or not has_returned) and not self._stopping:
                 _log.warning("process.replaced", pid=pid, exit_code=code)
                 time.sleep(_RESTART_WAIT_S)
                 self._start()
@@ -85,10 +91,15 @@ class _Supervisor:
             os.close(self._alive_write)
             threading.Thread(target=_end_with_parent, args=(self._alive_read,), daemon=True).start()
             code = self._run()
+            os.write(self._returned_write, b"%d\n" % os.getpid())
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
+
+    def _read_returned(self) -> None:
+        with suppress(BlockingIOError):
+            self._returned.update(map(int, os.read(self._returned_read, 64_000).split()))
 
     def _stop(self, *_signal: object) -> None:
         self._stopping = True
