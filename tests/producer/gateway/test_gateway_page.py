@@ -107,6 +107,16 @@ def test_refused_question_is_a_problem_and_no_task(page):
     assert "control characters" in text(page, "problem")
 
 
+def test_question_to_a_gateway_that_is_away_says_so(page):
+    page.set_network_conditions(offline=True, latency=0, throughput=0)
+    try:
+        ask(page, "What is a lease?")
+        until(page, lambda: shown(page, "problem"))
+    finally:
+        page.delete_network_conditions()
+    assert text(page, "problem") == "The gateway cannot be reached."
+
+
 def test_stop_cancels_the_task(page, disturbed_model):
     disturbed_model.admin.set_latency(30.0)
     ask(page, "What is a lease?")
@@ -123,6 +133,21 @@ def test_recent_task_is_shown_again_when_it_is_clicked(page):
     until(page, lambda: task_id in text(page, "recent"))
     page.find_element("css selector", "#recent tbody tr").click()
     until(page, lambda: text(page, "answer") == answer)
+
+
+def test_recent_task_is_reached_and_shown_with_the_keyboard(page):
+    ask(page, "What is a lease?")
+    until(page, lambda: text(page, "state") == "success")
+    task_id = text(page, "task-id")
+    page.refresh()
+    until(page, lambda: task_id in text(page, "recent"))
+    page.execute_script("document.querySelector('#recent tbody button').focus()")
+    looks = "return performance.getEntriesByType('resource').filter((one) => one.name.includes('/tasks?')).length"
+    before = page.execute_script(looks)
+    until(page, lambda: page.execute_script(looks) >= before + 2)  # the list is asked for again, and keeps the focus
+    assert page.switch_to.active_element.text == task_id
+    page.switch_to.active_element.send_keys("\n")
+    until(page, lambda: text(page, "task-id") == task_id and text(page, "answer"))
 
 
 def test_page_needs_nothing_from_elsewhere_and_makes_no_error(page):

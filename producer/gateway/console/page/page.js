@@ -6,6 +6,7 @@ const SHORT = 30;
 const element = (id) => document.getElementById(id);
 
 let following = null; // {taskId, stop: AbortController} of the task that is shown
+let listed = ""; // what the recent tasks show
 
 function headers(more = {}) {
   const key = sessionStorage.getItem("key");
@@ -13,7 +14,9 @@ function headers(more = {}) {
 }
 
 async function ask(path, options = {}) {
-  const response = await fetch(path, { ...options, headers: headers(options.headers) });
+  const response = await fetch(path, { ...options, headers: headers(options.headers) }).catch((error) => {
+    throw error.name === "AbortError" ? error : new Error("The gateway cannot be reached.");
+  });
   element("key-form").hidden = response.status !== 401;
   if (!response.ok) {
     const problem = await response.json().catch(() => ({}));
@@ -215,6 +218,9 @@ function showFleet({ queued_tasks: queued, open_tasks: open, workers, tokens, co
 function showRecent(tasks) {
   element("none").hidden = tasks.length > 0;
   element("recent").hidden = tasks.length === 0;
+  const changed = JSON.stringify(tasks.map(({ task_id: id, state }) => [id, state]));
+  if (changed === listed) return; // a row that is replaced loses the focus
+  listed = changed;
   element("recent").tBodies[0].replaceChildren(...tasks.map(row));
 }
 
@@ -223,14 +229,23 @@ function row(task) {
   const state = document.createElement("span");
   state.className = `state ${task.state}`;
   state.textContent = task.state === "pending" ? "queued" : task.state;
-  const id = document.createElement("code");
-  id.textContent = task.task_id;
-  for (const content of [state, id, new Date(task.submitted_at).toLocaleTimeString()]) {
+  const id = document.createElement("button");
+  id.type = "button";
+  id.className = "link";
+  id.append(document.createElement("code"));
+  id.firstChild.textContent = task.task_id;
+  for (const content of [state, id, when(new Date(task.submitted_at))]) {
     tr.insertCell().append(content);
   }
-  tr.addEventListener("click", () => follow(show(task.task_id, task.state)));
+  tr.addEventListener("click", () => {
+    follow(show(task.task_id, task.state));
+    element("task").scrollIntoView({ block: "nearest" });
+  });
   return tr;
 }
+
+const when = (at) =>
+  at.toDateString() === new Date().toDateString() ? at.toLocaleTimeString() : at.toLocaleString([], { dateStyle: "short", timeStyle: "short" });
 
 // --- what the reader does -------------------------------------------------------------------------------------------
 
