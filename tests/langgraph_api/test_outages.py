@@ -22,7 +22,7 @@ class Stack:
 
     def __init__(self, folder, stack):
         self._folder, self._stack, self._started = folder, stack, 0
-        self.redis = stack.enter_context(EmbeddedRedis(tcp=True))
+        self.redis = stack.enter_context(EmbeddedRedis(tcp=True, appendfsync="always"))
         self._environment = {"REDIS_URL": self.redis.url, "LGRQ_LEASE_S": "3"}
         self._port = free_port()
         self.workers = [self._start_worker(), self._start_worker()]

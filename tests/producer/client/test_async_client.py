@@ -135,7 +135,7 @@ async def test_ends_are_looked_for_where_redis_may_not_tell_of_them(redis_url, r
 
 
 async def test_wait_goes_on_after_a_restart_of_redis():
-    with EmbeddedRedis() as redis:
+    with EmbeddedRedis(appendfsync="always") as redis:
         async with AsyncClient(redis.url) as client:
             task = await client.submit({"n": 1})
             waiting = asyncio.create_task(client.wait(task.task_id, 30))
@@ -194,7 +194,7 @@ async def test_followers_of_one_task_each_see_everything(redis_url, client):
 
 
 async def test_waiter_survives_a_restart_of_redis():
-    with EmbeddedRedis() as redis:
+    with EmbeddedRedis(appendfsync="always") as redis:
         async with AsyncClient(redis.url) as client:
             task = await client.submit({"n": 1}, graph="g", stream=["values"])
             seen: list = []

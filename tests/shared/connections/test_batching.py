@@ -275,7 +275,7 @@ async def test_batcher_that_is_closed_writes_what_was_sent_at_once(aredis):
 
 
 async def test_batcher_that_is_closed_during_an_outage_leaves_its_client_alone():
-    with EmbeddedRedis() as server:
+    with EmbeddedRedis(appendfsync="always") as server:
         async with open_async(server.url) as redis:
             batcher = _retrying(redis)
             await batcher.run(_push("before"))

@@ -115,7 +115,8 @@ def processes_of(isolation: Isolation) -> list[psutil.Process]:
 
 
 async def test_isolated_task_that_redis_left_comes_back_with_redis_and_leaves_no_process_behind(tmp_path, monkeypatch):
-    with EmbeddedRedis(tmp_path / "redis") as redis, Client(redis.url) as client, Redis.from_url(redis.url) as raw:
+    server = EmbeddedRedis(tmp_path / "redis", appendfsync="always")
+    with server as redis, Client(redis.url) as client, Redis.from_url(redis.url) as raw:
         task_id = client.submit({"folder": str(tmp_path)}, graph="held", deadline_s=60).task_id
         raw.hset(f"agent:task:{task_id}", "crashes", 2)
         isolation = start_isolation(redis.url, monkeypatch)

@@ -197,7 +197,7 @@ async def test_task_whose_events_come_faster_than_redis_takes_them_waits_for_it(
 async def test_events_are_dropped_in_a_long_outage_instead_of_holding_the_task_up(monkeypatch):
     monkeypatch.setattr("langgraph_rq.worker.task.events._WAITING_BYTES", 3 * PART_BYTES)
     monkeypatch.setattr("langgraph_rq.worker.task.events._ROOM_S", 0.2)
-    with EmbeddedRedis() as server:
+    with EmbeddedRedis(appendfsync="always") as server:
         async with open_async(server.url) as redis:
             events = EventWriter(redis).open(claim(*await running(redis)), "w")
             server.kill()
@@ -271,7 +271,7 @@ async def test_stream_that_is_forgotten_is_not_made_again(aredis):
 
 
 async def test_events_wait_for_a_redis_that_is_away_and_come_once_and_in_order():
-    with EmbeddedRedis() as server:
+    with EmbeddedRedis(appendfsync="always") as server:
         async with open_async(server.url) as redis:
             events = EventWriter(redis).open(claim(*await running(redis)), "w")
             for n in range(50):
