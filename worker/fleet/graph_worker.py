@@ -193,8 +193,8 @@ class GraphWorker(RegisteredWorker):
             self._changed.clear()
             if self._is_fenced:
                 await self._rejoin()
-            free = self._free_slots()
-            if not self._claimer.may_find_work or free <= 0:
+            free = self._free_slots() if self._claimer.may_find_work else 0
+            if free <= 0:
                 await self._changed.wait()
                 continue
             claim = await self._claimer.claim(self.name, free)

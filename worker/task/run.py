@@ -198,7 +198,9 @@ async def _run_graph(attempt: Attempt, task: Task, loaded: LoadedGraph | GraphPe
     finally:
         attempt.stop_calls()
         await _end(run, context)
-        await asyncio.shield(context.guards.close_task(attempt))
+        attempt.is_over = True
+        if attempt.open:
+            await asyncio.shield(context.guards.close_task(attempt))
     await events.flush()
     result.metadata = {**usage_of(attempt), **result.metadata}
     return result

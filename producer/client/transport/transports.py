@@ -34,6 +34,8 @@ from langgraph_rq.shared.connections.connect_errors import is_connect_error
 from langgraph_rq.shared.connections.scripts import Call, Replicas
 from langgraph_rq.shared.queue.events import PAGE, Event, read_event
 
+_LONG_BYTES = 65_536
+"""A call of more has a connection of its own: none waits for it to be sent, and no round trip has many of them."""
 _LAST_CALLS_S = 1.0
 """How long calls under way have when a client is closed."""
 
@@ -201,7 +203,7 @@ class AsyncTransport:
 
     async def run(self, calls: Sequence[Call[Any]], replicas: Replicas = scripts.PRIMARY_ONLY) -> list[Any]:
         """Run scripts in one round trip; a single one in that of other coroutines, which saves most of its CPU time."""
-        if len(calls) > 1 or replicas.count:
+        if len(calls) > 1 or replicas.count or _is_long(calls[0]):
             return await scripts.run_many(self.redis, calls, replicas)
         try:
             return [await self.batcher.run(calls[0])]
@@ -236,6 +238,10 @@ class AsyncTransport:
         await self.batcher.aclose(_LAST_CALLS_S)
         await self._blocking.aclose()
         await self.redis.aclose()
+
+
+def _is_long(call: Call[Any]) -> bool:
+    return sum(len(argument) for argument in call.args if isinstance(argument, str | bytes)) > _LONG_BYTES
 
 
 def readable(replies: Sequence[Any]) -> list[Any]:

@@ -52,6 +52,20 @@ async def test_many_tasks_are_waited_for_at_once(client, serving):
     assert [result.result["n"] for result in results] == list(range(1, 251))
 
 
+async def test_calls_of_many_coroutines_share_round_trips(client, redis_client):
+    await client.submit({})  # which connects, and reads what the graph takes
+    before = redis_client.info("stats")["total_reads_processed"]
+    await asyncio.gather(*(client.submit({"n": n}) for n in range(100)))
+    assert redis_client.info("stats")["total_reads_processed"] - before < 50
+
+
+async def test_long_calls_have_connections_of_their_own(client, redis_client):
+    await client.submit({})
+    before = redis_client.info("clients")["connected_clients"]
+    await asyncio.gather(*(client.submit({"text": "x" * 100_000}) for _ in range(8)))
+    assert redis_client.info("clients")["connected_clients"] - before > 1
+
+
 async def test_same_id_is_the_same_task_and_another_body_a_conflict(client):
     await client.submit({"n": 1}, task_id="t")
     assert (await client.submit({"n": 1}, task_id="t")).created is False
