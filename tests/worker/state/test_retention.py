@@ -7,7 +7,7 @@ from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.types import Command
 
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.worker.state.saver.records import run_mark
+from langgraph_rq.worker.state.saver.ids import run_mark
 from langgraph_rq.worker.state.saver.retention import all_but_newest, plan
 from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
 from langgraph_rq.worker.state.serializer import StateSerializer

@@ -40,8 +40,8 @@ from langgraph_rq.worker.state.postgres import statements, upkeep
 from langgraph_rq.worker.state.postgres.connections import Postgres
 from langgraph_rq.worker.state.postgres.plain_json import plain_json
 from langgraph_rq.worker.state.refused_state import RefusedStateError
+from langgraph_rq.worker.state.saver.ids import run_mark
 from langgraph_rq.worker.state.saver.reading import config_of, place_of
-from langgraph_rq.worker.state.saver.records import run_mark
 from langgraph_rq.worker.state.saver.retention import all_but_newest, of_task
 from langgraph_rq.worker.state.saver.sync_faces import SyncFaces
 from langgraph_rq.worker.state.saver.thread_saver import (

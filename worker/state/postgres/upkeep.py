@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from psycopg.types.json import Jsonb
 
 from langgraph_rq.worker.state.postgres import statements
-from langgraph_rq.worker.state.saver.records import Header, run_mark, task_name, value_field, value_name
+from langgraph_rq.worker.state.saver.ids import run_mark, task_name
+from langgraph_rq.worker.state.saver.records import Header, value_field, value_name
 from langgraph_rq.worker.state.saver.retention import Place, of_runs, plan
 from langgraph_rq.worker.state.saver.upkeep import ThreadChangedError
 

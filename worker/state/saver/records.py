@@ -12,14 +12,13 @@ once per version and named by every checkpoint that has it.
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
-from uuid import UUID
 
 import ormsgpack
 from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata, PendingWrite, writes_sort_key
 
 from langgraph_rq.worker.state.refused_state import RefusedStateError
+from langgraph_rq.worker.state.saver.ids import RUN_BYTES, long_id, short_id, task_name
 from langgraph_rq.worker.state.serializer import StateSerializer
 
 FORMAT = 1
@@ -33,9 +32,6 @@ _MSGPACK, _ZLIB, _KIND = 0, 1, 2
 """First byte of a text: what follows is msgpack, compressed msgpack, or the name of another kind and its data."""
 
 _INT64 = 1 << 63
-
-RUN_BYTES = 6
-"""Of the mark of a run, between the length of a write and the write."""
 
 Header = tuple[str, list[str], list[str], str, str, str]
 
@@ -274,27 +270,8 @@ def read_header(packed: bytes) -> Header:
         raise RefusedStateError(f"state: expected the header of a checkpoint, got: {error}") from None
 
 
-def task_name(task_id: str) -> str:
-    """Return what stands for a task in the headers of its checkpoints; empty for none."""
-    return run_mark(task_id).hex() if task_id else ""
-
-
-def run_mark(run: str) -> bytes:
-    """Return what stands for a run, or a task, before its writes."""
-    return sha256(run.encode("utf-8", "surrogatepass")).digest()[:RUN_BYTES] if run else bytes(RUN_BYTES)
-
-
-def _short(task_id: str) -> str | bytes:
-    """Return the 16 bytes of a UUID, else the text."""
-    try:
-        uuid = UUID(task_id)
-    except ValueError:
-        return task_id
-    return uuid.bytes if str(uuid) == task_id else task_id
-
-
 def _row(run: bytes, task_id: str, task_path: str, text: bytes) -> bytes:
-    row = ormsgpack.packb([_short(task_id), task_path, text])
+    row = ormsgpack.packb([short_id(task_id), task_path, text])
     return len(row).to_bytes(4) + run + row
 
 
@@ -306,7 +283,7 @@ def _rows(data: bytes) -> Iterator[tuple[bytes, str, str, bytes]]:
             start = at + 4 + RUN_BYTES
             end = start + int.from_bytes(data[at : at + 4])
             task, task_path, text = ormsgpack.unpackb(data[start:end])
-            task_id = str(UUID(bytes=task)) if isinstance(task, bytes) else str(task)
+            task_id = long_id(task) if isinstance(task, bytes) else str(task)
             yield data[at + 4 : start], task_id, str(task_path), bytes(text)
             at = end
     except (TypeError, ValueError) as error:

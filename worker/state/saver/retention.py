@@ -10,7 +10,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from langgraph_rq.worker.state.saver.records import Header, task_name, value_field
+from langgraph_rq.worker.state.saver.ids import task_name
+from langgraph_rq.worker.state.saver.records import Header, value_field
 
 Place = tuple[str, str]
 """Namespace and id of a checkpoint."""

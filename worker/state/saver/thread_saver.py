@@ -41,8 +41,9 @@ from langgraph_rq.shared.connections.background import BackgroundTasks
 from langgraph_rq.worker.guards.task_guard import current_task
 from langgraph_rq.worker.state.outages import PATIENCE_S, Outages
 from langgraph_rq.worker.state.saver import upkeep
+from langgraph_rq.worker.state.saver.ids import run_mark
 from langgraph_rq.worker.state.saver.reading import ThreadReader, config_of, place_of
-from langgraph_rq.worker.state.saver.records import name_of, run_mark
+from langgraph_rq.worker.state.saver.records import name_of
 from langgraph_rq.worker.state.saver.retention import all_but_newest, of_runs, of_task
 from langgraph_rq.worker.state.saver.sizes import measure
 from langgraph_rq.worker.state.saver.sync_faces import SyncFaces
@@ -114,8 +115,8 @@ class ThreadSaver(SyncFaces):
 
     async def finish(self, timeout_s: float) -> None:
         """Let what cancelled runs were writing end, for at most `timeout_s`, before the client is closed."""
-        await self._background.close(timeout_s)
         await self._threads.finish(timeout_s)
+        await self._background.close(0)
 
     async def begin(self, thread_id: str) -> bool:
         """Begin a task on a thread: from here on writes with a lower token than its own are refused.
