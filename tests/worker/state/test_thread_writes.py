@@ -186,3 +186,12 @@ async def test_only_the_task_that_began_reads_what_was_read_then(plain):
     config = await put(ThreadSaver(plain))
     for tokens[0] in (None, TOKEN + 1):
         assert (await saver.aget_tuple(thread())).config == config
+
+
+async def test_many_small_writes_that_come_together_are_one_append(counted, plain):
+    saver, count = counted
+    config = await put(saver)
+    await plain.config_resetstat()
+    _, scripts = await count(*(saver.aput_writes(config, [("a", n)], f"task {n:03}") for n in range(500)))
+    assert await writes_of(saver, config) == list(range(500))
+    assert (await plain.info("commandstats"))["cmdstat_hset"]["calls"] == scripts

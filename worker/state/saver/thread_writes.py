@@ -117,9 +117,12 @@ class _Step:
         if not self._writes and not self._checkpoints:
             return None
         thread, run, token = self._writer
-        args: list[Argument] = [token, self._ttl_ms, thread, len(self._writes)]
+        rows: dict[bytes, list[bytes]] = {}  # each append copies what is there, so there is one
         for writes, _ in self._writes:
-            args += writes
+            rows.setdefault(writes.name, []).append(writes.rows)
+        args: list[Argument] = [token, self._ttl_ms, thread, len(rows)]
+        for name, some in rows.items():
+            args += [name, b"".join(some)]
         for (name, record, known, added), _ in self._checkpoints:
             args += [name, record, len(known), len(added) // 2, *known, *added]
         keys = [state_key(thread), index_key(thread), *([run_key(run)] if run else [])]

@@ -13,8 +13,8 @@
 -- ARGV[1] fencing token, or empty
 -- ARGV[2] TTL (ms), at least
 -- ARGV[3] thread
--- ARGV[4] how many writes follow
--- ARGV[5..] of each write the name of its checkpoint and the write; then of each checkpoint its name, its record, how many
+-- ARGV[4] of how many checkpoints writes follow
+-- ARGV[5..] of each the name of the checkpoint and the writes; then of each checkpoint its name, its record, how many
 --   fields of values are to be there already, how many values it adds, these fields, and pairs of a field and a value
 -- Returns {1, then of each checkpoint how many its namespace has, or -1: a field is missing, it was not written} | {0} fenced
 --   off: nothing was written
