@@ -105,3 +105,12 @@ async def test_checkpoints_of_a_task_without_thread_have_a_minute_left_once_its_
         await client.wait(receipt.task_id, timeout_s=30)
     keys = [f"agent:thread_{what}:TASK--{receipt.task_id}" for what in ("state", "index")]
     assert [0 < redis.ttl(key) <= 60 for key in keys] == [True, True]
+
+
+async def test_task_whose_id_an_earlier_one_had_with_checkpoints_ends_all_the_same(redis_url, redis):
+    graph = StateGraph(Done).add_node("only", lambda _state: {"done": True}).add_edge(START, "only").compile()
+    redis.hset("agent:thread_state:TASK--again", mapping={"t": 5, "c0::old": "left"})
+    async with worker(redis_url, {"g": graph}, checkpoints=True), AsyncClient(redis_url) as client:
+        await client.submit({"done": False}, graph="g", task_id="again")
+        result = await client.wait("again", timeout_s=30)
+    assert (result.status, result.result) == (State.SUCCESS, {"done": True})
