@@ -29,13 +29,15 @@ class Seen(TypedDict, total=False):
 
 async def look(state: Seen, config: RunnableConfig, runtime: Runtime[Reader]) -> dict[str, Any]:
     told = {name: config["configurable"].get(name) for name in ("user_id", "tone")}
-    return {"in_config": told, "in_context": vars(runtime.context), "n": state.get("n", 0) + 1}
+    context = vars(runtime.context) if isinstance(runtime.context, Reader) else runtime.context
+    return {"in_config": told, "in_context": context, "n": state.get("n", 0) + 1}
 
 
 @pytest.fixture
 async def sdk(redis_url, redis_client):
     graph = StateGraph(Seen, context_schema=Reader).add_node("look", look).add_edge(START, "look").compile()
-    async with serving_graphs(redis_url, redis_client, {"g": graph}) as client:
+    plain = StateGraph(Seen).add_node("look", look).add_edge(START, "look").compile()
+    async with serving_graphs(redis_url, redis_client, {"g": graph, "plain": plain}) as client:
         yield client
 
 
@@ -59,6 +61,13 @@ async def test_user_reaches_the_node_and_the_context_and_is_the_tasks(sdk, redis
     assert await user_of(sdk, redis_url, thread) == "Ann B."
     (run,) = await sdk.runs.list(thread)
     assert run["kwargs"]["config"]["configurable"]["user_id"] == "Ann B."
+
+
+async def test_context_of_a_graph_without_schema_is_what_the_client_gave_and_else_nothing(sdk):
+    assert (await sdk.runs.wait(None, "plain", input={"n": 0}))["in_context"] is None
+    given = {"user_id": "ann", "tone": "kind"}
+    ran = await sdk.runs.wait(None, "plain", input={"n": 0}, config={"configurable": given})
+    assert ran["in_context"] == given
 
 
 async def test_thread_of_the_path_may_be_named_once_more_and_no_other(sdk, thread):

@@ -38,6 +38,8 @@ _COMMAND = "00000000-0000-0000-0000-000000000000"
 """LangGraph's id of what writes a command's update."""
 _SENDS = "__pregel_tasks"
 """Its channel of what is sent to nodes."""
+_SERVERS = frozenset({"run_id", "graph_id", "assistant_id"})
+"""Keys that a gateway adds to `configurable`, as LangGraph Server does, and that no context has."""
 _LOOKED_AT = 200
 """Checkpoints among which those of a task are looked for whose thread has another newest one."""
 
@@ -264,8 +266,9 @@ def _context(task: Task, graph: AnyGraph) -> Any:
     """
     given, schema = task.context, graph.context_schema
     if given is None and task.config and task.config.configurable:
-        mirrored = {**task.config.configurable, **({"user_id": task.user_id} if task.user_id else {})}
-        given = _declared(mirrored, graph) if schema else mirrored
+        mirrored = {name: value for name, value in task.config.configurable.items() if name not in _SERVERS}
+        mirrored |= {"user_id": task.user_id} if task.user_id else {}
+        given = _declared(mirrored, graph) if schema else mirrored or None
     if schema is None:
         return given
     if given is None:
