@@ -1,5 +1,6 @@
 """The command line of the producer: results on stdout, everything else on stderr, `--json` for machines."""
 
+import errno
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -45,6 +46,7 @@ class NotEndedError(LanggraphRqError):
         self.state = state
 
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _EXIT_OF = {
     ForgedResultError: 1,
     RedisUnavailableError: 3,
@@ -66,6 +68,11 @@ class _Group(click.Group):
         except LanggraphRqError as error:
             terminal.report(f"error: {error}")
             ctx.exit(next((code for kind, code in _EXIT_OF.items() if isinstance(error, kind)), 2))
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            terminal.report(f"error: what was done cannot be written: {error.strerror}")
+            ctx.exit(1)
 
 
 @click.group(cls=_Group, epilog=output.EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})

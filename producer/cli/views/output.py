@@ -93,7 +93,8 @@ def result(one: TaskResult) -> RenderableType:
         for frame in one.error.frames:
             if frame.user:
                 table.add_row("at", Text(f"{frame.file}:{frame.line} {frame.function}"))
-    table.add_row("graph", Text(metadata.graph))
+    if metadata.graph:  # a task that was rejected, or ended its processes, was not read to its end
+        table.add_row("graph", Text(metadata.graph))
     if metadata.next:
         table.add_row("stopped", Text(f"before {', '.join(metadata.next)}; resume it without a value"))
     if metadata.continues:
@@ -164,6 +165,11 @@ def write_results(
                 ended.append(one)
                 if as_json or len(task_ids) == 1:
                     write_result(one, as_json=as_json)
+    except KeyboardInterrupt:
+        first, *others = left
+        tasks = f"{first} and {len(others)} more go on" if others else f"{first} goes on"
+        terminal.report(f"task {tasks}: `wait` waits again, `cancel` stops a task", "yellow")
+        raise
     finally:  # also those that ended before the time was over, or beside an unknown one
         if ended and not as_json and len(task_ids) > 1:
             terminal.write(results(ended))

@@ -1,12 +1,17 @@
 """What a person gets wrong on the command line: one clear line, a code that says so, and nothing is ignored."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from langgraph_rq.producer.cli.main import main
 from langgraph_rq.shared.queue.keys import task_hash
+from tests.installation import clean_environment
+from tests.terminals import on_terminal
 
 DEEP = "[" * 3_000 + "]" * 3_000
 ASK = ("submit", "--input", "{}")
@@ -97,3 +102,27 @@ def test_lines_end_with_their_last_character(run):
     for command in (("status", "t-1"), ("workers",), ("usage",)):
         lines = run(*command).stdout.splitlines()
         assert lines == [line.rstrip() for line in lines]
+
+
+def test_full_disk_is_one_error(redis_url):
+    program = [sys.executable, "-P", "-m", "langgraph_rq.producer", "submit", "--input", "{}"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            program,
+            env=clean_environment({"REDIS_URL": redis_url}),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: what was done cannot be written: No space left on device"
+
+
+def test_wait_that_is_interrupted_says_which_tasks_go_on(run, redis_url, tmp_path):
+    run(*ASK, "--id", "t-1")
+    with on_terminal(["langgraph_rq.producer", "wait", "t-1"], {"REDIS_URL": redis_url}, tmp_path) as terminal:
+        terminal.wait_for("task t-1: no worker is alive")
+        terminal.press_ctrl_c()
+        terminal.wait_for("task t-1 goes on: `wait` waits again, `cancel` stops a task")
+        assert terminal.process.wait(10) == 1
