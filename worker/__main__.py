@@ -21,6 +21,9 @@ from langgraph_rq.shared.settings import (
 )
 from langgraph_rq.shared.terminal import Column
 
+_LEAVE_S = 5.0
+"""For threads of the graphs' own, and for what is called at exit."""
+
 EXIT_CODES = """
 \b
 Exit codes:
@@ -83,6 +86,7 @@ def main(
     gc.disable()
     try:
         from langgraph_rq.worker.boot import boot  # noqa: PLC0415
+        from langgraph_rq.worker.fleet.processes import end_within  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("langgraph_rq"):
             raise
@@ -90,7 +94,9 @@ def main(
         sys.exit(2)
     gc.freeze()
     gc.enable()
-    sys.exit(boot(worker, redis, names, burst=burst))
+    code = boot(worker, redis, names, burst=burst)
+    end_within(_LEAVE_S, code)
+    sys.exit(code)
 
 
 def queue_names(given: str) -> list[str]:

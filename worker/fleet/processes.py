@@ -124,14 +124,27 @@ def _end_with_parent(alive: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def end_within(seconds: float, code: int) -> None:
+    """Let this process end with `code` after a while, whatever still runs in it.
+
+    At exit, Python waits without limit for threads that a node has started; until then everything else ends as usual.
+    """
+
+    def end() -> None:
+        time.sleep(seconds)
+        os._exit(code)
+
+    threading.Thread(target=end, name="end", daemon=True).start()
+
+
 def run_past_exits(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end. A node that calls sys.exit() fails its own task; the loop continues."""
+    """Run a coroutine to its end. A node that calls sys.exit() fails its own task, one that stops the loop none."""
     running = loop.create_task(main)
     while not running.done():
         try:
             loop.run_until_complete(running)
-        except (SystemExit, KeyboardInterrupt) as error:
-            if running.done():
+        except (SystemExit, KeyboardInterrupt, RuntimeError) as error:  # the last one: loop.stop() was called
+            if running.done() or loop.is_closed():
                 raise
             _log.warning("node.exited", error=type(error).__name__)
     return running.result()

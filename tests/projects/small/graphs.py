@@ -49,6 +49,10 @@ async def stay_for_ever(_state: Nothing) -> None:
             await asyncio.sleep(3600)
 
 
+def leave_a_thread(_state: Nothing) -> None:
+    threading.Thread(target=threading.Event().wait).start()
+
+
 def _of_one_node(state, node):
     return StateGraph(state).add_node("node", node).add_edge(START, "node").add_edge("node", END)
 
@@ -58,3 +62,4 @@ chat = _of_one_node(Chat, hear)
 leave = _of_one_node(Nothing, end_the_process)
 nap = _of_one_node(Nap, sleep)
 stay = _of_one_node(Nothing, stay_for_ever)
+thread = _of_one_node(Nothing, leave_a_thread)

@@ -67,6 +67,13 @@ def test_worker_that_is_asked_to_end_lets_what_runs_end(environment, own_client,
     assert worker.events("worker.stopped")
 
 
+def test_worker_ends_although_a_node_has_left_a_thread(environment, own_client, tmp_path):
+    with start_worker(tmp_path, environment, *SMALL) as worker:
+        worker.wait_until_ready()
+        own_client.wait(own_client.submit({}, graph="thread").task_id, timeout_s=30)
+        assert worker.end(signal.SIGTERM) == 0, worker.said()
+
+
 def test_burst_worker_ends_when_the_queues_are_empty(environment, own_client, tmp_path):
     ids = [own_client.submit({"seconds": 0}, graph="nap").task_id for _ in range(50)]
     with start_worker(tmp_path, environment, *SMALL, "--burst") as worker:

@@ -1,10 +1,12 @@
 """What the parent of several worker processes makes of the ways in which they end."""
 
+import asyncio
 import subprocess
 import sys
 
 import pytest
 
+from langgraph_rq.worker.fleet.processes import run_past_exits
 from tests.installation import clean_environment
 
 PROCESSES = """
@@ -45,3 +47,14 @@ def test_process_that_a_node_ends_is_replaced_whatever_its_code(supervised, code
 @pytest.mark.parametrize("code", [2, 3])
 def test_start_that_fails_ends_all_with_its_code(supervised, code):
     assert supervised(f"return {code}")[0] == code
+
+
+def test_loop_that_a_node_stops_runs_on():
+    with asyncio.Runner() as runner:
+
+        async def main():
+            runner.get_loop().stop()
+            await asyncio.sleep(0)
+            return "the end"
+
+        assert run_past_exits(runner.get_loop(), main()) == "the end"
