@@ -28,9 +28,17 @@ from langgraph_rq.shared.telemetry.audit import (
 )
 
 _PAGE = 1_000
+_EXIT_CODES = """
+\b
+Exit codes:
+  0  done
+  1  with --verify: entries were altered, inserted or removed
+  2  a key or an option is wrong
+  3  Redis cannot be reached
+"""
 
 
-@click.command()
+@click.command(epilog=_EXIT_CODES)
 @click.option(
     "--verify",
     "check",
@@ -52,8 +60,7 @@ def audit(*, check: bool, file: TextIO | None, task_id: str | None, last: int, a
       langgraph-producer audit --verify
       langgraph-producer audit --export audit-2026-11.jsonl
 
-    With --verify the exit code is 1 when entries were altered, inserted or removed. What was removed of the last
-    seconds, before a worker anchored it, is not found.
+    --verify does not find what was removed of the last seconds, before a worker anchored it.
     """  # noqa: D301 - \b is the character that tells click to keep the lines
     with connected_redis() as redis:
         if check:

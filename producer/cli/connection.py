@@ -18,9 +18,15 @@ def connected_redis() -> Iterator[Redis]:
     """Open Redis. Raises RedisUnavailableError, and InvalidInputError where its user lacks a permission."""
     settings = load(RedisSettings)
     url = settings.redis_url.get_secret_value()
+    with explained(url), open_sync(url, connections=1, timeout_s=settings.redis_timeout_s) as redis:
+        yield redis
+
+
+@contextmanager
+def explained(url: str) -> Iterator[None]:
+    """Raise RedisUnavailableError for an outage, and InvalidInputError where the user of `url` lacks a permission."""
     try:
-        with open_sync(url, connections=1, timeout_s=settings.redis_timeout_s) as redis:
-            yield redis
+        yield
     except NoPermissionError as error:
         raise InvalidInputError(
             Violation("REDIS_URL", "a user that may do that, use the admin's REDIS_URL", str(error))

@@ -20,9 +20,15 @@ from langgraph_rq.shared.settings import (
 from langgraph_rq.shared.telemetry.logs import configure
 
 _THREADS = 8
+_EXIT_CODES = """
+\b
+Exit codes:
+  0  asked to end
+  2  a setting is wrong, or the port is taken
+"""
 
 
-@click.command()
+@click.command(epilog=_EXIT_CODES)
 @click.option("--host", help="The address to listen on (default: 127.0.0.1).")
 @click.option("--port", type=int, help="Its port (default: 9181).")
 def dashboard(host: str | None, port: int | None) -> None:

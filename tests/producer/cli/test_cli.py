@@ -1,9 +1,12 @@
 """`langgraph-producer`: what it writes where, and with which code it ends."""
 
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from redis import Redis
@@ -186,3 +189,25 @@ def test_redis_down_is_one_line_with_the_masked_url_and_3():
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith("error: cannot reach Redis at redis://***@127.0.0.1:1/0: ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["export"], ["export", "th"], ["import", "-"]], ids=" ".join)
+def test_moving_threads_says_at_once_that_redis_is_away(producer, monkeypatch, arguments):
+    monkeypatch.setenv("LGRQ_CHECKPOINT_REDIS_URL", DOWN)
+    moved = producer("threads", *arguments, stdin="{}\n")
+    assert (moved.exit_code, moved.stdout) == (3, "")
+    assert moved.stderr.startswith("error: cannot reach Redis at redis://***@127.0.0.1:1/0")
+
+
+def commands(group: click.Group, *names: str) -> Iterator[list[str]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, *names, name)
+        elif name not in {"redis", "model"}:  # of `dev`, whose help is another program's
+            yield [*names, name]
+
+
+@pytest.mark.parametrize("arguments", [*commands(main)], ids=" ".join)
+def test_help_of_each_command_ends_with_its_exit_codes(producer, arguments):
+    *_, end = producer(*arguments, "--help").stdout.partition("Exit codes")
+    assert re.findall(r"^ +(\d)  \w", end, re.MULTILINE)[0] == "0"
