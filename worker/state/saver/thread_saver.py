@@ -142,6 +142,7 @@ class ThreadSaver(SyncFaces):
         Raises:
             RefusedStateError: it holds a type that is not allowed, or was not written here with a known key.
         """
+        await self._input_is_saved(place_of(config))
         return await self._reader.find(config)
 
     async def alist(
@@ -156,6 +157,8 @@ class ThreadSaver(SyncFaces):
         left = limit
         if left == 0:
             return
+        if config:
+            await self._input_is_saved(place_of(config))
         async for found in self._reader.select(config, filter or {}, before):
             yield found
             if left is not None and (left := left - 1) <= 0:
