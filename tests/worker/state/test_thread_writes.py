@@ -84,7 +84,8 @@ async def test_checkpoint_of_an_input_is_saved_before_it_is_read(counted):
     first = await put(saver, source="input")
     assert (await saver.aget_tuple(thread())).config == first
     second = await put(saver, source="input")
-    assert [one.config async for one in saver.alist(thread())][0] == second
+    listed = [one.config async for one in saver.alist(thread())]
+    assert listed[0] == second
 
 
 async def test_input_that_a_later_task_has_barred_refuses_the_write_that_follows(counted, plain):
