@@ -81,6 +81,7 @@ async def test_thread_of_the_path_may_be_named_once_more_and_no_other(sdk, threa
 async def test_config_that_a_thread_shows_can_be_sent_back(sdk, thread):
     await sdk.runs.wait(thread, "g", input={"n": 1}, config={"configurable": {"tone": "kind", "user_id": "ann"}})
     shown = (await sdk.threads.get(thread))["config"]
+    assert shown == {"configurable": {"tone": "kind", "user_id": "ann"}}
     ran = await sdk.runs.wait(thread, "g", input={"n": 1}, config=shown)
     assert ran["in_config"] == {"tone": "kind", "user_id": "ann"}
 

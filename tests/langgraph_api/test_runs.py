@@ -112,8 +112,22 @@ async def test_question_that_is_skipped_by_hand_is_not_shown_any_more(sdk):
     await sdk.threads.update_state(thread, None, as_node="__end__")  # as Agent Inbox ignores it
     found = await sdk.threads.get(thread)
     assert (found["status"], found["interrupts"]) == ("idle", {})
-    assert await sdk.threads.search(ids=[thread], status="interrupted") == []
+    asking = {"status": "interrupted", "metadata": {"graph_id": "ask"}}
+    assert await sdk.threads.search(**asking) == []
     assert "__interrupt__" in await sdk.runs.wait(thread, "ask", input={"topic": "supper"})
+    assert [one["thread_id"] for one in await sdk.threads.search(**asking)] == [thread]
+    run = await sdk.runs.create(thread, "ask", command={"resume": [{"type": "accept", "args": None}]})
+    assert (await sdk.runs.join(thread, run["run_id"]))["answer"] == [{"type": "accept", "args": None}]
+
+
+async def test_stream_of_a_run_without_thread_names_the_thread_under_which_it_is_found(sdk):
+    told = [part async for part in sdk.runs.stream(None, "chat", input=HI, stream_mode=["messages-tuple", "debug"])]
+    threads = {part.data[1]["thread_id"] for part in told if part.event == "messages"}
+    threads |= {
+        part.data["payload"]["checkpoint"]["thread_id"] for part in told if "checkpoint" in str(part.data)[:200]
+    }
+    (thread,), run_id = threads, told[0].data["run_id"]
+    assert (await sdk.runs.get(thread, run_id))["thread_id"] == thread
 
 
 async def test_metadata_of_the_thread_are_those_of_its_runs_too(sdk):

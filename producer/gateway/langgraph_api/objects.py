@@ -38,7 +38,7 @@ RUN_STATUS = {
 
 T = TypeVar("T")
 
-SERVERS = frozenset({"run_id", "graph_id", "assistant_id"})
+SERVERS = frozenset({"run_id", "graph_id", "assistant_id", "thread_id"})
 """What the server adds to a run's `configurable`."""
 
 
@@ -146,7 +146,8 @@ async def _last_runs(caller: Caller, threads: Sequence[Thread]) -> list[LastRun 
     results: list[Any] = await pipeline.execute(raise_on_error=False) if threads else []
     found: list[LastRun | None] = []
     for thread, record, result in zip(threads, records, results, strict=True):
-        config = (record.about.get("kwargs", {}) if record else {}).get("config") or {}
+        config = dict((record.about.get("kwargs", {}) if record else {}).get("config") or {})
+        config.pop("metadata", None)
         own = {name: value for name, value in config.get("configurable", {}).items() if name not in SERVERS}
         ended = _document(result)
         reason = (ended.get("metadata") or {}).get("cancel_reason")

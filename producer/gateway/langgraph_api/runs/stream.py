@@ -8,6 +8,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from langgraph_rq.producer.gateway.dependencies import Caller
+from langgraph_rq.producer.gateway.langgraph_api.ids import thread_of_its_own
 from langgraph_rq.producer.gateway.langgraph_api.messages import Messages, Repeats
 from langgraph_rq.producer.gateway.langgraph_api.objects import RUN_STATUS, failure
 from langgraph_rq.producer.gateway.langgraph_api.runs.bodies import joins_messages, task_mode
@@ -15,7 +16,7 @@ from langgraph_rq.producer.gateway.tasks.stream import EventsResponse
 from langgraph_rq.shared.errors import LanggraphRqError
 from langgraph_rq.shared.queue.events import BEGINNING, Event, EventType, is_place, order
 from langgraph_rq.shared.strict_json import read_json
-from langgraph_rq.shared.tasks import State
+from langgraph_rq.shared.tasks import State, own_thread
 
 HEARTBEAT_S = 5.0
 """LangGraph's clients give up a silent stream soon after."""
@@ -129,6 +130,8 @@ class Frames:
 
     def __init__(self, run_id: str, modes: Collection[str], place: str, suffix: str = "") -> None:
         self._run_id = run_id
+        self._own = own_thread(run_id).encode(), thread_of_its_own(run_id).encode()
+        """The thread of a run without one: as the worker names it, and as it is shown elsewhere."""
         self._suffix = suffix
         self._modes = {task_mode(mode) for mode in modes}
         self._place = order(place)
@@ -169,7 +172,7 @@ class Frames:
         frames = [frame("|".join([name, *inside]), value) for name, value in told[:-1]]
         # Only the last one has the place: who comes back after another one gets all of them.
         frames += [frame("|".join([name, *inside]), value, self._id(event)) for name, value in told[-1:]]
-        return [*begin, *frames]
+        return [*begin, *(one.replace(*self._own) for one in frames)]
 
     def _told(self, event: Event, data: dict[str, Any]) -> list[tuple[str, Any]]:
         """Return what an event of a mode says, as (event, data)."""
