@@ -3,7 +3,10 @@
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import click
 from redis.exceptions import RedisError
@@ -16,7 +19,8 @@ from langgraph_rq.producer.doctor.system import PRIVATE_CA, System, Urls
 from langgraph_rq.shared import terminal
 from langgraph_rq.shared.connections.clients import open_sync
 from langgraph_rq.shared.connections.connect_errors import explain_connect_error
-from langgraph_rq.shared.settings import RedisSettings, load
+from langgraph_rq.shared.errors import InvalidInputError, Violation
+from langgraph_rq.shared.settings import RedisSettings, load, mask_url
 
 CHECKLIST: dict[str, dict[str, Check]] = {
     "infrastructure": infrastructure.CHECKS,
@@ -36,10 +40,29 @@ Exit codes, by the worst:
 """
 
 
+class _Url(click.ParamType[str]):
+    """The URL of a web server, without a slash at its end."""
+
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check it."""
+        del ctx
+        with suppress(ValueError):
+            parts = urlsplit(value)
+            if parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0:
+                return str(value).rstrip("/")
+        option = param.opts[0] if param else "URL"
+        raise InvalidInputError(Violation(option, "http://host:port or https://host:port", mask_url(value)))
+
+
+_URL = _Url()
+
+
 @click.command(epilog=_EXIT_CODES)
-@click.option("--gateway", metavar="URL", help="The gateway, for example https://localhost:8080.")
-@click.option("--prometheus", metavar="URL", help="Prometheus, for example http://localhost:9090.")
-@click.option("--dashboard", metavar="URL", help="The dashboard, for example http://localhost:9181.")
+@click.option("--gateway", type=_URL, metavar="URL", help="The gateway, for example https://localhost:8080.")
+@click.option("--prometheus", type=_URL, metavar="URL", help="Prometheus, for example http://localhost:9090.")
+@click.option("--dashboard", type=_URL, metavar="URL", help="The dashboard, for example http://localhost:9181.")
 @click.option("--ca", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A private CA, as PEM.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object per check.")
 @click.pass_context
@@ -63,7 +86,7 @@ def doctor(
     redis = load(RedisSettings)
     url = redis.redis_url.get_secret_value()
     checkpoints = redis.checkpoint_redis_url.get_secret_value() if redis.checkpoint_redis_url else url
-    urls = Urls(*(one.rstrip("/") if one else None for one in (gateway, prometheus, dashboard)))
+    urls = Urls(gateway, prometheus, dashboard)
     with (
         open_sync(url, connections=2, timeout_s=redis.redis_timeout_s) as client,
         open_sync(checkpoints, connections=2, timeout_s=redis.redis_timeout_s) as checkpoint_client,

@@ -5,6 +5,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -123,24 +124,29 @@ class System:
                 return answer.status, answer.read()
         except HTTPError as error:
             return error.code, error.read()
+        except HTTPException as error:
+            raise OSError(f"it answers no HTTP: {type(error).__name__}") from None
 
     @cached_property
     def targets(self) -> list[dict[str, Any]]:
         """Prometheus' targets. Raises OSError."""
-        return list(self._prometheus("/api/v1/targets")["activeTargets"])
+        return self._prometheus("/api/v1/targets", "activeTargets")
 
     @cached_property
     def rules(self) -> list[dict[str, Any]]:
         """Prometheus' rules. Raises OSError."""
-        return [rule for group in self._prometheus("/api/v1/rules")["groups"] for rule in group["rules"]]
+        return [rule for group in self._prometheus("/api/v1/rules", "groups") for rule in group["rules"]]
 
     @cached_property
     def alertmanagers(self) -> list[dict[str, Any]]:
         """The Alertmanagers to which Prometheus sends alerts. Raises OSError."""
-        return list(self._prometheus("/api/v1/alertmanagers")["activeAlertmanagers"])
+        return self._prometheus("/api/v1/alertmanagers", "activeAlertmanagers")
 
-    def _prometheus(self, path: str) -> dict[str, Any]:
+    def _prometheus(self, path: str, name: str) -> list[dict[str, Any]]:
         status, body = self.get(f"{self.urls.prometheus}{path}")
         if status != 200:
             raise OSError(f"Prometheus answered {status}")
-        return dict(json.loads(body)["data"])
+        try:
+            return list(json.loads(body)["data"][name])
+        except (ValueError, LookupError, TypeError):
+            raise OSError(f"expected Prometheus, got another server's answer to {path}") from None

@@ -296,7 +296,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"REDIS_URL={server.url}", flush=True)  # noqa: T201
             while True:
                 signal.pause()
-    except EmbeddedRedisError as error:
+    except (EmbeddedRedisError, OSError) as error:  # the latter: the directory cannot be made or written
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 3
     return 0

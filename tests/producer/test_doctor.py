@@ -1,6 +1,7 @@
 import json
+import socket
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 
@@ -308,6 +309,43 @@ def test_redis_that_is_away_is_a_fail_of_each_check_that_asks_it(examine, tmp_pa
     code, checks, _ = examine(f"unix://{tmp_path}/nobody.sock")
     assert code == 2
     assert checks["tasks persist"]["reason"].startswith("Redis could not be asked")
+
+
+@pytest.mark.parametrize("option", ["--gateway", "--prometheus", "--dashboard"])
+@pytest.mark.parametrize("url", ["localhost:8080", "ftp://host", "http://", "http://[::1", "http://host:port"])
+def test_url_that_is_none_is_an_error(examine, producer_url, option, url):
+    code, checks, said = examine(producer_url, option, url)
+    assert (code, checks) == (2, {})
+    assert said == f"error: {option}: expected http://host:port or https://host:port, got: {url}\n"
+
+
+@pytest.fixture
+def no_web_server():
+    """The URL of a server that greets as SSH does."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet():
+            with suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.recv(4096)
+                        connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+        thread = Thread(target=greet)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def test_server_that_is_another_fails_the_checks_that_ask_it(examine, producer_url, web, no_web_server):
+    web["/api/v1/targets"] = web["/api/v1/rules"] = (200, {"data": []})
+    code, checks, _ = examine(producer_url, "--gateway", no_web_server, "--prometheus", web["url"], **GOOD)
+    assert code == 2
+    assert checks["health and readiness"]["reason"] == "could not be asked: it answers no HTTP: BadStatusLine"
+    another = "could not be asked: expected Prometheus, got another server's answer to /api/v1/"
+    assert [checks[name]["reason"] for name in ("metrics", "alerts")] == [another + "targets", another + "rules"]
 
 
 def test_table_for_people_says_what_to_do(examine, redis_url, monkeypatch, tmp_path):

@@ -171,6 +171,13 @@ def test_named_server_that_does_not_start_is_refused(monkeypatch):
         find_redis()
 
 
+def test_folder_that_cannot_be_made_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert embedded_redis.main(["--dir", str(tmp_path / "file/folder")]) == 3
+    said = capsys.readouterr().err
+    assert said == f"error: [Errno 20] Not a directory: '{tmp_path}/file/folder'\n"
+
+
 @pytest.mark.usefixtures("no_wheel")
 def test_missing_server_is_one_line_for_who_runs_it(folder, capsys):
     assert embedded_redis.main(["--dir", str(folder)]) == 3
