@@ -21,6 +21,8 @@ local FORGOTTEN = 100
 local LONGEST = 1000
 -- How long a job is shown whose result is over (ms).
 local BRIEFLY = 300000
+-- How much longer than its last job (ms) a registry is kept at most.
+local LONGER = 60000
 -- A score that no cleanup of RQ reaches.
 local FAR = '4102444800'
 -- How long executions are kept that nothing ends (ms).
@@ -46,8 +48,9 @@ local function list_ended(id, queue, status, keep_ms, now_ms)
     redis.pcall('ZREM', registry_key, unpack(over))
   end
   redis.pcall('ZADD', registry_key, math.floor((now_ms + keep_ms) / 1000), id)
-  if redis.pcall('PEXPIRE', registry_key, whole(keep_ms + 1000), 'GT') ~= 1 then
-    redis.pcall('PEXPIRE', registry_key, whole(keep_ms + 1000), 'NX')
+  local left_ms = redis.pcall('PTTL', registry_key)
+  if type(left_ms) == 'number' and left_ms < keep_ms then
+    redis.pcall('PEXPIRE', registry_key, whole(keep_ms + LONGER)) -- not anew with each job
   end
 end
 

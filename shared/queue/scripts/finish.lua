@@ -103,10 +103,11 @@ if rq_status ~= 'failed' then -- a worker of stock RQ may have taken the task by
 end
 if redis.call('EXISTS', job_key) == 1 then
   list_ended(id, queue or '', rq_status, result_ms, now_ms)
-  redis.pcall('HSET', job_key, 'status', rq_status, 'ended_at', now_iso)
   if emptied_data ~= '' then
-    redis.pcall('HSET', job_key, 'data', emptied_data)
+    redis.pcall('HSET', job_key, 'status', rq_status, 'ended_at', now_iso, 'data', emptied_data)
     redis.pcall('HDEL', job_key, 'task')
+  else
+    redis.pcall('HSET', job_key, 'status', rq_status, 'ended_at', now_iso)
   end
   redis.call('PEXPIRE', job_key, result_ms)
 end

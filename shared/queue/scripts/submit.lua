@@ -73,7 +73,8 @@ end
 
 -- Running tasks must still be able to write their checkpoints, so new ones are refused before the memory is full.
 local info = redis.call('INFO', 'memory')
-local max_memory = tonumber(info:match('maxmemory:(%d+)'))
+local _, ends = info:find('\nmaxmemory:', 1, true) -- a pattern would be tried at each of its 3,000 characters
+local max_memory = tonumber(info:match('^%d+', ends + 1))
 if max_memory > 0 then
   local percent = tonumber(info:match('used_memory:(%d+)')) * 100 / max_memory
   if percent > memory_mark then
