@@ -204,3 +204,35 @@ async def test_many_small_writes_that_come_together_are_one_append(counted, plai
     _, scripts = await count(*(saver.aput_writes(config, [("a", n)], f"task {n:03}") for n in range(500)))
     assert await writes_of(saver, config) == list(range(500))
     assert (await plain.info("commandstats"))["cmdstat_hset"]["calls"] == scripts
+
+
+async def test_run_that_stops_behind_its_input_waits_until_that_is_saved(counted, plain):
+    saver, _count = counted
+    config = await put(saver, source="input")
+    await saver.input_is_saved("t")
+    assert (await ThreadSaver(plain).aget_tuple(thread())).config == config
+
+
+async def test_input_that_is_refused_is_an_error_of_its_own_task_only(counted, plain):
+    saver, _count = counted
+    config = await put(saver)
+    await ThreadSaver(plain, token=lambda _thread: TOKEN + 1).begin("t")
+    await put(saver, source="input")
+    for _ in range(2):
+        with pytest.raises(CheckpointFencedError):
+            await saver.input_is_saved("t")
+    saver._threads._token = lambda _thread: TOKEN + 1
+    await saver.input_is_saved("t")
+    assert (await saver.aget_tuple(thread())).config == config
+
+
+async def test_caller_that_is_cancelled_while_it_waits_for_an_input_does_not_stop_it(counted, plain):
+    saver, _count = counted
+    config = await put(saver, source="input")
+    waiting = asyncio.create_task(saver.input_is_saved("t"))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await saver.input_is_saved("t")
+    assert (await ThreadSaver(plain).aget_tuple(thread())).config == config

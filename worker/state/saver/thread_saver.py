@@ -16,11 +16,10 @@ writes carry it, and one with a lower token than was seen is refused: it comes f
 caller that runs no task, such as an operation on a thread at rest, has no token and is not compared.
 """
 
-import asyncio
 import os
 import random
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -37,7 +36,6 @@ from langgraph.checkpoint.base import (
 )
 from redis.asyncio import Redis as AsyncRedis
 
-from langgraph_rq.shared.connections.background import BackgroundTasks
 from langgraph_rq.worker.guards.task_guard import current_task
 from langgraph_rq.worker.state.outages import PATIENCE_S, Outages
 from langgraph_rq.worker.state.saver import upkeep
@@ -110,13 +108,10 @@ class ThreadSaver(SyncFaces):
         self._keep = keep
         self._large: OrderedDict[tuple[str, str], frozenset[str]] = OrderedDict()
         self._left: OrderedDict[tuple[str, str], int] = OrderedDict()
-        self._inputs: OrderedDict[tuple[str, str], asyncio.Task[int]] = OrderedDict()
-        self._background = BackgroundTasks()
 
     async def finish(self, timeout_s: float) -> None:
         """Let what cancelled runs were writing end, for at most `timeout_s`, before the client is closed."""
         await self._threads.finish(timeout_s)
-        await self._background.close(0)
 
     async def begin(self, thread_id: str) -> bool:
         """Begin a task on a thread: from here on writes with a lower token than its own are refused.
@@ -136,13 +131,21 @@ class ThreadSaver(SyncFaces):
         """
         self._threads.note_empty(thread_id)
 
+    async def input_is_saved(self, thread_id: str) -> None:
+        """Wait for the checkpoint of a run's input, which `aput` returns before it is saved; the next write waits, too.
+
+        Raises:
+            CheckpointFencedError: the thread is another task's by now.
+        """
+        await self._threads.saved_soon(thread_id)
+
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Read a thread's newest checkpoint, or the one in `config`; waits while Redis is away.
 
         Raises:
             RefusedStateError: it holds a type that is not allowed, or was not written here with a known key.
         """
-        await self._input_is_saved(place_of(config))
+        await self.input_is_saved(place_of(config)[0])
         return await self._reader.find(config)
 
     async def alist(
@@ -158,7 +161,7 @@ class ThreadSaver(SyncFaces):
         if left == 0:
             return
         if config:
-            await self._input_is_saved(place_of(config))
+            await self.input_is_saved(place_of(config)[0])
         async for found in self._reader.select(config, filter or {}, before):
             yield found
             if left is not None and (left := left - 1) <= 0:
@@ -187,15 +190,16 @@ class ThreadSaver(SyncFaces):
         write = partial(self._write, place, get_checkpoint_id(config) or "", checkpoint, merged, new_versions)
         run = str(merged.get("run_id") or "")
         what = write(self._large.get(place, frozenset()))
-        if merged.get("source") == "input" and not what.known and self._threads.is_task_of(place[0]):
+        is_input = merged.get("source") == "input" and not place[1]
+        if is_input and not what.known and self._threads.is_task_of(place[0]):
             # LangGraph does not wait for it: it goes with the first writes, or before them, and they wait for it.
-            self._save_input(place, self._threads.save(place[0], run, what))
+            self._threads.save_soon(place[0], run, what)
             return config_of(*place, checkpoint["id"])
         count = await self._threads.save(place[0], run, what)
         if count == _MISSING:  # an expired thread took them along
             count = await self._threads.save(place[0], run, write(frozenset()))
         accepted(count)
-        await self._input_is_saved(place)
+        await self.input_is_saved(place[0])
         await self._trim(place, count, str(config["configurable"].get(TASK_ID) or ""))
         task = current_task.get()
         if task and not place[1]:  # a subgraph's checkpoint does not keep what the node around it has paid for
@@ -222,7 +226,7 @@ class ThreadSaver(SyncFaces):
         )
         name = name_of(namespace, configurable["checkpoint_id"])
         accepted(await self._threads.save(thread, str(run or ""), NodeWrites(name, rows)))
-        await self._input_is_saved((thread, namespace))
+        await self.input_is_saved(thread)
 
     async def expire_thread(self, thread_id: str, ttl_s: float = TASK_TTL_S) -> int:
         """Set the TTL of a thread; 0 deletes it. One round trip, no search.
@@ -322,15 +326,6 @@ class ThreadSaver(SyncFaces):
         values = [part for pair in written.fields(namespace) for part in pair]
         name = name_of(namespace, checkpoint["id"])
         return NewCheckpoint(name, written.record, written.known_fields(namespace), values)
-
-    def _save_input(self, place: tuple[str, str], saving: Coroutine[Any, Any, int]) -> None:
-        task = self._background.start(saving)
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # that of a run that wrote no more
-        _remember(self._inputs, place, task)
-
-    async def _input_is_saved(self, place: tuple[str, str]) -> None:
-        if saving := self._inputs.pop(place, None):
-            accepted(await saving)
 
     async def _trim(self, place: tuple[str, str], count: int, task_id: str) -> None:
         """Drop old checkpoints of a namespace once an eighth more is there than is wanted, or than had to stay."""

@@ -1,12 +1,15 @@
 """The scripts of a thread's state: what they are called with, and what their refusals mean."""
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis as AsyncRedis
 
 from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.connections.background import BackgroundTasks
 from langgraph_rq.shared.connections.batching import Batcher
 from langgraph_rq.shared.connections.kept_connection import Argument
 from langgraph_rq.worker.state.outages import CheckpointFencedError, Outages
@@ -17,7 +20,7 @@ from langgraph_rq.worker.state.serializer import StateSerializer
 
 _CODECS = 1_024
 _KEPT, _KEPT_BYTES = 512, 256_000
-"""Tasks whose first checkpoint is kept until they write, and the bytes of each at most."""
+"""Tasks whose first checkpoint is kept until they write, and its bytes at most."""
 HAS_CHECKPOINTS = 2
 
 
@@ -49,6 +52,8 @@ class ThreadScripts:
         self._token = token
         self._codecs: dict[str, Codec] = {}
         self._begun: OrderedDict[str, tuple[Argument, list[Any]]] = OrderedDict()
+        self._soon: OrderedDict[tuple[str, Argument], asyncio.Task[int]] = OrderedDict()
+        self._background = BackgroundTasks()
 
     def codec(self, thread: str) -> Codec:
         """Return what writes and reads the values of a thread; it derives the thread's keys once."""
@@ -61,6 +66,7 @@ class ThreadScripts:
     async def finish(self, timeout_s: float) -> None:
         """Let the round trip that is under way end, for at most `timeout_s`."""
         await self._trips.aclose(timeout_s)
+        await self._background.close(0)
 
     async def begin(self, thread: str, name: bytes = b"") -> int:
         """Begin a task on a thread.
@@ -120,6 +126,30 @@ class ThreadScripts:
         self._begun.pop(thread, None)
         writer = Writer(thread, run, self._token_of(thread))
         return await self.outages.retry(lambda: self._writes.save(writer, what))
+
+    def save_soon(self, thread: str, run: str, what: NewCheckpoint) -> None:
+        """Save what the caller does not wait for, but `saved_soon` does, for the running task."""
+        key = thread, self._token_of(thread)
+        self._soon[key] = self._background.start(self.save(thread, run, what))
+        self._soon[key].add_done_callback(partial(self._forget_saved, key))
+        if len(self._soon) > _KEPT:
+            self._soon.popitem(last=False)
+
+    async def saved_soon(self, thread: str) -> None:
+        """Wait until what the running task saves soon is saved.
+
+        Raises:
+            CheckpointFencedError: a later task has begun on the thread.
+        """
+        key = thread, self._token_of(thread)
+        if saving := self._soon.get(key):
+            accepted(await asyncio.shield(saving))
+
+    def _forget_saved(self, key: tuple[str, Argument], saving: "asyncio.Task[int]") -> None:
+        """Forget what is saved; what failed is left for those who wait."""
+        is_saved = not saving.cancelled() and saving.exception() is None and saving.result() > 0
+        if is_saved and self._soon.get(key) is saving:
+            del self._soon[key]
 
     def _note_begun(self, thread: str, found: list[Any]) -> None:
         if self.is_task_of(thread):

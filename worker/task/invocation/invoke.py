@@ -106,12 +106,14 @@ async def _invoke(attempt: Attempt, task: Task, loaded: LoadedGraph, deadline_at
     except BaseException as error:  # a node that calls sys.exit() fails its task, not its neighbours
         given = start.input if isinstance(start, Start) and not isinstance(start.input, Command) else None
         reason = read_invalid_input(error, given) if given is not None and not has_begun() else None
-        if reason is None:
-            return read_failure(error, deadline_at, context.error_detail)
         try:
-            await _restore(loaded.graph, before, context.checkpointer, task)
+            await _save_input(context.checkpointer, task)
+            if reason is not None:
+                await _restore(loaded.graph, before, context.checkpointer, task)
         except Exception as outage:
             return read_error(outage, deadline_at)
+        if reason is None:
+            return read_failure(error, deadline_at, context.error_detail)
         return Result(State.ERROR, error=(ErrorType.INVALID_INPUT, reason))
 
 
@@ -132,6 +134,7 @@ async def _read_before(attempt: Attempt, task: Task, config: RunnableConfig) -> 
 
 async def _read_end(task: Task, loaded: LoadedGraph, checkpointer: Checkpointer | None, output: Any) -> Result:
     """Read how a run ended: with its output, a question, or at a breakpoint."""
+    await _save_input(checkpointer, task)
     result = read_output(output)
     if checkpointer is None:
         return no_checkpoints() if result.state is State.INTERRUPTED or has_stopped() else result
@@ -139,6 +142,12 @@ async def _read_end(task: Task, loaded: LoadedGraph, checkpointer: Checkpointer 
     if result.state is State.SUCCESS and (has_breakpoints(loaded.graph, task) or has_stopped()):
         return await find_stop(loaded.graph, result, thread_config(task))
     return result
+
+
+async def _save_input(checkpointer: Checkpointer | None, task: Task) -> None:
+    """Wait until the checkpoint of the input is saved, of a run that has written nothing more."""
+    if isinstance(checkpointer, ThreadSaver):
+        await checkpointer.input_is_saved(task.thread_key)
 
 
 async def _restore(
