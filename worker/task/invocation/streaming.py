@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -52,11 +53,15 @@ async def stream_graph(
     asked = {mode.value for mode in modes}
     chosen = [*_NEEDED, *sorted(asked - {*_NEEDED, EventType.EVENTS.value})]
     is_renamed = task is not None and (task.key != task.task_id or task.thread_id not in {None, task.thread_key})
-    run = _with_events if StreamMode.EVENTS in modes else _without_events
-    async with aclosing(run(graph, start, config, {**options, "stream_mode": chosen, "subgraphs": subgraphs})) as parts:
-        async for namespace, mode, part in parts:
+    options = {**options, "stream_mode": chosen, "subgraphs": subgraphs}
+    run: Any = partial(_with_events, graph) if StreamMode.EVENTS in modes else graph.astream
+    async with aclosing(run(start, config, **options)) as parts:
+        async for one in parts:
+            namespace, mode, part = one if subgraphs else ((), *one)
             if not namespace:
                 output.take(mode, part)
+            if mode not in asked and mode != "tasks":
+                continue
             try:
                 shown = _as_given(mode, part, task) if task and is_renamed else part
                 await _add(events, namespace, mode, shown, asked, detail)
@@ -91,33 +96,19 @@ class _Output:
         return {**(self._latest if isinstance(self._latest, dict) else {}), _INTERRUPT: self._interrupts}
 
 
-_Part = tuple[tuple[str, ...], str, Any]
-"""The namespace of a subgraph, the mode, and what is streamed."""
-
-
-async def _without_events(
-    graph: AnyGraph, start: Any, config: RunnableConfig, options: Mapping[str, Any]
-) -> AsyncGenerator[_Part, None]:
-    stream: Any = graph.astream(start, config, **options)
-    async with aclosing(stream) as parts:
-        async for part in parts:
-            yield part if options["subgraphs"] else ((), *part)
-
-
 async def _with_events(
-    graph: AnyGraph, start: Any, config: RunnableConfig, options: Mapping[str, Any]
-) -> AsyncGenerator[_Part, None]:
-    """Stream what LangChain reports of every run as well. Its chunks of the graph itself are what the modes give."""
+    graph: AnyGraph, start: Any, config: RunnableConfig, *, subgraphs: bool, **options: Any
+) -> AsyncGenerator[tuple[Any, ...], None]:
+    """Stream as `astream`, and what LangChain reports of every run. Its chunks of the graph are what the modes give."""
     root = None
-    stream: Any = graph.astream_events(start, config, version="v2", **options)
+    stream: Any = graph.astream_events(start, config, version="v2", subgraphs=subgraphs, **options)
     async with aclosing(stream) as records:
         async for record in records:
             root = root or record["run_id"]
             if record["event"] == "on_chain_stream" and record["run_id"] == root:
-                part: Any = record["data"]["chunk"]
-                yield part if options["subgraphs"] else ((), *part)
+                yield record["data"]["chunk"]
             else:
-                yield (), EventType.EVENTS.value, record
+                yield ((), EventType.EVENTS.value, record) if subgraphs else (EventType.EVENTS.value, record)
 
 
 async def _add(
