@@ -51,6 +51,8 @@ async def test_gateway_makes_keeps_copies_and_prunes_threads_and_serves_the_stor
         copy = (await sdk.threads.copy(thread))["thread_id"]
         assert {one["thread_id"] for one in await sdk.threads.search(metadata={"a": 1})} == {thread, copy}
         assert (await http.get(f"/threads/{copy}/storage")).json()["total_bytes"] > 0
+        await sdk.runs.create(thread, "same", input={"n": 2}, after_seconds=600)
+        await sdk.runs.cancel_many(status="pending")
         assert await sdk.threads.prune([thread], strategy="keep_latest") == {"pruned_count": 1}
         await sdk.threads.delete(thread)
         assert await sdk.threads.prune([copy]) == {"pruned_count": 1}
