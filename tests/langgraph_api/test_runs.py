@@ -120,6 +120,21 @@ async def test_question_that_is_skipped_by_hand_is_not_shown_any_more(sdk):
     assert (await sdk.runs.join(thread, run["run_id"]))["answer"] == [{"type": "accept", "args": None}]
 
 
+async def test_texts_are_passed_on_with_their_control_characters_but_without_nul(sdk):
+    thread, pasted = (
+        (await sdk.threads.create(metadata={"title": "a\x0cb"}))["thread_id"],
+        "page 1\x0c\x1b[1mpage 2\x1b[0m\x85",
+    )
+    answer = await sdk.runs.wait(thread, "chat", input={"messages": [{"role": "user", "content": pasted}]})
+    state = await sdk.threads.get_state(thread)
+    assert answer["messages"][0]["content"] == state["values"]["messages"][0]["content"] == pasted
+    assert [one["thread_id"] for one in await sdk.threads.search(metadata={"title": "a\x0cb"})] == [thread]
+    await sdk.store.put_item(["n"], key="k", value={"text": pasted})
+    assert (await sdk.store.get_item(["n"], key="k"))["value"] == {"text": pasted}
+    with pytest.raises(UnprocessableEntityError, match=r"input\.topic.*U\+0000"):
+        await sdk.runs.create(thread, "ask", input={"topic": "\x00"})
+
+
 async def test_stream_of_a_run_without_thread_names_the_thread_under_which_it_is_found(sdk):
     told = [part async for part in sdk.runs.stream(None, "chat", input=HI, stream_mode=["messages-tuple", "debug"])]
     threads = {part.data[1]["thread_id"] for part in told if part.event == "messages"}

@@ -8,12 +8,13 @@ from pydantic import Field
 
 from langgraph_rq.producer.client.store import MOST_ITEMS
 from langgraph_rq.producer.gateway.dependencies import FromCaller
+from langgraph_rq.producer.gateway.langgraph_api.texts import TextRoute
 from langgraph_rq.producer.gateway.problems import ProblemError, documented
-from langgraph_rq.producer.gateway.tasks.bodies import Body, StrictRoute
+from langgraph_rq.producer.gateway.tasks.bodies import Body
 
 _LABELS = Annotated[list[str], Field(description="Labels without periods.", max_length=100)]
 
-router = APIRouter(route_class=StrictRoute, tags=["langgraph: store"])
+router = APIRouter(route_class=TextRoute, tags=["langgraph: store"])
 
 
 class NameBody(Body):

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from fastapi import Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
@@ -110,13 +110,16 @@ class ResumeBody(Body):
 class StrictRequest(Request):
     """A request with strict JSON: no control characters, no extreme nesting."""
 
+    refused: ClassVar = _UNCLEAN
+    """Characters that no text holds."""
+
     async def json(self) -> Any:
         """Parse and check the body. Raises ProblemError 422."""
         try:
             value = read_json(await self.body())
         except ValueError as error:
             raise invalid(Violation("body", "JSON", str(error))) from None
-        violations = list(_unclean(value))
+        violations = list(_unclean(value, self.refused))
         if violations:
             raise invalid(*violations)
         return value
@@ -125,31 +128,33 @@ class StrictRequest(Request):
 class StrictRoute(KnownQueryRoute):
     """A route that reads its body as `StrictRequest` does, and knows its query."""
 
+    request_class: ClassVar = StrictRequest
+
     def get_route_handler(self) -> Callable[[Request], Any]:
         """Wrap FastAPI's own handler."""
         handle = super().get_route_handler()
 
         async def strictly(request: Request) -> Response:
-            response: Response = await handle(StrictRequest(request.scope, request.receive))
+            response: Response = await handle(self.request_class(request.scope, request.receive))
             return response
 
         return strictly
 
 
-def _unclean(value: Any) -> Iterator[Violation]:
+def _unclean(value: Any, refused: re.Pattern[str]) -> Iterator[Violation]:
     """Name every field that holds characters no text has, or that is nested too deeply."""
     parts: list[tuple[Any, str, int]] = [(value, "", 0)]
     while parts:
         part, path, level = parts.pop()
         if isinstance(part, str):
-            found = _UNCLEAN.search(part)
+            found = refused.search(part)
             if found:
                 yield Violation(path or "body", "text without control characters", f"U+{ord(found[0]):04X}")
         elif level > _DEPTH:
             yield Violation(path[:60], f"at most {_DEPTH} levels of nesting", "more")
         elif isinstance(part, dict):
             for name, item in part.items():
-                where = f"{path}.{name}".removeprefix(".") if not _UNCLEAN.search(name) else f"{path}.?"
+                where = f"{path}.{name}".removeprefix(".") if not refused.search(name) else f"{path}.?"
                 parts += [(name, where, level), (item, where, level + 1)]
         elif isinstance(part, list):
             parts += [(item, f"{path}[{i}]", level + 1) for i, item in enumerate(part)]

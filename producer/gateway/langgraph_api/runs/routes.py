@@ -30,9 +30,9 @@ from langgraph_rq.producer.gateway.langgraph_api.runs.stream import (
     open_stream,
 )
 from langgraph_rq.producer.gateway.langgraph_api.runs.wait import AwaitedRun
+from langgraph_rq.producer.gateway.langgraph_api.texts import TextRoute
 from langgraph_rq.producer.gateway.langgraph_api.threads.routes import ThreadPath
 from langgraph_rq.producer.gateway.problems import ProblemError, documented
-from langgraph_rq.producer.gateway.tasks.bodies import StrictRoute
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.records import forget_run_call
 from langgraph_rq.shared.run_fields import TaskId
@@ -41,7 +41,7 @@ from langgraph_rq.shared.tasks import task_key, thread_key
 _RUN_ID = TypeAdapter(TaskId)
 _PROBLEMS = documented(400, 401, 404, 408, 409, 413, 422, 429, 503)
 
-router = APIRouter(route_class=StrictRoute, tags=["langgraph: runs"])
+router = APIRouter(route_class=TextRoute, tags=["langgraph: runs"])
 
 
 async def _known_run(run: Annotated[str, Path(description="A run's id.")]) -> str:

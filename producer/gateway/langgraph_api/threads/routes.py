@@ -22,6 +22,7 @@ from langgraph_rq.producer.gateway.langgraph_api.objects import (
     read_thread,
 )
 from langgraph_rq.producer.gateway.langgraph_api.paths import select_paths
+from langgraph_rq.producer.gateway.langgraph_api.texts import TextRoute
 from langgraph_rq.producer.gateway.langgraph_api.threads.bodies import (
     CountBody,
     CreateBody,
@@ -34,7 +35,6 @@ from langgraph_rq.producer.gateway.langgraph_api.threads.bodies import (
 )
 from langgraph_rq.producer.gateway.langgraph_api.threads.search import MOST_ROWS, find_threads
 from langgraph_rq.producer.gateway.problems import ProblemError, documented, invalid
-from langgraph_rq.producer.gateway.tasks.bodies import StrictRoute
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import InvalidInputError, LanggraphRqError, Violation
 from langgraph_rq.shared.tasks import ThreadId, thread_key
@@ -63,7 +63,7 @@ _EMPTY: dict[str, Any] = {
 
 _THREAD_ID = TypeAdapter(ThreadId)
 
-router = APIRouter(route_class=StrictRoute, tags=["langgraph: threads"])
+router = APIRouter(route_class=TextRoute, tags=["langgraph: threads"])
 
 
 async def _known_form(thread: Annotated[str, Path(description="A thread's id.")]) -> str:

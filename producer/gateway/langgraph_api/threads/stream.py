@@ -21,9 +21,9 @@ from langgraph_rq.producer.gateway.langgraph_api.runs.stream import (
     frame,
     read_end,
 )
+from langgraph_rq.producer.gateway.langgraph_api.texts import TextRoute
 from langgraph_rq.producer.gateway.langgraph_api.threads.routes import ThreadPath
 from langgraph_rq.producer.gateway.problems import documented
-from langgraph_rq.producer.gateway.tasks.bodies import StrictRoute
 from langgraph_rq.producer.gateway.tasks.stream import EventsResponse
 from langgraph_rq.shared.errors import LanggraphRqError, UnknownTaskError
 from langgraph_rq.shared.queue.events import BEGINNING, is_place
@@ -41,7 +41,7 @@ _Mode = Literal["run_modes", "lifecycle", "state_update"]
 _MODES = {"lifecycle": (), "state_update": ("values",)}
 """What of its runs a mode tells, besides that they began, failed and ended; run_modes: what the runs were asked for."""
 
-router = APIRouter(route_class=StrictRoute, tags=["langgraph: threads"])
+router = APIRouter(route_class=TextRoute, tags=["langgraph: threads"])
 
 
 @router.get("/threads/{thread}/stream", response_class=Response, responses=documented(401, 404, 422, 429, 503))

@@ -16,16 +16,16 @@ from langgraph_rq.producer.gateway.langgraph_api.objects import (
     read_thread,
     read_threads,
 )
+from langgraph_rq.producer.gateway.langgraph_api.texts import TextRoute
 from langgraph_rq.producer.gateway.langgraph_api.threads.bodies import PruneBody
 from langgraph_rq.producer.gateway.langgraph_api.threads.routes import ThreadPath
 from langgraph_rq.producer.gateway.problems import ProblemError, documented
-from langgraph_rq.producer.gateway.tasks.bodies import StrictRoute
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import ThreadBusyError, UnknownGraphError
 from langgraph_rq.shared.tasks import thread_key
 from langgraph_rq.shared.threads.rows import copy_call
 
-router = APIRouter(route_class=StrictRoute, tags=["langgraph: threads"])
+router = APIRouter(route_class=TextRoute, tags=["langgraph: threads"])
 
 
 @router.delete("/threads/{thread}", status_code=204, responses=documented(401, 404, 503))
