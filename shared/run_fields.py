@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 OURS = frozenset({"task_id", "thread_id", "user_id", "checkpoint_id", "checkpoint_ns", "checkpoint_map"})
 """Keys of LangGraph's `configurable` that the worker sets: a task cannot give them another value."""
 
-_LANGGRAPHS = "__"
-"""How keys of `configurable` begin that LangGraph itself sets."""
+LANGGRAPHS = ("__", "langgraph_auth_")
+"""How keys of `configurable` begin that LangGraph sets, or its server for who is logged in: nodes trust them."""
 
 MOST_EARLIER = 100
 """How many tasks are looked back over that each failed before it wrote a checkpoint of its own."""
@@ -68,7 +68,7 @@ class RunConfig(BaseModel):
     @field_validator("configurable")
     @classmethod
     def _leave_ours(cls, configurable: dict[str, Any]) -> dict[str, Any]:
-        taken = sorted(key for key in configurable if key in OURS or key.startswith(_LANGGRAPHS))
+        taken = sorted(key for key in configurable if key in OURS or key.startswith(LANGGRAPHS))
         if taken:
             raise ValueError(f"no key that the worker sets itself ({', '.join(taken)})")
         return configurable

@@ -94,6 +94,12 @@ async def test_checkpoint_in_the_config_is_forked_from(sdk, thread):
     assert ran["n"] == 2
 
 
+@pytest.mark.parametrize("name", ["langgraph_auth_user", "langgraph_auth_user_id", "task_id", "__root"])
+async def test_what_only_a_server_says_of_a_run_is_refused(sdk, thread, name):
+    with pytest.raises(UnprocessableEntityError, match=name):
+        await sdk.runs.create(thread, "g", input={"n": 1}, config={"configurable": {name: "root"}})
+
+
 @pytest.mark.parametrize("named", [{"user_id": 7}, {"user_id": ""}, {"checkpoint_ns": "child:1"}])
 async def test_what_names_no_user_or_a_subgraph_is_refused_by_name(sdk, thread, named):
     (name,) = named

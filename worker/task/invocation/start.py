@@ -14,7 +14,7 @@ from langgraph.types import Command, Send
 from pydantic import BaseModel, ValidationError
 
 from langgraph_rq.shared.errors import ErrorType, Violation
-from langgraph_rq.shared.run_fields import GraphCommand, RunConfig
+from langgraph_rq.shared.run_fields import LANGGRAPHS, GraphCommand, RunConfig
 from langgraph_rq.shared.strict_json import kind
 from langgraph_rq.shared.tasks import Resume, State, Task, task_key
 from langgraph_rq.worker.graphs.empty_context import empty_context
@@ -72,7 +72,8 @@ def thread_config(task: Task) -> RunnableConfig:
 def run_config(task: Task, callbacks: Sequence[BaseCallbackHandler]) -> RunnableConfig:
     """Return LangGraph's config of a task's run. What the worker sets itself wins over what the task asks for."""
     asked = task.config or RunConfig()
-    given = asked.configurable or {name: value for name, value in (task.context or {}).items() if name[:2] != "__"}
+    mirrored = {name: value for name, value in (task.context or {}).items() if not name.startswith(LANGGRAPHS)}
+    given = asked.configurable or mirrored
     config: RunnableConfig = {
         "configurable": {**given, **thread_config(task)["configurable"]},
         "metadata": {**asked.metadata, **task.metadata, "task_id": task.key},

@@ -8,11 +8,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from langgraph_rq.producer.gateway.problems import invalid
 from langgraph_rq.shared.errors import Violation
-from langgraph_rq.shared.run_fields import OURS
+from langgraph_rq.shared.run_fields import LANGGRAPHS, OURS
 from langgraph_rq.shared.strict_json import kind
 from langgraph_rq.shared.tasks import Name
 
 _NAME = TypeAdapter(Name)
+_NAMING = frozenset({"thread_id", "checkpoint_id", "checkpoint_ns", "checkpoint_map", "user_id"})
 _NO_VALUE: tuple[Any, ...] = (None, "", {})
 """Values of `checkpoint_ns` and `checkpoint_map` that name no subgraph."""
 
@@ -42,13 +43,13 @@ def read_configurable(given: Mapping[str, Any], thread_id: str | None) -> Config
             raise _invalid(name, "nothing: a run begins at a checkpoint of the graph itself", given[name])
     if (user_id := given.get("user_id")) is not None and not _is_name(user_id):
         raise _invalid("user_id", "text of 1 to 256 characters", user_id)
-    others = {name: value for name, value in given.items() if name not in OURS or name == "task_id"}
+    others = {name: value for name, value in given.items() if name not in _NAMING}
     return Configurable(others, given.get("checkpoint_id") or None, user_id)
 
 
 def read_context(context: Mapping[str, Any]) -> Configurable:
     """Read a run's `context`, which LangGraph mirrors into `configurable`, without what a worker sets there."""
-    others = {name: value for name, value in context.items() if name not in OURS and not name.startswith("__")}
+    others = {name: value for name, value in context.items() if name not in OURS and not name.startswith(LANGGRAPHS)}
     user_id = context.get("user_id")
     return Configurable(others, user_id=user_id if _is_name(user_id) else None)
 
