@@ -10,11 +10,7 @@ from typing import Any, Self, Unpack
 
 from langgraph_rq.producer.client.door import Door
 from langgraph_rq.producer.client.reading.following import Following
-from langgraph_rq.producer.client.reading.lookup import (
-    Receipt,
-    TaskStatus,
-    read_result,
-)
+from langgraph_rq.producer.client.reading.lookup import Receipt, TaskStatus, read_result
 from langgraph_rq.producer.client.reading.results import LOOK_AGAIN_S, Results
 from langgraph_rq.producer.client.reading.statuses import ListFields, TaskPage, find_status, list_tasks
 from langgraph_rq.producer.client.records import Records
@@ -30,6 +26,7 @@ from langgraph_rq.producer.client.transport.transports import Transport
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.errors import (
     ForgedResultError,
+    InvalidInputError,
     InvalidTaskError,
     UnreadableTaskError,
     Violation,
@@ -41,6 +38,7 @@ from langgraph_rq.shared.queue.verbs import Multitask
 from langgraph_rq.shared.results import TaskResult
 from langgraph_rq.shared.settings import QueueSettings, RedisSettings, TaskSettings, TenantSettings, load
 from langgraph_rq.shared.signing import SignatureError, unsigned_result
+from langgraph_rq.shared.strict_json import kind
 from langgraph_rq.shared.tasks import DEFAULT_TENANT, State, Task, task_key
 from langgraph_rq.shared.telemetry.audit import Action
 
@@ -192,6 +190,8 @@ class ClientCore:
             UnreadableTaskError: another program has overwritten a task's keys.
             UnknownTaskError, WaitTimeoutError: as `wait`.
         """
+        if isinstance(task_ids, str):
+            raise InvalidInputError(Violation("task_ids", "a list of ids", kind(task_ids)))
         problem: UnreadableTaskError | None = None
         async with aclosing(self._results().ends(task_ids, timeout_s, skips_forgotten=True)) as documents:
             async for task_id, document in documents:
@@ -305,6 +305,8 @@ class ClientCore:
         await self._transport.close()
 
     def _key(self, task_id: str) -> str:
+        if not isinstance(task_id, str):  # a receipt would name a task that nobody knows
+            raise InvalidInputError(Violation("task_id", "text, such as receipt.task_id", kind(task_id)))
         return task_key(task_id, self._tenant)
 
     def _checked(self, task_id: str, document: bytes) -> bytes:

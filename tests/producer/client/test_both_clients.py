@@ -8,6 +8,7 @@ import pytest
 
 from langgraph_rq import AsyncClient, Client, InvalidTaskError, State, UnknownTaskError
 from langgraph_rq.producer.client.core import ClientCore
+from langgraph_rq.shared.errors import InvalidInputError
 
 
 def public_methods(kind: type) -> list[str]:
@@ -81,6 +82,18 @@ async def events(client, task_id: str) -> list:
 async def test_events_of_a_task_that_is_not_known_are_an_error(client):
     with pytest.raises(UnknownTaskError, match="nope"):
         await events(client, "nope")
+
+
+@pytest.mark.parametrize("method", ["status", "result", "wait", "cancel", "resume", "continue_"])
+async def test_receipt_in_the_place_of_its_id_is_an_error(client, method):
+    receipt = await client.submit({"n": 1})
+    with pytest.raises(InvalidInputError, match=r"^task_id: expected text, such as receipt.task_id, got: Receipt$"):
+        await getattr(client, method)(receipt, *(("yes",) if method == "resume" else ()))
+
+
+async def test_id_in_the_place_of_ids_is_an_error(client):
+    with pytest.raises(InvalidInputError, match=r"^task_ids: expected a list of ids, got: "):
+        [result async for result in client.wait_each("t-1", 1)]
 
 
 async def test_events_that_are_forgotten_are_answered_with_the_end_alone(client, redis_client):
