@@ -3,7 +3,10 @@
 On a terminal what is written fits its width. In a pipe or a file nothing is wrapped, cut or coloured: a row is a line.
 """
 
+import codecs
+import io
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +21,25 @@ from rich.table import Table
 from rich.text import Text
 
 from langgraph_rq.shared.control_characters import visible, visible_json, visible_lines
+
+_ESCAPE = "langgraph_rq.escape"
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """Write characters as JSON does where an encoding has none of them."""
+    assert isinstance(error, UnicodeEncodeError)
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex(" ", 2).split()
+    return "".join(f"\\u{unit}" for unit in units), error.end
+
+
+codecs.register_error(_ESCAPE, _escaped)
+
+
+def accept_any_text() -> None:
+    """Let stdout take all characters, whatever its encoding: escaped as in JSON, which stays the same value."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors=_ESCAPE)
+
 
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
 """The console for everything that is not a result."""

@@ -62,6 +62,7 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
+        terminal.accept_any_text()
         try:
             refuse_unknown_names()
             return super().invoke(ctx)

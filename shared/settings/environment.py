@@ -5,6 +5,7 @@ Sources, the first wins: environment; `NAME_FILE`, a file that holds the value; 
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from json import JSONDecodeError
 from pathlib import Path
@@ -23,11 +24,17 @@ PREFIX = "LGRQ_"
 FILE_SUFFIX = "_file"
 ENV_FILE = Path(".env")
 SECRETS = Path("/run/secrets")
+_CHOICES = re.compile(r"\^\(([a-z|]+)\)\$")
+"""The pattern of a field that takes one of a few words."""
 
 
 def read_env_file() -> dict[str, str | None]:
-    """Read `.env` of the working directory; empty if there is none."""
-    return dotenv_values(ENV_FILE) if ENV_FILE.is_file() else {}
+    """Read `.env` of the working directory; empty if there is none. Raises SettingsError: it cannot be read."""
+    try:
+        return dotenv_values(ENV_FILE) if ENV_FILE.is_file() else {}
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise SettingsError(f"{ENV_FILE.absolute()}: expected a readable file of settings, got: {reason}") from None
 
 
 def file_of(variable: str) -> Path | None:
@@ -130,6 +137,9 @@ def _explain(problem: ErrorDetails, settings: type[Settings]) -> str:
         (pair for pair in settings.names().items() if place.upper() in {pair[0], pair[1].upper()}), (place, place)
     )
     expected = problem["msg"].replace("Input should be", "expected").removeprefix("Value error, ")
+    if choices := _CHOICES.fullmatch(problem.get("ctx", {}).get("pattern", "")):
+        *others, last = choices[1].split("|")
+        expected = f"expected {', '.join(others)} or {last}"
     inside = "".join(f"{part}: " for part in problem["loc"][1:])
     hint = _hint(settings, field) if inside else ""
     return f"{variable}: {inside}{expected}{hint}, got: {_given(settings, field, problem['input'])}"

@@ -126,3 +126,15 @@ def test_wait_that_is_interrupted_says_which_tasks_go_on(run, redis_url, tmp_pat
         terminal.press_ctrl_c()
         terminal.wait_for("task t-1 goes on: `wait` waits again, `cancel` stops a task")
         assert terminal.process.wait(10) == 1
+
+
+def test_text_that_stdout_cannot_encode_is_escaped_and_the_same_value(run, redis_url):
+    run(*ASK, "--id", "t-1", "--user", "Zoë 🙂")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "langgraph_rq.producer", "status", "t-1", "--json"],
+        env=clean_environment({"REDIS_URL": redis_url, "PYTHONIOENCODING": "ascii"}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout)["user_id"] == "Zoë 🙂"
