@@ -91,7 +91,7 @@ class Refused(_NoRoom):
         if self.scope == "request":
             return (
                 f"request too large: {self.requested:,} tokens requested, {self.limit:,} allowed; shorten the input, "
-                f"lower the output limit, or set LGRQ_BUDGET_REQUEST_TOKENS to {self.requested} or more"
+                f"lower the output limit, or allow more: langgraph-producer budget set request {self.requested}"
             )
         message = f"{self._budget} spent: {self._amounts}"
         if self.resets_at_ms is None:

@@ -71,7 +71,7 @@ async def test_guessed_output_shrinks_to_the_limit_of_a_request(aredis):
     assert (await hold(budget, "t1:1:1", 900, output=64_000)).output_tokens == 100
     refused = await hold(budget, "t1:1:2", 1000, output=64_000)
     assert (refused.scope, refused.requested) == ("request", 1064)
-    assert str(refused).endswith("or set LGRQ_BUDGET_REQUEST_TOKENS to 1064 or more")
+    assert str(refused).endswith("or allow more: langgraph-producer budget set request 1064")
 
 
 async def test_input_that_does_not_fit_is_refused_whatever_is_guessed(aredis):

@@ -95,7 +95,7 @@ async def test_many_texts_are_split_into_calls_that_fit_into_one_request(plain, 
 
 async def test_text_that_is_too_large_for_a_request_is_refused_without_a_call(plain, llm, guards):
     guards.budget = BudgetLimits(request_tokens=10_000)
-    with pytest.raises(BudgetExceeded, match="set LGRQ_BUDGET_REQUEST_TOKENS to 10008 or more"):
+    with pytest.raises(BudgetExceeded, match=r"langgraph-producer budget set request 10008$"):
         await guarded_embeddings(plain, guards=guards).aembed_query("x" * 30_000)
     assert llm.calls() == []
 

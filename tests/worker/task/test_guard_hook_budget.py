@@ -100,7 +100,7 @@ async def test_large_output_limit_counts_if_the_worst_is_held(redis_url, llm, ch
     budget = BudgetLimits(request_tokens=64_000, hold=Hold.WORST)
     result = await run_node(redis_url, node_of(ainvoke, chat(max_tokens=64_000)), budget=budget)
     assert result.error.message.startswith("request too large: 64,062 tokens requested, 64,000 allowed")
-    assert "LGRQ_BUDGET_REQUEST_TOKENS to 64062" in result.error.message
+    assert "langgraph-producer budget set request 64062" in result.error.message
     assert llm.calls() == []
 
 
