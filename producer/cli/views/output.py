@@ -97,6 +97,9 @@ def result(one: TaskResult) -> RenderableType:
         table.add_row("graph", Text(metadata.graph))
     if metadata.next:
         table.add_row("stopped", Text(f"before {', '.join(metadata.next)}; resume it without a value"))
+    if asked := questions(one):
+        how = "VALUE" if len(asked) == 1 else "--answer ID=VALUE ..."
+        table.add_row("asks", Text(f"answer it: langgraph-producer resume {one.task_id} {how}"))
     if metadata.continues:
         table.add_row("continues", Text(metadata.continues))
     if metadata.model:

@@ -21,6 +21,7 @@ async def test_interrupted_task_is_resumed_and_followed(redis_url, client, run):
         asked = client.submit({"n": 1}, graph="g", stream=["updates"]).task_id
         result = await asyncio.to_thread(client.wait, asked, 20)
         (question,) = result.result["__interrupt__"]
+        assert f"answer it: langgraph-producer resume {asked} VALUE\n" in run("wait", asked).stdout
         resumed = run("resume", asked, "--answer", f"{question['id']}=7", "--json")
         receipt = json.loads(resumed.stdout)
         await asyncio.to_thread(client.wait, receipt["task_id"], 20)
