@@ -78,7 +78,7 @@ def _serve(control: socket.socket, run: Callable[[Connection], None]) -> None:
     """Fork a child for each connection that is received, until the worker is gone. Begins with `ENDING` blocked."""
     os.setpgrp()
     for number in ENDING:
-        signal.signal(number, _ignore)
+        signal.signal(number, ignore)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # watchers are not waited for
     has_libraries = False
@@ -116,5 +116,5 @@ def _watch(connection: Connection, run: Callable[[Connection], None]) -> None:
         connection.send((DIED, os.waitstatus_to_exitcode(status)))
 
 
-def _ignore(_signal: int, _frame: object) -> None:
+def ignore(_signal: int, _frame: object) -> None:
     """Ignore a signal; unlike SIG_IGN, this is not inherited by the programs that a node starts."""

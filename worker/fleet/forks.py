@@ -7,7 +7,7 @@ replies of Redis: claims are lost, innocent tasks crash, and the worker never he
 
 A child that ends within the node, as those of multiprocessing do, works as in any program. It also shares the socket by
 which signals reach the event loop: SIGTERM to it, as at the end of `with multiprocessing.Pool()`, would stop the
-worker. So signals do to it what they do to any process.
+worker. So SIGTERM ends it. Ctrl-C reaches it too, and is for the worker, which drains: its nodes need their children.
 """
 
 import asyncio
@@ -20,14 +20,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from langgraph_rq.worker.fleet.fork_server import ignore
+from langgraph_rq.worker.fleet.processes import ENDING
+
 LEFT_ITS_NODE = 70
 """Exit code of a child that left its node."""
 
 _EPOLL = "anon_inode:[eventpoll]"
 _WATCHED = "tfd:"
 """What a line of an epoll instance's fdinfo begins with that names a descriptor which it watches."""
-
-_ENDING = (signal.SIGTERM, signal.SIGINT)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -61,7 +62,7 @@ def run_in_parent(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
 def _before_fork() -> None:
     """Block signals in this thread, and so in the child: one could come before the child has left the worker's."""
     if _serving:
-        _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
 
 
 def _unblock() -> None:
@@ -75,9 +76,8 @@ def _after_in_child() -> None:
         return
     loop, thread = _serving
     signal.set_wakeup_fd(-1)
-    for number in _ENDING:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, ignore)
     _unblock()
     with suppress(OSError):  # no Linux: the child can only end early
         _detach()

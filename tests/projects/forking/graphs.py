@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 from typing import Any, TypedDict
 
 from langgraph.graph import StateGraph
@@ -17,6 +18,7 @@ class Answer(TypedDict, total=False):
 
 
 def square(number: int) -> int:
+    os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C does, for the worker
     return number * number
 
 
