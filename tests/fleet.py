@@ -16,8 +16,8 @@ from langgraph_rq.shared.pacing.pacing import Pace
 from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.results import TaskResult
 from langgraph_rq.shared.tasks import DEFAULT_LIMITS, Priority, TaskLimits
+from langgraph_rq.worker.fleet.forked.isolation import Isolation
 from langgraph_rq.worker.fleet.graph_worker import GraphWorker
-from langgraph_rq.worker.fleet.isolation import Isolation
 from langgraph_rq.worker.graphs.graphs import LoadedGraph
 from langgraph_rq.worker.graphs.input_keys import graph_input
 from langgraph_rq.worker.graphs.state_types import state_types

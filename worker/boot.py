@@ -22,11 +22,11 @@ from langgraph_rq.shared.garbage_collection import tune_garbage_collection
 from langgraph_rq.shared.settings import RedactionSettings, RedisSettings, WorkerSettings, load, mask_url
 from langgraph_rq.shared.telemetry.logs import configure, get_logger
 from langgraph_rq.worker.context import BUILT_IN, config_path, open_context
-from langgraph_rq.worker.fleet.fork_server import ForkServer
-from langgraph_rq.worker.fleet.forks import kept_from_forks
+from langgraph_rq.worker.fleet.forked.fork_server import ForkServer
+from langgraph_rq.worker.fleet.forked.forks import kept_from_forks
+from langgraph_rq.worker.fleet.forked.isolated import run_isolated
+from langgraph_rq.worker.fleet.forked.isolation import Isolation
 from langgraph_rq.worker.fleet.graph_worker import GraphWorker
-from langgraph_rq.worker.fleet.isolated import run_isolated
-from langgraph_rq.worker.fleet.isolation import Isolation
 from langgraph_rq.worker.fleet.node_threads import THREAD as NODE_THREAD
 from langgraph_rq.worker.fleet.node_threads import NodeThreads
 from langgraph_rq.worker.fleet.processes import run_past_exits, run_processes

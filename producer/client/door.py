@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 from langgraph_rq.producer.client.client_log import ClientLog
 from langgraph_rq.producer.client.transport.connection import Connection
 from langgraph_rq.shared.errors import InvalidTaskError
-from langgraph_rq.shared.graph_input import GraphInput
+from langgraph_rq.shared.graphs.input import GraphInput
 from langgraph_rq.shared.queue.keys import GRAPH_INPUTS
 from langgraph_rq.shared.tasks import Task
 

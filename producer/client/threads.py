@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from langgraph_rq.producer.client.transport.requests import Requests
 from langgraph_rq.shared.errors import InvalidInputError, UnknownGraphError, Violation
-from langgraph_rq.shared.graph_description import GraphDescription
+from langgraph_rq.shared.graphs.description import GraphDescription
 from langgraph_rq.shared.tasks import DEFAULT_GRAPH, ThreadId, thread_key
 from langgraph_rq.shared.threads.requests import MOST_THREADS, Operation
 

@@ -40,7 +40,7 @@ Keys (type; lifetime):
     agent:own:<worker>     set     ids that the worker owns; emptied by `finish`, `release` and `reap`
     agent:graphs           zset    graph -> until when a live worker serves it (ms); a day
     agent:serving:<queue>  zset    graphs that a live worker of the queue serves, `,a,b,` -> until when (ms); a day
-    agent:graph_inputs     hash    graph -> what it takes as input, JSON as in shared/graph_input.py; a day
+    agent:graph_inputs     hash    graph -> what it takes as input, JSON as in shared/graphs/input.py; a day
     agent:token            string  fencing token of the last claim: microseconds, higher than all before it; a day
     rq:queue:<queue>       list    runnable ids, one per tenant; the others wait for the turns of their user and tenant.
                                    A queue may be a side queue, `<queue>:<graph>`: tasks that not all workers of the

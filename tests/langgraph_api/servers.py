@@ -10,7 +10,7 @@ from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 
 from langgraph_rq.shared.connections.clients import open_async
-from langgraph_rq.shared.graph_description import GRAPH_DESCRIPTIONS
+from langgraph_rq.shared.graphs.description import GRAPH_DESCRIPTIONS
 from langgraph_rq.worker.graphs.graphs import load_graphs
 from langgraph_rq.worker.graphs.langgraph_json import read_langgraph_json
 from langgraph_rq.worker.state.store.opening import open_store

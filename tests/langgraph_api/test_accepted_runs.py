@@ -11,7 +11,7 @@ from langgraph_sdk import get_client
 from langgraph_sdk.errors import UnprocessableEntityError
 
 from langgraph_rq.shared.connections.scripts import load_script
-from langgraph_rq.shared.graph_description import GRAPH_DESCRIPTIONS
+from langgraph_rq.shared.graphs.description import GRAPH_DESCRIPTIONS
 from tests.chaos.testbed.proxy import Proxy
 from tests.fleet import one_node_graph, worker
 from tests.gateways import listening

@@ -12,7 +12,7 @@ from redis import Redis
 
 from langgraph_rq.producer.gateway.admission.api_keys import make_key
 from langgraph_rq.producer.gateway.langgraph_api.assistants import assistant_id
-from langgraph_rq.shared.graph_description import GRAPH_DESCRIPTIONS, GraphDescription
+from langgraph_rq.shared.graphs.description import GRAPH_DESCRIPTIONS, GraphDescription
 from langgraph_rq.worker.graphs.description import describe, publish
 from langgraph_rq.worker.graphs.graphs import load_graphs
 from langgraph_rq.worker.graphs.langgraph_json import read_langgraph_json

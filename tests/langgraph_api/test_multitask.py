@@ -10,7 +10,7 @@ import pytest
 from langgraph_sdk import get_client
 from langgraph_sdk.errors import ConflictError
 
-from langgraph_rq.shared.graph_description import GRAPH_DESCRIPTIONS
+from langgraph_rq.shared.graphs.description import GRAPH_DESCRIPTIONS
 from tests.fleet import one_node_graph, worker
 from tests.gateways import listening
 from tests.waiting import until

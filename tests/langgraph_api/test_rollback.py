@@ -16,7 +16,7 @@ from redis import Redis
 from langgraph_rq import AsyncClient, State
 from langgraph_rq.producer.gateway.admission.api_keys import make_key
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.graph_description import GRAPH_DESCRIPTIONS
+from langgraph_rq.shared.graphs.description import GRAPH_DESCRIPTIONS
 from langgraph_rq.shared.queue.attempts import claim_call
 from langgraph_rq.shared.queue.keys import OPEN, graph_list
 from langgraph_rq.shared.queue.upkeep import renew_call

@@ -11,9 +11,9 @@ from redis import Redis
 from langgraph_rq import Client, State
 from langgraph_rq.producer.client.transport import event_feed
 from langgraph_rq.producer.gateway.admission import rates
-from langgraph_rq.shared import graph_description
 from langgraph_rq.shared.breaker import circuit_breaker
 from langgraph_rq.shared.budget import hourly_cost, token_budget
+from langgraph_rq.shared.graphs import description as graph_description
 from langgraph_rq.shared.queue import keys as queue_keys
 from langgraph_rq.shared.queue import records as queue_records
 from langgraph_rq.shared.telemetry import anchors, audit

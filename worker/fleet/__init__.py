@@ -8,8 +8,7 @@ claiming.py         claim tasks, and wake up when there are some
 running.py          the tasks in flight (node_threads.py: the threads of their sync nodes)
 outcomes.py         write how an attempt ended
 commands.py         commands over pub/sub
-isolation.py        child processes for tasks under which workers crashed (isolated.py: what runs in one;
-                    fork_server.py: where it comes from)
+forked/             child processes for tasks under which workers crashed, and what a node forks
 
 processes.py starts several workers on one host.
 """

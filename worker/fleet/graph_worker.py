@@ -24,7 +24,7 @@ from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.shared.telemetry.outage import Outage
 from langgraph_rq.worker.fleet.claiming import BLOCK_S, OUTAGE_WAIT_S, Claimer
 from langgraph_rq.worker.fleet.commands import SHUTDOWN, listen
-from langgraph_rq.worker.fleet.isolation import Isolation
+from langgraph_rq.worker.fleet.forked.isolation import Isolation
 from langgraph_rq.worker.fleet.lease import LeaseKeeper
 from langgraph_rq.worker.fleet.node_threads import NodeThreads
 from langgraph_rq.worker.fleet.outcomes import OutcomeWriter

@@ -16,7 +16,7 @@ from langgraph_rq.shared.budget.token_budget import BudgetLimits, expire_call
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.clients import is_outage, open_sync
 from langgraph_rq.shared.connections.script_cache import load_missing
-from langgraph_rq.shared.graph_description import GraphDescription
+from langgraph_rq.shared.graphs.description import GraphDescription
 from langgraph_rq.shared.queue.answers import Lease
 from langgraph_rq.shared.queue.attempts import block_call
 from langgraph_rq.shared.queue.upkeep import leave_call, reap_call, renew_call
@@ -50,7 +50,7 @@ class LeaseKeeper:
         worker: The worker's name.
         times: How long the lease lasts, which is renewed four times in that time, and how long ended tasks are kept.
         queues: The worker's queues.
-        graphs: The graphs that it serves -> what each takes as input, as in shared/graph_input.py.
+        graphs: The graphs that it serves -> what each takes as input, as in shared/graphs/input.py.
         descriptions: The graphs that it serves -> what it says of them to those who draw them.
         loop: The loop that runs the tasks; the callbacks are called in it.
         on_renewed: Called with the reply to each renewal and the time at which it was sent (monotonic).

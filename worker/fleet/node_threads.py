@@ -6,7 +6,7 @@ from functools import partial
 from threading import Lock
 from typing import ParamSpec, TypeVar
 
-from langgraph_rq.worker.fleet.forks import run_in_parent
+from langgraph_rq.worker.fleet.forked.forks import run_in_parent
 from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
 
 THREAD = "node"

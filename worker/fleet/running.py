@@ -13,7 +13,7 @@ from langgraph_rq.shared.queue.answers import Claimed, Lease
 from langgraph_rq.shared.queue.waits import AFTER_OUTAGE, AT_ONCE
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import get_logger
-from langgraph_rq.worker.fleet.isolation import Isolation, group_size, is_to_be_isolated
+from langgraph_rq.worker.fleet.forked.isolation import Isolation, group_size, is_to_be_isolated
 from langgraph_rq.worker.fleet.outcomes import OutcomeWriter
 from langgraph_rq.worker.task.attempt import Attempt
 from langgraph_rq.worker.task.result import Ended, Result, write_result

@@ -9,7 +9,7 @@ from langgraph.pregel import Pregel
 from pydantic import TypeAdapter, create_model
 from redis import Redis
 
-from langgraph_rq.shared.graph_description import GRAPH_DESCRIPTIONS, KEPT_S, GraphDescription
+from langgraph_rq.shared.graphs.description import GRAPH_DESCRIPTIONS, KEPT_S, GraphDescription
 from langgraph_rq.worker.graphs.state_types import AnyGraph
 
 _DEPTH = 5

@@ -26,8 +26,8 @@ from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
 from langgraph.store.base import BaseStore
 
-from langgraph_rq.shared.graph_description import GraphDescription
-from langgraph_rq.shared.graph_input import GraphInput
+from langgraph_rq.shared.graphs.description import GraphDescription
+from langgraph_rq.shared.graphs.input import GraphInput
 from langgraph_rq.worker.graphs.brought_state import Adopt, GraphState, replacements
 from langgraph_rq.worker.graphs.description import describe
 from langgraph_rq.worker.graphs.factories import Factory, Run, enter

@@ -11,7 +11,7 @@ from langgraph.pregel import Pregel
 from pydantic import BaseModel, RootModel
 from pydantic.fields import FieldInfo
 
-from langgraph_rq.shared.graph_input import GraphInput
+from langgraph_rq.shared.graphs.input import GraphInput
 
 _ROOT = "__root__"
 """LangGraph's channel of a state that is no object with keys."""

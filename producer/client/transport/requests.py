@@ -12,7 +12,7 @@ from langgraph_rq.shared.errors import (
     UnknownGraphError,
     Violation,
 )
-from langgraph_rq.shared.graph_description import GRAPH_DESCRIPTIONS, GraphDescription
+from langgraph_rq.shared.graphs.description import GRAPH_DESCRIPTIONS, GraphDescription
 from langgraph_rq.shared.queue.events import BEGINNING
 from langgraph_rq.shared.signing import TaskKeys
 from langgraph_rq.shared.tasks import task_key, thread_key

@@ -15,7 +15,7 @@ from langgraph_rq.producer.gateway.dependencies import Caller, FromCaller
 from langgraph_rq.producer.gateway.problems import ProblemError, documented
 from langgraph_rq.producer.gateway.tasks.bodies import Body, StrictRoute
 from langgraph_rq.shared.errors import Violation
-from langgraph_rq.shared.graph_description import GRAPH_DESCRIPTIONS, GraphDescription, read_times
+from langgraph_rq.shared.graphs.description import GRAPH_DESCRIPTIONS, GraphDescription, read_times
 from langgraph_rq.shared.strict_json import kind
 
 _NAMESPACE = UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")

@@ -6,7 +6,7 @@ import pytest
 
 from langgraph_rq import Client
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
-from langgraph_rq.worker.fleet.forks import LEFT_ITS_NODE
+from langgraph_rq.worker.fleet.forked.forks import LEFT_ITS_NODE
 from tests.installation import ROOT, start_worker
 
 CONFIG = str(ROOT / "tests/projects/forking/langgraph.json")

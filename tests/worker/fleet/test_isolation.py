@@ -24,11 +24,11 @@ from langgraph_rq.shared.queue.verbs import NOW, QueueTimes, submit_call
 from langgraph_rq.shared.results import TaskResult
 from langgraph_rq.shared.settings import RedisSettings, WorkerSettings, load
 from langgraph_rq.shared.tasks import Task, TaskLimits
-from langgraph_rq.worker.fleet import isolation as isolation_module
 from langgraph_rq.worker.fleet import loop_watch
-from langgraph_rq.worker.fleet.fork_server import ForkServer
-from langgraph_rq.worker.fleet.isolated import run_isolated
-from langgraph_rq.worker.fleet.isolation import Isolation
+from langgraph_rq.worker.fleet.forked import isolation as isolation_module
+from langgraph_rq.worker.fleet.forked.fork_server import ForkServer
+from langgraph_rq.worker.fleet.forked.isolated import run_isolated
+from langgraph_rq.worker.fleet.forked.isolation import Isolation
 from langgraph_rq.worker.task.result import Ended
 from tests.breakers import Breakers
 from tests.fleet import one_node_graph, worker

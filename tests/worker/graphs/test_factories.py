@@ -6,7 +6,7 @@ import sys
 import pytest
 from langgraph.store.memory import InMemoryStore
 
-from langgraph_rq.shared.graph_input import GraphInput
+from langgraph_rq.shared.graphs.input import GraphInput
 from langgraph_rq.worker.graphs.factories import Run
 from langgraph_rq.worker.graphs.graphs import load_graphs
 from langgraph_rq.worker.graphs.langgraph_json import GraphLoadError, read_langgraph_json

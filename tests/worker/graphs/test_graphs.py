@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
-from langgraph_rq.shared.graph_input import GraphInput
+from langgraph_rq.shared.graphs.input import GraphInput
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 from langgraph_rq.worker.graphs.factories import Run
 from langgraph_rq.worker.graphs.graphs import load_graphs
@@ -302,7 +302,7 @@ def test_missing_file_is_refused_and_names_the_option(tmp_path):
 RUN_THE_EXAMPLE = """
 import asyncio, json
 from pathlib import Path
-from langgraph_rq.shared.graph_input import GraphInput
+from langgraph_rq.shared.graphs.input import GraphInput
 from langgraph_rq.worker.graphs.graphs import load_graphs
 from langgraph_rq.worker.graphs.langgraph_json import read_langgraph_json
 

@@ -7,7 +7,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.managed import RemainingSteps
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
-from langgraph_rq.shared.graph_input import GraphInput
+from langgraph_rq.shared.graphs.input import GraphInput
 from langgraph_rq.worker.graphs.input_keys import graph_input
 from tests.fleet import one_node_graph
 from tests.graph_inputs import GRAPHS, nothing

@@ -22,8 +22,8 @@ from langgraph_rq.shared.queue.waits import AT_ONCE, WORKER, Wait
 from langgraph_rq.shared.settings import RedisSettings, WorkerSettings
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import get_logger
-from langgraph_rq.worker.fleet.fork_server import DIED, ForkServer
-from langgraph_rq.worker.fleet.isolated import BEGUN, CANCEL, ENDED, Order
+from langgraph_rq.worker.fleet.forked.fork_server import DIED, ForkServer
+from langgraph_rq.worker.fleet.forked.isolated import BEGUN, CANCEL, ENDED, Order
 from langgraph_rq.worker.outputs.failures import Failure
 from langgraph_rq.worker.task.result import Ended, Result, write_result
 from langgraph_rq.worker.task.run import Released

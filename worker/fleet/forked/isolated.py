@@ -26,7 +26,7 @@ from langgraph_rq.shared.settings import RedactionSettings, RedisSettings, Worke
 from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import configure, get_logger
 from langgraph_rq.shared.telemetry.tracer_provider import flush
-from langgraph_rq.worker.fleet.forks import kept_from_forks
+from langgraph_rq.worker.fleet.forked.forks import kept_from_forks
 from langgraph_rq.worker.fleet.loop_watch import LOOK_S, LoopWatch
 from langgraph_rq.worker.fleet.node_threads import NodeThreads
 from langgraph_rq.worker.fleet.processes import run_past_exits

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from langgraph_rq.worker.fleet.fork_server import ignore
+from langgraph_rq.worker.fleet.forked.fork_server import ignore
 from langgraph_rq.worker.fleet.processes import ENDING
 
 LEFT_ITS_NODE = 70
