@@ -47,7 +47,7 @@ def serve(settings: GatewaySettings, redis_url: str | None = None) -> None:
 
 def server_config(app: FastAPI, settings: GatewaySettings) -> uvicorn.Config:
     """Say how uvicorn serves the application, within what this process may open."""
-    others = _OTHER_FILES + READERS + load(RedisSettings).redis_connections
+    others = _OTHER_FILES + READERS + 1 + load(RedisSettings).redis_connections
     connections = Connections(
         most=affordable(settings.connections, others), head_s=settings.head_s, stalled_s=settings.stalled_s
     )

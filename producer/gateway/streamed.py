@@ -19,7 +19,7 @@ class Streamed(Response):
     def __init__(self, headers: Mapping[str, str]) -> None:
         self.status_code = 200
         self.background = None
-        self._cancels = 0
+        self._cancellations = 0
         self.init_headers(headers)
 
     async def write(self, send: Send) -> None:
@@ -35,11 +35,11 @@ class Streamed(Response):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await self.write(send)
         except asyncio.CancelledError:
-            if not self._cancels or own.cancelling() > self._cancels:  # the server stops
+            if not self._cancellations or own.cancelling() > self._cancellations:  # the server stops
                 raise
         finally:
             leaving.cancel()
-            for _ in range(self._cancels):
+            for _ in range(self._cancellations):
                 own.uncancel()
 
     async def _give_up(self, own: "asyncio.Task[object]", receive: Receive) -> None:
@@ -51,7 +51,7 @@ class Streamed(Response):
         while (await receive())["type"] != "http.disconnect":
             pass
         while True:
-            self._cancels += 1
+            self._cancellations += 1
             own.cancel()
             await asyncio.sleep(_CANCEL_AGAIN_S)
 

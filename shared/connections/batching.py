@@ -5,6 +5,7 @@ Redis at the same time.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import Context
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from langgraph_rq.shared.backoff import Backoff
 from langgraph_rq.shared.connections import scripts
@@ -29,6 +31,8 @@ class Source(Protocol):
         """Take the value or the exception that the last call returned; True queues this source again, at the end."""
 
 
+_LONG_S = 1.0
+"""Of a round trip to a Redis that answers nothing, or that cannot be reached."""
 _OUTAGE = Backoff(first_s=0.05, longest_s=2.0)
 
 
@@ -132,6 +136,14 @@ class Batcher:
         await self.drain(timeout_s)
         if self._writer:
             await end([self._writer])
+            self._give_up(self._waiting)
+            self._waiting = []
+
+    def _give_up(self, sources: Sequence[Source]) -> None:
+        """Let no caller wait for what is not sent any more."""
+        if not self._retry:
+            for source in sources:
+                source.take_reply(RedisConnectionError("the client was closed"))
 
     def _start(self) -> None:
         self._is_under_way = True
@@ -168,12 +180,7 @@ class Batcher:
                 calls.append(call)
         if not calls:
             return []
-        try:
-            replies = await scripts.run_many(self._connection, calls)
-        except Exception as error:
-            if self._retry and not self._retry.is_worthwhile(error):
-                self._retry.on_failure(error)
-            replies = [error] * len(calls)
+        replies = await self._ask(sources, calls)
         delayed, outage = [], None
         for source, reply in zip(sources, replies, strict=True):
             if isinstance(reply, Exception) and self._retry and self._retry.is_worthwhile(reply):
@@ -184,6 +191,26 @@ class Batcher:
         if self._retry and outage:
             self._retry.on_delay(len(delayed), outage)
         return delayed
+
+    async def _ask(self, sources: list[Source], calls: Sequence[scripts.Call[Any]]) -> list[Any]:
+        """Return the reply or the error of each source's call.
+
+        If that took long and failed, those that wait for the next round trip are moved to `sources` and get the same
+        error: one round trip after another would wait as long.
+        """
+        began_at = time.monotonic()
+        try:
+            return await scripts.run_each(self._connection, calls)
+        except asyncio.CancelledError:
+            self._give_up(sources)
+            raise
+        except Exception as error:
+            if self._retry and not self._retry.is_worthwhile(error):
+                self._retry.on_failure(error)
+            if not self._retry and time.monotonic() - began_at > _LONG_S:
+                sources += self._waiting
+                self._waiting = []
+            return [error] * len(sources)
 
 
 class _Awaited:

@@ -207,7 +207,16 @@ async def run_many(
     `ReplicasMissingError` when fewer than `replicas` have what was written, and `ScriptNotLoadedError`, when the calls
     of other scripts may have run.
     """
-    return await _run_all(redis, calls, replicas)
+    replies = await _run_all(redis, calls, replicas)
+    for reply in replies:
+        if isinstance(reply, ScriptNotLoadedError):
+            raise reply
+    return replies
+
+
+async def run_each(redis: AsyncRedis | KeptConnection, calls: Sequence[Call[Any]]) -> list[Any]:
+    """Run calls of several callers as `run_many` does; a script that is missing is the error of its calls alone."""
+    return await _run_all(redis, calls)
 
 
 async def _run_all(
@@ -221,10 +230,11 @@ async def _run_all(
         loads: list[Command] = [("SCRIPT", "LOAD", script.source) for script in scripts]
         again = _commands([calls[i] for i in missed], replicas)
         both = await _exchange(redis, loads + again)
-        for script, reply in zip(scripts, both, strict=False):
-            if isinstance(reply, NoPermissionError):
-                raise ScriptNotLoadedError(script.name)
+        refused = {s.sha for s, reply in zip(scripts, both, strict=False) if isinstance(reply, NoPermissionError)}
         _fill(replies, missed, _replicated(both[len(loads) :], replicas))
+        for i in missed:
+            if calls[i].script.sha in refused:
+                replies[i] = ScriptNotLoadedError(calls[i].script.name)
     return _decode(calls, replies)
 
 

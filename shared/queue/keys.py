@@ -212,6 +212,11 @@ def events_key(task_id: str) -> str:
     return f"agent:events:{task_id}"
 
 
+def awaited_key(task_id: str) -> str:
+    """Return the set of readers that wait for a task's end."""
+    return f"agent:awaited:{task_id}"
+
+
 def ended_key(reader: str) -> str:
     """Return the list of ended tasks that a reader waited for."""
     return f"agent:ended:{reader}"

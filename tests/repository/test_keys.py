@@ -47,8 +47,8 @@ OWNERS = (
     thread_rows,
     queue_records,
 )
-LIBRARIES = ("checkpoint*", "store*", "write_keys_zset*")
-"""Kept by langgraph-checkpoint-redis; each has to have a TTL."""
+LIBRARIES = ("checkpoint*", "store*", "write_keys_zset*", "rq:clean_groups")
+"""Kept by langgraph-checkpoint-redis, and by RQ's own worker; each has to have a TTL."""
 
 
 def documented(module: ModuleType) -> Iterator[tuple[str, str]]:

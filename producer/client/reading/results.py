@@ -112,16 +112,18 @@ class Results:
     ) -> AsyncGenerator[Told, None]:
         """Yield the tasks that are to be looked at, until none is `pending`. Raises WaitTimeoutError."""
         give_up_at = _instant_in(timeout_s)
-        ended = await self._await_ends(pending, watch.reader)
+        asked_at, ended = time.monotonic(), await self._await_ends(pending, watch.reader)
         yield ended if are_new and ended is not None else {**dict.fromkeys(pending), **(ended or {})}
         while pending:
-            longest_s = _POLL_S if ended is None else LOOK_AGAIN_S
-            left_s = longest_s if give_up_at is None else min(give_up_at - time.monotonic(), longest_s)
-            if left_s <= 0 or self._connection.transport.is_ending:
+            now = time.monotonic()
+            if (give_up_at is not None and give_up_at <= now) or self._connection.transport.is_ending:
                 raise WaitTimeoutError(next(iter(pending.values())), len(pending))
-            told = await watch.next(left_s)
+            # From when it was asked: ends that come one after another must not put off asking again.
+            until = asked_at + (_POLL_S if ended is None else LOOK_AGAIN_S)
+            left_s = (until if give_up_at is None else min(give_up_at, until)) - now
+            told = await watch.next(left_s) if left_s > 0 else None
             if told is None:
-                ended = await self._await_ends(pending, watch.reader)
+                asked_at, ended = time.monotonic(), await self._await_ends(pending, watch.reader)
             yield told or {**dict.fromkeys(pending), **(ended or {})}
 
     async def _await_ends(self, keys: Iterable[str], reader: str) -> Told | None:

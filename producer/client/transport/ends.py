@@ -5,8 +5,10 @@ up for: its waiters look at their tasks.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Protocol, Self
 from uuid import uuid4
@@ -18,7 +20,7 @@ from redis.exceptions import RedisError
 from langgraph_rq.producer.client.transport.event_feed import BLOCK_S, OUTAGE_WAIT_S
 from langgraph_rq.shared.backoff import Backoff
 from langgraph_rq.shared.connections.kept_connection import KeptConnection
-from langgraph_rq.shared.queue.keys import ended_key, result_key
+from langgraph_rq.shared.queue.keys import awaited_key, ended_key, result_key
 
 _OUTAGE = Backoff(first_s=OUTAGE_WAIT_S, longest_s=1.0)
 _AT_ONCE = 16
@@ -59,11 +61,16 @@ class EndFeed:
     """
 
     def __init__(self, blocking: AsyncRedis) -> None:
-        self.reader = uuid4().hex
+        self._id = uuid4().hex
         self.is_ending = False
         self._connection = KeptConnection(blocking)
         self._watches: dict[str, set[_FeedWatch]] = {}
         self._reading: asyncio.Task[None] | None = None
+
+    @property
+    def reader(self) -> str:
+        """The reader: another one after a fork, since of two processes each would take ends of the other."""
+        return f"{self._id}-{os.getpid()}"
 
     def watch(self, tasks: Collection[str]) -> "_FeedWatch":
         """Wait for the ends of tasks."""
@@ -137,6 +144,7 @@ class _FeedWatch:
         self._tasks = set(tasks)
         self._told: dict[str, bytes | None] = {}
         self._woken: asyncio.Future[None] | None = None
+        self._is_woken = False
 
     def __enter__(self) -> Self:
         for task in self._tasks:
@@ -160,16 +168,17 @@ class _FeedWatch:
         self.wake()
 
     def wake(self) -> None:
-        """End the wait."""
+        """End the wait, or the next one: what was lost meanwhile is not told again."""
+        self._is_woken = True
         if self._woken and not self._woken.done():
             self._woken.set_result(None)
 
     async def next(self, timeout_s: float) -> Told | None:
         """Wait on the feed."""
-        if not (self._told or self._feed.is_ending):
+        if not (self._told or self._is_woken or self._feed.is_ending):
             self._woken = asyncio.get_running_loop().create_future()
             await asyncio.wait((self._woken,), timeout=timeout_s)
-        told, self._told = self._told, {}
+        told, self._told, self._is_woken = self._told, {}, False
         return told or None
 
 
@@ -178,11 +187,13 @@ class BlockingWatch:
 
     Args:
         blocking: A client with a timeout above `BLOCK_S`.
+        tasks: Those that are waited for.
         is_ending: Whether the client is closed.
     """
 
-    def __init__(self, blocking: Redis, is_ending: Callable[[], bool]) -> None:
+    def __init__(self, blocking: Redis, tasks: Collection[str], is_ending: Callable[[], bool]) -> None:
         self.reader = uuid4().hex
+        self._tasks = set(tasks)
         self._blocking = blocking
         self._is_ending = is_ending
 
@@ -191,10 +202,18 @@ class BlockingWatch:
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        # An end wakes so many readers only: those of waits that are over must not be among them.
+        if self._tasks and not (self._is_ending() or isinstance(error, ConnectionError)):
+            pipeline = self._blocking.pipeline(transaction=False)
+            for task in self._tasks:
+                pipeline.srem(awaited_key(task), self.reader)
+            with suppress(RedisError, OSError):
+                pipeline.execute()
 
     def forget(self, task: str) -> None:
-        """Do nothing: the list is forgotten by itself."""
+        """Leave it: its end has come, or will not."""
+        self._tasks.discard(task)
 
     async def next(self, timeout_s: float) -> Told | None:
         """Block, in one command that is sent again every `BLOCK_S`."""

@@ -155,9 +155,9 @@ class BlockingTransport:
                 return {stream.decode(): [read_event(entry) for entry in entries] for stream, entries in found}
         return {}
 
-    def watch(self, tasks: Collection[str]) -> EndWatch:  # noqa: ARG002 - they are told to Redis only
+    def watch(self, tasks: Collection[str]) -> EndWatch:
         """Wait over a list of its own."""
-        return BlockingWatch(self._blocking, lambda: self.is_ending)
+        return BlockingWatch(self._blocking, tasks, lambda: self.is_ending)
 
     async def pause(self, seconds: float) -> None:
         """Sleep."""

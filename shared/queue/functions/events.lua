@@ -16,7 +16,7 @@ local function record_wait(id, epoch, longest, thing, until_ms)
 end
 
 -- Most readers that an end wakes, and how long (ms) it lies in the list of one.
-local WOKEN, LISTED_MS = 100, 60000
+local WOKEN, LISTED_MS = 1000, 60000
 
 -- The last event; the stream is forgotten after `keep_ms`. Wakes those that wait for the end,
 -- await_ends.lua, if the caller may: a producer's Redis user of an earlier version may not.

@@ -1,10 +1,14 @@
 """Answers that are sent while they are made."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
+from langgraph_rq import AsyncClient
+from langgraph_rq.producer.gateway.langgraph_api.runs.wait import AwaitedRun
 from langgraph_rq.producer.gateway.streamed import Streamed, piece
+from langgraph_rq.shared.tasks import State
 
 
 class Endless(Streamed):
@@ -52,3 +56,41 @@ async def test_answer_is_cancelled_with_its_server_while_its_client_is_there():
         await asyncio.sleep(0)
     with pytest.raises(asyncio.CancelledError):
         await sending
+
+
+@pytest.fixture
+async def client(redis_url):
+    async with AsyncClient(redis_url) as client:
+        yield client
+
+
+@pytest.mark.parametrize(("cancels", "state"), [(False, State.PENDING), (True, State.CANCELLED)])
+async def test_run_is_cancelled_with_its_wait_only_where_that_was_asked_for(client, cancels, state):
+    task_id = (await client.submit({"n": 1})).task_id
+    begun = asyncio.Event()
+
+    async def receive():
+        await begun.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(_message):
+        begun.set()
+
+    await AwaitedRun(SimpleNamespace(client=client), task_id, {}, cancels=cancels)({}, receive, send)
+    assert (await client.status(task_id)).state is state
+
+
+async def test_wait_ends_with_its_server(client):
+    task_id = (await client.submit({"n": 1})).task_id
+    begun = asyncio.Event()
+
+    async def send(_message):
+        begun.set()
+
+    waiting = asyncio.create_task(
+        AwaitedRun(SimpleNamespace(client=client), task_id, {}, cancels=True)({}, never, send)
+    )
+    await begun.wait()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting

@@ -1,8 +1,12 @@
 """Script calls that share round trips, and the connection that is kept between them."""
 
 import asyncio
+import os
+import signal
+from contextlib import contextmanager
 
 import pytest
+from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -171,6 +175,59 @@ async def test_primary_that_became_a_replica_is_not_asked_again_when_its_name_le
             with pytest.raises(ReadOnlyError):
                 await batcher.run(_push("refused"))
             assert await batcher.run(_push("written")) == "written"
+
+
+async def test_script_that_may_not_be_loaded_fails_its_own_calls_only(redis_url, redis_client):
+    new = scripts.make_script("new", "return 'new'")
+    redis_client.script_load(PUSH.source)
+    redis_client.acl_setuser(
+        "p", enabled=True, nopass=True, categories=["+@all"], commands=["-script|load"], keys=["*"]
+    )
+    async with open_async(redis_url.replace("://", "://p:any@")) as redis:
+        batcher = Batcher(redis)
+        calls = [_push("1"), _push("2"), scripts.Call(new, [], [], bytes.decode), _push("3")]
+        answers = await asyncio.gather(*(batcher.run(call) for call in calls), return_exceptions=True)
+    assert isinstance(answers.pop(2), scripts.ScriptNotLoadedError)
+    assert answers == ["1", "2", "3"]
+    redis_client.delete("pushed")
+
+
+@contextmanager
+def _frozen(redis):
+    pid = redis.info("server")["process_id"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+async def test_server_that_does_not_answer_keeps_no_caller_waiting_for_the_time_of_others():
+    with EmbeddedRedis() as server, Redis.from_url(server.url) as redis:
+        async with open_async(server.url, timeout_s=2) as impatient:
+            batcher = Batcher(impatient)
+            await batcher.run(_push("connected"))
+            with _frozen(redis):
+                calls = [asyncio.create_task(batcher.run(_push(str(n)))) for n in range(200)]
+                done, _ = await asyncio.wait(calls, timeout=15)  # one after another they would take 26 s
+            assert len(done) == len(calls)
+            assert all(is_outage(call.exception()) for call in calls)
+
+
+async def test_calls_that_a_batcher_cannot_send_any_more_fail_when_it_is_closed():
+    with EmbeddedRedis() as server, Redis.from_url(server.url) as redis:
+        async with open_async(server.url) as client:
+            batcher = Batcher(client)
+            await batcher.run(_push("connected"))
+            with _frozen(redis):
+                calls = [asyncio.create_task(batcher.run(_push(str(n)))) for n in range(40)]
+                await asyncio.sleep(0)
+                calls[0].cancel()
+                await asyncio.wait(calls[:1])
+                await asyncio.sleep(0)
+                await batcher.aclose(0.1)
+                await asyncio.wait(calls, timeout=20)
+            assert {type(call.exception()) for call in calls[1:]} == {RedisConnectionError}
 
 
 async def test_every_caller_hears_of_a_broken_connection():

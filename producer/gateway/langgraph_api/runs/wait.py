@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
 from langgraph_rq.producer.gateway.dependencies import Caller
 from langgraph_rq.producer.gateway.langgraph_api.objects import failure
@@ -39,20 +39,24 @@ class AwaitedRun(Streamed):
         super().__init__(headers)
         self._caller = caller
         self._run_id = run_id
-        self._cancels = cancels
+        self._stops_run = cancels
         self._is_new = is_new
+        self._has_ended = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if self._stops_run and not self._has_ended:
+                # The gateway may be stopping: what is awaited here has to outlive the request.
+                await asyncio.shield(self._cancel())
 
     async def write(self, send: Send) -> None:
         """Send blanks, then the document. Without one the client joins elsewhere: this gateway stops."""
-        has_ended = False
-        try:
-            document = await self._document(send)
-            has_ended = True
-            await send(piece(document, is_last=True))
-        finally:
-            if self._cancels and not has_ended:
-                # The request is being cancelled: what is awaited here has to outlive it.
-                await asyncio.shield(self._cancel())
+        document = await self._document(send)
+        self._has_ended = True
+        await send(piece(document, is_last=True))
 
     async def _document(self, send: Send) -> bytes:
         client, is_new = self._caller.client, self._is_new
