@@ -73,7 +73,8 @@ class ProjectCheckpointer(BaseCheckpointSaver[Any]):
         self.check_fence()
         saved = await super().aput(config, checkpoint, _stamped(metadata, config), new_versions)
         run = current_task.get()
-        if run and not config["configurable"].get("checkpoint_ns"):
+        is_input = metadata.get("source") == "input"  # of the task that runs, whose first node may run already
+        if run and not is_input and not config["configurable"].get("checkpoint_ns"):
             run.note_checkpoint(config["configurable"]["thread_id"])
         return saved
 

@@ -167,7 +167,8 @@ class PostgresSaver(SyncFaces, AsyncPostgresSaver):
         )
         await self._trim(thread, row["changes"], row["trimmed"], str(config["configurable"].get(TASK_ID) or ""))
         run = current_task.get()
-        if run and not namespace:  # a subgraph's checkpoint does not keep what the node around it has paid for
+        is_input = metadata.get("source") == "input"  # of the task that runs, whose first node may run already
+        if run and not is_input and not namespace:  # a subgraph's does not keep what the node around it has paid for
             run.note_checkpoint(thread)
         return config_of(thread, namespace, checkpoint["id"])
 

@@ -144,7 +144,8 @@ class Checkpointer(AsyncRedisSaver):
         call = self._put(configurable, checkpoint, metadata)
         await self._outages.retry(lambda: self._trips.run(call))
         run = current_task.get()
-        if run and not namespace:  # a subgraph's checkpoint does not keep what the node around it has paid for
+        is_input = metadata.get("source") == "input"  # of the task that runs, whose first node may run already
+        if run and not is_input and not namespace:  # a subgraph's does not keep what the node around it has paid for
             run.note_checkpoint(thread)
         return {"configurable": {"thread_id": thread, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}
 

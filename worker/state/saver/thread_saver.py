@@ -202,7 +202,7 @@ class ThreadSaver(SyncFaces):
         await self.input_is_saved(place[0])
         await self._trim(place, count, str(config["configurable"].get(TASK_ID) or ""))
         task = current_task.get()
-        if task and not place[1]:  # a subgraph's checkpoint does not keep what the node around it has paid for
+        if task and not is_input and not place[1]:  # a subgraph's does not keep what the node around it has paid for
             task.note_checkpoint(place[0])
         return config_of(*place, checkpoint["id"])
 

@@ -19,8 +19,10 @@ from langgraph_rq.worker.state.saver.thread_writes import NewCheckpoint, NodeWri
 from langgraph_rq.worker.state.serializer import StateSerializer
 
 _CODECS = 1_024
-_KEPT, _KEPT_BYTES = 512, 256_000
+_KEPT, _KEPT_BYTES = 512, 32_000
 """Tasks whose first checkpoint is kept until they write, and its bytes at most."""
+_LARGE = b""
+"""Of `begin`: the checkpoint is larger than that, and read when it is asked for."""
 HAS_CHECKPOINTS = 2
 
 
@@ -52,7 +54,7 @@ class ThreadScripts:
         self._token = token
         self._codecs: dict[str, Codec] = {}
         self._begun: OrderedDict[str, tuple[Argument, list[Any]]] = OrderedDict()
-        self._soon: OrderedDict[tuple[str, Argument], asyncio.Task[int]] = OrderedDict()
+        self._soon: OrderedDict[tuple[str, Argument], asyncio.Future[int]] = OrderedDict()
         self._background = BackgroundTasks()
 
     def codec(self, thread: str) -> Codec:
@@ -77,8 +79,8 @@ class ThreadScripts:
         Returns:
             1, `HAS_CHECKPOINTS`, or 0 if a later task has begun.
         """
-        status, *found = await self.write("begin", thread, [self.ttl_ms, name])
-        if status and name and sum(map(size_of, found)) <= _KEPT_BYTES:
+        status, *found = await self.write("begin", thread, [self.ttl_ms, name, _KEPT_BYTES])
+        if status and name and found != [_LARGE]:
             self._note_begun(thread, found)
         return int(status)
 
@@ -125,15 +127,22 @@ class ThreadScripts:
         self.outages.check_fence()
         self._begun.pop(thread, None)
         writer = Writer(thread, run, self._token_of(thread))
-        return await self.outages.retry(lambda: self._writes.save(writer, what))
+
+        async def step() -> int:
+            self.outages.check_fence()  # the run may have ended while Redis was away
+            return await self._writes.save(writer, what)
+
+        return await self.outages.retry(step)
 
     def save_soon(self, thread: str, run: str, what: NewCheckpoint) -> None:
         """Save what the caller does not wait for, but `saved_soon` does, for the running task."""
         key = thread, self._token_of(thread)
         self._soon[key] = self._background.start(self.save(thread, run, what))
         self._soon[key].add_done_callback(partial(self._forget_saved, key))
-        if len(self._soon) > _KEPT:
-            self._soon.popitem(last=False)
+        if len(self._soon) > _KEPT:  # never one that is waited for
+            oldest = next((one for one, saving in self._soon.items() if saving.done()), None)
+            if oldest:
+                del self._soon[oldest]
 
     async def saved_soon(self, thread: str) -> None:
         """Wait until what the running task saves soon is saved.
@@ -147,8 +156,15 @@ class ThreadScripts:
 
     def _forget_saved(self, key: tuple[str, Argument], saving: "asyncio.Task[int]") -> None:
         """Forget what is saved; what failed is left for those who wait."""
-        is_saved = not saving.cancelled() and saving.exception() is None and saving.result() > 0
-        if is_saved and self._soon.get(key) is saving:
+        if saving.cancelled() or self._soon.get(key) is not saving:
+            return
+        if error := saving.exception():
+            # Without frames, which hold what was to be saved; the task keeps them.
+            error.__traceback__ = error.__context__ = error.__cause__ = None
+            self._soon[key] = saving.get_loop().create_future()
+            self._soon[key].set_exception(error)
+            self._soon[key].exception()  # none may wait for it
+        elif saving.result() > 0:
             del self._soon[key]
 
     def _note_begun(self, thread: str, found: list[Any]) -> None:

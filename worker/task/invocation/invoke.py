@@ -8,6 +8,7 @@ from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.types import Command
 
 from langgraph_rq.shared.errors import ErrorType
+from langgraph_rq.shared.run_fields import Durability
 from langgraph_rq.shared.tasks import State, Task
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.graphs.graphs import AnyGraph, GraphPerRun, LoadedGraph
@@ -124,7 +125,8 @@ async def _read_before(attempt: Attempt, task: Task, config: RunnableConfig) -> 
         await context.store.raise_epoch(attempt.claimed.id, epoch)
     if attempt.journal and epoch > 1:
         attempt.journal.open(await context.guards.loops.retry(attempt.journal.read_call()) or {})
-    is_new = epoch == 1 and task.thread_id is None and task.origin is None
+    # With `exit` the first write, which begins it otherwise, comes when all is paid for.
+    is_new = epoch == 1 and task.thread_id is None and task.origin is None and task.durability is not Durability.EXIT
     if is_new and isinstance(context.checkpointer, ThreadSaver):
         context.checkpointer.begin_new(task.thread_key)
     elif context.checkpointer and await context.checkpointer.begin(task.thread_key):

@@ -9,7 +9,8 @@
 -- ARGV[1] fencing token, or empty
 -- ARGV[2] TTL (ms), at least
 -- ARGV[3] name of the checkpoint to read, as `read` takes it; empty: none
--- Returns {2 it has checkpoints | 1 it has none, then what `read` returns} | {0} fenced off
+-- ARGV[4] the most bytes of it that are returned
+-- Returns {2 it has checkpoints | 1 it has none, then what `read` returns, or empty for more bytes} | {0} fenced off
 local state_key, index_key = KEYS[1], KEYS[2]
 local token, ttl_ms, name = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 
@@ -20,4 +21,19 @@ keep(state_key, index_key, longer(ttl_ms))
 if redis.call('EXISTS', index_key) == 0 then
   return {1}
 end
-return {2, unpack(name == '' and {} or read(KEYS, {1, 0, name}))}
+if name == '' then
+  return {2}
+end
+local found, bytes = read(KEYS, {1, 0, name}), 0
+for _, one in ipairs(found) do
+  bytes = bytes + #one[2]
+  for _, texts in ipairs({one[3], one[4]}) do
+    for _, text in ipairs(texts) do
+      bytes = bytes + #(text or '')
+    end
+  end
+end
+if bytes > tonumber(ARGV[4]) then
+  return {2, ''}
+end
+return {2, unpack(found)}

@@ -68,7 +68,7 @@ is_new = is_new or redis.call('PTTL', state_key) < ttl_ms -- or the index is
 if is_new then
   keep(state_key, index_key, longer(ttl_ms))
 end
-if run_key and (redis.call('SADD', run_key, thread) == 1 or is_new) then
+if run_key and (redis.call('SADD', run_key, thread) == 1 or is_new or redis.call('PTTL', run_key) < ttl_ms) then
   redis.call('PEXPIRE', run_key, longer(ttl_ms))
 end
 return reply

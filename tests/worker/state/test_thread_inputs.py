@@ -1,0 +1,140 @@
+"""The checkpoint of a task's input, which is saved beside its first node, and what else a task begins with."""
+
+import asyncio
+import gc
+import os
+from types import SimpleNamespace
+
+import pytest
+from langgraph.checkpoint.base import empty_checkpoint
+from langgraph.func import entrypoint
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from langgraph_rq.worker.guards.task_guard import TaskGuard, current_task
+from langgraph_rq.worker.records.ledger import Ledger
+from langgraph_rq.worker.state.outages import CheckpointFencedError, CheckpointOutageError
+from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
+from langgraph_rq.worker.state.saver.thread_writes import NewCheckpoint
+from tests.worker.state.scenarios import LONG, thread
+
+STATE, INDEX = "agent:thread_state:t", "agent:thread_index:t"
+TOKEN = 1_764_000_000_000_000
+
+
+def saver_of(plain, **more) -> ThreadSaver:
+    return ThreadSaver(plain, token=lambda _thread: TOKEN, **more)
+
+
+async def put(saver, name="t", source="input", value=None, **config):
+    checkpoint = {**empty_checkpoint(), "channel_values": {"a": value}, "channel_versions": {"a": 1}}
+    return await saver.aput(thread(name, checkpoint_ns="", **config), checkpoint, {"source": source}, {"a": 1})
+
+
+def guard(**more) -> TaskGuard:
+    guards = SimpleNamespace(loops=SimpleNamespace(deliver_in_background=lambda _call, _done: None))
+    return TaskGuard(guards, thread="t", token=TOKEN, **more)
+
+
+async def failure_of(work) -> Exception | None:
+    (failure,) = await asyncio.gather(work, return_exceptions=True)
+    return failure
+
+
+def fail_saves(saver, monkeypatch):
+    async def save(_writer, _what):
+        raise RedisConnectionError("away")
+
+    monkeypatch.setattr(saver._threads._writes, "save", save)
+
+
+async def test_call_that_is_made_once_is_not_forgotten_with_the_checkpoint_of_the_input(plain):
+    saver, is_known = saver_of(plain), []
+
+    @entrypoint(checkpointer=saver)
+    async def refund(_value):
+        ledger = current_task.get().ledger
+        key = ledger.key("refund", {"amount": 1})
+        await asyncio.gather(*(task for task in asyncio.all_tasks() if "aput" in repr(task.get_coro())))
+        is_known.append(key in ledger._calls)
+        return LONG
+
+    for value in ("first", "second"):
+        before = current_task.set(guard(ledger=Ledger("t", None)))
+        await refund.ainvoke(value, thread(), durability="sync")
+        current_task.reset(before)
+    assert is_known == [True, True]
+
+
+async def test_threads_of_a_run_are_known_as_long_as_what_it_wrote(plain):
+    saver = saver_of(plain)
+    await saver.begin("t")
+    await put(saver, source="loop", run_id="r")
+    for key in (STATE, INDEX, "agent:run_threads:r"):
+        await plain.pexpire(key, 3_600_000)
+    await saver.begin("t")
+    await put(saver, source="loop", run_id="r")
+    assert await plain.pttl("agent:run_threads:r") >= await plain.pttl(STATE) - 60_000
+
+
+async def test_input_is_not_written_after_the_end_of_its_task(plain, monkeypatch):
+    saver, task = saver_of(plain), guard()
+    is_asked, is_back = asyncio.Event(), asyncio.Event()
+    saver_save = saver._threads._writes.save
+
+    async def save(writer, what):
+        if not is_back.is_set():
+            is_asked.set()
+            await is_back.wait()
+            raise RedisConnectionError("away")
+        return await saver_save(writer, what)
+
+    monkeypatch.setattr(saver._threads._writes, "save", save)
+    before = current_task.set(task)
+    saver.begin_new("t")
+    await put(saver)
+    await is_asked.wait()
+    task.is_over = True
+    is_back.set()
+    with pytest.raises(CheckpointFencedError):
+        await saver.input_is_saved("t")
+    current_task.reset(before)
+    assert not await plain.exists(STATE)
+
+
+async def test_inputs_of_all_tasks_are_waited_for_in_an_outage(plain, monkeypatch):
+    saver, is_back = saver_of(plain), asyncio.Event()
+    saver_save = saver._threads._writes.save
+
+    async def save(writer, what):
+        await is_back.wait()
+        return await saver_save(writer, what)
+
+    monkeypatch.setattr(saver._threads._writes, "save", save)
+    for number in range(520):
+        await put(saver, f"t{number}")
+    waiting = asyncio.create_task(saver.input_is_saved("t0"))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    is_back.set()
+    await waiting
+
+
+async def test_input_that_could_not_be_saved_is_not_held_in_memory(plain, monkeypatch):
+    saver = saver_of(plain, patience_s=0.0)
+    fail_saves(saver, monkeypatch)
+    for number in range(20):
+        await put(saver, f"t{number}")
+        assert isinstance(await failure_of(saver.input_is_saved(f"t{number}")), CheckpointOutageError)
+    gc.collect()
+    assert sum(isinstance(one, NewCheckpoint) for one in gc.get_objects()) <= 1
+
+
+async def test_large_state_is_read_when_it_is_asked_for_and_not_with_the_beginning(plain):
+    saver = saver_of(plain)
+    value = os.urandom(1_000_000)
+    config = await put(saver, source="loop", value=value)
+    before = (await plain.info("stats"))["total_net_output_bytes"]
+    assert await saver.begin("t")
+    assert (await plain.info("stats"))["total_net_output_bytes"] - before < 100_000
+    found = await saver.aget_tuple(thread())
+    assert (found.config, found.checkpoint["channel_values"]["a"]) == (config, value)
