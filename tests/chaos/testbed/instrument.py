@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from langgraph_rq.shared.budget.token_budget import Refused
@@ -46,7 +46,7 @@ def install(mutations: Source) -> None:
     """Record all scripts of this process, changed by `mutations`; only the first call has an effect."""
     if scripts.run.__module__ == __name__:
         return
-    run, run_many, run_sync = scripts.run, scripts.run_many, scripts.run_sync
+    run, run_sync = scripts.run, scripts.run_sync
 
     async def run_seen(redis: Any, call: scripts.Call[Any]) -> Any:
         asked_at = _before([call])
@@ -54,11 +54,14 @@ def install(mutations: Source) -> None:
         _after([call], [reply], asked_at)
         return reply
 
-    async def run_many_seen(redis: Any, calls: Sequence[scripts.Call[Any]], *replicas: Any) -> list[Any]:
-        asked_at = _before(calls)
-        replies = await run_many(redis, [_mutated(call, mutations) for call in calls], *replicas)
-        _after(calls, replies, asked_at)
-        return replies
+    def several_seen(run_several: Callable[..., Awaitable[list[Any]]]) -> Callable[..., Awaitable[list[Any]]]:
+        async def run_seen(redis: Any, calls: Sequence[scripts.Call[Any]], *replicas: Any) -> list[Any]:
+            asked_at = _before(calls)
+            replies = await run_several(redis, [_mutated(call, mutations) for call in calls], *replicas)
+            _after(calls, replies, asked_at)
+            return replies
+
+        return run_seen
 
     def run_sync_seen(redis: Any, call: scripts.Call[Any]) -> Any:
         asked_at = _before([call])
@@ -66,7 +69,8 @@ def install(mutations: Source) -> None:
         _after([call], [reply], asked_at)
         return reply
 
-    scripts.run, scripts.run_many, scripts.run_sync = run_seen, run_many_seen, run_sync_seen
+    scripts.run, scripts.run_sync = run_seen, run_sync_seen
+    scripts.run_many, scripts.run_each = several_seen(scripts.run_many), several_seen(scripts.run_each)
     if os.environ.get("LGRQ_STATE") == "postgres":
         _see_statements()
 
