@@ -136,7 +136,7 @@ class Batcher:
         await self.drain(timeout_s)
         if self._writer:
             await end([self._writer])
-            self._give_up(self._waiting)
+            self._give_up([source for source in self._waiting if isinstance(source, _Awaited)])
             self._waiting = []
 
     def _give_up(self, sources: Sequence[Source]) -> None:
@@ -208,8 +208,9 @@ class Batcher:
             if self._retry and not self._retry.is_worthwhile(error):
                 self._retry.on_failure(error)
             if not self._retry and time.monotonic() - began_at > _LONG_S:
-                sources += self._waiting
-                self._waiting = []
+                # Not those that build their call when its turn comes: they expect no reply before.
+                sources += [source for source in self._waiting if isinstance(source, _Awaited)]
+                self._waiting = [source for source in self._waiting if not isinstance(source, _Awaited)]
             return [error] * len(sources)
 
 

@@ -214,6 +214,37 @@ async def test_server_that_does_not_answer_keeps_no_caller_waiting_for_the_time_
             assert all(is_outage(call.exception()) for call in calls)
 
 
+class Building:
+    """A source that builds its call when its turn comes."""
+
+    def __init__(self) -> None:
+        self.is_built, self.replies = False, []
+
+    def next_call(self):
+        self.is_built = True
+        return _push("built")
+
+    def take_reply(self, reply) -> bool:
+        assert self.is_built
+        self.replies.append(reply)
+        return False
+
+
+async def test_source_gets_no_reply_before_its_turn_from_a_server_that_does_not_answer():
+    source = Building()
+    with EmbeddedRedis() as server, Redis.from_url(server.url) as redis:
+        async with open_async(server.url, timeout_s=2) as impatient:
+            batcher = Batcher(impatient, calls=1)
+            await batcher.run(_push("connected"))
+            with _frozen(redis):
+                calls = [asyncio.create_task(batcher.run(_push(str(n)))) for n in range(3)]
+                await asyncio.sleep(0)
+                batcher.add(source)
+                await asyncio.wait(calls)
+            await until(lambda: source.replies)
+    assert all(is_outage(call.exception()) for call in calls)
+
+
 async def test_calls_that_a_batcher_cannot_send_any_more_fail_when_it_is_closed():
     with EmbeddedRedis() as server, Redis.from_url(server.url) as redis:
         async with open_async(server.url) as client:
