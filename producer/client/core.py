@@ -305,7 +305,7 @@ class ClientCore:
         await self._transport.close()
 
     def _key(self, task_id: str) -> str:
-        if not isinstance(task_id, str):  # a receipt would name a task that nobody knows
+        if not isinstance(task_id, str):  # such as a receipt, whose text is the id of no task
             raise InvalidInputError(Violation("task_id", "text, such as receipt.task_id", kind(task_id)))
         return task_key(task_id, self._tenant)
 

@@ -136,8 +136,7 @@ class Batcher:
         await self.drain(timeout_s)
         if self._writer:
             await end([self._writer])
-            self._give_up([source for source in self._waiting if isinstance(source, _Awaited)])
-            self._waiting = []
+            self._give_up(self._take_turns())
 
     def _give_up(self, sources: Sequence[Source]) -> None:
         """Let no caller wait for what is not sent any more."""
@@ -173,11 +172,7 @@ class Batcher:
 
     async def _run(self, batch: Sequence[Source]) -> list[Source]:
         """Run the calls of `batch` in one round trip; return the sources whose call must be repeated."""
-        sources, calls = [], []
-        for source in batch:
-            if call := source.next_call():
-                sources.append(source)
-                calls.append(call)
+        sources, calls = _with_calls(batch)
         if not calls:
             return []
         replies = await self._ask(sources, calls)
@@ -208,10 +203,23 @@ class Batcher:
             if self._retry and not self._retry.is_worthwhile(error):
                 self._retry.on_failure(error)
             if not self._retry and time.monotonic() - began_at > _LONG_S:
-                # Not those that build their call when its turn comes: they expect no reply before.
-                sources += [source for source in self._waiting if isinstance(source, _Awaited)]
-                self._waiting = [source for source in self._waiting if not isinstance(source, _Awaited)]
+                sources += self._take_turns()
             return [error] * len(sources)
+
+    def _take_turns(self) -> list[Source]:
+        """Take all that wait out of the queue, as if their turn had come: no source expects a reply before."""
+        waiting, self._waiting = self._waiting, []
+        return _with_calls(waiting)[0]
+
+
+def _with_calls(batch: Sequence[Source]) -> tuple[list[Source], list[scripts.Call[Any]]]:
+    """Return the sources that have something to send, and their calls."""
+    sources, calls = [], []
+    for source in batch:
+        if call := source.next_call():
+            sources.append(source)
+            calls.append(call)
+    return sources, calls
 
 
 class _Awaited:

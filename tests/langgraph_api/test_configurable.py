@@ -17,7 +17,7 @@ UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
 @dataclass
 class Reader:
-    user_id: str = "nobody"
+    user_id: str = "unknown"
     tone: str = "dry"
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import count
@@ -141,6 +142,17 @@ class TaskGuard:
 
 current_task: ContextVar[TaskGuard | None] = ContextVar("current_task", default=None)
 """The run that this context belongs to; threads and tasks that LangGraph starts inherit it."""
+
+
+def note_saved(thread: str, namespace: str, metadata: Mapping[str, Any]) -> None:
+    """Note for the current task that a checkpoint of the root graph behind some of its nodes is saved.
+
+    That of a subgraph does not keep what the node around it has paid for, and that of an input may be saved while the
+    first node runs.
+    """
+    task = current_task.get()
+    if task and not namespace and metadata.get("source") != "input":
+        task.note_checkpoint(thread)
 
 
 def token_of(thread: str) -> int | None:

@@ -14,7 +14,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver, ChannelVersions, Chec
 from langgraph.checkpoint.memory import InMemorySaver
 
 from langgraph_rq.shared.telemetry.logs import get_logger
-from langgraph_rq.worker.guards.task_guard import current_task
+from langgraph_rq.worker.guards.task_guard import current_task, note_saved
 from langgraph_rq.worker.state.outages import CheckpointFencedError
 from langgraph_rq.worker.state.saver.thread_saver import TASK_ID
 
@@ -72,10 +72,8 @@ class ProjectCheckpointer(BaseCheckpointSaver[Any]):
         """Write a checkpoint, with the id of its task, unless this run has lost it."""
         self.check_fence()
         saved = await super().aput(config, checkpoint, _stamped(metadata, config), new_versions)
-        run = current_task.get()
-        is_input = metadata.get("source") == "input"  # of the task that runs, whose first node may run already
-        if run and not is_input and not config["configurable"].get("checkpoint_ns"):
-            run.note_checkpoint(config["configurable"]["thread_id"])
+        configurable = config["configurable"]
+        note_saved(configurable["thread_id"], configurable.get("checkpoint_ns", ""), metadata)
         return saved
 
     async def aput_writes(

@@ -129,7 +129,7 @@ class Results:
     async def _await_ends(self, keys: Iterable[str], reader: str) -> Told | None:
         """Ask that the ends of tasks are told from now on; answers those that have ended.
 
-        None: this Redis tells nobody, because no worker has loaded the script yet, or its users are of an earlier
+        None: this Redis tells of no ends, because no worker has loaded the script yet, or its users are of an earlier
         version.
         """
         calls = [await_ends_call(part, reader) for part in _parts(keys)]

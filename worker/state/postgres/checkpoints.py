@@ -34,7 +34,7 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from langgraph_rq.worker.guards.task_guard import current_task
+from langgraph_rq.worker.guards.task_guard import note_saved
 from langgraph_rq.worker.state.outages import CheckpointFencedError
 from langgraph_rq.worker.state.postgres import statements, upkeep
 from langgraph_rq.worker.state.postgres.connections import Postgres
@@ -166,10 +166,7 @@ class PostgresSaver(SyncFaces, AsyncPostgresSaver):
             blobs=blobs,
         )
         await self._trim(thread, row["changes"], row["trimmed"], str(config["configurable"].get(TASK_ID) or ""))
-        run = current_task.get()
-        is_input = metadata.get("source") == "input"  # of the task that runs, whose first node may run already
-        if run and not is_input and not namespace:  # a subgraph's does not keep what the node around it has paid for
-            run.note_checkpoint(thread)
+        note_saved(thread, namespace, metadata)
         return config_of(thread, namespace, checkpoint["id"])
 
     async def aput_writes(

@@ -42,7 +42,7 @@ from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.batching import Batcher
 from langgraph_rq.shared.connections.clients import is_outage
 from langgraph_rq.shared.connections.kept_connection import Argument
-from langgraph_rq.worker.guards.task_guard import current_task
+from langgraph_rq.worker.guards.task_guard import note_saved
 from langgraph_rq.worker.state.outages import PATIENCE_S, Outages
 from langgraph_rq.worker.state.redis_stack.search_indexes import create_indexes
 from langgraph_rq.worker.state.refused_state import RefusedStateError
@@ -143,10 +143,7 @@ class Checkpointer(AsyncRedisSaver):
         thread, namespace = configurable["thread_id"], configurable["checkpoint_ns"]
         call = self._put(configurable, checkpoint, metadata)
         await self._outages.retry(lambda: self._trips.run(call))
-        run = current_task.get()
-        is_input = metadata.get("source") == "input"  # of the task that runs, whose first node may run already
-        if run and not is_input and not namespace:  # a subgraph's does not keep what the node around it has paid for
-            run.note_checkpoint(thread)
+        note_saved(thread, namespace, metadata)
         return {"configurable": {"thread_id": thread, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}
 
     async def aput_writes(

@@ -36,7 +36,7 @@ from langgraph.checkpoint.base import (
 )
 from redis.asyncio import Redis as AsyncRedis
 
-from langgraph_rq.worker.guards.task_guard import current_task
+from langgraph_rq.worker.guards.task_guard import note_saved
 from langgraph_rq.worker.state.outages import PATIENCE_S, Outages
 from langgraph_rq.worker.state.saver import upkeep
 from langgraph_rq.worker.state.saver.ids import run_mark
@@ -201,9 +201,7 @@ class ThreadSaver(SyncFaces):
         accepted(count)
         await self.input_is_saved(place[0])
         await self._trim(place, count, str(config["configurable"].get(TASK_ID) or ""))
-        task = current_task.get()
-        if task and not is_input and not place[1]:  # a subgraph's does not keep what the node around it has paid for
-            task.note_checkpoint(place[0])
+        note_saved(*place, merged)
         return config_of(*place, checkpoint["id"])
 
     async def aput_writes(

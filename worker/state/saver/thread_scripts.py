@@ -73,7 +73,7 @@ class ThreadScripts:
     async def begin(self, thread: str, name: bytes = b"") -> int:
         """Begin a task on a thread.
 
-        Until the task writes, `found_at_begin` returns the checkpoint `name`, which nobody else may write meanwhile: it
+        Until the task writes, `found_at_begin` returns the checkpoint `name`, which no other may write meanwhile: it
         is what the task begins on, and is asked for twice.
 
         Returns:
