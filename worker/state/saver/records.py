@@ -11,8 +11,7 @@ once per version and named by every checkpoint that has it.
 
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import ormsgpack
 from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata, PendingWrite, writes_sort_key
@@ -36,6 +35,7 @@ _INT64 = 1 << 63
 Header = tuple[str, list[str], list[str], str, str, str]
 
 _FIELDS = ("v", "ts", "channel_versions", "versions_seen", "updated_channels")
+_WRITTEN_APART = frozenset({*_FIELDS, "id", "channel_values"})
 
 
 def namespace_prefix(namespace: str) -> bytes:
@@ -58,8 +58,7 @@ def split_name(name: bytes) -> tuple[str, str]:
     return rest[:at].decode("utf-8", "surrogatepass"), rest[at + 1 :].decode("utf-8", "surrogatepass")
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """A checkpoint as it is written.
 
     Attributes:
@@ -147,8 +146,8 @@ class Codec:
                 inline[channel] = ormsgpack.Fragment(text[1:])
             else:
                 inline[channel] = value
-        others = {key: value for key, value in checkpoint.items() if key not in {*_FIELDS, "id", "channel_values"}}
-        content = [*(checkpoint.get(key) for key in _FIELDS), inline, metadata, others]
+        others = {key: value for key, value in checkpoint.items() if key not in _WRITTEN_APART}
+        content = [*map(checkpoint.get, _FIELDS), inline, metadata, others]
         header: Header = (
             parent,
             [*known, *values],

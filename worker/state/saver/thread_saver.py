@@ -198,9 +198,8 @@ class ThreadSaver(SyncFaces):
         count = await self._threads.save(place[0], run, what)
         if count == _MISSING:  # an expired thread took them along
             count = await self._threads.save(place[0], run, write(frozenset()))
-        accepted(count)
-        await self.input_is_saved(place[0])
-        await self._trim(place, count, str(config["configurable"].get(TASK_ID) or ""))
+        if self._is_too_many(place, accepted(count)):
+            await self._trim(place, str(config["configurable"].get(TASK_ID) or ""))
         note_saved(*place, merged)
         return config_of(*place, checkpoint["id"])
 
@@ -224,7 +223,6 @@ class ThreadSaver(SyncFaces):
         )
         name = name_of(namespace, configurable["checkpoint_id"])
         accepted(await self._threads.save(thread, str(run or ""), NodeWrites(name, rows)))
-        await self.input_is_saved(thread)
 
     async def expire_thread(self, thread_id: str, ttl_s: float = TASK_TTL_S) -> int:
         """Set the TTL of a thread; 0 deletes it. One round trip, no search.
@@ -325,10 +323,13 @@ class ThreadSaver(SyncFaces):
         name = name_of(namespace, checkpoint["id"])
         return NewCheckpoint(name, written.record, written.known_fields(namespace), values)
 
-    async def _trim(self, place: tuple[str, str], count: int, task_id: str) -> None:
-        """Drop old checkpoints of a namespace once an eighth more is there than is wanted, or than had to stay."""
-        if not self._keep or count < max(self._keep, self._left.get(place, 0)) + max(self._keep // 8, 1):
-            return
+    def _is_too_many(self, place: tuple[str, str], count: int) -> bool:
+        """Whether a namespace has an eighth more checkpoints than are wanted, or than had to stay."""
+        keep = self._keep
+        return 0 < keep <= count and count >= max(keep, self._left.get(place, 0)) + max(keep // 8, 1)
+
+    async def _trim(self, place: tuple[str, str], task_id: str) -> None:
+        """Drop old checkpoints of a namespace."""
         thread, namespace = place
         left = await upkeep.drop(
             self._threads, thread, partial(all_but_newest, keep=self._keep, namespaces=[namespace], task_id=task_id)

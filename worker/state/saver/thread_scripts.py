@@ -119,25 +119,26 @@ class ThreadScripts:
         return await self._run(verb, [state_key(thread), index_key(thread)], [self._token_of(thread), *args])
 
     async def save(self, thread: str, run: str, what: NodeWrites | NewCheckpoint) -> int:
-        """Save what a run has reached, as `ThreadWrites.save` does; the run is empty if the writer names none.
+        """Save what a run has reached, as `ThreadWrites.save` does, and wait for what is saved soon.
+
+        Args:
+            thread: Its thread.
+            run: Empty if the writer names none.
+            what: What it has reached.
 
         Raises:
             CheckpointFencedError: the worker has lost the task.
         """
-        self.outages.check_fence()
-        self._begun.pop(thread, None)
         writer = Writer(thread, run, self._token_of(thread))
-
-        async def step() -> int:
-            self.outages.check_fence()  # the run may have ended while Redis was away
-            return await self._writes.save(writer, what)
-
-        return await self.outages.retry(step)
+        answer = await self._save(writer, what)
+        if (thread, writer.token) in self._soon:
+            await self.saved_soon(thread)
+        return answer
 
     def save_soon(self, thread: str, run: str, what: NewCheckpoint) -> None:
         """Save what the caller does not wait for, but `saved_soon` does, for the running task."""
         key = thread, self._token_of(thread)
-        self._soon[key] = self._background.start(self.save(thread, run, what))
+        self._soon[key] = self._background.start(self._save(Writer(thread, run, key[1]), what))
         self._soon[key].add_done_callback(partial(self._forget_saved, key))
         if len(self._soon) > _KEPT:  # never one that is waited for
             oldest = next((one for one, saving in self._soon.items() if saving.done()), None)
@@ -153,6 +154,15 @@ class ThreadScripts:
         key = thread, self._token_of(thread)
         if saving := self._soon.get(key):
             accepted(await asyncio.shield(saving))
+
+    async def _save(self, writer: Writer, what: NodeWrites | NewCheckpoint) -> int:
+        self._begun.pop(writer.thread, None)
+
+        async def step() -> int:
+            self.outages.check_fence()  # the run may have ended while Redis was away
+            return await self._writes.save(writer, what)
+
+        return await self.outages.retry(step)
 
     def _forget_saved(self, key: tuple[str, Argument], saving: "asyncio.Task[int]") -> None:
         """Forget what is saved; what failed is left for those who wait."""
