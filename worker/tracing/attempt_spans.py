@@ -101,18 +101,20 @@ class AttemptSpans:
         """Record a model call that has ended, by its log event, below what is current where it was made."""
         now_ns = time.time_ns()
         is_below = trace.get_current_span().get_span_context().is_valid
+        attributes = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": called["provider"],
+            "gen_ai.request.model": called["model"],
+            "gen_ai.usage.input_tokens": min(called["input_tokens"], _LARGEST),
+            "gen_ai.usage.output_tokens": min(called["output_tokens"], _LARGEST),
+        }
+        if called["estimated"]:
+            attributes["langgraph_rq.usage_estimated"] = True
         span = self._tracer.start_span(
             f"chat {called['model']}",
             None if is_below else trace.set_span_in_context(self._own),
             SpanKind.CLIENT,
-            {
-                "gen_ai.operation.name": "chat",
-                "gen_ai.provider.name": called["provider"],
-                "gen_ai.request.model": called["model"],
-                "gen_ai.usage.input_tokens": min(called["input_tokens"], _LARGEST),
-                "gen_ai.usage.output_tokens": min(called["output_tokens"], _LARGEST),
-                "langgraph_rq.usage_estimated": called["estimated"],
-            },
+            attributes,
             start_time=now_ns - called["duration_ms"] * 1_000_000,
         )
         end(span, None if called["outcome"] == "ok" else called["outcome"])

@@ -172,7 +172,6 @@ def test_model_calls_have_opentelemetrys_names(traces):
         "gen_ai.request.model",
         "gen_ai.usage.input_tokens",
         "gen_ai.usage.output_tokens",
-        "langgraph_rq.usage_estimated",
     }
     assert (span.attributes["gen_ai.operation.name"], span.attributes["gen_ai.provider.name"]) == ("chat", "openai")
 

@@ -224,11 +224,27 @@ async def test_task_ends_whose_spans_cannot_be_recorded(redis_url, client, lines
     assert result.status is State.SUCCESS
 
 
+CALLED = {"provider": "p", "outcome": "ok", "duration_ms": 1, "input_tokens": 1, "output_tokens": 1}
+
+
+async def test_usage_that_is_an_estimate_is_flagged(redis_url, client, monkeypatch):
+    async def call(_state):
+        log = logs.get_logger("tests")
+        log.info("model.called", **CALLED, model="told", estimated=False)
+        log.info("model.called", **CALLED, model="guessed", estimated=True)
+
+    with exporting(monkeypatch) as received:
+        await run(redis_url, client, one_node_graph(call, Asked))
+    by_name, _ = one_trace(received)
+    assert by_name["chat guessed"].attributes["langgraph_rq.usage_estimated"] is True
+    assert "langgraph_rq.usage_estimated" not in by_name["chat told"].attributes
+
+
 async def test_model_that_reports_absurd_numbers_costs_no_span(redis_url, client, monkeypatch):
-    called = {"provider": "p", "model": "m", "outcome": "ok", "duration_ms": 1, "output_tokens": 1, "estimated": False}
+    called = {**CALLED, "model": "m", "estimated": False, "input_tokens": 2**70}  # longer than OTLP's numbers
 
     async def call(_state):
-        logs.get_logger("tests").info("model.called", **called, input_tokens=2**70)  # longer than OTLP's numbers
+        logs.get_logger("tests").info("model.called", **called)
 
     with exporting(monkeypatch) as received:
         await run(redis_url, client, one_node_graph(call, Asked))
