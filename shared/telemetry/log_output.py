@@ -11,6 +11,7 @@ import traceback
 from contextlib import nullcontext, suppress
 from copy import copy
 from datetime import UTC, datetime
+from functools import lru_cache
 from logging.handlers import QueueHandler, QueueListener
 from queue import Empty, SimpleQueue
 from threading import RLock
@@ -92,9 +93,19 @@ def to_event(record: logging.LogRecord) -> logging.LogRecord:
 
 def _complete(record: logging.LogRecord) -> dict[str, Any]:
     """Return all fields of a record's event."""
-    instant = datetime.fromtimestamp(record.created, UTC).isoformat().removesuffix("+00:00")
-    about = {"level": record.levelname.lower(), "logger": record.name, "timestamp": f"{instant}Z"}
-    return {**to_event(record).msg, **about}  # type: ignore[dict-item]
+    second, fraction = divmod(record.created, 1)
+    return {
+        **to_event(record).msg,  # type: ignore[dict-item]
+        "level": record.levelname.lower(),
+        "logger": record.name,
+        "timestamp": f"{_second(second)}.{int(fraction * 1_000_000):06}Z",
+    }
+
+
+@lru_cache(maxsize=8)
+def _second(second: float) -> str:
+    """Write a second since the epoch; most lines are of the one before."""
+    return datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
 
 
 class _Lossy(logging.Handler):
@@ -233,10 +244,10 @@ class Lines(_Lossy, logging.StreamHandler[TextIO]):
 
     def format(self, record: logging.LogRecord) -> str:
         """Render an event; of one with a value that cannot be read only what is ours."""
-        event = _complete(record)
         try:
-            return self._line(dict(event))
+            return self._line(_complete(record))
         except Exception as error:  # of the value's own str()
+            event = _complete(record)
             kept = {name: event[name] for name in (OURS | {"event"}) & event.keys()}
             return self._line({**kept, "broken": type(error).__name__})
 
