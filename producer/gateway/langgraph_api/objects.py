@@ -1,7 +1,7 @@
 """Threads and runs as LangGraph's API shows them, made of what Redis has of them."""
 
+import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -293,10 +293,11 @@ async def open_runs(caller: Caller, thread_id: str) -> list[str]:
 
 
 async def cancel_runs(caller: Caller, run_ids: Iterable[str], *, rollback: bool = False, reason: str = "") -> None:
-    """Cancel runs; those that have expired meanwhile are skipped."""
-    for run_id in run_ids:
-        with suppress(UnknownTaskError):
-            await caller.client.cancel(run_id, rollback=rollback, reason=reason)
+    """Cancel runs, side by side; those that have expired meanwhile are skipped."""
+    cancelling = (caller.client.cancel(run_id, rollback=rollback, reason=reason) for run_id in run_ids)
+    for ended in await asyncio.gather(*cancelling, return_exceptions=True):
+        if isinstance(ended, BaseException) and not isinstance(ended, UnknownTaskError):
+            raise ended
 
 
 async def forget_threads(caller: Caller, thread_ids: Sequence[str]) -> None:

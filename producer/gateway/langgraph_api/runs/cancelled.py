@@ -27,22 +27,25 @@ class CancelBody(Body):
         None, description="All open tasks of the tenant, whatever door they came by."
     )
 
-    async def find(self, caller: Caller) -> AsyncGenerator[str, None]:
-        """Find the ids of those that have not ended. Raises ProblemError 422: both are given, or neither."""
+    async def find(self, caller: Caller) -> AsyncGenerator[list[str], None]:
+        """Find the ids of those that have not ended, some at a time.
+
+        Raises:
+            ProblemError: 422 both are given, or neither.
+        """
         of_thread = self.thread_id is not None and self.run_ids is not None
         if (self.status is not None) == of_thread or (self.status and (self.thread_id or self.run_ids)):
             came = "both" if self.status else "neither"
             raise invalid(Violation("status", "either thread_id and run_ids, or status", came))
         if self.status:
-            async for run_id in _open(caller, _STATES[self.status]):
-                yield run_id
+            async for run_ids in _open(caller, _STATES[self.status]):
+                yield run_ids
             return
-        for run in await read_runs(caller, self.thread_id or "", self.run_ids or ()):
-            if run and not run.state.is_terminal:
-                yield run.run_id
+        runs = await read_runs(caller, self.thread_id or "", self.run_ids or ())
+        yield [run.run_id for run in runs if run and not run.state.is_terminal]
 
 
-async def _open(caller: Caller, states: set[State]) -> AsyncGenerator[str, None]:
+async def _open(caller: Caller, states: set[State]) -> AsyncGenerator[list[str], None]:
     """Find a tenant's open tasks. One that is submitted or ends meanwhile may be missed."""
     key, prefix, cursor, seen = tenant_open_key(caller.tenant), task_key("", caller.tenant), 0, set[bytes]()
     redis: Any = caller.client.redis
@@ -50,8 +53,7 @@ async def _open(caller: Caller, states: set[State]) -> AsyncGenerator[str, None]
         cursor, members = await redis.zscan(key, cursor, count=MOST_READ)
         new = [member for member, _ in members if member not in seen]
         seen.update(new)
-        for record in await read_records(caller, [member.decode(errors="replace") for member in new]):
-            if record and record.state in states:
-                yield record.key.removeprefix(prefix)
+        records = await read_records(caller, [member.decode(errors="replace") for member in new])
+        yield [record.key.removeprefix(prefix) for record in records if record and record.state in states]
         if not cursor:
             return

@@ -131,9 +131,9 @@ async def cancel_many(body: CancelBody, caller: FromCaller, action: Action = "in
     """Cancel runs that have not ended."""
     asked, is_any = f"{action} requested via POST /runs/cancel", False
     async with aclosing(body.find(caller)) as found:
-        async for run_id in found:
-            await cancel_runs(caller, [run_id], rollback=action == "rollback", reason=asked)
-            is_any = True
+        async for run_ids in found:
+            await cancel_runs(caller, run_ids, rollback=action == "rollback", reason=asked)
+            is_any = is_any or bool(run_ids)
     if not is_any:
         raise ProblemError(404, "unknown_run", "no such run is open")
     return Response(status_code=204)
