@@ -5,6 +5,7 @@ import os
 import re
 import signal
 from collections import Counter
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import psutil
@@ -25,6 +26,7 @@ from langgraph_rq.shared.results import TaskResult
 from langgraph_rq.shared.settings import RedisSettings, WorkerSettings, load
 from langgraph_rq.shared.tasks import Task, TaskLimits
 from langgraph_rq.worker.fleet import loop_watch
+from langgraph_rq.worker.fleet.forked import fork_server
 from langgraph_rq.worker.fleet.forked import isolation as isolation_module
 from langgraph_rq.worker.fleet.forked.fork_server import ForkServer
 from langgraph_rq.worker.fleet.forked.isolated import run_isolated
@@ -89,6 +91,20 @@ def test_fork_server_outlives_signals_that_come_as_soon_as_it_is_forked(monkeypa
     with server.fork() as connection:
         assert connection.poll(60)
         assert connection.recv() == "alive"
+    server.close()
+
+
+async def test_child_that_does_not_see_the_end_of_its_connection_is_killed(monkeypatch):
+    monkeypatch.setattr(fork_server, "_LEAVE_S", 0.1)
+
+    def hang(connection: Connection) -> None:
+        connection.send(os.getpid())
+        signal.pause()  # as a node that holds the interpreter's lock
+
+    server = ForkServer.start(hang)
+    with server.fork() as connection:
+        child = psutil.Process(connection.recv())
+    await until(lambda: not child.is_running(), 30)
     server.close()
 
 

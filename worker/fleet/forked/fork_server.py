@@ -1,17 +1,19 @@
 """A fork server: a process that forks children for a worker, and was forked before the worker had threads or a loop.
 
 A child has the libraries imported and starts in milliseconds, where a new Python would import for seconds. Each child
-has a socket pair to the worker, and ends with the worker. A watcher between server and child waits for the child, and
-sends its exit code. Why not multiprocessing's: docs/adr/0010.
+has a socket pair to the worker, and ends with the worker. A watcher between server and child waits for the child, sends
+its exit code, and kills it if it does not end by itself. Why not multiprocessing's: docs/adr/0010.
 
     worker ──fork at boot──► fork server ──fork──► watcher ──fork──► child
        └───────────────── socket pair ────────────────┴────────────────┘
 """
 
 import os
+import select
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
@@ -22,6 +24,10 @@ from langgraph_rq.worker.fleet.processes import ENDING, blocked_signals
 
 DIED = "died"
 """The last message on a connection, with the child's exit code, negative for a signal."""
+
+_LEAVE_S = 5.0
+"""How long a child has to end by itself. One that holds the interpreter's lock, as a regular expression can for hours,
+does not see that its connection was closed."""
 
 _LIBRARIES = ("langgraph_rq.worker.context", "langchain_openai")
 """Imported before the first child is forked."""
@@ -114,7 +120,18 @@ def _watch(connection: Connection, run: Callable[[Connection], None]) -> None:
     _pid, status = os.waitpid(child, 0)
     with suppress(OSError):
         connection.send((DIED, os.waitstatus_to_exitcode(status)))
+    threading.Thread(target=_kill_when_left, args=(child, connection.fileno()), daemon=True).start()
 
 
 def ignore(_signal: int, _frame: object) -> None:
     """Ignore a signal; unlike SIG_IGN, this is not inherited by the programs that a node starts."""
+def _kill_when_left(child: int, connection: int) -> None:
+    """Kill the child if it outlives the worker's end of its connection. Runs in a thread of the watcher."""
+    poll = select.poll()
+    poll.register(connection, 0)  # reports the end of the other side only
+    poll.poll()
+    time.sleep(_LEAVE_S)
+    with suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+
+
