@@ -86,7 +86,8 @@ class Batcher:
         self._retry = retry
         self._on_refused = on_refused
         self._waiting: list[Source] = []
-        self._is_under_way = False
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
         self._writer: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
 
@@ -98,15 +99,15 @@ class Batcher:
         Raises:
             redis.RedisError: An outage, unless it is retried, or an error of the call itself.
         """
-        if self._is_under_way or self._retry:
+        if self._retry or not self._is_idle.is_set():
             answer: asyncio.Future[scripts.T] = asyncio.get_running_loop().create_future()
             self.add((_Kept if self._retry else _Awaited)(call, answer))
             return await answer
-        self._is_under_way = True
+        self._is_idle.clear()
         try:
             return await scripts.run(self._connection, call)
         finally:
-            self._is_under_way = False
+            self._is_idle.set()
             if self._waiting:
                 self._start()
 
@@ -118,7 +119,7 @@ class Batcher:
     def add(self, source: Source) -> None:
         """Queue a source, which must not be queued already."""
         self._waiting.append(source)
-        if not self._is_under_way:
+        if self._is_idle.is_set():
             self._start()
 
     def hurry(self) -> None:
@@ -127,8 +128,10 @@ class Batcher:
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until all calls have their reply, for at most `timeout_s`."""
-        if self._writer:
-            await asyncio.wait([self._writer], timeout=timeout_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not self._is_idle.is_set():
+                    await self._is_idle.wait()
 
     async def aclose(self, timeout_s: float) -> None:
         """Let what was begun end, for at most `timeout_s`: what runs on would use the client after it was closed."""
@@ -136,7 +139,7 @@ class Batcher:
         await self.drain(timeout_s)
         if self._writer:
             await end([self._writer])
-            self._give_up(self._take_turns())
+        self._give_up(self._take_turns())
 
     def _give_up(self, sources: Sequence[Source]) -> None:
         """Let no caller wait for what is not sent any more."""
@@ -145,7 +148,7 @@ class Batcher:
                 source.take_reply(RedisConnectionError("the client was closed"))
 
     def _start(self) -> None:
-        self._is_under_way = True
+        self._is_idle.clear()
         # In an empty context: the calls that share a round trip belong to different tasks.
         self._writer = asyncio.get_running_loop().create_task(self._write(), context=Context())
 
@@ -162,7 +165,7 @@ class Batcher:
                     self._waiting = delayed + self._waiting
                     await asyncio.sleep(self._retry.backoff.pause_s(failures))
         finally:
-            self._is_under_way = False
+            self._is_idle.set()
 
     async def _gather(self) -> None:
         with suppress(TimeoutError):

@@ -48,8 +48,8 @@ class KeptConnection:
         if self._is_busy:
             raise RuntimeError("expected one caller of a KeptConnection at a time, got: a second")
         self._is_busy = True
-        packed = [_pack(command) for command in commands]
         try:
+            packed = [_pack(command) for command in commands]
             if time.monotonic() - self._used_at > _KEPT_S:
                 await self.release()
             connection = self._connection or await self._take()

@@ -141,6 +141,20 @@ async def test_second_caller_of_a_kept_connection_is_refused_and_the_first_gets_
     assert isinstance(second, RuntimeError)
 
 
+async def test_connection_is_free_again_after_a_command_for_which_memory_was_missing(aredis, monkeypatch):
+    connection, pack = KeptConnection(aredis), kept_connection._pack
+
+    def fail(_command):
+        monkeypatch.setattr(kept_connection, "_pack", pack)
+        raise MemoryError
+
+    monkeypatch.setattr(kept_connection, "_pack", fail)
+    with pytest.raises(MemoryError):
+        await connection.exchange([("ECHO", "large")])
+    assert await connection.exchange([("ECHO", "small")]) == [b"small"]
+    await connection.release()
+
+
 async def test_connection_that_broke_is_replaced(aredis, monkeypatch):
     monkeypatch.setattr(kept_connection, "_KEPT_S", 60.0)
     batcher = Batcher(aredis)
@@ -259,6 +273,24 @@ async def test_calls_that_a_batcher_cannot_send_any_more_fail_when_it_is_closed(
                 await batcher.aclose(0.1)
                 await asyncio.wait(calls, timeout=20)
             assert {type(call.exception()) for call in calls[1:]} == {RedisConnectionError}
+
+
+async def test_batcher_that_is_closed_lets_a_lone_call_end_and_not_those_behind_it():
+    with EmbeddedRedis() as server, Redis.from_url(server.url) as redis:
+        async with open_async(server.url) as client:
+            batcher = Batcher(client)
+            await batcher.run(_push("connected"))
+            with _frozen(redis):
+                lone, joined = (asyncio.create_task(batcher.run(_push(value))) for value in ("lone", "joined"))
+                await asyncio.sleep(0)
+                await batcher.aclose(0.1)
+                await asyncio.wait([joined], timeout=20)
+                assert isinstance(joined.exception(), RedisConnectionError)
+                assert not lone.done()
+                closing = asyncio.create_task(batcher.aclose(60))
+                await asyncio.sleep(0)
+            await closing
+            assert lone.result() == "lone"
 
 
 async def test_every_caller_hears_of_a_broken_connection():
