@@ -81,7 +81,7 @@ class Batcher:
         on_refused: Callable[[Exception], None] = _ignore,
     ) -> None:
         self._connection = KeptConnection(redis)
-        self._calls = calls
+        self._calls = self._most = calls
         self._gather_s = gather_s
         self._retry = retry
         self._on_refused = on_refused
@@ -158,7 +158,7 @@ class Batcher:
             while self._waiting:
                 if self._gather_s:
                     await self._gather()
-                batch, self._waiting = self._waiting[: self._calls], self._waiting[self._calls :]
+                batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
                 delayed = await self._run(batch)
                 failures = failures + 1 if delayed else 0
                 if self._retry and delayed:
@@ -198,16 +198,19 @@ class Batcher:
         """
         began_at = time.monotonic()
         try:
-            return await scripts.run_each(self._connection, calls)
+            replies = await scripts.run_each(self._connection, calls)
         except asyncio.CancelledError:
             self._give_up(sources)
             raise
         except Exception as error:
+            self._most = max(1, self._most // 2)  # calls that together take longer than a timeout get through in parts
             if self._retry and not self._retry.is_worthwhile(error):
                 self._retry.on_failure(error)
             if not self._retry and time.monotonic() - began_at > _LONG_S:
                 sources += self._take_turns()
             return [error] * len(sources)
+        self._most = self._calls
+        return replies
 
     def _take_turns(self) -> list[Source]:
         """Take all that wait out of the queue, as if their turn had come: no source expects a reply before."""

@@ -320,6 +320,24 @@ async def test_calls_of_a_retrying_batcher_wait_for_a_redis_that_is_away_and_run
     assert all(calls <= 16 and is_outage(error) for calls, error in delays)
 
 
+async def test_calls_that_take_too_long_for_one_round_trip_get_through_in_parts(aredis, monkeypatch):
+    batcher, tried = _retrying(aredis), []
+    exchange = batcher._connection.exchange
+
+    async def exchange_few(commands):
+        tried.append(len(commands))
+        if len(commands) > 4:
+            raise RedisTimeoutError("a slow network")
+        return await exchange(commands)
+
+    await batcher.run(_push("connected"))
+    monkeypatch.setattr(batcher._connection, "exchange", exchange_few)
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(batcher.run(_push(str(n))) for n in range(16)))
+    assert tried[:3] == [16, 8, 4]
+    await aredis.delete("pushed")
+
+
 async def test_call_of_a_retrying_batcher_runs_also_when_its_caller_is_cancelled(aredis):
     batcher = _retrying(aredis)
     caller = asyncio.create_task(batcher.run(_push("kept")))
