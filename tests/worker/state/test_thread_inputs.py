@@ -101,6 +101,35 @@ async def test_input_is_not_written_after_the_end_of_its_task(plain, monkeypatch
     assert not await plain.exists(STATE)
 
 
+@pytest.mark.parametrize("is_joined", [True, False])
+async def test_no_write_is_saved_before_the_input_that_an_outage_delays(plain, monkeypatch, is_joined):
+    saver, is_asked, is_back, saved = saver_of(plain), asyncio.Event(), asyncio.Event(), []
+    connection = saver._threads._trips._connection
+    exchange = connection.exchange
+
+    async def fail_first(commands):
+        if not is_asked.is_set():
+            is_asked.set()
+            await is_back.wait()
+            raise RedisConnectionError("away")
+        replies = await exchange(commands)
+        saved.append({field[:1] for field in await plain.hkeys(STATE)})
+        return replies
+
+    monkeypatch.setattr(connection, "exchange", fail_first)
+    writing = saver.aput_writes(await put(saver), [("a", 1)], "task")
+    if is_joined:
+        await asyncio.sleep(0)  # the input waits for its round trip
+    else:
+        await is_asked.wait()
+        writing = asyncio.create_task(writing)
+        await asyncio.sleep(0)
+    is_back.set()
+    await writing
+    assert saved[-1] == {b"t", b"c", b"w"}
+    assert all(b"c" in fields for fields in saved if b"w" in fields)
+
+
 async def test_inputs_of_all_tasks_are_waited_for_in_an_outage(plain, monkeypatch):
     saver, is_back = saver_of(plain), asyncio.Event()
     saver_save = saver._threads._writes.save

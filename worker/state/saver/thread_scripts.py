@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -119,7 +119,7 @@ class ThreadScripts:
         return await self._run(verb, [state_key(thread), index_key(thread)], [self._token_of(thread), *args])
 
     async def save(self, thread: str, run: str, what: NodeWrites | NewCheckpoint) -> int:
-        """Save what a run has reached, as `ThreadWrites.save` does, and wait for what is saved soon.
+        """Save what a run has reached, as `ThreadWrites.save` does: after what is saved soon, or in one script with it.
 
         Args:
             thread: Its thread.
@@ -130,15 +130,30 @@ class ThreadScripts:
             CheckpointFencedError: the worker has lost the task.
         """
         writer = Writer(thread, run, self._token_of(thread))
-        answer = await self._save(writer, what)
-        if (thread, writer.token) in self._soon:
-            await self.saved_soon(thread)
-        return answer
+
+        async def step() -> int:
+            if (thread, writer.token) in self._soon and not self._writes.is_joined(writer, what):
+                await self.saved_soon(thread)
+            return await self._save(writer, what)
+
+        return await self.outages.retry(step)
 
     def save_soon(self, thread: str, run: str, what: NewCheckpoint) -> None:
-        """Save what the caller does not wait for, but `saved_soon` does, for the running task."""
+        """Save what the caller does not wait for, but `saved_soon` does, for the running task.
+
+        Raises:
+            CheckpointFencedError: the worker has lost the task.
+        """
         key = thread, self._token_of(thread)
-        self._soon[key] = self._background.start(self._save(Writer(thread, run, key[1]), what))
+        save = partial(self._save, Writer(thread, run, key[1]), what)
+        saving: Awaitable[int] | None = save()  # at once, so that what follows shares its script
+
+        async def step() -> int:
+            nonlocal saving
+            answer, saving = saving or save(), None
+            return await answer
+
+        self._soon[key] = self._background.start(self.outages.retry(step))
         self._soon[key].add_done_callback(partial(self._forget_saved, key))
         if len(self._soon) > _KEPT:  # never one that is waited for
             oldest = next((one for one, saving in self._soon.items() if saving.done()), None)
@@ -155,14 +170,10 @@ class ThreadScripts:
         if saving := self._soon.get(key):
             accepted(await asyncio.shield(saving))
 
-    async def _save(self, writer: Writer, what: NodeWrites | NewCheckpoint) -> int:
+    def _save(self, writer: Writer, what: NodeWrites | NewCheckpoint) -> Awaitable[int]:
+        self.outages.check_fence()  # the run may have ended while Redis was away
         self._begun.pop(writer.thread, None)
-
-        async def step() -> int:
-            self.outages.check_fence()  # the run may have ended while Redis was away
-            return await self._writes.save(writer, what)
-
-        return await self.outages.retry(step)
+        return self._writes.save(writer, what)
 
     def _forget_saved(self, key: tuple[str, Argument], saving: "asyncio.Task[int]") -> None:
         """Forget what is saved; what failed is left for those who wait."""

@@ -62,25 +62,26 @@ class ThreadWrites:
         self._ttl_ms = ttl_ms
         self._steps: dict[Writer, _Step] = {}
 
-    async def save(self, writer: Writer, what: NodeWrites | NewCheckpoint) -> int:
+    def save(self, writer: Writer, what: NodeWrites | NewCheckpoint) -> "asyncio.Future[int]":
         """Save a write, in one script with others of the same writer that wait for their round trip.
 
         If the caller is cancelled, it may be saved or not.
 
         Returns:
-            0 if a later task has begun on the thread. Else of a checkpoint the number that its namespace has, or -1 if
-            a value is missing, and it was not written; of a node's writes 1.
-
-        Raises:
-            redis.RedisError: an outage.
+            The answer, or an outage: 0 if a later task has begun on the thread. Else of a checkpoint the number that
+            its namespace has, or -1 if a value is missing, and it was not written; of a node's writes 1.
         """
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        if not self.is_joined(writer, what):
+            self._steps[writer] = _Step(self._steps, writer, self._ttl_ms)
+            self._trips.add(self._steps[writer])
+        self._steps[writer].add(what, answer)
+        return answer
+
+    def is_joined(self, writer: Writer, what: NodeWrites | NewCheckpoint) -> bool:
+        """Whether a write would be saved in one script with others of its writer, which wait for their round trip."""
         step = self._steps.get(writer)
-        if step is None or not step.has_room(what):
-            step = self._steps[writer] = _Step(self._steps, writer, self._ttl_ms)
-            self._trips.add(step)
-        step.add(what, answer)
-        return await answer
+        return step is not None and step.has_room(what)
 
 
 class _Step:
