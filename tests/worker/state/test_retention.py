@@ -27,6 +27,10 @@ async def fields(client, letter, thread="t"):
     return [field for field in await client.hkeys(f"agent:thread_state:{thread}") if field.startswith(letter)]
 
 
+async def put(saver, namespace):
+    return await saver.aput(thread(checkpoint_ns=namespace), empty_checkpoint(), {"source": "loop"}, {})
+
+
 async def saved(saver, **place):
     return [one async for one in saver.alist(thread(**place))]
 
@@ -53,6 +57,24 @@ async def test_newest_checkpoints_of_a_thread_are_kept_with_their_values_and_wri
     assert {field.split(b":", 2)[2] for letter in (b"c", b"w") for field in await fields(plain, letter)} == names
     assert len(await fields(plain, b"v")) <= 3 * 2
     assert len((await graph.aget_state(thread())).values["steps"]) == 20
+
+
+async def test_old_checkpoints_are_dropped_later_where_a_thread_does_not_come_to_rest(plain, monkeypatch):
+    saver, other = ThreadSaver(plain, keep=4), ThreadSaver(plain)
+    write = saver._threads.write
+
+    async def write_behind_others(verb, thread_id, args):
+        if verb == "drop":
+            await put(other, "side")
+        return await write(verb, thread_id, args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(saver._threads, "write", write_behind_others)
+        for _ in range(6):
+            await put(saver, "main")
+    assert len(await saved(saver, checkpoint_ns="main")) == 6
+    await put(saver, "main")
+    assert len(await saved(saver, checkpoint_ns="main")) == 4
 
 
 async def test_all_checkpoints_are_kept_where_the_setting_says_so(plain):

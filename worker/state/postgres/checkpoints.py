@@ -13,7 +13,7 @@ Ids, versions and metadata are not encrypted, since Postgres searches by them.
 
 import copy
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -52,6 +52,7 @@ from langgraph_rq.worker.state.saver.thread_saver import (
     ThreadSaver,
     no_token,
 )
+from langgraph_rq.worker.state.saver.upkeep import ThreadChangedError
 from langgraph_rq.worker.state.serializer import StateSerializer
 
 _SERIALIZERS = 1_024
@@ -307,9 +308,10 @@ class PostgresSaver(SyncFaces, AsyncPostgresSaver):
         return found[0]
 
     async def _trim(self, thread: str, changes: int, trimmed: int, task_id: str) -> None:
-        """Drop old checkpoints from time to time: a checkpoint is at least one change."""
+        """Drop old checkpoints from time to time: a checkpoint is at least one change. Later, if the thread changes."""
         if self._keep and changes > self._keep and changes - trimmed > max(self._keep // 8, 1):
-            await upkeep.drop(self, thread, partial(all_but_newest, keep=self._keep, task_id=task_id))
+            with suppress(ThreadChangedError):
+                await upkeep.drop(self, thread, partial(all_but_newest, keep=self._keep, task_id=task_id))
 
     async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
         """Read a row of the library's query. The library reads writes in a thread, which sync nodes may hold."""

@@ -199,7 +199,7 @@ class ThreadSaver(SyncFaces):
         if count == _MISSING:  # an expired thread took them along
             count = await self._threads.save(place[0], run, write(frozenset()))
         if self._is_too_many(place, accepted(count)):
-            await self._trim(place, str(config["configurable"].get(TASK_ID) or ""))
+            await self._trim(place, str(config["configurable"].get(TASK_ID) or ""), count)
         note_saved(*place, merged)
         return config_of(*place, checkpoint["id"])
 
@@ -328,13 +328,16 @@ class ThreadSaver(SyncFaces):
         keep = self._keep
         return 0 < keep <= count and count >= max(keep, self._left.get(place, 0)) + max(keep // 8, 1)
 
-    async def _trim(self, place: tuple[str, str], task_id: str) -> None:
-        """Drop old checkpoints of a namespace."""
+    async def _trim(self, place: tuple[str, str], task_id: str, count: int) -> None:
+        """Drop old checkpoints of a namespace, which has `count`; later, if others are written to meanwhile."""
         thread, namespace = place
-        left = await upkeep.drop(
-            self._threads, thread, partial(all_but_newest, keep=self._keep, namespaces=[namespace], task_id=task_id)
-        )
-        _remember(self._left, place, sum(one == namespace for one, _ in left))
+        choose = partial(all_but_newest, keep=self._keep, namespaces=[namespace], task_id=task_id)
+        try:
+            left = await upkeep.drop(self._threads, thread, choose)
+        except upkeep.ThreadChangedError:
+            _remember(self._left, place, count)
+        else:
+            _remember(self._left, place, sum(one == namespace for one, _ in left))
 
 
 def _remember(memory: OrderedDict[K, V], key: K, value: V) -> None:

@@ -7,6 +7,7 @@ import pytest
 from langgraph.checkpoint.base import empty_checkpoint
 
 from langgraph_rq.worker.state.outages import CheckpointFencedError
+from langgraph_rq.worker.state.postgres import statements
 from langgraph_rq.worker.state.postgres.checkpoints import PostgresSaver
 from langgraph_rq.worker.state.postgres.connections import open_postgres
 from langgraph_rq.worker.state.postgres.schema import set_up, sweep
@@ -167,6 +168,24 @@ async def test_only_the_newest_checkpoints_are_kept_with_what_they_need(postgres
     }
     assert counts["checkpoints"] == len(states)
     assert all(count < 60 for count in counts.values())
+
+
+async def test_old_checkpoints_are_dropped_later_where_a_thread_does_not_come_to_rest(postgres, monkeypatch):
+    saver, other = PostgresSaver(postgres, keep=4), PostgresSaver(postgres, keep=0)
+    write = saver.write
+
+    async def write_behind_others(statement, thread_id, **parameters):
+        if statement is statements.DROP:
+            await put(other, thread(checkpoint_ns="side"))
+        return await write(statement, thread_id, **parameters)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(saver, "write", write_behind_others)
+        for _ in range(6):
+            await put(saver)
+    kept = [one async for one in saver.alist(thread(checkpoint_ns=""))]
+    await put(saver)
+    assert (len(kept), len([one async for one in saver.alist(thread(checkpoint_ns=""))])) == (6, 4)
 
 
 async def test_thread_that_is_written_to_while_it_is_pruned_is_left_alone(postgres, monkeypatch):
