@@ -22,6 +22,11 @@ class Streamed(Response):
         self._cancellations = 0
         self.init_headers(headers)
 
+    @property
+    def is_given_up(self) -> bool:
+        """Whether the client has gone away before the end, as opposed to a gateway that stops, or a failure here."""
+        return self._cancellations > 0
+
     async def write(self, send: Send) -> None:
         """Send the body's pieces. Cancelled when the client goes away."""
         raise NotImplementedError

@@ -1,11 +1,13 @@
 """Answers that are sent while they are made."""
 
 import asyncio
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
 
 from langgraph_rq import AsyncClient
+from langgraph_rq.producer.gateway.langgraph_api.runs.stream import open_stream
 from langgraph_rq.producer.gateway.langgraph_api.runs.wait import AwaitedRun
 from langgraph_rq.producer.gateway.streamed import Streamed, piece
 from langgraph_rq.shared.tasks import State
@@ -80,17 +82,22 @@ async def test_run_is_cancelled_with_its_wait_only_where_that_was_asked_for(clie
     assert (await client.status(task_id)).state is state
 
 
-async def test_wait_ends_with_its_server(client):
+@pytest.mark.parametrize("kind", ["wait", "stream"])
+async def test_run_goes_on_when_the_gateway_ends_before_a_client_that_would_cancel_it(client, kind):
     task_id = (await client.submit({"n": 1})).task_id
-    begun = asyncio.Event()
+    caller, begun = SimpleNamespace(client=client), asyncio.Event()
+    if kind == "wait":
+        answer = AwaitedRun(caller, task_id, {}, cancels=True)
+    else:
+        answer = await open_stream(caller, task_id, None, ["values"], ExitStack(), cancels=True)
 
     async def send(_message):
         begun.set()
+        await never()  # its client reads slowly
 
-    waiting = asyncio.create_task(
-        AwaitedRun(SimpleNamespace(client=client), task_id, {}, cancels=True)({}, never, send)
-    )
+    sending = asyncio.create_task(answer({}, never, send))
     await begun.wait()
-    waiting.cancel()
+    sending.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await waiting
+        await sending
+    assert (await client.status(task_id)).state is State.PENDING

@@ -1,5 +1,6 @@
 """The stream of a run as LangGraph's server-sent events, made of the task's events, which any gateway can read."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Collection
 from contextlib import ExitStack, aclosing, suppress
@@ -50,8 +51,9 @@ class RunStream(EventsResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            if self._on_left:
-                await self._on_left()
+            if self._on_left and self.is_given_up:
+                # The gateway may be stopping: what is awaited here has to outlive the request.
+                await asyncio.shield(self._on_left())
 
 
 async def open_stream(

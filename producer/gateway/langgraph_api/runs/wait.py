@@ -48,7 +48,7 @@ class AwaitedRun(Streamed):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            if self._stops_run and not self._has_ended:
+            if self._stops_run and self.is_given_up and not self._has_ended:
                 # The gateway may be stopping: what is awaited here has to outlive the request.
                 await asyncio.shield(self._cancel())
 
