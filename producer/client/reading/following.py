@@ -68,18 +68,14 @@ class Following:
                         return
                 # A wait may be long, and longer if it is cancelled: it must not hold the page.
                 news, events, entry, event = {}, [], None, None
-            state, last = await self._where(patiently=True)
-
-    async def _where(self, *, patiently: bool = False) -> tuple[State, str | None]:
-        """Read the task's state and the place of its last event; `patiently` waits for a Redis that is away."""
-        while True:
             try:
-                state, has_job, last = await self._connection.read(lambda pipeline: ask_place(pipeline, self._key))
-            except RedisUnavailableError:
-                if not patiently:
-                    raise
-            else:
-                break
+                state, last = await self._where()
+            except RedisUnavailableError:  # a reader that hears nothing would give up
+                yield None
+
+    async def _where(self) -> tuple[State, str | None]:
+        """Read the task's state and the place of its last event."""
+        state, has_job, last = await self._connection.read(lambda pipeline: ask_place(pipeline, self._key))
         if state is None and not has_job:
             return await recall_state(self._connection, self._task_id, self._key), None
         return read_state(self._task_id, state) if state else State.PENDING, last[0][0].decode() if last else None

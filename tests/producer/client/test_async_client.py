@@ -18,6 +18,7 @@ from langgraph_rq import (
     WaitTimeoutError,
 )
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
+from langgraph_rq.shared.queue.events import BEGINNING
 from langgraph_rq.shared.tasks import State
 from tests.fleet import PLUS_ONE, Number, one_node_graph, worker
 from tests.waiting import until
@@ -223,6 +224,17 @@ async def test_waiter_survives_a_restart_of_redis():
             async with worker(redis.url, {"g": PLUS_ONE}):
                 await asyncio.wait_for(following, 30)
     assert seen == ["state", "values", "node", "node", "values", "end"]
+
+
+async def test_follower_hears_that_nothing_happens_while_redis_is_away_and_can_be_ended():
+    with EmbeddedRedis() as redis:
+        async with AsyncClient(redis.url) as client, asyncio.timeout(60):
+            task = await client.submit({"n": 1})
+            following = await client.follow(task.task_id, BEGINNING, 0.05)
+            redis.kill()
+            assert [await anext(following) for _ in range(12)] == [None] * 12
+            client.end_waits()
+            assert {event async for event in following} <= {None}
 
 
 async def test_redis_that_is_away_is_named_without_its_password():
