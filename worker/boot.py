@@ -33,8 +33,9 @@ from langgraph_rq.worker.fleet.processes import run_past_exits, run_processes
 from langgraph_rq.worker.telemetry.exporters import telemetry
 from langgraph_rq.worker.telemetry.health import serve_health
 
-_STUCK = 1
-"""Exit code of a worker that stopped because of stuck threads; its supervisor should restart it."""
+_BROKEN = 1
+"""Exit code of a worker that stopped because of stuck threads, or without its fork server; its supervisor should
+restart it."""
 
 _LEAVE_S = 1.0
 """An idle thread ends at once when its pool is shut down; a thread that takes longer is blocked in a node."""
@@ -101,7 +102,7 @@ async def serve(
         ):
             await worker.run(burst=burst)
     nodes.shutdown(wait=False, cancel_futures=True)
-    return _STUCK if worker.has_stuck_threads else 0
+    return _BROKEN if worker.is_broken else 0
 
 
 async def _check(redis: Redis, url: str, *, accept_unsafe: bool, replicas: int) -> None:

@@ -80,6 +80,7 @@ class GraphWorker(RegisteredWorker):
         """Set when there may be something to do: a slot is free, work has come, the worker is to stop or to rejoin."""
         self._outage = Outage()
         self._outcomes = OutcomeWriter(context, checkpoint_ttl_s)
+        self._isolation = isolation
         self._running = RunningTasks(context, self._outcomes, isolation, self._changed.set)
         self._claimer = Claimer(
             context.redis,
@@ -99,7 +100,8 @@ class GraphWorker(RegisteredWorker):
         """Tasks that Redis listed as this worker's at the last renewal, and that do not run here."""
         self._stopping = False
         self._is_fenced = False
-        self.has_stuck_threads = False
+        self.is_broken = False
+        """Whether it stops because another process should take its place."""
         described = {name: loaded.describe() for name, loaded in context.graphs.items()}
         self._descriptions = {name: one for name, one in described.items() if one is not None}
 
@@ -248,7 +250,7 @@ class GraphWorker(RegisteredWorker):
         self._claimer.read_side_queues(lease.side_queues, asked_at)
         self._outcomes.repeat_audit_entries()
         self._running.reconcile(lease, asked_at)
-        self._stop_when_threads_are_stuck()
+        self._stop_when_broken()
 
     def _forget_checkpoints(self, task_ids: Sequence[str]) -> None:
         threads = map(own_thread, task_ids)
@@ -258,12 +260,19 @@ class GraphWorker(RegisteredWorker):
         self._running.record_waits()
         self._changed.set()
 
-    def _stop_when_threads_are_stuck(self) -> None:
+    def _stop_when_broken(self) -> None:
+        """Stop if too many threads are stuck in nodes, or no suspect can be run any more."""
+        if self._stopping:
+            return
         stuck = self.abandoned + (self._node_threads.abandoned if self._node_threads else 0)
-        if stuck > self._concurrency // 2 and not self._stopping:
+        if stuck > self._concurrency // 2:
             _log.error("worker.threads_stuck", worker=self.name, threads=stuck)
-            self.has_stuck_threads = True
-            self.stop()
+        elif self._isolation and self._isolation.fork_server.is_gone:
+            _log.error("worker.fork_server_gone", worker=self.name)
+        else:
+            return
+        self.is_broken = True
+        self.stop()
 
     def _stand_down(self) -> None:
         """Abandon all tasks: another worker has reaped this one and owns them now."""

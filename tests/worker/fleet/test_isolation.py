@@ -180,6 +180,15 @@ async def results_of(client: Client, task_ids: list[str]) -> list[TaskResult]:
     return await asyncio.to_thread(lambda: [client.wait(task_id, 50) for task_id in task_ids])
 
 
+async def test_worker_whose_fork_server_was_killed_stops_and_gives_its_suspects_back(redis_url, isolated):
+    psutil.Process(isolated.fork_server.pid).kill()
+    with Client(redis_url) as client, Redis.from_url(redis_url) as raw:
+        (task_id,) = submit_suspects(client, raw, {})
+        async with worker(redis_url, {"killer": one_node_graph(lambda _state: None)}, isolation=isolated) as one:
+            await until(lambda: one.is_stopping, 30)
+        assert (one.is_broken, client.status(task_id).state) == (True, State.PENDING)
+
+
 async def test_suspects_come_back_in_groups_of_half_the_size_until_a_killer_is_alone(redis_url, isolated):
     with Client(redis_url) as client, Redis.from_url(redis_url) as raw:
         *innocents, killer = submit_suspects(client, raw, *[{"seconds": 0.5}] * 8, {"kills": True})

@@ -38,6 +38,8 @@ class ForkServer:
 
     def __init__(self, control: socket.socket, pid: int) -> None:
         self.pid = pid
+        self.is_gone = False
+        """Whether it has ended before its worker, which cannot fork another one: it has threads by now."""
         self._control = control
         self._lock = threading.Lock()
 
@@ -70,8 +72,9 @@ class ForkServer:
         with its, self._lock:
             try:
                 socket.send_fds(self._control, [b"+"], [its.fileno()])
-            except OSError:
+            except OSError as error:
                 ours.close()
+                self.is_gone |= isinstance(error, ConnectionError)
                 raise
         return Connection(ours.detach())
 
@@ -117,14 +120,12 @@ def _watch(connection: Connection, run: Callable[[Connection], None]) -> None:
             code = 0
         finally:
             os._exit(code)  # also past threads that it leaves behind
+    threading.Thread(target=_kill_when_left, args=(child, connection.fileno()), daemon=True).start()
     _pid, status = os.waitpid(child, 0)
     with suppress(OSError):
         connection.send((DIED, os.waitstatus_to_exitcode(status)))
-    threading.Thread(target=_kill_when_left, args=(child, connection.fileno()), daemon=True).start()
 
 
-def ignore(_signal: int, _frame: object) -> None:
-    """Ignore a signal; unlike SIG_IGN, this is not inherited by the programs that a node starts."""
 def _kill_when_left(child: int, connection: int) -> None:
     """Kill the child if it outlives the worker's end of its connection. Runs in a thread of the watcher."""
     poll = select.poll()
@@ -135,3 +136,5 @@ def _kill_when_left(child: int, connection: int) -> None:
         os.kill(child, signal.SIGKILL)
 
 
+def ignore(_signal: int, _frame: object) -> None:
+    """Ignore a signal; unlike SIG_IGN, this is not inherited by the programs that a node starts."""
