@@ -2,7 +2,8 @@
 
 A coroutine that calls something blocking (`time.sleep`, a sync HTTP client, a long computation) stops every task of
 its process. The watching thread reads the stack of the loop's thread and the context of the asyncio task on it. A
-blocking call that keeps the interpreter lock stops the watching thread too, and is not seen.
+blocking call that keeps the interpreter lock stops the watching thread too, and is not seen: the fork server kills its
+process.
 """
 
 import asyncio

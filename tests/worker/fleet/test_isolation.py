@@ -1,11 +1,9 @@
 """A task that ends its process is found, and its neighbours are not taken for it."""
 
 import asyncio
-import os
 import re
 import signal
 from collections import Counter
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import psutil
@@ -74,38 +72,6 @@ async def test_isolated_task_outlives_the_signals_that_end_its_worker(redis_url,
         ended = running.result()
     assert isinstance(ended, Ended), ended
     assert ended.state is State.SUCCESS
-
-
-def test_fork_server_outlives_signals_that_come_as_soon_as_it_is_forked(monkeypatch):
-    fork, test = os.fork, os.getpid()
-
-    def fork_and_signal() -> int:
-        pid = fork()
-        if pid == 0 and os.getppid() == test:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                os.kill(os.getpid(), number)
-        return pid
-
-    monkeypatch.setattr(os, "fork", fork_and_signal)
-    server = ForkServer.start(lambda connection: connection.send("alive"))
-    with server.fork() as connection:
-        assert connection.poll(60)
-        assert connection.recv() == "alive"
-    server.close()
-
-
-async def test_child_that_does_not_see_the_end_of_its_connection_is_killed(monkeypatch):
-    monkeypatch.setattr(fork_server, "_LEAVE_S", 0.1)
-
-    def hang(connection: Connection) -> None:
-        connection.send(os.getpid())
-        signal.pause()  # as a node that holds the interpreter's lock
-
-    server = ForkServer.start(hang)
-    with server.fork() as connection:
-        child = psutil.Process(connection.recv())
-    await until(lambda: not child.is_running(), 30)
-    server.close()
 
 
 async def test_isolated_task_masks_own_patterns_in_its_log_lines(redis_url, capfd, monkeypatch):
@@ -180,13 +146,16 @@ async def results_of(client: Client, task_ids: list[str]) -> list[TaskResult]:
     return await asyncio.to_thread(lambda: [client.wait(task_id, 50) for task_id in task_ids])
 
 
-async def test_worker_whose_fork_server_was_killed_stops_and_gives_its_suspects_back(redis_url, isolated):
-    psutil.Process(isolated.fork_server.pid).kill()
+async def test_worker_whose_fork_server_was_killed_stops_and_gives_its_suspects_back(redis_url, monkeypatch):
+    monkeypatch.setattr(fork_server, "_SIGN_S", 0.1)
+    isolation = start_isolation(redis_url, monkeypatch)
+    psutil.Process(isolation.fork_server.pid).kill()
     with Client(redis_url) as client, Redis.from_url(redis_url) as raw:
         (task_id,) = submit_suspects(client, raw, {})
-        async with worker(redis_url, {"killer": one_node_graph(lambda _state: None)}, isolation=isolated) as one:
+        async with worker(redis_url, {"killer": one_node_graph(lambda _state: None)}, isolation=isolation) as one:
             await until(lambda: one.is_stopping, 30)
         assert (one.is_broken, client.status(task_id).state) == (True, State.PENDING)
+    isolation.fork_server.close()
 
 
 async def test_suspects_come_back_in_groups_of_half_the_size_until_a_killer_is_alone(redis_url, isolated):

@@ -1,0 +1,91 @@
+"""The processes that a worker forks end when they should, whatever a node does in them."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from multiprocessing.connection import Connection
+
+import psutil
+
+from langgraph_rq.worker.fleet.forked import fork_server
+from langgraph_rq.worker.fleet.forked.fork_server import ForkServer
+from tests.waiting import until_sync
+
+
+def test_fork_server_outlives_signals_that_come_as_soon_as_it_is_forked(monkeypatch):
+    fork, test = os.fork, os.getpid()
+
+    def fork_and_signal() -> int:
+        pid = fork()
+        if pid == 0 and os.getppid() == test:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                os.kill(os.getpid(), number)
+        return pid
+
+    monkeypatch.setattr(os, "fork", fork_and_signal)
+    server = ForkServer.start(lambda connection: connection.send("alive"))
+    with server.fork() as connection:
+        assert connection.poll(60)
+        assert connection.recv() == "alive"
+    server.close()
+
+
+HOLD_THE_LOCK = 're.match("(a+)+$", "a" * 60 + "b")'
+"""What a node may do, and no thread runs beside it: a regular expression that backtracks."""
+
+
+def test_child_that_does_not_see_the_end_of_its_connection_is_killed(monkeypatch):
+    monkeypatch.setattr(fork_server, "_LEAVE_S", 0.1)
+
+    def hang(connection: Connection) -> None:
+        connection.send(os.getpid())
+        exec(HOLD_THE_LOCK, {"re": re})
+
+    server = ForkServer.start(hang)
+    with server.fork() as connection:
+        child = psutil.Process(connection.recv())
+    until_sync(lambda: not child.is_running(), 30)
+    server.close()
+
+
+PROGRAM = """
+import os, re, signal, sys
+from langgraph_rq.worker.fleet.forked import fork_server
+
+fork_server._SILENT_S, fork_server._SIGN_S = 2.0, 0.1
+"""
+
+WITH_CHILD = f"""
+server = fork_server.ForkServer.start(lambda _connection: {HOLD_THE_LOCK})
+with server.fork() as connection:
+    print(connection.recv())
+"""
+
+STOPPED_WORKER = f"""
+fork_server.ForkServer.start(lambda _connection: None)
+os.kill(os.getpid(), signal.SIGSTOP)
+{HOLD_THE_LOCK}
+"""
+
+
+def start(program: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", PROGRAM + program], stdout=subprocess.PIPE, text=True)
+
+
+def test_child_none_of_whose_threads_runs_is_killed():
+    told, _ = start(WITH_CHILD).communicate(timeout=60)
+    assert told.splitlines()[-1] == str((fork_server.DIED, -signal.SIGKILL))
+
+
+def test_worker_none_of_whose_threads_runs_is_killed_but_not_one_that_was_stopped():
+    with start(STOPPED_WORKER) as process:
+        worker = psutil.Process(process.pid)
+        until_sync(lambda: worker.status() == psutil.STATUS_STOPPED, 60)
+        (server,) = worker.children()
+        before = server.num_ctx_switches().voluntary
+        until_sync(lambda: server.num_ctx_switches().voluntary >= before + 2, 60)  # it has looked
+        assert worker.status() == psutil.STATUS_STOPPED
+        worker.resume()
+        assert process.wait(60) == -signal.SIGKILL
