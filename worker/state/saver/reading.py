@@ -99,7 +99,7 @@ class ThreadReader:
         codec, at = self._threads.codec(thread), 0
         while at < len(names):
             page = names[at : at + _PAGE]
-            found = await self._threads.read("read", thread, [_READ_BYTES, ancestors, *page])
+            found = await self._threads.read("read", thread, [_READ_BYTES, ancestors, "", *page])
             for one in found:
                 yield _tuple_of(thread, codec, one, channels)
             # A script that has read enough stops behind the last one that it found.

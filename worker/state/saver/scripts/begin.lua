@@ -12,7 +12,7 @@
 -- ARGV[4] the most bytes of it that are returned
 -- Returns {2 it has checkpoints | 1 it has none, then what `read` returns, or empty for more bytes} | {0} fenced off
 local state_key, index_key = KEYS[1], KEYS[2]
-local token, ttl_ms, name = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local token, ttl_ms, name, most_bytes = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 
 if is_outdated(state_key, token) then
   return {0}
@@ -24,16 +24,8 @@ end
 if name == '' then
   return {2}
 end
-local found, bytes = read(KEYS, {1, 0, name}), 0
-for _, one in ipairs(found) do
-  bytes = bytes + #one[2]
-  for _, texts in ipairs({one[3], one[4]}) do
-    for _, text in ipairs(texts) do
-      bytes = bytes + #(text or '')
-    end
-  end
-end
-if bytes > tonumber(ARGV[4]) then
+local found, bytes = read(KEYS, {1, 0, most_bytes, name})
+if bytes > most_bytes then
   return {2, ''}
 end
 return {2, unpack(found)}

@@ -7,13 +7,19 @@
 -- KEYS[2] agent:thread_index:<thread>  zset  names of its checkpoints, in order
 -- ARGV[1] stop once so many bytes are read; the first checkpoint is read whatever its size
 -- ARGV[2] how many ancestors to read with each
--- ARGV[3..] names; one without an id is the namespace's newest
--- Returns {{name, record, {writes}, {values}}, ...}; a checkpoint that is not there is left out, a missing value is empty
+-- ARGV[3] bytes of which nothing further is read, for a caller that wants nothing then; empty: there is no such limit
+-- ARGV[4..] names; one without an id is the namespace's newest
+-- Returns {{name, record, {writes}, {values}}, ...}; a checkpoint that is not there is left out, a missing value is empty.
+--   To another script also how many bytes these are
 local state_key, index_key = KEYS[1], KEYS[2]
-local most_bytes, ancestors = tonumber(ARGV[1]), tonumber(ARGV[2])
+local most_bytes, ancestors, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local found, bytes = {}, 0
 
 local function field(name)
+  if limit then -- a large value takes a thousand times as long to read as its length
+    bytes = bytes + redis.call('HSTRLEN', state_key, name)
+    return bytes <= limit and redis.call('HGET', state_key, name) or ''
+  end
   local content = redis.call('HGET', state_key, name) or ''
   bytes = bytes + #content
   return content
@@ -41,7 +47,7 @@ local function add(name, prefix)
   return header[1] ~= '' and header[1] or nil
 end
 
-for i = 3, #ARGV do
+for i = 4, #ARGV do
   local name = ARGV[i]
   local prefix = prefix_of(name)
   if name == prefix then
@@ -54,4 +60,4 @@ for i = 3, #ARGV do
     left = left - 1
   end
 end
-return found
+return found, bytes
