@@ -15,6 +15,7 @@ from redis import Redis
 from langgraph_rq import Client
 from langgraph_rq.producer.gateway import connections
 from langgraph_rq.producer.gateway.admission.api_keys import make_key
+from langgraph_rq.shared.graphs.description import GRAPH_DESCRIPTIONS
 from tests.deployment import make_secrets
 from tests.gateways import listening, start_gateway
 from tests.waiting import until, until_sync
@@ -135,6 +136,17 @@ async def test_streams_of_a_tenant_and_of_the_process_are_bounded(redis_url):
         await until(lambda: not server.server_state.tasks)
         async with stream(ours) as again:
             assert again.status_code == 200
+
+
+async def test_streams_of_runs_are_bounded_too(redis_url, redis_client):
+    redis_client.hset(GRAPH_DESCRIPTIONS, "g", '{"created_at": 1, "updated_at": 1}\n')
+    body = {"assistant_id": "g", "input": {}, "stream_mode": "values"}
+    async with listening(redis_url, streams=1) as (http, server):
+        run = (await http.post("/runs", json=body)).headers["Content-Location"]
+        for method, path, json in (("POST", "/runs/stream", body), ("GET", f"{run}/stream", None)):
+            async with http.stream(method, path, json=json) as first, http.stream(method, path, json=json) as second:
+                assert (first.status_code, second.status_code) == (200, 429)
+            await until(lambda: not server.server_state.tasks)
 
 
 async def test_connection_without_a_request_is_closed_after_its_time(redis_url):

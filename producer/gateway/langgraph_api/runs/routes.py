@@ -203,7 +203,6 @@ async def join_stream(
     with ExitStack() as stack:
         stack.enter_context(caller.gateway.streams.admit(caller.tenant))
         opened = await open_stream(caller, run, after, modes, stack, cancels=cancel_on_disconnect)
-        stack.pop_all()
         query = {"stream_mode": stream_mode or None, "cancel_on_disconnect": cancel_on_disconnect or None}
         again = urlencode({name: value for name, value in query.items() if value}, doseq=True)
         return _with_headers(opened, _located(thread, run, f"stream?{again}" if again else "stream"))
@@ -240,7 +239,6 @@ async def _stream(caller: Caller, body: RunBody, thread_id: str | None) -> Respo
         run = await start(caller, body, thread_id)
         cancels = body.on_disconnect == "cancel"
         opened = await open_stream(caller, run.run_id, None, body.modes, stack, cancels=cancels, is_new=True)
-        stack.pop_all()
         return _with_headers(opened, _located(run.thread_id, run.run_id, "stream"))
     raise AssertionError
 

@@ -73,7 +73,7 @@ async def open_stream(
         run_id: The run.
         after: `Last-Event-ID` of a client that comes back.
         modes: The stream modes to tell of, in LangGraph's words.
-        admission: What counts the stream as open; closed with it.
+        admission: What counts the stream as open; what is in it is taken over, and closed with the stream.
         cancels: Whether the run is cancelled when the reader goes away before its end.
         is_new: Whether it was submitted just now: then an outage of Redis ends the stream, and is no error, after which
             a client would start the run once more.
@@ -89,7 +89,7 @@ async def open_stream(
             with suppress(LanggraphRqError):
                 await caller.client.cancel(run_id, reason=DISCONNECTED)
 
-    return RunStream(content, admission, leave if cancels else None)
+    return RunStream(content, admission.pop_all(), leave if cancels else None)
 
 
 class _Reading:
