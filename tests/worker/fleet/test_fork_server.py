@@ -32,6 +32,16 @@ def test_fork_server_outlives_signals_that_come_as_soon_as_it_is_forked(monkeypa
     server.close()
 
 
+def test_fork_server_outlives_a_library_that_cannot_be_imported(monkeypatch, tmp_path):
+    (tmp_path / "broken_library.py").write_text("raise TypeError('of another version')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(fork_server, "_LIBRARIES", ["broken_library"])
+    server = ForkServer.start(lambda connection: connection.send("alive"))
+    with server.fork() as connection:
+        assert connection.recv() == "alive"
+    server.close()
+
+
 HOLD_THE_LOCK = 're.match("(a+)+$", "a" * 60 + "b")'
 """What a node may do, and no thread runs beside it: a regular expression that backtracks."""
 

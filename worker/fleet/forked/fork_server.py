@@ -131,7 +131,7 @@ def _serve(control: socket.socket, worker: int, run: Callable[[Connection], None
             continue
         if not has_libraries:
             for library in _LIBRARIES:
-                with suppress(ImportError):
+                with suppress(Exception):  # the child that needs it fails with the reason
                     import_module(library)
             has_libraries = True
         with suppress(OSError):  # no more processes: the worker sees its connection closed
