@@ -5,7 +5,6 @@ task is put on top again.
 """
 
 import asyncio
-from functools import partial
 
 import pytest
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
@@ -21,52 +20,18 @@ from langgraph_rq.worker.state.postgres import statements
 from langgraph_rq.worker.state.postgres.checkpoints import PostgresSaver
 from langgraph_rq.worker.state.project_checkpointer import adopted
 from langgraph_rq.worker.state.redis_stack.checkpoints import Checkpointer
-from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
-from langgraph_rq.worker.state.serializer import StateSerializer
-from langgraph_rq.worker.state.state_keys import StateKeys
 from langgraph_rq.worker.task.rollback import take_back
 from tests.fleet import worker
+from tests.worker.state import backends
+from tests.worker.state.backends import Postgres
 from tests.worker.state.scenarios import LONG, Deltas, Seen, Steps, ask, chain, step, talk, thread
 
-SECRET = "a-secret-of-more-than-32-characters"
 CLAIMED = 1_764_000_000_000_000
-STATE = "agent:thread_state:t"
-TABLES = ("checkpoints", "checkpoint_blobs", "checkpoint_writes")
 
 
-class Redis:
-    """A thread on plain Redis."""
-
-    def __init__(self, client, **options):
-        self.client = client
-        self.saver = ThreadSaver(client, **options)
-
-    async def kept(self):
-        found = await self.client.hgetall(STATE)
-        return {field: value for field, value in found.items() if field != b"t"}
-
-
-class Postgres:
-    """Threads in Postgres."""
-
-    def __init__(self, postgres, **options):
-        self.postgres = postgres
-        self.saver = PostgresSaver(postgres, **options)
-
-    async def kept(self):
-        tables = [await self.postgres.rows(f"SELECT * FROM {table}", {}) for table in TABLES]
-        return [sorted(repr(_of_the_library(row)) for row in rows) for rows in tables]
-
-
-def _of_the_library(row):
-    return {name: value for name, value in row.items() if not name.startswith("lgrq_replaced")}
-
-
-@pytest.fixture(params=["redis", "redis encrypted", "postgres", "postgres encrypted"])
+@pytest.fixture(params=backends.EXACT)
 def backend(request):
-    kind, fixture = (Redis, "plain") if request.param.startswith("redis") else (Postgres, "postgres")
-    keys = StateKeys.parse(SECRET if request.param.endswith("encrypted") else None)
-    return partial(kind, request.getfixturevalue(fixture), serializer=StateSerializer(keys))
+    return backends.of(request)
 
 
 @pytest.fixture

@@ -116,8 +116,11 @@ class Checkpointer(AsyncRedisSaver):
     async def alist(self, config: RunnableConfig | None, **options: Any) -> AsyncIterator[CheckpointTuple]:
         """List a thread's checkpoints as the library does, newest first."""
         reader = self._at(config or {})
-        async for found in super(Checkpointer, reader).alist(config and _stored(config), **options):
-            yield _read(reader.serde, found)
+        stored = config and _stored(config)
+        async for found in super(Checkpointer, reader).alist(stored, **options):
+            # The search does not tell capital letters from small ones.
+            if stored is None or found.config["configurable"]["thread_id"] == stored["configurable"]["thread_id"]:
+                yield _read(reader.serde, found)
 
     async def athreads(self) -> AsyncIterator[str]:
         """List the ids of all threads that have checkpoints, in no order; one may come twice."""
