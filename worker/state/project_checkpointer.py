@@ -15,6 +15,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.guards.task_guard import current_task, note_saved
+from langgraph_rq.worker.state.later_ids import followed
 from langgraph_rq.worker.state.outages import CheckpointFencedError
 from langgraph_rq.worker.state.saver.thread_saver import TASK_ID
 
@@ -51,7 +52,8 @@ class ProjectCheckpointer(BaseCheckpointSaver[Any]):
 
     async def begin(self, thread_id: str) -> bool:
         """Begin a task on a thread, which is not fenced here; return whether the thread has checkpoints."""
-        return await self.aget_tuple({"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}) is not None
+        newest: RunnableConfig = {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
+        return followed(await self.aget_tuple(newest)) is not None
 
     async def expire_thread(self, thread_id: str, ttl_s: float = 0.0) -> int:
         """Delete a thread that is wanted for a short time only; any other is kept, as the project knows no TTL."""

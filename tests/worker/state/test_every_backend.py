@@ -1,14 +1,21 @@
 """What threads may rely on wherever state is kept. Beside this: what they show (scenarios.py), test_rollback.py."""
 
 import asyncio
+import time
+from secrets import token_hex
 
 import pytest
 from langgraph.checkpoint.base import empty_checkpoint
+from langgraph.checkpoint.base import id as ids
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.types import Command
 
+from langgraph_rq.worker.state.project_checkpointer import adopted
 from tests.worker.state import backends
 from tests.worker.state.scenarios import LONG, Deltas, Seen, Steps, ask, chain, step, talk, thread
+
+HOUR_NS = 3600 * 10**9
 
 
 @pytest.fixture(params=backends.ALL)
@@ -168,3 +175,41 @@ async def test_pruned_thread_shows_the_same_state_and_goes_on(pruning):
         assert spaces.count("remembers") == 1
         ends = [await graph.ainvoke(Command(resume=f"{number}"), thread(), durability="sync") for graph in graphs]
         assert (asked[0], ends[0]) == (asked[1], ends[1])
+
+
+@pytest.mark.parametrize("note", ["short", token_hex(40_000)], ids=["small", "large"])
+async def test_turn_of_a_worker_whose_clock_is_behind_comes_after_the_turn_before(opened, monkeypatch, note):
+    await take_turns_on_workers_whose_clocks_are_behind(opened.open, monkeypatch, note)
+
+
+async def test_turn_of_a_worker_whose_clock_is_behind_is_not_lost_with_a_checkpointer_of_the_project(monkeypatch):
+    async with AsyncSqliteSaver.from_conn_string(":memory:") as own:
+        await take_turns_on_workers_whose_clocks_are_behind(lambda: adopted(own, lambda: False), monkeypatch, "short")
+
+
+async def take_turns_on_workers_whose_clocks_are_behind(open_saver, monkeypatch, note):
+    now_ns, ahead_ns = time.time_ns, [HOUR_NS]
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns() + ahead_ns[0])
+
+    def another_worker():
+        monkeypatch.setattr(ids, "_last_v6_timestamp", None)
+        ahead_ns[0] -= HOUR_NS
+        return chain(chain(step("inner")).compile(checkpointer=True, name="inner"), step("end")).compile(
+            checkpointer=open_saver()
+        )
+
+    async def turn(graph, config=None, **more):
+        await graph.checkpointer.begin("t")
+        return await graph.ainvoke({"steps": ["turn"], **more}, config or thread(), durability="sync")
+
+    ahead_ns[0] += HOUR_NS
+    first = await turn(another_worker(), note=note)
+    graph = another_worker()
+    end = await turn(graph)
+    assert (await graph.aget_state(thread())).values == end
+    assert end["steps"][: len(first["steps"])] == first["steps"]
+    history = [state.values.get("steps", []) async for state in graph.aget_state_history(thread())]
+    assert history[0] == end["steps"]
+    oldest = [state async for state in graph.aget_state_history(thread())][-2]
+    forked = await turn(another_worker(), oldest.config)
+    assert (await graph.aget_state(thread())).values == forked

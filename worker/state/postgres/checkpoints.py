@@ -35,6 +35,7 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from langgraph_rq.worker.guards.task_guard import note_saved
+from langgraph_rq.worker.state.later_ids import follow, followed
 from langgraph_rq.worker.state.outages import CheckpointFencedError
 from langgraph_rq.worker.state.postgres import statements, upkeep
 from langgraph_rq.worker.state.postgres.connections import Postgres
@@ -103,6 +104,7 @@ class PostgresSaver(SyncFaces, AsyncPostgresSaver):
             CheckpointFencedError: a later task, or a later attempt of this one, has begun on the thread.
         """
         row = await self.write(statements.BEGIN, thread_id, ttl=self._ttl)
+        follow(row["newest"] or "")
         return bool(row["has_checkpoints"])
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
@@ -112,7 +114,7 @@ class PostgresSaver(SyncFaces, AsyncPostgresSaver):
             RefusedStateError: it holds a type that is not allowed, or was not written here with a known key.
         """
         read = super().aget_tuple
-        return await self.postgres.outages.retry(lambda: read(config))
+        return followed(await self.postgres.outages.retry(lambda: read(config)))
 
     async def alist(self, config: RunnableConfig | None, **options: Any) -> AsyncIterator[CheckpointTuple]:
         """List checkpoints, newest first; without a namespace of all of them, without a config of all threads."""

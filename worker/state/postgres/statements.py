@@ -32,7 +32,9 @@ fence AS (
 
 BEGIN = f"""
 WITH {_fence(_NOT_OUTDATED)}
-SELECT EXISTS (SELECT FROM checkpoints WHERE thread_id = %(thread)s) AS has_checkpoints FROM fence
+SELECT EXISTS (SELECT FROM checkpoints WHERE thread_id = %(thread)s) AS has_checkpoints,
+    (SELECT max(checkpoint_id) FROM checkpoints WHERE thread_id = %(thread)s AND checkpoint_ns = '') AS newest
+FROM fence
 """  # noqa: S608
 
 PUT = f"""

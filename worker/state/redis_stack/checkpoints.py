@@ -43,6 +43,7 @@ from langgraph_rq.shared.connections.batching import Batcher
 from langgraph_rq.shared.connections.clients import is_outage
 from langgraph_rq.shared.connections.kept_connection import Argument
 from langgraph_rq.worker.guards.task_guard import note_saved
+from langgraph_rq.worker.state.later_ids import followed
 from langgraph_rq.worker.state.outages import PATIENCE_S, Outages
 from langgraph_rq.worker.state.redis_stack.search_indexes import create_indexes
 from langgraph_rq.worker.state.refused_state import RefusedStateError
@@ -97,7 +98,7 @@ class Checkpointer(AsyncRedisSaver):
             RefusedStateError: it holds a type that is not allowed, or was not written here with a known key.
         """
         reader = self._at(config)
-        found = await self._outages.retry(lambda: super(Checkpointer, reader).aget_tuple(_stored(config)))
+        found = followed(await self._outages.retry(lambda: super(Checkpointer, reader).aget_tuple(_stored(config))))
         return found and _read(reader.serde, found)
 
     async def begin(self, thread_id: str) -> bool:

@@ -37,6 +37,7 @@ from langgraph.checkpoint.base import (
 from redis.asyncio import Redis as AsyncRedis
 
 from langgraph_rq.worker.guards.task_guard import note_saved
+from langgraph_rq.worker.state.later_ids import followed
 from langgraph_rq.worker.state.outages import PATIENCE_S, Outages
 from langgraph_rq.worker.state.saver import upkeep
 from langgraph_rq.worker.state.saver.ids import run_mark
@@ -146,7 +147,7 @@ class ThreadSaver(SyncFaces):
             RefusedStateError: it holds a type that is not allowed, or was not written here with a known key.
         """
         await self.input_is_saved(place_of(config)[0])
-        return await self._reader.find(config)
+        return followed(await self._reader.find(config))
 
     async def alist(
         self,

@@ -12,8 +12,9 @@ from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.background import BackgroundTasks
 from langgraph_rq.shared.connections.batching import Batcher
 from langgraph_rq.shared.connections.kept_connection import Argument
+from langgraph_rq.worker.state.later_ids import follow
 from langgraph_rq.worker.state.outages import CheckpointFencedError, Outages
-from langgraph_rq.worker.state.saver.records import Codec
+from langgraph_rq.worker.state.saver.records import Codec, split_name
 from langgraph_rq.worker.state.saver.thread_keys import index_key, state_key
 from langgraph_rq.worker.state.saver.thread_writes import NewCheckpoint, NodeWrites, ThreadWrites, Writer
 from langgraph_rq.worker.state.serializer import StateSerializer
@@ -21,8 +22,6 @@ from langgraph_rq.worker.state.serializer import StateSerializer
 _CODECS = 1_024
 _KEPT, _KEPT_BYTES = 512, 32_000
 """Tasks whose first checkpoint is kept until they write, and its bytes at most."""
-_LARGE = b""
-"""Of `begin`: the checkpoint is larger than that, and read when it is asked for."""
 HAS_CHECKPOINTS = 2
 
 
@@ -80,7 +79,10 @@ class ThreadScripts:
             1, `HAS_CHECKPOINTS`, or 0 if a later task has begun.
         """
         status, *found = await self.write("begin", thread, [self.ttl_ms, name, _KEPT_BYTES])
-        if status and name and found != [_LARGE]:
+        is_large = bool(found) and isinstance(found[0], bytes)  # only its name; it is read when it is asked for
+        if found:
+            follow(split_name(found[0] if is_large else found[0][0])[1])
+        if status and name and not is_large:
             self._note_begun(thread, found)
         return int(status)
 

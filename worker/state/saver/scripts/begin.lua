@@ -10,7 +10,7 @@
 -- ARGV[2] TTL (ms), at least
 -- ARGV[3] name of the checkpoint to read, as `read` takes it; empty: none
 -- ARGV[4] the most bytes of it that are returned
--- Returns {2 it has checkpoints | 1 it has none, then what `read` returns, or empty for more bytes} | {0} fenced off
+-- Returns {2 it has checkpoints | 1 it has none, then what `read` returns, or for more bytes its name} | {0} fenced off
 local state_key, index_key = KEYS[1], KEYS[2]
 local token, ttl_ms, name, most_bytes = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 
@@ -26,6 +26,6 @@ if name == '' then
 end
 local found, bytes = read(KEYS, {1, 0, most_bytes, name})
 if bytes > most_bytes then
-  return {2, ''}
+  return {2, found[1][1]}
 end
 return {2, unpack(found)}

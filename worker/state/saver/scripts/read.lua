@@ -7,7 +7,7 @@
 -- KEYS[2] agent:thread_index:<thread>  zset  names of its checkpoints, in order
 -- ARGV[1] stop once so many bytes are read; the first checkpoint is read whatever its size
 -- ARGV[2] how many ancestors to read with each
--- ARGV[3] bytes of which nothing further is read, for a caller that wants nothing then; empty: there is no such limit
+-- ARGV[3] bytes of which nothing further is read, for a caller that wants but the name then; empty: there is no such limit
 -- ARGV[4..] names; one without an id is the namespace's newest
 -- Returns {{name, record, {writes}, {values}}, ...}; a checkpoint that is not there is left out, a missing value is empty.
 --   To another script also how many bytes these are
@@ -28,7 +28,7 @@ end
 -- Add a checkpoint to what was found. Returns the id of its parent, or nothing.
 local function add(name, prefix)
   local record = field('c' .. name)
-  if record == '' then
+  if record == '' and not (limit and bytes > limit) then
     return nil
   end
   local is_readable, header = pcall(cmsgpack.unpack, packed_header(record))
