@@ -116,17 +116,20 @@ class TaskGuard:
         """Return the check that this worker owns the task; None outside of any task."""
         return owns_call(self.task_id, self.epoch, self.worker) if self.task_id else None
 
-    def note_checkpoint(self, thread: str) -> None:
+    def note_checkpoint(self, thread: str, checkpoint_id: str) -> None:
         """Forget what its nodes have paid for and done: the checkpoint of the root graph behind them is saved.
+
+        Those of the next step may run already, with `durability="async"`: what they have done stays.
 
         Args:
             thread: Of the checkpoint; a node may run another graph, on another thread.
+            checkpoint_id: Its id.
         """
         if self.ledger and self.ledger.thread != thread:
             return
         self.waits.paid_calls = 0
         for records in (self.journal, self.ledger):
-            forget = records.forget_call() if records else None
+            forget = records.forget_call(checkpoint_id) if records else None
             if forget:
                 self.guards.loops.deliver_in_background(forget, lambda _: None)
 
@@ -144,7 +147,7 @@ current_task: ContextVar[TaskGuard | None] = ContextVar("current_task", default=
 """The run that this context belongs to; threads and tasks that LangGraph starts inherit it."""
 
 
-def note_saved(thread: str, namespace: str, metadata: Mapping[str, Any]) -> None:
+def note_saved(thread: str, namespace: str, checkpoint_id: str, metadata: Mapping[str, Any]) -> None:
     """Note for the current task that a checkpoint of the root graph behind some of its nodes is saved.
 
     That of a subgraph does not keep what the node around it has paid for, and that of an input may be saved while the
@@ -152,7 +155,7 @@ def note_saved(thread: str, namespace: str, metadata: Mapping[str, Any]) -> None
     """
     task = current_task.get()
     if task and not namespace and metadata.get("source") != "input":
-        task.note_checkpoint(thread)
+        task.note_checkpoint(thread, checkpoint_id)
 
 
 def token_of(thread: str) -> int | None:

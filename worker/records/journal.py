@@ -46,8 +46,8 @@ class AnswerJournal:
         self._failures = failures
         self._codec = codec
         self._found: dict[str, bytes] = {}
-        self._kept: set[str] = set()
-        self._bytes = 0
+        self._began_at: dict[str, str] = {}
+        self._kept: dict[str, int] = {}
         self._positions = Positions()
 
     def read_call(self) -> Call[Mapping[str, bytes]]:
@@ -57,16 +57,17 @@ class AnswerJournal:
     def open(self, found: Mapping[str, bytes]) -> None:
         """Answer calls from what earlier attempts have left."""
         self._found = dict(found)
-        self._kept = set(found)
-        self._bytes = sum(map(len, found.values()))
+        self._kept = {position: len(text) for position, text in found.items()}
 
     def position(self, request: str) -> str | None:
         """Return the position of the next call with this request (a digest); None: it is made outside of a node."""
         node = NodeRun.current()
         if node is None:
             return None
-        number = self._positions.next(node.name, request)
-        return digest(node.name, self._failures, request, number)
+        number = self._positions.next(node.began_at, node.name, request)
+        position = digest(node.name, self._failures, request, number)
+        self._began_at[position] = node.began_at
+        return position
 
     def find(self, position: str) -> Any:
         """Return the recorded answer; None: there is none.
@@ -84,10 +85,9 @@ class AnswerJournal:
             Exception: the answer holds a type that checkpoints cannot hold.
         """
         text = seal(self._codec, self._place(position), answer)
-        if self._bytes + len(text) > MOST_BYTES or len(self._kept) >= MOST_ANSWERS:
+        if sum(self._kept.values()) + len(text) > MOST_BYTES or len(self._kept) >= MOST_ANSWERS:
             return None
-        self._bytes += len(text)
-        self._kept.add(position)
+        self._kept[position] = len(text)
         return Call(
             load_script("worker/records/scripts/keep"),
             [task_hash(self._task_id), journal_key(self._task_id)],
@@ -95,11 +95,15 @@ class AnswerJournal:
             bool,
         )
 
-    def forget_call(self) -> Call[int] | None:
-        """Forget all answers: the checkpoint behind their nodes is saved. None: there are none."""
-        positions, self._kept = self._kept, set()
-        self._found, self._bytes = {}, 0
-        self._positions.clear()
+    def forget_call(self, saved: str) -> Call[int] | None:
+        """Forget the answers to nodes behind which the checkpoint `saved` is. None: there are none."""
+        for position in [one for one, began_at in [*self._began_at.items()] if began_at < saved]:
+            del self._began_at[position]
+        positions = {position for position in [*self._kept] if position not in self._began_at}
+        for position in positions:
+            del self._kept[position]
+            self._found.pop(position, None)
+        self._positions.forget(saved)
         return forget_call(journal_key(self._task_id), positions) if positions else None
 
     def _place(self, position: str) -> str:

@@ -50,7 +50,7 @@ class Ledger:
     codec: Codec
     ttl_ms: int = TTL_MS
     _calls: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-    """Key -> the number of the call, and what it counts."""
+    """Key -> the number of the call, the checkpoint on which its node began, and what is counted."""
     _positions: Positions = field(default_factory=Positions)
 
     def key(self, name: str, arguments: Mapping[str, Any]) -> str:
@@ -64,7 +64,7 @@ class Ledger:
         if node is None:
             raise RuntimeError(f"expected {name!r} to be called inside a node, because it is made once, got: no node")
         given = _text_of(name, arguments)
-        call = (node.name, node.attempt, name, given)
+        call = (node.began_at, node.name, node.attempt, name, given)
         number = self._positions.next(*call)
         hashed = hashlib.sha256(digest(self.thread, node.name, name, given, number).encode()).digest()
         key = str(UUID(bytes=hashed[:16], version=4))
@@ -105,10 +105,12 @@ class Ledger:
         args: list[Argument] = [key, token, int(result is not None), result or b"", self.ttl_ms]
         return Call(load_script("worker/records/scripts/end_once"), [ledger_key(self.thread)], args, bool)
 
-    def forget_call(self) -> Call[int] | None:
-        """Forget the calls of this attempt: the checkpoint behind their nodes is saved. None: there are none."""
-        keys, self._calls = set(self._calls), {}
-        self._positions.clear()
+    def forget_call(self, saved: str) -> Call[int] | None:
+        """Forget the calls of nodes behind which the checkpoint `saved` is. None: there are none."""
+        keys = {key for key, (_, began_at, *_) in [*self._calls.items()] if began_at < saved}
+        for key in keys:
+            del self._calls[key]
+        self._positions.forget(saved)
         return forget_call(ledger_key(self.thread), keys) if keys else None
 
     def _place(self, key: str) -> str:

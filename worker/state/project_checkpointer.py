@@ -75,7 +75,7 @@ class ProjectCheckpointer(BaseCheckpointSaver[Any]):
         self.check_fence()
         saved = await super().aput(config, checkpoint, _stamped(metadata, config), new_versions)
         configurable = config["configurable"]
-        note_saved(configurable["thread_id"], configurable.get("checkpoint_ns", ""), metadata)
+        note_saved(configurable["thread_id"], configurable.get("checkpoint_ns", ""), checkpoint["id"], metadata)
         return saved
 
     async def aput_writes(

@@ -1,6 +1,7 @@
 """The answer journal in Redis: who may write, what is forgotten, how much is read."""
 
 import pytest
+from langgraph.checkpoint.memory import InMemorySaver
 
 from langgraph_rq.shared.connections.scripts import run
 from langgraph_rq.shared.errors import SettingsError
@@ -10,7 +11,9 @@ from langgraph_rq.worker.context import open_context
 from langgraph_rq.worker.guards.task_guard import TaskGuard
 from langgraph_rq.worker.records.journal import MOST_ANSWERS, AnswerJournal, journal_key
 from langgraph_rq.worker.records.ledger import Ledger
+from langgraph_rq.worker.records.position import NodeRun
 from langgraph_rq.worker.state.serializer import StateSerializer
+from tests.worker.state.scenarios import chain, step, thread
 
 TASK = "task"
 HOUR_MS = 3_600_000
@@ -53,9 +56,27 @@ async def test_next_attempt_finds_what_was_recorded_until_a_checkpoint(aredis, r
     await run(aredis, first.keep_call("position", ["answer"]))
     second.open(await run(aredis, second.read_call()))
     assert (second.find("position"), second.find("other")) == (["answer"], None)
-    assert await run(aredis, second.forget_call()) == 1
-    assert (second.find("position"), second.forget_call()) == (None, None)
+    assert await run(aredis, second.forget_call("id")) == 1
+    assert (second.find("position"), second.forget_call("id")) == (None, None)
     assert redis_client.exists(journal_key(TASK)) == 0
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+async def test_answer_to_a_node_that_still_runs_outlives_the_checkpoint_on_which_it_began(is_nested):
+    """With `durability="async"` that is saved meanwhile."""
+    journal, saver, began_at = journal_of(), InMemorySaver(), []
+
+    async def ask(_state):
+        began_at.append(NodeRun.current().began_at)
+        assert journal.keep_call(journal.position("request"), "answer")
+        return {"steps": ["ask"]}
+
+    asking = chain(ask).compile(name="asking") if is_nested else ask
+    await chain(step("one"), asking).compile(checkpointer=saver).ainvoke({"steps": []}, thread())
+    behind, on, *_ = [one.checkpoint["id"] async for one in saver.alist(thread(checkpoint_ns=""))]
+    assert began_at == [on]
+    assert journal.forget_call(on) is None
+    assert len(journal.forget_call(behind).args) == 1
 
 
 async def test_journal_that_nobody_of_us_wrote_is_not_read(aredis, redis_client):
@@ -75,9 +96,9 @@ def test_checkpoint_of_another_thread_forgets_nothing():
     """A node may run a graph on a thread of its own."""
     run = TaskGuard(None, ledger=Ledger("thread", StateSerializer()))
     run.waits.paid_calls = 1
-    run.note_checkpoint("another")
+    run.note_checkpoint("another", "id")
     assert run.waits.paid_calls == 1
-    run.note_checkpoint("thread")
+    run.note_checkpoint("thread", "id")
     assert run.waits.paid_calls == 0
 
 

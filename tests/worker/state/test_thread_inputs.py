@@ -15,7 +15,8 @@ from langgraph_rq.worker.records.ledger import Ledger
 from langgraph_rq.worker.state.outages import CheckpointFencedError, CheckpointOutageError
 from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
 from langgraph_rq.worker.state.saver.thread_writes import NewCheckpoint
-from tests.worker.state.scenarios import LONG, thread
+from tests.waiting import until
+from tests.worker.state.scenarios import LONG, chain, step, thread
 
 STATE, INDEX = "agent:thread_state:t", "agent:thread_index:t"
 TOKEN = 1_764_000_000_000_000
@@ -63,6 +64,37 @@ async def test_call_that_is_made_once_is_not_forgotten_with_the_checkpoint_of_th
         await refund.ainvoke(value, thread(), durability="sync")
         current_task.reset(before)
     assert is_known == [True, True]
+
+
+async def test_call_that_is_made_once_is_not_forgotten_with_the_checkpoint_of_the_step_before(plain, monkeypatch):
+    """With `async` that is saved while the node runs, behind which there is none yet."""
+    saver, reader, ledger, keys = saver_of(plain), ThreadSaver(plain), Ledger("t", None), []
+    is_made = asyncio.Event()
+    saver_save = saver._threads._writes.save
+
+    async def save(writer, what):
+        await is_made.wait()
+        return await saver_save(writer, what)
+
+    async def is_saved():
+        found = await reader.aget_tuple(thread())
+        return found and found.metadata["step"] == 1
+
+    async def refund(_state):
+        keys.append(ledger.key("refund", {"amount": 1}))
+        is_made.set()
+        await until(is_saved)
+        await asyncio.gather(*(task for task in asyncio.all_tasks() if "aput" in repr(task.get_coro())))
+        assert set(ledger._calls) == set(keys)
+        keys.append(ledger.key("refund", {"amount": 1}))
+        return {"steps": ["refund"]}
+
+    monkeypatch.setattr(saver._threads._writes, "save", save)
+    before = current_task.set(guard(ledger=ledger))
+    await chain(step("one"), refund).compile(checkpointer=saver).ainvoke({"steps": []}, thread(), durability="async")
+    current_task.reset(before)
+    assert len(set(keys)) == 2
+    assert ledger._calls == {}
 
 
 async def test_threads_of_a_run_are_known_as_long_as_what_it_wrote(plain):

@@ -169,7 +169,7 @@ class PostgresSaver(SyncFaces, AsyncPostgresSaver):
             blobs=blobs,
         )
         await self._trim(thread, row["changes"], row["trimmed"], str(config["configurable"].get(TASK_ID) or ""))
-        note_saved(thread, namespace, metadata)
+        note_saved(thread, namespace, checkpoint["id"], metadata)
         return config_of(thread, namespace, checkpoint["id"])
 
     async def aput_writes(

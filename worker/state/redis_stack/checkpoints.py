@@ -147,7 +147,7 @@ class Checkpointer(AsyncRedisSaver):
         thread, namespace = configurable["thread_id"], configurable["checkpoint_ns"]
         call = self._put(configurable, checkpoint, metadata)
         await self._outages.retry(lambda: self._trips.run(call))
-        note_saved(thread, namespace, metadata)
+        note_saved(thread, namespace, checkpoint["id"], metadata)
         return {"configurable": {"thread_id": thread, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}
 
     async def aput_writes(

@@ -201,7 +201,7 @@ class ThreadSaver(SyncFaces):
             count = await self._threads.save(place[0], run, write(frozenset()))
         if self._is_too_many(place, accepted(count)):
             await self._trim(place, str(config["configurable"].get(TASK_ID) or ""), count)
-        note_saved(*place, merged)
+        note_saved(*place, checkpoint["id"], merged)
         return config_of(*place, checkpoint["id"])
 
     async def aput_writes(
