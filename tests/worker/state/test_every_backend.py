@@ -1,7 +1,9 @@
 """What threads may rely on wherever state is kept. Beside this: what they show (scenarios.py), test_rollback.py."""
 
 import asyncio
+import math
 import time
+from contextlib import suppress
 from secrets import token_hex
 
 import pytest
@@ -213,3 +215,33 @@ async def take_turns_on_workers_whose_clocks_are_behind(open_saver, monkeypatch,
     oldest = [state async for state in graph.aget_state_history(thread())][-2]
     forked = await turn(another_worker(), oldest.config)
     assert (await graph.aget_state(thread())).values == forked
+
+
+class DiedError(Exception):
+    """Stands for a process that is killed: no outage, which would be waited for."""
+
+
+async def test_copy_that_dies_between_two_steps_leaves_no_checkpoint_and_what_it_leaves_expires(pruning, monkeypatch):
+    graph = of_all_kinds(pruning.saver)
+    await graph.ainvoke({"messages": ["question"], "count": 0, "steps": []}, thread())
+    steps, run, left = pruning.steps, getattr(*pruning.steps), math.inf
+
+    async def run_few(*args, **options):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise DiedError
+        return await run(*args, **options)
+
+    monkeypatch.setattr(*steps, run_few)
+    shown = await Seen().history(graph, thread())
+    copies, number = [], 0
+    while number not in copies:
+        left, number = number, number + 1
+        with suppress(DiedError):
+            await pruning.saver.acopy_thread("t", f"copy {number}")
+            copies.append(number)
+        left = math.inf
+        assert await Seen().history(graph, thread(f"copy {number}")) in ([], shown)
+        assert await pruning.left_for_ever() == []
+    assert await Seen().history(graph, thread(f"copy {number}")) == shown

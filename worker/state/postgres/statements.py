@@ -100,6 +100,19 @@ WITH fence AS (
 SELECT (SELECT count(*) FROM checkpoint) AS checkpoints FROM fence
 """  # noqa: S608
 
+# Their values and writes are there already.
+COPY = f"""
+WITH fence AS (SELECT 1 FROM lgrq_threads AS kept WHERE kept.thread_id = %(thread)s AND {_HAS_BEGUN} FOR UPDATE
+), checkpoint AS (
+    INSERT INTO checkpoints
+        (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata)
+    SELECT %(thread)s, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata
+    FROM fence, checkpoints c WHERE c.thread_id = %(source)s
+    ON CONFLICT DO NOTHING
+)
+SELECT 1 FROM fence
+"""  # noqa: S608
+
 CHANGES = "SELECT changes FROM lgrq_threads WHERE thread_id = %(thread)s"
 
 HEADERS = """

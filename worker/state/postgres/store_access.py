@@ -14,6 +14,8 @@ from langgraph_rq.worker.state.store.records import Namespace, pack_item, write_
 
 _ITEMS = 20_000
 """How many items one statement lists, and those of one namespace more."""
+_ROOM = 1_000_000
+"""Bytes that one statement reads, and one item more."""
 
 _LIVE = "(expires_at IS NULL OR expires_at > clock_timestamp())"
 _NOW_US = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
@@ -56,20 +58,22 @@ WITH {fence}, gone AS (
 SELECT 1 FROM fence
 """
 
-_GET = f"""
-SELECT key, value, created_us, updated_us, ttl_ms FROM lgrq_items
-WHERE tenant = %(tenant)s AND namespace = %(namespace)s AND key = ANY(%(keys)s) AND {_LIVE}
+# As many as there is room for, in the order of the keys; of the others the length only, for which no value is read.
+_READ = f"""
+SELECT key, CASE WHEN upto - octet_length(read) <= {_ROOM} THEN read END AS value, created_us, updated_us, ttl_ms
+FROM (
+    SELECT *, {{column}} AS read,
+        sum(octet_length({{column}})) OVER (ORDER BY array_position(%(keys)s::bytea[], key)) AS upto
+    FROM lgrq_items
+    WHERE tenant = %(tenant)s AND namespace = %(namespace)s AND key = ANY(%(keys)s)
+        AND {{column}} IS NOT NULL AND {_LIVE}
+) AS found
 """  # noqa: S608
+_GET, _VECTORS = _READ.format(column="value"), _READ.format(column="vectors")
 
 _REFRESH = f"""
 UPDATE lgrq_items SET expires_at = clock_timestamp() + ttl_ms * interval '1 millisecond'
 WHERE tenant = %(tenant)s AND namespace = %(namespace)s AND key = ANY(%(keys)s) AND ttl_ms > 0 AND {_LIVE}
-RETURNING key, value, created_us, updated_us, ttl_ms
-"""  # noqa: S608
-
-_VECTORS = f"""
-SELECT key, vectors AS value FROM lgrq_items
-WHERE tenant = %(tenant)s AND namespace = %(namespace)s AND key = ANY(%(keys)s) AND vectors IS NOT NULL AND {_LIVE}
 """  # noqa: S608
 
 # From one namespace to the next by the index, whatever number of items each has.
@@ -117,19 +121,18 @@ class PostgresAccess(Access):
                 write.close()
 
     async def get(self, namespace: Namespace, keys: Sequence[str], *, refresh_ttl: bool) -> list[bytes | None]:
-        """Read items; None where there is none. `refresh_ttl`: those that expire live for their whole time again."""
-        found = await self._select(_GET, namespace, keys)
-        if refresh_ttl and any(row["ttl_ms"] for row in found.values()):
-            await self._select(_REFRESH, namespace, keys)
-        return [
-            row and pack_item(row["created_us"], row["updated_us"], row["ttl_ms"], row["value"])
-            for row in map(found.get, map(str.encode, keys))
-        ]
+        """Read the first of some items, as the scripts do; None where there is none.
+
+        `refresh_ttl`: those that expire live for their whole time again.
+        """
+        found = await self._read(_GET, namespace, keys)
+        if refresh_ttl and any(row and row["ttl_ms"] for row in found):
+            await self._rows(_REFRESH, **_names(namespace, keys[: len(found)]))
+        return [row and pack_item(row["created_us"], row["updated_us"], row["ttl_ms"], row["value"]) for row in found]
 
     async def vectors(self, namespace: Namespace, keys: Sequence[str]) -> list[bytes | None]:
-        """Read the embeddings of items; None where there are none."""
-        found = await self._select(_VECTORS, namespace, keys)
-        return [row and row["value"] for row in map(found.get, map(str.encode, keys))]
+        """Read the embeddings of the first of some items, as `get` does; None where there are none."""
+        return [row and row["value"] for row in await self._read(_VECTORS, namespace, keys)]
 
     async def find(self, first: bytes, last: bytes, each: int = 0, behind: bytes = b"") -> Found:
         """List namespaces and the newest items of each, as find.lua does; `behind` is not needed."""
@@ -165,10 +168,17 @@ class PostgresAccess(Access):
         if not await self._rows(statement, **parameters):
             raise StoreFencedError("expected the newest attempt at a task, got: an earlier one")
 
-    async def _select(self, statement: str, namespace: Namespace, keys: Sequence[str]) -> dict[bytes, Any]:
-        written = {"namespace": write_namespace(namespace).encode(), "keys": [key.encode() for key in keys]}
-        return {row["key"]: row for row in await self._rows(statement, **written)}
+    async def _read(self, statement: str, namespace: Namespace, keys: Sequence[str]) -> list[Any]:
+        """Return the rows of as many keys as there was room for; None for a key without one."""
+        rows = {row["key"]: row for row in await self._rows(statement, **_names(namespace, keys))}
+        found = [rows.get(key.encode()) for key in keys]
+        cut = (at for at, row in enumerate(found) if row and row["value"] is None)
+        return found[: next(cut, len(found))]
 
     async def _rows(self, statement: str, **parameters: Any) -> list[Any]:
         assert self.postgres
         return await self.postgres.rows(statement, {"tenant": current_tenant(), **parameters})
+
+
+def _names(namespace: Namespace, keys: Sequence[str]) -> dict[str, Any]:
+    return {"namespace": write_namespace(namespace).encode(), "keys": [key.encode() for key in keys]}

@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from psycopg.types.json import Jsonb
-
 from langgraph_rq.worker.state.postgres import statements
 from langgraph_rq.worker.state.saver.ids import run_mark, task_name
 from langgraph_rq.worker.state.saver.records import Header, value_field, value_name
@@ -77,7 +75,7 @@ async def delete_runs(saver: "PostgresSaver", runs: Sequence[str]) -> None:
 
 
 async def copy(saver: "PostgresSaver", source: str, target: str) -> None:
-    """Copy a thread that no task writes to meanwhile: values first, then what names them.
+    """Copy a thread that no task writes to meanwhile; a copy that dies half-way leaves no checkpoint.
 
     Raises:
         ValueError: the target has checkpoints.
@@ -85,22 +83,22 @@ async def copy(saver: "PostgresSaver", source: str, target: str) -> None:
     if await saver.begin(target):
         raise ValueError(f"target_thread_id: expected a new thread, got one with checkpoints: {target!r}")
     reader, writer = saver.serializer_of(source), saver.serializer_of(target)
-    for table in ("checkpoint_blobs", "checkpoint_writes", "checkpoints"):
+    for table in ("checkpoint_blobs", "checkpoint_writes"):
         for row in await saver.postgres.rows(f"SELECT * FROM {table} WHERE thread_id = %(thread)s", {"thread": source}):  # noqa: S608
             copied = {name: value for name, value in row.items() if not name.startswith("lgrq_replaced")}
             copied["thread_id"] = target
-            if row.get("blob") is not None and not (reader.is_plain and writer.is_plain):
+            if row["blob"] is not None and not (reader.is_plain and writer.is_plain):
                 copied["type"], copied["blob"] = writer.dumps_typed(reader.loads_typed((row["type"], row["blob"])))
             await _insert(saver, table, copied)
+    await saver.write(statements.COPY, target, source=source)
 
 
 async def _insert(saver: "PostgresSaver", table: str, row: dict[str, Any]) -> None:
-    parameters = {name: Jsonb(value) if isinstance(value, dict) else value for name, value in row.items()}
     places = ", ".join(f"%({name})s" for name in row)
     saver.postgres.outages.check_fence()
     await saver.postgres.rows(
         f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places}) ON CONFLICT DO NOTHING",  # noqa: S608 - names of columns
-        parameters,
+        row,
     )
 
 

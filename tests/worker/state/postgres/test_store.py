@@ -23,6 +23,7 @@ from langgraph_rq.worker.state.store.reading import StoreScanError
 from langgraph_rq.worker.state.store.store import Store
 from langgraph_rq.worker.state.store.vector_index import VectorIndex
 from tests.worker.state.store.test_like_in_memory import DIMS, FIELDS, compare_with_memory, embed
+from tests.worker.state.store.test_memory import hold_few_in_memory
 
 
 @pytest.fixture
@@ -145,6 +146,20 @@ async def test_encrypted_item_is_read_only_where_it_was_written(opened, postgres
         await postgres.rows("UPDATE lgrq_items SET key = 'moved'", {})
         with pytest.raises(RefusedStateError):
             await store.aget(USER, "moved")
+
+
+async def test_searches_that_look_at_large_items_at_once_hold_few_of_them_in_memory(store):
+    await hold_few_in_memory(store)
+
+
+async def test_large_items_are_read_by_several_statements_in_their_order(store, postgres):
+    sizes = [10, 600_000, 600_000, 2_000_000, 10, 10]
+    for number, size in enumerate(sizes):
+        await store.aput(USER, f"k{number}", {"text": "x" * size})
+    await store.adelete(USER, "k4")
+    keys = [f"k{number}" for number in range(len(sizes))]
+    found = [await store._access.get(USER, keys[start:], refresh_ttl=True) for start in (0, 3, 4)]
+    assert [[one is not None for one in some] for some in found] == [[True, True, True], [True, False], [False, True]]
 
 
 async def test_key_that_postgres_cannot_hold_is_refused_at_once(store):

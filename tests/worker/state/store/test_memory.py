@@ -8,7 +8,7 @@ from langgraph.store.base import PutOp
 ITEMS, ITEM_BYTES, SEARCHES = 60, 200_000, 6
 
 
-async def test_searches_that_look_at_large_items_at_once_hold_few_of_them_in_memory(store):
+async def hold_few_in_memory(store):
     await store.abatch([PutOp(("docs",), f"k{n}", {"n": n, "text": "x" * ITEM_BYTES}) for n in range(ITEMS)])
     tracemalloc.start()
     try:
@@ -18,3 +18,7 @@ async def test_searches_that_look_at_large_items_at_once_hold_few_of_them_in_mem
         tracemalloc.stop()
     assert [[item.value["n"] for item in items] for items in found] == [[n] for n in range(SEARCHES)]
     assert peak < SEARCHES * ITEMS * ITEM_BYTES / 3
+
+
+async def test_searches_that_look_at_large_items_at_once_hold_few_of_them_in_memory(store):
+    await hold_few_in_memory(store)
