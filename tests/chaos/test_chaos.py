@@ -21,6 +21,12 @@ def postgres_stage():
 
 
 @pytest.fixture(scope="module")
+def redis_stack_stage():
+    with open_stage("redis-stack") as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
 def stage():
     with open_stage() as one:
         yield one
@@ -32,6 +38,15 @@ def stage():
 def test_promises_hold_with_state_in_postgres_in(postgres_stage, name):
     postgres_stage.reset(SMALL.node_s)
     verdict = SCENARIOS[name](Run(postgres_stage, SMALL))
+    assert verdict.violations == (), verdict.figures
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("name", ["C1", "C3"])
+def test_promises_hold_with_state_in_redis_stack_in(redis_stack_stage, name):
+    redis_stack_stage.reset(SMALL.node_s)
+    verdict = SCENARIOS[name](Run(redis_stack_stage, SMALL))
     assert verdict.violations == (), verdict.figures
 
 

@@ -1,7 +1,7 @@
 import re
 
 from tests.deployment import ROOT
-from tests.repository.test_keys import OWNERS, documented
+from tests.documented_keys import OWNERS, documented
 
 
 def test_every_key_that_a_module_documents_is_in_the_reference():

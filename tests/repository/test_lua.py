@@ -12,8 +12,8 @@ from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.shared.queue.events import EventType
 from langgraph_rq.shared.queue.keys import QUEUE_PREFIX, SIDE_QUEUES, JobStatus, Place, TaskField
 from langgraph_rq.shared.tasks import State
+from tests.documented_keys import KNOWN
 from tests.repository.lua_sources import NAMES, calls_in, literals, read_lua
-from tests.repository.test_keys import KNOWN
 
 INCLUDED = sorted({file for name in NAMES for file in read_lua(name).uses})
 SCRIPTS = [name for name in NAMES if name not in {*INCLUDED, scripts.PRELUDE}]

@@ -9,6 +9,7 @@
     false reap   a crash was charged although no fault had hit the owner
     late call    a model call began after a cancel was accepted, after the lease of its worker had ended, or, but for
                  probes, while the breaker was open
+    for ever     a key has no time to live, and is none of those that stay
     swept        the safety net below the queue found something
 Recovered, a submit without answer whose task ran, is a figure and no violation.
 """

@@ -105,6 +105,9 @@ MUTANTS: Mapping[str, Mutant] = {
             )
         }
     ),
+    "checkpoints without a time to live": Mutant(
+        {"worker/state/saver/scripts/save": ("  keep(state_key, index_key, longer(ttl_ms))", "")}
+    ),
     "checkpoints in Postgres without a fence": Mutant(patch=_open_postgres),
     "former owners go on": Mutant({"worker/guards/scripts/admit": ("if ownership ~= 1 then", "if false then")}, _go_on),
     "reaping right after an outage": Mutant(patch=_reap_at_once),

@@ -165,6 +165,10 @@ def test_late_checkpoint_that_is_not_refused_is_caught(mutated):
     assert "garbled" in SCENARIOS["C25"](mutated("checkpoints without a fence", patience_s=30.0)).kinds
 
 
+def test_checkpoint_that_outlives_a_worker_which_dies_at_the_end_of_its_task_is_caught(mutated):
+    assert "for ever" in SCENARIOS["C7"](mutated("checkpoints without a time to live", patience_s=60.0)).kinds
+
+
 def test_late_checkpoint_that_postgres_does_not_refuse_is_caught():
     with open_stage("postgres") as stage:
         stage.reset(SMALLER.node_s)

@@ -15,6 +15,7 @@ from tests.chaos.run import CHAIN, Replacer, Run, ids
 from tests.chaos.testbed.fork_server import STUCK_S
 from tests.chaos.testbed.graphs import BLOCK_S, FLAKY, LAST_S, NODES, SINGLE
 from tests.chaos.testbed.stage import WorkerProcess, wait
+from tests.documented_keys import STAYS, matches
 
 LIFE = (
     "after-queue_claim",  # before it, it is not known which tasks the process will own
@@ -122,8 +123,16 @@ def kill_at_each_point(run: Run) -> Verdict:
     return with_violations(
         verdict,
         [Violation("no effect", task, "no process died there") for task in sorted(missed)]
-        + [Violation("repaid", task, "after its last checkpoint") for task in sorted(moved & free)],
+        + [Violation("repaid", task, "after its last checkpoint") for task in sorted(moved & free)]
+        + [Violation("for ever", "", f"{key} has no TTL") for key in _kept_for_ever(run)],
     )
+
+
+def _kept_for_ever(run: Run) -> list[str]:
+    """Return the keys that never expire, and are not among those that stay."""
+    with run.stage.client() as client:
+        keys = sorted(client.scan_iter(count=1000))
+        return [key for key in keys if client.ttl(key) == -1 and not matches(key, STAYS)]
 
 
 def drain_workers(run: Run) -> Verdict:

@@ -13,25 +13,35 @@ from langgraph_rq import Client
 from langgraph_rq.shared.queue.keys import queue_key, task_hash
 from tests.chaos.checking.checker import Verdict, Violation
 from tests.chaos.checking.history import record
-from tests.chaos.run import UNTOUCHED, Run, ids
-from tests.chaos.scenarios.crashes import with_violations
+from tests.chaos.run import CHAIN, UNTOUCHED, Run, ids
+from tests.chaos.scenarios.crashes import lost_turns, with_violations
+from tests.chaos.testbed.graphs import NODES, SINGLE
 
 _SKEWED = "clock an hour ahead"
 
 
 def skew_a_clock(run: Run) -> Verdict:
-    """C11: one worker's clock is an hour ahead; tasks move from it and to it."""
+    """C11: one worker's clock is an hour ahead; tasks move from it and to it, and so do threads."""
     (skewed,), (right,) = run.start(1, 30, mutant=_SKEWED), run.start(1, 30)
     run.submit(ids("c11", run.count(200, 60)), graph="chain")
     run.wait_until(lambda: run.is_busy(skewed.pid))
     run.kill(skewed)
     run.wait_until_ended()  # a task that crashes twice is isolated, which C9 covers
-    run.start(1, 30, mutant=_SKEWED)
+    (worker,) = run.start(1, 30, mutant=_SKEWED)
     run.submit(ids("c11-more", run.count(200, 60)), graph="chain")
     time.sleep(3 * run.size.node_s)
     run.kill(right)
     run.wait_until_ended()
-    return run.judge()
+    steps: dict[str, tuple[str, ...]] = {}
+    for turn, mutant in enumerate((_SKEWED, "", _SKEWED)):
+        if turn:
+            run.kill(worker)
+            (worker,) = run.start(1, 30, mutant=mutant)
+        for thread in ids("c11-thread", 5):
+            steps[f"{thread}-{turn}"] = SINGLE * (turn + 1)
+            run.submit([f"{thread}-{turn}"], graph="single", thread_id=thread)
+        run.wait_until_ended()
+    return with_violations(run.judge(replace(CHAIN, steps=[NODES, *steps.values()])), lost_turns(run, steps))
 
 
 def submit_many_times(run: Run) -> Verdict:
