@@ -1,8 +1,13 @@
 """The page about memory is true: what it says that things cost in Redis, they cost here within a factor of 1.5."""
 
 import re
+from secrets import token_urlsafe
+from typing import Annotated, TypedDict
 
 import pytest
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from langgraph.channels.delta import DeltaChannel
+from langgraph.graph import add_messages
 
 from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.connections.clients import open_async
@@ -19,7 +24,7 @@ from langgraph_rq.worker.state.store.access import Access
 from langgraph_rq.worker.state.store.store import Store
 from tests.installation import ROOT
 from tests.shared.queue.test_task_queue import QUEUE, TIMES, QueueOnRedis
-from tests.worker.state.scenarios import chain, step, thread
+from tests.worker.state.scenarios import chain, extend, step, thread
 
 PAGE = (ROOT / "docs/explanation/memory.md").read_text()
 ROWS = re.findall(r"^\| ([^|]+) \| ([\d,]+) \|", PAGE, re.MULTILINE)
@@ -125,6 +130,26 @@ async def test_checkpoints_cost_what_the_page_says(costs):
     costs.are("the checkpoints of a finished thread of three nodes", await costs.held() / 20)
 
 
+class Messages(TypedDict):
+    messages: Annotated[list[AnyMessage], add_messages]
+
+
+class Deltas(TypedDict):
+    messages: Annotated[list[AnyMessage], DeltaChannel(extend)]
+
+
+@pytest.mark.parametrize(("of", "kind"), [(Messages, "in a list"), (Deltas, "in a `DeltaChannel`")])
+async def test_long_threads_cost_what_the_page_says(costs, of, kind):
+    async def answer(_state):
+        return {"messages": [AIMessage(token_urlsafe(150))]}
+
+    graph = chain(answer, of=of).compile(checkpointer=ThreadSaver(costs.redis))
+    for _ in range(50):
+        end = await graph.ainvoke({"messages": [HumanMessage(token_urlsafe(150))]}, thread(), durability="sync")
+    assert len(end["messages"]) == 100
+    costs.are(f"the checkpoints of a thread of 50 turns, with 100 messages of 200 bytes {kind}", await costs.held())
+
+
 async def test_store_items_cost_what_the_page_says(costs, redis_url):
     async with open_async(redis_url) as redis:
         loops = EventLoops(redis, redis_url)
@@ -138,4 +163,4 @@ async def test_store_items_cost_what_the_page_says(costs, redis_url):
 def test_every_row_of_the_page_is_measured():
     tests = (ROOT / "tests/repository/test_docs_memory.py").read_text()
     for what in SAID:
-        assert re.sub(r", with(out)? a thread,", ", {kind},", what) in tests
+        assert re.sub(r"(?<=, )with(out)? a thread|in a (list|`DeltaChannel`)$", "{kind}", what) in tests
