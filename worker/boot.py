@@ -76,8 +76,9 @@ async def serve(
     url = redis.redis_url.get_secret_value()
     nodes = NodeThreads(settings.worker_concurrency + settings.waiting_attempts)
     asyncio.get_running_loop().set_default_executor(nodes)
-    async with open_async(url, connections=1) as client:
-        await _check(client, url, accept_unsafe=redis.unsafe_redis, replicas=redis.submit_replicas)
+    for kept_at in _redis_urls(settings, redis):
+        async with open_async(kept_at, connections=1) as client:
+            await _check(client, kept_at, accept_unsafe=redis.unsafe_redis, replicas=redis.submit_replicas)
     async with open_context(settings, redis, is_fenced=lambda: worker.is_fenced) as context:
         worker = GraphWorker(
             queues,
@@ -105,8 +106,16 @@ async def serve(
     return _BROKEN if worker.is_broken else 0
 
 
+def _redis_urls(settings: WorkerSettings, redis: RedisSettings) -> list[str]:
+    """Return where tasks are kept and, if that is another Redis, where threads and the store are."""
+    urls = [redis.redis_url]
+    if redis.checkpoint_redis_url and settings.state != "postgres":
+        urls.append(redis.checkpoint_redis_url)
+    return list(dict.fromkeys(url.get_secret_value() for url in urls))
+
+
 async def _check(redis: Redis, url: str, *, accept_unsafe: bool, replicas: int) -> None:
-    """Refuse a Redis that would lose tasks, because it evicts keys or keeps no append-only file, and Redis Cluster.
+    """Refuse a Redis that would lose tasks or threads: it evicts keys, or keeps no append-only file; and Redis Cluster.
 
     Managed services often keep no such file. Where submits wait for `replicas`, these hold the tasks instead. They may
     be fewer for a while after a failover: then no submit is answered, and a worker that starts loses nothing.
@@ -130,7 +139,7 @@ async def _check(redis: Redis, url: str, *, accept_unsafe: bool, replicas: int) 
         problems.append("appendonly: expected yes, or replicas with LGRQ_SUBMIT_REPLICAS=1, got: no")
     if problems and not accept_unsafe:
         raise SettingsError(
-            f"Redis at {mask_url(url)} would lose tasks: {'; '.join(problems)}. "
+            f"Redis at {mask_url(url)} would lose what it keeps: {'; '.join(problems)}. "
             "Change its configuration, or accept the loss with --unsafe-redis"
         )
     for problem in problems:

@@ -149,6 +149,7 @@ def refusals(own_redis, tmp_path_factory):
         mistakes = {
             "bad graph": ({}, ("--config", "broken.json")),
             "unsafe redis": ({"REDIS_URL": unsafe.url}, ()),
+            "unsafe redis of checkpoints": ({"LGRQ_CHECKPOINT_REDIS_URL": unsafe.url}, ()),
             "no redis": ({"REDIS_URL": NO_REDIS}, ("--processes", "2")),
             "bad setting": ({"LGRQ_DRAIN_S": "-1"}, ()),
             "bad queue": ({}, ("--queues", "high,a:b")),
@@ -177,8 +178,9 @@ def refusals(own_redis, tmp_path_factory):
         (
             "unsafe redis",
             2,
-            "would lose tasks: appendonly: expected yes, or replicas with LGRQ_SUBMIT_REPLICAS=1, got: no. Change ",
+            "would lose what it keeps: appendonly: expected yes, or replicas with LGRQ_SUBMIT_REPLICAS=1, got: no. ",
         ),
+        ("unsafe redis of checkpoints", 2, "would lose what it keeps: appendonly: expected yes"),
         ("bad setting", 2, "LGRQ_DRAIN_S: expected greater than or equal to 0, got: -1"),
         ("no queue", 2, "--queues: expected names without a colon, comma separated, got: ''"),
         (
