@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import subprocess
 import sys
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits
 from langgraph_rq.shared.budget.token_budget import BudgetLimits
 from langgraph_rq.shared.connections.clients import open_async
+from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.shared.settings import RedisSettings, WorkerSettings
 from langgraph_rq.worker.context import open_context
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
@@ -169,3 +171,35 @@ async def check_store(settings, redis_url, expected):
         assert isinstance(store, expected)
         await store.aput(("users",), "ada", {"n": 1})
         assert (await store.aget(("users",), "ada")).value == {"n": 1}
+
+
+async def test_threads_and_items_are_in_the_redis_of_their_own(redis_url, redis_client, project):
+    with EmbeddedRedis() as own:
+        settings = RedisSettings(redis_url=redis_url, checkpoint_redis_url=own.url)
+        async with open_context(WorkerSettings(config=project()), settings) as context, open_async(own.url) as there:
+            graph = context.graphs["g"].graph
+            await graph.ainvoke({}, {"configurable": {"thread_id": "t"}})
+            await graph.store.aput(("users",), "ada", {"n": 1})
+            kept = {b"agent:thread_state:t", b"agent:thread_index:t", b"agent:store:default:users"}
+            assert kept <= {*await there.keys()}
+    assert redis_client.keys("agent:thread_*") == redis_client.keys("agent:store*") == []
+
+
+OPENING = """
+import asyncio, sys
+from langgraph_rq.shared.settings import RedisSettings, WorkerSettings
+from langgraph_rq.worker.boot import open_context
+
+async def open_and_list():
+    async with open_context(WorkerSettings(config=sys.argv[1]), RedisSettings(redis_url=sys.argv[2])):
+        others = ("redisvl", "psycopg", "langgraph.checkpoint.redis", "langgraph.checkpoint.postgres")
+        print([name for name in sys.modules if name.startswith(others)])
+
+asyncio.run(open_and_list())
+"""
+
+
+def test_libraries_of_the_other_ways_to_keep_state_are_not_loaded(redis_url, project):
+    command = [sys.executable, "-c", OPENING, str(project()), redis_url]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
