@@ -29,6 +29,7 @@ _BRIEF_TESTS = (
     "-k",
     "not postgres and not stack",
     "tests/repository/test_lua.py",
+    "tests/shared/queue/test_records.py",
     "tests/shared/queue/test_task_queue.py",
     "tests/shared/queue/test_task_queue_waits.py",
     "tests/worker/guards/test_fleet_limits.py",

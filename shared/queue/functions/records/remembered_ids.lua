@@ -5,7 +5,7 @@
 -- Uses shared/queue/functions/turns: tenant_of
 --
 -- agent:ids:<tenant>                    zset  instant (ms) -> the same, of the hashes that there are; until the last of them
--- agent:ids:<tenant>:<instant>:<slot>   hash  id -> letter of its state, digest (24 characters), number of its run; until
+-- agent:ids:<tenant>:<instant>:<slot>   hash  id -> letter of its state, digest (16 characters), number of its run; until
 --                                             the instant
 local IDS = 'agent:ids:'
 -- Instants per window, which an id may be remembered longer by a part of that; instants that are looked at, of windows of
@@ -13,8 +13,9 @@ local IDS = 'agent:ids:'
 local INSTANTS_EACH, MOST_INSTANTS, SLOTS = 8, 32, 1024
 local LETTER_OF = {success = 's', error = 'e', timeout = 't', cancelled = 'c', interrupted = 'i'}
 local STATE_OF = {s = 'success', e = 'error', t = 'timeout', c = 'cancelled', i = 'interrupted'}
--- Characters of a digest, which is written in hexadecimal.
-local DIGEST_LENGTH = 24
+-- Characters of a digest, which is written in hexadecimal: what is remembered of an id takes 32 bytes with them, and less
+-- than 120 with the id where thousands share a hash.
+local DIGEST_LENGTH = 16
 local LEAST_MS = 3600000
 
 -- The key of the hash of an id, in two parts: what comes before its instant, and behind it.
