@@ -204,7 +204,8 @@ class Threads:
 
         Returns:
             `total_bytes`, and of `checkpoints`, `channel_values` and `pending_writes` each `count` and `bytes`;
-            `channel_values.channels` has the bytes of each channel whose values are large. Raises as `state`.
+            `channel_values.by_channel` has `versions` and `bytes` of each channel whose values are large. Raises as
+            `state`.
         """
         found: dict[str, Any] = await self._ask(Operation.STORAGE, thread_id, {"graph": graph})
         return found
