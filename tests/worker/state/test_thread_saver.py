@@ -159,6 +159,18 @@ async def test_planted_record_is_refused_and_breaks_no_script(saver, plain, plan
     await saver.adelete_thread("t")
 
 
+@pytest.mark.parametrize("planted", ["1e15", "inf", "nan", "-1", "x"])
+async def test_planted_number_of_fields_holds_up_no_script(saver, plain, planted):
+    config = await saver.aput(thread(checkpoint_ns=""), empty_checkpoint(), {}, {})
+    await saver.aput_writes(config, [("a", 1)], "node")
+    await plain.hset(STATE, f"n0::{config['configurable']['checkpoint_id']}", planted)
+    assert (await saver.aget_tuple(config)).pending_writes == [("node", "a", 1)]
+    await saver.roll_back("t", "task")
+    await saver.aput(config, empty_checkpoint(), {}, {})
+    await saver.aprune(["t"])
+    assert len([one async for one in saver.alist(thread())]) == 1
+
+
 @pytest.mark.parametrize("key", [STATE, INDEX])
 async def test_key_of_another_type_is_as_good_as_none(saver, plain, key):
     await plain.rpush(key, "a list")

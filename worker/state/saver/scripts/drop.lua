@@ -3,6 +3,7 @@
 -- caller read its headers.
 --
 -- Uses worker/state/saver/scripts/fence: is_outdated
+-- Uses worker/state/saver/scripts/names: further_fields
 --
 -- KEYS[1] agent:thread_state:<thread>  hash  all that belongs to the thread
 -- KEYS[2] agent:thread_index:<thread>  zset  names of its checkpoints, in order
@@ -25,7 +26,7 @@ for i = 4, #ARGV do
   if i > 3 + dropped then
     redis.call('HDEL', state_key, name)
   else
-    for k = 1, tonumber(redis.call('HGET', state_key, 'n' .. name) or '') or 0 do
+    for k = 1, further_fields(state_key, name) do
       redis.call('HDEL', state_key, 's' .. k .. ':' .. name)
     end
     redis.call('HDEL', state_key, 'c' .. name, 'w' .. name, 'n' .. name)

@@ -2,6 +2,7 @@
 -- Drop what one run wrote beside checkpoints of other runs, as far as one call goes; the caller goes on from there.
 --
 -- Uses worker/state/saver/scripts/fence: is_outdated
+-- Uses worker/state/saver/scripts/names: further_fields
 --
 -- KEYS[1] agent:thread_state:<thread>  hash  all that belongs to the thread
 -- ARGV[1] fencing token, or empty
@@ -45,7 +46,7 @@ end
 local fields, bytes = 0, 0
 for i = 4, #ARGV do
   local name = ARGV[i]
-  for k = first, tonumber(redis.call('HGET', state_key, 'n' .. name) or '') or 0 do
+  for k = first, further_fields(state_key, name) do
     if fields >= MOST_FIELDS or bytes >= MOST_BYTES then
       return {1, i - 4, k}
     end

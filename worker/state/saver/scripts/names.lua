@@ -15,3 +15,9 @@ end
 local function packed_header(record)
   return record:sub(4, 3 + (record:byte(2) or 0) * 256 + (record:byte(3) or 0))
 end
+
+-- How many further fields the writes of a checkpoint take; what another program wrote there counts no fields that are not.
+local function further_fields(state_key, name)
+  local number = tonumber(redis.call('HGET', state_key, 'n' .. name) or '')
+  return number and math.min(number, redis.call('HLEN', state_key)) or 0
+end

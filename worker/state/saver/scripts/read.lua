@@ -1,7 +1,7 @@
 #!lua flags=no-writes
 -- Read checkpoints with their writes and values: those that are named and, of each, some ancestors.
 --
--- Uses worker/state/saver/scripts/names: packed_header, prefix_of, range_end
+-- Uses worker/state/saver/scripts/names: further_fields, packed_header, prefix_of, range_end
 --
 -- KEYS[1] agent:thread_state:<thread>  hash  all that belongs to the thread
 -- KEYS[2] agent:thread_index:<thread>  zset  names of its checkpoints, in order
@@ -36,7 +36,7 @@ local function add(name, prefix)
     header = {}
   end
   local writes = {field('w' .. name)}
-  for i = 1, tonumber(redis.call('HGET', state_key, 'n' .. name) or '') or 0 do
+  for i = 1, further_fields(state_key, name) do
     writes[#writes + 1] = field('s' .. i .. ':' .. name)
   end
   local values = {}
