@@ -134,6 +134,7 @@ async def test_any_id_names_a_thread_of_its_own(checkpointer, client, thread_id)
         await run(with_subgraph(), checkpointer, {"steps": [each["configurable"]["thread_id"]]}, each)
     found = [one async for one in checkpointer.alist(thread)]
     assert {one.config["configurable"]["thread_id"] for one in found} == {thread_id}
+    assert {one async for one in checkpointer.athreads()} == {thread_id, "user"}
     newest = await checkpointer.aget_tuple(thread)
     assert newest.config["configurable"]["thread_id"] == newest.parent_config["configurable"]["thread_id"] == thread_id
     assert newest.checkpoint["channel_values"]["steps"] == [thread_id, thread_id]

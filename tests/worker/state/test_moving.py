@@ -10,6 +10,7 @@ from langgraph_rq.producer.cli.main import main
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.worker.state.postgres.checkpoints import PostgresSaver
 from langgraph_rq.worker.state.postgres.connections import open_postgres
+from langgraph_rq.worker.state.redis_stack.checkpoints import Checkpointer
 from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.state_keys import StateKeys
@@ -19,7 +20,8 @@ SECRET = "a-secret-of-more-than-32-characters"
 
 
 @pytest.fixture
-def settings(tmp_path, monkeypatch, redis_url, postgres_url):
+def settings(request, tmp_path, monkeypatch, postgres_url):
+    redis_url = request.getfixturevalue("stack_url" if "redis-stack" in request.node.name else "redis_url")
     (tmp_path / "graph.py").write_text("from tests.worker.state.scenarios import Deltas, chain, talk\n"
                                        "graph = chain(talk, of=Deltas)\n")  # fmt: skip
     (tmp_path / "langgraph.json").write_text(json.dumps({"graphs": {"g": "./graph.py:graph"}}))
@@ -48,9 +50,13 @@ def on(settings):
         serializer = StateSerializer(StateKeys.parse(secret))
 
         async def opened():
-            if state == "redis":
+            if state != "postgres":
+                kind = ThreadSaver if state == "redis" else Checkpointer
                 async with open_async(settings["REDIS_URL"]) as redis:
-                    return await work(ThreadSaver(redis, serializer=serializer))
+                    saver = kind(redis, serializer=serializer)
+                    if state == "redis-stack":
+                        await saver.asetup()
+                    return await work(saver)
             async with open_postgres(settings["LGRQ_STATE_URL"]) as postgres:
                 return await work(PostgresSaver(postgres, serializer=serializer))
 
@@ -81,7 +87,7 @@ async def go_on(saver):
 
 
 @pytest.mark.parametrize("secret", [None, SECRET], ids=["plain", "encrypted"])
-@pytest.mark.parametrize(("source", "target"), [("redis", "postgres"), ("postgres", "redis")])
+@pytest.mark.parametrize(("source", "target"), [("redis", "postgres"), ("postgres", "redis"), ("redis-stack", "redis")])
 def test_threads_are_the_same_where_they_were_moved_to_and_go_on_there(threads, on, tmp_path, source, target, secret):
     key = {"LGRQ_STATE_KEY": secret} if secret else {}
     on(source, write, secret)

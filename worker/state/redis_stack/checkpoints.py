@@ -50,6 +50,8 @@ from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.state.saver.thread_saver import TASK_ID, TASK_TTL_S, THREAD_TTL_S
 from langgraph_rq.worker.state.serializer import StateSerializer
 
+_INDEX = "agent:checkpoints:"
+
 
 class Checkpointer(AsyncRedisSaver):
     """The library's saver with a TTL on every key, retries while Redis is away, and a serializer of our own.
@@ -125,8 +127,8 @@ class Checkpointer(AsyncRedisSaver):
 
     async def athreads(self) -> AsyncIterator[str]:
         """List the ids of all threads that have checkpoints, in no order; one may come twice."""
-        async for key in self._redis.scan_iter(match=_index_key("*"), count=1_000):
-            yield key.decode().removeprefix(_index_key(""))
+        async for key in self._redis.scan_iter(match=f"{_INDEX}*", count=1_000):
+            yield unquote(key.decode().removeprefix(_INDEX))
 
     async def aput(
         self,
@@ -336,4 +338,4 @@ def _place(thread: str, namespace: str, checkpoint_id: str) -> dict[str, str]:
 
 
 def _index_key(thread: str) -> str:
-    return f"agent:checkpoints:{_part(thread)}"
+    return _INDEX + _part(thread)
