@@ -138,9 +138,15 @@ async def test_any_id_names_a_thread_of_its_own(checkpointer, client, thread_id)
     newest = await checkpointer.aget_tuple(thread)
     assert newest.config["configurable"]["thread_id"] == newest.parent_config["configurable"]["thread_id"] == thread_id
     assert newest.checkpoint["channel_values"]["steps"] == [thread_id, thread_id]
-    await checkpointer.expire_thread(thread_id, 0)
+    kept = len([one async for one in checkpointer.alist(other)])
+    await checkpointer.aprune([thread_id])
+    assert len([one async for one in checkpointer.alist(thread)]) < len(found)
+    assert (await checkpointer.aget_tuple(thread)).config == newest.config
+    await checkpointer.adelete_thread(thread_id)
     assert await checkpointer.aget_tuple(thread) is None
-    assert await checkpointer.aget_tuple(other) is not None
+    assert len([one async for one in checkpointer.alist(other)]) == kept
+    await checkpointer.aprune(["user"], strategy="delete")
+    assert await client.dbsize() == 0
 
 
 async def test_write_for_an_expired_checkpoint_does_not_bring_back_a_stump_of_it(checkpointer, client):

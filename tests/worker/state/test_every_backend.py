@@ -32,7 +32,7 @@ def exact(request):
 
 @pytest.fixture
 async def pruning(exact):
-    """A backend that prunes and copies."""
+    """A backend that copies, and tells namespaces apart."""
     return exact()
 
 
@@ -161,8 +161,8 @@ def of_all_kinds(saver):
     return chain(talk, remembers, asks, of=Both).compile(checkpointer=saver)
 
 
-async def test_pruned_thread_shows_the_same_state_and_goes_on(pruning):
-    graphs = of_all_kinds(pruning.saver), of_all_kinds(InMemorySaver())
+async def test_pruned_thread_shows_the_same_state_and_goes_on(opened):
+    pruning, graphs = opened, (of_all_kinds(opened.saver), of_all_kinds(InMemorySaver()))
     for number in range(4):
         given = {"messages": [f"question {number}"], "count": 0, "steps": []}
         asked = [await graph.ainvoke(given, thread(), durability="sync") for graph in graphs]

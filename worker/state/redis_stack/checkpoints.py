@@ -21,12 +21,12 @@ The root graph's namespace is written `__empty__`; each subgraph has its own. Th
 `checkpoint_write` are permanent.
 """
 
-import base64
 import copy
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import orjson
 from langchain_core.runnables import RunnableConfig
@@ -45,12 +45,12 @@ from langgraph_rq.shared.connections.kept_connection import Argument
 from langgraph_rq.worker.guards.task_guard import note_saved
 from langgraph_rq.worker.state.later_ids import followed
 from langgraph_rq.worker.state.outages import PATIENCE_S, Outages
+from langgraph_rq.worker.state.redis_stack.documents import read_value, write_text
+from langgraph_rq.worker.state.redis_stack.pruning import drops
 from langgraph_rq.worker.state.redis_stack.search_indexes import create_indexes
-from langgraph_rq.worker.state.refused_state import RefusedStateError
+from langgraph_rq.worker.state.redis_stack.thread_keys import INDEX, index_key, part_of
 from langgraph_rq.worker.state.saver.thread_saver import TASK_ID, TASK_TTL_S, THREAD_TTL_S
 from langgraph_rq.worker.state.serializer import StateSerializer
-
-_INDEX = "agent:checkpoints:"
 
 
 class Checkpointer(AsyncRedisSaver):
@@ -110,7 +110,7 @@ class Checkpointer(AsyncRedisSaver):
             Whether the thread has checkpoints.
         """
         script = scripts.load_script("worker/state/redis_stack/begin")
-        call = scripts.Call(script, [_index_key(thread_id)], [_part(thread_id), self._ttl_ms], list[int])
+        call = scripts.Call(script, [index_key(thread_id)], [part_of(thread_id), self._ttl_ms], list[int])
         while True:
             known, is_more = await self._outages.retry(lambda: self._trips.run(call))
             if not is_more:
@@ -127,8 +127,8 @@ class Checkpointer(AsyncRedisSaver):
 
     async def athreads(self) -> AsyncIterator[str]:
         """List the ids of all threads that have checkpoints, in no order; one may come twice."""
-        async for key in self._redis.scan_iter(match=f"{_INDEX}*", count=1_000):
-            yield unquote(key.decode().removeprefix(_INDEX))
+        async for key in self._redis.scan_iter(match=f"{INDEX}*", count=1_000):
+            yield unquote(key.decode().removeprefix(INDEX))
 
     async def aput(
         self,
@@ -169,11 +169,32 @@ class Checkpointer(AsyncRedisSaver):
         """
         call = scripts.Call(
             scripts.load_script("worker/state/redis_stack/expire"),
-            [_index_key(thread_id)],
-            [_part(thread_id), round(ttl_s * 1000)],
+            [index_key(thread_id)],
+            [part_of(thread_id), round(ttl_s * 1000)],
             int,
         )
         return await self._outages.retry(lambda: self._trips.run(call))
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Delete a thread."""
+        await self.expire_thread(thread_id, 0)
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest", **_library: Any) -> None:
+        """Drop all but the newest checkpoint of each namespace and what these need, or whole threads (`delete`).
+
+        The library's finds no thread whose id is written otherwise in keys, and takes the past of delta channels.
+
+        Raises:
+            ValueError: another strategy.
+        """
+        if strategy not in {"keep_latest", "delete"}:
+            raise ValueError(f"strategy: expected keep_latest or delete, got: {strategy!r}")
+        for thread in thread_ids:
+            if strategy == "delete":
+                await self.adelete_thread(thread)
+            else:
+                for call in await drops(self, thread):
+                    await self._outages.retry(partial(self._trips.run, call))
 
     def _put(
         self, configurable: dict[str, Any], checkpoint: Checkpoint, metadata: CheckpointMetadata
@@ -184,21 +205,21 @@ class Checkpointer(AsyncRedisSaver):
         parent = configurable.get("checkpoint_id")
         run_id = configurable.get("run_id", metadata.get("run_id"))
         document = {
-            **_place(_part(thread), namespace, checkpoint["id"]),
+            **_place(part_of(thread), namespace, checkpoint["id"]),
             "run_id": str(run_id) if run_id else "",
             "parent_checkpoint_id": parent if parent and parent != checkpoint["id"] else "",
             "checkpoint_ts": time.time() * 1000,
-            "checkpoint": _text(serializer, checkpoint),
+            "checkpoint": write_text(serializer, checkpoint),
             # A string, as the library wants it of a search.
-            "metadata": orjson.dumps(_text(serializer, stamped)).decode(),
+            "metadata": orjson.dumps(write_text(serializer, stamped)).decode(),
             "has_writes": False,
             "source": metadata.get("source", ""),
             "step": metadata.get("step", 0),
         }
         keys = [
-            self._make_redis_checkpoint_key(_part(thread), namespace, checkpoint["id"]),
-            self._make_redis_checkpoint_latest_key(_part(thread), namespace),
-            _index_key(thread),
+            self._make_redis_checkpoint_key(part_of(thread), namespace, checkpoint["id"]),
+            self._make_redis_checkpoint_latest_key(part_of(thread), namespace),
+            index_key(thread),
         ]
         member = f"{to_storage_safe_str(namespace)}:{checkpoint['id']}"
         return scripts.Call(
@@ -211,7 +232,11 @@ class Checkpointer(AsyncRedisSaver):
     def _put_writes(
         self, configurable: dict[str, Any], writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
     ) -> scripts.Call[int]:
-        place = (_part(configurable["thread_id"]), configurable.get("checkpoint_ns", ""), configurable["checkpoint_id"])
+        place = (
+            part_of(configurable["thread_id"]),
+            configurable.get("checkpoint_ns", ""),
+            configurable["checkpoint_id"],
+        )
         serializer = self.serde.at(_place_of(configurable["thread_id"]))
         args: list[Argument] = [self._ttl_ms]
         for position, (channel, value) in enumerate(writes):
@@ -222,7 +247,7 @@ class Checkpointer(AsyncRedisSaver):
                 "task_path": task_path,
                 "idx": idx,
                 "channel": channel,
-                **_text(serializer, value),
+                **write_text(serializer, value),
             }
             args += [self._make_redis_checkpoint_writes_key(*place, task_id, idx), orjson.dumps(document)]
         keys = [self._make_redis_checkpoint_key(*place), CheckpointKeyRegistry.make_write_keys_zset_key(*place)]
@@ -243,7 +268,7 @@ class Checkpointer(AsyncRedisSaver):
 
     def _load_checkpoint(self, checkpoint: Any, channel_values: Any, pending_sends: Any) -> Checkpoint:
         del channel_values, pending_sends  # the checkpoint contains both
-        loaded: Checkpoint = _value(self.serde, checkpoint)
+        loaded: Checkpoint = read_value(self.serde, checkpoint)
         return loaded
 
     def _recursive_deserialize(self, obj: Any) -> Any:
@@ -269,7 +294,7 @@ class Checkpointer(AsyncRedisSaver):
         keys: Any = await self._redis.zrange(registry, 0, -1)
         found: list[Any] = await self._redis.json().mget(keys, "$") if keys else []
         writes = [write for documents in found if documents for write in documents]
-        return [(*_names(write), _value(self.serde, write)) for write in writes]
+        return [(*_names(write), read_value(self.serde, write)) for write in writes]
 
     async def _abatch_load_pending_writes(self, batch_keys: Any) -> dict[Any, list[tuple[str, str, Any]]]:
         return {place: await self._aload_pending_writes(*place) for place in batch_keys}
@@ -280,32 +305,16 @@ def _is_outage(error: BaseException) -> bool:
     return is_outage(error) or (isinstance(error, RedisVLError) and is_outage(error.__cause__ or error))
 
 
-def _text(serializer: StateSerializer, value: Any) -> dict[str, str]:
-    """Write a value as two fields of a JSON document."""
-    kind, data = serializer.dumps_typed(value)
-    return {"type": kind, "blob": base64.b64encode(data).decode()}
-
-
-def _value(serializer: StateSerializer, document: Any) -> Any:
-    """Read a value that `_text` wrote, of a document that may be anything."""
-    try:
-        fields = document if isinstance(document, dict) else orjson.loads(document)
-        kind, data = fields["type"], base64.b64decode(fields["blob"], validate=True)
-    except (KeyError, TypeError, ValueError) as error:
-        raise RefusedStateError(f"state: expected what a worker wrote, got: another document ({error!r})") from None
-    return serializer.loads_typed((str(kind), data))
-
-
 def _read(serializer: StateSerializer, found: CheckpointTuple) -> CheckpointTuple:
     parent = _given(found.parent_config) if found.parent_config else None
     return found._replace(
-        config=_given(found.config), parent_config=parent, metadata=_value(serializer, found.metadata)
+        config=_given(found.config), parent_config=parent, metadata=read_value(serializer, found.metadata)
     )
 
 
 def _stored(config: RunnableConfig) -> RunnableConfig:
     """Name the thread of a config as keys do."""
-    return _with_thread(config, _part(config["configurable"]["thread_id"]))
+    return _with_thread(config, part_of(config["configurable"]["thread_id"]))
 
 
 def _given(config: RunnableConfig) -> RunnableConfig:
@@ -314,10 +323,6 @@ def _given(config: RunnableConfig) -> RunnableConfig:
 
 def _with_thread(config: RunnableConfig, thread: str) -> RunnableConfig:
     return {**config, "configurable": {**config["configurable"], "thread_id": thread}}
-
-
-def _part(thread: str) -> str:
-    return quote(thread, safe="@+")
 
 
 def _names(write: Any) -> tuple[str, str]:
@@ -335,7 +340,3 @@ def _place(thread: str, namespace: str, checkpoint_id: str) -> dict[str, str]:
         "checkpoint_ns": to_storage_safe_str(namespace),
         "checkpoint_id": to_storage_safe_id(checkpoint_id),
     }
-
-
-def _index_key(thread: str) -> str:
-    return _INDEX + _part(thread)

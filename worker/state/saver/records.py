@@ -14,7 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ormsgpack
-from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata, PendingWrite, writes_sort_key
+from langgraph.checkpoint.base import (
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    PendingWrite,
+    writes_sort_key,
+)
 
 from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.state.saver.ids import RUN_BYTES, long_id, short_id, task_name
@@ -151,10 +158,7 @@ class Codec:
         header: Header = (
             parent,
             [*known, *values],
-            _without_value(checkpoint, metadata),
-            str((metadata.get("parents") or {}).get("", "")),
-            str(metadata.get("run_id") or ""),
-            task_name(str(metadata.get("task_id") or "")),
+            *_told_by(checkpoint, metadata),
         )
         packed = ormsgpack.packb(header)
         if len(packed) >= 1 << 16:
@@ -317,10 +321,18 @@ def _is_small(value: Any) -> bool:
     return value is None or kind is bool or kind is float or (kind is int and -_INT64 <= value < _INT64)
 
 
-def _without_value(checkpoint: Checkpoint, metadata: CheckpointMetadata) -> list[str]:
-    """Return the delta channels that are rebuilt from ancestors of this checkpoint."""
-    return [
+def header_of(found: CheckpointTuple) -> Header:
+    """Return the header of a checkpoint whose values are a part of it."""
+    parent = found.parent_config["configurable"]["checkpoint_id"] if found.parent_config else ""
+    return (parent, [], *_told_by(found.checkpoint, found.metadata))
+
+
+def _told_by(checkpoint: Checkpoint, metadata: CheckpointMetadata) -> tuple[list[str], str, str, str]:
+    """Return a header from its third part on: delta channels that are rebuilt from ancestors, root, run and task."""
+    unseeded = [
         channel
         for channel in metadata.get("counters_since_delta_snapshot") or ()
         if channel in checkpoint["channel_versions"] and channel not in checkpoint["channel_values"]
     ]
+    root, run = (metadata.get("parents") or {}).get("", ""), metadata.get("run_id") or ""
+    return unseeded, str(root), str(run), task_name(str(metadata.get("task_id") or ""))
