@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from redis.exceptions import RedisError
@@ -16,6 +17,7 @@ from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.fleet.forked.isolation import Isolation, group_size, is_to_be_isolated
 from langgraph_rq.worker.fleet.outcomes import OutcomeWriter
 from langgraph_rq.worker.task.attempt import Attempt
+from langgraph_rq.worker.task.job import NewerSchemaError, RejectedJobError, job_text, read_job
 from langgraph_rq.worker.task.result import Ended, Result, write_result
 from langgraph_rq.worker.task.run import Released, run_task
 from langgraph_rq.worker.task.run_context import RunContext
@@ -174,7 +176,7 @@ class RunningTasks:
             broken = Result(State.ERROR, error=(ErrorType.GRAPH_ERROR, f"the worker failed: {error!r}"))
             limit = self._context.result_bytes
             return write_result(
-                attempt.claimed, None, broken, attempt.worker, limit, running.claimed_at, is_question_open=True
+                attempt.claimed, attempt.task, broken, attempt.worker, limit, running.claimed_at, is_question_open=True
             )
 
     async def _isolate_or_run(self, attempt: Attempt) -> Ended | Released | None:
@@ -182,10 +184,21 @@ class RunningTasks:
         try:
             if self._isolation is None or not is_to_be_isolated(claimed) or attempt.is_cancelled:
                 return await run_task(attempt)
+            _read(attempt)
             about = {"crashes": claimed.crashes, "blocked_in": claimed.blocked_in or None}
             _log.warning("task.isolated", **about, group_size=group_size(claimed))
-            return await self._isolation.run(claimed, attempt.worker)
+            return await self._isolation.run(claimed, attempt.worker, attempt.task)
         except asyncio.CancelledError:
             if not attempt.is_cancelled:
                 raise
             return await run_task(attempt)
+
+
+def _read(attempt: Attempt) -> None:
+    """Read the task of an attempt that runs in a child process, which reads it again; what is no task is left to it."""
+    claimed, context = attempt.claimed, attempt.context
+    with suppress(RejectedJobError, NewerSchemaError):
+        text = job_text(claimed, context.limits)
+        attempt.input_bytes = len(text)
+        attempt.task = read_job(claimed, text, context.base_queue, context.limits, context.keys)
+        attempt.context = context.of_graph(context.graphs.get(attempt.task.graph))

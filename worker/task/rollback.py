@@ -30,7 +30,6 @@ from langgraph_rq.worker.state.refused_state import RefusedStateError
 from langgraph_rq.worker.state.saver.upkeep import ThreadChangedError
 from langgraph_rq.worker.task.attempt import Attempt
 from langgraph_rq.worker.task.invocation.start import run_of
-from langgraph_rq.worker.task.job import NewerSchemaError, RejectedJobError, job_text, read_job
 from langgraph_rq.worker.task.result import INTERRUPT, Ended, Result, usage_of, write_result
 
 _PASSING = (RedisError, OSError, CheckpointOutageError, CheckpointFencedError, ThreadChangedError)
@@ -51,7 +50,7 @@ async def roll_back(attempt: Attempt, ended: Ended) -> Ended | None:
         attempt: It has ended, and still owns the task.
         ended: How it would have ended.
     """
-    task = attempt.task or _read(attempt)
+    task = attempt.task
     has_question = False
     why: dict[str, str] = {}
     if task and task.thread_id is not None and attempt.context.checkpointer:
@@ -75,17 +74,6 @@ async def roll_back(attempt: Attempt, ended: Ended) -> Ended | None:
     started = time.monotonic() - ended.run_s
     written = write_result(attempt.claimed, task, result, attempt.worker, attempt.context.result_bytes, started)
     return replace(written, question=Question.KEPT if has_question else Question.NONE)
-
-
-def _read(attempt: Attempt) -> Task | None:
-    """Read the task of an attempt that ran in a process of its own; None: it is no task, and has written nothing."""
-    claimed, context = attempt.claimed, attempt.context
-    try:
-        task = read_job(claimed, job_text(claimed, context.limits), context.base_queue, context.limits, context.keys)
-    except (RejectedJobError, NewerSchemaError):
-        return None
-    attempt.context = context.of_graph(context.graphs.get(task.graph))
-    return task
 
 
 async def _try_to_clear(attempt: Attempt, task: Task, checkpointer: Checkpointer) -> bool:

@@ -93,7 +93,7 @@ def result(one: TaskResult) -> RenderableType:
         for frame in one.error.frames:
             if frame.user:
                 table.add_row("at", Text(f"{frame.file}:{frame.line} {frame.function}"))
-    if metadata.graph:  # a task that was rejected, or ended its processes, was not read to its end
+    if metadata.graph:  # a task that was rejected was not read
         table.add_row("graph", Text(metadata.graph))
     if metadata.next:
         table.add_row("stopped", Text(f"before {', '.join(metadata.next)}; resume it without a value"))

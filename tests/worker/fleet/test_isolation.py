@@ -62,7 +62,7 @@ async def test_isolated_task_outlives_the_signals_that_end_its_worker(redis_url,
         (claimed,) = (
             await scripts.run(redis, claim_call("w1", 1, ["agent_tasks"], graph_list(["killer"]), QueueTimes()))
         ).tasks
-        running = asyncio.create_task(isolated.run(claimed, "w1"))
+        running = asyncio.create_task(isolated.run(claimed, "w1", task))
         while not running.done():
             server = psutil.Process(isolated.fork_server.pid)
             for process in (server, *server.children(recursive=True)):
@@ -84,7 +84,7 @@ async def test_isolated_task_masks_own_patterns_in_its_log_lines(redis_url, capf
         (claimed,) = (
             await scripts.run(redis, claim_call("w1", 1, ["agent_tasks"], graph_list(["killer"]), QueueTimes()))
         ).tasks
-        ended = await isolation.run(claimed, "w1")
+        ended = await isolation.run(claimed, "w1", task)
     isolation.fork_server.close()
     assert isinstance(ended, Ended), ended
     told = capfd.readouterr().err
@@ -168,6 +168,17 @@ async def test_suspects_come_back_in_groups_of_half_the_size_until_a_killer_is_a
     assert poisoned.metadata.attempts in {4, 5}  # in a process of 9, of 5 or 4, 3 or 2, perhaps 2, and alone
     assert [one.status for one in others] == [State.SUCCESS] * 8
     assert len({one.result["pid"] for one in others}) < 8
+
+
+async def test_poisoned_task_has_the_id_and_the_graph_of_its_client_in_result_and_log(redis_url, isolated, lines):
+    with Client(redis_url) as whole, Redis.from_url(redis_url) as raw:
+        client = whole.for_tenant("acme")
+        task_id = client.submit({"kills": True}, graph="killer", task_id="t1").task_id
+        raw.hset("agent:task:acme--t1", mapping={"crashes": 2, "group_size": 1})
+        async with worker(redis_url, {"killer": one_node_graph(lambda _state: None)}, isolation=isolated):
+            (poisoned,) = await results_of(client, [task_id])
+    assert (poisoned.error.type, poisoned.task_id, poisoned.metadata.graph) == (ErrorType.POISONED, "t1", "killer")
+    assert [one["graph"] for one in lines.named("task.failed")] == ["killer"]
 
 
 async def test_node_that_exits_in_a_child_process_fails_its_task_and_no_other(redis_url, isolated):

@@ -20,7 +20,7 @@ from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.queue.answers import Claimed
 from langgraph_rq.shared.queue.waits import AT_ONCE, WORKER, Wait
 from langgraph_rq.shared.settings import RedisSettings, WorkerSettings
-from langgraph_rq.shared.tasks import State
+from langgraph_rq.shared.tasks import State, Task
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.fleet.forked.fork_server import DIED, ForkServer
 from langgraph_rq.worker.fleet.forked.isolated import BEGUN, CANCEL, ENDED, Order
@@ -62,6 +62,8 @@ class _Suspect:
 
     claimed: Claimed
     worker: str
+    task: Task | None
+    """None: it is none that can be read, which its child process finds too."""
     since: float = field(default_factory=time.monotonic)
     turn: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a child process is started for it."""
@@ -164,9 +166,9 @@ class Isolation:
         self._waiting: list[_Suspect] = []
         self._running: set[asyncio.Task[None]] = set()
 
-    async def run(self, claimed: Claimed, worker: str) -> Ended | Released | None:
+    async def run(self, claimed: Claimed, worker: str, task: Task | None) -> Ended | Released | None:
         """Run a task in a child process; returns what `run_task` returns. Cancelling it ends the task there."""
-        suspect = _Suspect(claimed, worker)
+        suspect = _Suspect(claimed, worker, task)
         self._waiting.append(suspect)
         asyncio.get_running_loop().call_later(_GATHER_S, self._start_groups)
         where = "while other tasks ran isolated"
@@ -249,5 +251,11 @@ class Isolation:
     def _end(self, suspect: _Suspect, state: State, error: tuple[ErrorType, str], node: str | None = None) -> Ended:
         result = Result(state, error=error, failure=Failure(None, node))
         return write_result(
-            suspect.claimed, None, result, suspect.worker, self._result_bytes, suspect.since, is_question_open=True
+            suspect.claimed,
+            suspect.task,
+            result,
+            suspect.worker,
+            self._result_bytes,
+            suspect.since,
+            is_question_open=True,
         )
