@@ -1,8 +1,10 @@
-"""Every log event of the code is in the table of docs/observability.md."""
+"""Every log event of the code is in the table of docs/observability.md, and what is counted is one of them."""
 
 import ast
 import re
 
+from langgraph_rq.shared.telemetry import logs
+from langgraph_rq.worker.telemetry.metrics import WorkerMetrics
 from tests.installation import ROOT
 
 EVENT = re.compile(r"[a-z_]+\.[a-z_]+")
@@ -40,3 +42,11 @@ def events_in_docs() -> set[str]:
 
 def test_every_event_is_in_the_documentation_and_no_other():
     assert events_in_source() == events_in_docs()
+
+
+def test_every_event_that_metrics_count_is_logged_somewhere(monkeypatch):
+    counted = []
+    monkeypatch.setattr(logs, "queued", counted.extend)
+    WorkerMetrics(lambda: 0).listen()
+    assert counted
+    assert set(counted) - events_in_source() == set()

@@ -30,7 +30,7 @@ _COUNTED = {
     "task.swept": "agent_swept_total",
     "command.refused": "agent_commands_refused_total",
 }
-_OUTAGES = ("claim.failed", "commit.delayed", "lease.not_renewed", "queue.not_watched", "spans.delayed")
+_OUTAGES = ("claim.failed", "commit.delayed", "lease.not_renewed", "queue.not_watched")
 _BREAKER = {"breaker.opened": "open", "breaker.half_opened": "half_open", "breaker.closed": "closed"}
 
 
