@@ -4,18 +4,29 @@ Sources, the first wins: environment; `NAME_FILE`, a file that holds the value; 
 `/run/secrets/<name in lower case>`. An empty value counts as not set; `none` removes a limit.
 """
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from io import StringIO
 from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 from pydantic_settings import SettingsError as UnreadableError
+from pydantic_settings.sources.utils import parse_env_vars
 
 from langgraph_rq.shared.connections.masked_url import mask_wrong_url
 from langgraph_rq.shared.errors import SettingsError
@@ -27,34 +38,60 @@ SECRETS = Path("/run/secrets")
 _CHOICES = re.compile(r"\^\(([a-z|]+)\)\$")
 """The pattern of a field that takes one of a few words."""
 
+_log = logging.getLogger(__name__)
+
 
 def read_env_file() -> dict[str, str | None]:
     """Read `.env` of the working directory; empty if there is none. Raises SettingsError: it cannot be read."""
+    return read_variables(ENV_FILE) if ENV_FILE.is_file() else {}
+
+
+def read_variables(file: Path) -> dict[str, str | None]:
+    """Read a file of NAME=VALUE lines. Raises SettingsError: it cannot be read.
+
+    Other programs read it too, so that a line which is no assignment is left out, with one warning per process.
+    """
     try:
-        return dotenv_values(ENV_FILE) if ENV_FILE.is_file() else {}
+        text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise SettingsError(f"{ENV_FILE.absolute()}: expected a readable file of settings, got: {reason}") from None
+        raise SettingsError(f"{file.absolute()}: expected a readable file of settings, got: {reason}") from None
+    return dotenv_values(stream=StringIO(_assignments(file.resolve(), text)))
+
+
+@lru_cache(maxsize=16)
+def _assignments(file: Path, text: str) -> str:
+    """Return the text of a file without the lines that are no assignments."""
+    found = list(parse_stream(StringIO(text)))
+    for one in found:
+        if one.error:  # not shown: it may hold a secret
+            _log.warning("%s: line %d: expected NAME=VALUE; it is ignored", file, one.original.line)
+    return "".join(one.original.string for one in found if not one.error)
 
 
 def file_of(variable: str) -> Path | None:
     """Return the file that holds the value of a variable; None: it comes from elsewhere, or from nowhere."""
     in_env_file = read_env_file()
-    named = os.environ.get(f"{variable}_FILE") or in_env_file.get(f"{variable}_FILE")
+    named = _given_as(f"{variable}_FILE", os.environ) or _given_as(f"{variable}_FILE", in_env_file)
     mounted = SECRETS / variable.lower()
-    if os.environ.get(variable):
+    if _given_as(variable, os.environ):
         return None
     if named:
         return Path(named)
-    return mounted if not in_env_file.get(variable) and mounted.is_file() else None
+    return mounted if not _given_as(variable, in_env_file) and mounted.is_file() else None
 
 
 def source_of(variable: str) -> str:
     """Say where the value of a variable comes from: environment, a file's path, or default."""
-    if any(name.upper() == variable and value for name, value in os.environ.items()):
+    if _given_as(variable, os.environ):
         return "environment"
-    file = file_of(variable) or (ENV_FILE if read_env_file().get(variable) else None)
+    file = file_of(variable) or (ENV_FILE if _given_as(variable, read_env_file()) else None)
     return str(file) if file else "default"
+
+
+def _given_as(name: str, values: Mapping[str, str | None]) -> str | None:
+    """Return the value of a name, which may be written in any case; None: it has none, or an empty one."""
+    return next((value for given, value in values.items() if value and given.upper() == name), None)
 
 
 class _FileSource(EnvSettingsSource):
@@ -75,12 +112,18 @@ def _read_secret(name: str, path: Path) -> str:
         raise SettingsError(f"{name.upper()}_FILE: expected a readable file, got: {path} ({reason})") from None
 
 
+class _EnvFileSource(DotEnvSettingsSource):
+    """Values of `.env`."""
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return parse_env_vars(read_env_file(), self.case_sensitive, self.env_ignore_empty, self.env_parse_none_str)
+
+
 class Settings(BaseSettings):
     """The base of every settings class: where values come from."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
-        env_file=ENV_FILE,
         env_ignore_empty=True,
         env_parse_none_str="none",
         secrets_dir=SECRETS if SECRETS.is_dir() else None,
@@ -99,7 +142,9 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Add the files named by `<NAME>_FILE` behind the environment itself."""
-        return init_settings, env_settings, _FileSource(settings_cls), dotenv_settings, file_secret_settings
+        del dotenv_settings  # it would warn of a broken line each time that a class is read
+        files = _FileSource(settings_cls), _EnvFileSource(settings_cls)
+        return init_settings, env_settings, *files, file_secret_settings
 
     @classmethod
     def names(cls) -> dict[str, str]:

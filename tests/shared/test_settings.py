@@ -73,6 +73,13 @@ def test_unknown_name_in_the_env_file_is_refused_too():
         refuse_unknown_names({})
 
 
+def test_broken_line_of_the_env_file_is_named_once_and_the_others_hold(caplog):
+    Path(".env").write_text("\ufeffLGRQ_QUEUE=mine\nLGRQ_LEASE_S 5\nLGRQ_CALL_ATTEMPTS=2\n")
+    refuse_unknown_names({})
+    assert (load(QueueSettings).queue, load(QueueSettings).lease_s, load(CallSettings).attempts) == ("mine", 8, 2)
+    assert caplog.messages == [f"{Path('.env').resolve()}: line 2: expected NAME=VALUE; it is ignored"]
+
+
 def test_every_known_name_is_accepted_also_as_a_file():
     refuse_unknown_names({name + ending: "" for name in EVERY_NAME for ending in ("", "_FILE")})
 
@@ -215,7 +222,7 @@ def test_worker_prints_every_setting_in_full_with_secrets_masked(monkeypatch):
 def test_worker_prints_where_each_setting_comes_from(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "key").write_text("sk-secret")
-    (tmp_path / ".env").write_text("LGRQ_LEASE_S=9\nLGRQ_QUEUE=of_env_file\n")
+    (tmp_path / ".env").write_text("LGRQ_LEASE_S=9\nLGRQ_QUEUE=of_env_file\nlgrq_budget_hold=worst\n")
     for name, value in {
         "LGRQ_QUEUE": "tasks",
         "OPENAI_API_KEY_FILE": str(tmp_path / "key"),
@@ -227,7 +234,7 @@ def test_worker_prints_where_each_setting_comes_from(monkeypatch, tmp_path):
     sources = {name: re.search(rf"^{name} +\S+ +(\S+)", printed, re.MULTILINE)[1] for name in EVERY_NAME}
     assert sources["LGRQ_WORKER_PROCESSES"] == "option"
     assert sources["LGRQ_QUEUE"] == "environment"
-    assert sources["LGRQ_LEASE_S"] == ".env"
+    assert sources["LGRQ_LEASE_S"] == sources["LGRQ_BUDGET_HOLD"] == ".env"
     assert sources["OPENAI_API_KEY"] == str(tmp_path / "key")
     assert sources["LGRQ_LOG_LEVEL"] == "default"
 

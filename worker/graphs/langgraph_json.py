@@ -22,12 +22,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dotenv import dotenv_values
 from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import TypeAdapter, ValidationError
 
 from langgraph_rq.shared.errors import LanggraphRqError
 from langgraph_rq.shared.explaining import EXPECTED
+from langgraph_rq.shared.settings.environment import read_variables
 from langgraph_rq.shared.tasks import GraphName
 
 _NAME: TypeAdapter[str] = TypeAdapter(GraphName)
@@ -201,7 +201,7 @@ def _read_env(path: Path, env: Any) -> tuple[dict[str, str], list[str]]:
         file = path.parent / env
         if not file.is_file():
             return {}, [f"{path}: env: there is no file {file}, so no variable was set from it"]
-        return {name: value for name, value in dotenv_values(file).items() if value is not None}, []
+        return {name: value for name, value in read_variables(file).items() if value is not None}, []
     expected = "the path of an .env file or an object of names and strings"
     variables = _expect(path, "env", env, dict, expected)
     return {name: _expect(path, f"env.{name}", value, str, "a string") for name, value in variables.items()}, []

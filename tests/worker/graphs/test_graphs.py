@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
+from langgraph_rq.shared.errors import SettingsError
 from langgraph_rq.shared.graphs.input import GraphInput
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
 from langgraph_rq.worker.graphs.factories import Run
@@ -204,6 +205,13 @@ def test_auth_is_refused_where_it_is_required(project):
     assert read_langgraph_json(project({"graphs": {"g": "./a.py:g"}}), requires_auth=True).warnings == ()
 
 
+def test_env_file_that_is_no_text_is_one_clear_error(project):
+    path = project({"graphs": {"g": "./a.py:g"}, "env": "keys.env"})
+    (path.parent / "keys.env").write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingsError, match=r"keys\.env: expected a readable file of settings, got: not UTF-8 text"):
+        read_langgraph_json(path)
+
+
 def test_missing_env_file_is_a_warning(project):
     (warning,) = read_langgraph_json(project({"graphs": {"g": "./a.py:g"}, "env": ".env"})).warnings
     assert "there is no file" in warning
@@ -302,6 +310,7 @@ def test_missing_file_is_refused_and_names_the_option(tmp_path):
 RUN_THE_EXAMPLE = """
 import asyncio, json
 from pathlib import Path
+from langgraph_rq.shared.errors import SettingsError
 from langgraph_rq.shared.graphs.input import GraphInput
 from langgraph_rq.worker.graphs.graphs import load_graphs
 from langgraph_rq.worker.graphs.langgraph_json import read_langgraph_json
