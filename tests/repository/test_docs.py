@@ -61,6 +61,12 @@ def test_every_relative_link_and_its_anchor_exist(page):
 
 
 @pages
+def test_every_piece_of_code_says_its_language(page):
+    fences = re.findall(r"^ *```(.*)$", page.read_text(), re.MULTILINE)
+    assert "" not in fences[::2]  # else no test that runs the code of the pages sees it
+
+
+@pages
 def test_every_path_into_the_repository_exists(page):
     base = page.parent if "examples" in page.parts else ROOT
     for path in {path.rstrip("./") for path in PATH.findall(page.read_text())}:

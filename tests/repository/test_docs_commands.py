@@ -18,10 +18,14 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from langgraph_rq import Client
 from langgraph_rq.producer.cli.main import main
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
+from langgraph_rq.shared.settings import ALL, load
+from langgraph_rq.worker.graphs.langgraph_json import read_langgraph_json
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.state_keys import StateKeys
+from tests.chaos.__main__ import _parser as chaos_options
 from tests.deployment import make_secrets
 from tests.gateways import free_port, gateway
 from tests.installation import ROOT, clean_environment
@@ -30,7 +34,8 @@ from tests.servers import path_with_redis_cli
 from tests.waiting import until_sync
 
 BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SHOWN = {"bash", "console", "json", "python", "sh"}
+"""Of every page: another test refuses code that does not name its language."""
+SHOWN = {"bash", "console", "env", "json", "python", "sh"}
 RECORDED = ("docker", "docker-compose", "kubectl")
 RECORDER = """#!/bin/sh
 [ "$0 $1 $2" = "$(dirname "$0")/docker compose version" ] && exit 1
@@ -84,10 +89,13 @@ def type_line(tmp_path):
 def test_every_page_with_code_is_read_by_a_test_that_runs_it():
     own = {Path(__file__).name, "test_docs.py"}
     sources = "\n".join(file.read_text() for file in ROOT.glob("tests/**/*.py") if file.name not in own)
-    run_here = {"http", "operations", "scaling", "state", "offline-model"}
+    run_here = {
+        *("chaos", "http", "observability", "offline-model", "operations", "reference/langgraph-json", "scaling"),
+        "state",
+    }
     shown = {
-        page.stem
-        for page in ROOT.glob("docs/*.md")
+        str(page.relative_to(ROOT / "docs").with_suffix(""))
+        for page in ROOT.glob("docs/**/*.md")
         if any(language in SHOWN for language, _ in BLOCK.findall(page.read_text()))
     }
     assert run_here <= shown
@@ -177,7 +185,7 @@ def test_lines_for_kubernetes_hand_over_every_secret_and_every_file(type_line, t
 
 
 def test_secret_of_the_state_encrypts_it(type_line, tmp_path):
-    pip, openssl = lines("state")
+    pip, openssl = [line for line in lines("state") if " threads " not in line]  # those are typed by another test
     extras = set(re.search(r"langgraph-rq\[([\w,]+)\]", pip)[1].split(","))
     assert extras <= set(re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
     assert shlex.split(pip)[:2] == ["pip", "install"]
@@ -186,6 +194,62 @@ def test_secret_of_the_state_encrypts_it(type_line, tmp_path):
     kind, data = serializer.dumps_typed({"secret": "told"})
     assert b"told" not in data
     assert serializer.loads_typed((kind, data)) == {"secret": "told"}
+
+
+def test_store_is_written_and_searched_as_shown(installation, monkeypatch):
+    (code,) = [code for language, code in blocks("state") if language == "python"]
+    monkeypatch.setenv("REDIS_URL", installation.redis_url)
+    exec(code, {})
+    with Client() as client:
+        assert client.store.get(["users", "ann"], "likes")["value"] == {"tea": True}
+
+
+VARIABLES = [
+    line.partition("=")[::2]
+    for page in ("scaling", "state")
+    for language, code in blocks(page)
+    if language == "env"
+    for line in code.splitlines()
+]
+
+
+@pytest.mark.parametrize(("name", "value"), VARIABLES)
+def test_shown_value_of_a_setting_is_accepted(name, value, monkeypatch):
+    monkeypatch.setenv(name, value)
+    (kind,) = [kind for kind in ALL if name in kind.names()]
+    assert getattr(load(kind), kind.names()[name]) is not None
+
+
+def test_shown_langgraph_json_is_read_without_a_warning(tmp_path):
+    ((_, code),) = blocks("reference/langgraph-json")
+    (tmp_path / "langgraph.json").write_text(code)
+    (tmp_path / "agents").mkdir()
+    (tmp_path / ".env").touch()
+    project = read_langgraph_json(tmp_path / "langgraph.json")
+    assert (list(project.graphs), project.warnings) == (["support desk", "other"], ())
+
+
+def test_audit_log_is_shown_checked_and_exported_as_shown(redis_url, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    monkeypatch.setenv("LGRQ_AUDIT_KEY", "k" * 32)
+    typed = [shlex.split(line, comments=True)[1:] for line in lines("observability")]
+    with Client() as client:
+        client.submit({"query": "?"}, task_id=typed[0][-1])
+    shown, checked, exported = [CliRunner().invoke(main, arguments) for arguments in typed]
+    assert (shown.exit_code, checked.exit_code, exported.exit_code) == (0, 0, 0)
+    assert " submitted " in shown.output
+    assert "every chain is whole" in checked.output
+    assert len((tmp_path / "audit.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("line", lines("chaos"))
+def test_line_that_injects_faults_has_options_that_there_are(line):
+    command = ["bash", "-c", line.replace("make", "make --dry-run", 1)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    _, _, module, *options = shlex.split(done.stdout.splitlines()[-1])
+    assert module == ("tests.chaos.soak" if "soak" in line else "tests.chaos")
+    chaos_options().parse_args(options)
 
 
 async def test_refused_request_is_answered_as_shown(redis_url):

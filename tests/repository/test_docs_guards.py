@@ -27,7 +27,7 @@ from tests.installation import ROOT
 
 PAGE = ROOT.joinpath("docs", "guards.md").read_text()
 TEXT = " ".join(PAGE.split())
-CODE = re.search(r"```python\n(.+?)```", PAGE, re.DOTALL)[1]
+CODE, ONCE = re.findall(r"```python\n(.+?)```", PAGE, re.DOTALL)
 COMMANDS = re.findall(r"^\$ langgraph-producer (.+)$", PAGE, re.MULTILINE)
 ROWS = re.findall(r"^\| .+ \| ([\d,.]+|none) \| `(LGRQ_\w+)` \|$", PAGE, re.MULTILINE)
 
@@ -59,6 +59,12 @@ async def test_graph_of_the_page_runs_on_a_worker(page, redis_url, monkeypatch):
     assert (result.status, result.metadata.model) == (State.SUCCESS, "gpt-4o")
     assert "tickets: ConnectionError" in result.result["messages"][-1]["content"]
     assert called == ["text-embedding-3-small", "gpt-4o"]
+
+
+async def test_call_that_is_made_once_runs_as_it_stands():
+    names = {}
+    exec(ONCE, names)
+    assert await names["settle"]({"order": 7, "amount_cents": 5}) == {"said": "refunded 5 cents of order 7"}
 
 
 def defaults(settings: type[Settings]):

@@ -2,6 +2,10 @@
 
 import asyncio
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -14,6 +18,7 @@ from langgraph_rq.worker.state.redis_stack.checkpoints import Checkpointer
 from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.state_keys import StateKeys
+from tests.installation import ROOT, clean_environment
 from tests.worker.state.scenarios import Deltas, Seen, chain, fork_and_both_branches, step, talk, thread
 
 SECRET = "a-secret-of-more-than-32-characters"
@@ -100,6 +105,17 @@ def test_threads_are_the_same_where_they_were_moved_to_and_go_on_there(threads, 
     assert on(target, go_on, secret) == on(source, go_on, secret)
     if secret:
         assert b"question" not in done.stdout_bytes
+
+
+def test_threads_are_moved_by_the_lines_of_the_documentation(settings, on):
+    typed = re.findall(r"^\$ (LGRQ_STATE=.* threads .*)$", (ROOT / "docs/state.md").read_text(), re.MULTILINE)
+    on("redis", write)
+    environment = {**clean_environment(settings), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    done = subprocess.run(
+        ["bash", "-ec", "\n".join(typed)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (len(typed), done.returncode) == (2, 0), done.stderr
+    assert on("postgres", read) == on("redis", read)
 
 
 def test_thread_that_has_other_checkpoints_is_refused(threads, on, tmp_path):
