@@ -265,11 +265,12 @@ class NotInterruptedError(LanggraphRqError):
 
     Attributes:
         task_id: The task.
-        state: How it ended.
+        state: Where it is, or how it ended.
     """
 
     def __init__(self, task_id: str, state: str) -> None:
-        super().__init__(f"task {task_id} ended as {state}: only an interrupted one is resumed")
+        verb = "is" if state in {"pending", "running"} else "ended as"
+        super().__init__(f"task {task_id} {verb} {state}: only an interrupted one is resumed")
         self.task_id = task_id
         self.state = state
 

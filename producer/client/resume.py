@@ -74,8 +74,10 @@ class Answers:
         value: Any,
         seen: Mapping[str, Any] | None,
     ) -> Receipt:
-        """Submit the task that answers. Raises as `resume_document` and `submit_answer`."""
+        """Submit the task that answers. Raises UnknownTaskError, and as `resume_document` and `submit_answer`."""
         data = await self._job_data(task_id)
+        if data is None or result is None:
+            raise _not_answerable(task_id, await self._find(task_id))
         document = resume_document(task_id, data, result, answers, value, seen, self._limits)
         return await submit_answer(task_id, document, self._find, self._submit)
 
@@ -117,10 +119,17 @@ class Missing(Enum):
 MISSING = Missing.MISSING
 
 
+def _not_answerable(task_id: str, found: tuple[str, datetime] | None) -> NotInterruptedError | UnknownTaskError:
+    """Return why a task that has no result, or is not kept, cannot be answered; `found`: what `_find` knows of it."""
+    if found and found[0] in {State.PENDING, State.RUNNING}:
+        return NotInterruptedError(task_id, found[0])
+    return UnknownTaskError(task_id, found and found[0])
+
+
 def resume_document(
     task_id: str,
-    job_data: bytes | None,
-    result: TaskResult | None,
+    job_data: bytes,
+    result: TaskResult,
     answers: Mapping[str, Any] | None,
     value: Any,
     seen: Mapping[str, Any] | None,
@@ -138,12 +147,9 @@ def resume_document(
         limits: The wire contract's.
 
     Raises:
-        UnknownTaskError: the task, or its result, is not kept any more.
         NotInterruptedError: it ended in another way.
         InvalidTaskError: no answer, or one to a question that was not asked, or that is not the one that was seen.
     """
-    if job_data is None or result is None:
-        raise UnknownTaskError(task_id)
     if result.status is not State.INTERRUPTED:
         raise NotInterruptedError(task_id, result.status)
     asked = Task.parse(read_json(job_data)[2][0], limits)

@@ -230,6 +230,9 @@ async def test_only_what_was_asked_can_be_answered(client, serving):
         await ended(client, answered)
         with pytest.raises(NotInterruptedError, match="ended as success"):
             client.resume(answered, 1)
+        later = client.submit({"said": []}, graph="g", delay_s=60).task_id
+        with pytest.raises(NotInterruptedError, match="is pending: only an interrupted one is resumed"):
+            client.resume(later, 1)
         with pytest.raises(UnknownTaskError):
             client.resume("nobody", 1)
 
