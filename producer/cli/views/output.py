@@ -57,7 +57,7 @@ def status(found: TaskStatus, ended: TaskResult | None = None) -> RenderableType
     values = {
         "waits": found.reason,
         "graph": found.graph,
-        "node": found.node,
+        "node": found.node or (ended.error.node if ended and ended.error else None),
         "user": found.user_id,
         "thread": found.thread_id,
         "cost": f"${found.cost_usd:.6f}" + tokens if found.input_tokens or found.cost_usd else None,
