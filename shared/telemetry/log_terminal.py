@@ -1,6 +1,7 @@
 """Log lines for a terminal: one per event; the time, what happened, then task, node, model and cost, then the rest.
 
-Ids are short. Left out is what each line of a task repeats, such as its thread; the lines of a file or a pipe have all.
+Ids are short. Left out is what each line of a task repeats, such as its thread, and of an exception all calls but the
+last one of the user's own code; the lines of a file or a pipe have all.
 """
 
 import os
@@ -17,6 +18,8 @@ from langgraph_rq.shared.control_characters import visible
 _REPEATED = frozenset({"logger", "thread_id", "user_id", "trace_id", "span_id"})
 _UUID = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}")
 _EVENT_CHARS = 18
+_OWN = "> "
+"""Marks frames of the user's own code."""
 _SMALL_USD = 0.01
 
 
@@ -68,9 +71,16 @@ def _columns(event: Mapping[str, Any]) -> dict[str, Any]:
     if nano_usd := shown.pop("cost_nano_usd", None):
         usd = nano_usd / 1e9
         shown["cost"] = f"${usd:.2f}" if usd >= _SMALL_USD else f"${usd:.6f}"
-    if isinstance(raised := shown.pop("exception", None), Mapping):
+    frames = shown.pop("frames", None)
+    raised = shown.pop("exception", None)  # structlog would write it in lines of its own
+    if isinstance(raised, Mapping):
         shown["error"] = ": ".join(raised[name] for name in ("type", "message") if name in raised)
-        shown["in"] = raised["frames"][-1] if raised["frames"] else None
+        frames = raised["frames"]
+    elif raised:
+        shown["error"] = f"{shown.get('error')}: {raised}"
+    if frames:
+        own = [frame.removeprefix(_OWN) for frame in frames if frame.startswith(_OWN)]
+        shown["in"] = (own or frames)[-1].strip()
     return {name: value for name, value in shown.items() if value is not None}
 
 

@@ -67,5 +67,12 @@ def test_exception_is_its_type_and_where_it_was_raised(line):
     )
 
 
+def test_failed_task_shows_the_exception_and_the_users_own_line(line):
+    frames = ["  langgraph/main.py:1 ainvoke", "> graph.py:5 greet", "  json/decoder.py:2 decode", "from KeyError"]
+    assert line("task.failed", level="WARNING", error="graph_error", exception="KeyError", frames=frames) == (
+        "[warning] task.failed        7f9c2a1e desk error='graph_error: KeyError' in='graph.py:5 greet'"
+    )
+
+
 def test_line_of_a_library_is_its_text(line):
     assert line("Worker w1 is here", node="n").startswith("[info   ] Worker w1 is here  7f9c2a1e n")
