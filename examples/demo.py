@@ -59,7 +59,8 @@ ANSWER_TIMEOUT_S = 120.0
 ROOT = Path(__file__).resolve().parent.parent
 _END_TIMEOUT_S = 10.0
 _LAST_LINES = 5
-_PIPED_WIDTH = 100
+_PIPED_WIDTH = 1_000
+"""A pipe cuts no question; a table takes no more than it needs."""
 _FIGURES_WIDTH = 59
 """Width of the columns beside the question."""
 

@@ -11,6 +11,7 @@ from re import MULTILINE
 import psutil
 import pytest
 
+from examples.demo import QUESTIONS
 from tests.installation import ROOT, clean_environment
 from tests.waiting import until_sync
 
@@ -67,6 +68,7 @@ def test_demo_answers_all_questions_and_says_what_it_cost(demo):
     assert first == "Model: an offline server, as OPENAI_API_KEY is not set: canned answers, real prices."
     assert header.split() == ["task", "complexity", "model", "tokens", "cost", "$", "time", "s", "status"]
     assert sum(row.rstrip().endswith("success") for row in rows) == 20
+    assert [row.startswith(f"{question}  ") for row, question in zip(rows, QUESTIONS, strict=False)] == [True] * 20
     assert {row.split()[-6] for row in rows[:20]} == {"simple", "medium", "complex"}
     assert re.search(
         r"^20 of 20 succeeded in [\d.]+ s; [\d,]+ tokens would have cost \$0\.\d{4}\.$", printed, MULTILINE
