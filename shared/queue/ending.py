@@ -1,8 +1,9 @@
 """The end of a task that no worker runs: cancelled by its user, or past its deadline."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 from redis.asyncio.client import Pipeline as AsyncPipeline
 from redis.client import Pipeline
@@ -104,9 +105,22 @@ def unrun_result(
     )
 
 
-def error_type(result: bytes) -> str:
-    """Return the type of the error in what `unrun_result` encoded; empty: it has none."""
-    return str((read_json(result).get("error") or {}).get("type", ""))
+@dataclass(frozen=True, slots=True)
+class Unrun:
+    """What is logged of the end of a task that no worker runs."""
+
+    graph: str | None
+    """None: its job is gone or cannot be read."""
+    error_type: str
+    """Empty: none."""
+    total_ms: int
+
+    @classmethod
+    def of(cls, result: bytes) -> Self:
+        """Read it from what `unrun_result` encoded."""
+        document = read_json(result)
+        metadata, error = document["metadata"], document.get("error") or {}
+        return cls(metadata["graph"] or None, str(error.get("type", "")), metadata["queued_ms"])
 
 
 def _read_task(data: bytes | None) -> dict[str, Any]:

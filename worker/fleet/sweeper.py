@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from redis import Redis
 
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.queue.ending import READS, add_reads, error_type, unrun_result
+from langgraph_rq.shared.queue.ending import READS, Unrun, add_reads, unrun_result
 from langgraph_rq.shared.queue.upkeep import SWEPT, sweep_call
 from langgraph_rq.shared.queue.verbs import QueueTimes, cancel_call
 from langgraph_rq.shared.signing import TaskKeys
@@ -73,14 +73,30 @@ class Sweeper:
         for task_id in task_ids:
             add_reads(pipeline, task_id)
         replies = pipeline.execute(raise_on_error=False)
-        calls = {}
+        calls, about = {}, {}
         for i, task_id in enumerate(task_ids):
             result = unrun_result(task_id, state, replies[READS * i : READS * (i + 1)], graphs)
             if result:
                 signed = self._keys.sign_result(task_id, result) if self._keys else result
-                calls[task_id] = cancel_call(task_id, state, signed, self._times, error_type=error_type(result))
+                about[task_id] = Unrun.of(result)
+                error = about[task_id].error_type
+                calls[task_id] = cancel_call(task_id, state, signed, self._times, error_type=error)
         for task_id, ended in zip(calls, scripts.run_many_sync(self._redis, list(calls.values())), strict=True):
             if isinstance(ended, Exception):
                 raise ended
             if ended is state:
-                _log.warning("task.completed", task_id=task_id, state=state, reason="it ended while it waited")
+                _log_end(task_id, state, about[task_id])
+
+
+def _log_end(task_id: str, state: State, about: Unrun) -> None:
+    is_cancelled = state is State.CANCELLED
+    log = _log.info if is_cancelled else _log.warning
+    log(
+        "task.completed" if is_cancelled else "task.failed",
+        task_id=task_id,
+        graph=about.graph,
+        state=state,
+        error=about.error_type or None,
+        total_ms=about.total_ms,
+        reason="it ended while it waited",
+    )

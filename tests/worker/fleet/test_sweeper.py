@@ -13,6 +13,7 @@ from langgraph_rq.shared.queue.keys import OPEN
 from langgraph_rq.shared.queue.verbs import QueueTimes, cancel_call, submit_call
 from langgraph_rq.shared.tasks import State, Task, TaskLimits
 from langgraph_rq.worker.fleet.sweeper import Sweeper
+from langgraph_rq.worker.telemetry.metrics import WorkerMetrics
 from tests.fleet import worker
 from tests.waiting import until
 
@@ -56,6 +57,20 @@ def test_overdue_tasks_end_in_batches(redis):
     assert redis.zcard(OPEN) == 0
     documents = redis.mget([f"agent:result:t{i}" for i in range(250)])
     assert {json.loads(document)["status"] for document in documents} == {State.TIMEOUT}
+
+
+def test_overdue_task_is_logged_and_counted_as_failed_under_its_graph(redis, lines):
+    submit(redis, 1)
+    redis.zadd(OPEN, {"t0": 1})
+    metrics = WorkerMetrics(lambda: 0)
+    with metrics.listen():
+        Sweeper(redis, "w1", TIMES).sweep_batch()
+    (failed,) = lines.named("task.failed")
+    told = {"task_id": "t0", "graph": "assistant", "state": "timeout", "error": "unknown_graph"}
+    assert told.items() <= failed.items()
+    counted = metrics.registry.get_sample_value
+    assert counted("agent_requests_total", {"graph": "assistant", "state": "timeout"}) == 1
+    assert counted("agent_errors_total", {"type": "unknown_graph"}) == 1
 
 
 def test_worker_that_does_not_sweep_asks_once_a_round(redis):
