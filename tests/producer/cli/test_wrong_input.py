@@ -13,7 +13,8 @@ from langgraph_rq.shared.queue.keys import task_hash
 from tests.installation import clean_environment
 from tests.terminals import on_terminal
 
-DEEP = "[" * 3_000 + "]" * 3_000
+DEEP = "[" * 100_000 + "]" * 100_000
+"""More than Python's parser takes. Since 3.12 it takes ten thousand levels, which a task refuses by its own limit."""
 ASK = ("submit", "--input", "{}")
 
 

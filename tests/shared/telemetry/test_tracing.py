@@ -23,7 +23,7 @@ from tests.installation import ROOT, start_worker
 from tests.otlp import Received, no_tracer_provider, receiver
 from tests.waiting import until_sync
 
-TASKS = 60
+TASKS = 200
 LOST = 80
 COUNTED = 40
 WORKLOAD = str(ROOT / "benchmarks/systems/graphs/langgraph.json")
@@ -34,7 +34,7 @@ CANARY = "canary-5f1e"
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory):
-    """Run 60 tasks on two processes, and more while one of them is killed; answers results, spans and counts."""
+    """Run 200 tasks on two processes, and more while one of them is killed; answers results, spans and counts."""
     with EmbeddedRedis() as redis, OfflineLLM(latency_s=0.3) as model, receiver() as received:
         tracing_on = {"OTEL_EXPORTER_OTLP_ENDPOINT": received.url, "OTEL_RESOURCE_ATTRIBUTES": "team=desk"}
         environment = {
