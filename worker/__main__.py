@@ -35,6 +35,7 @@ Exit codes:
 
 
 @click.command(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="langgraph-rq")
 @click.option("--config", type=click.Path(path_type=Path), help="The langgraph.json that names the graphs.")
 @click.option("--queues", metavar="NAMES", help="RQ queues, comma separated, most urgent first.")
 @click.option("--concurrency", type=int, help="Tasks in flight per process (default: 100).")

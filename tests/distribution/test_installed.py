@@ -110,6 +110,7 @@ def test_commands_of_an_editable_installation_explain_themselves(editable, comma
 
 
 def explained(environment: Environment, command: str) -> None:
+    assert environment.run(command, "--version").startswith(f"{command}, version ")
     shown = environment.run(command, "--help")
     assert shown.startswith(f"Usage: {command} ")
     assert "Exit codes:" in shown
