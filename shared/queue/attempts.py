@@ -1,6 +1,5 @@
 """The queue's verbs of an attempt: what a worker asks and says about a task that it claims or owns."""
 
-import zlib
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +33,16 @@ from langgraph_rq.shared.queue.keys import (
     wip_key,
 )
 from langgraph_rq.shared.queue.records import write_about
-from langgraph_rq.shared.queue.verbs import NOW, QueueTimes, describe_task, job_status, rq_now, start_of, thread_of
+from langgraph_rq.shared.queue.verbs import (
+    NOW,
+    QueueTimes,
+    describe_task,
+    job_status,
+    rq_failure,
+    rq_now,
+    start_of,
+    thread_of,
+)
 from langgraph_rq.shared.queue.waits import AT_ONCE, Wait
 from langgraph_rq.shared.tasks import EMPTIED_JOB, State, Task
 
@@ -165,7 +173,7 @@ def finish_call(
             times.events_ms,
             times.window_ms,
             job_status(state),
-            b64encode(zlib.compress(failure.encode())) if failure else b"",
+            rq_failure(failure),
             rq_now(),
             f"{run_s:.6f}",
             EMPTIED_JOB if state is State.SUCCESS else b"",

@@ -107,20 +107,23 @@ def unrun_result(
 
 @dataclass(frozen=True, slots=True)
 class Unrun:
-    """What is logged of the end of a task that no worker runs."""
+    """What logs and RQ's tools say of the end of a task that no worker runs."""
 
     graph: str | None
     """None: its job is gone or cannot be read."""
     error_type: str
     """Empty: none."""
+    failure: str
+    """What RQ's tools show as the reason; empty: none."""
     total_ms: int
 
     @classmethod
     def of(cls, result: bytes) -> Self:
         """Read it from what `unrun_result` encoded."""
         document = read_json(result)
-        metadata, error = document["metadata"], document.get("error") or {}
-        return cls(metadata["graph"] or None, str(error.get("type", "")), metadata["queued_ms"])
+        metadata, error = document["metadata"], document.get("error")
+        kind, failure = (error["type"], f"{error['type']}: {error['message']}") if error else ("", "")
+        return cls(metadata["graph"] or None, kind, failure, metadata["queued_ms"])
 
 
 def _read_task(data: bytes | None) -> dict[str, Any]:

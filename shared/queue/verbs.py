@@ -6,6 +6,7 @@ is always the server's. No task lives in a process only: the set of a worker's o
 Pattern: reliable queue with leases and fencing tokens; see Kleppmann, "How to do distributed locking" (2016).
 """
 
+import zlib
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -161,10 +162,13 @@ def cancel_call(
     now_ms: int | str = NOW,
     *,
     error_type: str = "",
+    failure: str = "",
     rollback: bool = False,
     reason: str = "",
 ) -> Call[State | None]:
     """End a task that no worker runs as `state` (cancelled or timeout), with `result` and the type of its error.
+
+    `failure` is what RQ's tools show as the reason.
 
     A running one is asked to stop when `state` is cancelled: no model call of it starts from then on. With `rollback`
     its worker also removes what it has written to its thread; a waiting one that has written something is claimed once
@@ -186,6 +190,7 @@ def cancel_call(
             error_type,
             int(rollback),
             reason,
+            rq_failure(failure),
             now_ms,
         ],
         lambda reply: State(reply.decode()) if reply else None,
@@ -197,6 +202,11 @@ def job_status(state: State) -> JobStatus:
     if state is State.CANCELLED:
         return JobStatus.CANCELED
     return JobStatus.FINISHED if state in {State.SUCCESS, State.INTERRUPTED} else JobStatus.FAILED
+
+
+def rq_failure(text: str) -> bytes:
+    """Write the reason of a failure as RQ does; nothing for an empty one."""
+    return b64encode(zlib.compress(text.encode())) if text else b""
 
 
 def rq_now() -> str:

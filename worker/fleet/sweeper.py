@@ -78,9 +78,10 @@ class Sweeper:
             result = unrun_result(task_id, state, replies[READS * i : READS * (i + 1)], graphs)
             if result:
                 signed = self._keys.sign_result(task_id, result) if self._keys else result
-                about[task_id] = Unrun.of(result)
-                error = about[task_id].error_type
-                calls[task_id] = cancel_call(task_id, state, signed, self._times, error_type=error)
+                one = about[task_id] = Unrun.of(result)
+                calls[task_id] = cancel_call(
+                    task_id, state, signed, self._times, error_type=one.error_type, failure=one.failure
+                )
         for task_id, ended in zip(calls, scripts.run_many_sync(self._redis, list(calls.values())), strict=True):
             if isinstance(ended, Exception):
                 raise ended

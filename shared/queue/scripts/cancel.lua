@@ -30,14 +30,15 @@
 -- ARGV[10] type of its error, empty for none
 -- ARGV[11] 1 to remove what a cancelled one has written to its thread, else 0
 -- ARGV[12] why it is cancelled, or empty
--- ARGV[13] now (ms) in tests, else empty
+-- ARGV[13] RQ's failure text (base64 of zlib), empty for none
+-- ARGV[14] now (ms) in tests, else empty
 -- Returns the state in which the task is now: the one asked for, another terminal one, running (it will be stopped if
 --   it is being cancelled), pending (a worker has to remove what it has written), or empty when there is no such task
 local task_key, result_key, events_key, open_key, job_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local id, state, result = ARGV[1], ARGV[2], ARGV[3]
 local result_ms, events_ms, window_ms = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local rq_status, now_iso, rq_result, now_ms = ARGV[7], ARGV[8], ARGV[9], clock(ARGV[13])
-local error_type, is_rollback, why = ARGV[10], ARGV[11] == '1', ARGV[12]
+local rq_status, now_iso, rq_result, now_ms = ARGV[7], ARGV[8], ARGV[9], clock(ARGV[14])
+local error_type, is_rollback, why, rq_failure = ARGV[10], ARGV[11] == '1', ARGV[12], ARGV[13]
 -- How long (ms) an id may stay behind in a list: what skips it looks at its task's hash.
 local LISTED_MS = 86400000
 -- A task that only waits to be rolled back has this time (ms) until a worker comes.
@@ -104,9 +105,7 @@ if started and not (thread or answers) then
   redis.pcall('PEXPIRE', 'agent:spent', window_ms)
 end
 
-if own_ms then
-  write_result('rq:results:' .. id, rq_status, rq_result, '', '', result_ms)
-end
+write_result('rq:results:' .. id, rq_status, own_ms and rq_result or '', rq_failure, '', result_ms)
 if redis.call('EXISTS', job_key) == 1 then
   list_ended(id, queue or '', rq_status, result_ms, now_ms)
   redis.pcall('HSET', job_key, 'status', rq_status, 'ended_at', now_iso)

@@ -6,6 +6,8 @@ from typing import TypedDict
 import pytest
 from langgraph.graph import END, START, StateGraph
 from redis import Redis
+from rq.job import Job
+from rq.serializers import JSONSerializer
 
 from langgraph_rq import AsyncClient, Client
 from langgraph_rq.shared.connections import scripts
@@ -71,6 +73,16 @@ def test_overdue_task_is_logged_and_counted_as_failed_under_its_graph(redis, lin
     counted = metrics.registry.get_sample_value
     assert counted("agent_requests_total", {"graph": "assistant", "state": "timeout"}) == 1
     assert counted("agent_errors_total", {"type": "unknown_graph"}) == 1
+
+
+def test_tools_of_rq_show_why_an_overdue_task_has_failed(redis):
+    submit(redis, 1)
+    redis.zadd(OPEN, {"t0": 1})
+    Sweeper(redis, "w1", TIMES).sweep_batch()
+    job = Job.fetch("t0", redis, serializer=JSONSerializer)
+    assert job.get_status() == "failed"
+    assert job.latest_result().exc_string.startswith("unknown_graph: no live worker served the graph 'assistant'")
+    assert job.latest_result().return_value is None  # our own clients read the document
 
 
 def test_worker_that_does_not_sweep_asks_once_a_round(redis):
