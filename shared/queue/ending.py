@@ -107,7 +107,7 @@ def unrun_result(
 
 @dataclass(frozen=True, slots=True)
 class Unrun:
-    """What logs and RQ's tools say of the end of a task that no worker runs."""
+    """What logs, the audit log and RQ's tools say of the end of a task that no worker runs."""
 
     graph: str | None
     """None: its job is gone or cannot be read."""
@@ -116,6 +116,11 @@ class Unrun:
     failure: str
     """What RQ's tools show as the reason; empty: none."""
     total_ms: int
+    attempts: int
+    input_tokens: int
+    output_tokens: int
+    cost_nano_usd: int
+    usage_estimated: bool
 
     @classmethod
     def of(cls, result: bytes) -> Self:
@@ -123,7 +128,17 @@ class Unrun:
         document = read_json(result)
         metadata, error = document["metadata"], document.get("error")
         kind, failure = (error["type"], f"{error['type']}: {error['message']}") if error else ("", "")
-        return cls(metadata["graph"] or None, kind, failure, metadata["queued_ms"])
+        return cls(
+            metadata["graph"] or None,
+            kind,
+            failure,
+            metadata["queued_ms"],
+            metadata["attempts"],
+            metadata["input_tokens"],
+            metadata["output_tokens"],
+            round(metadata["cost_usd"] * 1e9),
+            metadata["usage_estimated"],
+        )
 
 
 def _read_task(data: bytes | None) -> dict[str, Any]:

@@ -185,6 +185,7 @@ class GraphWorker(RegisteredWorker):
             self._outage,
             self._context.anchors,
             self._context.keys,
+            self._context.audit,
         )
         self._lease.start()
         _log.info("worker.started", worker=self.name, queues=self.queue_names(), graphs=list(inputs))

@@ -23,6 +23,7 @@ from langgraph_rq.shared.queue.upkeep import leave_call, reap_call, renew_call
 from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.signing import TaskKeys
 from langgraph_rq.shared.telemetry.anchors import AnchorWriter
+from langgraph_rq.shared.telemetry.audit import Audit
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.shared.telemetry.outage import Outage
 from langgraph_rq.worker.calls.announced_models import announcement
@@ -59,6 +60,7 @@ class LeaseKeeper:
         budget: Limits under which reservations of dead callers are charged.
         outage: Told when Redis does not answer a renewal.
         keys: Sign the results of tasks that end without having run; None: results are not signed.
+        audit: Records how those ended; None: there is no audit log.
         anchors: Signs the audit log after each renewal, and once more at the end; None: there is no audit log.
     """
 
@@ -78,6 +80,7 @@ class LeaseKeeper:
         outage: Outage,
         anchors: AnchorWriter | None = None,
         keys: TaskKeys | None = None,
+        audit: Audit | None = None,
     ) -> None:
         self.worker = worker
         self._redis = open_sync(url, connections=1, timeout_s=max(1.0, times.lease_ms / 4000))
@@ -93,7 +96,7 @@ class LeaseKeeper:
         self._budget = budget
         self._outage = outage
         self._anchors = anchors
-        self._sweeper = Sweeper(self._redis, worker, times, keys, self._pass_spent)
+        self._sweeper = Sweeper(self._redis, worker, times, keys, audit, self._pass_spent)
         self._next_due_ms: int | None = None
         """Until a waiting task is due or free, by the last reaping."""
         self._stopping = threading.Event()

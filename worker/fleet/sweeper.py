@@ -15,6 +15,7 @@ from langgraph_rq.shared.queue.upkeep import SWEPT, sweep_call
 from langgraph_rq.shared.queue.verbs import QueueTimes, cancel_call
 from langgraph_rq.shared.signing import TaskKeys
 from langgraph_rq.shared.tasks import State
+from langgraph_rq.shared.telemetry.audit import Action, Audit
 from langgraph_rq.shared.telemetry.logs import get_logger
 
 _ROUNDS = 20
@@ -31,6 +32,7 @@ class Sweeper:
         worker: Its name.
         times: How long ended tasks are kept.
         keys: Sign the results.
+        audit: Records the ends; None: there is no audit log.
         on_spent: Called with ids of ended tasks whose own checkpoints may go.
     """
 
@@ -40,12 +42,14 @@ class Sweeper:
         worker: str,
         times: QueueTimes,
         keys: TaskKeys | None = None,
+        audit: Audit | None = None,
         on_spent: Callable[[Sequence[str]], None] = lambda _ids: None,
     ) -> None:
         self._redis = redis
         self._worker = worker
         self._times = times
         self._keys = keys
+        self._audit = audit
         self._on_spent = on_spent
         self._swept = 0
         """Batches of this round."""
@@ -82,11 +86,32 @@ class Sweeper:
                 calls[task_id] = cancel_call(
                     task_id, state, signed, self._times, error_type=one.error_type, failure=one.failure
                 )
-        for task_id, ended in zip(calls, scripts.run_many_sync(self._redis, list(calls.values())), strict=True):
+        # The entries before the ends, as of tasks that ran; those that are refused here are sent again with others.
+        entries = [self._entry_call(task_id, state, one) for task_id, one in about.items()] if self._audit else []
+        replies = scripts.run_many_sync(self._redis, [*entries, *calls.values()])[len(entries) :]
+        for task_id, ended in zip(calls, replies, strict=True):
             if isinstance(ended, Exception):
                 raise ended
             if ended is state:
                 _log_end(task_id, state, about[task_id])
+            elif self._audit:
+                fenced = self._audit.entry_call(Action.FENCED, task_id, actor=self._worker)
+                scripts.run_many_sync(self._redis, [fenced])
+
+    def _entry_call(self, task_id: str, state: State, about: Unrun) -> scripts.Call[None]:
+        assert self._audit
+        return self._audit.entry_call(
+            Action.ENDED,
+            task_id,
+            actor=self._worker,
+            outcome=state,
+            error=about.error_type or None,
+            attempts=about.attempts,
+            input_tokens=about.input_tokens,
+            output_tokens=about.output_tokens,
+            cost_nano_usd=about.cost_nano_usd,
+            usage_estimated=about.usage_estimated or None,
+        )
 
 
 def _log_end(task_id: str, state: State, about: Unrun) -> None:

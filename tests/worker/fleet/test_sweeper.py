@@ -14,6 +14,7 @@ from langgraph_rq.shared.connections import scripts
 from langgraph_rq.shared.queue.keys import OPEN
 from langgraph_rq.shared.queue.verbs import QueueTimes, cancel_call, submit_call
 from langgraph_rq.shared.tasks import State, Task, TaskLimits
+from langgraph_rq.shared.telemetry.audit import STREAM, Audit
 from langgraph_rq.worker.fleet.sweeper import Sweeper
 from langgraph_rq.worker.telemetry.metrics import WorkerMetrics
 from tests.fleet import worker
@@ -83,6 +84,22 @@ def test_tools_of_rq_show_why_an_overdue_task_has_failed(redis):
     assert job.get_status() == "failed"
     assert job.latest_result().exc_string.startswith("unknown_graph: no live worker served the graph 'assistant'")
     assert job.latest_result().return_value is None  # our own clients read the document
+
+
+def test_end_of_an_overdue_task_is_in_the_audit_log(redis):
+    submit(redis, 2)
+    redis.zadd(OPEN, {"t0": 1})
+    redis.hset("agent:task:t0", mapping={"input_tokens": 7, "cost_nano_usd": 30})
+    scripts.run_sync(redis, cancel_call("t1", State.CANCELLED, b"{}", TIMES))
+    sweeper = Sweeper(redis, "w1", TIMES, audit=Audit("a key of the tests"))
+    sweeper.sweep_batch()
+    sweeper._end(["t1"], State.TIMEOUT)  # its user was quicker
+    ended, again, fenced = [entry for _, entry in redis.xrange(STREAM)]
+    details = json.loads(ended[b"details"])
+    assert (ended[b"action"], ended[b"task"], details["actor"]) == (b"ended", b"t0", "w1")
+    told = {"outcome": "timeout", "error": "unknown_graph", "attempts": 0, "input_tokens": 7, "cost_nano_usd": 30}
+    assert told.items() <= details.items()
+    assert (again[b"action"], fenced[b"action"], fenced[b"task"]) == (b"ended", b"fenced", b"t1")
 
 
 def test_worker_that_does_not_sweep_asks_once_a_round(redis):
