@@ -290,6 +290,19 @@ def test_gateway_is_served_and_its_events_are_read_as_shown(user, installation, 
     assert "event: end" in user.run(following.replace("8080", str(ports[0])), tmp_path)
 
 
+def test_gateway_is_served_to_pages_of_other_origins_as_shown(user, installation, tmp_path):
+    (code,) = [code for language, code in blocks("langgraph-api") if language == "bash"]
+    port = free_port()
+    user.environment |= {**installation.environment, "LGRQ_GATEWAY_PORT": str(port)}
+    (tmp_path / "keys.txt").write_text(user.run("langgraph-producer new-key acme", tmp_path).split()[-1] + "\n")
+    user.start(code.replace("langgraph-producer serve", "exec langgraph-producer serve"), tmp_path, "")
+    url = f"http://127.0.0.1:{port}"
+    until_sync(lambda: answers(url), 60)
+    origin = "http://localhost:3000"
+    answer = httpx.get(f"{url}/health", headers={"Origin": origin})
+    assert answer.headers["access-control-allow-origin"] == origin
+
+
 def answers(url: str) -> bool:
     try:
         return httpx.get(f"{url}/health", timeout=5).status_code == 200
