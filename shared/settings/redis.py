@@ -50,6 +50,6 @@ class RedisSettings(Settings):
                 raise SettingsError(
                     f"{self.variable(name)}: expected rediss:// (TLS, verified) to another host, got: "
                     f"{mask_url(secret.get_secret_value())}; use rediss:// with ?ssl_ca_certs=FILE for a private CA, "
-                    "or accept the risk with --insecure-redis or LGRQ_INSECURE_REDIS=true"
+                    "or accept the risk with LGRQ_INSECURE_REDIS=true"
                 )
         return self
