@@ -31,3 +31,16 @@ def test_server_on_a_taken_port_ends_with_one_error_and_prints_no_url(redis_url,
         f"{variable}: expected a port to listen on, got: 127.0.0.1:{taken_port} "
         "(Address already in use); choose another with --port"
     )
+
+
+def test_offline_model_on_a_taken_port_says_so_and_how_to_choose_another(taken_port):
+    done = produce("dev", "model", "--port", str(taken_port))
+    assert (done.code, done.stdout) == (3, "")
+    assert done.error == (
+        f"--port: expected a port to listen on, got: 127.0.0.1:{taken_port} "
+        "(Address already in use); choose another, or none for a free one"
+    )
+
+
+def test_port_that_cannot_be_is_an_error():
+    assert "argument --port: expected 0 to 65535, got: 99999" in produce("dev", "model", "--port", "99999").stderr

@@ -8,6 +8,7 @@ Importing this module loads none of the server's code.
 import argparse
 import json
 import math
+import os
 import signal
 import socket
 import subprocess
@@ -206,10 +207,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         calls = CallLog(options.log, keep_prompts=options.keep_prompts)
+    except OSError as error:
+        return _refuse(f"--log: expected a file that can be written, got: {options.log}", error)
+    try:
         listener = socket.create_server((options.host, options.port))
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 3
+        taken = f"--port: expected a port to listen on, got: {options.host}:{options.port}"
+        return _refuse(taken, error, "; choose another, or none for a free one")
 
     def announce() -> None:
         host, port = listener.getsockname()[:2]
@@ -223,6 +227,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _refuse(message: str, error: OSError, hint: str = "") -> int:
+    # Python's own words name the address again.
+    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror  # below 0: of a name
+    print(f"error: {message} ({reason}){hint}", file=sys.stderr)  # noqa: T201
+    return 3
+
+
 def _exit(_signal: int, _frame: FrameType | None) -> None:
     sys.exit(0)
 
@@ -234,6 +245,13 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65_535:
+        raise argparse.ArgumentTypeError(f"expected 0 to 65535, got: {text}")
+    return port
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="langgraph-producer dev model",
@@ -242,7 +260,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=0, help="port to listen on (default: a free one)")
+    parser.add_argument("--port", type=_port, default=0, help="port to listen on (default: a free one)")
     parser.add_argument(
         "--latency", type=_seconds, default=0.0, metavar="S", help="seconds before each answer (default: 0)"
     )
