@@ -151,6 +151,8 @@ class Claim:
 
     tasks: tuple[Claimed, ...]
     dropped: tuple[str, ...]
+    odd: tuple[str, ...]
+    """Those of them that are not of tasks which ended where they waited."""
     put_aside: int
     """Tasks of graphs that the worker does not serve, moved to the side queues of those that do."""
     has_lease: bool
@@ -242,11 +244,12 @@ def read_reaped(reply: Sequence[Any]) -> Reaped:
 
 def read_claim(reply: Sequence[Any]) -> Claim:
     """Read the reply of claim.lua."""
-    outcome, now, tasks, dropped, put_aside = reply
+    outcome, now, tasks, dropped, put_aside, odd = reply
     now_ms = int(now)
     return Claim(
         tuple(_claimed(task, now_ms) for task in tasks),
         tuple(id_.decode(errors="replace") for id_ in dropped),
+        tuple(id_.decode(errors="replace") for id_ in odd),
         put_aside=put_aside,
         has_lease=outcome != b"no_lease",
         is_suspended=outcome == b"suspended",

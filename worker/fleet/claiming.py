@@ -103,7 +103,7 @@ class Claimer:
             self._outage.passed("claim")
             for claimed in claim.tasks:
                 self._running.start(claimed, worker)
-        for task_id in claim.dropped:
+        for task_id in claim.odd:
             _log.warning("job.dropped", job_id=task_id, reason="no pending task stands behind this id")
         self.may_find_work |= bool(claim.dropped or claim.put_aside) or len(claim.tasks) == n
         if not self.may_find_work:

@@ -33,7 +33,8 @@
 -- ARGV[9] graphs that the worker serves, ",a,b,"
 -- ARGV[10] now (ms) in tests, else empty
 -- Returns {outcome, now (ms), tasks, dropped ids, number put aside, or left to the sweeper because a tool of RQ removed
---   them}; outcome: ok | no_lease | suspended; where ids were dropped or put aside there may be more to claim
+--   them, those of the dropped ids that are not of tasks which ended in the queue}; outcome: ok | no_lease | suspended;
+--   where ids were dropped or put aside there may be more to claim
 --   task: {id, epoch, queue, created (ms), started (ms), deadline (ms), crashes, failures, waits, 1 if it is to be
 --          cancelled, {input tokens, output tokens, nano-dollars used before}, data, origin, names of unusual fields,
 --          line in which it blocked the event loop of an earlier owner, or empty,
@@ -54,10 +55,10 @@ local MOST_ASIDE, MOST_WOKEN, MOST_FREED = 64, 16, 32
 
 local lease_end = tonumber(redis.call('ZSCORE', workers_key, worker))
 if not lease_end or lease_end <= now_ms then
-  return {'no_lease', now, {}, {}, 0}
+  return {'no_lease', now, {}, {}, 0, {}}
 end
 if redis.call('EXISTS', suspended_key) == 1 then
-  return {'suspended', now, {}, {}, 0}
+  return {'suspended', now, {}, {}, 0, {}}
 end
 
 -- Fields that make RQ call, retry or wait for something. We do none of it, so a job that has one is rejected.
@@ -172,7 +173,7 @@ for i = 6, #KEYS do
   claimed_from[KEYS[i]:sub(#QUEUE_KEY + 1)] = true
 end
 take_marked(MOST_WOKEN, now_ms)
-local tasks, dropped, aside = {}, {}, 0
+local tasks, dropped, odd, aside = {}, {}, {}, 0
 for i = 6, #KEYS do
   local queue_key = KEYS[i]
   local queue = queue_key:sub(#QUEUE_KEY + 1)
@@ -216,6 +217,9 @@ for i = 6, #KEYS do
         show_again(id, now_ms)
       end
       dropped[#dropped + 1] = id:sub(1, 64)
+      if not lies_here then
+        odd[#odd + 1] = dropped[#dropped]
+      end
     end
     if lies_here and user then
       pass_turn(queue, user, is_last)
@@ -233,4 +237,4 @@ end
 if #tasks > 0 and redis.call('EXISTS', rq_worker_key) == 1 then
   redis.call('HSET', rq_worker_key, 'state', 'busy')
 end
-return {'ok', now, tasks, dropped, aside}
+return {'ok', now, tasks, dropped, aside, odd}

@@ -9,7 +9,7 @@ from langgraph_rq.shared.queue.answers import Finished, Origin, Submitted, Use
 from langgraph_rq.shared.queue.attempts import adopt_call, claim_call, finish_call, release_call, use_call
 from langgraph_rq.shared.queue.keys import graph_list
 from langgraph_rq.shared.queue.upkeep import leave_call, reap_call, renew_call, sweep_call
-from langgraph_rq.shared.queue.verbs import QueueTimes, submit_call
+from langgraph_rq.shared.queue.verbs import QueueTimes, cancel_call, submit_call
 from langgraph_rq.shared.queue.waits import AT_ONCE, RETRY, Wait
 from langgraph_rq.shared.tasks import State, Task, TaskLimits
 
@@ -321,6 +321,15 @@ async def test_id_without_a_task_is_dropped_and_told(queue):
     assert [claimed.id for claimed in claim.tasks] == ["t1"]
     assert len(claim.dropped) == 4
     assert max(map(len, claim.dropped)) == 64
+    assert claim.odd == claim.dropped
+
+
+async def test_id_of_a_task_that_was_cancelled_in_the_queue_is_dropped_and_is_nothing_odd(queue):
+    await queue.join()
+    await queue.submit("t1")
+    await scripts.run(queue.redis, cancel_call("t1", State.CANCELLED, b"{}", TIMES, queue.now_ms))
+    claim = await queue.claim()
+    assert (claim.dropped, claim.odd) == (("t1",), ())
 
 
 async def test_job_of_stock_rq_is_owned_before_it_is_read(queue):
