@@ -27,7 +27,8 @@ Every part reads the same variables; each needs only some of them. Sources, the 
 4. `.env` in the working directory,
 5. `/run/secrets/<name in lower case>`.
 
-An empty value is as good as none; `none` takes a limit away. An unknown `LGRQ_` name is an error with a suggestion.
+An empty value is as good as none; `none` takes a limit away. An unknown `LGRQ_` name is an error with a suggestion, a
+line of `.env` that is no assignment a warning with its number.
 `langgraph-worker --settings` prints what is in force, with secrets masked. Give secrets as files: an environment is
 shown by `docker inspect` and inherited by every child process.
 
