@@ -12,6 +12,7 @@ from langgraph_rq.producer.cli.budget import budget
 from langgraph_rq.producer.cli.dev import dev
 from langgraph_rq.producer.cli.fleet import workers
 from langgraph_rq.producer.cli.guards import UnknownBreakerError, breaker, usage
+from langgraph_rq.producer.cli.listing import tasks
 from langgraph_rq.producer.cli.scripts import load_scripts
 from langgraph_rq.producer.cli.submit import submit
 from langgraph_rq.producer.cli.tasks import cancel, continue_, events, new_key, resume, serve
@@ -98,6 +99,7 @@ main.add_command(budget)
 main.add_command(usage)
 for command in (
     submit,
+    tasks,
     workers,
     events,
     cancel,

@@ -74,6 +74,24 @@ def status(found: TaskStatus, ended: TaskResult | None = None) -> RenderableType
     return table
 
 
+def statuses(many: Iterable[TaskStatus]) -> RenderableType:
+    """Lay out many tasks, a row each."""
+    numbers = (Column(title, right=True) for title in ("tokens", "cost $"))
+    table = Rows("task", "state", "graph", "user", "submitted", *numbers, Column("waits", wraps=True))
+    for one in many:
+        table.add_row(
+            one.task_id,
+            state(one.state),
+            one.graph,
+            one.user_id,
+            _instant(one.submitted_at),
+            str(one.input_tokens + one.output_tokens),
+            f"{one.cost_usd:.6f}",
+            one.reason,
+        )
+    return table
+
+
 def questions(ended: TaskResult | None) -> list[dict[str, Any]]:
     """Return what an interrupted task asks: {"id", "value"} of each question."""
     asked = ended.result.get(INTERRUPT) if ended and isinstance(ended.result, dict) else None
