@@ -140,14 +140,14 @@ def finish_call(
     question: Question = Question.NONE,
     is_rolled_back: bool = False,
     spent_thread: str = "",
-    spent_ms: int = 0,
+    kept_ms: int = 0,
     now_ms: int | str = NOW,
 ) -> Call[Finished]:
     """Write the terminal result; `failure` is what RQ's tools show as the reason, `error_type` what lists of runs do.
 
     `question` is what the thread shows now: while it shows one, the tasks behind this one wait for its answer. A task
     that is to be rolled back ends once it `is_rolled_back`. The checkpoints of its own `spent_thread`, if they are in
-    the same Redis, are kept for `spent_ms` from now on.
+    the same Redis, are kept for `kept_ms` from now on; those of a thread that it names at most so long.
     """
     task_id, queue = claimed.id, claimed.queue
     return Call(
@@ -183,7 +183,7 @@ def finish_call(
             error_type or "",
             int(is_rolled_back),
             spent_thread,
-            spent_ms,
+            kept_ms,
             now_ms,
         ],
         Finished,

@@ -119,11 +119,13 @@ class OutcomeWriter:
             return
         attempt.log_end(ended)
         attempt.end(error_of(ended))
-        if ended.spent_thread and not _expires_with_its_task(attempt):
+        if ended.spent_thread and not _thread_ms(attempt):
             await self.expire_checkpoints([ended.spent_thread], ended.state, attempt.context.checkpointer)
 
     async def _commit(self, attempt: Attempt, ended: Ended, *, is_rolled_back: bool = False) -> Finished:
         keys, task_id = self._context.keys, attempt.claimed.id
+        thread_ms = _thread_ms(attempt)
+        spent_thread = (thread_ms and ended.spent_thread) or ""
         call = finish_call(
             attempt.claimed,
             attempt.worker,
@@ -135,8 +137,8 @@ class OutcomeWriter:
             run_s=ended.run_s,
             question=ended.question,
             is_rolled_back=is_rolled_back,
-            spent_thread=(_expires_with_its_task(attempt) and ended.spent_thread) or "",
-            spent_ms=self._kept_ms(ended.state),
+            spent_thread=spent_thread,
+            kept_ms=self._kept_ms(ended.state) if spent_thread else thread_ms,
         )
         try:
             return await self._commits.run(call)
@@ -156,7 +158,7 @@ class OutcomeWriter:
             _log.warning("record.refused", error=type(error).__name__)
 
 
-def _expires_with_its_task(attempt: Attempt) -> bool:
-    """Whether the script that ends a task can expire its checkpoints."""
+def _thread_ms(attempt: Attempt) -> int:
+    """Return how long a thread's checkpoints are kept, if the script that ends a task can expire them; else 0."""
     checkpointer = attempt.context.checkpointer
-    return isinstance(checkpointer, ThreadSaver) and checkpointer.is_beside_tasks
+    return checkpointer.ttl_ms if isinstance(checkpointer, ThreadSaver) and checkpointer.is_beside_tasks else 0

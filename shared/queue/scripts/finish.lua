@@ -8,7 +8,7 @@
 -- Uses shared/queue/functions/rq_jobs: hide_execution, list_ended, task_bytes, write_result
 -- Uses shared/queue/functions/shares: discharge
 -- Uses shared/queue/functions/events: record_end
--- Uses shared/queue/functions/records/thread_rows: expire_state, list_end, unlist_run
+-- Uses shared/queue/functions/records/thread_rows: expire_state, list_end, shorten_state, unlist_run
 -- Uses shared/queue/functions/records/records: RECORDED, end_record, forget_record
 -- Uses shared/queue/functions/records/remembered_ids: kept_ms, remember_id
 --
@@ -41,7 +41,7 @@
 -- ARGV[17] type of its error, empty for none
 -- ARGV[18] 1 if what the task has written to its thread is removed, else 0
 -- ARGV[19] thread of its own whose checkpoints, if they are in this Redis, are not needed any more; empty for none
--- ARGV[20] how long they are kept (ms)
+-- ARGV[20] how long they are kept (ms), or those of the thread that it names at most; 0: these are left as they are
 -- ARGV[21] now (ms) in tests, else empty
 -- Returns 1 written | 2 already written by this very attempt (its reply was lost) | 0 fenced off | 3 the task is to be
 --   rolled back: the caller removes what it has written first
@@ -89,7 +89,11 @@ end
 if thread and is_rolled_back then
   expire_state(thread, unlist_run(id, thread, tenant_of(thread), now_ms))
 elseif thread then
-  expire_state(thread, list_end(thread, tenant_of(thread), state, accepted_ms, now_ms))
+  local ttl_ms = list_end(thread, tenant_of(thread), state, accepted_ms, now_ms)
+  expire_state(thread, ttl_ms)
+  if not ttl_ms then
+    shorten_state(thread, tonumber(own_thread_ms))
+  end
 elseif own_thread ~= '' then
   expire_state(own_thread, own_thread_ms)
 end

@@ -1,5 +1,6 @@
 """One worker of the fleet sweeps; it looks at all open tasks in bounded time and ends those that are overdue."""
 
+import asyncio
 import json
 from typing import TypedDict
 
@@ -11,11 +12,14 @@ from rq.serializers import JSONSerializer
 
 from langgraph_rq import AsyncClient, Client
 from langgraph_rq.shared.connections import scripts
+from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.shared.queue.keys import OPEN
 from langgraph_rq.shared.queue.verbs import QueueTimes, cancel_call, submit_call
 from langgraph_rq.shared.tasks import State, Task, TaskLimits
 from langgraph_rq.shared.telemetry.audit import STREAM, Audit
 from langgraph_rq.worker.fleet.sweeper import Sweeper
+from langgraph_rq.worker.guards.task_guard import token_of
+from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
 from langgraph_rq.worker.telemetry.metrics import WorkerMetrics
 from tests.fleet import worker
 from tests.waiting import until
@@ -158,3 +162,26 @@ async def test_task_whose_id_an_earlier_one_had_with_checkpoints_ends_all_the_sa
         await client.submit({"done": False}, graph="g", task_id="again")
         result = await client.wait("again", timeout_s=30)
     assert (result.status, result.result) == (State.SUCCESS, {"done": True})
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["succeeds", "fails"])
+async def test_thread_that_was_prolonged_under_its_task_is_kept_no_longer_after_it(redis_url, redis, fails):
+    goes_on = asyncio.Event()
+
+    async def wait(_state):
+        await goes_on.wait()
+        assert not fails
+        return {"done": True}
+
+    graph = StateGraph(Done).add_node("only", wait).add_edge(START, "only").add_edge("only", END).compile()
+    keys = [f"agent:thread_{what}:th" for what in ("state", "index")]
+    async with open_async(redis_url) as saved, AsyncClient(redis_url) as client:
+        saver = ThreadSaver(saved, ttl_s=60, token=token_of, is_beside_tasks=True)
+        async with worker(redis_url, {"g": graph}, checkpointer=saver):
+            await client.submit({"done": False}, graph="g", task_id="t", thread_id="th")
+            await until(lambda: redis.exists(*keys) == len(keys), 30)
+            Sweeper(redis, "", TIMES).sweep_batch()
+            assert redis.ttl(keys[0]) > 3_000
+            goes_on.set()
+            await client.wait("t", timeout_s=30)
+    assert [0 < redis.ttl(key) <= 61 for key in keys] == [True, True]

@@ -105,6 +105,7 @@ class ThreadSaver(SyncFaces):
         self.is_beside_tasks = is_beside_tasks
         self.serde = serializer or StateSerializer()
         self._threads = ThreadScripts(redis, self.serde, ttl_s, Outages(patience_s, is_fenced), token)
+        self.ttl_ms = self._threads.ttl_ms
         self._reader = ThreadReader(self._threads)
         self._keep = keep
         self._large: OrderedDict[tuple[str, str], frozenset[str]] = OrderedDict()

@@ -93,6 +93,15 @@ local function keep_open_thread(thread, tenant, now_ms)
   redis.pcall('ZADD', THREADS .. tenant, 'XX', 'GT', whole(now_ms - ROW_MS + OPEN_MS), thread) -- it stays listed
 end
 
+-- Let the checkpoints of a thread go after `ttl_ms`, or a 64th later, if they were prolonged beyond that while a task was
+-- open; 0: as they are. Only for scripts that workers call.
+local function shorten_state(thread, ttl_ms)
+  local left_ms = ttl_ms > 0 and redis.pcall('PTTL', STATE .. thread)
+  if type(left_ms) == 'number' and left_ms > ttl_ms * 65 / 64 then
+    expire_state(thread, whole(ttl_ms))
+  end
+end
+
 -- Keep what is listed of a thread from now on; `ttl_ms` is its own TTL, if that counts.
 local function keep_row(thread, ttl_ms)
   redis.pcall('PEXPIRE', ROW .. thread, ttl_ms or ROW_MS)
