@@ -55,6 +55,8 @@ Keys (type; lifetime):
     rq:finished:<queue>    zset    id -> when to forget it (s); result TTL; rq:failed: and rq:canceled: likewise
     rq:scheduled:<queue>   zset    id -> when it is to be queued (s), of jobs that RQ's clients enqueued for later; as
                                    RQ keeps it
+    rq:job::<id>:dependencies, rq:job:<id>:dependents
+                           set     jobs of stock RQ that wait for others; as RQ keeps them, until such a job is refused
     rq:results:<id>        stream  failures, and the result documents of jobs that stock RQ enqueued, for RQ's clients;
                                    result TTL
     rq:queues, rq:workers, rq:workers:<queue>, rq:worker:<worker>: RQ's registers, as RQ keeps them

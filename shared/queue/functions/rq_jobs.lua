@@ -5,11 +5,12 @@
 -- also writes its own task to the field `data`, so that ours stand in the field `task`.
 --
 -- Uses shared/connections/clock: natural, whole
--- Uses shared/queue/functions/emptied: DEFERRED, UNLISTED
+-- Uses shared/queue/functions/emptied: DEFERRED, LISTED, UNLISTED
 --
 -- rq:wip:<queue>             zset  <id>:<epoch> of running tasks, as RQ's registry of started jobs has them
 -- rq:executions:<id>         zset  epoch of the attempt that runs, from the first renewal of its worker's lease on
 -- rq:execution:<id>:<epoch>  hash  id, job_id, worker_name, created_at and last_heartbeat (s); likewise
+-- rq:job::<id>:dependencies, rq:job:<id>:dependents  set  ids of jobs of RQ's clients that wait for others, until we refuse them
 -- rq:scheduled:<queue>  zset  id -> when it is to be queued (s), of jobs that RQ's clients enqueued for later
 -- rq:finished:<queue>, rq:failed:<queue>, rq:canceled:<queue>   zset   id -> when to forget it (s)
 local STATUS = {success = 'finished', interrupted = 'finished', error = 'failed', timeout = 'failed',
@@ -17,6 +18,8 @@ local STATUS = {success = 'finished', interrupted = 'finished', error = 'failed'
 local RESULT_TYPE = {finished = 1, failed = 2, canceled = 3}
 -- Entries of a registry that one script forgets at most.
 local FORGOTTEN = 100
+-- Jobs that one of stock RQ waits for, which are looked at.
+local DEPENDENCIES = 100
 -- Longest description that is kept (bytes).
 local LONGEST = 1000
 -- How long a job is shown whose result is over (ms).
@@ -40,13 +43,23 @@ local function task_bytes(job_key)
   return redis.call('HSTRLEN', job_key, 'data'), 'data'
 end
 
+-- Take jobs off a registry whose time there is over. One that RQ cancelled before a worker read it has no other time to live.
+local function forget_ended(registry_key, now_ms)
+  local over = redis.pcall('ZRANGE', registry_key, '-inf', math.floor(now_ms / 1000), 'BYSCORE', 'LIMIT', 0, FORGOTTEN)
+  for _, id in ipairs(over) do
+    redis.pcall('ZREM', registry_key, id)
+    local job_key = 'rq:job:' .. id
+    if redis.call('PTTL', job_key) == -1 and redis.pcall('HGET', job_key, 'status') == 'canceled'
+        and redis.call('EXISTS', 'agent:task:' .. id) == 0 then
+      redis.call('PEXPIRE', job_key, BRIEFLY)
+    end
+  end
+end
+
 -- List an ended job in the registry of its status.
 local function list_ended(id, queue, status, keep_ms, now_ms)
   local registry_key = 'rq:' .. status .. ':' .. queue
-  local over = redis.pcall('ZRANGE', registry_key, '-inf', math.floor(now_ms / 1000), 'BYSCORE', 'LIMIT', 0, FORGOTTEN)
-  if #over > 0 then
-    redis.pcall('ZREM', registry_key, unpack(over))
-  end
+  forget_ended(registry_key, now_ms)
   redis.pcall('ZADD', registry_key, math.floor((now_ms + keep_ms) / 1000), id)
   local left_ms = redis.pcall('PTTL', registry_key)
   if type(left_ms) == 'number' and left_ms < keep_ms then
@@ -140,6 +153,28 @@ local function queue_scheduled(scheduled_key, most, now_ms, now_iso)
   end
   local first = tonumber(redis.call('ZRANGE', scheduled_key, 0, 0, 'WITHSCORES')[2])
   return ids, first and math.max(0, first * 1000 - now_ms)
+end
+
+-- Queue up to `most` jobs of stock RQ that wait for other jobs, which nothing here would: workers refuse them. Returns their
+-- ids.
+local function queue_dependents(queue, most)
+  local registry_key, ids = DEFERRED .. queue, {}
+  for _, range in ipairs({{'-inf', '(' .. LISTED}, {'(' .. UNLISTED, '+inf'}}) do
+    for _, id in ipairs(redis.pcall('ZRANGE', registry_key, range[1], range[2], 'BYSCORE', 'LIMIT', 0, most - #ids)) do
+      redis.call('ZREM', registry_key, id)
+      local job_key, dependencies_key = 'rq:job:' .. id, 'rq:job::' .. id .. ':dependencies'
+      for _, other in ipairs(redis.pcall('SPOP', dependencies_key, DEPENDENCIES)) do
+        redis.pcall('SREM', 'rq:job:' .. other .. ':dependents', id)
+      end
+      redis.call('UNLINK', dependencies_key)
+      if redis.pcall('HGET', job_key, 'status') == 'deferred' and redis.call('EXISTS', 'agent:task:' .. id) == 0 then
+        redis.call('HSET', job_key, 'status', 'queued')
+        redis.call('RPUSH', 'rq:queue:' .. queue, id)
+        ids[#ids + 1] = id
+      end
+    end
+  end
+  return ids
 end
 
 -- Show the attempt that runs as RQ's execution of the job. Renewals do, not claims: most attempts are shorter than anybody

@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
 -- Bring back the tasks of workers whose lease has ended, to the front of their queues, and promote delayed tasks that
--- are due, some of those whose thing is free, and jobs of stock RQ that were enqueued for later. Any number of callers;
--- each does a bounded batch.
+-- are due, some of those whose thing is free, and jobs of stock RQ that were enqueued for later, or after others. Forget
+-- those that it cancelled. Any number of callers; each does a bounded batch.
 --
 -- Uses shared/connections/clock: clock, natural, whole
 -- Uses shared/queue/functions/turns: put_back, stopped_running
 -- Uses shared/queue/functions/waits: take_due, take_marked
--- Uses shared/queue/functions/rq_jobs: hide_execution, queue_scheduled
+-- Uses shared/queue/functions/rq_jobs: forget_ended, hide_execution, queue_dependents, queue_scheduled
 -- Uses shared/queue/functions/events: record_state
 --
 -- KEYS[1] agent:workers      zset    worker -> lease end (ms)
@@ -90,12 +90,16 @@ local woken = take_marked(n - #reaped - #due, now_ms)
 local left_n = n - #reaped - #due - #woken
 local scheduled_in = MOST_MS
 for i = 5, #KEYS do
-  local ids, next_in = queue_scheduled(KEYS[i], left_n, now_ms, now_iso)
-  left_n = left_n - #ids
-  for _, id in ipairs(ids) do
-    due[#due + 1] = id
+  local queue = KEYS[i]:sub(#'rq:scheduled:' + 1)
+  local scheduled, next_in = queue_scheduled(KEYS[i], left_n, now_ms, now_iso)
+  for _, ids in ipairs({scheduled, queue_dependents(queue, left_n - #scheduled)}) do
+    left_n = left_n - #ids
+    for _, id in ipairs(ids) do
+      due[#due + 1] = id
+    end
   end
   scheduled_in = math.min(scheduled_in, next_in or MOST_MS)
+  forget_ended('rq:canceled:' .. queue, now_ms)
 end
 
 -- Returns ms until the first member is due, or `longest`.

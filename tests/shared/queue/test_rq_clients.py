@@ -151,6 +151,25 @@ async def test_registry_of_cancelled_tasks_forgets_those_whose_result_is_over(qu
     assert listed(rq, CanceledJobRegistry) == ["t2"]
 
 
+async def test_job_that_stock_rq_cancelled_before_a_worker_read_it_is_forgotten(queue, rq):
+    enqueue(rq).cancel()
+    assert (rq.connection.ttl("rq:job:t1"), listed(rq, CanceledJobRegistry)) == (-1, ["t1"])
+    await queue.reap_scheduled()
+    assert 0 < rq.connection.ttl("rq:job:t1") <= 300
+    assert listed(rq, CanceledJobRegistry) == []
+
+
+async def test_job_that_waits_for_another_one_is_queued_to_be_refused(queue, rq):
+    enqueue(rq, "first")
+    enqueue(rq, "second", depends_on="first")
+    assert fetch(rq, "second").get_status() == "deferred"
+    assert (await queue.reap_scheduled()).promoted == ("second",)
+    refused = {one.id: one.acting_fields for one in (await queue.claim(n=9)).tasks}
+    assert refused == {"first": (), "second": ("dependency_id", "dependency_ids")}
+    assert not rq.connection.keys("rq:*depende*")
+    assert not rq.connection.exists(f"rq:deferred:{QUEUE}")
+
+
 async def test_registry_outlives_its_longest_entry(queue):
     await queue.end("asked", State.INTERRUPTED)
     await queue.end("answered", State.SUCCESS)
