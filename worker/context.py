@@ -127,7 +127,7 @@ async def open_context(
             _log.warning("config.questioned", warning=warning)
         breaker, budget = load(BreakerSettings).limits(load(CallSettings).timeout_s), load(BudgetSettings)
         own = budget.limits()
-        limits = await obeyed_limits(client, own)
+        limits = await obeyed_limits(client, own, budget.given())
         pacing, kept = load(PaceSettings), KeptAttempts(settings.waiting_attempts)
         guards = Guards(
             client,

@@ -69,7 +69,7 @@ def tasks(
     Examples:
       langgraph-producer tasks --state error
       langgraph-producer tasks --since 2026-11-22T00:00:00Z --limit 5000 --json | jq -r .state | sort | uniq -c
-      langgraph-producer tasks --state error --json | jq -r .task_id | xargs -n 1 langgraph-producer continue
+      langgraph-producer tasks --state error --json | jq -r .task_id | xargs langgraph-producer continue
     """  # noqa: D301 - \b is the character that tells click to keep the lines
     only: ListFields = {
         "state": State(state) if state else None,

@@ -1,7 +1,6 @@
 """The command that submits tasks."""
 
 import json
-import logging
 from codecs import BOM_UTF8
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -14,7 +13,9 @@ from langgraph_rq.producer.cli.views.output import (
     json_option,
     progress,
     refuse_timeout_alone,
+    warn_without_worker,
     write_results,
+    write_warnings_once,
 )
 from langgraph_rq.producer.client.client import Client
 from langgraph_rq.shared import terminal
@@ -97,8 +98,7 @@ def submit(
     """  # noqa: D301 - \b is the character that tells click to keep the lines
     refuse_timeout_alone(timeout_s, wait=wait)
     given = {name: _value(name, value) for name, value in fields.items() if value not in (None, ())}
-    # What the client logs as a warning is written below; without a handler Python would write it too.
-    logging.getLogger("langgraph_rq").addHandler(logging.NullHandler())
+    write_warnings_once()
     with exported_spans(is_required=False), Client() as client:
         if file:
             if query or input_json or given:
@@ -116,7 +116,7 @@ def submit(
                 terminal.report(f"warning: {place}{warning}", "yellow")
         reasons = dict.fromkeys(receipt.reason for receipt in receipts if receipt.reason)
         for reason in reasons:
-            terminal.report(f"warning: {reason}; tasks wait for one", "yellow")
+            warn_without_worker(reason)
         if wait:
             write_results(client, [one.task_id for one in receipts], timeout_s, reasons, as_json=as_json)
         else:

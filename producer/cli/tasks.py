@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-from langgraph_rq.producer.cli.views.output import EXIT_CODES, json_option, refuse_timeout_alone, write_results
+from langgraph_rq.producer.cli.views.output import (
+    EXIT_CODES,
+    json_option,
+    refuse_timeout_alone,
+    warn_without_worker,
+    write_results,
+    write_warnings_once,
+)
 from langgraph_rq.producer.client.client import Client
 from langgraph_rq.producer.client.reading.lookup import Receipt
 from langgraph_rq.producer.client.resume import MISSING
@@ -56,13 +63,14 @@ def events(task_id: str, *, after: str, as_json: bool) -> None:
 
 
 @click.command(epilog=_EXIT_CODES)
-@click.argument("task_id")
+@click.argument("task_ids", nargs=-1, required=True)
 @json_option
-def cancel(task_id: str, *, as_json: bool) -> None:
-    """Stop a task: from now on no model call of it starts. Writes the state in which it is now."""
+def cancel(task_ids: tuple[str, ...], *, as_json: bool) -> None:
+    """Stop tasks: from now on no model call of them starts. Writes the state in which each is now."""
     with Client() as client:
-        state = client.cancel(task_id)
-        terminal.write({"task_id": task_id, "state": state} if as_json else state.value)
+        for task_id in task_ids:
+            state = client.cancel(task_id)
+            terminal.write({"task_id": task_id, "state": state} if as_json else state.value)
 
 
 @click.command(epilog=EXIT_CODES)
@@ -88,28 +96,32 @@ def resume(
     """  # noqa: D301
     refuse_timeout_alone(timeout_s, wait=wait)
     by_id = dict(_split(answer) for answer in answers) or None
+    write_warnings_once()
     with exported_spans(is_required=False), Client() as client:
         receipt = client.resume(task_id, MISSING if value is None else _read(value), answers=by_id)
-        _write_receipt(client, receipt, timeout_s, wait=wait, as_json=as_json)
+        _write_receipts(client, [receipt], timeout_s, wait=wait, as_json=as_json)
 
 
 @click.command("continue", epilog=EXIT_CODES)
-@click.argument("task_id")
+@click.argument("task_ids", nargs=-1, required=True)
 @_wait_option
 @_timeout_option
 @json_option
-def continue_(task_id: str, *, wait: bool, timeout_s: float | None, as_json: bool) -> None:
-    """Continue a task that failed, timed out or was cancelled; writes the id of the task that does.
+def continue_(task_ids: tuple[str, ...], *, wait: bool, timeout_s: float | None, as_json: bool) -> None:
+    """Continue tasks that failed, timed out or were cancelled; writes the ids of the tasks that do.
 
-    It goes on from the last checkpoint: nodes that have finished do not run again.
+    Each goes on from its last checkpoint: nodes that have finished do not run again. Continued again, it is the same
+    task.
 
     \b
-    Example:
+    Examples:
       langgraph-producer continue TASK_ID --wait
+      langgraph-producer tasks --state error --limit 5000 --json | jq -r .task_id | xargs langgraph-producer continue
     """  # noqa: D301
     refuse_timeout_alone(timeout_s, wait=wait)
+    write_warnings_once()
     with exported_spans(is_required=False), Client() as client:
-        _write_receipt(client, client.continue_(task_id), timeout_s, wait=wait, as_json=as_json)
+        _write_receipts(client, map(client.continue_, task_ids), timeout_s, wait=wait, as_json=as_json)
 
 
 @click.command(epilog="\b\nExit codes:\n  0  asked to end\n  2  a setting is wrong")
@@ -154,10 +166,18 @@ def new_key(tenant: str, *, as_json: bool) -> None:
         terminal.write(f"line for LGRQ_GATEWAY_KEYS_FILE: {line}")
 
 
-def _write_receipt(client: Client, receipt: Receipt, timeout_s: float | None, *, wait: bool, as_json: bool) -> None:
+def _write_receipts(
+    client: Client, receipts: Iterable[Receipt], timeout_s: float | None, *, wait: bool, as_json: bool
+) -> None:
+    waited: dict[str, str | None] = {}
+    for receipt in receipts:
+        if receipt.reason and receipt.reason not in waited.values():
+            warn_without_worker(receipt.reason)
+        waited[receipt.task_id] = receipt.reason
+        if not wait:
+            terminal.write(asdict(receipt) if as_json else receipt.task_id)
     if wait:
-        write_results(client, [receipt.task_id], timeout_s, (), as_json=as_json)
-    terminal.write(asdict(receipt) if as_json else receipt.task_id)
+        write_results(client, list(waited), timeout_s, set(filter(None, waited.values())), as_json=as_json)
 
 
 def _split(answer: str) -> tuple[str, Any]:

@@ -101,6 +101,10 @@ class BudgetSettings(Settings):
             call_output_tokens=self.call_output_tokens,
         )
 
+    def given(self) -> set[str]:
+        """The variables that were set."""
+        return {variable for variable, field in self.names().items() if field in self.model_fields_set}
+
     def rates(self) -> dict[str, Rate]:
         """The prices that come before the bundled ones."""
         return {model: Rate(*rate) for model, rate in self.prices.items()}

@@ -32,7 +32,7 @@ from langgraph_rq.shared.tasks import GraphName
 
 _NAME: TypeAdapter[str] = TypeAdapter(GraphName)
 _KEYS = frozenset({"graphs", "dependencies", "env", "store", "checkpointer"})
-_GRAPH_KEYS = frozenset({"path", "description"})
+_GRAPH_KEYS = frozenset({"path"})
 _STORE_KEYS = frozenset({"path", "index", "ttl"})
 
 BUILD_KEYS = frozenset(
@@ -55,7 +55,7 @@ BUILD_KEYS = frozenset(
 
 INSTEAD = {
     "auth": "the gateway runs no user code: name users by API keys (docs/http.md)",
-    "http": "the gateway runs no user code: serve routes of your own beside it (docs/http.md)",
+    "http": "the gateway runs no user code: serve routes beside it; for cors set LGRQ_CORS_ORIGINS (docs/http.md)",
     "webhooks": "nothing is posted at a run's end: wait for the result, or read the events (docs/tasks.md)",
     "ui": "no components are served: serve them from your front end",
     "encryption": "set LGRQ_STATE_KEY, which encrypts checkpoints and store (docs/state.md)",

@@ -1,7 +1,7 @@
 """The limits that a worker obeys: those of the fleet, in Redis, whatever its own settings say; and rates."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import NoReturn
 
@@ -38,11 +38,11 @@ _COMMANDS = {
 """Field of `BudgetLimits` -> its setting, and the arguments of `langgraph-producer budget set` before the value."""
 
 
-async def obeyed_limits(redis: Redis, own: BudgetLimits) -> BudgetLimits:
-    """Return the fleet's limits, and log each setting of this process that differs from them.
+async def obeyed_limits(redis: Redis, own: BudgetLimits, given: Collection[str]) -> BudgetLimits:
+    """Return the fleet's limits, and log each setting that was `given` to this process and differs from them.
 
-    Where the fleet has made no call yet, and while Redis is away, they are this process' own: its first call writes
-    them, or is held to the fleet's by the scripts.
+    A default may differ: after `langgraph-producer budget set` it does. Where the fleet has made no call yet, and while
+    Redis is away, they are this process' own: its first call writes them, or is held to the fleet's by the scripts.
     """
     policy = await _read(redis, own)
     if policy is None:
@@ -50,7 +50,8 @@ async def obeyed_limits(redis: Redis, own: BudgetLimits) -> BudgetLimits:
     _emit_unreadable(policy)
     fleet = replace(policy.limits, call_output_tokens=own.call_output_tokens)
     for setting, ours, theirs, command in _differences(own, fleet):
-        _log.warning("budget.settings_differ", setting=setting, own=ours, fleet=theirs, command=command)
+        if setting in given:
+            _log.warning("budget.settings_differ", setting=setting, own=ours, fleet=theirs, command=command)
     return fleet
 
 

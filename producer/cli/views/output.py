@@ -1,5 +1,6 @@
 """What commands write: results and states, as tables for people or as JSON, and the exit codes of tasks."""
 
+import logging
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
@@ -171,6 +172,16 @@ def refuse_timeout_alone(timeout_s: float | None, *, wait: bool) -> None:
     """Refuse --timeout without --wait, where it would have no effect."""
     if timeout_s is not None and not wait:
         raise click.UsageError("--timeout is how long --wait waits: give both")
+
+
+def write_warnings_once() -> None:
+    """Keep Python from writing what the client logs as a warning, for a command that writes it itself."""
+    logging.getLogger("langgraph_rq").addHandler(logging.NullHandler())
+
+
+def warn_without_worker(reason: str) -> None:
+    """Warn that no live worker can run a task, or tasks of the same kind."""
+    terminal.report(f"warning: {reason}; tasks wait for one", "yellow")
 
 
 def write_results(

@@ -40,6 +40,16 @@ def test_task_is_cancelled(client, run):
     assert json.loads(run("cancel", task_id, "--json").stdout) == {"task_id": task_id, "state": "cancelled"}
 
 
+def test_several_tasks_are_cancelled_and_continued_by_one_command(client, run):
+    ids = [client.submit({}).task_id for _ in range(3)]
+    assert run("cancel", *ids).stdout.split() == ["cancelled"] * 3
+    done = run("continue", *ids)
+    assert len(done.stdout.split()) == 3
+    assert done.stderr.count("warning: ") == 1  # no worker is there
+    assert "; tasks wait for one\n" in done.stderr
+    assert run("continue", *ids).stdout == done.stdout
+
+
 @pytest.mark.parametrize("arguments", [("cancel", "nobody"), ("resume", "nobody", "1"), ("events", "nobody")])
 def test_unknown_task_is_exit_code_4(run, arguments):
     assert run(*arguments).exit_code == 4

@@ -14,20 +14,23 @@ from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.shared.connections.scripts import run
 from langgraph_rq.shared.pacing.learned_rates import learn_call
 from langgraph_rq.shared.pacing.pacing import Pace
+from langgraph_rq.shared.settings import BudgetSettings, load
 from langgraph_rq.worker.guards.fleet_limits import follow_limits, known_paces, obeyed_limits
 from tests.waiting import until
 
 OWN = BudgetLimits(daily_tokens=5_000, daily_cost_nano_usd=12_500_000_000, hold=Hold.WORST, call_output_tokens=7)
 
+GIVEN = {"LGRQ_BUDGET_DAILY_TOKENS", "LGRQ_BUDGET_DAILY_USD", "LGRQ_BUDGET_HOLD"}
+
 
 async def test_first_worker_of_a_fleet_obeys_its_own_settings(aredis, caplog):
-    assert await obeyed_limits(aredis, OWN) == OWN
+    assert await obeyed_limits(aredis, OWN, GIVEN) == OWN
     assert "settings_differ" not in caplog.text
 
 
 async def test_later_workers_obey_the_fleet_and_warn_of_each_difference(aredis, caplog, redis_url, monkeypatch):
     await run(aredis, set_limit_call(BudgetLimits(), "global", tokens=9_000))
-    obeyed = await obeyed_limits(aredis, OWN)
+    obeyed = await obeyed_limits(aredis, OWN, GIVEN)
     assert obeyed == BudgetLimits(daily_tokens=9_000, call_output_tokens=7)
     warnings = [line for line in caplog.text.splitlines() if "budget.settings_differ" in line]
     assert len(warnings) == 3
@@ -41,13 +44,22 @@ async def test_later_workers_obey_the_fleet_and_warn_of_each_difference(aredis, 
         changed = CliRunner().invoke(main, arguments)
         assert changed.exit_code == 0, changed.output
     caplog.clear()
-    assert await obeyed_limits(aredis, OWN) == OWN
+    assert await obeyed_limits(aredis, OWN, GIVEN) == OWN
     assert "settings_differ" not in caplog.text
+
+
+async def test_default_that_differs_from_the_fleet_is_no_warning(aredis, caplog, monkeypatch):
+    await run(aredis, set_limit_call(BudgetLimits(), "global", tokens=9_000, cost_nano_usd=1))
+    monkeypatch.setenv("LGRQ_BUDGET_USER_DAILY_TOKENS", "100")
+    settings = load(BudgetSettings)
+    await obeyed_limits(aredis, settings.limits(), settings.given())
+    (warning,) = [line for line in caplog.text.splitlines() if "budget.settings_differ" in line]
+    assert "setting=LGRQ_BUDGET_USER_DAILY_TOKENS" in warning
 
 
 async def test_worker_that_cannot_ask_begins_with_its_own_settings():
     async with open_async("unix:///nowhere/redis.sock") as redis:
-        assert await obeyed_limits(redis, OWN) == OWN
+        assert await obeyed_limits(redis, OWN, GIVEN) == OWN
 
 
 @pytest.mark.parametrize("limits", [OWN, BudgetLimits()])
@@ -55,7 +67,7 @@ async def test_limits_of_the_fleet_are_those_that_it_was_given(limits, aredis):
     await run(aredis, set_limit_call(limits, "global", tokens=""))
     policy = await run(aredis, read_policy_call())
     assert policy
-    assert (await obeyed_limits(aredis, limits)) == limits
+    assert (await obeyed_limits(aredis, limits, GIVEN)) == limits
 
 
 async def test_worker_follows_the_fleets_limits_while_it_runs(aredis, caplog):
