@@ -9,15 +9,7 @@ from langgraph_rq.worker.state.redis_stack.checkpoints import Checkpointer
 from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.state_keys import StateKeys
-from tests.worker.state.scenarios import (
-    SCENARIOS,
-    answers_to_questions,
-    delta_channels,
-    error_and_going_on,
-    fork_and_both_branches,
-    only_at_exit,
-    updates_by_hand,
-)
+from tests.worker.state.scenarios import SCENARIOS
 
 SECRET = "a-secret-of-more-than-32-characters"
 
@@ -43,19 +35,8 @@ async def test_scenario_shows_the_same_in_postgres(postgres, scenario, secret):
     assert await scenario(saver) == await scenario(InMemorySaver())
 
 
-STACK = (
-    fork_and_both_branches,
-    answers_to_questions,
-    error_and_going_on,
-    delta_channels,
-    updates_by_hand,
-    only_at_exit,
-)
-"""Not: paging, configurable keys in metadata, replay of subgraphs, the order of parallel writes."""
-
-
-@pytest.mark.parametrize("scenario", STACK, ids=lambda one: one.__name__)
-async def test_scenario_shows_the_same_on_redis_stack_as_far_as_the_library_can(stack, scenario):
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.__name__)
+async def test_scenario_shows_the_same_on_redis_stack(stack, scenario):
     saver = Checkpointer(stack)
     await saver.asetup()
     assert await scenario(saver) == await scenario(InMemorySaver())

@@ -14,9 +14,10 @@ from redis.exceptions import ResponseError
 
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.worker.state.outages import CheckpointOutageError
-from langgraph_rq.worker.state.redis_stack.checkpoints import TASK_ID, Checkpointer
+from langgraph_rq.worker.state.redis_stack.checkpoints import Checkpointer
 from langgraph_rq.worker.state.redis_stack.search_indexes import SearchModuleError
 from langgraph_rq.worker.state.refused_state import RefusedStateError
+from langgraph_rq.worker.state.saver.thread_saver import TASK_ID
 from tests.servers import redis_stack
 
 DOCUMENTED = ("checkpoint:", "checkpoint_latest:", "checkpoint_write:", "write_keys_zset:", "agent:checkpoints:")

@@ -23,14 +23,22 @@ The root graph's namespace is written `__empty__`; each subgraph has its own. Th
 
 import copy
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
 import orjson
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import WRITES_IDX_MAP, ChannelVersions, Checkpoint, CheckpointMetadata, CheckpointTuple
+from langgraph.checkpoint.base import (
+    WRITES_IDX_MAP,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    get_checkpoint_id,
+    get_checkpoint_metadata,
+)
 from langgraph.checkpoint.redis.aio import AsyncRedisSaver
 from langgraph.checkpoint.redis.key_registry import CheckpointKeyRegistry
 from langgraph.checkpoint.redis.util import to_storage_safe_id, to_storage_safe_str
@@ -45,11 +53,18 @@ from langgraph_rq.shared.connections.kept_connection import Argument
 from langgraph_rq.worker.guards.task_guard import note_saved
 from langgraph_rq.worker.state.later_ids import followed
 from langgraph_rq.worker.state.outages import PATIENCE_S, Outages
-from langgraph_rq.worker.state.redis_stack.documents import read_value, write_text
+from langgraph_rq.worker.state.redis_stack.documents import (
+    is_asked_for,
+    names_of,
+    order_of,
+    read_tuple,
+    read_value,
+    write_text,
+)
 from langgraph_rq.worker.state.redis_stack.pruning import drops
 from langgraph_rq.worker.state.redis_stack.search_indexes import create_indexes
-from langgraph_rq.worker.state.redis_stack.thread_keys import INDEX, index_key, part_of
-from langgraph_rq.worker.state.saver.thread_saver import TASK_ID, TASK_TTL_S, THREAD_TTL_S
+from langgraph_rq.worker.state.redis_stack.thread_keys import INDEX, index_key, part_of, stored_config
+from langgraph_rq.worker.state.saver.thread_saver import TASK_TTL_S, THREAD_TTL_S
 from langgraph_rq.worker.state.serializer import StateSerializer
 
 
@@ -100,8 +115,10 @@ class Checkpointer(AsyncRedisSaver):
             RefusedStateError: it holds a type that is not allowed, or was not written here with a known key.
         """
         reader = self._at(config)
-        found = followed(await self._outages.retry(lambda: super(Checkpointer, reader).aget_tuple(_stored(config))))
-        return found and _read(reader.serde, found)
+        found = followed(
+            await self._outages.retry(lambda: super(Checkpointer, reader).aget_tuple(stored_config(config)))
+        )
+        return found and read_tuple(reader.serde, found)
 
     async def begin(self, thread_id: str) -> bool:
         """Begin a task on a thread, all of which is kept from now on for as long as what the task will write.
@@ -116,14 +133,32 @@ class Checkpointer(AsyncRedisSaver):
             if not is_more:
                 return bool(known)
 
-    async def alist(self, config: RunnableConfig | None, **options: Any) -> AsyncIterator[CheckpointTuple]:
-        """List a thread's checkpoints as the library does, newest first."""
-        reader = self._at(config or {})
-        stored = config and _stored(config)
-        async for found in super(Checkpointer, reader).alist(stored, **options):
-            # The search does not tell capital letters from small ones.
-            if stored is None or found.config["configurable"]["thread_id"] == stored["configurable"]["thread_id"]:
-                yield _read(reader.serde, found)
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - LangGraph's name
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """List checkpoints, newest first; without a namespace of all of them, without a config of all threads.
+
+        The library finds them, and reads all of the thread: of namespaces, `before` and filters it knows a part.
+        """
+        reader, named = self._at(config or {}), (config or {}).get("configurable", {})
+        wanted = {name: named[name] for name in ("thread_id", "checkpoint_id") if named.get(name)}
+        last, left = (get_checkpoint_id(before) if before else None), limit
+        if left == 0:
+            return
+        async for stored in super(Checkpointer, reader).alist(
+            stored_config({"configurable": wanted}) if wanted else None
+        ):
+            found = read_tuple(reader.serde, stored)
+            if not is_asked_for(found, named, last, filter or {}):
+                continue
+            yield found
+            if left is not None and (left := left - 1) <= 0:
+                return
 
     async def athreads(self) -> AsyncIterator[str]:
         """List the ids of all threads that have checkpoints, in no order; one may come twice."""
@@ -147,7 +182,7 @@ class Checkpointer(AsyncRedisSaver):
         self._outages.check_fence()
         configurable = config["configurable"]
         thread, namespace = configurable["thread_id"], configurable["checkpoint_ns"]
-        call = self._put(configurable, checkpoint, metadata)
+        call = self._put(configurable, checkpoint, get_checkpoint_metadata(config, metadata))
         await self._outages.retry(lambda: self._trips.run(call))
         note_saved(thread, namespace, checkpoint["id"], metadata)
         return {"configurable": {"thread_id": thread, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}
@@ -200,8 +235,7 @@ class Checkpointer(AsyncRedisSaver):
         self, configurable: dict[str, Any], checkpoint: Checkpoint, metadata: CheckpointMetadata
     ) -> scripts.Call[int]:
         thread, namespace = configurable["thread_id"], configurable["checkpoint_ns"]
-        serializer = self.serde.at(_place_of(thread))
-        stamped: Any = {**metadata, **({TASK_ID: configurable[TASK_ID]} if TASK_ID in configurable else {})}
+        serializer = self.serde.at(f"thread:{thread}")
         parent = configurable.get("checkpoint_id")
         run_id = configurable.get("run_id", metadata.get("run_id"))
         document = {
@@ -211,7 +245,7 @@ class Checkpointer(AsyncRedisSaver):
             "checkpoint_ts": time.time() * 1000,
             "checkpoint": write_text(serializer, checkpoint),
             # A string, as the library wants it of a search.
-            "metadata": orjson.dumps(write_text(serializer, stamped)).decode(),
+            "metadata": orjson.dumps(write_text(serializer, metadata)).decode(),
             "has_writes": False,
             "source": metadata.get("source", ""),
             "step": metadata.get("step", 0),
@@ -237,7 +271,7 @@ class Checkpointer(AsyncRedisSaver):
             configurable.get("checkpoint_ns", ""),
             configurable["checkpoint_id"],
         )
-        serializer = self.serde.at(_place_of(configurable["thread_id"]))
+        serializer = self.serde.at(f"thread:{configurable['thread_id']}")
         args: list[Argument] = [self._ttl_ms]
         for position, (channel, value) in enumerate(writes):
             idx = WRITES_IDX_MAP.get(channel, position)
@@ -256,7 +290,7 @@ class Checkpointer(AsyncRedisSaver):
     def _at(self, config: RunnableConfig) -> "Checkpointer":
         """Return a reader of one thread: the library gives the thread to none of the methods that decode."""
         reader = copy.copy(self)
-        reader.serde = self.serde.at(_place_of(config.get("configurable", {}).get("thread_id", "")))
+        reader.serde = self.serde.at(f"thread:{config.get('configurable', {}).get('thread_id', '')}")
         return reader
 
     # What follows replaces steps of the library's reading.
@@ -293,8 +327,8 @@ class Checkpointer(AsyncRedisSaver):
         registry = CheckpointKeyRegistry.make_write_keys_zset_key(thread_id, checkpoint_ns, checkpoint_id)
         keys: Any = await self._redis.zrange(registry, 0, -1)
         found: list[Any] = await self._redis.json().mget(keys, "$") if keys else []
-        writes = [write for documents in found if documents for write in documents]
-        return [(*_names(write), read_value(self.serde, write)) for write in writes]
+        writes = sorted((write for documents in found if documents for write in documents), key=order_of)
+        return [(*names_of(write), read_value(self.serde, write)) for write in writes]
 
     async def _abatch_load_pending_writes(self, batch_keys: Any) -> dict[Any, list[tuple[str, str, Any]]]:
         return {place: await self._aload_pending_writes(*place) for place in batch_keys}
@@ -303,35 +337,6 @@ class Checkpointer(AsyncRedisSaver):
 def _is_outage(error: BaseException) -> bool:
     """Recognise an outage, also when the search library has wrapped it."""
     return is_outage(error) or (isinstance(error, RedisVLError) and is_outage(error.__cause__ or error))
-
-
-def _read(serializer: StateSerializer, found: CheckpointTuple) -> CheckpointTuple:
-    parent = _given(found.parent_config) if found.parent_config else None
-    return found._replace(
-        config=_given(found.config), parent_config=parent, metadata=read_value(serializer, found.metadata)
-    )
-
-
-def _stored(config: RunnableConfig) -> RunnableConfig:
-    """Name the thread of a config as keys do."""
-    return _with_thread(config, part_of(config["configurable"]["thread_id"]))
-
-
-def _given(config: RunnableConfig) -> RunnableConfig:
-    return _with_thread(config, unquote(config["configurable"]["thread_id"]))
-
-
-def _with_thread(config: RunnableConfig, thread: str) -> RunnableConfig:
-    return {**config, "configurable": {**config["configurable"], "thread_id": thread}}
-
-
-def _names(write: Any) -> tuple[str, str]:
-    """Return the node's task and the channel of a pending write, of a document that may be anything."""
-    return (str(write.get("task_id")), str(write.get("channel"))) if isinstance(write, dict) else ("", "")
-
-
-def _place_of(thread: str) -> str:
-    return f"thread:{thread}"
 
 
 def _place(thread: str, namespace: str, checkpoint_id: str) -> dict[str, str]:

@@ -1,4 +1,5 @@
--- Write a node's pending writes and set their TTL, atomically.
+-- Write a node's pending writes and set their TTL, atomically. A repeated write counts once, the first; of a special one,
+-- whose index is below 0, the last.
 --
 -- KEYS[1] checkpoint:<thread>:<namespace>:<id>       JSON  the checkpoint that the writes belong to
 -- KEYS[2] write_keys_zset:<thread>:<namespace>:<id>  zset  key of a write -> its index
@@ -11,7 +12,9 @@ local ttl_ms = tonumber(ARGV[1])
 local count = 0
 for i = 2, #ARGV, 2 do
   local key, document = ARGV[i], ARGV[i + 1]
-  redis.call('JSON.SET', key, '$', document)
+  if key:find(':%-%d+$') or redis.call('EXISTS', key) == 0 then
+    redis.call('JSON.SET', key, '$', document)
+  end
   redis.call('PEXPIRE', key, ttl_ms)
   redis.call('ZADD', registry_key, count, key)
   count = count + 1
