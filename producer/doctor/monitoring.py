@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 
 from langgraph_rq.producer.doctor.finding import Check, Finding, failed, passed, warned
 from langgraph_rq.producer.doctor.system import System
@@ -17,8 +18,11 @@ _TELL_PROMETHEUS = "give --prometheus URL, so that it is asked"
 
 def logs_are_structured(_system: System) -> Finding:
     """A log line must be readable by machines, and hold no prompt."""
+    if find_spec("re2") is None:
+        return warned("not checked: neither worker nor gateway is installed here", "run the doctor as the gateway runs")
     # In a process of its own: setting up the logs is for the whole process.
-    done = subprocess.run([sys.executable, "-c", _LOG_A_LINE], capture_output=True, text=True, check=False)  # noqa: S603
+    command = [sys.executable, "-P", "-c", _LOG_A_LINE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     try:
         json.loads(done.stderr)
     except ValueError:

@@ -2,7 +2,7 @@
 
 import time
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from redis.exceptions import AuthenticationError, RedisError
@@ -154,9 +154,19 @@ def versions_are_supported(system: System) -> Finding:
     server = str(system.info.get(f"{name.lower()}_version", "0"))
     if tuple(int(part) for part in server.split(".")[:2]) < _OLDEST[name]:
         return failed(f"{name} {server} is too old", "use Redis 8 or Valkey 9")
-    if not version("rq").startswith("3.0."):
-        return failed(f"rq {version('rq')}: we rely on the key layout of 3.0", "pip install 'rq==3.0.*'")
-    return passed(f"{name} {server}, rq {version('rq')}, langgraph-rq {version('langgraph-rq')}")
+    rq = _installed("rq")
+    if rq and not rq.startswith("3.0."):
+        return failed(f"rq {rq}: we rely on the key layout of 3.0", "pip install 'rq==3.0.*'")
+    ours = f"{name} {server}, langgraph-rq {_installed('langgraph-rq')}"
+    return passed(f"{ours}, rq {rq}" if rq else ours)
+
+
+def _installed(name: str) -> str | None:
+    """Return the version of a package; None: it is not here, as rq is not where only the client is installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 CHECKS: dict[str, Check] = {

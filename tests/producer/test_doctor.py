@@ -1,5 +1,7 @@
 import json
 import socket
+import subprocess
+import sys
 from collections import Counter
 from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -18,6 +20,7 @@ from langgraph_rq.shared.connections.scripts import run_sync
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.shared.guarded_models import GuardedModel, GuardedModels
 from tests.deployment import make_secrets, role_url
+from tests.installation import clean_environment
 from tests.waiting import until_sync
 
 GOOD = {
@@ -96,6 +99,35 @@ def producer_url(secrets):
             load_missing(client)
             note_memory(client, {24: 100_000_000})
         yield role_url(server, "producer", secrets)
+
+
+THIN = """
+import importlib.metadata, importlib.util, sys
+
+found, spec = importlib.metadata.distribution, importlib.util.find_spec
+
+def distribution(name):
+    if name == "rq":
+        raise importlib.metadata.PackageNotFoundError(name)
+    return found(name)
+
+importlib.metadata.distribution = distribution
+importlib.util.find_spec = lambda name, *more: None if name == "re2" else spec(name, *more)
+from langgraph_rq.producer.cli.main import main
+main(["doctor", "--json"])
+"""
+
+
+def test_installation_of_the_client_alone_is_examined_without_what_it_does_not_have(redis_url):
+    environment = clean_environment({"REDIS_URL": redis_url})
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", THIN], env=environment, capture_output=True, text=True, check=False
+    )
+    found = {one["check"]: (one["level"], one["reason"]) for one in map(json.loads, done.stdout.splitlines())}
+    assert (done.returncode, done.stderr) == (2, "")
+    assert found["structured logs"] == ("warn", "not checked: neither worker nor gateway is installed here")
+    level, reason = found["versions"]
+    assert (level, " rq " in reason) == ("pass", False)
 
 
 def note_memory(client, used):
