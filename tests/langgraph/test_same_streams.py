@@ -61,7 +61,8 @@ def of(mode: StreamMode, found: Streamed) -> list:
         groups = {thing: without_ids(group) for thing, group in groups.items()}
     if mode in {StreamMode.UPDATES, StreamMode.EVENTS}:
         return sorted(map(streamed, groups.values()), key=json.dumps)
-    return streamed([part for group in groups.values() for part in group])
+    in_order = sorted(groups.values(), key=lambda group: json.dumps(streamed(group)))
+    return streamed([part for group in in_order for part in group])
 
 
 def without_ids(value: Any) -> Any:
