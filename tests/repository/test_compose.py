@@ -26,6 +26,10 @@ def test_nothing_is_published_beyond_this_host(service):
     assert all(port.startswith("127.0.0.1:") for port in SERVICES[service].get("ports", []))
 
 
+def test_worker_is_not_process_1_which_could_not_be_killed_when_a_node_hangs():
+    assert SERVICES["worker"]["init"] is True
+
+
 @pytest.mark.parametrize("service", ["redis", "worker", "gateway", "dashboard"])
 def test_services_of_the_main_path_have_a_health_check(service):
     assert SERVICES[service]["healthcheck"]["test"]
