@@ -81,6 +81,8 @@ class GraphWorker(RegisteredWorker):
         self._outage = Outage()
         self._outcomes = OutcomeWriter(context, checkpoint_ttl_s)
         self._isolation = isolation
+        if isolation:
+            isolation.fork_server.is_stuck = lambda: self._lease is not None and self._lease.is_stuck
         self._running = RunningTasks(context, self._outcomes, isolation, self._changed.set)
         self._claimer = Claimer(
             context.redis,

@@ -125,6 +125,11 @@ class LeaseKeeper:
         """Whether the lease surely holds by this worker's own clock, so that a model call may start."""
         return time.monotonic() - self._renewed_at < self._lease_s - MARGIN_S
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the loop has not run for so long that the lease is not renewed any more."""
+        return self._watch.is_stuck
+
     def renew_soon(self) -> None:
         """Renew within moments: Redis may have news that no message told."""
         self._is_asked = True

@@ -5,13 +5,18 @@ import re
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
+from types import SimpleNamespace
 
 import psutil
 
+from langgraph_rq import Client
+from langgraph_rq.worker.fleet import loop_watch
 from langgraph_rq.worker.fleet.forked import fork_server
 from langgraph_rq.worker.fleet.forked.fork_server import ForkServer
-from tests.waiting import until_sync
+from tests.fleet import one_node_graph, worker
+from tests.waiting import until, until_sync
 
 
 def test_fork_server_outlives_signals_that_come_as_soon_as_it_is_forked(monkeypatch):
@@ -80,6 +85,12 @@ os.kill(os.getpid(), signal.SIGSTOP)
 """
 
 
+STUCK_WORKER = """
+fork_server.ForkServer.start(lambda _connection: None).is_stuck = lambda: True
+signal.pause()
+"""
+
+
 def start(program: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", PROGRAM + program], stdout=subprocess.PIPE, text=True)
 
@@ -99,3 +110,27 @@ def test_worker_none_of_whose_threads_runs_is_killed_but_not_one_that_was_stoppe
         assert worker.status() == psutil.STATUS_STOPPED
         worker.resume()
         assert process.wait(60) == -signal.SIGKILL
+
+
+def test_worker_that_is_stuck_is_killed():
+    with start(STUCK_WORKER) as process:
+        assert process.wait(60) == -signal.SIGKILL
+
+
+async def test_worker_is_stuck_while_a_node_blocks_its_loop(redis_url, monkeypatch):
+    monkeypatch.setattr(loop_watch, "STUCK_S", 0.5)
+    isolation = SimpleNamespace(fork_server=SimpleNamespace(is_gone=False))
+    found = []
+
+    async def block(_state):
+        with ThreadPoolExecutor() as thread:  # which is waited for here
+            thread.submit(until_sync, isolation.fork_server.is_stuck, 30)
+        found.append(isolation.fork_server.is_stuck())
+        return {}
+
+    with Client(redis_url) as client:
+        async with worker(redis_url, {"g": one_node_graph(block)}, isolation=isolation):
+            assert not isolation.fork_server.is_stuck()
+            client.submit({}, graph="g")
+            await until(lambda: found == [True], 30)
+            await until(lambda: not isolation.fork_server.is_stuck(), 30)

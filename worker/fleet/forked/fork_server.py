@@ -6,7 +6,7 @@ sends its exit code. Why not multiprocessing's: docs/adr/0010.
 
 A node that holds the interpreter's lock, as a regular expression can for hours, stops all threads of its process, also
 those that would end it. So a thread of each process gives signs of life: the server kills a silent worker, and the
-watcher a silent child, or one that outlives its connection.
+watcher a silent child, or one that outlives its connection. A worker whose loop is stuck is silent, too.
 
     worker ──fork at boot──► fork server ──fork──► watcher ──fork──► child
        └───────────────── socket pair ────────────────┴────────────────┘
@@ -54,6 +54,8 @@ class ForkServer:
         self.pid = pid
         self.is_gone = False
         """Whether it has ended before its worker, which cannot fork another one: it has threads by now."""
+        self.is_stuck: Callable[[], bool] = lambda: False
+        """Asks whether this process should give no signs of life, though its threads run: it cannot go on."""
         self._control = control
         self._lock = threading.Lock()
 
@@ -102,8 +104,9 @@ class ForkServer:
         """Show the server that this process lives, until one of them ends."""
         with suppress(OSError):
             while True:
-                with suppress(BlockingIOError), self._lock:  # the server was stopped: it has signs enough
-                    self._control.send(_SIGN, socket.MSG_DONTWAIT)
+                if not self.is_stuck():
+                    with suppress(BlockingIOError), self._lock:  # the server was stopped: it has signs enough
+                        self._control.send(_SIGN, socket.MSG_DONTWAIT)
                 time.sleep(_SIGN_S)
         self.is_gone = True
 
