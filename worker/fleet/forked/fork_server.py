@@ -58,6 +58,9 @@ class ForkServer:
         """Asks whether this process should give no signs of life, though its threads run: it cannot go on."""
         self._control = control
         self._lock = threading.Lock()
+        self._is_closed = threading.Event()
+        self._signs = threading.Thread(target=self._give_signs, name="signs", daemon=True)
+        self._signs.start()
 
     @classmethod
     def start(cls, run: Callable[[Connection], None]) -> Self:
@@ -77,9 +80,7 @@ class ForkServer:
                 finally:
                     os._exit(0)
         theirs.close()
-        server = cls(ours, pid)
-        threading.Thread(target=server._give_signs, name="signs", daemon=True).start()
-        return server
+        return cls(ours, pid)
 
     def fork(self) -> Connection:
         """Fork a child; returns the worker's end of its connection. Closing it ends the child.
@@ -98,17 +99,19 @@ class ForkServer:
 
     def close(self) -> None:
         """End the server."""
+        self._is_closed.set()
+        self._signs.join()
         self._control.close()
 
     def _give_signs(self) -> None:
         """Show the server that this process lives, until one of them ends."""
-        with suppress(OSError):
-            while True:
+        try:
+            while not self._is_closed.wait(_SIGN_S):
                 if not self.is_stuck():
                     with suppress(BlockingIOError), self._lock:  # the server was stopped: it has signs enough
                         self._control.send(_SIGN, socket.MSG_DONTWAIT)
-                time.sleep(_SIGN_S)
-        self.is_gone = True
+        except OSError:
+            self.is_gone = True
 
 
 def _serve(control: socket.socket, worker: int, run: Callable[[Connection], None]) -> None:
