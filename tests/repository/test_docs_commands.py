@@ -245,7 +245,7 @@ def test_audit_log_is_shown_checked_and_exported_as_shown(redis_url, tmp_path, m
 
 @pytest.mark.parametrize("line", lines("chaos"))
 def test_line_that_injects_faults_has_options_that_there_are(line):
-    command = ["bash", "-c", line.replace("make", "make --dry-run", 1)]
+    command = ["bash", "-c", line.replace("make", "make --no-print-directory --dry-run", 1)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     _, _, module, *options = shlex.split(done.stdout.splitlines()[-1])
     assert module == ("tests.chaos.soak" if "soak" in line else "tests.chaos")

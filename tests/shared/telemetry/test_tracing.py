@@ -61,7 +61,7 @@ def fleet(tmp_path_factory):
                 quick = client.submit_many([{"graph": "w0", "input": {"question": "?"}} for _ in range(COUNTED)])
                 list(client.wait_each([receipt.task_id for receipt in quick], 60))
                 ports = [event["port"] for event in worker.events("metrics.served")]
-                counts = [until_sync(partial(finished_tasks, port), 10) for port in ports]
+                counts = until_sync(partial(finished_tasks, ports), 10)
                 whole = submit(client, TASKS)
                 list(client.wait_each(whole, 60))
                 until_sync(lambda: ended_attempts(received, whole) == TASKS)
@@ -100,11 +100,15 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def finished_tasks(port: int) -> float:
-    """What a process counted, once it has counted any."""
-    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        lines = answer.read().decode().splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("agent_requests_total{"))
+def finished_tasks(ports: list[int]) -> list[float] | None:
+    """What each process counted, once they have counted all: a count may come a moment after its task's end."""
+    counts = []
+    for port in ports:
+        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        of_tasks = [line for line in lines if line.startswith("agent_requests_total{")]
+        counts.append(sum(float(line.rpartition(" ")[2]) for line in of_tasks))
+    return counts if sum(counts) >= COUNTED else None
 
 
 def test_counters_of_all_processes_add_up(fleet):
