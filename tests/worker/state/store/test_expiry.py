@@ -85,6 +85,16 @@ async def test_namespace_whose_keys_redis_has_deleted_is_forgotten(store, redis_
     assert redis_client.keys() == []
 
 
+async def test_register_of_namespaces_does_not_keep_those_that_redis_has_deleted(store, redis_client):
+    await store.abatch([PutOp(("users", f"gone-{n}"), "k", {}, ttl=1) for n in range(100)])
+    redis_client.delete(*redis_client.keys("agent:*:default:users.gone-*"))
+    for n in range(300):
+        await store.aput(("users", f"new-{n}"), "k", {})
+    left = redis_client.zrange("agent:store_namespaces:default", 0, -1)
+    assert sum("new" in str(namespace) for namespace in left) == 300
+    assert len(left) < 350
+
+
 async def test_read_lets_the_time_begin_anew_unless_it_is_told_not_to(store, redis_client, left_ms):
     await store.aput(ADA, "k", {"n": 1}, ttl=10)
     keys = [key for key in redis_client.scan_iter() if redis_client.pexpire(key, 30_000)]

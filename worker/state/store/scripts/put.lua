@@ -16,6 +16,9 @@
 -- Returns 1 written | 0 refused, a later attempt at the task has been seen
 local register_key, epoch_key = KEYS[1], KEYS[2]
 local tenant, namespace, name = ARGV[1], ARGV[2], ARGV[3]
+-- Namespaces that are looked at with each one that is added: Redis deletes the keys of one whose items have all expired, and
+-- cannot take it off the register.
+local LOOKED_AT = 2
 local ttl_ms, value, vectors, epoch = tonumber(ARGV[4]), ARGV[5], ARGV[6], ARGV[7]
 
 if is_superseded(epoch_key, epoch) then
@@ -44,7 +47,13 @@ end
 
 redis.call('HSET', keys.items, name, pack_item(created_us, updated_us, ttl_ms, value))
 redis.call('ZADD', keys.order, updated_us, name)
-redis.call('ZADD', register_key, 0, namespace)
+if redis.call('ZADD', register_key, 0, namespace) == 1 then
+  for _, other in ipairs(redis.call('ZRANDMEMBER', register_key, LOOKED_AT)) do
+    if redis.call('EXISTS', item_keys(tenant, other).items) == 0 then
+      redis.call('ZREM', register_key, other)
+    end
+  end
+end
 if ttl_ms > 0 then
   redis.call('ZADD', keys.expiry, now_ms + ttl_ms, name)
 else
