@@ -280,8 +280,8 @@ RQ = {
     ),
     "a registry is not trimmed": (
         "cancel",
-        "    redis.pcall('ZREM', registry_key, unpack(over))\n",
-        "",
+        "  for _, id in ipairs(over) do\n    redis.pcall('ZREM', registry_key, id)\n",
+        "  for _, id in ipairs(over) do\n",
         rq_clients.test_registry_of_cancelled_tasks_forgets_those_whose_result_is_over,
     ),
     "an old result is kept": (
