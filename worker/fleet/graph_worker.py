@@ -81,8 +81,6 @@ class GraphWorker(RegisteredWorker):
         self._outage = Outage()
         self._outcomes = OutcomeWriter(context, checkpoint_ttl_s)
         self._isolation = isolation
-        if isolation:
-            isolation.fork_server.is_stuck = lambda: self._lease is not None and self._lease.is_stuck
         self._running = RunningTasks(context, self._outcomes, isolation, self._changed.set)
         self._claimer = Claimer(
             context.redis,
@@ -139,6 +137,8 @@ class GraphWorker(RegisteredWorker):
     async def run(self, *, burst: bool = False) -> int:
         """Work until `stop` (or, with `burst`, until the queues are empty); returns how many tasks were started."""
         self._join()
+        if self._isolation:
+            self._isolation.fork_server.give_signs(lambda: self._lease is not None and self._lease.is_stuck)
         watchers = [asyncio.create_task(self._claimer.watch(name)) for name in self.queue_names()]
         watchers.append(asyncio.create_task(self._claimer.wait_for_work()))
         watchers.append(asyncio.create_task(self._requests.serve()))

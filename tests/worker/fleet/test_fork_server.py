@@ -5,8 +5,10 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -30,7 +32,7 @@ def test_fork_server_outlives_signals_that_come_as_soon_as_it_is_forked(monkeypa
         return pid
 
     monkeypatch.setattr(os, "fork", fork_and_signal)
-    server = ForkServer.start(lambda connection: connection.send("alive"))
+    server = ForkServer.start(lambda connection, _: connection.send("alive"))
     with server.fork() as connection:
         assert connection.poll(60)
         assert connection.recv() == "alive"
@@ -41,7 +43,7 @@ def test_fork_server_outlives_a_library_that_cannot_be_imported(monkeypatch, tmp
     (tmp_path / "broken_library.py").write_text("raise TypeError('of another version')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(fork_server, "_LIBRARIES", ["broken_library"])
-    server = ForkServer.start(lambda connection: connection.send("alive"))
+    server = ForkServer.start(lambda connection, _: connection.send("alive"))
     with server.fork() as connection:
         assert connection.recv() == "alive"
     server.close()
@@ -54,7 +56,7 @@ HOLD_THE_LOCK = 're.match("(a+)+$", "a" * 60 + "b")'
 def test_child_that_does_not_see_the_end_of_its_connection_is_killed(monkeypatch):
     monkeypatch.setattr(fork_server, "_LEAVE_S", 0.1)
 
-    def hang(connection: Connection) -> None:
+    def hang(connection: Connection, _give_signs: Callable[[], None]) -> None:
         connection.send(os.getpid())
         exec(HOLD_THE_LOCK, {"re": re})
 
@@ -73,26 +75,54 @@ fork_server._SILENT_S, fork_server._SIGN_S = 2.0, 0.1
 """
 
 WITH_CHILD = f"""
-server = fork_server.ForkServer.start(lambda _connection: {HOLD_THE_LOCK})
-with server.fork() as connection:
+def run(_connection, give_signs):
+    give_signs()
+    {HOLD_THE_LOCK}
+
+with fork_server.ForkServer.start(run).fork() as connection:
     print(connection.recv())
 """
 
 STOPPED_WORKER = f"""
-fork_server.ForkServer.start(lambda _connection: None)
+fork_server.ForkServer.start(None).give_signs(lambda: False)
 os.kill(os.getpid(), signal.SIGSTOP)
 {HOLD_THE_LOCK}
 """
 
-
 STUCK_WORKER = """
-fork_server.ForkServer.start(lambda _connection: None).is_stuck = lambda: True
+fork_server.ForkServer.start(None).give_signs(lambda: True)
 signal.pause()
+"""
+
+STARTING_WORKER = """
+fork_server.ForkServer.start(None)
+signal.pause()
+"""
+
+STARTING_CHILD = f"""
+def run(connection, give_signs):
+    connection.send(os.getpid())
+    {HOLD_THE_LOCK}
+
+with fork_server.ForkServer.start(run).fork() as connection:
+    print(connection.recv(), flush=True)
+    signal.pause()
 """
 
 
 def start(program: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", PROGRAM + program], stdout=subprocess.PIPE, text=True)
+
+
+def wait_until_it_has_looked(watcher: psutil.Process) -> None:
+    """Wait for as many looks as it takes to kill a silent process, and some more."""
+
+    def waits() -> int:
+        threads = Path(f"/proc/{watcher.pid}/task").glob("*/status")
+        return sum(int(re.search(r"\nvoluntary_ctxt_switches:\s*(\d+)", one.read_text())[1]) for one in threads)
+
+    before = waits()
+    until_sync(lambda: waits() > before + 25, 60)
 
 
 def test_child_none_of_whose_threads_runs_is_killed():
@@ -105,8 +135,7 @@ def test_worker_none_of_whose_threads_runs_is_killed_but_not_one_that_was_stoppe
         worker = psutil.Process(process.pid)
         until_sync(lambda: worker.status() == psutil.STATUS_STOPPED, 60)
         (server,) = worker.children()
-        before = server.num_ctx_switches().voluntary
-        until_sync(lambda: server.num_ctx_switches().voluntary >= before + 2, 60)  # it has looked
+        wait_until_it_has_looked(server)
         assert worker.status() == psutil.STATUS_STOPPED
         worker.resume()
         assert process.wait(60) == -signal.SIGKILL
@@ -117,20 +146,44 @@ def test_worker_that_is_stuck_is_killed():
         assert process.wait(60) == -signal.SIGKILL
 
 
+def test_worker_and_child_that_have_not_begun_may_be_silent():
+    with start(STARTING_WORKER) as starting, start(STARTING_CHILD) as parent:
+        worker, child = psutil.Process(starting.pid), psutil.Process(int(parent.stdout.readline()))
+        until_sync(worker.children, 60)
+        for watcher in (worker.children()[0], child.parent()):
+            wait_until_it_has_looked(watcher)
+        assert [process.status() for process in (worker, child)] == [psutil.STATUS_SLEEPING, psutil.STATUS_RUNNING]
+        worker.kill()
+        parent.kill()
+
+
+def test_silence_while_its_watcher_did_not_run_is_no_reason_to_kill():
+    with subprocess.Popen(["sleep", "60"]) as process:
+        silence = fork_server._Silence(process.pid)
+        for _ in range(2):
+            silence.end()
+            for _ in range(round(fork_server._SILENT_S / fork_server._SIGN_S) - 1):
+                silence.go_on()
+        assert process.poll() is None
+        silence.go_on()
+        assert process.wait(60) == -signal.SIGKILL
+
+
 async def test_worker_is_stuck_while_a_node_blocks_its_loop(redis_url, monkeypatch):
     monkeypatch.setattr(loop_watch, "STUCK_S", 0.5)
-    isolation = SimpleNamespace(fork_server=SimpleNamespace(is_gone=False))
+    asked = []
+    isolation = SimpleNamespace(fork_server=SimpleNamespace(is_gone=False, give_signs=asked.append))
     found = []
 
     async def block(_state):
         with ThreadPoolExecutor() as thread:  # which is waited for here
-            thread.submit(until_sync, isolation.fork_server.is_stuck, 30)
-        found.append(isolation.fork_server.is_stuck())
+            thread.submit(until_sync, asked[0], 30)
+        found.append(asked[0]())
         return {}
 
     with Client(redis_url) as client:
         async with worker(redis_url, {"g": one_node_graph(block)}, isolation=isolation):
-            assert not isolation.fork_server.is_stuck()
+            await until(lambda: asked and not asked[0](), 30)
             client.submit({}, graph="g")
             await until(lambda: found == [True], 30)
-            await until(lambda: not isolation.fork_server.is_stuck(), 30)
+            await until(lambda: not asked[0](), 30)

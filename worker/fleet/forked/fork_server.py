@@ -5,8 +5,9 @@ has a socket pair to the worker, and ends with the worker. A watcher between ser
 sends its exit code. Why not multiprocessing's: docs/adr/0010.
 
 A node that holds the interpreter's lock, as a regular expression can for hours, stops all threads of its process, also
-those that would end it. So a thread of each process gives signs of life: the server kills a silent worker, and the
-watcher a silent child, or one that outlives its connection. A worker whose loop is stuck is silent, too.
+those that would end it. So a thread of each process gives signs of life, once its graphs are loaded: the server kills
+a silent worker, and the watcher a silent child, or one that outlives its connection. A worker whose loop is stuck is
+silent, too.
 
     worker ──fork at boot──► fork server ──fork──► watcher ──fork──► child
        └───────────────── socket pair ────────────────┴────────────────┘
@@ -20,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -44,6 +46,9 @@ _STOPPED = "Tt"
 _LIBRARIES = ("langgraph_rq.worker.context", "langchain_openai")
 """Imported before the first child is forked."""
 
+Run = Callable[[Connection, Callable[[], None]], None]
+"""What a child does, given its end of the connection and what it calls to give signs of life from then on."""
+
 _log = get_logger(__name__)
 
 
@@ -54,21 +59,14 @@ class ForkServer:
         self.pid = pid
         self.is_gone = False
         """Whether it has ended before its worker, which cannot fork another one: it has threads by now."""
-        self.is_stuck: Callable[[], bool] = lambda: False
-        """Asks whether this process should give no signs of life, though its threads run: it cannot go on."""
         self._control = control
         self._lock = threading.Lock()
         self._is_closed = threading.Event()
-        self._signs = threading.Thread(target=self._give_signs, name="signs", daemon=True)
-        self._signs.start()
+        self._signs: threading.Thread | None = None
 
     @classmethod
-    def start(cls, run: Callable[[Connection], None]) -> Self:
-        """Fork the server. Call it before any thread is started.
-
-        Args:
-            run: What each child does, with its end of the connection.
-        """
+    def start(cls, run: Run) -> Self:
+        """Fork the server, whose children `run`. Call it before any thread is started."""
         ours, theirs = socket.socketpair()
         worker = os.getpid()
         with blocked_signals():
@@ -97,27 +95,42 @@ class ForkServer:
                 raise
         return Connection(ours.detach())
 
+    def give_signs(self, is_stuck: Callable[[], bool]) -> None:
+        """Be killed from now on when this process gives no signs of life.
+
+        Args:
+            is_stuck: Asks whether it should give none, though its threads run: it cannot go on.
+        """
+        self._give_sign()
+        self._signs = threading.Thread(target=self._give_signs, args=(is_stuck,), name="signs", daemon=True)
+        self._signs.start()
+
     def close(self) -> None:
         """End the server."""
         self._is_closed.set()
-        self._signs.join()
+        if self._signs:
+            self._signs.join()
         self._control.close()
 
-    def _give_signs(self) -> None:
-        """Show the server that this process lives, until one of them ends."""
+    def _give_signs(self, is_stuck: Callable[[], bool]) -> None:
+        while not (self._is_closed.wait(_SIGN_S) or self.is_gone):
+            if not is_stuck():
+                self._give_sign()
+
+    def _give_sign(self) -> None:
+        """Show the server that this process lives."""
         try:
-            while not self._is_closed.wait(_SIGN_S):
-                if not self.is_stuck():
-                    with suppress(BlockingIOError), self._lock:  # the server was stopped: it has signs enough
-                        self._control.send(_SIGN, socket.MSG_DONTWAIT)
+            with suppress(BlockingIOError), self._lock:  # the server was stopped: it has signs enough
+                self._control.send(_SIGN, socket.MSG_DONTWAIT)
         except OSError:
             self.is_gone = True
 
 
-def _serve(control: socket.socket, worker: int, run: Callable[[Connection], None]) -> None:
+def _serve(control: socket.socket, worker: int, run: Run) -> None:
     """Fork a child for each connection that is received, until the worker is gone. Begins with `ENDING` blocked."""
     os.setpgrp()
-    control.settimeout(_SILENT_S)
+    control.settimeout(_SIGN_S)
+    silence = _Silence(worker)
     for number in ENDING:
         signal.signal(number, ignore)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
@@ -129,11 +142,12 @@ def _serve(control: socket.socket, worker: int, run: Callable[[Connection], None
         except TimeoutError:
             if os.getppid() != worker:
                 return
-            _kill_silent(worker)
+            silence.go_on()
             continue
         if not asked:
             return
-        if not fds:  # a sign of life
+        if not fds:
+            silence.end()
             continue
         if not has_libraries:
             for library in _LIBRARIES:
@@ -148,7 +162,7 @@ def _serve(control: socket.socket, worker: int, run: Callable[[Connection], None
         os.close(fds[0])
 
 
-def _watch(connection: Connection, run: Callable[[Connection], None]) -> None:
+def _watch(connection: Connection, run: Run) -> None:
     """Fork the child, wait for its end and send its exit code, which only the parent of a process gets."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signs, giving = os.pipe()
@@ -157,8 +171,7 @@ def _watch(connection: Connection, run: Callable[[Connection], None]) -> None:
         os.setpgrp()
         code = 1
         try:
-            threading.Thread(target=_give_signs, args=(giving,), name="signs", daemon=True).start()
-            run(connection)
+            run(connection, partial(_start_signs, giving))
             code = 0
         finally:
             os._exit(code)  # also past threads that it leaves behind
@@ -169,35 +182,69 @@ def _watch(connection: Connection, run: Callable[[Connection], None]) -> None:
         connection.send((DIED, os.waitstatus_to_exitcode(status)))
 
 
+def _start_signs(giving: int) -> None:
+    """Show the watcher that this child lives, now and from now on."""
+    os.write(giving, _SIGN)
+    threading.Thread(target=_give_signs, args=(giving,), name="signs", daemon=True).start()
+
+
 def _give_signs(giving: int) -> None:
-    """Show the watcher that this child lives."""
     with suppress(OSError):
-        while os.write(giving, _SIGN):
+        while True:
             time.sleep(_SIGN_S)
+            os.write(giving, _SIGN)
 
 
 def _kill_when_lost(child: int, connection: int, signs: int) -> None:
     """Kill the child if it is silent, or outlives the worker's end of its connection. Runs in a thread."""
+    silence = _Silence(child)
     poll = select.poll()
     poll.register(connection, 0)  # reports the end of the other side only
     poll.register(signs, select.POLLIN)
-    while connection not in (found := [place for place, _event in poll.poll(_SILENT_S * 1000)]):
+    while connection not in (found := [place for place, _event in poll.poll(_SIGN_S * 1000)]):
         if not found:
-            _kill_silent(child)
-        elif not os.read(signs, 64):  # it has ended
+            silence.go_on()
+        elif os.read(signs, 64):
+            silence.end()
+        else:  # it has ended
             return
     time.sleep(_LEAVE_S)
     _kill(child)
 
 
-def _kill_silent(process: int) -> None:
-    """Kill a process that gives no signs of life, unless it was stopped by a signal."""
-    with suppress(OSError):
+class _Silence:
+    """The time since the last sign of life of a process, after which it is killed.
+
+    It is counted in steps: a watcher that did not run itself, as in a container that was paused, counts one.
+    None counts before the first sign, nor while the process is stopped by a signal.
+    """
+
+    def __init__(self, process: int) -> None:
+        self._process = process
+        self._is_watched = False
+        self._silent_s = 0.0
+
+    def end(self) -> None:
+        """Note a sign of life."""
+        self._is_watched, self._silent_s = True, 0.0
+
+    def go_on(self) -> None:
+        """Count a step of `_SIGN_S` without a sign."""
+        self._silent_s += _SIGN_S
+        if not self._is_watched or _is_stopped(self._process):
+            self._silent_s = 0.0
+        elif self._silent_s >= _SILENT_S:
+            _log.error("process.killed", pid=self._process, silent_s=round(self._silent_s))
+            _kill(self._process)
+            self._silent_s = 0.0
+
+
+def _is_stopped(process: int) -> bool:
+    try:
         stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
-        if stat.rpartition(") ")[2][:1] in _STOPPED:
-            return
-    _log.error("process.killed", pid=process, silent_s=round(_SILENT_S))
-    _kill(process)
+    except OSError:
+        return False
+    return stat.rpartition(") ")[2][:1] in _STOPPED
 
 
 def _kill(process: int) -> None:

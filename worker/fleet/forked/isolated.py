@@ -8,7 +8,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -92,7 +92,7 @@ class _Messages(BaseCallbackHandler):
             self._sender.send((kind, task_id, value))
 
 
-def run_isolated(connection: Connection) -> None:
+def run_isolated(connection: Connection, give_signs: Callable[[], None]) -> None:
     """Run a group of tasks in a child process: what the fork server's children do.
 
     Ctrl-C, and systemd when it stops a service, signal all processes of a worker. The worker then drains, so a child
@@ -101,10 +101,10 @@ def run_isolated(connection: Connection) -> None:
     order: Order = connection.recv()
     configure(order.settings.log_level, redactor=load(RedactionSettings).redactor())
     with asyncio.Runner() as runner:
-        run_past_exits(runner.get_loop(), _run(connection, order))
+        run_past_exits(runner.get_loop(), _run(connection, give_signs, order))
 
 
-async def _run(connection: Connection, order: Order) -> None:
+async def _run(connection: Connection, give_signs: Callable[[], None], order: Order) -> None:
     from langgraph_rq.worker.context import open_context  # noqa: PLC0415 - it imports the graphs' libraries, as the parent has
 
     loop, running = asyncio.get_running_loop(), dict[str, asyncio.Task[None] | None]()
@@ -113,6 +113,7 @@ async def _run(connection: Connection, order: Order) -> None:
     messages = _Messages(connection)
     async with open_context(order.settings, order.redis, callbacks=(messages,)) as context:
         messages.begin()
+        give_signs()
         passed_ms = round((time.monotonic() - order.sent_at) * 1000)
         attempts = {
             claimed.id: Attempt.of(replace(claimed, claimed_at_ms=claimed.claimed_at_ms + passed_ms), worker, context)
