@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 from typing import TypedDict
 
 import pytest
@@ -164,8 +165,9 @@ async def test_task_whose_id_an_earlier_one_had_with_checkpoints_ends_all_the_sa
     assert (result.status, result.result) == (State.SUCCESS, {"done": True})
 
 
+@pytest.mark.parametrize("waits", [False, True], ids=["none_waits", "another_waits"])
 @pytest.mark.parametrize("fails", [False, True], ids=["succeeds", "fails"])
-async def test_thread_that_was_prolonged_under_its_task_is_kept_no_longer_after_it(redis_url, redis, fails):
+async def test_thread_that_was_prolonged_under_its_tasks_is_kept_no_longer_after_them(redis_url, redis, fails, waits):
     goes_on = asyncio.Event()
 
     async def wait(_state):
@@ -180,8 +182,12 @@ async def test_thread_that_was_prolonged_under_its_task_is_kept_no_longer_after_
         async with worker(redis_url, {"g": graph}, checkpointer=saver):
             await client.submit({"done": False}, graph="g", task_id="t", thread_id="th")
             await until(lambda: redis.exists(*keys) == len(keys), 30)
+            if waits:
+                at = datetime.now(UTC) + timedelta(hours=1)
+                await client.submit({"done": False}, graph="g", thread_id="th", run_at=at)
             Sweeper(redis, "", TIMES).sweep_batch()
             assert redis.ttl(keys[0]) > 3_000
             goes_on.set()
             await client.wait("t", timeout_s=30)
-    assert [0 < redis.ttl(key) <= 61 for key in keys] == [True, True]
+    assert [redis.ttl(key) > 61 for key in keys] == [waits, waits]
+    assert redis.exists(*keys) == len(keys)

@@ -94,10 +94,10 @@ local function keep_open_thread(thread, tenant, now_ms)
 end
 
 -- Let the checkpoints of a thread go after `ttl_ms`, or a 64th later, if they were prolonged beyond that while a task was
--- open; 0: as they are. Only for scripts that workers call.
+-- open, and none is any more; 0: as they are. Only for scripts that workers call.
 local function shorten_state(thread, ttl_ms)
   local left_ms = ttl_ms > 0 and redis.pcall('PTTL', STATE .. thread)
-  if type(left_ms) == 'number' and left_ms > ttl_ms * 65 / 64 then
+  if type(left_ms) == 'number' and left_ms > ttl_ms * 65 / 64 and not is_busy(thread) then
     expire_state(thread, whole(ttl_ms))
   end
 end
