@@ -1,7 +1,7 @@
 """Threads and runs as LangGraph's API shows them, made of what Redis has of them."""
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -292,12 +292,14 @@ async def open_runs(caller: Caller, thread_id: str) -> list[str]:
     return [run.run_id for run in await newest_runs(caller, thread_id) if not run.state.is_terminal]
 
 
-async def cancel_runs(caller: Caller, run_ids: Iterable[str], *, rollback: bool = False, reason: str = "") -> None:
-    """Cancel runs, side by side; those that have expired meanwhile are skipped."""
-    cancelling = (caller.client.cancel(run_id, rollback=rollback, reason=reason) for run_id in run_ids)
-    for ended in await asyncio.gather(*cancelling, return_exceptions=True):
-        if isinstance(ended, BaseException) and not isinstance(ended, UnknownTaskError):
-            raise ended
+async def cancel_runs(caller: Caller, run_ids: Sequence[str], *, rollback: bool = False, reason: str = "") -> None:
+    """Cancel runs, `MOST_READ` side by side; those that have expired meanwhile are skipped."""
+    for start in range(0, len(run_ids), MOST_READ):
+        page = run_ids[start : start + MOST_READ]
+        cancelling = (caller.client.cancel(run_id, rollback=rollback, reason=reason) for run_id in page)
+        for ended in await asyncio.gather(*cancelling, return_exceptions=True):
+            if isinstance(ended, BaseException) and not isinstance(ended, UnknownTaskError):
+                raise ended
 
 
 async def forget_threads(caller: Caller, thread_ids: Sequence[str]) -> None:
