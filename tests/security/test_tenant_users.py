@@ -65,6 +65,16 @@ async def test_main_path_of_a_tenants_producer_leaves_nothing_in_acl_log(users, 
     assert users.refusals() == []
 
 
+def test_cancel_of_one_tenants_task_leaves_alone_the_job_that_another_ones_left_in_the_registry(users, admin):
+    admin.zadd("rq:canceled:agent_tasks", {"beta--over": 1})
+    admin.hset("rq:job:beta--over", "status", "canceled")
+    own = TaskSettings(task_keys=task_keys(users, "task_key_acme"))
+    with Client(users.url("producer-acme"), tasks=own) as client:
+        acme = client.for_tenant("acme")
+        assert acme.cancel(acme.submit({"n": 1}, graph="ask").task_id) is State.CANCELLED
+    assert users.refusals() == []
+
+
 OTHERS = [
     ("GET", "agent:result:beta--one"),
     ("SET", "agent:result:beta--one", "{}"),

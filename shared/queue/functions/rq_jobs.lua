@@ -43,10 +43,16 @@ local function task_bytes(job_key)
   return redis.call('HSTRLEN', job_key, 'data'), 'data'
 end
 
--- Take jobs off a registry whose time there is over. One that RQ cancelled before a worker read it has no other time to live.
-local function forget_ended(registry_key, now_ms)
-  local over = redis.pcall('ZRANGE', registry_key, '-inf', math.floor(now_ms / 1000), 'BYSCORE', 'LIMIT', 0, FORGOTTEN)
-  for _, id in ipairs(over) do
+-- Some jobs whose time in a registry is over.
+local function ended_before(registry_key, now_ms)
+  return redis.pcall('ZRANGE', registry_key, '-inf', math.floor(now_ms / 1000), 'BYSCORE', 'LIMIT', 0, FORGOTTEN)
+end
+
+-- Take cancelled jobs off their registry whose time there is over. One that RQ cancelled before a worker read it has no
+-- other time to live. Only for scripts that workers call: jobs are of all tenants.
+local function forget_cancelled(queue, now_ms)
+  local registry_key = 'rq:canceled:' .. queue
+  for _, id in ipairs(ended_before(registry_key, now_ms)) do
     redis.pcall('ZREM', registry_key, id)
     local job_key = 'rq:job:' .. id
     if redis.call('PTTL', job_key) == -1 and redis.pcall('HGET', job_key, 'status') == 'canceled'
@@ -56,10 +62,13 @@ local function forget_ended(registry_key, now_ms)
   end
 end
 
--- List an ended job in the registry of its status.
+-- List an ended job in the registry of its status, and take others off whose time there is over, unless they were cancelled.
 local function list_ended(id, queue, status, keep_ms, now_ms)
   local registry_key = 'rq:' .. status .. ':' .. queue
-  forget_ended(registry_key, now_ms)
+  local over = status ~= 'canceled' and ended_before(registry_key, now_ms) or {}
+  if #over > 0 then
+    redis.pcall('ZREM', registry_key, unpack(over))
+  end
   redis.pcall('ZADD', registry_key, math.floor((now_ms + keep_ms) / 1000), id)
   local left_ms = redis.pcall('PTTL', registry_key)
   if type(left_ms) == 'number' and left_ms < keep_ms then

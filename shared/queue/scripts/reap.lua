@@ -6,7 +6,7 @@
 -- Uses shared/connections/clock: clock, natural, whole
 -- Uses shared/queue/functions/turns: put_back, stopped_running
 -- Uses shared/queue/functions/waits: take_due, take_marked
--- Uses shared/queue/functions/rq_jobs: forget_ended, hide_execution, queue_dependents, queue_scheduled
+-- Uses shared/queue/functions/rq_jobs: forget_cancelled, hide_execution, queue_dependents, queue_scheduled
 -- Uses shared/queue/functions/events: record_state
 --
 -- KEYS[1] agent:workers      zset    worker -> lease end (ms)
@@ -99,7 +99,7 @@ for i = 5, #KEYS do
     end
   end
   scheduled_in = math.min(scheduled_in, next_in or MOST_MS)
-  forget_ended('rq:canceled:' .. queue, now_ms)
+  forget_cancelled(queue, now_ms)
 end
 
 -- Returns ms until the first member is due, or `longest`.

@@ -146,8 +146,9 @@ async def test_task_that_a_worker_of_stock_rq_failed_by_mistake_leaves_no_failed
 
 async def test_registry_of_cancelled_tasks_forgets_those_whose_result_is_over(queue, rq):
     for number in range(3):
-        await queue.end(f"t{number}", State.CANCELLED)
         queue.now_ms += TIMES.failed_ms + 1_000
+        await queue.end(f"t{number}", State.CANCELLED)
+    await queue.reap_scheduled()
     assert listed(rq, CanceledJobRegistry) == ["t2"]
 
 
