@@ -42,5 +42,9 @@ def test_offline_model_on_a_taken_port_says_so_and_how_to_choose_another(taken_p
     )
 
 
-def test_port_that_cannot_be_is_an_error():
-    assert "argument --port: expected 0 to 65535, got: 99999" in produce("dev", "model", "--port", "99999").stderr
+@pytest.mark.parametrize(
+    ("option", "expected", "value"),
+    [("--port", "0 to 65535", "99999"), ("--port", "0 to 65535", "x"), ("--latency", "seconds, 0 or more", "x")],
+)
+def test_port_or_latency_that_cannot_be_is_an_error(option, expected, value):
+    assert f"argument {option}: expected {expected}, got: {value}\n" in produce("dev", "model", option, value).stderr

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -239,17 +240,17 @@ def _exit(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"expected seconds, 0 or more, got: {text}")
-    return seconds
+    with suppress(ValueError):
+        if 0 <= (seconds := float(text)) < math.inf:
+            return seconds
+    raise argparse.ArgumentTypeError(f"expected seconds, 0 or more, got: {text}")
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65_535:
-        raise argparse.ArgumentTypeError(f"expected 0 to 65535, got: {text}")
-    return port
+    with suppress(ValueError):
+        if 0 <= (port := int(text)) <= 65_535:
+            return port
+    raise argparse.ArgumentTypeError(f"expected 0 to 65535, got: {text}")
 
 
 def _parser() -> argparse.ArgumentParser:
