@@ -165,7 +165,7 @@ class LeaseKeeper:
                     continue
                 if not self._renew():
                     self._outage.passed("renew")
-                    self._loop.call_soon_threadsafe(self._on_lost)
+                    self._pass_loss()
                     return
                 wait_s = self._reap()
                 self._outage.passed("renew")
@@ -176,6 +176,18 @@ class LeaseKeeper:
                     _log.debug("lease.not_renewed", worker=self.worker, error=str(error))
                 else:
                     _log.exception("worker.broken", worker=self.worker)
+
+    def _pass_loss(self) -> None:
+        """Pass on that the lease is lost, and watch the loop until it has taken notice: it may be stuck by now."""
+        is_noticed = threading.Event()
+
+        def notice() -> None:
+            self._on_lost()
+            is_noticed.set()
+
+        self._loop.call_soon_threadsafe(notice)
+        while not is_noticed.is_set() and self._wait(LOOK_S):
+            pass
 
     def _wait(self, seconds: float) -> bool:
         """Wait, and watch the loop meanwhile; False: the lease is not kept any longer."""
