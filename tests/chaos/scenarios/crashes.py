@@ -109,8 +109,9 @@ def kill_at_each_point(run: Run) -> Verdict:
     """C7: a process is killed at each point of its task's life, one task at a time."""
     run.reaper()
     replacer = _fleet(run, 6, 1)
-    thread = {"graph": "chain", "thread_id": "c7"}
-    groups = ((LIFE, {"graph": "chain"}), (THREAD, thread), (LEASE, {"graph": "slow"}), (RELEASE, _FLAKY))
+    # A thread each: two turns of one thread have the steps of both.
+    threads = [((point,), {"graph": "chain", "thread_id": f"c7-{point}"}) for point in THREAD]
+    groups = ((LIFE, {"graph": "chain"}), *threads, (LEASE, {"graph": "slow"}), (RELEASE, _FLAKY))
     for points, fields in groups:
         chosen = [point for point in points if run.size.is_full or point in FEW]
         run.submit([f"die-{point}-1" for point in chosen], **fields)
