@@ -144,6 +144,14 @@ async def test_task_that_a_worker_of_stock_rq_failed_by_mistake_leaves_no_failed
     assert fetch(rq).get_status() == "finished"
 
 
+async def test_registry_of_finished_tasks_forgets_those_whose_result_is_over(queue, rq):
+    for number in range(3):
+        queue.now_ms += TIMES.result_ms + 1_000
+        await queue.join()
+        await queue.end(f"t{number}", State.SUCCESS)
+    assert listed(rq, FinishedJobRegistry) == ["t2"]
+
+
 async def test_registry_of_cancelled_tasks_forgets_those_whose_result_is_over(queue, rq):
     for number in range(3):
         queue.now_ms += TIMES.failed_ms + 1_000

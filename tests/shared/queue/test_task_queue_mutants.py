@@ -278,10 +278,16 @@ RQ = {
         "",
         rq_clients.test_task_that_a_worker_of_stock_rq_failed_by_mistake_leaves_no_failed_entry,
     ),
-    "a registry is not trimmed": (
-        "cancel",
-        "  for _, id in ipairs(over) do\n    redis.pcall('ZREM', registry_key, id)\n",
-        "  for _, id in ipairs(over) do\n",
+    "a registry of ended tasks is not trimmed": (
+        "finish",
+        "    redis.pcall('ZREM', registry_key, unpack(over))\n",
+        "",
+        rq_clients.test_registry_of_finished_tasks_forgets_those_whose_result_is_over,
+    ),
+    "a registry of cancelled tasks is not trimmed": (
+        "reap",
+        "do\n    redis.pcall('ZREM', registry_key, id)\n",
+        "do\n",
         rq_clients.test_registry_of_cancelled_tasks_forgets_those_whose_result_is_over,
     ),
     "an old result is kept": (
