@@ -178,6 +178,7 @@ async def test_inputs_of_all_tasks_are_waited_for_in_an_outage(plain, monkeypatc
     assert not waiting.done()
     is_back.set()
     await waiting
+    await saver.finish(30)  # the others, with the connection that they are sent on
 
 
 async def test_input_that_could_not_be_saved_is_not_held_in_memory(plain, monkeypatch):
