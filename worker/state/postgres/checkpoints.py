@@ -53,7 +53,7 @@ from langgraph_rq.worker.state.saver.thread_saver import (
     ThreadSaver,
     no_token,
 )
-from langgraph_rq.worker.state.saver.upkeep import ThreadChangedError
+from langgraph_rq.worker.state.saver.upkeep import ThreadChangedError, prune
 from langgraph_rq.worker.state.serializer import StateSerializer
 
 _SERIALIZERS = 1_024
@@ -245,13 +245,8 @@ class PostgresSaver(SyncFaces, AsyncPostgresSaver):
         Raises:
             ValueError: another strategy.
         """
-        if strategy not in {"keep_latest", "delete"}:
-            raise ValueError(f"strategy: expected keep_latest or delete, got: {strategy!r}")
-        for thread in thread_ids:
-            if strategy == "delete":
-                await self.adelete_thread(thread)
-            else:
-                await upkeep.drop(self, thread, lambda headers: all_but_newest(headers, keep=1))
+        keep_newest = partial(upkeep.drop, self, choose=partial(all_but_newest, keep=1))
+        await prune(thread_ids, strategy, self.adelete_thread, keep_newest)
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread that no task writes to meanwhile.

@@ -65,6 +65,7 @@ from langgraph_rq.worker.state.redis_stack.pruning import drops
 from langgraph_rq.worker.state.redis_stack.search_indexes import create_indexes
 from langgraph_rq.worker.state.redis_stack.thread_keys import INDEX, index_key, part_of, stored_config
 from langgraph_rq.worker.state.saver.thread_saver import TASK_TTL_S, THREAD_TTL_S
+from langgraph_rq.worker.state.saver.upkeep import prune
 from langgraph_rq.worker.state.serializer import StateSerializer
 
 
@@ -222,14 +223,11 @@ class Checkpointer(AsyncRedisSaver):
         Raises:
             ValueError: another strategy.
         """
-        if strategy not in {"keep_latest", "delete"}:
-            raise ValueError(f"strategy: expected keep_latest or delete, got: {strategy!r}")
-        for thread in thread_ids:
-            if strategy == "delete":
-                await self.adelete_thread(thread)
-            else:
-                for call in await drops(self, thread):
-                    await self._outages.retry(partial(self._trips.run, call))
+        await prune(thread_ids, strategy, self.adelete_thread, self._keep_newest)
+
+    async def _keep_newest(self, thread: str) -> None:
+        for call in await drops(self, thread):
+            await self._outages.retry(partial(self._trips.run, call))
 
     def _put(
         self, configurable: dict[str, Any], checkpoint: Checkpoint, metadata: CheckpointMetadata

@@ -269,13 +269,8 @@ class ThreadSaver(SyncFaces):
         Raises:
             ValueError: another strategy.
         """
-        if strategy not in {"keep_latest", "delete"}:
-            raise ValueError(f"strategy: expected keep_latest or delete, got: {strategy!r}")
-        for thread in thread_ids:
-            if strategy == "delete":
-                await self.adelete_thread(thread)
-            else:
-                await upkeep.drop(self._threads, thread, partial(all_but_newest, keep=1))
+        keep_newest = partial(upkeep.drop, self._threads, choose=partial(all_but_newest, keep=1))
+        await upkeep.prune(thread_ids, strategy, self.adelete_thread, keep_newest)
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread that no task writes to meanwhile.

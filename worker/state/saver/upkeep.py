@@ -1,6 +1,6 @@
 """What becomes of whole threads: dropping of old checkpoints, deletion, copies."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -48,6 +48,23 @@ async def drop(threads: ThreadScripts, thread: str, choose: Choice) -> set[Place
         if await _carry_out(threads, thread, todo, len(headers)):
             return set(headers) - set(todo.places)
     raise ThreadChangedError(f"expected a thread at rest, got one that is written to: {thread!r}")
+
+
+async def prune(
+    thread_ids: Sequence[str],
+    strategy: str,
+    delete: Callable[[str], Awaitable[None]],
+    keep_newest: Callable[[str], Awaitable[object]],
+) -> None:
+    """Prune threads as LangGraph's `aprune` says, wherever they are kept.
+
+    Raises:
+        ValueError: another strategy.
+    """
+    if strategy not in {"keep_latest", "delete"}:
+        raise ValueError(f"strategy: expected keep_latest or delete, got: {strategy!r}")
+    for thread in thread_ids:
+        await (delete if strategy == "delete" else keep_newest)(thread)
 
 
 async def forget_writes(threads: ThreadScripts, thread: str, places: set[Place], run: bytes) -> None:
