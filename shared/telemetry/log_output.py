@@ -6,7 +6,10 @@ line cannot be forged: control characters are escaped.
 
 import json
 import logging
+import os
 import sys
+import threading
+import time
 import traceback
 from contextlib import nullcontext, suppress
 from copy import copy
@@ -14,7 +17,6 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from logging.handlers import QueueHandler, QueueListener
 from queue import Empty, SimpleQueue
-from threading import RLock
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -51,6 +53,31 @@ class Event(dict[str, Any]):
         """Write it as text, for a program that has its own logging."""
         values = [f"{name}={value}" for name, value in self.items() if name != "event" and value is not None]
         return visible(" ".join([str(self["event"]), *values]))
+
+
+class EventRecord(logging.LogRecord):
+    """The record of an event that is for our own lines, which have no names of threads, processes and asyncio's tasks.
+
+    To find these out takes as long as all else that logging an event does.
+    """
+
+    def __init__(self, name: str, level: int, event: Event) -> None:
+        now = time.time()
+        self.__dict__.update(
+            _UNKNOWN,
+            name=name,
+            levelno=level,
+            levelname=logging.getLevelName(level),
+            msg=event,
+            created=now,
+            msecs=now % 1 * 1_000,
+            thread=threading.get_ident(),
+            process=os.getpid(),
+        )
+
+
+_UNKNOWN: dict[str, Any] = {**logging.makeLogRecord({}).__dict__, "threadName": None, "processName": None}
+"""What a record has when it is not known where it was logged."""
 
 
 def to_record(_logger: WrappedLogger, _method: str, event: EventDict) -> tuple[tuple[Event], dict[str, Any]]:
@@ -133,7 +160,7 @@ class QueuedEvents(_Lossy, QueueHandler):
         self._hurry = hurry
         self._dropped = 0
         """Events since the last one that was queued."""
-        self._counting = RLock()
+        self._counting = threading.RLock()
         """Held for arithmetic only, so that its owner waits for nothing; a signal handler may log meanwhile."""
 
     def handle(self, record: logging.LogRecord) -> bool:

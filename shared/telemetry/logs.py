@@ -27,6 +27,7 @@ from langgraph_rq.shared.redaction import Redactor
 from langgraph_rq.shared.telemetry.log_context import bind, bound, merge_bound
 from langgraph_rq.shared.telemetry.log_output import (
     Event,
+    EventRecord,
     GatheringListener,
     Lines,
     QueuedEvents,
@@ -66,7 +67,10 @@ class EventLogger(BoundLogger):
             return
         (message,), _ = self._process_event(method_name, event, event_kw)
         # Not by the logger's own method, which looks for the place of the call in the stack: it is structlog's.
-        logger.handle(logger.makeRecord(logger.name, level, "", 0, message, (), None))
+        if _lines and logging.getLogRecordFactory() is logging.LogRecord:
+            logger.handle(EventRecord(logger.name, level, message))
+        else:
+            logger.handle(logger.makeRecord(logger.name, level, "", 0, message, (), None))
 
 
 def get_logger(name: str) -> BoundLogger:

@@ -1,8 +1,11 @@
 """Log lines: JSON, bound by context, masked, without content, and impossible to forge."""
 
 import contextvars
+import io
 import logging
+import os
 import re
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -200,3 +203,37 @@ def test_program_that_configures_nothing_gets_events_in_its_own_logging(restored
     with caplog.at_level(logging.INFO, LOGGER):
         log.info("task.submitted", task_id="t1", note="a\nb")
     assert caplog.messages == [r"task.submitted task_id=t1 note=a\nb"]
+
+
+def test_handler_of_the_program_can_format_any_field_of_an_event_of_ours(lines):
+    handler = logging.StreamHandler(out := io.StringIO())
+    names = "levelname name module lineno funcName process processName thread threadName message"
+    handler.setFormatter(logging.Formatter("%(asctime)s " + " ".join(f"%({name})s" for name in names.split())))
+    logging.getLogger(LOGGER).addHandler(handler)
+    try:
+        log.info("task.started", task_id="t1")
+    finally:
+        logging.getLogger(LOGGER).removeHandler(handler)
+    shown = out.getvalue()
+    assert f"INFO {LOGGER}" in shown
+    assert f" {os.getpid()} " in shown
+    assert f" {threading.get_ident()} " in shown
+    assert shown.endswith("task.started task_id=t1\n")
+    assert lines.objects()[0]["event"] == "task.started"
+
+
+def test_record_factory_of_the_program_makes_the_records_of_our_events(lines):
+    made = []
+
+    def factory(*args, **kwargs):
+        made.append(logging.LogRecord(*args, **kwargs))
+        return made[-1]
+
+    before = logging.getLogRecordFactory()
+    logging.setLogRecordFactory(factory)
+    try:
+        log.info("task.started", task_id="t1")
+    finally:
+        logging.setLogRecordFactory(before)
+    assert [str(record.msg) for record in made] == ["task.started task_id=t1"]
+    assert lines.objects()[0]["event"] == "task.started"
