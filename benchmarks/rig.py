@@ -88,7 +88,9 @@ class Rig:
         finally:
             _end(process)
 
-    def wait_until(self, name: str, process: psutil.Popen, is_ready: Callable[[], bool]) -> None:
+    def wait_until(
+        self, name: str, process: psutil.Popen, is_ready: Callable[[], bool], every_s: float = _POLL_S
+    ) -> None:
         """Poll, lightly, until `is_ready`; raises BenchmarkError if the process ends first or takes too long."""
         give_up_at = time.monotonic() + _START_S
         while not is_ready():
@@ -96,7 +98,7 @@ class Rig:
                 state = "ended" if process.poll() is not None else "is not ready"
                 tail = (self._folder / f"{name}.log").read_text(errors="replace")[-_LOG_TAIL:]
                 raise BenchmarkError(f"{name} {state}; its log ends:\n{tail}")
-            time.sleep(_POLL_S)
+            time.sleep(every_s)
 
     def track(self, what: str, parts: Iterable[T], total: int) -> Iterator[T]:
         """Show how many of `parts` are done."""

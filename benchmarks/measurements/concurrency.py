@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-import psutil
-
 from benchmarks.measured import Cell, Measured, Measurement
 from benchmarks.measurements.rounds import Entry
 from benchmarks.measurements.throughput import sample
@@ -34,16 +32,13 @@ def measure(rig: Rig) -> Measured:
                     "bare graph": replace(bare, concurrency=concurrency),
                     "worker": ours,
                 }
-                rows += [
-                    _row(system, contender, concurrency, psutil.Process(server.pid))
-                    for system, contender in systems.items()
-                ]
+                rows += [_row(system, contender, concurrency) for system, contender in systems.items()]
     return Measured("Concurrency", rows, note=_NOTE)
 
 
-def _row(system: str, contender: Contender, concurrency: int, redis: psutil.Process) -> dict[str, Cell]:
+def _row(system: str, contender: Contender, concurrency: int) -> dict[str, Cell]:
     tasks = min(_WAVES * concurrency, _MOST_TASKS)
-    one = sample(Entry(system, "w", contender, tasks, "bare w"), redis)
+    one = sample(Entry(system, "w", contender, tasks, "bare w"))
     return {
         "in_flight": concurrency,
         "system": system,

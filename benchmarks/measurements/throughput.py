@@ -23,7 +23,8 @@ _WARM_UP = 100
 
 _NOTE = """\
 w: three nodes, two calls of a model that takes 0.5 s; w0: the same without calls; noop: one empty node. 100 in flight
-per process. CPU is that of the system's own processes; Redis, the model server and the producer are not in it.
+per process. CPU is that of the system's own processes; Redis, the model server and the producer are not in it. Each
+system has a Redis of its own, so that it pays neither for what others keep there nor for workers that wait.
 x: the median of the ratios within each round; same: to the bare graph with as many processes and the same checkpoints;
 bare: to the bare graph in one process without checkpoints. Memory of forked processes counts what they share anew.
 rq: as it comes, a fork imports the graph for each job; preloaded: imported before the fork; SimpleWorker: without fork,
@@ -31,10 +32,9 @@ preloaded, one event loop kept."""
 
 
 def measure(rig: Rig) -> Measured:
-    """Run all systems in alternation on one Redis and one model server."""
+    """Run all systems in alternation, each on a Redis of its own, with one model server."""
     with ExitStack() as stack:
-        server = stack.enter_context(rig.redis())
-        entries, missing = _line_up(rig, stack, server)
+        entries, missing = _line_up(rig, stack)
         for entry in entries.values():
             if entry.is_warm:
                 entry.contender.prepare(entry.workload, min(_WARM_UP, entry.tasks))()
@@ -42,21 +42,26 @@ def measure(rig: Rig) -> Measured:
         turns = [turn for n in range(rounds_to_do) for turn in entries.items() if n == 0 or turn[1].is_warm]
         samples: dict[str, list[Sample]] = {name: [] for name in entries}
         for name, entry in rig.track("systems in turns", turns, len(turns)):
-            samples[name].append(sample(entry, psutil.Process(server.pid)))
+            samples[name].append(sample(entry))
     rounds = {name: Rounds(own) for name, own in samples.items()}
     rows = [_row(entries[name], rounds[name], rounds) for name in entries]
     note = "\n".join([_NOTE, *missing])
     return Measured("Throughput", rows, _goals(rounds), note, [cpu_split(rounds)])
 
 
-def _line_up(rig: Rig, stack: ExitStack, server: EmbeddedRedis) -> tuple[dict[str, Entry], list[str]]:
+def _line_up(rig: Rig, stack: ExitStack) -> tuple[dict[str, Entry], list[str]]:
     """Start all systems; return the entries in the order in which they run, and the missing peers."""
     enter, n = stack.enter_context, rig.count
-    bare, bare_saved, bare_two = enter(floor(rig)), enter(floor(rig, checkpoints=server)), enter(floor(rig, 2))
-    ours, ours_saved = enter(worker(rig, server, "plain", checkpoints=False)), enter(worker(rig, server, "saved"))
-    ours_two = enter(worker(rig, server, "two", checkpoints=False, processes=2))
-    forks, preloaded = enter(stock_rq(rig, server, "forks")), enter(stock_rq(rig, server, "preloaded", *PRELOADED))
-    kept_loop = enter(stock_rq(rig, server, "kept-loop", *KEPT_LOOP))
+
+    def server() -> EmbeddedRedis:
+        return enter(rig.redis())
+
+    bare, bare_saved, bare_two = enter(floor(rig)), enter(floor(rig, checkpoints=server())), enter(floor(rig, 2))
+    ours, ours_saved = enter(worker(rig, server(), "plain", checkpoints=False)), enter(worker(rig, server(), "saved"))
+    ours_two = enter(worker(rig, server(), "two", checkpoints=False, processes=2))
+    forks = enter(stock_rq(rig, server(), "forks"))
+    preloaded = enter(stock_rq(rig, server(), "preloaded", *PRELOADED))
+    kept_loop = enter(stock_rq(rig, server(), "kept-loop", *KEPT_LOOP))
     no_calls, no_calls_saved, calls, few = n(2_000, 500), n(1_000, 200), n(400, 200), 8
     entries = {
         "bare noop": Entry(_BARE, "noop", bare, no_calls, "bare noop"),
@@ -81,7 +86,7 @@ def _line_up(rig: Rig, stack: ExitStack, server: EmbeddedRedis) -> tuple[dict[st
         "forks w": Entry(_RQ, "w", forks, few, "bare w", is_warm=False),
     }
     try:
-        peer: Contender = enter(arq(rig, server, 2))
+        peer: Contender = enter(arq(rig, server(), 2))
     except PeerMissingError as missing:
         return entries, [f"{missing}."]
     entries["arq w0"] = Entry("arq, 2 processes", "w0", peer, no_calls_saved, "bare w0 two")
@@ -89,11 +94,12 @@ def _line_up(rig: Rig, stack: ExitStack, server: EmbeddedRedis) -> tuple[dict[st
     return entries, []
 
 
-def sample(entry: Entry, redis: psutil.Process) -> Sample:
+def sample(entry: Entry) -> Sample:
     """Run one round of an entry."""
-    own = entry.contender.processes
+    own, server = entry.contender.processes, entry.contender.server
+    redis = [psutil.Process(server.pid)] if server else []
     run = entry.contender.prepare(entry.workload, entry.tasks)
-    own_before_s, redis_before_s = cpu_s(own), cpu_s([redis])
+    own_before_s, redis_before_s = cpu_s(own), cpu_s(redis)
     with PeakRss(own) as peak:
         started = time.perf_counter()
         run()
@@ -102,7 +108,7 @@ def sample(entry: Entry, redis: psutil.Process) -> Sample:
     return Sample(
         tasks_per_s=entry.tasks / elapsed_s,
         cpu_ms=(cpu_s(own) - own_before_s) * 1000 / entry.tasks,
-        redis_ms=(cpu_s([redis]) - redis_before_s) * 1000 / entry.tasks,
+        redis_ms=(cpu_s(redis) - redis_before_s) * 1000 / entry.tasks,
         rss_mb=peak.bytes / 1e6,
     )
 

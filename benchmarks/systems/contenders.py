@@ -23,6 +23,8 @@ CONCURRENCY = 100
 """Tasks in flight per process."""
 
 _ENDED = "finished", "failed"
+_ASK_S = 0.03
+"""How often Redis is asked: a hundred times a second would be a twentieth of its work."""
 _TOKENS = 10**12
 """A daily budget that is booked like any other but never exhausted."""
 
@@ -33,6 +35,10 @@ class Contender(Protocol):
     @property
     def processes(self) -> Sequence[psutil.Process]:
         """The processes whose CPU and memory count, descendants included."""
+
+    @property
+    def server(self) -> EmbeddedRedis | None:
+        """Its Redis; None: it needs none."""
 
     def prepare(self, workload: str, tasks: int) -> Callable[[], None]:
         """Return a function that runs the graph `tasks` times and returns when all have succeeded."""
@@ -46,6 +52,7 @@ class Programs:
     processes: Sequence[psutil.Popen]
     talkers: Sequence[psutil.Popen]
     concurrency: int = CONCURRENCY
+    server: EmbeddedRedis | None = None
 
     def prepare(self, workload: str, tasks: int) -> Callable[[], None]:
         """Prepare the orders; the tasks are divided among the programs."""
@@ -75,7 +82,7 @@ def floor(rig: Rig, processes: int = 1, checkpoints: EmbeddedRedis | None = None
         ]
         for program in programs:
             expect("the bare graph", program, "ready")
-        yield Programs("the bare graph", programs, programs)
+        yield Programs("the bare graph", programs, programs, server=checkpoints)
 
 
 def expect(name: str, process: psutil.Popen, word: str) -> None:
@@ -90,7 +97,7 @@ class Worker:
 
     rig: Rig
     name: str
-    url: str
+    server: EmbeddedRedis
     redis: Redis
     queue: str
     processes: Sequence[psutil.Popen]
@@ -108,7 +115,7 @@ class Worker:
 
     def client(self) -> Client:
         """Open a producer's client for this worker's queue."""
-        return Client(self.url, queue=QueueSettings(queue=self.queue))
+        return Client(self.server.url, queue=QueueSettings(queue=self.queue))
 
 
 @contextmanager
@@ -127,7 +134,7 @@ def worker(
     name = f"worker-{queue}"
     with client(server) as redis, rig.process(name, *arguments, environment=environment) as process:
         rig.wait_until(name, process, lambda: registered(redis, queue) == processes)
-        yield Worker(rig, name, server.url, redis, queue, [process])
+        yield Worker(rig, name, server, redis, queue, [process])
 
 
 def work(number: int) -> dict[str, str]:
@@ -145,7 +152,7 @@ def all_finish(rig: Rig, name: str, process: psutil.Popen, redis: Redis, queue: 
     """Wait until the registries that RQ and our worker share hold `tasks` more jobs, none of them failed."""
     before = _ended(redis, queue)
     yield
-    rig.wait_until(name, process, lambda: sum(_ended(redis, queue)) >= sum(before) + tasks)
+    rig.wait_until(name, process, lambda: sum(_ended(redis, queue)) >= sum(before) + tasks, _ASK_S)
     failed = _ended(redis, queue)[1] - before[1]
     if failed:
         raise BenchmarkError(

@@ -33,6 +33,7 @@ class StockRq:
 
     rig: Rig
     name: str
+    server: EmbeddedRedis
     redis: Redis
     jobs: Queue
     processes: Sequence[psutil.Popen]
@@ -56,7 +57,7 @@ def stock_rq(rig: Rig, server: EmbeddedRedis, queue: str, *options: str, workers
     arguments = ["-m", "rq.cli", "worker-pool", "--num-workers", str(workers), "--url", server.url, *options, queue]
     with client(server) as redis, Redis.from_url(server.url) as raw, rig.process(queue, *arguments) as process:
         rig.wait_until(queue, process, lambda: registered(redis, queue) == workers)
-        yield StockRq(rig, queue, redis, Queue(queue, connection=raw), [process])
+        yield StockRq(rig, queue, server, redis, Queue(queue, connection=raw), [process])
 
 
 PRELOADED = ("--config", _JOB)
@@ -80,7 +81,7 @@ def arq(rig: Rig, server: EmbeddedRedis, workers: int) -> Iterator[Programs]:
         producer = start("arq-producer", "benchmarks.systems.arq.producer")
         for process in (*running, producer):
             expect("arq", process, "ready")
-        yield Programs("arq", running, [producer])
+        yield Programs("arq", running, [producer], server=server)
 
 
 def _install_arq() -> Path:
