@@ -71,6 +71,20 @@ class Operation(StrEnum):
     """Namespaces of the store."""
 
 
+READS = frozenset(
+    {
+        Operation.STATE,
+        Operation.STATES,
+        Operation.HISTORY,
+        Operation.STORAGE,
+        Operation.STORE_GET,
+        Operation.STORE_SEARCH,
+        Operation.STORE_NAMESPACES,
+    }
+)
+"""Operations that change nothing, so that two workers may run one."""
+
+
 class Refusal(StrEnum):
     """Why there is no answer."""
 
@@ -113,18 +127,21 @@ class Request:
         return request
 
 
-def request_call(request: Request, text: bytes, now_ms: int | str = "") -> Call[list[Any]]:
+def request_call(
+    request: Request, text: bytes, *, most_waiting: int = _MOST_WAITING, now_ms: int | str = ""
+) -> Call[list[Any]]:
     """Put a request on its graph's list; answers what became of it, and for NOT_SERVED the graphs that are served.
 
     Args:
         request: The request.
         text: Its own, or that with a signature.
+        most_waiting: So many requests of the graph may wait, this one included.
         now_ms: In tests.
     """
     return Call(
         load_script("shared/threads/scripts/request"),
         [GRAPHS, requests_key(request.graph)],
-        [request.graph, text, _MOST_WAITING, _KEPT_MS, now_ms],
+        [request.graph, text, most_waiting, _KEPT_MS, now_ms],
         list,
     )
 

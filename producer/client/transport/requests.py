@@ -20,6 +20,7 @@ from langgraph_rq.shared.threads.requests import (
     ANSWERED_WITHIN_S,
     ANY_WORKER,
     NOT_SERVED,
+    READS,
     STORE,
     TOO_MANY,
     Operation,
@@ -30,6 +31,8 @@ from langgraph_rq.shared.threads.requests import (
 )
 
 _LONGEST = 4_000_000
+_REPEAT_AFTER_S = 2.0
+"""Far longer than a read takes: the worker that took it has probably been killed."""
 
 
 class Requests:
@@ -99,7 +102,19 @@ class Requests:
             raise UnknownGraphError(graph, sent[1].decode() or "none")
         if sent[0] == TOO_MANY:
             raise ThreadRequestError("too many requests wait for the workers")
-        places = {reply_key(request.id): BEGINNING}
-        for replies in (await self._connection.transport.news(places, ANSWERED_WITHIN_S, is_drained=True)).values():
+        return await self._await_reply(request, text)
+
+    async def _await_reply(self, request: Request, text: bytes) -> Any:
+        """Wait for the reply; a read without one is sent once more, for its worker may have been killed.
+
+        Only if no other request waits, since busy workers need no more work; and no write, which might be done twice.
+        """
+        places, left_s = {reply_key(request.id): BEGINNING}, ANSWERED_WITHIN_S
+        if request.operation in READS and left_s > _REPEAT_AFTER_S:
+            for replies in (await self._connection.transport.news(places, _REPEAT_AFTER_S, is_drained=True)).values():
+                return replies[-1].data
+            await self._connection.run([request_call(request, text, most_waiting=1)])
+            left_s -= _REPEAT_AFTER_S
+        for replies in (await self._connection.transport.news(places, left_s, is_drained=True)).values():
             return replies[-1].data
         raise ThreadRequestError(f"no worker answered within {ANSWERED_WITHIN_S:g} s")

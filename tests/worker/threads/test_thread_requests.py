@@ -179,6 +179,44 @@ async def test_request_whose_asker_has_given_up_is_dropped(redis_url, redis_clie
         assert await is_empty_after(0)
 
 
+async def take_and_die(redis_client) -> None:
+    """What a worker does that is killed before it has answered: the connection that took the request is gone."""
+    await until(lambda: redis_client.lpop(requests_key("asks")))
+
+
+async def test_read_that_was_taken_by_a_killed_worker_is_answered_by_another_one(redis_url, redis_client):
+    redis_client.zadd("agent:graphs", {"asks": time.time() * 1000 + 60_000})
+    async with AsyncClient(redis_url) as client:
+        began_at = time.monotonic()
+        state = asyncio.create_task(client.threads.state("t", graph="asks"))
+        await take_and_die(redis_client)
+        async with worker(redis_url, {"asks": asking_graph()}, checkpoints=True):
+            assert await state == EMPTY
+    assert time.monotonic() - began_at < requests.ANSWERED_WITHIN_S / 2
+
+
+async def test_write_that_was_taken_by_a_killed_worker_is_not_sent_again(redis_url, redis_client, monkeypatch):
+    monkeypatch.setattr(requests, "ANSWERED_WITHIN_S", 0.4)
+    monkeypatch.setattr(requests, "_REPEAT_AFTER_S", 0.1)
+    redis_client.zadd("agent:graphs", {"asks": time.time() * 1000 + 60_000})
+    async with AsyncClient(redis_url) as client:
+        written = asyncio.create_task(client.threads.update("t", {"steps": ["x"]}, graph="asks"))
+        await take_and_die(redis_client)
+        with pytest.raises(ThreadRequestError, match="no worker answered"):
+            await written
+        assert redis_client.llen(requests_key("asks")) == 0
+
+
+async def test_read_is_not_sent_again_while_other_requests_wait(redis_url, redis_client, monkeypatch):
+    monkeypatch.setattr(requests, "ANSWERED_WITHIN_S", 0.4)
+    monkeypatch.setattr(requests, "_REPEAT_AFTER_S", 0.1)
+    redis_client.zadd("agent:graphs", {"asks": time.time() * 1000 + 60_000})
+    async with AsyncClient(redis_url) as client:
+        with pytest.raises(ThreadRequestError, match="no worker answered"):
+            await client.threads.state("t", graph="asks")
+        assert redis_client.llen(requests_key("asks")) == 1
+
+
 KEYS = "default:k1:" + "s" * 32
 OTHERS = "default:k1:" + "x" * 32
 
