@@ -9,6 +9,7 @@ from redis.client import Pipeline
 from langgraph_rq.producer.client.reading.recall import recall_state
 from langgraph_rq.producer.client.transport.connection import Connection
 from langgraph_rq.shared.errors import UnreadableTaskError
+from langgraph_rq.shared.queue.answers import Stopped
 from langgraph_rq.shared.queue.ending import READS, add_reads, unrun_result
 from langgraph_rq.shared.queue.verbs import QueueTimes, cancel_call
 from langgraph_rq.shared.signing import TaskKeys
@@ -69,5 +70,6 @@ class Stops:
             if result is not None:
                 signed = self._keys.sign_result(key, result) if self._keys else result
                 calls[key] = cancel_call(key, State.CANCELLED, signed, self._times, rollback=rollback, reason=why)
-        states = dict(zip(calls, await self._connection.run(list(calls.values())), strict=True)) if calls else {}
+        answers = await self._connection.run(list(calls.values())) if calls else []
+        states = {key: one.state if isinstance(one, Stopped) else one for key, one in zip(calls, answers, strict=True)}
         return [states.get(key) for key in ids]

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from langgraph_rq.shared.queue.keys import graph_name
+from langgraph_rq.shared.tasks import State
 
 _DIGITS = 14
 """The longest number read from a hash: milliseconds until the year 5138."""
@@ -166,6 +167,21 @@ class Finished(Enum):
     WRITTEN = 1
     ALREADY_MINE = 2
     TO_ROLL_BACK = 3
+
+
+class Stopped(NamedTuple):
+    """The answer of `cancel`."""
+
+    state: State | None
+    """The one in which the task is now; None: there is no such task."""
+    has_ended: bool
+    """Whether this very call ended it: of several callers one records the end."""
+
+    @classmethod
+    def read(cls, reply: Sequence[Any]) -> Self:
+        """Read the script's reply."""
+        state, has_ended = reply
+        return cls(State(state.decode()) if state else None, bool(has_ended))
 
 
 class Ownership(Enum):

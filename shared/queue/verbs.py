@@ -15,6 +15,7 @@ from enum import StrEnum
 
 from langgraph_rq.shared.connections.scripts import Call, load_script
 from langgraph_rq.shared.queue.answers import (
+    Stopped,
     Submission,
     read_missing,
     read_submission,
@@ -165,14 +166,14 @@ def cancel_call(
     failure: str = "",
     rollback: bool = False,
     reason: str = "",
-) -> Call[State | None]:
+) -> Call[Stopped]:
     """End a task that no worker runs as `state` (cancelled or timeout), with `result` and the type of its error.
 
     `failure` is what RQ's tools show as the reason.
 
     A running one is asked to stop when `state` is cancelled: no model call of it starts from then on. With `rollback`
     its worker also removes what it has written to its thread; a waiting one that has written something is claimed once
-    more for that. Returns the state in which it is now; None: there is no such task.
+    more for that.
     """
     return Call(
         load_script("shared/queue/scripts/cancel"),
@@ -193,7 +194,7 @@ def cancel_call(
             rq_failure(failure),
             now_ms,
         ],
-        lambda reply: State(reply.decode()) if reply else None,
+        Stopped.read,
     )
 
 

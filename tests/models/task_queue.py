@@ -293,16 +293,18 @@ class QueueModel:
             self._go_on(self.tasks[task_id])
         return reaped, due - put_off, self.take_marked(REAPED - len(reaped) - len(due - put_off), now)
 
-    def cancel(self, task_id: str, state: State) -> State | None:
+    def cancel(self, task_id: str, state: State) -> tuple[State | None, bool]:
+        """Return the state in which the task is now, and whether it was ended."""
         task = self.tasks.get(task_id)
         if task is None:
-            return None
+            return None, False
         if task.state is State.RUNNING and state is State.CANCELLED:
             task.is_cancelled = True
         if task.state is State.PENDING:
             task.state = state
             self._go_on(task)
-        return task.state
+            return task.state, True
+        return task.state, False
 
     def open_ids(self) -> set[str]:
         return {task_id for task_id, task in self.tasks.items() if self.is_open(task)}

@@ -211,7 +211,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(task_id=st.sampled_from(IDS), state=st.sampled_from([State.CANCELLED, State.TIMEOUT]))
     def cancel(self, task_id: str, state: State) -> None:
         answer = self._run(cancel_call(task_id, state, b"{}", self.times, self.now))
-        assert answer == self.model.cancel(task_id, state)
+        assert tuple(answer) == self.model.cancel(task_id, state)
 
     @rule(n=st.sampled_from([1, 2, 100]))
     def sweep(self, n: int) -> None:

@@ -324,7 +324,7 @@ class GraphWorker(RegisteredWorker):
         """Cancel in Redis too: RQ's stop command leaves no trace there, and this worker may die before the end."""
         call = cancel_call(task_id, State.CANCELLED, b"", self._context.times)
         with suppress(RedisError):
-            if await scripts.run(self._context.redis, call) is not State.RUNNING:
+            if (await scripts.run(self._context.redis, call)).state is not State.RUNNING:
                 return
         self._running.cancel(task_id)
 

@@ -92,7 +92,7 @@ class Sweeper:
         for task_id, ended in zip(calls, replies, strict=True):
             if isinstance(ended, Exception):
                 raise ended
-            if ended is state:
+            if ended.has_ended:
                 _log_end(task_id, state, about[task_id])
             elif self._audit:
                 fenced = self._audit.entry_call(Action.FENCED, task_id, actor=self._worker)

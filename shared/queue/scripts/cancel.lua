@@ -32,8 +32,9 @@
 -- ARGV[12] why it is cancelled, or empty
 -- ARGV[13] RQ's failure text (base64 of zlib), empty for none
 -- ARGV[14] now (ms) in tests, else empty
--- Returns the state in which the task is now: the one asked for, another terminal one, running (it will be stopped if
---   it is being cancelled), pending (a worker has to remove what it has written), or empty when there is no such task
+-- Returns {the state in which the task is now: the one asked for, another terminal one, running (it will be stopped if
+--   it is being cancelled), pending (a worker has to remove what it has written), or empty when there is no such task;
+--   1 if this call has ended it, else 0}
 local task_key, result_key, events_key, open_key, job_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local id, state, result = ARGV[1], ARGV[2], ARGV[3]
 local result_ms, events_ms, window_ms = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -49,13 +50,13 @@ local task = redis.call('HMGET', task_key, 'state', 'owner', 'place', 'thread', 
 local before, owner, place, thread, queue, waits_for, own_ms, failure_ms, started, answers, digest, number, cancel, enters =
   unpack(task, 1, 14)
 if not before then
-  return recall_id(id, now_ms) or ''
+  return {recall_id(id, now_ms) or '', 0}
 end
 if state == 'cancelled' and (before == 'running' or (before == 'pending' and is_rollback)) then
   stop(id, owner, is_rollback, why)
 end
 if before ~= 'pending' then
-  return before
+  return {before, 0}
 end
 is_rollback = is_rollback or cancel == 'rollback'
 if is_rollback and started and state ~= 'error' and not is_removed(id) then
@@ -67,7 +68,7 @@ if is_rollback and started and state ~= 'error' and not is_removed(id) then
     if place == 'delayed' then
       go_on(id, now_ms)
     end
-    return before
+    return {before, 0}
   end
 end
 
@@ -111,4 +112,4 @@ if redis.call('EXISTS', job_key) == 1 then
   redis.pcall('HSET', job_key, 'status', rq_status, 'ended_at', now_iso)
   redis.call('PEXPIRE', job_key, result_ms)
 end
-return state
+return {state, 1}

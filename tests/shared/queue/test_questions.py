@@ -45,7 +45,8 @@ class Thread(QueueOnRedis):
         return await scripts.run(self.redis, sweep_call(now_ms=self.now_ms))
 
     async def cancel(self, task_id):
-        return await scripts.run(self.redis, cancel_call(task_id, State.CANCELLED, b"{}", TIMES, now_ms=self.now_ms))
+        call = cancel_call(task_id, State.CANCELLED, b"{}", TIMES, now_ms=self.now_ms)
+        return (await scripts.run(self.redis, call)).state
 
 
 @pytest.fixture

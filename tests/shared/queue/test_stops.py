@@ -14,7 +14,8 @@ from tests.shared.queue.test_task_queue import QUEUE, TIMES, QueueOnRedis
 
 class Stopping(QueueOnRedis):
     async def cancel(self, task_id="t1", state=State.CANCELLED, **options):
-        return await scripts.run(self.redis, cancel_call(task_id, state, b"{}", TIMES, self.now_ms, **options))
+        call = cancel_call(task_id, state, b"{}", TIMES, self.now_ms, **options)
+        return (await scripts.run(self.redis, call)).state
 
     async def end(self, claimed, *, is_rolled_back=False):
         call = finish_call(

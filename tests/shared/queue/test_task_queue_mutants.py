@@ -114,6 +114,7 @@ MUTANTS = {
     "a dead worker's lease can be renewed": ("renew", "if not joining and", "if false and"),
     "a running task is ended from outside": ("cancel", "if before ~= 'pending' then", "if before == 'success' then"),
     "the cancel flag is not kept": ("cancel", "  stop(id, owner, is_rollback, why)\n", ""),
+    "an end is told to two callers": ("cancel", "before, 0}\nend\nis_rollback", "before, 1}\nend\nis_rollback"),
     "a cancelled task stays open": ("cancel", "redis.call('ZREM', open_key, id)", ""),
 }  # fmt: skip
 LATE = {

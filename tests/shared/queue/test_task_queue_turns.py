@@ -25,7 +25,8 @@ class Turns(QueueOnRedis):
         return [claimed.id for claimed in (await self.claim(worker, n)).tasks]
 
     async def cancel(self, task_id="t1", state=State.CANCELLED):
-        return await scripts.run(self.redis, cancel_call(task_id, state, b'{"cancelled": 1}', TIMES, self.now_ms))
+        call = cancel_call(task_id, state, b'{"cancelled": 1}', TIMES, self.now_ms)
+        return (await scripts.run(self.redis, call)).state
 
     async def sweep(self, n=100):
         return await scripts.run(self.redis, sweep_call(n, now_ms=self.now_ms))

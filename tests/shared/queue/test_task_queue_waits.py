@@ -333,7 +333,7 @@ async def test_woken_tasks_take_their_users_turns_and_come_a_few_at_a_time(queue
 async def test_cancelled_task_leaves_its_set(queue):
     await queue.wait_with("t1", "t2")
     call = cancel_call("t1", State.CANCELLED, b"{}", TIMES, queue.now_ms)
-    assert await scripts.run(queue.redis, call) is State.CANCELLED
+    assert (await scripts.run(queue.redis, call)).state is State.CANCELLED
     assert await queue.redis.zrange(SET, 0, -1) == [b"t2"]
     assert await queue.redis.zrange("agent:delayed", 0, -1) == [b"t2"]
 

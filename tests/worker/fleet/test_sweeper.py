@@ -107,6 +107,16 @@ def test_end_of_an_overdue_task_is_in_the_audit_log(redis):
     assert (again[b"action"], fenced[b"action"], fenced[b"task"]) == (b"ended", b"fenced", b"t1")
 
 
+def test_end_that_two_sweepers_found_is_logged_once_and_one_takes_its_audit_entry_back(redis, lines):
+    submit(redis, 1)
+    first, second = (Sweeper(redis, name, TIMES, audit=Audit("a key of the tests")) for name in ("w1", "w2"))
+    for sweeper in (first, second):
+        sweeper._end(["t0"], State.TIMEOUT)
+    assert len(lines.named("task.failed")) == 1
+    recorded = [(entry[b"action"], json.loads(entry[b"details"])["actor"]) for _, entry in redis.xrange(STREAM)]
+    assert recorded == [(b"ended", "w1"), (b"ended", "w2"), (b"fenced", "w2")]
+
+
 def test_worker_that_does_not_sweep_asks_once_a_round(redis):
     submit(redis, 4_100)
     first, second = Sweeper(redis, "w1", TIMES), Sweeper(redis, "w2", TIMES)
