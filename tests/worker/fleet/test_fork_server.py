@@ -174,6 +174,18 @@ def test_silence_while_its_watcher_did_not_run_is_no_reason_to_kill():
         assert process.wait(60) == -signal.SIGKILL
 
 
+def test_process_that_cannot_be_killed_is_logged_once_for_each_silence(lines):
+    """SIGKILL has no effect on a process that ended and was not waited for, as on process 1 of a container."""
+    with subprocess.Popen(["true"]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        silence = fork_server._Silence(process.pid)
+        for _ in range(2):
+            silence.end()
+            for _ in range(3 * round(fork_server._SILENT_S / fork_server._SIGN_S)):
+                silence.go_on()
+    assert len(lines.named("process.killed")) == 2
+
+
 @pytest.mark.parametrize("loses_lease", [False, True], ids=["with_lease", "that_it_loses_meanwhile"])
 async def test_worker_is_stuck_while_a_node_blocks_its_loop(redis_url, monkeypatch, loses_lease):
     monkeypatch.setattr(loop_watch, "STUCK_S", 3.0 if loses_lease else 0.5)

@@ -236,7 +236,7 @@ class _Silence:
         elif self._silent_s >= _SILENT_S:
             _log.error("process.killed", pid=self._process, silent_s=round(self._silent_s))
             _kill(self._process)
-            self._silent_s = 0.0
+            self._is_watched = False  # until it gives signs: process 1 of a container cannot be killed from within
 
 
 def _is_stopped(process: int) -> bool:
