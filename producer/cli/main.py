@@ -56,6 +56,8 @@ _EXIT_OF = {
     NotEndedError: 5,
     WaitTimeoutError: 5,
 }
+_INTERRUPTED = 130
+"""As a shell writes the end by SIGINT, which Ctrl-C sends."""
 
 
 class _Group(click.Group):
@@ -67,6 +69,9 @@ class _Group(click.Group):
         try:
             refuse_unknown_names()
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo(err=True)  # what the shell writes next does not go on behind ^C
+            ctx.exit(_INTERRUPTED)
         except LanggraphRqError as error:
             terminal.report(f"error: {error}")
             ctx.exit(next((code for kind, code in _EXIT_OF.items() if isinstance(error, kind)), 2))

@@ -126,7 +126,8 @@ def test_wait_that_is_interrupted_says_which_tasks_go_on(run, redis_url, tmp_pat
         terminal.wait_for("task t-1: no worker is alive")
         terminal.press_ctrl_c()
         terminal.wait_for("task t-1 goes on: `wait` waits again, `cancel` stops a task")
-        assert terminal.process.wait(10) == 1
+        assert terminal.process.wait(10) == 130
+        assert not terminal.with_text("Aborted")
 
 
 def test_text_that_stdout_cannot_encode_is_escaped_and_the_same_value(run, redis_url):
