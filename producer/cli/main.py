@@ -73,7 +73,8 @@ class _Group(click.Group):
             click.echo(err=True)  # what the shell writes next does not go on behind ^C
             ctx.exit(_INTERRUPTED)
         except LanggraphRqError as error:
-            terminal.report(f"error: {error}")
+            for text in (error, *getattr(error, "__notes__", ())):
+                terminal.report(f"error: {text}")
             ctx.exit(next((code for kind, code in _EXIT_OF.items() if isinstance(error, kind)), 2))
         except OSError as error:
             if error.errno not in _FULL:

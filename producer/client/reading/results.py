@@ -32,6 +32,9 @@ LOOK_AGAIN_S = 60.0
 _POLL_S = 1.0
 """The same where Redis tells of no ends."""
 
+_NOTED = 20
+"""Problems that are named beside the first one."""
+
 T = TypeVar("T")
 
 _Problem = UnknownTaskError | UnreadableTaskError | ForgedResultError
@@ -86,11 +89,14 @@ class Results:
             UnreadableTaskError, ForgedResultError: a task's state cannot be read, or its result is not signed.
             UnknownTaskError: there is no such task; or, with the `state` in which it ended, its result is forgotten.
             WaitTimeoutError: not all have ended in time.
+
+        One that is raised has the others as notes.
         """
         problems: list[_Problem] = []
+        late: list[WaitTimeoutError] = []
         pending = {self._key(task_id): task_id for task_id in task_ids}
         with self._connection.transport.watch(pending) as watch:
-            async with aclosing(self._told(pending, watch, timeout_s, are_new=are_new)) as tellings:
+            async with aclosing(self._told(pending, watch, timeout_s, late, are_new=are_new)) as tellings:
                 async for told in tellings:
                     for part in _parts([(key, document) for key, document in told.items() if key in pending]):
                         documents, still_open = await self._look(dict(part), pending, problems)
@@ -104,20 +110,30 @@ class Results:
             for one in forgotten:
                 _log.warning("result.forgotten", task_id=one.task_id, state=one.state)
                 problems.remove(one)
-        if problems:
-            raise problems[0]
+        found: list[Exception] = [*late, *problems]
+        if found:
+            for other in found[1 : 1 + _NOTED]:
+                found[0].add_note(str(other))
+            raise found[0]
 
     async def _told(
-        self, pending: Mapping[str, str], watch: EndWatch, timeout_s: float | None, *, are_new: bool
+        self,
+        pending: Mapping[str, str],
+        watch: EndWatch,
+        timeout_s: float | None,
+        late: list[WaitTimeoutError],
+        *,
+        are_new: bool,
     ) -> AsyncGenerator[Told, None]:
-        """Yield the tasks that are to be looked at, until none is `pending`. Raises WaitTimeoutError."""
+        """Yield the tasks that are to be looked at, until none is `pending` or `late` has the error of the timeout."""
         give_up_at = _instant_in(timeout_s)
         asked_at, ended = time.monotonic(), await self._await_ends(pending, watch.reader)
         yield ended if are_new and ended is not None else {**dict.fromkeys(pending), **(ended or {})}
         while pending:
             now = time.monotonic()
             if (give_up_at is not None and give_up_at <= now) or self._connection.transport.is_ending:
-                raise WaitTimeoutError(next(iter(pending.values())), len(pending))
+                late.append(WaitTimeoutError(next(iter(pending.values())), len(pending)))
+                return
             # From when it was asked: ends that come one after another must not put off asking again.
             until = asked_at + (_POLL_S if ended is None else LOOK_AGAIN_S)
             left_s = (until if give_up_at is None else min(give_up_at, until)) - now

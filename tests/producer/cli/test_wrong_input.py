@@ -1,6 +1,7 @@
 """What a person gets wrong on the command line: one clear line, a code that says so, and nothing is ignored."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,14 @@ def test_results_that_are_there_are_shown_beside_an_unknown_task(run, redis_clie
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["task", "t-1"]
     as_json = run("wait", "t-1", "t-2", "--json")
     assert json.loads(as_json.stdout)["task_id"] == "t-1"
+
+
+def test_wait_names_each_unknown_task_beside_the_one_that_has_not_ended_in_time(run):
+    run(*ASK, "--id", "t-1")
+    done = run("wait", "t-2", "t-1", "t-3", "--timeout", "0.1")
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.exit_code == 5
+    assert [re.search("task '?(t-.)", line).group(1) for line in errors] == ["t-1", "t-2", "t-3"]
 
 
 def test_lines_end_with_their_last_character(run):
