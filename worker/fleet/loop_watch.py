@@ -8,6 +8,7 @@ process.
 
 import asyncio
 import gc
+import os
 import sys
 import sysconfig
 import threading
@@ -28,6 +29,8 @@ STUCK_S = 30.0
 """A loop that is silent for so long is given up: a worker lets its lease end, an isolated task fails."""
 
 _OURS = "langgraph_rq."
+_DEBUGGERS = {"bdb", "pdb"}
+"""Modules of Python's debugger, below the others for terminals too."""
 _LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 _log = get_logger(__name__)
@@ -44,6 +47,8 @@ class Blocker:
 class LoopWatch:
     """Watches one loop. Make it in the loop's thread; one other thread calls `look` every `LOOK_S`.
 
+    A loop that stands at a breakpoint is not silent if the process has a terminal, where a person types on.
+
     Args:
         loop: The running loop.
     """
@@ -55,6 +60,7 @@ class LoopWatch:
         self._thread_id = threading.get_ident()
         self._has_answered = True
         self._is_reported = False
+        self._has_terminal = os.isatty(0)
         self._looked_at = time.monotonic()
 
     @property
@@ -73,7 +79,7 @@ class LoopWatch:
         if self._has_answered:
             self.silent_s, self._has_answered, self._is_reported = 0.0, False, False
             self._loop.call_soon_threadsafe(self._answer)
-        else:
+        elif not (self._has_terminal and self._is_debugged()):
             # While this thread was held up too, by SIGSTOP for example, the loop's silence proves nothing.
             self.silent_s += min(now - self._looked_at, 2 * LOOK_S)
         self._looked_at = now
@@ -87,6 +93,17 @@ class LoopWatch:
         """Find what the loop is running now."""
         context = self._context()
         return Blocker(self._line(), context.get(current_task) if context else None)
+
+    def _is_debugged(self) -> bool:
+        """Whether the loop stands at a breakpoint, where a person at the terminal may take any time."""
+        frame = self._frame()
+        while frame and frame.f_globals.get("__name__") not in _DEBUGGERS:
+            frame = frame.f_back
+        return frame is not None
+
+    def _frame(self) -> FrameType | None:
+        """Return the innermost frame of the loop's thread."""
+        return sys._current_frames().get(self._thread_id)  # noqa: SLF001 - the only way to another thread's stack
 
     def _answer(self) -> None:
         self._has_answered = True
@@ -103,7 +120,7 @@ class LoopWatch:
 
     def _line(self) -> str:
         """Name the innermost line outside of the libraries and of this package; without one, the innermost of all."""
-        innermost = frame = sys._current_frames().get(self._thread_id)  # noqa: SLF001 - the only way to another thread's stack
+        innermost = frame = self._frame()
         while frame and _is_of_a_library(frame):
             frame = frame.f_back
         shown = frame or innermost

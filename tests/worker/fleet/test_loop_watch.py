@@ -1,6 +1,9 @@
 """A node that blocks the event loop is reported, and known by its line when it costs the worker its lease."""
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -15,6 +18,8 @@ from langgraph_rq.worker.fleet import loop_watch
 from langgraph_rq.worker.fleet.loop_watch import BLOCKED_S, LOOK_S, LoopWatch
 from langgraph_rq.worker.telemetry.metrics import WorkerMetrics
 from tests.fleet import one_node_graph, worker
+from tests.installation import ROOT, clean_environment
+from tests.terminals import on_terminal
 from tests.waiting import until
 
 HERE = "tests/worker/fleet/test_loop_watch.py"
@@ -66,6 +71,32 @@ async def test_task_that_blocks_is_marked_before_its_worker_gives_up_its_lease(r
         assert marked.startswith(HERE)
         assert not lines.named("worker.stuck")
         assert not raw.hget(task_hash(other_id), "blocked_in")
+
+
+STOPPED = "tests.programs.debugged_loop"
+
+
+def test_loop_at_a_breakpoint_that_is_debugged_on_a_terminal_is_not_silent(tmp_path):
+    with on_terminal([STOPPED], {"PYTHONPATH": str(ROOT)}, tmp_path) as terminal:
+        terminal.wait_for("looked")
+        os.write(terminal.keyboard, b"continue\n")
+        terminal.wait_for("stuck: False")
+
+
+def test_loop_at_a_breakpoint_without_a_terminal_is_silent(tmp_path):
+    command = [sys.executable, "-P", "-m", STOPPED]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=clean_environment({"PYTHONPATH": str(ROOT)}),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert any("looked" in line for line in program.stdout)
+        program.stdin.write("continue\n")
+        program.stdin.close()
+        assert program.stdout.read().strip() == "stuck: True"
 
 
 async def test_silence_while_the_watching_thread_was_held_up_too_is_not_counted(monkeypatch):
