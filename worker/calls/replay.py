@@ -91,8 +91,8 @@ class _Entry:
 
     def _note(self, is_kept: bool | None, *, is_paid: bool) -> None:
         if is_kept:
-            waits = self.task.waits
-            waits.paid_calls = max(0, waits.paid_calls - is_paid)  # it is not paid again: the attempt may start anew
+            if is_paid:
+                self.task.waits.free(self.journal.began_at(self.position))
         else:
             reason = "Redis is away" if is_kept is None else "the run has ended"
             _log.warning("answer.not_kept", model=self.model, reason=reason)

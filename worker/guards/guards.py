@@ -60,6 +60,7 @@ from langgraph_rq.worker.guards.room import Room, Turn
 from langgraph_rq.worker.guards.task_guard import Admitted, TaskGuard, Used
 from langgraph_rq.worker.guards.tenant_calls import place_of
 from langgraph_rq.worker.guards.waiting import IN_PLACE_S, CallWait, KeptAttempts
+from langgraph_rq.worker.records.position import NodeRun
 
 _RESERVATION_MARGIN_S = 30.0
 _BUSY_RETRY_S = 1.0
@@ -127,7 +128,9 @@ class Guards:
             Refusal: the run must end (budget, cancel, ownership, no Redis).
             ProviderUnavailableError: the breaker refused; `retry_after_s` is when to ask again.
         """
-        admitted = Admitted(task.next_rid(), breaker, model, 0, size, _NOTHING, task.payer)
+        node = NodeRun.current()
+        began_at = node.began_at if node else ""
+        admitted = Admitted(task.next_rid(), breaker, model, 0, size, _NOTHING, task.payer, began_at=began_at)
         try:
             await self._admit(task, admitted, ttl_s)
         except BaseException:
@@ -214,7 +217,7 @@ class Guards:
         task.waits.in_flight -= 1
         if task.waits.is_waiting:
             self.kept.on_change()
-        task.waits.paid_calls += charge.input_tokens + charge.output_tokens > 0
+        task.waits.paid[admitted.began_at] += charge.input_tokens + charge.output_tokens > 0
         await self.loops.deliver(
             self._settle_call(admitted, outcome, charge, use, pause_s=pause_s),
             partial(emit_settled, admitted.breaker),

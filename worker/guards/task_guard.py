@@ -56,6 +56,8 @@ class Admitted:
     """The rates at which it was booked; None: its model has none."""
     was_busy: bool = False
     """Whether it had to wait for the budget, so that other calls leave room for it."""
+    began_at: str = ""
+    """The checkpoint on which its node began; empty: unknown."""
     at: float = field(default_factory=time.monotonic)
 
     @property
@@ -127,7 +129,7 @@ class TaskGuard:
         """
         if self.ledger and self.ledger.thread != thread:
             return
-        self.waits.paid_calls = 0
+        self.waits.forget(checkpoint_id)
         for records in (self.journal, self.ledger):
             forget = records.forget_call(checkpoint_id) if records else None
             if forget:

@@ -7,6 +7,7 @@ attempts of one process; one beyond that goes to the set.
 """
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
@@ -26,8 +27,9 @@ KEPT_PAUSE = Backoff(first_s=1.0, longest_s=10.0)
 class AttemptWaits:
     """What an attempt would pay again if it started anew from its last checkpoint, and what its calls wait for."""
 
-    paid_calls: int = 0
-    """Calls that it has paid since its last checkpoint, without those whose answer the journal has."""
+    paid: Counter[str] = field(default_factory=Counter)
+    """Calls that it has paid since its last checkpoint, without those whose answer the journal has, by the checkpoint
+    on which their node began; empty: unknown."""
     in_flight: int = 0
     """Calls that were admitted and are not settled."""
     things: list[str] = field(default_factory=list)
@@ -48,7 +50,17 @@ class AttemptWaits:
     @property
     def would_pay_again(self) -> bool:
         """Whether it must not start anew."""
-        return self.paid_calls > 0 or self.in_flight > 0
+        return self.paid.total() > 0 or self.in_flight > 0
+
+    def free(self, began_at: str) -> None:
+        """Note that the answer to a paid call is in the journal: it is not paid again."""
+        if self.paid[began_at]:
+            self.paid[began_at] -= 1
+
+    def forget(self, saved: str) -> None:
+        """Forget the calls of nodes behind which the checkpoint `saved` is."""
+        for began_at in [one for one in [*self.paid] if one < saved]:
+            del self.paid[began_at]
 
 
 class KeptAttempts:

@@ -69,6 +69,10 @@ class AnswerJournal:
         self._began_at[position] = node.began_at
         return position
 
+    def began_at(self, position: str) -> str:
+        """Return the checkpoint on which the node of a call began; empty: the one behind it is saved."""
+        return self._began_at.get(position, "")
+
     def find(self, position: str) -> Any:
         """Return the recorded answer; None: there is none.
 

@@ -18,7 +18,8 @@ from langgraph_rq.worker.calls.guarded_model import guarded_chat_model
 from langgraph_rq.worker.fleet.outcomes import OutcomeWriter
 from langgraph_rq.worker.guards.call_size import CallSize, Prompt
 from langgraph_rq.worker.guards.guards import Guards
-from langgraph_rq.worker.guards.task_guard import TaskGuard, Used
+from langgraph_rq.worker.guards.task_guard import TaskGuard, Used, token_of
+from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
 from tests.breakers import Breakers
 from tests.fleet import PRICING, one_node_graph, worker
 from tests.model_calls import Said
@@ -313,6 +314,56 @@ async def test_attempt_that_paid_before_its_last_checkpoint_goes_to_the_set(
         await until(is_in_set(aredis, task_id, f"breaker:{OTHER}"))
         await run_cli("breaker", "--reset", OTHER)
         result = await result_of(client, task_id)
+    assert result.status is State.SUCCESS
+    assert [call["model"] for call in llm.calls()] == ["gpt-4o-mini", "gpt-4o"]
+
+
+class SavesLate(ThreadSaver):
+    """Saves the checkpoint behind the first node when the second one has paid, as one that Redis answers late."""
+
+    paid: asyncio.Event
+    saved: asyncio.Event
+
+    async def aput(self, config, checkpoint, metadata, new_versions):
+        if metadata["step"] == 1:
+            await self.paid.wait()
+        written = await super().aput(config, checkpoint, metadata, new_versions)
+        if metadata["step"] == 1:
+            self.saved.set()
+        return written
+
+
+@pytest.mark.parametrize("is_sync", [False, True], ids=["async", "sync"])
+async def test_attempt_that_paid_while_the_checkpoint_before_its_node_was_saved_keeps_its_memory(
+    is_sync, redis_url, client, llm, chat, breakers, run_cli
+):
+    await open_breaker(breakers, OTHER)
+    first, second, loop = chat(), chat("gpt-4o"), asyncio.get_running_loop()
+
+    async def pay(_state):
+        await first.ainvoke("hi")
+        SavesLate.paid.set()
+        await SavesLate.saved.wait()
+        await second.ainvoke("hi")
+        return {"text": "done"}
+
+    def pay_in_thread(_state):
+        first.invoke("hi")
+        loop.call_soon_threadsafe(SavesLate.paid.set)
+        asyncio.run_coroutine_threadsafe(SavesLate.saved.wait(), loop).result(WAIT_S)
+        second.invoke("hi")
+        return {"text": "done"}
+
+    SavesLate.paid, SavesLate.saved = asyncio.Event(), asyncio.Event()
+    graph = StateGraph(Said).add_node("free", no_model).add_node("pays", pay_in_thread if is_sync else pay)
+    graph.add_edge(START, "free").add_edge("free", "pays").add_edge("pays", END)
+    async with open_async(redis_url) as saved:
+        saver = SavesLate(saved, token=token_of, is_beside_tasks=True)
+        async with worker(redis_url, {"g": graph.compile()}, breaker=LIMITS, checkpointer=saver) as one:
+            task_id = client.submit({"text": ""}, graph="g", durability="async").task_id
+            await until(lambda: one._running.slots == 0 and one.in_flight == 1)
+            await run_cli("breaker", "--reset", OTHER)
+            result = await result_of(client, task_id)
     assert result.status is State.SUCCESS
     assert [call["model"] for call in llm.calls()] == ["gpt-4o-mini", "gpt-4o"]
 

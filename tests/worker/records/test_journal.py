@@ -95,11 +95,11 @@ async def test_answers_beyond_four_megabytes_are_left_out():
 def test_checkpoint_of_another_thread_forgets_nothing():
     """A node may run a graph on a thread of its own."""
     run = TaskGuard(None, ledger=Ledger("thread", StateSerializer()))
-    run.waits.paid_calls = 1
+    run.waits.paid[""] = 1
     run.note_checkpoint("another", "id")
-    assert run.waits.paid_calls == 1
+    assert run.waits.would_pay_again
     run.note_checkpoint("thread", "id")
-    assert run.waits.paid_calls == 0
+    assert not run.waits.would_pay_again
 
 
 async def test_journal_without_checkpoints_is_a_wrong_setting(monkeypatch, redis_url):
