@@ -48,6 +48,7 @@ from langgraph_rq.worker.guards.guards import Guards
 from langgraph_rq.worker.guards.waiting import KeptAttempts
 from langgraph_rq.worker.outputs.failures import ErrorDetail
 from langgraph_rq.worker.state.backends import Place, open_backend
+from langgraph_rq.worker.state.memory import note_memory
 from langgraph_rq.worker.state.node_cache import NodeCache, code_version
 from langgraph_rq.worker.state.project_state import adopt, open_project_state, unencrypted
 from langgraph_rq.worker.state.serializer import StateSerializer
@@ -103,6 +104,9 @@ async def open_context(
         client = await stack.enter_async_context(open_async(url, connections=redis.redis_connections))
         saved = await stack.enter_async_context(open_async(checkpoint_url, connections=redis.redis_connections))
         beside = checkpoint_url == url
+        if not beside:
+            noting = asyncio.create_task(note_memory(saved))
+            stack.push_async_callback(end, [noting])
         place = Place(settings, state, saved, checkpoint_url, config, serializer, is_fenced, is_beside_tasks=beside)
         checkpointer, store = await stack.enter_async_context(open_backend(place))
         brought = await open_project_state(config, stack, is_fenced, keeps_checkpoints=settings.checkpoints)

@@ -130,16 +130,31 @@ def redis_has_headroom(system: System) -> Finding:
 
 def memory_lasts(system: System) -> Finding:
     """A Redis that is full refuses tasks: there must be time to make room."""
-    used, limit = int(system.info.get("used_memory", 0)), int(system.info.get("maxmemory", 0))
-    if system.memory_growth is None:
-        return warned("not known yet how fast Redis fills up", "ask again 6 hours after the first worker was started")
-    per_day = system.memory_growth
-    grows = f"Redis has grown by {per_day / 1e6:,.1f} MB within a day"
-    if per_day <= 0 or not limit:
-        return passed(grows if per_day > 0 else "Redis has not grown within a day")
     refuses = load(QueueSettings).memory_percent
-    days = max(0.0, limit * refuses / 100 - used) / per_day
-    estimate = f"{grows}: at that pace submits are refused in {days:,.1f} days, at {refuses} % of maxmemory"
+    return _lasts(system, system.client, system.info, "Redis", refuses, "submits are refused")
+
+
+def checkpoint_memory_lasts(system: System) -> Finding:
+    """A Redis of checkpoints that is full stops all tasks."""
+    if system.redis.checkpoint_redis_url is None:
+        return passed("they are in the Redis of the queue")
+    what = "the checkpoints' Redis"
+    return _lasts(system, system.checkpoint_client, system.checkpoint_info, what, 100, "it takes no more")
+
+
+def _lasts(system: System, client: Redis, info: Mapping[str, Any], what: str, most: int, then: str) -> Finding:
+    """Estimate when a Redis has used so many percent of its memory, and what happens then."""
+    used, limit = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
+    per_day = system.memory_growth(client, used)
+    if per_day is None:
+        return warned(f"not known yet how fast {what} fills up", "ask again 6 hours after the first worker was started")
+    grows = f"{what[0].upper()}{what[1:]} has grown by {per_day / 1e6:,.1f} MB within a day"
+    if per_day <= 0:
+        return passed(f"{what[0].upper()}{what[1:]} has not grown within a day")
+    if not limit:
+        return passed(grows)
+    days = max(0.0, limit * most / 100 - used) / per_day
+    estimate = f"{grows}: at that pace {then} in {days:,.1f} days, at {most} % of maxmemory"
     if days < _DAYS_WARN:
         found = failed if days < _DAYS_FAIL else warned
         return found(estimate, "raise maxmemory, or shorten what is kept: see docs/explanation/memory.md")
@@ -224,6 +239,7 @@ CHECKS: dict[str, Check] = {
     "freed in the background": redis_frees_in_background,
     "memory head-room": redis_has_headroom,
     "memory growth": memory_lasts,
+    "memory growth of checkpoints": checkpoint_memory_lasts,
     "secrets from files": secrets_come_from_files,
     "rate limiting": submits_are_rate_limited,
     "TLS": connections_use_tls,

@@ -92,19 +92,21 @@ class System:
         info: Any = self.client.info("everything")
         return dict(info)
 
-    @cached_property
-    def memory_growth(self) -> float | None:
-        """By how many bytes a day Redis grows, since about a day ago; None: known for less than 6 hours."""
-        noted: Any = self.client.hgetall(MEMORY)
-        hours = {int(hour): int(used) for hour, used in noted.items() if hour.isdigit() and used.isdigit()}
-        time: Any = self.client.time()
+    def memory_growth(self, client: Redis, used: int) -> float | None:
+        """By how many bytes a day a Redis grows that uses so many now, since about a day ago; None: not known yet.
+
+        It is known after 6 hours.
+        """
+        noted: Any = client.hgetall(MEMORY)
+        hours = {int(hour): int(then) for hour, then in noted.items() if hour.isdigit() and then.isdigit()}
+        time: Any = client.time()
         now = int(time[0]) / _HOUR_S
-        ages = {now - hour: used for hour, used in hours.items() if now - hour >= _LEAST_HOURS}
+        ages = {now - hour: then for hour, then in hours.items() if now - hour >= _LEAST_HOURS}
         if not ages:
             return None
         # About a day ago, so that busy and quiet hours even out.
         age = min(ages, key=lambda hours: abs(hours - _DAY_HOURS))
-        return (int(self.info["used_memory"]) - ages[age]) * _DAY_HOURS / age
+        return (used - ages[age]) * _DAY_HOURS / age
 
     @cached_property
     def checkpoint_info(self) -> dict[str, Any]:

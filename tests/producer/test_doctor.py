@@ -332,6 +332,20 @@ def test_days_until_redis_is_full_are_estimated_from_the_last_days_growth(examin
     assert found["reason"] == unknown if 4 in used else "submits are refused in" in found["reason"]
 
 
+def test_days_until_the_checkpoints_redis_is_full_are_estimated_too(examine, producer_url):
+    _, checks, _ = examine(producer_url, **GOOD)
+    assert checks["memory growth of checkpoints"]["reason"] == "they are in the Redis of the queue"
+    with EmbeddedRedis() as server, Redis.from_url(server.url) as client:
+        now = client.info("memory")["used_memory"]
+        client.config_set("maxmemory", 5 * now)
+        note_memory(client, {24: round(0.1 * now)})
+        _, checks, _ = examine(producer_url, **GOOD, LGRQ_CHECKPOINT_REDIS_URL=server.url)
+    found = checks["memory growth of checkpoints"]
+    assert found["level"] == "warn"
+    assert found["reason"].startswith("The checkpoints' Redis has grown by ")
+    assert found["reason"].endswith(" days, at 100 % of maxmemory")
+
+
 def test_redis_that_does_not_grow_is_full_at_no_time(examine, producer_url):
     _, checks, _ = examine(producer_url, **GOOD)
     assert checks["memory growth"]["reason"] == "Redis has not grown within a day"

@@ -11,6 +11,7 @@ from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits
 from langgraph_rq.shared.budget.token_budget import BudgetLimits
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
+from langgraph_rq.shared.queue.keys import MEMORY
 from langgraph_rq.shared.settings import RedisSettings, WorkerSettings
 from langgraph_rq.worker.context import open_context
 from langgraph_rq.worker.dev.offline_model.process import OfflineLLM
@@ -22,6 +23,7 @@ from langgraph_rq.worker.state.redis_stack.store import RedisStackStore
 from langgraph_rq.worker.state.store.opening import open_store
 from langgraph_rq.worker.state.store.store import Store
 from tests.fleet import PRICING
+from tests.waiting import until
 
 PROJECT = """
 from langgraph.graph import END, START, StateGraph
@@ -185,8 +187,19 @@ async def test_threads_and_items_are_in_the_redis_of_their_own(redis_url, redis_
     assert redis_client.keys("agent:thread_*") == redis_client.keys("agent:store*") == []
 
 
+async def test_worker_notes_for_the_doctor_what_a_redis_of_its_checkpoints_own_uses(redis_url, redis_client, project):
+    with EmbeddedRedis() as own:
+        settings = RedisSettings(redis_url=redis_url, checkpoint_redis_url=own.url)
+        async with open_context(WorkerSettings(config=project()), settings), open_async(own.url) as there:
+            (noted,) = await until(lambda: there.hvals(MEMORY))
+            assert int(noted) > 100_000
+            assert 0 < await there.ttl(MEMORY) <= 2 * 86_400
+    assert not redis_client.exists(MEMORY)
+
+
 OPENING = """
 import asyncio, sys
+from langgraph_rq.shared.queue.keys import MEMORY
 from langgraph_rq.shared.settings import RedisSettings, WorkerSettings
 from langgraph_rq.worker.boot import open_context
 
