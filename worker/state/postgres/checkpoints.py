@@ -12,8 +12,9 @@ Ids, versions and metadata are not encrypted, since Postgres searches by them.
 """
 
 import copy
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -52,6 +53,7 @@ from langgraph_rq.worker.state.saver.thread_saver import (
     THREAD_TTL_S,
     ThreadSaver,
     no_token,
+    remember,
 )
 from langgraph_rq.worker.state.saver.upkeep import ThreadChangedError, prune
 from langgraph_rq.worker.state.serializer import StateSerializer
@@ -90,6 +92,7 @@ class PostgresSaver(SyncFaces, AsyncPostgresSaver):
         self._keep = keep
         self._token = token
         self._serializers: dict[str, StateSerializer] = {}
+        self._tried: OrderedDict[str, int] = OrderedDict()  # thread -> its changes at an attempt that it disturbed
 
     async def finish(self, _timeout_s: float) -> None:
         """Do nothing: a statement ends with the run that made it."""
@@ -306,9 +309,12 @@ class PostgresSaver(SyncFaces, AsyncPostgresSaver):
 
     async def _trim(self, thread: str, changes: int, trimmed: int, task_id: str) -> None:
         """Drop old checkpoints from time to time: a checkpoint is at least one change. Later, if the thread changes."""
-        if self._keep and changes > self._keep and changes - trimmed > max(self._keep // 8, 1):
-            with suppress(ThreadChangedError):
+        last = max(trimmed, self._tried.get(thread, 0))
+        if self._keep and changes > self._keep and changes - last > max(self._keep // 8, 1):
+            try:
                 await upkeep.drop(self, thread, partial(all_but_newest, keep=self._keep, task_id=task_id))
+            except ThreadChangedError:
+                remember(self._tried, thread, changes)
 
     async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
         """Read a row of the library's query. The library reads writes in a thread, which sync nodes may hold."""

@@ -315,7 +315,7 @@ class ThreadSaver(SyncFaces):
         """Write a checkpoint as bytes, and remember which large values it has."""
         thread, namespace = place
         written = self._threads.codec(thread).write(checkpoint, metadata, parent, new_versions, stored)
-        _remember(self._large, place, frozenset({*written.known, *written.values}))
+        remember(self._large, place, frozenset({*written.known, *written.values}))
         values = [part for pair in written.fields(namespace) for part in pair]
         name = name_of(namespace, checkpoint["id"])
         return NewCheckpoint(name, written.record, written.known_fields(namespace), values)
@@ -332,12 +332,13 @@ class ThreadSaver(SyncFaces):
         try:
             left = await upkeep.drop(self._threads, thread, choose)
         except upkeep.ThreadChangedError:
-            _remember(self._left, place, count)
+            remember(self._left, place, count)
         else:
-            _remember(self._left, place, sum(one == namespace for one, _ in left))
+            remember(self._left, place, sum(one == namespace for one, _ in left))
 
 
-def _remember(memory: OrderedDict[K, V], key: K, value: V) -> None:
+def remember(memory: OrderedDict[K, V], key: K, value: V) -> None:
+    """Remember a value of a thread, of the last few thousand threads."""
     memory[key] = value
     memory.move_to_end(key)
     if len(memory) > _REMEMBERED:

@@ -7,7 +7,7 @@ import pytest
 from langgraph.checkpoint.base import empty_checkpoint
 
 from langgraph_rq.worker.state.outages import CheckpointFencedError
-from langgraph_rq.worker.state.postgres import statements
+from langgraph_rq.worker.state.postgres import statements, upkeep
 from langgraph_rq.worker.state.postgres.checkpoints import PostgresSaver
 from langgraph_rq.worker.state.postgres.connections import open_postgres
 from langgraph_rq.worker.state.postgres.schema import set_up, sweep
@@ -186,6 +186,23 @@ async def test_old_checkpoints_are_dropped_later_where_a_thread_does_not_come_to
     kept = [one async for one in saver.alist(thread(checkpoint_ns=""))]
     await put(saver)
     assert (len(kept), len([one async for one in saver.alist(thread(checkpoint_ns=""))])) == (6, 4)
+
+
+async def test_thread_that_does_not_come_to_rest_is_not_trimmed_at_each_write(postgres, monkeypatch):
+    saver, other, tries = PostgresSaver(postgres, keep=64), PostgresSaver(postgres, keep=0), 0
+    write = saver.write
+
+    async def write_behind_others(statement, thread_id, **parameters):
+        nonlocal tries
+        if statement is statements.DROP:
+            tries += 1
+            await put(other, thread(checkpoint_ns="side"))
+        return await write(statement, thread_id, **parameters)
+
+    monkeypatch.setattr(saver, "write", write_behind_others)
+    for _ in range(64 + 6):
+        await put(saver)
+    assert tries == upkeep._ATTEMPTS
 
 
 async def test_thread_that_is_written_to_while_it_is_pruned_is_left_alone(postgres, monkeypatch):
