@@ -56,7 +56,9 @@ def replicated(replicas: int, *, secrets: Path | None = None, behind_s: float = 
 
 
 def follow(replica: EmbeddedRedis, primary: EmbeddedRedis, secrets: Path | None = None) -> None:
+    """Make `replica` a replica of `primary`, as soon as it has loaded its data, and wait until they are in sync."""
     with open_as_admin(replica, secrets) as client:
+        until_sync(lambda: not client.info("persistence")["loading"])
         client.replicaof("127.0.0.1", port_of(primary))
         until_sync(lambda: client.info("replication")["master_link_status"] == "up")
 
@@ -88,12 +90,15 @@ class Watched:
 def watched(
     directory: Path, replicas: int = 2, *, secrets: Path | None = None, behind_s: float = 0.0
 ) -> Iterator[Watched]:
-    """Start three sentinels with the shipped configuration and shorter timeouts; the rest is as in `replicated`."""
+    """Start three sentinels with the shipped configuration; the rest is as in `replicated`.
+
+    That calls a server down after 3 s. After a second or less they would not have sent a new primary their first PING,
+    and would depose it although it lives.
+    """
     with ExitStack() as stack:
         servers = stack.enter_context(replicated(replicas, secrets=secrets, behind_s=behind_s))
         shipped = (ROOT / "deploy/redis/sentinel.conf").read_text()
         shipped = shipped.replace("REDIS_PRIMARY 6379", f"127.0.0.1 {port_of(servers[0])}")
-        shipped = shipped.replace("agents 3000", "agents 500")
         password = password_of("admin", secrets) if secrets else None
         if password:
             for setting in ("sentinel auth-user", "sentinel auth-pass", "requirepass"):
