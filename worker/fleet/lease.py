@@ -114,7 +114,7 @@ class LeaseKeeper:
         self._describe(anew=True)
         asked_at = time.monotonic()
         lease = scripts.run_sync(self._redis, self._renewal(join=True))
-        self._renewed_at = self._unbroken_since = asked_at
+        self._renewed_at, self._unbroken_since = asked_at, time.monotonic()
         if lease:
             self._ends_ms = lease.ends_ms
             self._on_renewed(lease, asked_at)
@@ -172,7 +172,7 @@ class LeaseKeeper:
             except Exception as error:  # malformed data in Redis must not end the lease of every worker that reads it
                 wait_s = min(0.5, self._lease_s / 8)
                 if self._outage.covers("renew", error):
-                    self._unbroken_since, self._ends_ms = time.monotonic(), 0
+                    self._ends_ms = 0
                     _log.debug("lease.not_renewed", worker=self.worker, error=str(error))
                 else:
                     _log.exception("worker.broken", worker=self.worker)
@@ -217,8 +217,10 @@ class LeaseKeeper:
         if lease is None:
             return False
         took_s = time.monotonic() - self._renewed_at
-        if asked_at - self._renewed_at > self._lease_s or self._is_of_another_time(lease, took_s):
-            self._unbroken_since = asked_at
+        is_late = not self._ends_ms or asked_at - self._renewed_at > self._lease_s
+        if is_late or self._is_of_another_time(lease, took_s):
+            # Not since it was asked for: what delayed the answer may delay the others' renewals too.
+            self._unbroken_since = time.monotonic()
         self._renewed_at, self._ends_ms = asked_at, lease.ends_ms
         self._loop.call_soon_threadsafe(self._on_renewed, lease, asked_at)
         self._load_scripts()
@@ -231,7 +233,7 @@ class LeaseKeeper:
         The leases of the others then seem older than they are, until they are renewed too.
         """
         went_s = (lease.ends_ms - self._ends_ms) / 1000
-        if not self._ends_ms or (lease.ends_before_ms == self._ends_ms and went_s <= took_s + STEP_S):
+        if lease.ends_before_ms == self._ends_ms and went_s <= took_s + STEP_S:
             return False
         _log.warning("lease.time_changed", worker=self.worker, ahead_s=round(went_s - took_s, 3))
         return True
