@@ -16,6 +16,7 @@ from tests.deployment import ROOT, password_of, role_url, with_password
 from tests.waiting import until_sync
 
 SERVICE = "agents"
+PASSWORD_OF_THE_DEPOSED = "unknown to the sentinels"
 
 # `read` returns when our end of its pipe closes, also when this process was killed.
 _UNTIL_WE_END = '"$@" >/dev/null 2>&1 & pid=$!; read -r _; kill "$pid"; wait "$pid"'
@@ -118,6 +119,18 @@ def watched(
         until_sync(lambda: all(_sees_all(sentinel, replicas) for sentinel in sentinels), 20)
         hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
         yield Watched(servers, sentinels, f"redis+sentinel://{hosts}/{SERVICE}/0", secrets)
+
+
+def depose(redis: Watched) -> EmbeddedRedis:
+    """Cut the primary off from its replicas and the sentinels, not from its clients; return the promoted one."""
+    with open_as_admin(redis.primary) as client:
+        client.config_set("requirepass", PASSWORD_OF_THE_DEPOSED)  # those that are connected need none
+        for one in client.client_list():
+            if one["name"].startswith("sentinel-"):
+                client.client_kill_filter(_id=one["id"])
+        client.execute_command("CLIENT", "KILL", "TYPE", "replica")
+    until_sync(lambda: redis.promoted() is not redis.primary, 60)
+    return redis.promoted()
 
 
 def _is_told(sentinel: Redis) -> bool:

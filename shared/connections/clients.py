@@ -91,6 +91,15 @@ def is_sentinel(url: str) -> bool:
     return url.partition("://")[0] in sentinel.SCHEMES
 
 
+def has_moved(redis: Redis) -> bool:
+    """Ask a sentinel, where there are any, and return whether another server is the primary than this client uses.
+
+    Then the clients of this process connect anew, each before its next command.
+    """
+    pool = redis.connection_pool
+    return isinstance(pool, sentinel.BlockingSentinelPool) and pool.look()
+
+
 def check_url(url: str) -> None:
     """Refuse what no client can be made from.
 

@@ -16,7 +16,8 @@ from redis.exceptions import ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 _KEPT_S = 1.0
-"""After a longer pause the connection is taken from the pool again, which detects that the server has closed it."""
+"""After a second the connection is taken from the pool again, which detects that the server has closed it, or that
+another server is the primary by now."""
 
 Argument = str | int | float | bytes
 Command = tuple[Argument, ...]
@@ -33,7 +34,7 @@ class KeptConnection:
         self._connection: AbstractConnection | None = None
         self._timeout_s: float | None = None
         self._patience = _Patience()
-        self._used_at = 0.0
+        self._taken_at = 0.0
         self._is_busy = False
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
@@ -50,7 +51,7 @@ class KeptConnection:
         self._is_busy = True
         try:
             packed = [_pack(command) for command in commands]
-            if time.monotonic() - self._used_at > _KEPT_S:
+            if time.monotonic() - self._taken_at > _KEPT_S:
                 await self.release()
             connection = self._connection or await self._take()
             async with asyncio.timeout(None) as step:
@@ -59,7 +60,6 @@ class KeptConnection:
                 sent = b"".join([p for p in packed if isinstance(p, bytes)])
                 await connection.send_packed_command(sent, check_health=False)
                 replies = [await _read(connection) if isinstance(p, bytes) else p for p in packed]
-            self._used_at = time.monotonic()
             if connection.should_reconnect():
                 await connection.disconnect(nowait=True)
                 await self.release()
@@ -85,7 +85,7 @@ class KeptConnection:
         assert task
         cancels = task.cancelling()
         connection: AbstractConnection = await self._pool.get_connection()
-        self._connection = connection
+        self._connection, self._taken_at = connection, time.monotonic()
         self._timeout_s, connection.socket_timeout = connection.socket_timeout, None
         if task.cancelling() > cancels:
             await self.release()

@@ -1,5 +1,8 @@
 """Redis behind Sentinel: which server is the primary is asked at every connect, so a failover needs no restart.
 
+A primary that the sentinels have deposed may live on, and take writes for ten seconds that are all lost. So the pools
+of a process share what the sentinels answered last: when one learns of another primary, all leave the old one.
+
     redis+sentinel://[[user]:password@]host[:port][,host[:port]...]/service[/db][?option=value...]
 
 `rediss+sentinel://` uses TLS to the sentinels and to Redis. User and password are Redis' own; the sentinels' are the
@@ -9,15 +12,17 @@ The pools are redis-py's two at once: one asks the sentinels, the other lets cal
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from redis import BlockingConnectionPool, sentinel
 from redis import asyncio as aio
 from redis.asyncio import sentinel as aio_sentinel
 from redis.connection import parse_url
+from redis.exceptions import RedisError
 
 SCHEMES = ("redis+sentinel", "rediss+sentinel")
 SENTINEL_PORT = 26379
@@ -69,8 +74,124 @@ def _address(host: str) -> tuple[str, int]:
     return name.strip("[]"), int(port or SENTINEL_PORT)
 
 
+@dataclass(frozen=True, slots=True)
+class _Primary:
+    """A primary as a sentinel names it. The later it was promoted, the higher is the epoch."""
+
+    address: tuple[str, int]
+    epoch: int
+
+
+_Service = tuple[frozenset[tuple[str, int]], str]
+
+_named: dict[_Service, _Primary] = {}
+"""Sentinels and the service that they watch -> its primary, by their last answer to this process."""
+
+
+class _Answer:
+    """What a sentinel must answer to be believed; mixed into redis-py's Sentinel, which asks one after the other.
+
+    Several callers ask at a time, each with a copy: redis-py puts the sentinel that answered to the front of its list,
+    by places that another caller may have changed meanwhile. Then one stands there twice and another is lost, never
+    asked and never closed again.
+    """
+
+    service: _Service
+    sentinels: list[Any]
+    earliest: int = 0
+    """The epoch that an answer must have. A sentinel that was cut off from the others names a former primary."""
+    epoch: int = 0
+    """Of the answer."""
+    stale: int = 0
+    """How many named a primary that lives, of an earlier epoch."""
+
+    def asking(self, sentinels: Sequence[Any]) -> Self:
+        """Return a copy that asks these sentinels."""
+        known = _named.get(self.service)
+        asking = copy(self)
+        asking.sentinels, asking.earliest = list(sentinels), known.epoch if known else 0
+        return asking
+
+    def check_master_state(self, state: dict[str, Any], service_name: str) -> bool:
+        """Return whether the sentinel's answer can be used."""
+        if not super().check_master_state(state, service_name):  # type: ignore[misc]
+            return False
+        self.epoch = state["config-epoch"]
+        is_stale = self.epoch < self.earliest
+        self.stale += is_stale
+        return not is_stale
+
+    @property
+    def are_new(self) -> bool:
+        """Whether most sentinels count epochs from the beginning, so were set up anew."""
+        return 2 * self.stale > len(self.sentinels)
+
+    def note(self, address: tuple[str, int]) -> None:
+        """Share an answer with the pools of this process."""
+        _named[self.service] = _Primary(address, self.epoch)
+
+
+class _Sentinel(_Answer, sentinel.Sentinel):
+    def discover_master(self, service_name: str) -> tuple[str, int]:
+        """Answer the primary's address."""
+        asking = self.asking(self.sentinels)
+        try:
+            found: tuple[str, int] = super(_Answer, asking).discover_master(service_name)  # type: ignore[no-untyped-call]
+        except sentinel.MasterNotFoundError:
+            if not asking.are_new:
+                raise
+            asking.earliest = 0
+            found = super(_Answer, asking).discover_master(service_name)  # type: ignore[no-untyped-call]
+        self.sentinels = asking.sentinels
+        asking.note(found)
+        return found
+
+    def look(self, service_name: str) -> None:
+        """Ask one sentinel, each time the next one."""
+        first, *others = self.sentinels
+        self.sentinels = [*others, first]
+        asking = self.asking([first])
+        with suppress(RedisError):
+            asking.note(super(_Answer, asking).discover_master(service_name))  # type: ignore[no-untyped-call]
+
+
+class _AsyncSentinel(_Answer, aio_sentinel.Sentinel):
+    async def discover_master(self, service_name: str) -> tuple[str, int]:
+        """Answer the primary's address."""
+        asking = self.asking(self.sentinels)
+        try:
+            found: tuple[str, int] = await super(_Answer, asking).discover_master(service_name)
+        except aio_sentinel.MasterNotFoundError:
+            if not asking.are_new:
+                raise
+            asking.earliest = 0
+            found = await super(_Answer, asking).discover_master(service_name)
+        self.sentinels = asking.sentinels
+        asking.note(found)
+        return found
+
+
 class BlockingSentinelPool(sentinel.SentinelConnectionPool, BlockingConnectionPool):
     """Connections to the primary, for synchronous clients."""
+
+    def look(self) -> bool:
+        """Ask one of the sentinels; return whether the connections go to a former primary, and so are not used again.
+
+        A sentinel that is silent takes up to two seconds, and another one is asked next time.
+        """
+        self.sentinel_manager.look(self.service_name)
+        return self._former_is_used()
+
+    def _former_is_used(self) -> bool:
+        known = _named.get(self.sentinel_manager.service)
+        return known is not None and self.proxy.master_address not in (None, known.address)
+
+    def get_connection(self, *args: Any, **options: Any) -> Any:
+        """Take a connection to the primary; those in use that go to a former one are closed when they come back."""
+        if self._former_is_used():
+            self.proxy.reset()
+            self.disconnect(inuse_connections=False)
+        return super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
 
     def disconnect(self, inuse_connections: bool = True) -> None:
         """Close the connections; with those in use, the ones to the sentinels too."""
@@ -82,6 +203,13 @@ class BlockingSentinelPool(sentinel.SentinelConnectionPool, BlockingConnectionPo
 class AsyncBlockingSentinelPool(aio_sentinel.SentinelConnectionPool, aio.BlockingConnectionPool):
     """Connections to the primary, for asynchronous clients."""
 
+    async def ensure_connection(self, connection: Any) -> None:
+        """Connect if need be: anew if the connection goes to a former primary."""
+        known = _named.get(self.sentinel_manager.service)
+        if known and connection.is_connected and (connection.host, connection.port) != known.address:
+            await connection.disconnect()
+        await super().ensure_connection(connection)
+
     async def disconnect(self, inuse_connections: bool = True) -> None:
         """Close the connections; with those in use, the ones to the sentinels too."""
         await super().disconnect(inuse_connections)
@@ -89,40 +217,12 @@ class AsyncBlockingSentinelPool(aio_sentinel.SentinelConnectionPool, aio.Blockin
             await self.sentinel_manager.aclose()
 
 
-class _Sentinel(sentinel.Sentinel):
-    """Sentinels that are asked by several threads at a time; see `_AsyncSentinel`."""
-
-    def discover_master(self, service_name: str) -> tuple[str, int]:
-        """Answer the primary's address."""
-        asking = copy(self)
-        asking.sentinels = list(self.sentinels)
-        found: tuple[str, int] = super(_Sentinel, asking).discover_master(service_name)  # type: ignore[no-untyped-call]
-        self.sentinels = asking.sentinels
-        return found
-
-
-class _AsyncSentinel(aio_sentinel.Sentinel):
-    """Sentinels that are asked by several callers at a time.
-
-    redis-py puts the one that answered to the front of its list, by places that another caller may have changed
-    meanwhile: then one stands there twice and another is lost, never asked and never closed again. So each asks with a
-    list of its own.
-    """
-
-    async def discover_master(self, service_name: str) -> tuple[str, int]:
-        """Answer the primary's address."""
-        asking = copy(self)
-        asking.sentinels = list(self.sentinels)
-        found: tuple[str, int] = await super(_AsyncSentinel, asking).discover_master(service_name)
-        self.sentinels = asking.sentinels
-        return found
-
-
 def sync_pool(url: str, sentinel_options: dict[str, Any], options: dict[str, Any]) -> BlockingSentinelPool:
     """Make the pool of a synchronous client; `options` are redis-py's, of the pool and its connections."""
     where = SentinelUrl.parse(url)
     asked = {**where.sentinel_options, **sentinel_options}
-    sentinels = _Sentinel(_list(where.sentinels), sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
+    sentinels = _Sentinel(list(where.sentinels), sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
+    sentinels.service = frozenset(where.sentinels), where.service
     return BlockingSentinelPool(where.service, sentinels, **{**where.redis_options, **options})  # type: ignore[no-untyped-call]
 
 
@@ -130,9 +230,6 @@ def async_pool(url: str, sentinel_options: dict[str, Any], options: dict[str, An
     """Make the pool of an asynchronous client, as `sync_pool` does."""
     where = SentinelUrl.parse(url)
     asked = {**where.sentinel_options, **sentinel_options}
-    sentinels = _AsyncSentinel(_list(where.sentinels), sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
+    sentinels = _AsyncSentinel(list(where.sentinels), sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
+    sentinels.service = frozenset(where.sentinels), where.service
     return AsyncBlockingSentinelPool(where.service, sentinels, **{**where.redis_options, **options})  # type: ignore[no-untyped-call]
-
-
-def _list(addresses: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
-    return list(addresses)

@@ -14,7 +14,7 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from langgraph_rq.shared.budget.token_budget import BudgetLimits, expire_call
 from langgraph_rq.shared.connections import scripts
-from langgraph_rq.shared.connections.clients import is_outage, open_sync
+from langgraph_rq.shared.connections.clients import has_moved, is_outage, open_sync
 from langgraph_rq.shared.connections.script_cache import load_missing
 from langgraph_rq.shared.graphs.description import GraphDescription
 from langgraph_rq.shared.queue.answers import Lease
@@ -104,7 +104,7 @@ class LeaseKeeper:
         """Whether the next renewal should not wait for its time."""
         self._renewed_at = self._unbroken_since = time.monotonic()
         self._ends_ms = 0
-        """When the lease ends by the server's clock; 0: the last renewal was not answered."""
+        """When the lease ends by the server's clock; 0: the last renewal was not answered, or another server did."""
         self._watch = LoopWatch(loop)
         self._thread = threading.Thread(target=self._keep, name=f"lease of {worker}", daemon=True)
 
@@ -167,6 +167,10 @@ class LeaseKeeper:
                     self._outage.passed("renew")
                     self._pass_loss()
                     return
+                if has_moved(self._redis):
+                    _log.warning("redis.moved", worker=self.worker)
+                    wait_s, self._ends_ms = 0.0, 0
+                    continue
                 wait_s = self._reap()
                 self._outage.passed("renew")
             except Exception as error:  # malformed data in Redis must not end the lease of every worker that reads it

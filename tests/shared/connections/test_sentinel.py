@@ -2,17 +2,20 @@
 
 import asyncio
 import threading
+from contextlib import suppress
 
 import pytest
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from langgraph_rq import Client, RedisUnavailableError
-from langgraph_rq.shared.connections.clients import open_async
+from langgraph_rq.shared.connections.clients import has_moved, open_async, open_sync
+from langgraph_rq.shared.connections.kept_connection import KeptConnection
 from langgraph_rq.shared.dev.embedded_redis import _free_port
 from langgraph_rq.shared.queue.keys import task_hash
 from tests import fleet
-from tests.sentinels import port_of, replicated, watched
-from tests.waiting import until
+from tests.sentinels import PASSWORD_OF_THE_DEPOSED, SERVICE, depose, open_as_admin, port_of, replicated, watched
+from tests.waiting import until, until_sync
 
 
 @pytest.fixture
@@ -79,6 +82,61 @@ async def test_no_sentinel_is_lost_when_many_ask_at_a_time_and_the_first_is_away
         found = await asyncio.gather(*(asked.discover_master("agents") for _ in range(20)))
         assert set(found) == {("127.0.0.1", port_of(redis.primary))}
         assert set(asked.sentinels) == wanted
+
+
+async def test_all_clients_of_a_process_leave_a_primary_that_was_deposed_and_lives_when_one_learns_it(redis):
+    with open_sync(redis.url) as looking:
+        async with open_async(redis.url) as client:
+            kept = KeptConnection(client)
+            await kept.exchange([("SET", "by", "all")])
+            await client.set("by", "all")
+            looking.set("by", "all")
+            promoted = await asyncio.to_thread(depose, redis)
+            await until(lambda: has_moved(looking))
+            looking.set("by the one", "that looked")
+            await client.set("by another", "at once")
+            with open_as_admin(promoted) as new:
+                assert new.mget("by the one", "by another") == ["that looked", "at once"]
+
+                async def has_left():
+                    await kept.exchange([("SET", "by one that is kept", "within a second")])
+                    return new.get("by one that is kept")
+
+                assert await until(has_left) == "within a second"
+            await kept.release()
+
+
+def monitor_anew(sentinel, server):
+    """Let a sentinel watch a server as if there had been no failover yet."""
+    sentinel.sentinel_remove(SERVICE)
+    sentinel.sentinel_monitor(SERVICE, "127.0.0.1", port_of(server), 2)
+    sentinel.sentinel_set(SERVICE, "auth-pass", PASSWORD_OF_THE_DEPOSED)
+
+
+def port_that_is_found(url):
+    """Return the primary's port as a client that connects now finds it; None: no sentinel names one that lives."""
+    with open_sync(url) as client, suppress(RedisConnectionError):
+        return client.connection_pool.get_master_address()[1]
+
+
+@pytest.mark.slow
+def test_sentinel_that_names_a_former_primary_is_passed_over(redis):
+    promoted = depose(redis)
+    until_sync(lambda: port_that_is_found(redis.url) == port_of(promoted))
+    former = redis.sentinels[0]
+    monitor_anew(former, redis.primary)
+    until_sync(lambda: former.info("sentinel")["master0"]["status"] == "ok")
+    assert redis.promoted() is redis.primary
+    assert port_that_is_found(redis.url) == port_of(promoted)
+
+
+@pytest.mark.slow
+def test_sentinels_that_were_all_set_up_anew_are_believed(redis):
+    promoted = depose(redis)
+    until_sync(lambda: port_that_is_found(redis.url) == port_of(promoted))
+    for sentinel in redis.sentinels:
+        monitor_anew(sentinel, redis.primary)
+    until_sync(lambda: port_that_is_found(redis.url) == port_of(redis.primary))
 
 
 def submit_while_the_replica_is_away(primary, replica):

@@ -15,7 +15,7 @@ from langgraph_rq.shared.queue.keys import WORKERS, task_hash
 from langgraph_rq.shared.queue.verbs import QueueTimes
 from tests import fleet
 from tests.clocks import needs_faketime, set_clock, settable
-from tests.sentinels import replicated
+from tests.sentinels import depose, replicated, watched
 from tests.waiting import until
 
 
@@ -137,3 +137,33 @@ def server_of_a_clock(clock):
 @pytest.mark.parametrize("by_s", [pytest.param(10.0, marks=pytest.mark.slow), -10.0])
 async def test_live_worker_is_not_reaped_when_the_clock_of_redis_jumps(server_of_a_clock, clock, by_s):
     assert await crashes_after(lambda _redis: set_clock(clock, by_s), server_of_a_clock.url) == [0, 0]
+
+
+@pytest.fixture
+def redis(tmp_path):
+    with watched(tmp_path) as servers:
+        yield servers
+
+
+async def test_live_worker_whose_primary_was_deposed_and_lives_is_not_reaped_at_the_new_one(redis, lines):
+    gate = asyncio.Event()
+
+    async def wait(_state):
+        await gate.wait()
+        return {}
+
+    graphs = {"assistant": fleet.one_node_graph(wait)}
+    with Client(redis.url) as client:
+        client.submit({}, task_id="t")
+    async with fleet.worker(redis.url, graphs):
+        with Redis.from_url(redis.primary.url) as old:
+            await until(lambda: old.hget(task_hash("t"), "state") == b"running")
+            await until(lambda: old.wait(2, 0) == 2)
+        promoted = await asyncio.to_thread(depose, redis)
+        with Redis.from_url(promoted.url) as new:
+            async with fleet.worker(promoted.url, graphs, times=QueueTimes(lease_ms=4_000)):
+                await until_dead_workers_are_reaped(new)
+                gate.set()
+                await until(lambda: new.hget(task_hash("t"), "state") == b"success")
+            assert new.hget(task_hash("t"), "crashes") is None
+    assert lines.named("redis.moved")
