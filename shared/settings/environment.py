@@ -12,11 +12,11 @@ from functools import lru_cache
 from io import StringIO
 from json import JSONDecodeError
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -146,6 +146,15 @@ class Settings(BaseSettings):
         files = _FileSource(settings_cls), _EnvFileSource(settings_cls)
         return init_settings, env_settings, *files, file_secret_settings
 
+    @model_validator(mode="after")
+    def _refuse_empty_secrets(self) -> Self:
+        """Refuse an empty file of a secret of ours: what the secret protects would be open, without a word."""
+        for variable, field in self.names().items():
+            value = getattr(self, field)
+            if variable.startswith(PREFIX) and isinstance(value, SecretStr) and not value:
+                raise SettingsError(f"{variable}: expected a secret, got: an empty file")
+        return self
+
     @classmethod
     def names(cls) -> dict[str, str]:
         """Map each environment variable of this class to its field."""
@@ -185,6 +194,10 @@ def _explain(problem: ErrorDetails, settings: type[Settings]) -> str:
     if choices := _CHOICES.fullmatch(problem.get("ctx", {}).get("pattern", "")):
         *others, last = choices[1].split("|")
         expected = f"expected {', '.join(others)} or {last}"
+    elif "pattern" in problem.get("ctx", {}):
+        expected = f"expected what matches {problem['ctx']['pattern']}"
+    elif problem["type"] == "missing":
+        expected = "expected a value"
     inside = "".join(f"{part}: " for part in problem["loc"][1:])
     hint = _hint(settings, field) if inside else ""
     return f"{variable}: {inside}{expected}{hint}, got: {_given(settings, field, problem['input'])}"

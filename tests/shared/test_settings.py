@@ -90,13 +90,19 @@ def test_every_known_name_is_accepted_also_as_a_file():
         (QueueSettings, "LGRQ_LEASE_S", "soon", "LGRQ_LEASE_S: expected a valid number, .*, got: soon"),
         (QueueSettings, "LGRQ_LEASE_S", "0.5", "LGRQ_LEASE_S: expected greater than or equal to 1, got: 0.5"),
         (WorkerSettings, "LGRQ_WORKER_CONCURRENCY", "0", "LGRQ_WORKER_CONCURRENCY: expected .* 1, got: 0"),
-        (QueueSettings, "LGRQ_QUEUE", "a b", "LGRQ_QUEUE: .*, got: a b"),
+        (QueueSettings, "LGRQ_QUEUE", "a b", r"LGRQ_QUEUE: expected what matches \^\[A-Za-z0-9_-\]\+\$, got: a b"),
         (BudgetSettings, "LGRQ_BUDGET_DAILY_USD", "1 dollar", "LGRQ_BUDGET_DAILY_USD: .*, got: 1 dollar"),
         (
             BudgetSettings,
             "LGRQ_BUDGET_PRICES",
             "cheap",
             r'LGRQ_BUDGET_PRICES: expected JSON such as {"my-model": \[0.5, 1.5\]}, got: cheap',
+        ),
+        (
+            BudgetSettings,
+            "LGRQ_BUDGET_PRICES",
+            '{"cheap": [1]}',
+            r'LGRQ_BUDGET_PRICES: cheap: 1: expected a value such as {"my-model": \[0.5, 1.5\]}, got: \[1\]',
         ),
         (
             RedisSettings,
@@ -147,6 +153,21 @@ def test_file_that_cannot_be_read_is_an_error(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY_FILE", "/nowhere/key")
     with pytest.raises(SettingsError, match=r"OPENAI_API_KEY_FILE: expected a readable file, got: /nowhere/key \(No "):
         load(ModelSettings)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name, kind in EVERY_NAME.items()
+        if name.startswith("LGRQ_") and "SecretStr" in str(kind.model_fields[kind.names()[name]].annotation)
+    ],
+)
+def test_empty_file_of_a_secret_is_refused_instead_of_going_without(name, monkeypatch):
+    Path("secret").write_text("\n")
+    monkeypatch.setenv(f"{name}_FILE", "secret")
+    with pytest.raises(SettingsError, match=f"^{name}: expected .*, got: "):
+        load(EVERY_NAME[name])
 
 
 def test_secret_mounted_by_a_container_platform_is_read(monkeypatch, tmp_path):
