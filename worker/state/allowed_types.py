@@ -30,7 +30,7 @@ from langgraph.store.base import Item, SearchItem
 from langgraph.types import Send
 from pydantic import BaseModel, SecretBytes, SecretStr
 
-from langgraph_rq.worker.state.refused_state import RefusedStateError, type_refused
+from langgraph_rq.worker.state.refused_state import RefusedStateError, type_refused, without_form
 
 ONE, MANY, NAMED = 0, 1, 2
 """Codes of LangGraph's extensions, by how a value is built of its parts: from one, from a list, or from a dict."""
@@ -91,15 +91,15 @@ class AllowedTypes:
 
     def of(self, value: Any) -> Form:
         """Return the form of a value's type; no subclass counts as its parent, whose form would lose what it adds."""
-        form = self._by_type.get(type(value)) or _array_form(value)
-        if (
-            form is None
-            and _is_local(type(value))
-            and (type(value).__module__, type(value).__qualname__) in self._by_name
-        ):
-            form = _form(type(value))
+        of = type(value)
+        form = self._by_type.get(of) or _array_form(value)
+        if form is not None:
+            return form
+        form = _form(of)
         if form is None:
-            raise type_refused(type(value).__module__, type(value).__qualname__)
+            raise without_form(of)
+        if not _is_local(of) or form.name not in self._by_name:
+            raise type_refused(of.__module__, of.__qualname__)
         return form
 
     def build(self, code: int, content: Any) -> Any:

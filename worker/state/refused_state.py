@@ -13,7 +13,18 @@ class RefusedStateError(LanggraphRqError):
 def type_refused(module: str, name: str) -> RefusedStateError:
     """Make the error of a type that is not allowed; both names may come from Redis, and are cut."""
     spec = f"{module[:100]}:{name[:100]}"
+    return _refused(spec, f"if that is a type of yours, name it in {TYPES_SETTING}={spec} of every worker")
+
+
+def without_form(of: type) -> RefusedStateError:
+    """Make the error of a type that no setting can allow, because there is no way to write it."""
+    return _refused(
+        f"{of.__module__[:100]}:{of.__qualname__[:100]}",
+        "keep it out of the state, or make it a dataclass, a pydantic model, an enum or a named tuple",
+    )
+
+
+def _refused(spec: str, advice: str) -> RefusedStateError:
     return RefusedStateError(
-        f"state: expected plain data, messages or a type of the graphs' states, got: {spec!r}; "
-        f"if that is a type of yours, name it in {TYPES_SETTING}={spec} of every worker"
+        f"state: expected plain data, messages or a type of the graphs' states, got: {spec!r}; {advice}"
     )

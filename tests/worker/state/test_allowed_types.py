@@ -1,6 +1,7 @@
 """The types that state may hold, of graphs that are made again and again."""
 
 from dataclasses import dataclass
+from threading import Lock
 
 import pytest
 from pydantic import BaseModel
@@ -45,3 +46,9 @@ def test_class_that_no_graph_has_is_refused_wherever_it_was_made():
     point, _ = make_types()
     with pytest.raises(RefusedStateError, match="Point"):
         StateSerializer().dumps_typed(point(1))
+
+
+@pytest.mark.parametrize("value", [Lock(), make_types, (one for one in "ab")], ids=["lock", "function", "generator"])
+def test_type_that_no_setting_can_allow_comes_with_other_advice(value):
+    with pytest.raises(RefusedStateError, match=r"got: '.*'; keep it out of the state, or make it a .*named tuple$"):
+        StateSerializer().dumps_typed({"x": value})
