@@ -16,6 +16,7 @@ already. A key without effect causes a warning, unless it is only about building
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -64,6 +65,8 @@ INSTEAD = {
     "checkpointer.serde": "set LGRQ_STATE_TYPES (docs/state.md)",
 }
 """Keys that this project does not read -> what to do instead."""
+
+_SPEC = '"./file.py:attribute" or "package.module:attribute"'
 
 T = TypeVar("T")
 
@@ -117,7 +120,7 @@ def read_langgraph_json(path: Path, *, requires_auth: bool = False) -> Langgraph
         GraphLoadError: the file is missing or does not follow LangGraph's documentation, or has `auth`.
     """
     path = path.resolve()
-    document = _read_object(path)
+    document, repeated = _read_object(path)
     if requires_auth and "auth" in document:
         raise GraphLoadError(f"{path}: expected no auth with LGRQ_REQUIRE_AUTH=true, got one: {INSTEAD['auth']}")
     dependencies = _expect(path, "dependencies", document.get("dependencies", []), list, "a list of strings")
@@ -135,6 +138,7 @@ def read_langgraph_json(path: Path, *, requires_auth: bool = False) -> Langgraph
         store_path=_read_path(path, "store.path", store.get("path")),
         checkpointer_path=_read_path(path, "checkpointer.path", checkpointer.get("path")),
         warnings=(
+            *(f"{path}: {key!r} is there more than once in one object; the last one counts" for key in repeated),
             *_instead(path, document, checkpointer),
             *_unsupported(path, document, store, checkpointer),
             *env_warnings,
@@ -149,29 +153,31 @@ def add_to_import_path(folder: Path) -> None:
         sys.path.append(str(folder))
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _read_object(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Read the file; also return the keys that an object in it has more than once."""
+    repeated: list[str] = []
+
+    def last_counts(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        repeated.extend(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+        return dict(pairs)
+
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=last_counts)
     except OSError as error:
         raise GraphLoadError(
             f"{path}: expected a langgraph.json, got: {error.strerror}; name another file with --config"
         ) from None
     except ValueError as error:
         raise GraphLoadError(f"{path}: expected JSON, got: {error}") from None
-    return _expect(path, "the file", document, dict, "an object")
+    return _expect(path, "the file", document, dict, "an object"), repeated
 
 
 def _read_graphs(path: Path, graphs: Any) -> dict[str, str]:
-    expected = 'an object of names and "./file.py:attribute" or "package.module:attribute"'
     specs: dict[str, str] = {}
-    for name, given in _expect(path, "graphs", graphs, dict, expected).items():
-        spec = _expect(path, f"graphs.{name}", given.get("path") if isinstance(given, dict) else given, str, expected)
-        module, _, attribute = spec.rpartition(":")
-        if not module or not attribute:
-            raise GraphLoadError(f"{path}: graphs.{name}: expected {expected}, got: {spec!r}")
+    for name, given in _expect(path, "graphs", graphs, dict, f"an object of names and {_SPEC}").items():
         if not _can_be_named(name):
             raise GraphLoadError(f"{path}: graphs: expected {EXPECTED['graph']}, got: {name[:60]!r}")
-        specs[name] = spec
+        specs[name] = _read_spec(path, f"graphs.{name}", given.get("path") if isinstance(given, dict) else given)
     if not specs:
         raise GraphLoadError(f"{path}: graphs: expected at least one graph, got: none")
     return specs
@@ -187,12 +193,13 @@ def _can_be_named(graph: str) -> bool:
 
 
 def _read_path(path: Path, name: str, spec: Any) -> str | None:
-    expected = '"./file.py:attribute" or "package.module:attribute"'
-    if spec is None:
-        return None
-    module, _, attribute = _expect(path, name, spec, str, expected).rpartition(":")
+    return None if spec is None else _read_spec(path, name, spec)
+
+
+def _read_spec(path: Path, name: str, spec: Any) -> str:
+    module, _, attribute = _expect(path, name, spec, str, _SPEC).rpartition(":")
     if not module or not attribute:
-        raise GraphLoadError(f"{path}: {name}: expected {expected}, got: {spec!r}")
+        raise GraphLoadError(f"{path}: {name}: expected {_SPEC}, got: {spec!r}")
     return f"{module}:{attribute}"
 
 

@@ -183,6 +183,14 @@ def test_keys_without_effect_are_named_in_one_warning(project):
     assert warning.endswith("no effect here: x, store.index, store.y, checkpointer.z")
 
 
+def test_key_that_is_there_twice_is_named_in_a_warning_as_the_last_one_counts(project):
+    read = read_langgraph_json(project('{"graphs": {"g": "./a.py:g", "h": "./a.py:h", "g": "./b.py:g"}}'))
+    assert read.graphs == {"g": "./b.py:g", "h": "./a.py:h"}
+    assert [warning.split(": ")[1] for warning in read.warnings] == [
+        "'g' is there more than once in one object; the last one counts"
+    ]
+
+
 def test_keys_about_building_an_image_are_no_warning(project):
     others = dict.fromkeys(BUILD_KEYS, "anything")
     assert read_langgraph_json(project({"graphs": {"g": "./a.py:g"}, **others})).warnings == ()
@@ -281,7 +289,7 @@ FILES = {
     "[]": "the file: expected an object, got: []",
     "{}": "graphs: expected an object of names",
     '{"graphs": {}}': "graphs: expected at least one graph, got: none",
-    '{"graphs": {"g": "agent.py"}}': "graphs.g: expected",
+    '{"graphs": {"g": "agent.py"}}': 'graphs.g: expected "./file.py:attribute" or "package.',
     '{"graphs": {"": "./a.py:g"}}': "graphs: expected a name of 1 to 256 characters, none of them a control character",
     '{"graphs": {"a\\nb": "./a.py:g"}}': "graphs: expected a name of 1 to 256 characters",
     '{"graphs": {"g": 3}}': "graphs.g: expected",
