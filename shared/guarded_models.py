@@ -5,10 +5,9 @@ which a graph chooses by how difficult a question is.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import to_json
+from langgraph_rq.shared.announcement import Announcement
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +26,8 @@ class GuardedModel:
 
 
 @dataclass(frozen=True, slots=True)
-class GuardedModels:
+class GuardedModels(Announcement):
     """What one process announces."""
 
     models: Mapping[str, GuardedModel] = field(default_factory=dict)
     by_difficulty: tuple[str, ...] = ()
-
-    @classmethod
-    def read(cls, announcement: bytes | None) -> "GuardedModels":
-        """Read what a worker announced; what cannot be read, or was announced in another form, says nothing."""
-        try:
-            return _ANNOUNCED.validate_json(announcement or b"{}")
-        except ValidationError:
-            return cls()
-
-    def announcement(self) -> str:
-        """Write what `read` reads."""
-        return to_json(asdict(self)).decode()
-
-
-_ANNOUNCED = TypeAdapter(GuardedModels)

@@ -10,13 +10,11 @@ some of them; `needs_key`, true if an input without any of the keys is refused. 
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import to_json
-
+from langgraph_rq.shared.announcement import Announcement
 from langgraph_rq.shared.errors import UnknownField, Violation
 from langgraph_rq.shared.strict_json import kind
 
@@ -27,7 +25,7 @@ _WORDS = {"string": "a string", "number": "a number", "boolean": "true or false"
 
 
 @dataclass(frozen=True, slots=True)
-class GraphInput:
+class GraphInput(Announcement):
     """What a graph takes."""
 
     keys: tuple[str, ...] | None = None
@@ -36,18 +34,6 @@ class GraphInput:
     """Key -> the JSON types (string, number, boolean, null) of which its value is one."""
     needs_key: bool = False
     """Whether an input is refused that has none of the keys."""
-
-    @classmethod
-    def read(cls, announcement: bytes | None) -> "GraphInput":
-        """Read what a worker announced; what cannot be read, or was announced in another form, judges nothing."""
-        try:
-            return _ANNOUNCED.validate_json(announcement or b"{}")
-        except ValidationError:
-            return cls()
-
-    def announcement(self) -> str:
-        """Write what `read` reads."""
-        return to_json(asdict(self)).decode()
 
     def refuse(self, value: Any) -> list[Violation]:
         """Name what LangGraph would refuse of an input."""
@@ -75,9 +61,6 @@ class GraphInput:
     def _unknown(self, key: str, value: Any) -> Violation:
         close = get_close_matches(key, self.keys or (), n=1)
         return UnknownField(f"input.{key[:60]}", ", ".join(self.keys or ()), kind(value), close[0] if close else None)
-
-
-_ANNOUNCED = TypeAdapter(GraphInput)
 
 
 def _json_type(value: Any) -> str:
