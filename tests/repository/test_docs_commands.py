@@ -55,6 +55,11 @@ def lines(page: str) -> list[str]:
     return [line.rstrip() for line in re.findall(r"^\$ ((?:.*\\\n)*.*)$", code, re.MULTILINE)]
 
 
+def test_xargs_has_no_options_that_macos_lacks():
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("producer/cli/*.py")]
+    assert {page.name: found for page in pages if (found := re.findall(r"xargs +-[^P ]\S*", page.read_text()))} == {}
+
+
 @pytest.fixture(scope="module")
 def made_secrets(tmp_path_factory):
     return make_secrets(tmp_path_factory.mktemp("made") / "secrets")
