@@ -9,6 +9,7 @@ import click
 
 from langgraph_rq.producer.cli.audit import audit
 from langgraph_rq.producer.cli.budget import budget
+from langgraph_rq.producer.cli.connection import reported_silence
 from langgraph_rq.producer.cli.dev import dev
 from langgraph_rq.producer.cli.fleet import workers
 from langgraph_rq.producer.cli.guards import UnknownBreakerError, breaker, usage
@@ -68,7 +69,8 @@ class _Group(click.Group):
         terminal.accept_any_text()
         try:
             refuse_unknown_names()
-            return super().invoke(ctx)
+            with reported_silence():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo(err=True)  # what the shell writes next does not go on behind ^C
             ctx.exit(_INTERRUPTED)

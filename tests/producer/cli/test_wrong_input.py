@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -137,6 +138,15 @@ def test_wait_that_is_interrupted_says_which_tasks_go_on(run, redis_url, tmp_pat
         terminal.wait_for("task t-1 goes on: `wait` waits again, `cancel` stops a task")
         assert terminal.process.wait(10) == 130
         assert not terminal.with_text("Aborted")
+
+
+def test_command_on_a_terminal_says_that_redis_does_not_answer_before_it_gives_up(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://:secret@127.0.0.1:{silent.getsockname()[1]}/0"
+        with on_terminal(["langgraph_rq.producer", "status", "t-1"], {"REDIS_URL": url}, tmp_path) as terminal:
+            terminal.wait_for("waiting for Redis, which does not answer: redis://***@127.0.0.1:")
+            assert terminal.process.poll() is None
+            assert not terminal.with_text("error")
 
 
 def test_text_that_stdout_cannot_encode_is_escaped_and_the_same_value(run, redis_url):
