@@ -12,7 +12,9 @@ from langgraph_rq.shared.queue import attempts, upkeep, verbs
 from langgraph_rq.shared.queue import waits as waits_module
 from tests.models.mutants import assert_caught
 from tests.models.task_queue_machine import QueueMachine
-from tests.shared.queue import test_rq_clients as rq_clients
+from tests.shared.queue import rq_clients
+from tests.shared.queue import test_emptied_queues as emptied
+from tests.shared.queue import test_rq_jobs as rq_jobs
 from tests.shared.queue import test_task_queue_sweeps as sweeps
 from tests.shared.queue import test_task_queue_waits as waits
 
@@ -203,57 +205,58 @@ RQ = {
         "claim",
         "        show_again(id, now_ms)\n",
         "",
-        rq_clients.test_requeued_job_is_shown_as_it_ended,
+        rq_jobs.test_requeued_job_is_shown_as_it_ended,
     ),
     "a task is read where RQ writes": (
         "claim",
         "    return bytes, 'task'\n",
         "    return bytes, 'data'\n",
-        rq_clients.test_waiting_task_stays_when_a_job_is_enqueued_under_its_id,
+        rq_jobs.test_waiting_task_stays_when_a_job_is_enqueued_under_its_id,
     ),
     "an emptied queue is not noticed": (
         "claim",
         "if found and redis.call",
         "if false and redis.call",
-        partial(rq_clients.test_emptied_queue_cancels_all_that_waits_whoever_notices_first, first="claim"),
+        partial(emptied.test_emptied_queue_cancels_all_that_waits_whoever_notices_first, first="claim"),
     ),
     "those on the list are not registered with the first that waits": (
         "submit",
         "      show_listed(listed, queue, true)\n",
         "",
-        partial(rq_clients.test_emptied_queue_cancels_all_that_waits_whoever_notices_first, first="claim"),
+        partial(emptied.test_emptied_queue_cancels_all_that_waits_whoever_notices_first, first="claim"),
     ),
     "a deleted job is taken for an emptied queue": (
         "claim",
         "local registry_key, found = DEFERRED .. queue, false",
         "local registry_key, found = DEFERRED .. queue, true",
         partial(
-            rq_clients.test_job_that_is_deleted_or_cancelled_takes_no_other_task_of_its_user_with_it, change="delete"
+            emptied.test_job_that_is_deleted_or_cancelled_takes_no_other_task_of_its_user_with_it,
+            change="delete",
         ),
     ),
     "a task that began is cancelled with its queue": (
         "sweep",
         "  if started then\n    return false",
         "  if false then\n    return false",
-        rq_clients.test_tasks_that_began_before_the_queue_was_emptied_go_on,
+        emptied.test_tasks_that_began_before_the_queue_was_emptied_go_on,
     ),
     "a cancelled job gets its turn": (
         "claim",
         "is_next and is_removed(id) then",
         "false then",
-        partial(rq_clients.test_job_that_is_removed_while_it_waits_for_its_turn_is_cancelled, change="cancel"),
+        partial(emptied.test_job_that_is_removed_while_it_waits_for_its_turn_is_cancelled, change="cancel"),
     ),
     "a cancelled job is queued after its thread's": (
         "finish",
         "type(before) ~= 'string' or before == 'canceled'",
         "type(before) ~= 'string'",
-        rq_clients.test_parked_job_that_is_cancelled_does_not_run_after_its_thread_is_free,
+        emptied.test_parked_job_that_is_cancelled_does_not_run_after_its_thread_is_free,
     ),
     "a parked task is not emptied": (
         "finish",
         "and queue and user and not was_emptied(queue, created, started)",
         "and queue and user",
-        rq_clients.test_parked_task_is_cancelled_with_its_queue,
+        emptied.test_parked_task_is_cancelled_with_its_queue,
     ),
     "a sweep does not go on with the queue that it began": (
         "sweep",
@@ -265,49 +268,49 @@ RQ = {
         "claim",
         "'data', STAND_IN_DATA, 'origin'",
         "'origin'",
-        rq_clients.test_stand_in_for_ended_tasks_stays_when_rq_reads_the_jobs,
+        emptied.test_stand_in_for_ended_tasks_stays_when_rq_reads_the_jobs,
     ),
     "a cap does not bind jobs of stock RQ": (
         "adopt",
         "local is_capped = not is_known",
         "local is_capped = false and not is_known",
-        rq_clients.test_cap_of_a_user_holds_for_jobs_of_stock_rq,
+        rq_jobs.test_cap_of_a_user_holds_for_jobs_of_stock_rq,
     ),
     "a failed entry is left": (
         "finish",
         "  redis.pcall('ZREM', 'rq:failed:' .. (queue or ''), id)\n",
         "",
-        rq_clients.test_task_that_a_worker_of_stock_rq_failed_by_mistake_leaves_no_failed_entry,
+        rq_jobs.test_task_that_a_worker_of_stock_rq_failed_by_mistake_leaves_no_failed_entry,
     ),
     "a registry of ended tasks is not trimmed": (
         "finish",
         "    redis.pcall('ZREM', registry_key, unpack(over))\n",
         "",
-        rq_clients.test_registry_of_finished_tasks_forgets_those_whose_result_is_over,
+        rq_jobs.test_registry_of_finished_tasks_forgets_those_whose_result_is_over,
     ),
     "a registry of cancelled tasks is not trimmed": (
         "reap",
         "do\n    redis.pcall('ZREM', registry_key, id)\n",
         "do\n",
-        rq_clients.test_registry_of_cancelled_tasks_forgets_those_whose_result_is_over,
+        rq_jobs.test_registry_of_cancelled_tasks_forgets_those_whose_result_is_over,
     ),
     "an old result is kept": (
         "submit",
         "redis.call('DEL', 'agent:result:' .. id, 'agent:events:' .. id, job_key)\n",
         "",
-        lambda queue, rq: rq_clients.test_result_of_an_earlier_task_is_not_that_of_a_new_one_under_its_id(queue),
+        lambda queue, rq: rq_jobs.test_result_of_an_earlier_task_is_not_that_of_a_new_one_under_its_id(queue),
     ),
     "an attempt that ended is shown": (
         "finish",
         "  redis.call('DEL', 'rq:executions:' .. id, 'rq:execution:' .. id .. ':' .. epoch)\n",
         "",
-        rq_clients.test_execution_of_a_job_is_the_attempt_that_runs,
+        rq_jobs.test_execution_of_a_job_is_the_attempt_that_runs,
     ),
     "a job for later is not queued": (
         "reap",
         "      redis.call(is_first and 'LPUSH' or 'RPUSH', queue_key, id)\n",
         "",
-        rq_clients.test_jobs_that_are_enqueued_for_later_are_queued_when_they_are_due,
+        rq_jobs.test_jobs_that_are_enqueued_for_later_are_queued_when_they_are_due,
     ),
 }
 """Rules about what RQ's clients change and see, each with its test."""
