@@ -3,8 +3,7 @@
 import asyncio
 import json
 import re
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib import import_module
 from uuid import uuid4
 
 import pytest
@@ -75,16 +74,19 @@ def client(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def graphs():
-    spec = spec_from_file_location("feature_graphs", PROJECT / "graphs.py")
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    """The graphs by name, as Python alone imports them."""
+    paths = json.loads((PROJECT / "langgraph.json").read_text())["graphs"]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(PROJECT)
+        return {
+            name: getattr(import_module(path.removeprefix("./").partition(".py:")[0]), name)
+            for name, path in paths.items()
+        }
 
 
 def bare(graphs, name):
     """The graph as LangGraph alone runs it, with the context that LangGraph Server gives."""
-    return getattr(graphs, name).copy({"checkpointer": InMemorySaver(), "store": InMemoryStore()})
+    return graphs[name].copy({"checkpointer": InMemorySaver(), "store": InMemoryStore()})
 
 
 def config(thread="t"):
