@@ -160,6 +160,7 @@ async def open_context(
             keys=keys,
             key_file=KeyFile(key_file) if key_file else None,
             checkpointer=brought.checkpointer or checkpointer,
+            state_kept="by the project's checkpointer" if brought.checkpointer else place.described(),
             serializer=serializer,
             answer_journal=settings.answer_journal,
             ledger_ttl_ms=round(settings.thread_ttl_s * 1000),

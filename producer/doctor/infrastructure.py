@@ -82,6 +82,23 @@ def _reads_back_everything(client: Redis) -> bool:
 _WRITTEN = (("SET", "any", ""), ("HSET", "any", "a", ""), ("ZADD", "any", 0, "a"), ("XADD", "any", "*", "a", ""))
 
 
+def threads_are_in_one_place(system: System) -> Finding:
+    """A conversation whose turns run on workers with different places has a history in each."""
+    places: dict[str, set[str]] = {}
+    for worker in system.fleet.workers:
+        for graph in worker.graphs if worker.state_kept else ():
+            places.setdefault(graph, set()).add(worker.state_kept)
+    torn = {graph: sorted(kept) for graph, kept in places.items() if len(kept) > 1}
+    if torn:
+        graph, kept = min(torn.items())
+        others = f", and of {len(torn) - 1} other graphs" if len(torn) > 1 else ""
+        return failed(
+            f"the workers of {graph}{others} keep threads in different places: {'; '.join(kept)}",
+            "give all of them the same LGRQ_STATE, LGRQ_STATE_URL, LGRQ_CHECKPOINTS and LGRQ_CHECKPOINT_REDIS_URL",
+        )
+    return passed("all workers of a graph keep its threads in one place")
+
+
 def redis_evicts_nothing(system: System) -> Finding:
     """An evicted key is a lost task."""
     wrong = {
@@ -235,6 +252,7 @@ def _is_here(host: str) -> bool:
 CHECKS: dict[str, Check] = {
     "tasks persist": redis_persists,
     "checkpoints persist": checkpoints_persist,
+    "threads in one place": threads_are_in_one_place,
     "nothing is evicted": redis_evicts_nothing,
     "freed in the background": redis_frees_in_background,
     "memory head-room": redis_has_headroom,

@@ -27,6 +27,8 @@ class WorkerStatus:
     """By name."""
     guarded: GuardedModels = field(default_factory=GuardedModels)
     """The models whose calls it guards."""
+    state_kept: str = ""
+    """Where it keeps the checkpoints of threads, as it compares this with others; empty: of an earlier version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ def _read_fleet(reply: Sequence[Any]) -> Fleet:
 
 
 def _worker(reply: Sequence[Any], now_ms: int) -> WorkerStatus:
-    name, lease_end, in_flight, *fields, models = reply
+    name, lease_end, in_flight, *fields, models, state_kept = reply
     state, queues, succeeded, failed, graphs = (field.decode() if field else "" for field in fields)
     return WorkerStatus(
         name.decode(),
@@ -94,6 +96,7 @@ def _worker(reply: Sequence[Any], now_ms: int) -> WorkerStatus:
         round((float(lease_end) - now_ms) / 1000, 3),
         tuple(sorted(map(graph_name, filter(None, graphs.split(","))))),
         GuardedModels.read(models),
+        state_kept.decode() if state_kept else "",
     )
 
 

@@ -30,6 +30,7 @@ from langgraph_rq.worker.fleet.node_threads import NodeThreads
 from langgraph_rq.worker.fleet.outcomes import OutcomeWriter
 from langgraph_rq.worker.fleet.rq_registration import RegisteredWorker
 from langgraph_rq.worker.fleet.running import RunningTasks
+from langgraph_rq.worker.fleet.state_places import compare_places
 from langgraph_rq.worker.task.run_context import RunContext
 from langgraph_rq.worker.threads.requests import ThreadRequests
 
@@ -190,6 +191,7 @@ class GraphWorker(RegisteredWorker):
             self._context.audit,
         )
         self._lease.start()
+        compare_places(self.connection, self.name, self.key, inputs, self._context.state_kept)
         _log.info("worker.started", worker=self.name, queues=self.queue_names(), graphs=list(inputs))
 
     async def _serve(self, *, burst: bool) -> int:

@@ -10,7 +10,7 @@ from redis.asyncio import Redis as AsyncRedis
 
 from langgraph_rq.shared.connections.background import end
 from langgraph_rq.shared.errors import SettingsError
-from langgraph_rq.shared.settings import StateSettings, WorkerSettings
+from langgraph_rq.shared.settings import StateSettings, WorkerSettings, mask_url
 from langgraph_rq.worker.graphs.langgraph_json import LanggraphJson
 from langgraph_rq.worker.guards.event_loops import EventLoops
 from langgraph_rq.worker.guards.task_guard import token_of
@@ -48,6 +48,15 @@ class Place:
     serializer: StateSerializer
     is_fenced: Callable[[], bool]
     is_beside_tasks: bool = False
+
+    def described(self) -> str:
+        """Say where the checkpoints are, without secrets; equal for workers that surely share them."""
+        if not self.settings.checkpoints:
+            return "nowhere (LGRQ_CHECKPOINTS=false)"
+        if self.settings.state == "postgres":
+            url = self.state.url.get_secret_value() if self.state.url else ""
+            return f"postgres, {mask_url(url).partition('?')[0]}"
+        return f"{self.settings.state}, {'beside the tasks' if self.is_beside_tasks else mask_url(self.redis_url)}"
 
 
 @asynccontextmanager

@@ -44,6 +44,8 @@ class RunContext:
     """Where the key of the model API comes from; None: from no file."""
     checkpointer: Checkpointer | None = None
     """Where the graphs' checkpoints live, but for graphs with one of their own; None for none."""
+    state_kept: str = ""
+    """Where these are, as workers compare it (worker/fleet/state_places.py); empty: not to be compared."""
     serializer: StateSerializer | None = None
     """Writes what is kept of a run besides its checkpoints: answers of models, results of calls that are made once."""
     answer_journal: bool = False

@@ -1,0 +1,71 @@
+"""Workers of one graph that keep its threads in different places are named, by the later one and by the doctor."""
+
+import pytest
+
+from langgraph_rq.producer.doctor.finding import Level
+from langgraph_rq.producer.doctor.infrastructure import threads_are_in_one_place
+from langgraph_rq.producer.doctor.system import System
+from langgraph_rq.shared.connections.clients import open_sync
+from tests.fleet import PLUS_ONE, worker
+from tests.installation import SMALL_PROJECT, start_worker
+from tests.waiting import until
+
+EVENT = "state.settings_differ"
+
+
+@pytest.fixture
+def examined(redis_url):
+    """The doctor's view of the fleet, anew each time."""
+    with open_sync(redis_url) as redis:
+        yield lambda: System({}, redis, redis)
+
+
+async def test_worker_that_keeps_threads_elsewhere_names_itself_and_the_others(redis_url, caplog, examined):
+    async with worker(redis_url, {"g": PLUS_ONE}, state_kept="here") as first:
+        assert EVENT not in caplog.text
+        async with worker(redis_url, {"g": PLUS_ONE, "h": PLUS_ONE}, state_kept="there") as second:
+            await until(lambda: EVENT in caplog.text)
+            finding = threads_are_in_one_place(examined())
+    said = [line.partition(EVENT)[2] for line in caplog.text.splitlines() if EVENT in line]
+    assert said == [f" worker={second.name} own=there other={first.name} others=here"]
+    assert (finding.level, finding.reason) == (
+        Level.FAIL,
+        "the workers of g keep threads in different places: here; there",
+    )
+    assert "LGRQ_CHECKPOINT_REDIS_URL" in finding.fix
+
+
+async def test_workers_that_share_the_place_or_no_graph_are_fine(redis_url, caplog, examined):
+    async with (
+        worker(redis_url, {"g": PLUS_ONE}, state_kept="here"),
+        worker(redis_url, {"g": PLUS_ONE}, state_kept="here"),
+        worker(redis_url, {"h": PLUS_ONE}, state_kept="there"),
+        worker(redis_url, {"g": PLUS_ONE}),  # an earlier version, which does not say it
+    ):
+        await until(lambda: len(examined().fleet.workers) == 4)
+        finding = threads_are_in_one_place(examined())
+    assert finding.level is Level.PASS
+    assert EVENT not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("other", "place"),
+    [
+        ({"LGRQ_CHECKPOINTS": "false"}, "nowhere (LGRQ_CHECKPOINTS=false)"),
+        ({"LGRQ_CHECKPOINT_REDIS_URL": "{url}1"}, "redis, {url}1"),
+    ],
+    ids=["no checkpoints", "another redis"],
+)
+def test_settings_that_tear_threads_apart_are_noticed(redis_url, tmp_path, other, place):
+    environment = {"REDIS_URL": redis_url, "OPENAI_API_KEY": "unused"}
+    base = redis_url.removesuffix("0")  # of the database's number
+    changed = {name: value.format(url=base) for name, value in other.items()}
+    (tmp_path / "second").mkdir()
+    with (
+        start_worker(tmp_path, environment, "--config", str(SMALL_PROJECT)) as first,
+        start_worker(tmp_path / "second", environment | changed, "--config", str(SMALL_PROJECT)) as second,
+    ):
+        first.wait_until_ready()
+        second.wait_until_ready()
+        places = {line[name] for one in (first, second) for line in one.events(EVENT) for name in ("own", "others")}
+    assert places == {"redis, beside the tasks", place.format(url=base)}
