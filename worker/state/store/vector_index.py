@@ -105,6 +105,8 @@ class VectorIndex:
             got = " x ".join(map(str, vector.shape))
             raise VectorsError(f"store.index.dims: expected embeddings of {self.dims} numbers, got: {got}")
         length = float(np.linalg.norm(vector))
+        if not np.isfinite(length):
+            raise VectorsError("store.index.embed: expected embeddings of finite numbers, got: infinity or NaN")
         return vector / np.float32(length) if length else vector  # the cosine of one without length is 0
 
 

@@ -204,6 +204,14 @@ async def test_embeddings_of_another_model_are_an_error_and_not_a_wrong_order(pe
             await wrong.aput(ADA, "k", {"text": "cat"})
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+async def test_embedding_that_is_near_to_nothing_is_refused(number, opened):
+    async with opened(index=VectorIndex(1, ensure_embeddings(lambda texts: [[number]] * len(texts)))) as store:
+        with pytest.raises(VectorsError, match="expected embeddings of finite numbers"):
+            await store.aput(ADA, "k", {"text": "cat"})
+        assert await store.aget(ADA, "k") is None
+
+
 async def test_embeddings_are_encrypted_as_values_are(pets):
     async with pets(StateSerializer(StateKeys.parse("a-secret-of-more-than-32-characters"))) as store:
         await store.aput(ADA, "k", {"text": "cat"})
