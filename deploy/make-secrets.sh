@@ -8,6 +8,7 @@
 #   REDIS_HOST=redis REDIS_PORT=6379                    where clients find Redis
 #   TENANTS="acme beta"                                 a Redis user producer-TENANT and a task key for each
 #   STATE=redis-stack                                  rights for workers with LGRQ_STATE=redis-stack
+#   INDEX=vector-sets                                  rights for workers with LGRQ_STORE_INDEX=vector-sets
 #   OPENAI_API_KEY=...                                  the key of the model API; without it one for the offline model
 set -eu
 umask 077
@@ -61,6 +62,10 @@ if [ "${STATE:-}" = redis-stack ]; then
   keys="~checkpoint* ~write_keys_zset:* ~store ~store:* ~store_vectors ~store_vectors:*"
   sed -e "/^user worker /s/ ~agent:\* / $commands $keys ~agent:* /" users.acl.new >stack.acl
   mv stack.acl users.acl.new
+fi
+if [ "${INDEX:-}" = vector-sets ]; then
+  sed -e "/^user worker /s/ ~agent:\* / +vadd +vcard +vdim +vemb +vrem +vsim ~agent:* /" users.acl.new >sets.acl
+  mv sets.acl users.acl.new
 fi
 roles="admin producer worker dashboard"
 # A producer of one tenant has the producer's rights, on the keys of its tenant where a key belongs to one.

@@ -72,6 +72,20 @@ def stack_url(stack_server: EmbeddedRedis) -> str:
     return stack_server.url
 
 
+@pytest.fixture(scope="session")
+def redis_8_server() -> Iterator[EmbeddedRedis]:
+    with EmbeddedRedis(binary=servers.redis_8()) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_8_url(redis_8_server: EmbeddedRedis) -> str:
+    """The URL of a Redis with vector sets, which is empty."""
+    with Redis.from_url(redis_8_server.url) as client:
+        client.flushall()
+    return redis_8_server.url
+
+
 @pytest.fixture
 async def stack(stack_url: str) -> AsyncIterator[AsyncRedis]:
     """A client of it that does not decode replies."""

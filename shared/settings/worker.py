@@ -41,6 +41,11 @@ class WorkerSettings(Settings):
     store_scan_items: int = Field(
         10_000, ge=1, description="the most items, or namespaces, that one search of the store looks at"
     )
+    store_index: Literal["scan", "vector-sets"] = Field(
+        "scan",
+        description="how the store searches by meaning: scan compares all embeddings and needs nothing; vector-sets "
+        "needs LGRQ_STATE=redis on Redis 8.0 or later, and no LGRQ_STATE_KEY",
+    )
     stream_usage: bool = Field(
         default=True, description="let unchanged ChatOpenAI models ask for the usage of their streams"
     )

@@ -21,6 +21,7 @@ from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.store.access import Access
 from langgraph_rq.worker.state.store.opening import open_store
 from langgraph_rq.worker.state.store.store import Store
+from langgraph_rq.worker.state.store.vector_sets import check_vector_sets
 
 _URL = "LGRQ_STATE_URL"
 
@@ -67,10 +68,16 @@ async def open_backend(place: Place) -> AsyncIterator[tuple[Checkpointer | None,
         GraphLoadError: `store.index` or `store.ttl` of langgraph.json is invalid.
         SearchModuleError: `redis-stack` on a Redis without modules.
         PostgresUnavailableError: `postgres`, and it does not answer.
-        SettingsError: `postgres` without a URL, or without its libraries.
+        SettingsError: `postgres` without a URL, or without its libraries; vector sets where there are none.
     """
+    settings = place.settings
+    if settings.store_index != "scan" and settings.state != "redis":
+        raise SettingsError(
+            f"LGRQ_STORE_INDEX={settings.store_index}: expected LGRQ_STATE=redis, got: {settings.state}; "
+            "use LGRQ_STORE_INDEX=scan"
+        )
     async with AsyncExitStack() as stack:
-        match place.settings.state:
+        match settings.state:
             case "redis":
                 opened = await _open_redis(place, stack)
             case "redis-stack":
@@ -82,6 +89,8 @@ async def open_backend(place: Place) -> AsyncIterator[tuple[Checkpointer | None,
 
 async def _open_redis(place: Place, stack: AsyncExitStack) -> tuple[Checkpointer | None, BaseStore]:
     settings = place.settings
+    if settings.store_index == "vector-sets":
+        await check_vector_sets(place.redis, is_encrypted=not place.serializer.is_plain)
     saver = ThreadSaver(
         place.redis,
         serializer=place.serializer,
@@ -156,6 +165,7 @@ async def _open_store(
         place.serializer,
         is_fenced=place.is_fenced,
         scan_items=place.settings.store_scan_items,
+        has_vector_sets=place.settings.store_index == "vector-sets",
         access=access,
     )
     return await stack.enter_async_context(opening)

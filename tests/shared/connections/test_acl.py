@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from langgraph.checkpoint.base import empty_checkpoint
+from langgraph.store.base import ensure_embeddings
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 from rq import Queue
@@ -20,6 +21,7 @@ from langgraph_rq.shared.connections.clients import open_async, open_sync
 from langgraph_rq.shared.connections.script_cache import load_missing
 from langgraph_rq.shared.connections.scripts import run_sync
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
+from langgraph_rq.shared.errors import SettingsError
 from langgraph_rq.shared.queue.attempts import adopt_call, claim_call
 from langgraph_rq.shared.queue.keys import graph_list
 from langgraph_rq.shared.queue.upkeep import leave_call, renew_call
@@ -32,9 +34,11 @@ from langgraph_rq.worker.state.outages import Outages
 from langgraph_rq.worker.state.redis_stack.checkpoints import Checkpointer as StackCheckpointer
 from langgraph_rq.worker.state.store.access import Access
 from langgraph_rq.worker.state.store.store import Store
+from langgraph_rq.worker.state.store.vector_index import VectorIndex
+from langgraph_rq.worker.state.store.vector_sets import VectorSets, check_vector_sets
 from tests.deployment import make_secrets, role_url
 from tests.gateways import gateway
-from tests.servers import redis_stack
+from tests.servers import redis_8, redis_stack
 
 ROLES = ("admin", "producer", "worker", "dashboard")
 FORBIDDEN = [
@@ -260,4 +264,27 @@ async def test_workers_with_redis_stack_get_its_commands_and_keys(tmp_path):
             await saver.aput(config, empty_checkpoint(), {"step": 0}, {})
             assert await saver.aget_tuple(config)
         with Redis.from_url(role_url(server, "admin", secrets)) as client:
+            assert client.acl_log() == []
+
+
+async def test_workers_with_vector_sets_get_their_commands_and_others_do_not_start_with_them(tmp_path, secrets):
+    with EmbeddedRedis(binary=redis_8(), aclfile=str(secrets / "users.acl")) as server:
+        async with open_async(role_url(server, "worker", secrets)) as client:
+            with pytest.raises(SettingsError, match=r"INDEX=vector-sets deploy/make-secrets\.sh"):
+                await check_vector_sets(client, is_encrypted=False)
+    own = make_secrets(tmp_path / "secrets", INDEX="vector-sets")
+    index = VectorIndex(1, ensure_embeddings(lambda texts: [[1.0] for _ in texts]))
+    with EmbeddedRedis(binary=redis_8(), aclfile=str(own / "users.acl")) as server:
+        url = role_url(server, "worker", own)
+        async with open_async(url) as client:
+            await check_vector_sets(client, is_encrypted=False)
+            loops = EventLoops(client, url)
+            for access in (Access, VectorSets, Access):
+                store = Store(access(loops, Outages()), index=index)
+                await store.aput(("users", access.__name__), "k", {"n": 1})
+                found = await store.asearch(("users",), query="any")
+                assert {item.score for item in found} == {1.0}
+            await store.adelete(("users", "VectorSets"), "k")
+            await loops.aclose()
+        with Redis.from_url(role_url(server, "admin", own)) as client:
             assert client.acl_log() == []

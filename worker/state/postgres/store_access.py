@@ -8,6 +8,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from langgraph_rq.shared.connections.kept_connection import Argument
 from langgraph_rq.worker.state.postgres.connections import Postgres
 from langgraph_rq.worker.state.store.access import NAMESPACES, Access, Found, StoreFencedError, current_tenant
 from langgraph_rq.worker.state.store.records import Namespace, pack_item, write_namespace
@@ -157,12 +158,12 @@ class PostgresAccess(Access):
         """Refuse from now on what earlier attempts at a task put."""
         await self._rows(_RAISE, task=task_id, epoch=epoch)
 
-    async def _write(self, verb: str, namespace: Namespace, key: str, *args: bytes | int) -> None:
+    async def _write(self, verb: str, namespace: Namespace, key: str, *args: Argument) -> None:
         task, epoch = self._attempt()
         place = {"namespace": write_namespace(namespace).encode(), "key": key.encode()}
         parameters: dict[str, Any] = {**place, "task": task, "epoch": epoch}
         if verb == "put":
-            ttl_ms, value, vectors = args
+            ttl_ms, value, vectors, _ = args
             parameters |= {"ttl_ms": ttl_ms, "value": value, "vectors": vectors or None}
         statement = (_PUT if verb == "put" else _DELETE).format(fence=_FENCE if task else _NO_FENCE)
         if not await self._rows(statement, **parameters):

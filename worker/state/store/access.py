@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from redis.exceptions import RedisError
 
@@ -47,6 +47,9 @@ class Access:
     loops: EventLoops
     outages: Outages
 
+    puts_into_sets: ClassVar[bool] = False
+    """Whether embeddings go into vector sets, see vector_sets.py."""
+
     async def run(self, call: Call[T]) -> T:
         """Run a call, and run it again while Redis is away: it must be idempotent.
 
@@ -68,7 +71,7 @@ class Access:
         Raises:
             CheckpointFencedError: the run has ended, or, as StoreFencedError, another attempt at its task has begun.
         """
-        await self._write("put", namespace, key, ttl_ms, value, vectors)
+        await self._write("put", namespace, key, ttl_ms, value, vectors, "1" if self.puts_into_sets else "")
 
     async def delete(self, namespace: Namespace, key: str) -> None:
         """Delete an item, if there is one; fenced as a put is."""
@@ -85,27 +88,31 @@ class Access:
         """
         tenant = current_tenant()
         args: list[Argument] = [tenant, write_namespace(namespace), "1" if refresh_ttl else "", *keys]
-        return await self.run(Call(_script("get"), [_register_key(tenant)], args, list))
+        return await self.run(Call(load_verb("get"), [register_key(tenant)], args, list))
 
     async def vectors(self, namespace: Namespace, keys: Sequence[str]) -> list[bytes | None]:
         """Read the embeddings of the first of some items, as `get` does; None where there are none."""
-        return await self.run(Call(_script("vectors"), [], [current_tenant(), write_namespace(namespace), *keys], list))
+        return await self.run(
+            Call(load_verb("vectors"), [], [current_tenant(), write_namespace(namespace), *keys], list)
+        )
 
     async def find(self, first: bytes, last: bytes, each: int = 0, behind: bytes = b"") -> Found:
         """List namespaces and the newest items of each, as many as one script may look at; see find.lua."""
         tenant = current_tenant()
         args: list[Argument] = [tenant, first, last, NAMESPACES, each, _ITEMS, behind]
-        return await self.run(Call(_script("find"), [_register_key(tenant)], args, _read_found))
+        return await self.run(Call(load_verb("find"), [register_key(tenant)], args, _read_found))
 
     async def raise_epoch(self, task_id: str, epoch: int) -> None:
         """Refuse from now on what earlier attempts at a task put."""
-        await self.run(Call(_script("raise_epoch"), [_epoch_key(task_id)], [epoch], int))
+        await self.run(Call(load_verb("raise_epoch"), [_epoch_key(task_id)], [epoch], int))
 
-    async def _write(self, verb: str, namespace: Namespace, key: str, *args: bytes | int) -> None:
+    async def _write(self, verb: str, namespace: Namespace, key: str, *args: Argument) -> None:
         task, epoch = self._attempt()
         tenant = current_tenant()
-        keys = [_register_key(tenant), *([_epoch_key(task)] if task else [])]
-        call = Call(_script(verb), keys, [tenant, write_namespace(namespace), key, *args, epoch if task else ""], bool)
+        keys = [register_key(tenant), *([_epoch_key(task)] if task else [])]
+        call = Call(
+            load_verb(verb), keys, [tenant, write_namespace(namespace), key, *args, epoch if task else ""], bool
+        )
         if not await self.run(call):
             raise StoreFencedError("expected the newest attempt at a task, got: an earlier one")
 
@@ -137,11 +144,13 @@ def current_tenant() -> str:
     return run.payer.tenant if run else DEFAULT_TENANT
 
 
-def _script(verb: str) -> Script:
+def load_verb(verb: str) -> Script:
+    """Return the script of a verb."""
     return load_script(f"worker/state/store/scripts/{verb}")
 
 
-def _register_key(tenant: str) -> str:
+def register_key(tenant: str) -> str:
+    """Return the key of a tenant's register of namespaces."""
     return f"agent:store_namespaces:{tenant}"
 
 

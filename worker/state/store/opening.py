@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from langgraph.store.base import TTLConfig, ensure_embeddings
@@ -13,6 +14,7 @@ from langgraph_rq.worker.state.outages import Outages
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.store.access import Access
 from langgraph_rq.worker.state.store.store import SCAN_ITEMS, Store
+from langgraph_rq.worker.state.store.vector_sets import VectorSets
 from langgraph_rq.worker.state.store_index import read_index
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ async def open_store(
     *,
     is_fenced: Callable[[], bool] = lambda: False,
     scan_items: int = SCAN_ITEMS,
+    has_vector_sets: bool = False,
     access: Callable[[EventLoops], Access] | None = None,
 ) -> AsyncIterator[Store]:
     """Open the store; without `store.index` in langgraph.json, search is by namespace and filter only.
@@ -43,6 +46,7 @@ async def open_store(
         serializer: Writes and reads values; None: those of LangGraph's own types, not encrypted.
         is_fenced: Whether this worker has lost its tasks, so that nothing may be written.
         scan_items: The most items that one search looks at.
+        has_vector_sets: Whether embeddings go into vector sets, which this Redis then has to have.
         access: Makes what runs the verbs, where the items are not in Redis.
 
     Raises:
@@ -52,9 +56,11 @@ async def open_store(
     async with AsyncExitStack() as stack:
         loops = EventLoops(redis, url)
         stack.push_async_callback(loops.aclose)
-        verbs = access(loops) if access else Access(loops, Outages(is_fenced=is_fenced, what="the store"))
+        made = access or partial(
+            VectorSets if has_vector_sets else Access, outages=Outages(is_fenced=is_fenced, what="the store")
+        )
         index, ttl = await _index(config, stack), _ttl(config)
-        yield Store(verbs, serializer, index=index, ttl=ttl, scan_items=scan_items)
+        yield Store(made(loops), serializer, index=index, ttl=ttl, scan_items=scan_items)
 
 
 async def _index(config: LanggraphJson, stack: AsyncExitStack) -> "VectorIndex | None":

@@ -21,7 +21,7 @@ from langgraph_rq.worker.state.store.records import Namespace, Record, Records, 
 
 if TYPE_CHECKING:
     from langgraph_rq.worker.state.serializer import StateSerializer
-    from langgraph_rq.worker.state.store.vector_index import VectorIndex
+    from langgraph_rq.worker.state.store.vector_index import Vector, VectorIndex
 
 _READ_ITEMS = 128
 """Items per script."""
@@ -87,17 +87,11 @@ class Reading:
             raise ValueError(f"search: expected limit and offset from 0, got: {op.limit} and {op.offset}")
         check_filter(op.filter)
         end = op.offset + op.limit
-        is_ranked = bool(op.query) and self.index is not None
-        most = self.scan_items if op.filter or is_ranked else min(end, self.scan_items)
-        names, is_all = await self._newest(op.namespace_prefix, most)
-        if op.filter:
-            names = await self._filter(names, op.filter, self.scan_items if is_ranked else end)
-        if not is_all and (is_ranked or len(names) < end):
-            raise StoreScanError(self.too_many("items", op.namespace_prefix))
         scores: dict[Name, float] = {}
-        if is_ranked and names:
-            scores = await self._score(names, str(op.query))
-            names = sorted(names, key=lambda name: -scores.get(name, -2.0))
+        if op.query and self.index is not None:
+            names, scores = await self.rank(op, end)
+        else:
+            names = await self._list(op, end)
         page = names[op.offset : end]
         records = await self._read(page, refresh_ttl=op.refresh_ttl)
         return [
@@ -105,6 +99,38 @@ class Reading:
             for name in page
             if (record := records.get(name)) and fits(record.value, op.filter or {})
         ]
+
+    async def rank(self, op: SearchOp, end: int) -> tuple[list[Name], dict[Name, float]]:
+        """Return the nearest items below a namespace, `end` at least if there are so many, and their scores."""
+        del end
+        return await self.rank_all(op)
+
+    async def rank_all(self, op: SearchOp, query: "Vector | None" = None) -> tuple[list[Name], dict[Name, float]]:
+        """Look at all items below a namespace, filter, and compare the embeddings with that of the query.
+
+        Raises:
+            StoreScanError: these are more than `scan_items`.
+        """
+        names, is_all = await self._newest(op.namespace_prefix, self.scan_items)
+        if op.filter:
+            names = await self._filter(names, op.filter, self.scan_items)
+        if not is_all:
+            raise StoreScanError(self.too_many("items", op.namespace_prefix))
+        scores: dict[Name, float] = {}
+        if names:
+            assert self.index
+            scores = await self.score(names, await self.index.embed_query(str(op.query)) if query is None else query)
+        return sorted(names, key=lambda name: -scores.get(name, -2.0)), scores
+
+    async def _list(self, op: SearchOp, end: int) -> list[Name]:
+        """List the newest items below a namespace that fit the filter, `end` at least if there are so many."""
+        most = self.scan_items if op.filter else min(end, self.scan_items)
+        names, is_all = await self._newest(op.namespace_prefix, most)
+        if op.filter:
+            names = await self._filter(names, op.filter, end)
+        if not is_all and len(names) < end:
+            raise StoreScanError(self.too_many("items", op.namespace_prefix))
+        return names
 
     def too_many(self, what: str, prefix: Namespace) -> str:
         """Say that there is too much below a namespace."""
@@ -148,17 +174,16 @@ class Reading:
                 break
         return kept
 
-    async def _score(self, names: Sequence[Name], query: str) -> dict[Name, float]:
-        """Return the similarity of the items that have embeddings."""
+    async def score(self, names: Sequence[Name], query: "Vector") -> dict[Name, float]:
+        """Return the cosine of the items that have embeddings."""
         index, records = self.index, self.records
         assert index
-        vector = await index.embed_query(query)
         scores: dict[Name, float] = {}
 
         def use(written: dict[Name, bytes]) -> None:
             found = {name: records.read_vectors(*name, data) for name, data in written.items()}
             if found:
-                scores.update(zip(found, index.score(list(found.values()), vector), strict=True))
+                scores.update(zip(found, index.score(list(found.values()), query), strict=True))
 
         size = max(1, min(_READ_ITEMS, _READ_BYTES // (4 * index.dims)))
         for chunk in _chunks(names, _READ_AT_ONCE * size):

@@ -9,6 +9,10 @@ Keys. Those of a namespace, whose labels are joined by periods, live as long as 
     agent:store_expiry:<tenant>:<namespace>   zset    key -> until when it is kept (ms), of items that expire; stays as
                                               the items do
     agent:store_vectors:<tenant>:<namespace>  hash    key -> embeddings; stays as the items do
+    agent:store_index:<tenant>:<namespace>    vector set  embeddings, with LGRQ_STORE_INDEX=vector-sets; stays as the
+                                              items do
+    agent:store_index_2:<tenant>:<namespace>  vector set  those of another length, while both are there; stays as the
+                                              items do
     agent:store_namespaces:<tenant>           zset    namespaces that have items; stays as the items do
     agent:store_epoch:<task>                  string  highest epoch of a task that was seen, from the second; a day
 """
@@ -35,7 +39,9 @@ from langgraph_rq.worker.guards.event_loops import running_loop
 from langgraph_rq.worker.state.serializer import StateSerializer
 from langgraph_rq.worker.state.store.access import Access, all_of
 from langgraph_rq.worker.state.store.namespaces import list_namespaces
+from langgraph_rq.worker.state.store.nearest import NearestReading
 from langgraph_rq.worker.state.store.reading import Reading
+from langgraph_rq.worker.state.store.vector_sets import VectorSets
 
 if TYPE_CHECKING:
     from langgraph_rq.worker.state.store.vector_index import VectorIndex
@@ -69,7 +75,11 @@ class Store(BaseStore):
     ) -> None:
         self._access = access
         self._loop = asyncio.get_running_loop()
-        self._reading = Reading(access, serializer or StateSerializer(), scan_items, index)
+        written = serializer or StateSerializer()
+        if isinstance(access, VectorSets):
+            self._reading: Reading = NearestReading(access, written, scan_items, index)
+        else:
+            self._reading = Reading(access, written, scan_items, index)
         self.ttl_config = ttl
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:

@@ -90,13 +90,17 @@ class VectorIndex:
         cosines = np.clip(np.einsum("ij,j->i", np.concatenate(matrices), query), -1.0, 1.0)
         return [float(best) for best in np.maximum.reduceat(cosines, starts)]
 
+    def wrong_dims(self, dims: int) -> VectorsError:
+        """Return the error of an item with embeddings of this length, which is not that of the index."""
+        return VectorsError(
+            f"store.index.dims: expected embeddings of {self.dims} numbers, got an item with {dims}: put the items "
+            "again that were embedded with another model"
+        )
+
     def _unpack(self, packed: bytes) -> Vector:
         dims = _DIMS.unpack_from(packed)[0] if len(packed) >= _DIMS.size else 0
         if dims != self.dims or len(packed) <= _DIMS.size or (len(packed) - _DIMS.size) % (4 * dims):
-            raise VectorsError(
-                f"store.index.dims: expected embeddings of {self.dims} numbers, got an item with {dims}: put the items "
-                "again that were embedded with another model"
-            )
+            raise self.wrong_dims(dims)
         return np.frombuffer(packed, dtype="<f4", offset=_DIMS.size).reshape(-1, dims)
 
     def _vector(self, numbers: Sequence[float]) -> Vector:

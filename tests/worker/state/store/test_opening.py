@@ -11,6 +11,7 @@ from langgraph_rq.shared.breaker.circuit_breaker import BreakerLimits
 from langgraph_rq.shared.budget.token_budget import BudgetLimits
 from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
+from langgraph_rq.shared.errors import SettingsError
 from langgraph_rq.shared.queue.keys import MEMORY
 from langgraph_rq.shared.settings import RedisSettings, WorkerSettings
 from langgraph_rq.worker.context import open_context
@@ -34,6 +35,11 @@ def embed(texts):
 graph = StateGraph(dict).add_node("node", lambda state: state).add_edge(START, "node").add_edge("node", END).compile()
 """
 OPENAI = {"dims": 1536, "embed": "openai:text-embedding-3-small"}
+
+
+@pytest.fixture
+def store_index():
+    return "scan"
 
 
 @pytest.fixture
@@ -165,6 +171,38 @@ def test_worker_has_the_store_of_its_settings_with_or_without_checkpoints(
 ):
     settings = WorkerSettings(config=project(), state=state, checkpoints=checkpoints)
     asyncio.run(check_store(settings, request.getfixturevalue(server), expected))
+
+
+BY_MEANING = {"index": {"dims": 3, "embed": "./project_of_store.py:embed", "fields": ["text"]}}
+
+
+async def test_worker_searches_by_meaning_in_vector_sets_if_its_settings_say_so(redis_8_url, project):
+    settings = WorkerSettings(config=project(BY_MEANING), store_index="vector-sets")
+    async with (
+        open_context(settings, RedisSettings(redis_url=redis_8_url)) as context,
+        open_async(redis_8_url) as redis,
+    ):
+        store = context.graphs["g"].graph.store
+        await store.aput(("pets",), "k", {"text": "a cat"})
+        assert (await store.asearch(("pets",), query="my cat"))[0].key == "k"
+        assert await redis.execute_command("VCARD", "agent:store_index:default:pets") == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "key", "server", "expected"),
+    [
+        ("redis", None, "stack_url", "expected Redis 8.0 or later, which has vector sets, got: "),
+        ("redis", "a-secret-of-more-than-32-characters", "redis_8_url", "expected state without encryption"),
+        ("postgres", None, "redis_8_url", "expected LGRQ_STATE=redis, got: postgres"),
+        ("redis-stack", None, "redis_8_url", "expected LGRQ_STATE=redis, got: redis-stack"),
+    ],
+)
+def test_worker_does_not_start_where_vector_sets_cannot_be(state, key, server, expected, project, request, monkeypatch):
+    if key:
+        monkeypatch.setenv("LGRQ_STATE_KEY", key)
+    settings = WorkerSettings(config=project(BY_MEANING), state=state, store_index="vector-sets")
+    with pytest.raises(SettingsError, match=f"LGRQ_STORE_INDEX=vector-sets: {expected}.*LGRQ_STORE_INDEX=scan"):
+        asyncio.run(check_store(settings, request.getfixturevalue(server), Store))
 
 
 async def check_store(settings, redis_url, expected):

@@ -61,9 +61,8 @@ async def test_pages_of_many_namespaces_hold_each_item_once_and_the_newest_first
 
 
 async def test_search_that_would_look_at_too_much_is_refused_with_what_to_do(opened):
-    async with opened(
-        scan_items=50, index=VectorIndex(1, ensure_embeddings(lambda texts: [[1.0]] * len(texts)))
-    ) as store:
+    index = VectorIndex(1, ensure_embeddings(lambda texts: [[1.0]] * len(texts)))
+    async with opened(scan_items=50, index=index, store_index="scan") as store:
         await numbered(store, 51)
         assert len(await store.asearch(ADA, limit=20, offset=25)) == 20
         assert [item.value["n"] for item in await store.asearch(ADA, filter={"n": {"$gt": 40}}, limit=3)] == [

@@ -2,7 +2,7 @@
 -- Read items of one namespace.
 --
 -- Uses shared/connections/clock: clock
--- Uses worker/state/store/scripts/items: item_keys, read_fields, read_header, is_item_over, outlive
+-- Uses worker/state/store/scripts/items: item_keys, read_parts, read_header, is_item_over, outlive
 --
 -- KEYS[1] agent:store_namespaces:<tenant>  zset  namespaces of the tenant, all with the score 0
 -- ARGV[1] tenant
@@ -14,7 +14,10 @@ local register_key = KEYS[1]
 local tenant, namespace, is_refreshed = ARGV[1], ARGV[2], ARGV[3] == '1'
 local now_ms, keys = clock(''), item_keys(tenant, namespace)
 
-local found, longest_ms = read_fields(keys.items, {unpack(ARGV, 4)}), 0
+local longest_ms = 0
+local found = read_parts({unpack(ARGV, 4)}, function(name)
+  return redis.call('HGET', keys.items, name)
+end)
 for i, item in ipairs(found) do
   local created_us, ttl_ms = nil, 0
   if item then
@@ -30,7 +33,7 @@ for i, item in ipairs(found) do
   end
 end
 if longest_ms > 0 then
-  for _, key in ipairs({register_key, keys.items, keys.order, keys.expiry, keys.vectors}) do
+  for _, key in ipairs({register_key, keys.items, keys.order, keys.expiry, keys.vectors, unpack(keys.sets)}) do
     outlive(key, redis.call('PTTL', key), longest_ms)
   end
 end

@@ -1,10 +1,13 @@
--- The items of one namespace: four keys, which share their labels, and the register of the namespaces of a tenant.
+-- The items of one namespace: its keys, which share their labels, and the register of the namespaces of a tenant.
+--
+-- Uses worker/state/store/scripts/elements: drop_elements
 --
 -- An item is a string: a byte that names its format, three integers of eight bytes (created, updated, both in us since
 -- the epoch; time to live in ms, 0 if it has none), and what Python wrote of its value.
 local HEADER, HEADER_BYTES, FORMAT = '>BI8I8I8', 25, 1
 local LONGEST_MS = 100 * 365 * 24 * 3600 * 1000 -- time to live; `store.py` refuses a longer one
 local SWEPT = 100 -- items per script whose time is over
+local SWEPT_ELEMENTS = 10 -- embeddings per script that are taken out of vector sets, and those of one item more: two milliseconds
 local ROOM = 1000000 -- bytes that a script returns, and one item more
 
 -- Name the keys of a namespace, whose labels each end with a NUL.
@@ -15,6 +18,7 @@ local function item_keys(tenant, namespace)
     order = 'agent:store_order:' .. name,
     expiry = 'agent:store_expiry:' .. name,
     vectors = 'agent:store_vectors:' .. name,
+    sets = {'agent:store_index:' .. name, 'agent:store_index_2:' .. name},
   }
 end
 
@@ -34,30 +38,36 @@ local function read_header(item)
   return created_us, ttl_ms
 end
 
--- Read fields of a hash in order, as many as there is room for; false where there is none.
-local function read_fields(key, names)
+-- Read something of items in order, of as many as there is room for; `part_of` returns false where there is nothing.
+local function read_parts(names, part_of)
   local found, bytes = {}, 0
   for i, name in ipairs(names) do
     if bytes > ROOM then
       break
     end
-    found[i] = redis.call('HGET', key, name)
+    found[i] = part_of(name)
     bytes = bytes + (found[i] and #found[i] or 0)
   end
   return found
 end
 
+-- Delete an item; return how many embeddings it had in vector sets.
 local function drop_item(keys, name)
   redis.call('HDEL', keys.items, name)
   redis.call('HDEL', keys.vectors, name)
   redis.call('ZREM', keys.order, name)
   redis.call('ZREM', keys.expiry, name)
+  return drop_elements(keys, name)
 end
 
 -- Delete some of the items whose time is over.
 local function sweep_items(keys, now_ms)
+  local dropped = 0
   for _, name in ipairs(redis.call('ZRANGE', keys.expiry, '-inf', now_ms, 'BYSCORE', 'LIMIT', 0, SWEPT)) do
-    drop_item(keys, name)
+    dropped = dropped + drop_item(keys, name)
+    if dropped >= SWEPT_ELEMENTS then
+      break
+    end
   end
 end
 

@@ -2,6 +2,7 @@
 --
 -- Uses shared/connections/clock: clock, clock_us
 -- Uses worker/state/store/scripts/items: item_keys, pack_item, read_header, sweep_items, is_item_over, outlive
+-- Uses worker/state/store/scripts/elements: drop_elements, split_embeddings, set_for, add_elements
 -- Uses worker/state/store/scripts/newest_attempt: is_superseded
 --
 -- KEYS[1] agent:store_namespaces:<tenant>  zset    namespaces of the tenant, all with the score 0
@@ -12,14 +13,16 @@
 -- ARGV[4] time to live (ms); 0: until it is deleted
 -- ARGV[5] value
 -- ARGV[6] embeddings; empty: none
--- ARGV[7] epoch of the task that puts; empty: no task puts
+-- ARGV[7] 1: they go into a vector set, if one takes them; empty: into the hash
+-- ARGV[8] epoch of the task that puts; empty: no task puts
 -- Returns 1 written | 0 refused, a later attempt at the task has been seen
 local register_key, epoch_key = KEYS[1], KEYS[2]
 local tenant, namespace, name = ARGV[1], ARGV[2], ARGV[3]
 -- Namespaces that are looked at with each one that is added: Redis deletes the keys of one whose items have all expired, and
 -- cannot take it off the register.
 local LOOKED_AT = 2
-local ttl_ms, value, vectors, epoch = tonumber(ARGV[4]), ARGV[5], ARGV[6], ARGV[7]
+local ttl_ms, value, vectors, epoch = tonumber(ARGV[4]), ARGV[5], ARGV[6], ARGV[8]
+local is_indexed = ARGV[7] == '1'
 
 if is_superseded(epoch_key, epoch) then
   return 0
@@ -36,9 +39,6 @@ local created_us = before and not is_item_over(keys, name, now_ms) and read_head
 local written = {keys.items, keys.order, register_key}
 if ttl_ms > 0 then
   written[#written + 1] = keys.expiry
-end
-if vectors ~= '' then
-  written[#written + 1] = keys.vectors
 end
 local left_ms = {}
 for i, key in ipairs(written) do
@@ -59,12 +59,23 @@ if ttl_ms > 0 then
 else
   redis.call('ZREM', keys.expiry, name)
 end
-if vectors ~= '' then
-  redis.call('HSET', keys.vectors, name, vectors)
-else
-  redis.call('HDEL', keys.vectors, name)
-end
 for i, key in ipairs(written) do
   outlive(key, left_ms[i], ttl_ms)
+end
+
+-- What the item was found by goes first: it may empty a set, which then takes embeddings of any length.
+drop_elements(keys, name)
+redis.call('HDEL', keys.vectors, name)
+if vectors ~= '' then
+  local embeddings, dims = split_embeddings(vectors)
+  local set_key = is_indexed and embeddings and set_for(keys, embeddings, dims)
+  local vectors_key = set_key or keys.vectors
+  local vectors_left_ms = redis.call('PTTL', vectors_key)
+  if set_key then
+    add_elements(set_key, name, embeddings)
+  else
+    redis.call('HSET', keys.vectors, name, vectors)
+  end
+  outlive(vectors_key, vectors_left_ms, ttl_ms)
 end
 return 1
