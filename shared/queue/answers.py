@@ -167,6 +167,7 @@ class Finished(Enum):
     WRITTEN = 1
     ALREADY_MINE = 2
     TO_ROLL_BACK = 3
+    FORGOTTEN = 4
 
 
 class Stopped(NamedTuple):

@@ -141,13 +141,15 @@ def finish_call(
     is_rolled_back: bool = False,
     spent_thread: str = "",
     kept_ms: int = 0,
+    last_checkpoint: bytes = b"",
     now_ms: int | str = NOW,
 ) -> Call[Finished]:
     """Write the terminal result; `failure` is what RQ's tools show as the reason, `error_type` what lists of runs do.
 
     `question` is what the thread shows now: while it shows one, the tasks behind this one wait for its answer. A task
     that is to be rolled back ends once it `is_rolled_back`. The checkpoints of its own `spent_thread`, if they are in
-    the same Redis, are kept for `kept_ms` from now on; those of a thread that it names at most so long.
+    the same Redis, are kept for `kept_ms` from now on; those of a thread that it names at most so long. A task does not
+    end whose `last_checkpoint` on the thread that it names is not there; empty: it is not looked for.
     """
     task_id, queue = claimed.id, claimed.queue
     return Call(
@@ -184,6 +186,7 @@ def finish_call(
             int(is_rolled_back),
             spent_thread,
             kept_ms,
+            last_checkpoint,
             now_ms,
         ],
         Finished,

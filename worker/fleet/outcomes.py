@@ -11,6 +11,7 @@ from langgraph_rq.shared.tasks import State
 from langgraph_rq.shared.telemetry.logs import get_logger
 from langgraph_rq.worker.state.checkpointer import Checkpointer
 from langgraph_rq.worker.state.outages import CheckpointFencedError, CheckpointOutageError
+from langgraph_rq.worker.state.saver.records import name_of
 from langgraph_rq.worker.state.saver.thread_saver import ThreadSaver
 from langgraph_rq.worker.task.attempt import Attempt, error_of
 from langgraph_rq.worker.task.commits import commit_batcher
@@ -112,6 +113,10 @@ class OutcomeWriter:
                 self._send_audit_entry(attempt, rolled_back)
             ended = rolled_back
             finished = await self._commit(attempt, ended, is_rolled_back=True)
+        if finished is Finished.FORGOTTEN:
+            self._commits.send(attempt.fenced_call())
+            await self._release(attempt, Released(AFTER_OUTAGE, "Redis has forgotten its last checkpoint"))
+            return
         if finished is Finished.FENCED:
             self._commits.send(attempt.fenced_call())
             _log.warning("task.fenced", state=ended.state)
@@ -139,6 +144,7 @@ class OutcomeWriter:
             is_rolled_back=is_rolled_back,
             spent_thread=spent_thread,
             kept_ms=self._kept_ms(ended.state) if spent_thread else thread_ms,
+            last_checkpoint=_last_checkpoint(attempt, ended) if thread_ms else b"",
         )
         try:
             return await self._commits.run(call)
@@ -162,3 +168,9 @@ def _thread_ms(attempt: Attempt) -> int:
     """Return how long a thread's checkpoints are kept, if the script that ends a task can expire them; else 0."""
     checkpointer = attempt.context.checkpointer
     return checkpointer.ttl_ms if isinstance(checkpointer, ThreadSaver) and checkpointer.is_beside_tasks else 0
+
+
+def _last_checkpoint(attempt: Attempt, ended: Ended) -> bytes:
+    """Return the name of the checkpoint that the next task of the thread needs; empty: it may begin with any."""
+    is_needed = attempt.last_checkpoint and ended.state in {State.SUCCESS, State.INTERRUPTED}
+    return name_of("", attempt.last_checkpoint) if is_needed else b""

@@ -84,6 +84,8 @@ class TaskGuard:
     """Of the task, in Redis; empty: not read yet."""
     token: int | None = None
     """The fencing token of its claim, which writes to the thread carry."""
+    last_checkpoint: str = ""
+    """The id of the last one of the root graph that it has saved on its thread, but for that of its input."""
     payer: Payer = field(default_factory=Payer)
     deadline_at: float | None = None
     """On the monotonic clock; None: an outage of Redis is an error at once."""
@@ -129,6 +131,8 @@ class TaskGuard:
         """
         if self.ledger and self.ledger.thread != thread:
             return
+        if thread == self.thread:
+            self.last_checkpoint = checkpoint_id
         self.waits.forget(checkpoint_id)
         for records in (self.journal, self.ledger):
             forget = records.forget_call(checkpoint_id) if records else None

@@ -42,9 +42,11 @@
 -- ARGV[18] 1 if what the task has written to its thread is removed, else 0
 -- ARGV[19] thread of its own whose checkpoints, if they are in this Redis, are not needed any more; empty for none
 -- ARGV[20] how long they are kept (ms), or those of the thread that it names at most; 0: these are left as they are
--- ARGV[21] now (ms) in tests, else empty
+-- ARGV[21] name of the last checkpoint that it has saved on its thread, if they are in this Redis; else empty
+-- ARGV[22] now (ms) in tests, else empty
 -- Returns 1 written | 2 already written by this very attempt (its reply was lost) | 0 fenced off | 3 the task is to be
---   rolled back: the caller removes what it has written first
+--   rolled back: the caller removes what it has written first | 4 the last checkpoint is not there: a replica was promoted
+--   that lacks it, and the task is to go on from the one before
 local task_key, result_key, events_key, own_key, open_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local job_key, wip_key, rq_results_key, rq_worker_key = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local id, epoch, worker, state, result = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -52,7 +54,7 @@ local result_ms, events_ms, window_ms = tonumber(ARGV[6]), tonumber(ARGV[7]), to
 local rq_status, rq_failure, now_iso, run_s = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
 local emptied_data, rq_result, question, still_ms = ARGV[13], ARGV[14], ARGV[15], tonumber(ARGV[16])
 local error_type, is_rolled_back, own_thread, own_thread_ms = ARGV[17], ARGV[18] == '1', ARGV[19], ARGV[20]
-local now_ms = clock(ARGV[21])
+local last_checkpoint, now_ms = ARGV[21], clock(ARGV[22])
 
 local is_owner, task, known_state = fence(task_key, epoch, worker, 'thread', 'queue', 'result_ms', 'failure_ms', 'digest',
   'run', 'cancel', unpack(RECORDED))
@@ -64,6 +66,9 @@ if not is_owner then
 end
 if cancel == 'rollback' and not is_rolled_back then
   return 3
+end
+if thread and last_checkpoint ~= '' and not redis.call('ZSCORE', 'agent:thread_index:' .. thread, last_checkpoint) then
+  return 4
 end
 
 if state ~= 'interrupted' then

@@ -52,8 +52,9 @@ class QueueOnRedis:
         (claimed,) = (await self.claim(worker, 1)).tasks
         return claimed
 
-    async def finish(self, claimed, worker="w1", state=State.SUCCESS):
-        return await scripts.run(self.redis, finish_call(claimed, worker, state, b"{}", TIMES, now_ms=self.now_ms))
+    async def finish(self, claimed, worker="w1", state=State.SUCCESS, last_checkpoint=b""):
+        call = finish_call(claimed, worker, state, b"{}", TIMES, last_checkpoint=last_checkpoint, now_ms=self.now_ms)
+        return await scripts.run(self.redis, call)
 
     async def release(self, claimed, worker="w1", delay_ms=0, *, wait=AT_ONCE, failed=False):
         if delay_ms:
@@ -227,6 +228,23 @@ async def test_task_of_a_dead_worker_comes_back_to_the_front_and_its_crash_is_co
     assert (await queue.reap()).reaped == ("t1",)
     claim = await queue.claim("w2")
     assert [(claimed.id, claimed.epoch, claimed.crashes) for claimed in claim.tasks] == [("t1", 2, 1), ("t2", 1, 0)]
+
+
+async def test_task_of_a_thread_that_lacks_its_last_checkpoint_does_not_end(queue):
+    await queue.join()
+    await queue.submit(thread_id="t")
+    claimed = await queue.claim_one()
+    await queue.redis.zadd("agent:thread_index:t", {"0::1": 0})
+    assert await queue.finish(claimed, last_checkpoint=b"0::2") is Finished.FORGOTTEN
+    assert await queue.field("state") == b"running"
+    assert await queue.finish(claimed, last_checkpoint=b"0::1") is Finished.WRITTEN
+    assert await queue.finish(claimed, last_checkpoint=b"0::2") is Finished.ALREADY_MINE
+
+
+async def test_task_without_a_thread_ends_whatever_checkpoint_it_names(queue):
+    await queue.join()
+    await queue.submit()
+    assert await queue.finish(await queue.claim_one(), last_checkpoint=b"0::1") is Finished.WRITTEN
 
 
 async def test_late_finish_of_a_dead_worker_is_fenced_off(queue):

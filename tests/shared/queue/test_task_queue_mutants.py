@@ -15,6 +15,7 @@ from tests.models.task_queue_machine import QueueMachine
 from tests.shared.queue import rq_clients
 from tests.shared.queue import test_emptied_queues as emptied
 from tests.shared.queue import test_rq_jobs as rq_jobs
+from tests.shared.queue import test_task_queue as queues
 from tests.shared.queue import test_task_queue_sweeps as sweeps
 from tests.shared.queue import test_task_queue_waits as waits
 
@@ -120,6 +121,12 @@ MUTANTS = {
     "a cancelled task stays open": ("cancel", "redis.call('ZREM', open_key, id)", ""),
 }  # fmt: skip
 LATE = {
+    "a task ends without its last checkpoint": (
+        "finish",
+        "  return 4\n",
+        "",
+        queues.test_task_of_a_thread_that_lacks_its_last_checkpoint_does_not_end,
+    ),
     "an id that waits elsewhere is claimed": (
         "claim",
         "lies_here and state == 'pending'",

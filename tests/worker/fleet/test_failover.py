@@ -13,6 +13,7 @@ from langgraph_rq import Client
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.shared.queue.keys import WORKERS, task_hash
 from langgraph_rq.shared.queue.verbs import QueueTimes
+from langgraph_rq.worker.fleet.outcomes import OutcomeWriter
 from tests import fleet
 from tests.clocks import needs_faketime, set_clock, settable
 from tests.sentinels import depose, replicated, watched
@@ -67,6 +68,34 @@ async def test_first_attempt_after_a_forgotten_one_continues_from_its_checkpoint
         with Client(replica.url) as client:
             result = await asyncio.to_thread(client.wait, "t", 20)
     assert result.result == {"steps": ["one", "two"]}
+
+
+def forget_the_last_checkpoint(url):
+    with Redis.from_url(url) as redis:
+        (index,) = redis.scan_iter("agent:thread_index:*")
+        (last,) = redis.zrange(index, -1, -1)
+        assert redis.zrem(index, last)
+        assert redis.hdel(index.replace(b"index", b"state"), b"c" + last)
+
+
+async def test_turn_is_ended_again_whose_last_checkpoint_was_forgotten_before_its_end(redis_url, monkeypatch):
+    commit, forgets = OutcomeWriter._commit, iter([forget_the_last_checkpoint])
+
+    async def two(_state):
+        return {"steps": ["two"]}
+
+    async def commit_at_a_promoted_replica(*args, **options):
+        for forget in forgets:
+            forget(redis_url)
+        return await commit(*args, **options)
+
+    monkeypatch.setattr(OutcomeWriter, "_commit", commit_at_a_promoted_replica)
+    with Client(redis_url) as client:
+        async with fleet.worker(redis_url, {"assistant": two_nodes(two)}, checkpoints=True):
+            for turn in ("first", "second"):
+                client.submit({}, task_id=turn, thread_id="thread")
+                result = await asyncio.to_thread(client.wait, turn, 20)
+    assert result.result == {"steps": ["one", "two", "one", "two"]}
 
 
 TASKS = ("a", "b")
