@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import NoPermissionError, ResponseError
 
+from langgraph_rq.shared.connections.clients import is_wrong_type
 from langgraph_rq.shared.connections.kept_connection import Argument
 from langgraph_rq.shared.connections.scripts import Call
 from langgraph_rq.shared.errors import SettingsError
@@ -92,6 +93,8 @@ async def check_vector_sets(redis: AsyncRedis, *, is_encrypted: bool) -> None:
             "make the users of Redis again with INDEX=vector-sets deploy/make-secrets.sh"
         ) from None
     except ResponseError as error:
+        if is_wrong_type(error):
+            return  # the scripts delete what was planted there
         if "unknown command" not in str(error).lower():
             raise
         server = await redis.info("server")

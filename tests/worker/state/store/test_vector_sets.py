@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from langgraph.store.base import PutOp, ensure_embeddings
 
+from langgraph_rq.shared.connections.clients import open_async
 from langgraph_rq.worker.state.store.access import StoreFencedError
 from langgraph_rq.worker.state.store.reading import StoreScanError
 from langgraph_rq.worker.state.store.vector_index import VectorIndex, VectorsError
+from langgraph_rq.worker.state.store.vector_sets import check_vector_sets
 from tests.worker.state.store.test_like_in_memory import DIMS, FIELDS, compare_with_memory
 from tests.worker.state.store.test_like_in_memory import embed as embed_words
 
@@ -312,6 +314,12 @@ async def test_tenants_search_their_own_sets_and_earlier_attempts_change_none(nu
         assert [item.score for item in await store.asearch(ADA, query="1 0")] == [1.0]
         acting(None)
         assert await found(store) == []
+
+
+async def test_key_of_another_type_beside_the_sets_keeps_no_worker_from_its_start(redis_url, redis_client):
+    redis_client.set("agent:store_index:", "planted")
+    async with open_async(redis_url) as redis:
+        await check_vector_sets(redis, is_encrypted=False)
 
 
 @pytest.mark.parametrize("key", SETS)
