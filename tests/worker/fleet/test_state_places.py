@@ -6,7 +6,9 @@ from langgraph_rq.producer.doctor.finding import Level
 from langgraph_rq.producer.doctor.infrastructure import threads_are_in_one_place
 from langgraph_rq.producer.doctor.system import System
 from langgraph_rq.shared.connections.clients import open_sync
-from tests.fleet import PLUS_ONE, worker
+from langgraph_rq.shared.queue.keys import WORKERS
+from langgraph_rq.worker.fleet.state_places import compare_places
+from tests.fleet import PLUS_ONE, ended, worker
 from tests.installation import SMALL_PROJECT, start_worker
 from tests.waiting import until
 
@@ -46,6 +48,20 @@ async def test_workers_that_share_the_place_or_no_graph_are_fine(redis_url, capl
         finding = threads_are_in_one_place(examined())
     assert finding.level is Level.PASS
     assert EVENT not in caplog.text
+
+
+async def test_worker_runs_tasks_beside_an_entry_of_a_worker_that_cannot_be_read(redis_url, redis_client, client):
+    redis_client.zadd(WORKERS, {"planted": 10**14})
+    redis_client.hset("rq:worker:planted", mapping={"state_kept": b"\xff", "graphs": ",g,"})
+    async with worker(redis_url, {"g": PLUS_ONE}, state_kept="here"):
+        await until(lambda: redis_client.zscore("agent:graphs", "g"))
+        task_id = client.submit({"n": 1}, graph="g").task_id
+        assert (await ended(client, task_id)).result == {"n": 2}
+
+
+def test_worker_whose_lease_is_kept_does_not_end_when_redis_goes_away(tmp_path):
+    with open_sync(f"unix://{tmp_path}/nowhere") as redis:
+        compare_places(redis, "one", "rq:worker:one", ["g"], "here")
 
 
 @pytest.mark.parametrize(
