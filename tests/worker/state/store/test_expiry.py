@@ -3,6 +3,8 @@
 import pytest
 from langgraph.store.base import PutOp
 
+from tests.waiting import until
+
 ADA = ("users", "ada")
 NAME = "default:users.ada"
 
@@ -128,6 +130,28 @@ async def test_keys_of_a_namespace_live_as_long_as_its_longest_lived_item(store,
     assert redis_client.pttl("agent:store_namespaces:default") == -1
     await store.aput(ADA, "short", {}, ttl=1)
     assert redis_client.pttl(f"agent:store:{NAME}") == -1
+
+
+@pytest.mark.parametrize("order", [("short", "for ever"), ("for ever", "short")])
+async def test_item_whose_time_is_over_stays_gone_beside_one_that_is_kept_for_ever(store, redis_client, order):
+    for key in order:
+        await store.aput(ADA, key, {}, ttl=0.002 if key == "short" else None)
+
+    async def is_over():
+        return await store.aget(ADA, "short", refresh_ttl=False) is None
+
+    await until(is_over)
+    assert redis_client.pttl(f"agent:store_expiry:{NAME}") == -1
+    assert [item.key for item in await store.asearch(ADA)] == ["for ever"]
+    assert not redis_client.exists(f"agent:store_expiry:{NAME}")
+
+
+async def test_read_keeps_the_times_of_a_namespace_with_an_item_that_is_kept_for_ever(store, redis_client):
+    await store.aput(ADA, "for ever", {})
+    await store.aput(ADA, "short", {}, ttl=1)
+    redis_client.pexpire(f"agent:store_expiry:{NAME}", 30_000)  # as an earlier version left it
+    await store.aget(ADA, "short")
+    assert redis_client.pttl(f"agent:store_expiry:{NAME}") == -1
 
 
 async def test_put_without_a_time_keeps_an_item_that_would_have_expired(store, redis_client):

@@ -2,7 +2,7 @@
 -- Read items of one namespace.
 --
 -- Uses shared/connections/clock: clock
--- Uses worker/state/store/scripts/items: item_keys, read_parts, read_header, is_item_over, outlive
+-- Uses worker/state/store/scripts/items: item_keys, read_parts, read_header, is_item_over, outlive, keep_expiry
 --
 -- KEYS[1] agent:store_namespaces:<tenant>  zset  namespaces of the tenant, all with the score 0
 -- ARGV[1] tenant
@@ -33,8 +33,9 @@ for i, item in ipairs(found) do
   end
 end
 if longest_ms > 0 then
-  for _, key in ipairs({register_key, keys.items, keys.order, keys.expiry, keys.vectors, unpack(keys.sets)}) do
+  for _, key in ipairs({register_key, keys.items, keys.order, keys.vectors, unpack(keys.sets)}) do
     outlive(key, redis.call('PTTL', key), longest_ms)
   end
+  keep_expiry(keys)
 end
 return found

@@ -86,3 +86,13 @@ local function outlive(key, left_ms, ttl_ms)
     redis.call('PEXPIRE', key, ttl_ms)
   end
 end
+
+-- Let it be known until when items are kept for as long as there are items: one that is forgotten to be over is found again.
+local function keep_expiry(keys)
+  local left_ms = redis.call('PTTL', keys.items)
+  if left_ms < 0 then
+    redis.call('PERSIST', keys.expiry)
+  else
+    redis.call('PEXPIRE', keys.expiry, left_ms)
+  end
+end

@@ -1,7 +1,7 @@
 -- Write an item as a whole: its value, its embeddings, when it expires, and that its namespace has it.
 --
 -- Uses shared/connections/clock: clock, clock_us
--- Uses worker/state/store/scripts/items: item_keys, pack_item, read_header, sweep_items, is_item_over, outlive
+-- Uses worker/state/store/scripts/items: item_keys, pack_item, read_header, sweep_items, is_item_over, outlive, keep_expiry
 -- Uses worker/state/store/scripts/elements: drop_elements, split_embeddings, set_for, add_elements
 -- Uses worker/state/store/scripts/newest_attempt: is_superseded
 --
@@ -36,11 +36,7 @@ local updated_us = math.max(clock_us(), (tonumber(newest) or 0) + 1)
 local before = redis.call('HGET', keys.items, name)
 local created_us = before and not is_item_over(keys, name, now_ms) and read_header(before) or updated_us
 
-local written = {keys.items, keys.order, register_key}
-if ttl_ms > 0 then
-  written[#written + 1] = keys.expiry
-end
-local left_ms = {}
+local written, left_ms = {keys.items, keys.order, register_key}, {}
 for i, key in ipairs(written) do
   left_ms[i] = redis.call('PTTL', key)
 end
@@ -62,6 +58,7 @@ end
 for i, key in ipairs(written) do
   outlive(key, left_ms[i], ttl_ms)
 end
+keep_expiry(keys)
 
 -- What the item was found by goes first: it may empty a set, which then takes embeddings of any length.
 drop_elements(keys, name)
