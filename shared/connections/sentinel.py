@@ -76,9 +76,10 @@ def _address(host: str) -> tuple[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class _Primary:
-    """A primary as a sentinel names it. The later it was promoted, the higher is the epoch."""
+    """A primary as sentinels name it. The later it was promoted, the higher is the epoch."""
 
-    address: tuple[str, int]
+    addresses: frozenset[tuple[str, int]]
+    """More than one if a sentinel has its host's name and another the number."""
     epoch: int
 
 
@@ -128,7 +129,9 @@ class _Answer:
 
     def note(self, address: tuple[str, int]) -> None:
         """Share an answer with the pools of this process."""
-        _named[self.service] = _Primary(address, self.epoch)
+        known = _named.get(self.service)
+        others = known.addresses if known and known.epoch == self.epoch else frozenset()
+        _named[self.service] = _Primary(others | {address}, self.epoch)
 
 
 class _Sentinel(_Answer, sentinel.Sentinel):
@@ -184,7 +187,8 @@ class BlockingSentinelPool(sentinel.SentinelConnectionPool, BlockingConnectionPo
 
     def _former_is_used(self) -> bool:
         known = _named.get(self.sentinel_manager.service)
-        return known is not None and self.proxy.master_address not in (None, known.address)
+        address = self.proxy.master_address
+        return known is not None and address is not None and address not in known.addresses
 
     def get_connection(self, *args: Any, **options: Any) -> Any:
         """Take a connection to the primary; those in use that go to a former one are closed when they come back."""
@@ -206,7 +210,7 @@ class AsyncBlockingSentinelPool(aio_sentinel.SentinelConnectionPool, aio.Blockin
     async def ensure_connection(self, connection: Any) -> None:
         """Connect if need be: anew if the connection goes to a former primary."""
         known = _named.get(self.sentinel_manager.service)
-        if known and connection.is_connected and (connection.host, connection.port) != known.address:
+        if known and connection.is_connected and (connection.host, connection.port) not in known.addresses:
             await connection.disconnect()
         await super().ensure_connection(connection)
 

@@ -106,10 +106,25 @@ async def test_all_clients_of_a_process_leave_a_primary_that_was_deposed_and_liv
             await kept.release()
 
 
-def monitor_anew(sentinel, server):
+async def test_sentinels_that_name_one_primary_by_its_host_and_by_its_number_move_no_client(redis):
+    other = redis.sentinels[0]
+    for option in ("resolve-hostnames", "announce-hostnames"):
+        other.execute_command("SENTINEL", "CONFIG", "SET", option, "yes")
+    monitor_anew(other, redis.primary, "localhost")
+    await until(lambda: other.info("sentinel")["master0"]["status"] == "ok")
+    with open_sync(redis.url) as looking:
+        first = looking.client_id()
+        for _ in range(2 * len(redis.sentinels)):
+            assert not has_moved(looking)
+            assert looking.client_id() == first
+            async with open_async(redis.url) as client:
+                await client.ping()
+
+
+def monitor_anew(sentinel, server, host="127.0.0.1"):
     """Let a sentinel watch a server as if there had been no failover yet."""
     sentinel.sentinel_remove(SERVICE)
-    sentinel.sentinel_monitor(SERVICE, "127.0.0.1", port_of(server), 2)
+    sentinel.sentinel_monitor(SERVICE, host, port_of(server), 2)
     sentinel.sentinel_set(SERVICE, "auth-pass", PASSWORD_OF_THE_DEPOSED)
 
 
