@@ -210,6 +210,15 @@ async def test_items_whose_time_is_over_are_not_found_and_leave_the_sets_some_wi
         assert held() == [200, 0]
 
 
+async def test_search_below_many_namespaces_takes_few_items_whose_time_is_over_out_of_sets(numbers, redis_client):
+    async with numbers() as store:
+        await store.abatch([PutOp(("users", f"u{n}"), f"k{n}", {"text": "1 0"}, ttl=1) for n in range(100)])
+        for n in range(100):
+            redis_client.zadd(f"agent:store_expiry:default:users.u{n}", {f"k{n}": 1})
+        assert await found(store, prefix=("users",)) == []
+        assert 100 - 3 * 10 <= len(redis_client.keys("agent:store_index:*")) < 100
+
+
 async def test_vector_set_lives_as_long_as_the_longest_lived_item_in_it(numbers, redis_client):
     async with numbers() as store:
         await store.aput(ADA, "short", {"text": "1 0"}, ttl=1)

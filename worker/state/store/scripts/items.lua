@@ -8,6 +8,7 @@ local HEADER, HEADER_BYTES, FORMAT = '>BI8I8I8', 25, 1
 local LONGEST_MS = 100 * 365 * 24 * 3600 * 1000 -- time to live; `store.py` refuses a longer one
 local SWEPT = 100 -- items per script whose time is over
 local SWEPT_ELEMENTS = 10 -- embeddings per script that are taken out of vector sets, and those of one item more: two milliseconds
+local swept, swept_elements = 0, 0 -- so far, in all namespaces of the script
 local ROOM = 1000000 -- bytes that a script returns, and one item more
 
 -- Name the keys of a namespace, whose labels each end with a NUL.
@@ -62,11 +63,13 @@ end
 
 -- Delete some of the items whose time is over.
 local function sweep_items(keys, now_ms)
-  local dropped = 0
-  for _, name in ipairs(redis.call('ZRANGE', keys.expiry, '-inf', now_ms, 'BYSCORE', 'LIMIT', 0, SWEPT)) do
-    dropped = dropped + drop_item(keys, name)
-    if dropped >= SWEPT_ELEMENTS then
-      break
+  if swept >= SWEPT or swept_elements >= SWEPT_ELEMENTS then
+    return
+  end
+  for _, name in ipairs(redis.call('ZRANGE', keys.expiry, '-inf', now_ms, 'BYSCORE', 'LIMIT', 0, SWEPT - swept)) do
+    swept, swept_elements = swept + 1, swept_elements + drop_item(keys, name)
+    if swept_elements >= SWEPT_ELEMENTS then
+      return
     end
   end
 end
