@@ -86,6 +86,9 @@ def _pool_options(connections: int, timeout_s: float | None) -> dict[str, Any]:
     }
 
 
+_TEXT_OPTIONS = ("decode_responses", "encoding", "encoding_errors")
+
+
 def is_sentinel(url: str) -> bool:
     """Say whether the URL names sentinels instead of a Redis."""
     return url.partition("://")[0] in sentinel.SCHEMES
@@ -107,12 +110,21 @@ def check_url(url: str) -> None:
         ValueError: with the forms that are understood; the message does not hold the URL, which may have a password.
     """
     try:
-        sentinel.SentinelUrl.parse(url) if is_sentinel(url) else parse_url(url)
+        options = sentinel.SentinelUrl.parse(url).redis_options if is_sentinel(url) else parse_url(url)
+        if urlsplit(url).scheme in {"redis", "rediss"}:
+            int(urlsplit(url).path.strip("/") or 0)  # redis-py takes another word for database 0
     except ValueError:
         raise ValueError(
             "expected redis://host:port/db, rediss://host:port/db, unix:///path?db=0 "
             "or redis+sentinel://host:port,host:port/service/db"
         ) from None
+    if not options.keys().isdisjoint(_TEXT_OPTIONS):
+        raise ValueError(f"expected none of the options {', '.join(_TEXT_OPTIONS)}: answers are read as bytes")
+    try:
+        with open_sync(url, connections=1) as client:
+            client.connection_pool.make_connection()
+    except TypeError:
+        raise ValueError("expected options of redis-py's connections, those for TLS with rediss:// only") from None
 
 
 def leaves_host_in_plain(url: str) -> bool:

@@ -7,12 +7,14 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from langgraph_rq.shared.connections.private_redis import private_url
 
 _NO_SUCH_DB = "DB index is out of range"
+_NO_SENTINEL = "unknown command 'SENTINEL'"
 
 
 def is_connect_error(error: Exception) -> bool:
     """Return whether the connection failed, rather than a command on it."""
     kinds = (RedisConnectionError, RedisTimeoutError, InvalidResponse)
-    return isinstance(error, kinds) or (isinstance(error, ResponseError) and str(error).startswith(_NO_SUCH_DB))
+    is_wrong_server = isinstance(error, ResponseError) and str(error).startswith((_NO_SUCH_DB, _NO_SENTINEL))
+    return isinstance(error, kinds) or is_wrong_server
 
 
 def explain_connect_error(error: Exception, url: str) -> str:
@@ -27,6 +29,8 @@ def explain_connect_error(error: Exception, url: str) -> str:
         return f"expected a Redis, got another program, whose answer Redis' protocol does not have ({message})"
     if message.startswith(_NO_SUCH_DB):
         return f"it has no database of this number, most have 0 to 15 ({message})"
+    if message.startswith(_NO_SENTINEL):
+        return "expected a sentinel, got a Redis: use redis:// for one without sentinels"
     if message.startswith(("HELLO must be called", "Authentication required")):
         return "it asks for a password: use the URL redis://user:password@host:port/db"
     if message.startswith("invalid username-password"):

@@ -79,6 +79,14 @@ def test_redis_that_asks_for_a_password_is_named(program, protected_redis):
     )
 
 
+@each_program
+def test_redis_that_is_no_sentinel_is_named(program, plain_redis):
+    url = plain_redis.replace("redis://", "redis+sentinel://").removesuffix("/0") + "/agents"
+    assert program(REDIS_URL=url).error == (
+        f"cannot reach Redis at {url}: expected a sentinel, got a Redis: use redis:// for one without sentinels"
+    )
+
+
 def test_wrong_password_is_named(protected_redis):
     said = produce("workers", REDIS_URL=protected_redis.replace("//", "//:sesame@")).error
     assert said.endswith("it refused the user or the password of the URL")

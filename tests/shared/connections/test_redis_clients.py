@@ -50,9 +50,31 @@ def test_plain_redis_elsewhere_can_be_accepted_on_purpose():
     assert load(RedisSettings, redis_url=OPEN[0], insecure_redis=True).insecure_redis
 
 
-@pytest.mark.parametrize("url", ["http://redis", "redis+sentinel://host-without-service", "redis+sentinel:///agents"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://redis",
+        "redis://localhost/agents",
+        "redis+sentinel://host-without-service",
+        "redis+sentinel:///agents",
+    ],
+)
 def test_url_that_no_client_understands_is_refused(url):
     with pytest.raises(SettingsError, match=r"REDIS_URL: expected redis://host:port/db"):
+        load(RedisSettings, redis_url=url)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://localhost?ssl_ca_certs=/ca.crt", "expected options of redis-py's connections, those for TLS with"),
+        ("unix:///run/redis.sock?data_base=1", "expected options of redis-py's connections"),
+        ("redis://localhost?decode_responses=true", "expected none of the options decode_responses, "),
+        ("redis+sentinel://localhost/agents?decode_responses=1", "expected none of the options decode_responses, "),
+    ],
+)
+def test_option_with_which_no_connection_works_is_refused(url, expected):
+    with pytest.raises(SettingsError, match=f"^REDIS_URL: {expected}.*, got: "):
         load(RedisSettings, redis_url=url)
 
 
