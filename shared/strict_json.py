@@ -44,6 +44,9 @@ def _first_unsafe(value: Any, path: str, depth: int) -> Violation | None:
         if level > depth:
             return Violation(path, f"at most {depth} levels of nesting", f"more at {where[:_SHOWN]}")
         if isinstance(part, dict):
+            wrong = [name for name in part if not isinstance(name, str)]
+            if wrong:  # JSON would make a text of it, and the graph get another key
+                return Violation(where, "text as keys of an object", kind(wrong[0]))
             open_parts += [(item, f"{where}.{name}", level + 1) for name, item in part.items()]
         elif isinstance(part, list | tuple):
             open_parts += [(item, f"{where}[{i}]", level + 1) for i, item in enumerate(part)]
