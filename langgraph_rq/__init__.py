@@ -116,10 +116,18 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name from where it is defined."""
+    """Load a public name from where it is defined. Raises ModuleNotFoundError, naming the extra that has it."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith(__name__):
+            raise
+        raise ModuleNotFoundError(
+            f"{name}: expected the extra `worker`, got: no module {error.name}; pip install 'langgraph-rq[worker]'",
+            name=error.name,
+        ) from error
 
 
 def __dir__() -> list[str]:

@@ -25,6 +25,15 @@ HEAVY = (
 """What a program that only submits never loads. redis loads OpenTelemetry's SDK, where that is installed."""
 IMPORT_CLIENT = "import sys; from langgraph_rq import Client, AsyncClient; print(*sys.modules)"
 
+GUARD_WITHOUT_LANGCHAIN = """
+import sys
+sys.modules["langchain_core"] = None  # as if it were not installed
+try:
+    from langgraph_rq import guarded
+except ImportError as error:
+    print(error)
+"""
+
 NEEDED_BY_OTHERS = {
     "httptools": "uvicorn's parser",
     "six": "rq-dashboard forgets to depend on it",
@@ -53,6 +62,12 @@ def test_client_and_command_line_take_less_than_45_megabytes(installed_wheel):
     assert ours + sum(others.values()) < 45 * MEGABYTE, others
     assert ours > MEGABYTE
     assert others["pydantic-core"] > MEGABYTE
+
+
+def test_guard_without_its_libraries_names_the_extra():
+    done = subprocess.run([sys.executable, "-c", GUARD_WITHOUT_LANGCHAIN], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("guarded: expected the extra `worker`, got: no module langchain_core")
+    assert done.stdout.endswith("; pip install 'langgraph-rq[worker]'\n")
 
 
 def test_client_and_command_line_are_less_than_25_distributions():
