@@ -31,7 +31,10 @@ def unsafe_parts(value: Any, path: str, depth: int, size_bytes: int) -> Iterator
     try:
         length = len(to_json(value))
     except (PydanticSerializationError, ValueError) as error:
-        yield Violation(path, "JSON", str(error))
+        if "surrogates not allowed" in str(error):
+            yield Violation(path, "Unicode text", "half of a pair of surrogates")
+        else:
+            yield Violation(path, "JSON", str(error))
         return
     if length > size_bytes:
         yield Violation(path, f"at most {size_bytes:,} bytes", f"{length:,}")
