@@ -106,6 +106,8 @@ class LeaseKeeper:
         self._ends_ms = 0
         """When the lease ends by the server's clock; 0: the last renewal was not answered, or another server did."""
         self._watch = LoopWatch(loop)
+        self._is_stuck_logged = False
+        """Whether the log has it that the loop is stuck now."""
         self._thread = threading.Thread(target=self._keep, name=f"lease of {worker}", daemon=True)
 
     def start(self) -> None:
@@ -209,8 +211,9 @@ class LeaseKeeper:
     def _mark_blocker(self) -> None:
         """Record in Redis which task keeps the loop from running; repeated while it does, in case a reply is lost."""
         blocker = self._watch.blocker()
-        if self._watch.is_stuck:
+        if self._watch.is_stuck and not self._is_stuck_logged:
             _log.error("worker.stuck", worker=self.worker, seconds=round(self._watch.silent_s), line=blocker.line)
+        self._is_stuck_logged = self._watch.is_stuck
         task = blocker.task
         if task and task.task_id:
             scripts.run_sync(self._redis, block_call(task.task_id, task.epoch, self.worker, blocker.line))

@@ -99,6 +99,16 @@ def test_loop_at_a_breakpoint_without_a_terminal_is_silent(tmp_path):
         assert program.stdout.read().strip() == "stuck: True"
 
 
+async def test_worker_that_is_stuck_is_logged_once_however_long_it_lasts(redis_url, monkeypatch, lines):
+    monkeypatch.setattr(loop_watch, "STUCK_S", 1.0)
+    with Client(redis_url) as client:
+        async with worker(redis_url, {"blocking": one_node_graph(block, Block)}, times=QueueTimes(lease_ms=1_000)):
+            task_id = client.submit({"seconds": 3.0}, graph="blocking").task_id  # eight renewals after it is stuck
+            await asyncio.to_thread(client.wait, task_id, 30)
+    (stuck,) = lines.named("worker.stuck")
+    assert stuck["line"] == line_of("the node at fault")
+
+
 async def test_silence_while_the_watching_thread_was_held_up_too_is_not_counted(monkeypatch):
     now = 0.0
     watch = LoopWatch(asyncio.get_running_loop())
