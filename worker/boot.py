@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from langgraph_rq.shared import terminal
-from langgraph_rq.shared.connections.clients import open_async
+from langgraph_rq.shared.connections.clients import is_outage, open_async
 from langgraph_rq.shared.connections.connect_errors import explain_connect_error
 from langgraph_rq.shared.errors import LanggraphRqError, RedisUnavailableError, SettingsError
 from langgraph_rq.shared.garbage_collection import tune_garbage_collection
@@ -65,6 +65,12 @@ def _boot(worker: WorkerSettings, redis: RedisSettings, queues: Sequence[str], *
     except LanggraphRqError as error:
         terminal.report(f"error: {error}")
         return 3 if isinstance(error, RedisUnavailableError) else 2
+    except RedisError as error:  # it went away while the graphs were loaded
+        if not is_outage(error):
+            raise
+        url = redis.redis_url.get_secret_value()
+        terminal.report(f"error: {RedisUnavailableError(mask_url(url), explain_connect_error(error, url))}")
+        return 3
     _exit_past_stuck_threads(code)
     return code
 

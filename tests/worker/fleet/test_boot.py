@@ -199,6 +199,29 @@ def test_worker_that_cannot_start_says_why_in_one_line(refusals, mistake, code, 
     assert says in said
 
 
+def test_redis_that_goes_away_while_graphs_are_loaded_is_named_in_one_line(tmp_path):
+    (tmp_path / "langgraph.json").write_text('{"graphs": {"mine": "./mine.py:graph"}}')
+    with EmbeddedRedis() as own:
+        (tmp_path / "mine.py").write_text(
+            "from langgraph.graph import StateGraph\nfrom redis import Redis\n"
+            "graph = StateGraph(dict).add_node('n', lambda _: {}).set_entry_point('n')\n"
+            f"Redis.from_url({own.url!r}).shutdown(nosave=True)\n"
+        )
+        ended = subprocess.run(
+            [sys.executable, "-P", "-m", "langgraph_rq.worker"],
+            cwd=tmp_path,
+            env=clean_environment({"REDIS_URL": own.url}),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert ended.returncode == 3, ended.stderr
+    assert [line for line in ended.stderr.splitlines() if "Traceback" in line or line.startswith("error: ")] == [
+        ended.stderr.splitlines()[-1]
+    ]
+    assert ended.stderr.splitlines()[-1].startswith(f"error: cannot reach Redis at {own.url}: ")
+
+
 def test_processes_that_cannot_reach_redis_end_without_being_started_again(refusals):
     ended, said = refusals["no redis"]
     assert ended == 3
