@@ -84,6 +84,7 @@ async def test_no_sentinel_is_lost_when_many_ask_at_a_time_and_the_first_is_away
         assert set(asked.sentinels) == wanted
 
 
+@pytest.mark.slow
 async def test_all_clients_of_a_process_leave_a_primary_that_was_deposed_and_lives_when_one_learns_it(redis):
     with open_sync(redis.url) as looking:
         async with open_async(redis.url) as client:
