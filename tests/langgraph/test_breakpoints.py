@@ -75,7 +75,23 @@ def calling():
     return builder.add_node("call", call).add_edge(START, "first").add_edge("first", "call").compile()
 
 
+class Told(TypedDict, total=False):
+    told: str
+
+
+class SaidAndTold(Said, Told):
+    pass
+
+
+def telling_at_the_end():
+    """A graph whose output has nothing yet where it stops."""
+    builder = StateGraph(SaidAndTold, output_schema=Told).add_node(first)
+    builder.add_node("tell", lambda state: {"told": "all"})
+    return builder.add_edge(START, "first").add_edge("first", "tell").compile(interrupt_before=["tell"])
+
+
 GRAPHS: dict[str, Any] = {
+    "tells at the end": telling_at_the_end(),
     "made by a node": calling(),
     "before": chain(first, second, third, interrupt_before=["second"]),
     "after": chain(first, second, third, interrupt_after=["first", "second"]),
@@ -103,6 +119,7 @@ MESSAGE: dict = {"input": {"messages": [{"role": "user", "content": "What is a l
     [
         ("before", [NEW, GO_ON], [["second"], None]),
         ("after", [NEW, GO_ON, GO_ON], [["second"], ["third"], None]),
+        ("tells at the end", [NEW, GO_ON], [["tell"], None]),
         ("all", [NEW, GO_ON, GO_ON], [["first"], ["second"], None]),
         ("inside", [NEW, GO_ON], [["inner"], None]),
         ("made by a node", [NEW, GO_ON], [["call"], None]),
@@ -169,10 +186,10 @@ async def test_resuming_a_thread_that_has_gone_on_is_refused(served):
     )
 
 
-@pytest.mark.parametrize("graph", ["before", "after", "inside"])
+@pytest.mark.parametrize("graph", ["before", "after", "inside", "tells at the end"])
 async def test_worker_killed_after_the_stop_and_before_the_end_stops_there_again(served, graph):
     conversation = served.serve(graph)
-    fields = {**NEW, "graph": graph, "thread_id": f"killed-{graph}", "task_id": f"killed-{graph}"}
+    fields = {**NEW, "graph": graph, "thread_id": f"killed-{graph}", "task_id": f"killed-{graph.replace(' ', '-')}"}
     before = CALLS["second"]
     stopped = await conversation.submit(fields)
     await forget(served.client.redis, fields["task_id"], fields["thread_id"])

@@ -55,7 +55,10 @@ async def stopped_before(
     after = task.interrupt_after or graph.interrupt_after_nodes
     if state.interrupts or not await _is_stopped(graph, task, state, before, after, checkpointer):
         return None
-    return Result(State.INTERRUPTED, output_of(graph, state), metadata={"next": list(state.next)})
+    output = output_of(graph, state)
+    if not isinstance(graph.output_channels, str) and not output:
+        output = None  # as ainvoke answers where no channel of the output has a value yet
+    return Result(State.INTERRUPTED, output, metadata={"next": list(state.next)})
 
 
 def output_of(graph: AnyGraph, state: StateSnapshot) -> Any:
