@@ -1,7 +1,7 @@
 """Texts that were made to be slow are masked in time that is linear in their length: whole, in a stream and in a line.
 
-The times are CPU time of this process, so that a busy machine changes them little. The limit is ten times what prose of
-this length takes; before, 48,000 characters of one word took a minute.
+The times are CPU time of this process, so that a busy machine changes them little. The limit is ten times what an
+ordinary text of this length takes, also on a slower machine; before, 48,000 characters of one word took a minute.
 """
 
 import io
@@ -19,6 +19,7 @@ from langgraph_rq.shared.telemetry.log_output import Event, Lines
 
 CHARS = 100_000
 LONGEST_S = 0.1
+"""What no machine is too slow for; above it, an ordinary text is masked beside."""
 CHUNK_CHARS = 50
 MEASURABLE_S = 0.005
 """Below this a ratio of two times says nothing."""
@@ -89,6 +90,9 @@ MIXED = {
 }
 
 
+ORDINARY = ("Please call 030 901820 on 3 May 2025 at 10:30 about order 4711, which cost 12.50 EUR. " * CHARS)[:CHARS]
+
+
 def mixed(parts: tuple[str, ...], chars: int) -> str:
     chosen = random.Random(7)
     return "".join(chosen.choice(parts) for _ in range(chars))[:chars]
@@ -132,6 +136,11 @@ def cpu_s(work: Callable[[], object]) -> float:
     return best_s
 
 
+def takes_too_long(took_s: float) -> bool:
+    """Whether that is more than ten times what an ordinary text takes, here and now."""
+    return took_s >= LONGEST_S and took_s > 10 * cpu_s(lambda: REDACTORS["our patterns"].redact(ORDINARY))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _loaded():
     """Load the numbering plans, which is done once per process and takes longer than what is measured here."""
@@ -149,14 +158,14 @@ def streamed(redactor: Redactor, text: str) -> str:
 def test_hostile_text_is_masked_in_linear_time(text, redactor):
     once, twice = text(CHARS), text(2 * CHARS)
     took_s = cpu_s(lambda: redactor.redact(once))
-    assert took_s < LONGEST_S
+    assert not takes_too_long(took_s)
     assert cpu_s(lambda: redactor.redact(twice)) < max(3 * took_s, MEASURABLE_S)
 
 
 @of_redactors
 def test_hostile_text_is_masked_in_linear_time_in_a_stream_and_as_it_is_whole(text, redactor):
     once = text(CHARS)
-    assert cpu_s(lambda: streamed(redactor, once)) < LONGEST_S
+    assert not takes_too_long(cpu_s(lambda: streamed(redactor, once)))
     assert streamed(redactor, once) == redactor.redact(once)
 
 
@@ -173,7 +182,7 @@ def test_hostile_text_in_a_log_line_is_cut_and_then_masked(text):
     lines = Lines(io.StringIO(), REDACTORS["our patterns"])
     values = {"error": once, "names": [once] * 1_000, "words": {once: once, "more": once.split(" ")}}
     record = logging.makeLogRecord({"msg": Event(event="node.failed", level="info", **values)})
-    assert cpu_s(lambda: lines.handle(record)) < LONGEST_S
+    assert not takes_too_long(cpu_s(lambda: lines.handle(record)))
     line = json.loads(lines.stream.getvalue().splitlines()[0])
     assert 0 < len(line["error"]) < 10_000
     assert all(len(json.dumps(line[name], ensure_ascii=False)) < 100_000 for name in values)
