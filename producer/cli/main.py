@@ -72,7 +72,7 @@ class _Group(click.Group):
             with reported_silence():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo(err=True)  # what the shell writes next does not go on behind ^C
+            terminal.report("")  # what the shell writes next does not go on behind ^C
             ctx.exit(_INTERRUPTED)
         except LanggraphRqError as error:
             for text in (error, *getattr(error, "__notes__", ())):

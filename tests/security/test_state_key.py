@@ -234,7 +234,7 @@ async def test_empty_file_of_secrets_does_not_switch_encryption_off(redis_url, t
     (tmp_path / "key").write_text("\n")
     monkeypatch.setenv("LGRQ_STATE_KEY_FILE", str(tmp_path / "key"))
     monkeypatch.setenv("REDIS_URL", redis_url)
-    with pytest.raises(SettingsError, match="got: none"):
+    with pytest.raises(SettingsError, match="got: an empty file"):
         async with open_context(load(WorkerSettings), load(RedisSettings)):
             pass
 
