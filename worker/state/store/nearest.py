@@ -66,7 +66,9 @@ class NearestReading(Reading):
         kept: list[Name] = []
         looked_at = set[Name]()
         for count in _counts(end * _GROWTH if op.filter else end):
-            near, least = await self._find_near(spaces, query, count)
+            near, least, changed = await self._find_near(spaces, query, count)
+            if changed:  # a put of a worker without vector sets may have moved an item out of them meanwhile
+                in_hash |= await self._find_in_hash(changed, query)
             found = {**in_hash, **near}
             sure = [name for name in _nearest_first(found) if found[name][0] >= least and name not in looked_at]
             looked_at.update(sure)
@@ -114,24 +116,35 @@ class NearestReading(Reading):
         scores = await self.score(list(put_us), query)
         return {name: (score, put_us[name]) for name, score in scores.items()}
 
-    async def _find_near(self, spaces: Sequence[Space], query: "Vector", count: int) -> tuple[Found, float]:
-        """Return the nearest items in vector sets, and the cosine from which on these are all."""
+    async def _find_near(
+        self, spaces: Sequence[Space], query: "Vector", count: int
+    ) -> tuple[Found, float, list[Space]]:
+        """Search in vector sets.
+
+        Returns the nearest items, the cosine from which on these are all, and the namespaces that have another number
+        of items in the hash by now, with this number.
+        """
         near: Found = {}
+        changed: list[Space] = []
         least = -math.inf
         floats = query.astype("<f4").tobytes()
-        left = [space.namespace for space in spaces if space.in_set or space.in_hash]
+        left = [space for space in spaces if space.in_set or space.in_hash]
         while left:
-            replies = await self.access.nearest(left[:NAMESPACES], floats, len(query), count)
-            for namespace, reply in zip(left, replies, strict=False):
+            replies = await self.access.nearest(
+                [space.namespace for space in left[:NAMESPACES]], floats, len(query), count
+            )
+            for space, reply in zip(left, replies, strict=False):
                 least = max(least, reply.least)
+                if reply.in_hash != space.in_hash:
+                    changed.append(space._replace(in_hash=reply.in_hash))
                 for key, cosine, put_us in reply.embeddings:
-                    name = (namespace, key)
+                    name = (space.namespace, key)
                     near[name] = max((cosine, put_us), near.get(name, (-math.inf, put_us)))
             left = left[len(replies) :]
             if len(near) > count:
                 near = {name: near[name] for name in _nearest_first(near)[:count]}
                 least = max(least, min(cosine for cosine, _ in near.values()))
-        return near, least
+        return near, least, changed
 
 
 def _counts(first: int) -> Iterator[int]:

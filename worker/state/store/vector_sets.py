@@ -34,6 +34,8 @@ class Space(NamedTuple):
 class Near(NamedTuple):
     """What nearest.lua finds in a namespace."""
 
+    in_hash: int
+    """Items whose embeddings are in the hash."""
     least: float
     """The cosine of the last one that was found; minus infinity: no other is left."""
     embeddings: list[tuple[str, float, float]]
@@ -111,10 +113,10 @@ def _read_survey(reply: Any) -> tuple[bool, bytes, list[Space]]:
 
 
 def _read_near(reply: Any) -> Near:
-    least, *found = reply
+    in_hash, least, *found = reply
     rows = zip(found[::3], found[1::3], found[2::3], strict=True)
     embeddings = [(key.decode(), _cosine(similarity), float(put_us)) for key, similarity, put_us in rows]
-    return Near(_cosine(least) if least else -math.inf, embeddings)
+    return Near(in_hash, _cosine(least) if least else -math.inf, embeddings)
 
 
 def _cosine(similarity: bytes) -> float:

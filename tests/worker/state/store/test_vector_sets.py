@@ -134,17 +134,19 @@ async def test_every_batch_is_answered_as_in_memory_while_the_setting_changes(op
         await asyncio.to_thread(compare_with_memory, Changing(), redis_client.flushdb, 25)
 
 
-async def test_readers_never_miss_an_item_that_is_put_again_while_vector_sets_are_brought_in(numbers):
+@pytest.mark.parametrize("order", [("scan", "vector-sets"), ("vector-sets", "scan")])
+async def test_readers_never_miss_an_item_that_is_put_again_under_the_other_setting(order, numbers):
     names = {f"k{n}" for n in range(20)}
-    async with numbers(store_index="scan") as scan, numbers() as writer, numbers() as reader:
+    before, after = order
+    async with numbers(store_index=before) as first, numbers(store_index=after) as writer, numbers() as reader:
         for _ in range(5):
-            await scan.abatch([PutOp(ADA, name, {"text": "1 0"}) for name in names])
+            await first.abatch([PutOp(ADA, name, {"text": "1 0"}) for name in names])
 
-            async def bring_in():
+            async def put_again():
                 for name in sorted(names):
                     await writer.aput(ADA, name, {"text": "0 1"})
 
-            writing = asyncio.create_task(bring_in())
+            writing = asyncio.create_task(put_again())
             while not writing.done():
                 items = await reader.asearch(ADA, query="1 0", limit=20)
                 assert {item.key for item in items if item.score is not None} == names

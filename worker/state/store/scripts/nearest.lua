@@ -9,8 +9,8 @@
 -- ARGV[3] its length
 -- ARGV[4] embeddings of each namespace at most; no more than 1,000
 -- ARGV[5..] namespaces, at most a few hundred
--- Returns for each namespace, as many as there is time for: {similarity of the farthest embedding that was found, from 0 to
--- 1, empty: none has been left out; then in turns the key of an item, the similarity of one of its embeddings, and when
+-- Returns for each namespace, as many as there is time for: {items with embeddings in the hash; similarity of the farthest
+-- embedding that was found, from 0 to 1, empty: none has been left out; then in turns the key of an item, the similarity of one of its embeddings, and when
 -- it was put (us)}
 local tenant, query, dims, count = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local EXACT = 1000 -- embeddings of a set that are all compared: it takes no longer than a walk through its graph, misses none
@@ -51,13 +51,14 @@ for i = 5, #ARGV do
     break
   end
   work = work + OVERHEAD
-  local keys, near = item_keys(tenant, ARGV[i]), {''}
+  local keys = item_keys(tenant, ARGV[i])
   sweep_items(keys, now_ms)
+  local near = {redis.call('HLEN', keys.vectors), ''}
   for _, key in ipairs(keys.sets) do
     if dims_of(key) == dims then
       local held = redis.call('VCARD', key)
       local found = near_embeddings(key, held)
-      near[1] = held > count and found[#found] or ''
+      near[2] = held > count and found[#found] or ''
       local names, times = put_times(keys, found)
       for n, name in ipairs(names) do
         if times[n] then
