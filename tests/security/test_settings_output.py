@@ -12,8 +12,8 @@ URLS = {
     "a user's": ("REDIS_URL", "rediss://worker:hunter2-a@redis.example:6380/0", "rediss://***@redis.example:6380/0"),
     "an option's": (
         "REDIS_URL",
-        "rediss://redis.example/0?PASSWORD=hunter2-b&ssl_ca_certs=/ca.crt",
-        "rediss://redis.example/0?PASSWORD=***&ssl_ca_certs=/ca.crt",
+        "rediss://redis.example/0?password=hunter2-b&ssl_ca_certs=/ca.crt",
+        "rediss://redis.example/0?password=***&ssl_ca_certs=/ca.crt",
     ),
     "an option's, with its name encoded": (
         "LGRQ_CHECKPOINT_REDIS_URL",
@@ -81,3 +81,18 @@ def test_no_password_of_a_url_is_printed(name, url, shown, printed):
     (said,) = [said for environment, said in printed if environment.get(name) == url]
     assert "hunter2" not in said
     assert shown in re.sub(r"\s+", " ", said)
+
+
+def test_no_password_of_a_url_that_is_refused_is_printed(tmp_path):
+    url = "rediss://redis.example/0?PASSWORD=hunter2-m"  # no option of redis-py
+    done = subprocess.run(
+        [sys.executable, "-m", "langgraph_rq.worker", "--settings"],
+        cwd=tmp_path,
+        env=clean_environment({"REDIS_URL": url}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "got: rediss://redis.example/0?PASSWORD=***" in done.stderr
+    assert "hunter2" not in done.stdout + done.stderr

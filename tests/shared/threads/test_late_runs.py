@@ -20,7 +20,7 @@ class Late(QueueOnRedis):
 
     async def cancel(self, task_id):
         call = cancel_call(task_id, State.CANCELLED, b"{}", TIMES, self.now_ms)
-        assert await scripts.run(self.redis, call) is State.CANCELLED
+        assert (await scripts.run(self.redis, call)).state is State.CANCELLED
 
     async def send(self, task_id, multitask):
         task = Task.parse({"input": {}, "task_id": task_id, "thread_id": "t"}, TaskLimits())

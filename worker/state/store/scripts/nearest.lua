@@ -9,9 +9,9 @@
 -- ARGV[3] its length
 -- ARGV[4] embeddings of each namespace at most; no more than 1,000
 -- ARGV[5..] namespaces, at most a few hundred
--- Returns for each namespace, as many as there is time for: {items with embeddings in the hash; similarity of the farthest
--- embedding that was found, from 0 to 1, empty: none has been left out; then in turns the key of an item, the similarity of one of its embeddings, and when
--- it was put (us)}
+-- Returns for each namespace, as many as there is time for: {items with embeddings in the hash; similarity of the
+-- farthest embedding that was found, from 0 to 1, empty: none has been left out; then in turns the key of an item, the
+-- similarity of one of its embeddings, and when it was put (us)}
 local tenant, query, dims, count = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local EXACT = 1000 -- embeddings of a set that are all compared: it takes no longer than a walk through its graph, misses none
 local WALK = 200 -- embeddings that a walk keeps in view
