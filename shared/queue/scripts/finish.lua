@@ -8,7 +8,7 @@
 -- Uses shared/queue/functions/rq_jobs: hide_execution, list_ended, task_bytes, write_result
 -- Uses shared/queue/functions/shares: discharge
 -- Uses shared/queue/functions/events: record_end
--- Uses shared/queue/functions/records/thread_rows: expire_state, list_end, shorten_state, unlist_run
+-- Uses shared/queue/functions/records/thread_rows: INDEX, expire_state, list_end, shorten_state, unlist_run
 -- Uses shared/queue/functions/records/records: RECORDED, end_record, forget_record
 -- Uses shared/queue/functions/records/remembered_ids: kept_ms, remember_id
 --
@@ -67,7 +67,7 @@ end
 if cancel == 'rollback' and not is_rolled_back then
   return 3
 end
-if thread and last_checkpoint ~= '' and not redis.call('ZSCORE', 'agent:thread_index:' .. thread, last_checkpoint) then
+if thread and last_checkpoint ~= '' and not redis.call('ZSCORE', INDEX .. thread, last_checkpoint) then
   return 4
 end
 
