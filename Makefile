@@ -44,7 +44,7 @@ test: .venv/.servers ## Run the tests but those marked slow, in four processes (
 test-all: .venv/.servers ## Run all tests, in four processes (about a quarter of an hour)
 	@$(PYTEST)
 
-test-servers: .venv/.servers ## Test queue, guards, state and three faults on each Redis and Valkey here (SERVERS=--brief: in five minutes)
+test-servers: .venv/.servers ## Test queue, guards, state and three faults on each Redis and Valkey here (SERVERS=--brief: in three minutes)
 	@$(BIN)/python -m tests.servers run $(SERVERS)
 
 lint: install ## Check style, types and the direction of imports
