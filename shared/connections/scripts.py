@@ -6,7 +6,7 @@ and arguments, and how to read its reply. The logic exists once; only the awaiti
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha1
@@ -30,6 +30,11 @@ _CALLS = re.compile(r"^-- Calls ([\w/]+)", re.MULTILINE)
 _NAME = re.compile(r"\w+")
 _FUNCTION = re.compile(r"^local function (\w+)\([^)]*\)\n.*?^end\n", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
+_LITERAL = r"""-?\d+(?:\.\d+)?(?: \* \d+)*|'[^'\\\n]*'|"[^"\\\n]*\""""
+_CONSTANTS = re.compile(
+    rf"^local ([A-Z][A-Z_]*(?:, [A-Z][A-Z_]*)*) = ((?:{_LITERAL})(?:, (?:{_LITERAL}))*)(?: --.*)?$", re.MULTILINE
+)
+_WORD = re.compile(r"""--.*|'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|(?<![\w.])[A-Z][A-Z_]*\b""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,8 @@ def load_script(name: str) -> Script:
 
     Lua makes all functions anew with each call of a script, each the slower the more locals of the function around it
     are referred to. So what the script does not need of the files is left out, and each file is a function of its own,
-    which returns what others use of it. That is a value: a number that changes belongs into a table.
+    which returns what others use of it. That is a value: a number that changes belongs into a table. A constant like
+    `local DAY_MS = 86400000` is written where it is used.
     """
     flags, body = _read(name)
     names_of: dict[str, set[str]] = {}
@@ -65,7 +71,7 @@ def load_script(name: str) -> Script:
     used = ""
     for file, source in sources.items():
         rest = _FUNCTION.sub(lambda found: "" if found[1] in spare else found[0], source)
-        if names := sorted(names_of[file] - spare):
+        if names := sorted(names_of[file] - spare - _constants(file).keys()):
             used += _returning(_functions(source) + rest, names)
     return make_script(name, flags + _returning(_read(PRELUDE)[1], ["redis"]) + used + main)
 
@@ -87,8 +93,28 @@ def _spare(files: Iterable[str], main: str) -> frozenset[str]:
     return frozenset(functions.keys() - needed)
 
 
+@cache
 def _read(name: str) -> tuple[str, str]:
-    """Return the line of flags, if there is one, and the rest of a file."""
+    """Return the line of flags, if there is one, and the rest of a file, with constants where their names stand."""
+    flags, body = _open(name)
+    constants = dict(_constants(name))
+    for file, some in _USES.findall(body):
+        constants |= {name: value for name, value in _constants(file).items() if name in _NAME.findall(some)}
+    return flags, _WORD.sub(lambda found: constants.get(found[0], found[0]), _CONSTANTS.sub("", body))
+
+
+@cache
+def _constants(file: str) -> Mapping[str, str]:
+    """Return the constants of a file, as its lines `local NAME = value` have them."""
+    constants = dict[str, str]()
+    for names, values in _CONSTANTS.findall(_open(file)[1]):
+        # In brackets, so that `-NAME` and `NAME:find()` stay what they are.
+        constants |= zip(names.split(", "), (f"({value})" for value in re.findall(_LITERAL, values)), strict=True)
+    return constants
+
+
+@cache
+def _open(name: str) -> tuple[str, str]:
     source = files("langgraph_rq").joinpath(f"{name}.lua").read_text(encoding="utf-8")
     flags, end_of_line, body = source.partition("\n")
     return (flags + end_of_line, body) if flags.startswith("#!") else ("", source)

@@ -73,6 +73,15 @@ def test_script_has_the_functions_of_its_files_that_it_needs_and_no_others(name)
         assert is_there == (len(re.findall(rf"\b{function}\b", code)) > is_there), function
 
 
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_constant_stands_as_its_value_where_it_is_used(name):
+    code = re.sub(r"""--.*|'[^'\n]*'|"[^"\n]*\"""", "", scripts.load_script(name).source)
+    constants = set(
+        re.findall(r"^local ([A-Z_]+) = (?:-?\d+|'[^'\n]*'|\"[^\"\n]*\")$", "".join(files_of(name)), re.MULTILINE)
+    )
+    assert not constants & set(re.findall(r"\w+", code))
+
+
 def files_of(name: str) -> list[str]:
     """Return the text of what a script uses, and of what that uses."""
     uses = read_lua(name).uses

@@ -32,7 +32,8 @@
 -- {"refused" | "busy", scope, unit, limit, used, held, requested, reset time in ms or 0, what is known of the
 -- model}: refused if the amount does not fit beside what is used, busy if it does not fit beside what is held, or kept
 -- for the first in wait, too; or {"unreadable", name of a field of the policy that is no limit}.
-local WAIT_MS, LEAST_GUESS, NOTHING = 3000, 64, { tokens = 0, cost = 0 }
+local WAIT_MS, LEAST_GUESS = 3000, 64
+local NOTHING = { tokens = 0, cost = 0 }
 local reservations, reservation = KEYS[1], KEYS[2]
 local rid, is_guess, ttl_ms, now_ms = ARGV[1], ARGV[6] == "1", tonumber(ARGV[11]), clock(ARGV[14])
 local limits, may_wait = read_policy(ARGV[8], ARGV[9], ARGV[12]), ARGV[13] == "1"

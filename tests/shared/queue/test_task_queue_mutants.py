@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # some rules are foun
 MUTANTS = {
     "a running task hides one that is overdue": (
         "sweep",
-        "redis.call('ZADD', open_key, whole(math.max(deadline, now_ms + LOOK_AGAIN)), id)",
+        "redis.call('ZADD', open_key, whole(math.max(deadline, now_ms + (5000))), id)",
         "",
     ),
     "a running task is overdue": ("sweep", "if state == 'pending' and deadline", "if deadline"),
@@ -105,14 +105,14 @@ MUTANTS = {
     "nothing is marked": ("waiting/wake", "if not is_marked or", "if"),
     "a mark lets all go": ("waiting/wake", "mark(thing, now_ms, limit)", "mark(thing, now_ms, 0)"),
     "two marks count as one": ("waiting/wake", "before + limit", "limit"),
-    "a claim takes nothing out of marked sets": ("claim", "take_marked(MOST_WOKEN, now_ms)\n", ""),
+    "a claim takes nothing out of marked sets": ("claim", "take_marked((16), now_ms)\n", ""),
     "a mark for all holds for a batch": ("claim", "mark(thing, first, limit -", "mark(thing, now_ms + 1e9, limit -"),
     "a task goes on before its time": (
         "claim",
         "redis.call('ZRANGE', set_key, '-inf', whole(now_ms),",
         "redis.call('ZRANGE', set_key, '-inf', '+inf',",
     ),
-    "an empty set stays marked": ("claim", "    redis.call('ZREM', WAITS, thing)\n", ""),
+    "an empty set stays marked": ("claim", "    redis.call('ZREM', ('agent:waits'), thing)\n", ""),
     "a live worker is reaped": ("reap", "workers_key, '-inf', now,", "workers_key, '-inf', '+inf',"),
     "a dead worker's lease can be renewed": ("renew", "if not joining and", "if false and"),
     "a running task is ended from outside": ("cancel", "if before ~= 'pending' then", "if before == 'success' then"),
@@ -153,7 +153,7 @@ LATE = {
     ),
     "a mark that was used up is not given again": (
         "release",
-        "    if not redis.call('ZSCORE', WAITS, thing) then",
+        "    if not redis.call('ZSCORE', ('agent:waits'), thing) then",
         "    if false then",
         waits.test_thing_without_a_mark_gets_one_when_a_task_waits_for_it_again,
     ),
@@ -177,32 +177,32 @@ LATE = {
     ),
     "a task keeps its entry in a set": (
         "reap",
-        "  if thing then\n    redis.call('ZREM', SET .. thing, id)",
-        "  if false then\n    redis.call('ZREM', SET .. thing, id)",
+        "  if thing then\n    redis.call('ZREM', ('agent:wait:') .. thing, id)",
+        "  if false then\n    redis.call('ZREM', ('agent:wait:') .. thing, id)",
         waits.test_entry_of_a_task_that_went_on_does_not_use_up_a_mark,
     ),
     "a limited mark never comes again": (
         "claim",
-        "mark(thing, math.max(now_ms + AGAIN, first),",
+        "mark(thing, math.max(now_ms + (5000), first),",
         "mark(thing, now_ms + 1e9,",
         waits.test_tasks_that_are_let_go_and_not_refused_let_twice_as_many_go,
     ),
     "a limited mark comes again at once": (
         "claim",
-        "math.max(now_ms + AGAIN, first)",
+        "math.max(now_ms + (5000), first)",
         "first",
         waits.test_one_task_goes_on_when_the_time_of_a_refusal_is_over,
     ),
     "a limited mark comes again for no more": (
         "claim",
-        "math.min(2 * went, MOST_TASKS)",
+        "math.min(2 * went, (100))",
         "1",
         waits.test_tasks_that_are_let_go_and_not_refused_let_twice_as_many_go,
     ),
     "few marked sets are looked at": (
         "claim",
-        "redis.call('ZRANGE', WAITS, '-inf', whole(now_ms), 'BYSCORE', 'LIMIT', 0, n)",
-        "redis.call('ZRANGE', WAITS, '-inf', whole(now_ms), 'BYSCORE', 'LIMIT', 0, 4)",
+        "redis.call('ZRANGE', ('agent:waits'), '-inf', whole(now_ms), 'BYSCORE', 'LIMIT', 0, n)",
+        "redis.call('ZRANGE', ('agent:waits'), '-inf', whole(now_ms), 'BYSCORE', 'LIMIT', 0, 4)",
         waits.test_marks_of_empty_sets_do_not_hold_back_a_task_that_may_go_on,
     ),
 }
@@ -234,8 +234,8 @@ RQ = {
     ),
     "a deleted job is taken for an emptied queue": (
         "claim",
-        "local registry_key, found = DEFERRED .. queue, false",
-        "local registry_key, found = DEFERRED .. queue, true",
+        "local registry_key, found = ('rq:deferred:') .. queue, false",
+        "local registry_key, found = ('rq:deferred:') .. queue, true",
         partial(
             emptied.test_job_that_is_deleted_or_cancelled_takes_no_other_task_of_its_user_with_it,
             change="delete",
@@ -273,7 +273,7 @@ RQ = {
     ),
     "a stand-in has no job": (
         "claim",
-        "'data', STAND_IN_DATA, 'origin'",
+        "'data', ('[\"langgraph_rq.run_task\",null,[],{}]'), 'origin'",
         "'origin'",
         emptied.test_stand_in_for_ended_tasks_stays_when_rq_reads_the_jobs,
     ),
