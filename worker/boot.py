@@ -34,6 +34,7 @@ from langgraph_rq.worker.telemetry.exporters import telemetry
 from langgraph_rq.worker.telemetry.health import serve_health
 
 _BROKEN = 1
+_BITS = 64
 """Exit code of a worker that stopped because of stuck threads, or without its fork server; its supervisor should
 restart it."""
 
@@ -121,7 +122,9 @@ def _redis_urls(settings: WorkerSettings, redis: RedisSettings) -> list[str]:
 
 
 async def _check(redis: Redis, url: str, *, accept_unsafe: bool, replicas: int) -> None:
-    """Refuse a Redis that would lose tasks or threads: it evicts keys, or keeps no append-only file; and Redis Cluster.
+    """Refuse a Redis that would lose tasks or threads: it evicts keys, or keeps no append-only file.
+
+    Redis Cluster and a Redis built for 32 bits, whose scripts cannot write the time, are refused in any case.
 
     Managed services often keep no such file. Where submits wait for `replicas`, these hold the tasks instead. They may
     be fewer for a while after a failover: then no submit is answered, and a worker that starts loses nothing.
@@ -136,6 +139,9 @@ async def _check(redis: Redis, url: str, *, accept_unsafe: bool, replicas: int) 
         raise RedisUnavailableError(mask_url(url), explain_connect_error(error, url)) from error
     if info.get("redis_mode") == "cluster":
         raise SettingsError("expected a single Redis primary, got: Redis Cluster, whose keys need a common hash tag")
+    if info.get("arch_bits", _BITS) != _BITS:
+        got = info["arch_bits"]
+        raise SettingsError(f"Redis at {mask_url(url)}: expected a build for {_BITS} bits, got: {got} bits")
     problems = []
     if info.get("maxmemory_policy") != "noeviction":
         problems.append(f"maxmemory-policy: expected noeviction, got: {info.get('maxmemory_policy')}")

@@ -58,7 +58,7 @@ end
 local function count(bucket)
   local calls, failed = counted(key, bucket)
   failed = failed + (outcome == 'fail' and 1 or 0)
-  redis.call('HSET', key, slot(bucket), string.format('%.0f %d %d', bucket, calls + 1, failed))
+  redis.call('HSET', key, slot(bucket), string.format('%d %d %d', bucket, calls + 1, failed))
 end
 
 local function vote()

@@ -85,7 +85,7 @@ local function count(record, input_tokens, output_tokens, expired_tokens, calls,
   for i = 1, #more do
     sums[i] = math.max(0, (sums[i] or 0) + more[i])
   end
-  redis.call("HSET", models, record.model, string.format("%.0f %.0f %.0f %.0f %.0f %.0f", unpack(sums)))
+  redis.call("HSET", models, record.model, string.format("%d %d %d %d %d %d", unpack(sums)))
   if not totals then
     redis.call("PEXPIRE", models, 8 * DAY_MS)
   end
@@ -126,7 +126,7 @@ local function learn(model, calls_of_day, output_tokens, text_bytes, text_tokens
     bucket, most = bucket + 1, most * BUCKET_GROWTH
   end
   local function add(i, more)
-    stats[i] = string.format("%.0f", stats[i] + more)
+    stats[i] = string.format("%d", stats[i] + more)
   end
   add(1, 1)
   add(2, output_tokens)
@@ -135,7 +135,7 @@ local function learn(model, calls_of_day, output_tokens, text_bytes, text_tokens
   add(4 + bucket, 1)
   if tonumber(stats[1]) >= STATS_CALLS then
     for i = 1, #stats do
-      stats[i] = string.format("%.0f", math.floor(stats[i] / 2))
+      stats[i] = string.format("%d", math.floor(stats[i] / 2))
     end
   end
   redis.call("HSET", MODEL_STATS, model, table.concat(stats, " "))

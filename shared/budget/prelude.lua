@@ -1,8 +1,8 @@
 -- Prelude of reserve, settle and expire: the policy, scopes, and records of reservations.
 -- The three are allow-oom: a call that was made must be booked even with memory full; it grows Redis by little.
 --
--- Numbers go to redis.call as they are: Redis writes whole ones exactly. In strings it takes %.0f, as %d and tostring
--- spoil the digits of large doubles.
+-- Numbers go to redis.call as they are: Redis writes whole ones exactly. In strings it takes %d, as tostring spoils the
+-- digits of large ones.
 --
 -- Uses shared/budget/policy: amount_of, in_force, offset_of
 
@@ -88,7 +88,7 @@ end
 
 -- The model comes last, because it is the one part that may contain spaces.
 local function write_record(key, record, ttl_ms)
-  redis.call("SET", key, string.format("%s %s %.0f %.0f %.0f %.0f %s %s %s %s", record.state, record.day, record.tokens,
+  redis.call("SET", key, string.format("%s %s %d %d %d %d %s %s %s %s", record.state, record.day, record.tokens,
     record.cost, record.input_tokens, record.input_cost, record.tenant, record.user, record.task, record.model),
     "PX", ttl_ms)
 end

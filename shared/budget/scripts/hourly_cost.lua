@@ -33,8 +33,8 @@ if last_day == day then
 elseif last_day then
   spent = used + math.max(0, used_on(last_day) - last_used)
 end
-local cost = redis.call('HINCRBY', hours_key, hour, string.format('%.0f', spent))
-redis.call('HSET', hours_key, 'last_day', day, 'last_used', string.format('%.0f', used), 'first', first)
+local cost = redis.call('HINCRBY', hours_key, hour, string.format('%d', spent))
+redis.call('HSET', hours_key, 'last_day', day, 'last_used', string.format('%d', used), 'first', first)
 redis.call('PEXPIRE', hours_key, 8 * DAY_MS)
 
 local known, total, fields = math.min(WEEK, hour - first), 0, redis.call('HGETALL', hours_key)
@@ -52,7 +52,7 @@ if known < history or mean == 0 or cost <= times * mean or tonumber(seen[4]) == 
 end
 redis.call('HSET', hours_key, 'alerted', hour)
 redis.call('XADD', alerts_key, 'MAXLEN', '~', 1000, '*', 'scope', 'global', 'subject', '', 'unit', 'hour_cost',
-  'percent', math.floor(cost * 100 / mean), 'used', string.format('%.0f', cost), 'limit',
-  string.format('%.0f', times * mean), 'day', day)
+  'percent', math.floor(cost * 100 / mean), 'used', string.format('%d', cost), 'limit',
+  string.format('%d', times * mean), 'day', day)
 redis.call('PEXPIRE', alerts_key, 7 * DAY_MS)
 return {cost, mean, 1, day}

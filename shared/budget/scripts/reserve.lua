@@ -121,7 +121,7 @@ for _, scope in ipairs(limited) do
     if limit and is_new and used + held + scope.kept[unit] + requested > limit then
       if may_wait and not scope.is_kept then
         redis.call(
-          "HSET", scope.key, "waiter", string.format("%.0f %.0f %.0f %s", record.tokens, record.cost, now_ms + WAIT_MS, rid)
+          "HSET", scope.key, "waiter", string.format("%d %d %d %s", record.tokens, record.cost, now_ms + WAIT_MS, rid)
         )
       end
       return no("busy", scope.name, unit, limit, used, held + scope.kept[unit], requested)

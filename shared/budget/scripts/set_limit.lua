@@ -54,7 +54,7 @@ local function changed(old, for_all, seeded, given)
   if number and number + added >= EXACT then
     return nil, { "too_large", holds, added }
   end
-  return number and string.format("%.0f", number + added) or old
+  return number and string.format("%d", number + added) or old
 end
 
 if not has_cost then

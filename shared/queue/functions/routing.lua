@@ -16,7 +16,7 @@ end
 -- missing of a worker that could run it: worker (none is alive), queue (none reads it), graph (none that reads it serves
 -- the graph), or nothing: empty.
 local function route(queue, graph, now_ms)
-  local after_now = string.format('(%.0f', now_ms)
+  local after_now = string.format('(%d', now_ms)
   local live = redis.call('ZRANGE', 'agent:serving:' .. queue, after_now, '+inf', 'BYSCORE', 'LIMIT', 0, LISTS + 1)
   local serving = 0
   for i = 1, math.min(#live, LISTS) do

@@ -46,7 +46,7 @@ local function discharge(id, kept_bytes, keep_ms, now_ms)
     local step = math.ceil(keep_ms / INSTANTS)
     local instant = (math.floor((now_ms + keep_ms) / step) + 1) * step
     local kept_key = 'agent:tenant_kept:' .. tenant
-    if redis.call('HINCRBY', kept_key, string.format('%.0f', instant), kept_bytes) == kept_bytes then
+    if redis.call('HINCRBY', kept_key, string.format('%d', instant), kept_bytes) == kept_bytes then
       -- Twice the time, in which the sweeper takes it off before it expires.
       redis.call('PEXPIRE', kept_key, 2 * keep_ms, 'NX')
       redis.call('PEXPIRE', kept_key, 2 * keep_ms, 'GT')

@@ -9,9 +9,12 @@ import time
 import psutil
 import pytest
 from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
 
 from langgraph_rq import Client, State
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
+from langgraph_rq.shared.errors import SettingsError
+from langgraph_rq.worker import boot
 from tests.installation import SMALL_PROJECT, START_TIMEOUT_S, clean_environment, start_worker
 from tests.waiting import until_sync
 
@@ -197,6 +200,19 @@ def test_worker_that_cannot_start_says_why_in_one_line(refusals, mistake, code, 
     assert said.startswith("error: ")
     assert said.count("\n") == 1
     assert says in said
+
+
+class SmallRedis(AsyncRedis):
+    """Says that it was built for 32 bits, as no server that can be installed here is."""
+
+    async def info(self, *sections):
+        return {**await super().info(*sections), "arch_bits": 32}
+
+
+async def test_redis_whose_integers_are_too_small_for_the_time_is_refused(redis_url):
+    async with SmallRedis.from_url(redis_url) as small:
+        with pytest.raises(SettingsError, match="expected a build for 64 bits, got: 32 bits"):
+            await boot._check(small, redis_url, accept_unsafe=True, replicas=0)
 
 
 def test_redis_that_goes_away_while_graphs_are_loaded_is_named_in_one_line(tmp_path):
