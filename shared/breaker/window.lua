@@ -19,7 +19,13 @@ local function counted(key, bucket)
   return tonumber(calls), tonumber(failed)
 end
 
--- Returns the same of the whole window that ends with the bucket `last`.
+-- Add a call to a bucket; `failed` is 1 if it failed, else 0.
+local function add_call(key, bucket, failed)
+  local calls, failed_before = counted(key, bucket)
+  redis.call('HSET', key, slot(bucket), string.format('%d %d %d', bucket, calls + 1, failed_before + failed))
+end
+
+-- Returns calls and failed calls of the whole window that ends with the bucket `last`.
 local function window_of(key, last)
   local calls, failed = 0, 0
   for bucket = last - BUCKETS + 1, last do

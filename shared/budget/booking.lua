@@ -56,9 +56,12 @@ end
 -- with it. Numbers that are none count as 0.
 local function book(record, held, used, limits, alerts, is_lost)
   for _, scope in ipairs(scopes_of(record)) do
-    local held_tokens, held_cost, used_tokens, used_cost, tokens_alerted, cost_alerted, tokens_limit, cost_limit =
-      unpack(redis.call("HMGET", scope.key, "held_tokens", "held_cost", "used_tokens", "used_cost",
-        "alerted_tokens", "alerted_cost", "alerted_limit_tokens", "alerted_limit_cost"))
+    local limit = limits[scope.name]
+    local held_tokens, held_cost, used_tokens, used_cost, tokens_alerted, tokens_limit, cost_alerted, cost_limit =
+      unpack((limit.tokens or limit.cost)
+        and redis.call("HMGET", scope.key, "held_tokens", "held_cost", "used_tokens", "used_cost",
+          "alerted_tokens", "alerted_limit_tokens", "alerted_cost", "alerted_limit_cost")
+        or redis.call("HMGET", scope.key, "held_tokens", "held_cost", "used_tokens", "used_cost"))
     if held_tokens or is_lost then
       used_tokens = math.max(0, (tonumber(used_tokens) or 0) + used.tokens)
       used_cost = math.max(0, (tonumber(used_cost) or 0) + used.cost)

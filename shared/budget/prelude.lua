@@ -11,7 +11,29 @@ local MODEL_STATS = "agent:budget:model_stats"
 local POLICY = "agent:budget:policy"
 local DEFAULT_TENANT = "default"
 local NO_LIMIT = {}
-local NAMES = { "request", "utc_offset_s", "hold", "alert_percents", "task", "tenant", "user", "global" }
+
+-- Put the caller's own value in the place of each that the policy lacks. `values` begins with two of other fields.
+local function fill_in(values, seed)
+  for i, name in ipairs({ "request", "utc_offset_s", "hold", "alert_percents", "task", "tenant", "user", "global" }) do
+    if not values[i + 2] then
+      values[i + 2] = cjson.decode(seed)[name]
+      redis.call("HSETNX", POLICY, name, values[i + 2])
+    end
+  end
+end
+
+-- The amounts of a limit, and the name of its field that is none; nil for no limit.
+local function limit_of(name, all, own_name, own)
+  if all == "- -" and not own then
+    return NO_LIMIT
+  end
+  local tokens, cost, has_tokens, has_cost = in_force(own, all)
+  local most_tokens, tokens_are_readable = amount_of(tokens)
+  local most_cost, cost_is_readable = amount_of(cost)
+  local unreadable = not tokens_are_readable and (has_tokens and own_name or name)
+    or not cost_is_readable and (has_cost and own_name or name) or nil
+  return { tokens = most_tokens, cost = most_cost }, unreadable
+end
 
 -- The fleet's limits, which are the same for every caller: a field that is missing is the caller's own from then on.
 -- A table of request, hold, alert_percents, utc_offset_ms, and of tokens and cost (nil for no limit) by scope; a
@@ -19,36 +41,23 @@ local NAMES = { "request", "utc_offset_s", "hold", "alert_percents", "task", "te
 -- which no call may start; an offset that cannot be read is the caller's own.
 local function read_policy(tenant, user, seed)
   local own_tenant, own_user = "tenant:" .. tenant, "user:" .. user
-  local values = redis.call("HMGET", POLICY, own_tenant, own_user, unpack(NAMES))
-  for i, name in ipairs(NAMES) do
-    if not values[i + 2] then
-      values[i + 2] = cjson.decode(seed)[name]
-      redis.call("HSETNX", POLICY, name, values[i + 2])
-    end
-  end
+  local values = redis.call("HMGET", POLICY, own_tenant, own_user,
+    "request", "utc_offset_s", "hold", "alert_percents", "task", "tenant", "user", "global")
   local tenants_own, users_own, request, offset_s, hold, percents, of_task, of_tenant, of_user, of_fleet = unpack(values, 1, 10)
-  local policy = {
-    hold = hold, alert_percents = percents,
+  if not (request and offset_s and hold and percents and of_task and of_tenant and of_user and of_fleet) then
+    fill_in(values, seed)
+    tenants_own, users_own, request, offset_s, hold, percents, of_task, of_tenant, of_user, of_fleet = unpack(values, 1, 10)
+  end
+  local per_request, is_readable = amount_of(request)
+  local task, bad_task = limit_of("task", of_task)
+  local fleet, bad_fleet = limit_of("global", of_fleet)
+  local tenants, bad_tenant = limit_of("tenant", of_tenant, own_tenant, tenants_own)
+  local users, bad_user = limit_of("user", of_user, own_user, users_own)
+  return {
+    hold = hold, alert_percents = percents, request = per_request, task = task, tenant = tenants, user = users, global = fleet,
     utc_offset_ms = (offset_of(offset_s) or cjson.decode(seed).utc_offset_s) * 1000,
+    unreadable = not is_readable and "request" or bad_task or bad_fleet or bad_tenant or bad_user,
   }
-  local function amount(word, name)
-    local number, is_readable = amount_of(word)
-    if not is_readable then
-      policy.unreadable = name
-    end
-    return number
-  end
-  local function limit(name, all, own_name, own)
-    if all == "- -" and not own then
-      return NO_LIMIT
-    end
-    local tokens, cost, has_tokens, has_cost = in_force(own, all)
-    return { tokens = amount(tokens, has_tokens and own_name or name), cost = amount(cost, has_cost and own_name or name) }
-  end
-  policy.request = amount(request, "request")
-  policy.task, policy.global = limit("task", of_task), limit("global", of_fleet)
-  policy.tenant, policy.user = limit("tenant", of_tenant, own_tenant, tenants_own), limit("user", of_user, own_user, users_own)
-  return policy
 end
 
 -- A new reservation's tenant and task, empty for one that is not booked: a task without a limit, and the default tenant

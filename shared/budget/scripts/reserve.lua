@@ -78,16 +78,20 @@ end
 local UNITS = { "tokens", "cost" }
 local scopes, limited = scopes_of(record), {}
 for _, scope in ipairs(scopes) do
-  local amounts = redis.call("HMGET", scope.key, "used_tokens", "held_tokens", "used_cost", "held_cost", "waiter")
-  scope.is_new = not amounts[2]
-  scope.held = { tokens = tonumber(amounts[2]) or 0, cost = tonumber(amounts[4]) or 0 }
-  scope.limit = limits[scope.name]
-  if scope.limit.tokens or scope.limit.cost then
+  local limit = limits[scope.name]
+  local is_limited = limit.tokens or limit.cost
+  local held_tokens, held_cost, used_tokens, used_cost, waiter = unpack(is_limited
+    and redis.call("HMGET", scope.key, "held_tokens", "held_cost", "used_tokens", "used_cost", "waiter")
+    or redis.call("HMGET", scope.key, "held_tokens", "held_cost"))
+  scope.is_new = not held_tokens
+  scope.held = { tokens = tonumber(held_tokens) or 0, cost = tonumber(held_cost) or 0 }
+  if is_limited then
     limited[#limited + 1] = scope
-    scope.used = { tokens = tonumber(amounts[1]) or 0, cost = tonumber(amounts[3]) or 0 }
+    scope.limit = limit
+    scope.used = { tokens = tonumber(used_tokens) or 0, cost = tonumber(used_cost) or 0 }
     scope.kept = NOTHING
-    if amounts[5] then
-      local tokens, cost, ends_at, first = string.match(amounts[5], "^(%d+) (%d+) (%d+) (.+)$")
+    if waiter then
+      local tokens, cost, ends_at, first = string.match(waiter, "^(%d+) (%d+) (%d+) (.+)$")
       scope.is_first, scope.is_kept = first == rid, first and first ~= rid and tonumber(ends_at) > now_ms
       scope.kept = scope.is_kept and { tokens = tonumber(tokens), cost = tonumber(cost) } or NOTHING
     end

@@ -9,13 +9,17 @@ from tests.models.mutants import assert_caught
 pytestmark = pytest.mark.slow
 
 MUTANTS = {
-    "a report of an older generation votes": ("report", "if admitted_under == generation then", "if true then"),
+    "a report of an older generation votes": (
+        "report",
+        "local votes = admitted_under == generation",
+        "local votes = true",
+    ),
     "a dead prober keeps its slot": ("allow", "redis.call('ZREMRANGEBYSCORE', probes_key, '-inf', now_ms)", ""),
     "a probe fails after its lease": ("report", "elseif lease_ends_at > now_ms then", "else"),
     "an answer after the lease is lost": (
         "report",
-        "if outcome == 'ok' or outcome == 'ignore' then\n    if redis",
-        "if lease_ends_at > now_ms and (outcome == 'ok' or outcome == 'ignore') then\n    if redis",
+        "if outcome == 'ok' or outcome == 'ignore' then\n      if redis",
+        "if lease_ends_at > now_ms and (outcome == 'ok' or outcome == 'ignore') then\n      if redis",
     ),
     "an answer reported twice counts twice": ("report", "redis.call('HSETNX', key, 'good:' .. token, 1) == 1", "true"),
     "any number of probes": ("allow", "redis.call('ZCARD', probes_key) >= max_probes", "false"),

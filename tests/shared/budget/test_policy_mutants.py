@@ -24,7 +24,11 @@ NOW_MS = 1_800_055_800_000
 LIMITS = BudgetLimits(daily_tokens=1000, user_daily_tokens=100, utc_offset_s=3600)
 ANN = Payer(user_id="ann")
 MUTANTS = {
-    "a limit that cannot be read is none": ("reserve", "policy.unreadable = name", "name = name"),
+    "a limit that cannot be read is none": (
+        "reserve",
+        "return { tokens = most_tokens, cost = most_cost }, unreadable",
+        "return { tokens = most_tokens, cost = most_cost }",
+    ),
     "the own limit is to blame for the one for all": ("reserve", "has_tokens and own_name or name", "own_name or name"),
     "an offset that cannot be read is none": (
         "reserve",

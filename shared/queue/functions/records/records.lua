@@ -23,9 +23,13 @@ local BLOCK_MS, COUNT_MS = 86400000, 691200000
 -- A block's time to live is written anew when it is shorter than it should be, for so much (ms) longer.
 local LONGER_MS = 3600000
 local OPEN_LETTER = 'o'
-local LETTERS = {success = 's', error = 'e', timeout = 't', cancelled = 'c', interrupted = 'i'}
 -- The fields of a task's hash of which its record is made.
 local RECORDED = {'graph', 'user', 'created', 'started', 'epoch', 'waits', 'input_tokens', 'output_tokens', 'cost_nano_usd'}
+
+-- The letter of a state in which a run has ended; nil for another.
+local function letter_of(state)
+  return ({success = 's', error = 'e', timeout = 't', cancelled = 'c', interrupted = 'i'})[state]
+end
 
 -- The key of a numbered run's block, and its n there.
 local function block_of(tenant, number)
@@ -118,7 +122,7 @@ local function end_record(id, number, thread, state, task, error_type, now_ms)
   if not entry or entry:sub(1, #name) ~= name then
     return
   end
-  states = with_letter(states, n, LETTERS[state])
+  states = with_letter(states, n, letter_of(state))
   if thread then
     redis.pcall('HSET', block_key, 'states', states)
   else

@@ -11,8 +11,6 @@ local IDS = 'agent:ids:'
 -- Instants per window, which an id may be remembered longer by a part of that; instants that are looked at, of windows of
 -- different lengths; hashes per instant.
 local INSTANTS_EACH, MOST_INSTANTS, SLOTS = 8, 32, 1024
-local LETTER_OF = {success = 's', error = 'e', timeout = 't', cancelled = 'c', interrupted = 'i'}
-local STATE_OF = {s = 'success', e = 'error', t = 'timeout', c = 'cancelled', i = 'interrupted'}
 -- Characters of a digest, which is written in hexadecimal: what is remembered of an id takes 32 bytes with them, and less
 -- than 120 with the id where thousands share a hash.
 local DIGEST_LENGTH = 16
@@ -40,7 +38,7 @@ local function remember_id(id, state, digest, number, window_ms, now_ms)
   local instant, left_ms = whole(until_ms), whole(until_ms - now_ms)
   local before, behind = around_instant(id)
   local key, instants_key = before .. instant .. behind, IDS .. tenant_of(id)
-  redis.pcall('HSET', key, id, LETTER_OF[state] .. shortened(digest) .. (number or ''))
+  redis.pcall('HSET', key, id, state:sub(1, 1) .. shortened(digest) .. (number or ''))
   -- A hash that has a time to live is there already, and so is its instant.
   if redis.pcall('PEXPIRE', key, left_ms, 'NX') == 1 and redis.pcall('ZADD', instants_key, instant, instant) == 1 then
     redis.pcall('ZREMRANGEBYSCORE', instants_key, '-inf', whole(now_ms))
@@ -62,7 +60,8 @@ local function recall_id(id, now_ms)
   for _, instant in ipairs(instants) do
     local found = redis.pcall('HGET', before .. instant .. behind, id)
     if found then
-      return STATE_OF[found:sub(1, 1)], found:sub(2, DIGEST_LENGTH + 1), natural(found:sub(DIGEST_LENGTH + 2))
+      local states = {s = 'success', e = 'error', t = 'timeout', c = 'cancelled', i = 'interrupted'}
+      return states[found:sub(1, 1)], found:sub(2, DIGEST_LENGTH + 1), natural(found:sub(DIGEST_LENGTH + 2))
     end
   end
 end

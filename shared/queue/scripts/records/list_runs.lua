@@ -2,7 +2,7 @@
 -- List runs of a tenant, the newest first: a page, and where to go on. Looks at a bounded number of records.
 --
 -- Uses shared/connections/clock: natural, whole
--- Uses shared/queue/functions/records/records: BLOCK, COUNT, EACH, LETTERS, OPEN_LETTER, line_of_task, read_entry
+-- Uses shared/queue/functions/records/records: BLOCK, COUNT, EACH, OPEN_LETTER, letter_of, line_of_task, read_entry
 -- Uses shared/queue/functions/records/thread_runs: read_run
 --
 -- ARGV[1] tenant
@@ -22,7 +22,7 @@ local MOST_BLOCKS, MOST_RECORDS = 200, 350
 -- Entries of a thread's list that take as long to pass as a record to read.
 local PASSED_EACH = 100
 local is_open = state == 'pending' or state == 'running'
-local letter = is_open and OPEN_LETTER or LETTERS[state]
+local letter = is_open and OPEN_LETTER or letter_of(state)
 local looked, found = 0, {}
 
 -- The n of the runs of a block that may be asked for, the newest first, up to `last`.

@@ -2,7 +2,7 @@
 -- Read runs by their ids: of each its record, or what its task's hash says while it is open.
 --
 -- Uses shared/connections/clock: clock, natural
--- Uses shared/queue/functions/records/records: LETTERS, block_of, line_of_task, read_entry
+-- Uses shared/queue/functions/records/records: block_of, letter_of, line_of_task, read_entry
 -- Uses shared/queue/functions/records/remembered_ids: recall_id
 -- Uses shared/queue/functions/records/thread_runs: read_run
 -- Uses shared/queue/functions/turns: tenant_of
@@ -37,7 +37,7 @@ local function read(id)
   elseif thread ~= '' and known_in ~= thread then
     return {}
   end
-  if (cancel == 'rollback' or deleted) and LETTERS[state] then -- it has ended, and is listed no more
+  if (cancel == 'rollback' or deleted) and letter_of(state) then -- it has ended, and is listed no more
     return {}
   end
   if known_in == '' and number then
@@ -46,7 +46,7 @@ local function read(id)
   local line, about = record:match('^([^\n]*)\n?(.*)$')
   if known_in ~= '' then
     line, about = read_run(known_in, id)
-    if not line and thread ~= '' and LETTERS[state] then
+    if not line and thread ~= '' and letter_of(state) then
       return {}
     end
   end
