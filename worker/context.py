@@ -32,6 +32,7 @@ from langgraph_rq.shared.settings import (
     load,
 )
 from langgraph_rq.shared.settings.environment import file_of
+from langgraph_rq.shared.state_kept import StateKept
 from langgraph_rq.shared.telemetry.anchors import AnchorWriter
 from langgraph_rq.shared.telemetry.audit import Audit
 from langgraph_rq.shared.telemetry.logs import get_logger
@@ -97,7 +98,8 @@ async def open_context(
         )
     config = read_langgraph_json(config_path(settings), requires_auth=settings.require_auth)
     state = load(StateSettings)
-    serializer = StateSerializer(StateKeys.parse(None if state.key is None else state.key.get_secret_value()))
+    state_keys = StateKeys.parse(None if state.key is None else state.key.get_secret_value())
+    serializer = StateSerializer(state_keys)
     key_file = file_of(VARIABLE)
     _export_key(model)
     async with AsyncExitStack() as stack:
@@ -160,7 +162,10 @@ async def open_context(
             keys=keys,
             key_file=KeyFile(key_file) if key_file else None,
             checkpointer=brought.checkpointer or checkpointer,
-            state_kept="by the project's checkpointer" if brought.checkpointer else place.described(),
+            state_kept=StateKept(
+                "by the project's checkpointer" if brought.checkpointer else place.described(),
+                tuple(state_keys.secrets),
+            ),
             serializer=serializer,
             answer_journal=settings.answer_journal,
             ledger_ttl_ms=round(settings.thread_ttl_s * 1000),

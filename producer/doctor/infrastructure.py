@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from ipaddress import ip_address
+from itertools import combinations
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ from langgraph_rq.producer.doctor.finding import Check, Finding, failed, passed,
 from langgraph_rq.producer.doctor.system import System
 from langgraph_rq.shared.connections.clients import leaves_host_in_plain
 from langgraph_rq.shared.settings import ALL, QueueSettings, load
+from langgraph_rq.shared.state_kept import StateKept
 
 _HEADROOM_PERCENT = 70
 _DAYS_WARN, _DAYS_FAIL = 14, 2
@@ -83,18 +85,21 @@ _WRITTEN = (("SET", "any", ""), ("HSET", "any", "a", ""), ("ZADD", "any", 0, "a"
 
 
 def threads_are_in_one_place(system: System) -> Finding:
-    """A conversation whose turns run on workers with different places has a history in each."""
-    places: dict[str, set[str]] = {}
+    """A conversation has a history in each place of its workers, and ends where another secret is needed."""
+    places: dict[str, set[StateKept]] = {}
     for worker in system.fleet.workers:
-        for graph in worker.graphs if worker.state_kept else ():
+        for graph in worker.graphs:
             places.setdefault(graph, set()).add(worker.state_kept)
-    torn = {graph: sorted(kept) for graph, kept in places.items() if len(kept) > 1}
+    torn = {graph: kept for graph, kept in places.items() if not all(a.fits(b) for a, b in combinations(kept, 2))}
     if torn:
-        graph, kept = min(torn.items())
+        graph = min(torn)
+        kept = sorted(str(one) for one in torn[graph] if one.place)
         others = f", and of {len(torn) - 1} other graphs" if len(torn) > 1 else ""
         return failed(
-            f"the workers of {graph}{others} keep threads in different places: {'; '.join(kept)}",
-            "give all of them the same LGRQ_STATE, LGRQ_STATE_URL, LGRQ_CHECKPOINTS and LGRQ_CHECKPOINT_REDIS_URL",
+            f"the workers of {graph}{others} keep threads in different places, or encrypt them with different secrets: "
+            f"{'; '.join(kept)}",
+            "give all of them the same LGRQ_STATE, LGRQ_STATE_URL, LGRQ_STATE_KEY, LGRQ_CHECKPOINTS and "
+            "LGRQ_CHECKPOINT_REDIS_URL",
         )
     return passed("all workers of a graph keep its threads in one place")
 

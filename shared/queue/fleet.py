@@ -9,6 +9,7 @@ from langgraph_rq.shared.connections.scripts import Call, load_script
 from langgraph_rq.shared.guarded_models import GuardedModels
 from langgraph_rq.shared.queue.answers import whole_number
 from langgraph_rq.shared.queue.keys import DELAYED, OPEN, QUEUE_PREFIX, RQ_QUEUES, WORKERS, graph_name
+from langgraph_rq.shared.state_kept import StateKept
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,8 @@ class WorkerStatus:
     """By name."""
     guarded: GuardedModels = field(default_factory=GuardedModels)
     """The models whose calls it guards."""
-    state_kept: str = ""
-    """Where it keeps the checkpoints of threads, as it compares this with others; empty: of an earlier version."""
+    state_kept: StateKept = field(default_factory=StateKept)
+    """Where it keeps threads, and with which secrets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def _worker(reply: Sequence[Any], now_ms: int) -> WorkerStatus:
         round((float(lease_end) - now_ms) / 1000, 3),
         tuple(sorted(map(graph_name, filter(None, graphs.split(","))))),
         GuardedModels.read(models),
-        state_kept.decode() if state_kept else "",
+        StateKept.read(state_kept),
     )
 
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from langgraph_rq.shared.errors import SettingsError
+from langgraph_rq.shared.state_kept import PLAIN
 from langgraph_rq.worker.state.refused_state import KEY_SETTING, RefusedStateError
 
-PLAIN = "plain"
 SHORTEST = 32
 """Characters of a secret."""
 
@@ -29,7 +29,7 @@ _NONCE_BYTES = 12
 
 @dataclass(frozen=True, slots=True)
 class StateKeys:
-    """The secrets by their names, the writing one first; a secret of None is `plain`."""
+    """The secrets by their names, which do not give them away, the writing one first; a secret of None is `plain`."""
 
     secrets: Mapping[str, bytes | None]
 

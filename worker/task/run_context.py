@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.signing import TaskKeys
+from langgraph_rq.shared.state_kept import StateKept
 from langgraph_rq.shared.tasks import TaskLimits
 from langgraph_rq.shared.telemetry.anchors import AnchorWriter
 from langgraph_rq.shared.telemetry.audit import Audit
@@ -44,8 +45,8 @@ class RunContext:
     """Where the key of the model API comes from; None: from no file."""
     checkpointer: Checkpointer | None = None
     """Where the graphs' checkpoints live, but for graphs with one of their own; None for none."""
-    state_kept: str = ""
-    """Where these are, as workers compare it (worker/fleet/state_places.py); empty: not to be compared."""
+    state_kept: StateKept | None = None
+    """Where these are and with which secrets, as workers compare it; None: not to be compared."""
     serializer: StateSerializer | None = None
     """Writes what is kept of a run besides its checkpoints: answers of models, results of calls that are made once."""
     answer_journal: bool = False

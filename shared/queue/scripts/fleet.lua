@@ -10,7 +10,7 @@
 -- ARGV[1] now (ms) in tests, else empty
 -- Returns {now (ms), open tasks, delayed tasks, workers, queues}; of the workers also those whose lease is over
 --   worker: {name, lease end (ms), tasks that it owns, RQ's state, its queues, tasks that succeeded, that failed,
---     its graphs, ",a,b,", the models whose calls it guards, JSON, where it keeps threads}
+--     its graphs, ",a,b,", the models whose calls it guards, JSON, where it keeps threads, JSON}
 --   queue: {key, ids in its list and users in the lines of at most TENANTS of its tenants, when the first id was submitted (ms) or nil}
 local workers_key, queues_key, open_key, delayed_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local now_ms = clock(ARGV[1])
