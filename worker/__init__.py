@@ -2,7 +2,8 @@
 
 From the top, each imports only those below it:
 
-__main__.py  the command langgraph-worker
+__main__.py  where langgraph-worker begins
+command.py   its options
 boot.py      what a worker process does from its start to its end
 telemetry/   what a worker process exposes: metrics, health, alerts
 fleet/       one worker among others: claim, lease, run, drain, isolate

@@ -30,6 +30,7 @@ from langgraph_rq.shared.errors import (
     UnknownTaskError,
     WaitTimeoutError,
 )
+from langgraph_rq.shared.interrupts import INTERRUPTED
 from langgraph_rq.shared.settings import refuse_unknown_names
 from langgraph_rq.shared.tasks import State
 
@@ -57,8 +58,6 @@ _EXIT_OF = {
     NotEndedError: 5,
     WaitTimeoutError: 5,
 }
-_INTERRUPTED = 130
-"""As a shell writes the end by SIGINT, which Ctrl-C sends."""
 
 
 class _Group(click.Group):
@@ -73,7 +72,7 @@ class _Group(click.Group):
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             terminal.report("")  # what the shell writes next does not go on behind ^C
-            ctx.exit(_INTERRUPTED)
+            ctx.exit(INTERRUPTED)
         except LanggraphRqError as error:
             for text in (error, *getattr(error, "__notes__", ())):
                 terminal.report(f"error: {text}")

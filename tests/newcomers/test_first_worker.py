@@ -27,7 +27,7 @@ def redis_url():
 @pytest.mark.parametrize(
     ("program", "command", "module", "extra"),
     [
-        ("worker.__main__", "langgraph-worker", "uvloop", "worker"),
+        ("worker.command", "langgraph-worker", "uvloop", "worker"),
         ("producer.cli.main", "dev model", "uvicorn", "worker"),
         ("producer.cli.main", "dashboard", "waitress", "dashboard"),
     ],

@@ -14,7 +14,7 @@ import pytest
 from langgraph_rq.producer.cli.main import main as producer
 from langgraph_rq.producer.gateway.app import create_app
 from langgraph_rq.shared.settings import ALL, GatewaySettings
-from langgraph_rq.worker.__main__ import main as worker
+from langgraph_rq.worker.command import main as worker
 from tests.installation import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])

@@ -24,7 +24,7 @@ from langgraph_rq.shared.settings import (
     mask_url,
     refuse_unknown_names,
 )
-from langgraph_rq.worker.__main__ import main
+from langgraph_rq.worker.command import main
 from tests.installation import ROOT
 
 EXAMPLE = ROOT / ".env.example"
