@@ -1,13 +1,9 @@
 """Queues that RQ's own clients empty, and waiting jobs that they delete or cancel: nothing else is lost."""
 
 import pytest
-from redis import Redis
-from rq import Queue
 from rq.registry import CanceledJobRegistry
-from rq.serializers import JSONSerializer
 
 from tests.shared.queue.rq_clients import (
-    Tasks,
     enqueue,
     fetch,
     listed,
@@ -15,19 +11,6 @@ from tests.shared.queue.rq_clients import (
     waiting,
 )
 from tests.shared.queue.test_task_queue import QUEUE
-
-
-@pytest.fixture
-async def queue(aredis):
-    queue = Tasks(aredis)
-    await queue.join()
-    return queue
-
-
-@pytest.fixture
-def rq(redis_url):
-    with Redis.from_url(redis_url) as redis:
-        yield Queue(QUEUE, connection=redis, serializer=JSONSerializer)
 
 
 @pytest.mark.parametrize("first", ["claim", "sweep", "submit"])

@@ -1,10 +1,7 @@
 """RQ's own clients beside our tasks: the jobs that they push, and how they see ours run and end."""
 
 import pytest
-from redis import Redis
-from rq import Queue
 from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry
-from rq.serializers import JSONSerializer
 
 from langgraph_rq.shared.queue.attempts import Kept
 from langgraph_rq.shared.tasks import State
@@ -12,26 +9,12 @@ from tests.shared.queue.rq_clients import (
     REGISTRIES,
     STATUS,
     TIMES,
-    Tasks,
     enqueue,
     enqueue_at,
     fetch,
     listed,
 )
 from tests.shared.queue.test_task_queue import QUEUE
-
-
-@pytest.fixture
-async def queue(aredis):
-    queue = Tasks(aredis)
-    await queue.join()
-    return queue
-
-
-@pytest.fixture
-def rq(redis_url):
-    with Redis.from_url(redis_url) as redis:
-        yield Queue(QUEUE, connection=redis, serializer=JSONSerializer)
 
 
 async def test_requeued_job_is_shown_as_it_ended(queue, rq):
