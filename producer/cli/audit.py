@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -66,7 +66,7 @@ def audit(*, check: bool, file: TextIO | None, task_id: str | None, last: int, a
         if check:
             _verify(redis, as_json=as_json)
         elif file:
-            for entry in read_log(redis):
+            for entry in _entries(redis):
                 file.write(json.dumps(entry) + "\n")
         else:
             _show(redis, task_id, last, as_json=as_json)
@@ -104,7 +104,10 @@ def read_log(redis: Redis, check: AnchorCheck | None = None) -> Iterator[dict[st
 def verify_log(redis: Redis, settings: TelemetrySettings) -> Verdict:
     """Check every chain and every anchor. Raises SettingsError: there is no key."""
     if settings.audit_key is None:
-        raise SettingsError("LGRQ_AUDIT_KEY: expected the key that signed the audit log, got: nothing")
+        raise SettingsError(
+            "LGRQ_AUDIT_KEY: expected the key that signed the audit log, got: nothing; set it, and "
+            "LGRQ_AUDIT_WORKER_KEY if workers have one of their own"
+        )
     key, worker_key = settings.audit_key.get_secret_value(), settings.workers_audit_key or ""
     now_ms = round(time.time() * 1000)
     # Anchors and heads first: what is written in between is then in the entries, beyond both, which is no fault.
@@ -158,6 +161,8 @@ def _verify(redis: Redis, *, as_json: bool) -> None:
 
 
 def _sentences(found: Verdict, settings: TelemetrySettings) -> list[str]:
+    if not (found.entries or found.faults):
+        return [_why_empty(settings)]
     lines = [
         f"{one.writer} entry {one.seq}: {one.what}"
         for one in found.faults
@@ -178,17 +183,46 @@ def _sentences(found: Verdict, settings: TelemetrySettings) -> list[str]:
 
 
 def _show(redis: Redis, task_id: str | None, last: int, *, as_json: bool) -> None:
-    chosen = [entry for entry in read_log(redis) if task_id in {None, entry["task"]}][-last:]
-    if as_json:
+    chosen = deque((entry for entry in _entries(redis) if task_id in {None, entry["task"]}), maxlen=last)
+    if not chosen and task_id:
+        terminal.report(f"no entry of the audit log is about the task {task_id}; with API keys an id is <tenant>--<id>")
+    elif as_json:
         for entry in chosen:
             terminal.write(_shown(entry))
-        return
+    elif chosen:
+        terminal.write(_table(chosen))
+
+
+def _table(chosen: Iterable[dict[str, str]]) -> terminal.Rows:
     table = terminal.Rows("at", "who", "action", "task", terminal.Column("details", wraps=True))
     for entry in chosen:
         shown = _shown(entry)
         details = ", ".join(f"{name}={value}" for name, value in shown["details"].items())
         table.add_row(shown["at"], shown["actor"], shown["action"], shown["task"], details)
-    terminal.write(table)
+    return table
+
+
+def _entries(redis: Redis) -> Iterator[dict[str, str]]:
+    """Yield all entries; report why if there are none."""
+    is_empty = True
+    for entry in read_log(redis):
+        is_empty = False
+        yield entry
+    if is_empty:
+        terminal.report(_why_empty(load(TelemetrySettings)))
+
+
+def _why_empty(settings: TelemetrySettings) -> str:
+    """Say why there may be no entries, and what to do."""
+    if settings.audit_key is None:
+        return (
+            "the audit log is empty, and LGRQ_AUDIT_KEY is not set here: only programs that have the key keep it; "
+            "give one (`openssl rand -hex 32`) to clients, gateways and workers, and start them again"
+        )
+    return (
+        f"the audit log is empty: no program that has LGRQ_AUDIT_KEY has done anything on this Redis in "
+        f"{settings.audit_days} days; see that clients, gateways and workers have it, and this REDIS_URL"
+    )
 
 
 def _shown(entry: dict[str, str]) -> dict[str, Any]:

@@ -72,7 +72,9 @@ def test_removed_entry_is_verified_with_exit_code_1(audited, redis_client):
 
 def test_verifying_needs_the_key(audited, monkeypatch):
     monkeypatch.delenv("LGRQ_AUDIT_KEY")
-    assert run("--verify").exit_code == 2
+    done = run("--verify")
+    assert done.exit_code == 2
+    assert "got: nothing; set it" in done.stderr
 
 
 def test_wrong_key_is_one_line_and_not_one_of_each_entry(audited, monkeypatch):
@@ -115,6 +117,42 @@ def test_without_a_key_there_is_no_log(redis_url, redis_client):
     with Client(redis_url) as client:
         client.submit({"query": "x"})
     assert not redis_client.exists(STREAM)
+
+
+@pytest.mark.parametrize("options", [(), ("--json",), ("--task", "t1"), ("--export", "-")])
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        (
+            "",
+            "the audit log is empty, and LGRQ_AUDIT_KEY is not set here: only programs that have the key keep it",
+        ),
+        (KEY, "the audit log is empty: no program that has LGRQ_AUDIT_KEY has done anything on this Redis in 90 days"),
+    ],
+    ids=["no key", "a key"],
+)
+def test_empty_log_says_why_and_what_to_do(redis_url, monkeypatch, options, key, why):
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    if key:
+        monkeypatch.setenv("LGRQ_AUDIT_KEY", key)
+    done = run(*options)
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stderr.startswith(why), done.stderr
+
+
+def test_empty_log_is_not_verified_as_whole(redis_url, monkeypatch):
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    monkeypatch.setenv("LGRQ_AUDIT_KEY", KEY)
+    done = run("--verify")
+    assert done.exit_code == 0
+    assert done.stdout.startswith("the audit log is empty: ")
+    assert "whole" not in done.stdout
+
+
+def test_log_without_entries_of_a_task_says_so(audited):
+    done = run("--task", "t2")
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stderr.startswith("no entry of the audit log is about the task t2")
 
 
 async def test_gateway_writes_down_whose_key_it_was(redis_url, monkeypatch):
