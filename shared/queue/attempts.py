@@ -149,7 +149,8 @@ def finish_call(
     `question` is what the thread shows now: while it shows one, the tasks behind this one wait for its answer. A task
     that is to be rolled back ends once it `is_rolled_back`. The checkpoints of its own `spent_thread`, if they are in
     the same Redis, are kept for `kept_ms` from now on; those of a thread that it names at most so long. A task does not
-    end whose `last_checkpoint` on the thread that it names is not there; empty: it is not looked for.
+    end whose `last_checkpoint` on the thread that it names is not there, unless the thread was deleted; empty: it is
+    not looked for.
     """
     task_id, queue = claimed.id, claimed.queue
     return Call(
@@ -187,6 +188,7 @@ def finish_call(
             spent_thread,
             kept_ms,
             last_checkpoint,
+            claimed.token,
             now_ms,
         ],
         Finished,

@@ -8,7 +8,7 @@
 -- Uses shared/queue/functions/rq_jobs: hide_execution, list_ended, task_bytes, write_result
 -- Uses shared/queue/functions/shares: discharge
 -- Uses shared/queue/functions/events: record_end
--- Uses shared/queue/functions/records/thread_rows: INDEX, expire_state, list_end, shorten_state, unlist_run
+-- Uses shared/queue/functions/records/thread_rows: INDEX, STATE, expire_state, list_end, shorten_state, unlist_run
 -- Uses shared/queue/functions/records/records: RECORDED, end_record, forget_record
 -- Uses shared/queue/functions/records/remembered_ids: kept_ms, remember_id
 --
@@ -43,10 +43,12 @@
 -- ARGV[19] thread of its own whose checkpoints, if they are in this Redis, are not needed any more; empty for none
 -- ARGV[20] how long they are kept (ms), or those of the thread that it names at most; 0: these are left as they are
 -- ARGV[21] name of the last checkpoint that it has saved on its thread, if they are in this Redis; else empty
--- ARGV[22] now (ms) in tests, else empty
+-- ARGV[22] fencing token of the claim
+-- ARGV[23] now (ms) in tests, else empty
 -- Returns 1 written | 2 already written by this very attempt (its reply was lost) | 0 fenced off | 3 the task is to be
 --   rolled back: the caller removes what it has written first | 4 the last checkpoint is not there: a replica was promoted
---   that lacks it, and the task is to go on from the one before
+--   that lacks it, and the task is to go on from the one before. A thread that an operation has deleted meanwhile has a
+--   higher token: its task ends
 local task_key, result_key, events_key, own_key, open_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local job_key, wip_key, rq_results_key, rq_worker_key = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local id, epoch, worker, state, result = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -54,7 +56,7 @@ local result_ms, events_ms, window_ms = tonumber(ARGV[6]), tonumber(ARGV[7]), to
 local rq_status, rq_failure, now_iso, run_s = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
 local emptied_data, rq_result, question, still_ms = ARGV[13], ARGV[14], ARGV[15], tonumber(ARGV[16])
 local error_type, is_rolled_back, own_thread, own_thread_ms = ARGV[17], ARGV[18] == '1', ARGV[19], ARGV[20]
-local last_checkpoint, now_ms = ARGV[21], clock(ARGV[22])
+local last_checkpoint, token, now_ms = ARGV[21], tonumber(ARGV[22]), clock(ARGV[23])
 
 local is_owner, task, known_state = fence(task_key, epoch, worker, 'thread', 'queue', 'result_ms', 'failure_ms', 'digest',
   'run', 'cancel', unpack(RECORDED))
@@ -67,7 +69,8 @@ end
 if cancel == 'rollback' and not is_rolled_back then
   return 3
 end
-if thread and last_checkpoint ~= '' and not redis.call('ZSCORE', INDEX .. thread, last_checkpoint) then
+if thread and last_checkpoint ~= '' and not redis.call('ZSCORE', INDEX .. thread, last_checkpoint)
+  and (tonumber(redis.call('HGET', STATE .. thread, 't') or '') or 0) <= token then
   return 4
 end
 

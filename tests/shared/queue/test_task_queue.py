@@ -241,6 +241,16 @@ async def test_task_of_a_thread_that_lacks_its_last_checkpoint_does_not_end(queu
     assert await queue.finish(claimed, last_checkpoint=b"0::2") is Finished.ALREADY_MINE
 
 
+async def test_task_whose_thread_was_deleted_meanwhile_ends(queue):
+    await queue.join()
+    await queue.submit(thread_id="t")
+    claimed = await queue.claim_one()
+    await queue.redis.hset("agent:thread_state:t", "t", claimed.token)  # it has begun
+    assert await queue.finish(claimed, last_checkpoint=b"0::1") is Finished.FORGOTTEN
+    await queue.redis.hset("agent:thread_state:t", "t", claimed.token + 1)
+    assert await queue.finish(claimed, last_checkpoint=b"0::1") is Finished.WRITTEN
+
+
 async def test_task_without_a_thread_ends_whatever_checkpoint_it_names(queue):
     await queue.join()
     await queue.submit()

@@ -127,6 +127,18 @@ LATE = {
         "",
         queues.test_task_of_a_thread_that_lacks_its_last_checkpoint_does_not_end,
     ),
+    "a task of a deleted thread runs again": (
+        "finish",
+        "\n  and (tonumber(redis.call('HGET', STATE .. thread, 't') or '') or 0) <= token then",
+        " then",
+        queues.test_task_whose_thread_was_deleted_meanwhile_ends,
+    ),
+    "a task ends that began last, without its last checkpoint": (
+        "finish",
+        "or 0) <= token then",
+        "or 0) < token then",
+        queues.test_task_whose_thread_was_deleted_meanwhile_ends,
+    ),
     "an id that waits elsewhere is claimed": (
         "claim",
         "lies_here and state == 'pending'",

@@ -14,6 +14,7 @@ from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
 from langgraph_rq.shared.queue.keys import WORKERS, task_hash
 from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.worker.fleet.outcomes import OutcomeWriter
+from langgraph_rq.worker.guards.task_guard import current_task
 from tests import fleet
 from tests.clocks import needs_faketime, set_clock, settable
 from tests.sentinels import depose, replicated, watched
@@ -96,6 +97,32 @@ async def test_turn_is_ended_again_whose_last_checkpoint_was_forgotten_before_it
                 client.submit({}, task_id=turn, thread_id="thread")
                 result = await asyncio.to_thread(client.wait, turn, 20)
     assert result.result == {"steps": ["one", "two", "one", "two"]}
+
+
+@pytest.mark.parametrize("by", ["client", "saver"])
+async def test_task_whose_thread_is_deleted_right_before_its_end_is_not_run_again(redis_url, monkeypatch, by):
+    commit, runs = OutcomeWriter._commit, []
+
+    async def two(_state):
+        runs.append(1)
+        return {"steps": ["two"]}
+
+    async def commit_after_the_deletion(self, attempt, *args, **options):
+        if by == "client":
+            await asyncio.to_thread(client.threads.delete, "thread", force=True)
+        else:
+            current_task.set(None)
+            await attempt.context.checkpointer.adelete_thread("thread")
+        return await commit(self, attempt, *args, **options)
+
+    monkeypatch.setattr(OutcomeWriter, "_commit", commit_after_the_deletion)
+    with Client(redis_url) as client, Redis.from_url(redis_url) as redis:
+        async with fleet.worker(redis_url, {"assistant": two_nodes(two)}, checkpoints=True):
+            client.submit({}, task_id="t", thread_id="thread")
+            result = await asyncio.to_thread(client.wait, "t", 20)
+        assert not list(redis.scan_iter("agent:thread_index:*"))
+    assert result.result == {"steps": ["one", "two"]}
+    assert runs == [1]
 
 
 TASKS = ("a", "b")
