@@ -26,7 +26,10 @@ class ThreadReader:
         """Read the checkpoint that `config` names, or the newest."""
         thread, namespace = place_of(config)
         checkpoint_id = get_checkpoint_id(config) or ""
-        if not namespace and not checkpoint_id and (begun := self._threads.found_at_begin(thread)) is not None:
+        is_newest = not namespace and not checkpoint_id
+        if is_newest and (lent := self._threads.lent.take(thread)):
+            return lent
+        if is_newest and (begun := self._threads.found_at_begin(thread)) is not None:
             return _tuple_of(thread, self._threads.codec(thread), begun[0], None) if begun else None
         return await anext(aiter(self._read(thread, [name_of(namespace, checkpoint_id)])), None)
 

@@ -106,6 +106,7 @@ class ThreadSaver(SyncFaces):
         self.serde = serializer or StateSerializer()
         self._threads = ThreadScripts(redis, self.serde, ttl_s, Outages(patience_s, is_fenced), token)
         self.ttl_ms = self._threads.ttl_ms
+        self.lent = self._threads.lent
         self._reader = ThreadReader(self._threads)
         self._keep = keep
         self._large: OrderedDict[tuple[str, str], frozenset[str]] = OrderedDict()

@@ -14,6 +14,7 @@ from langgraph_rq.shared.connections.batching import Batcher
 from langgraph_rq.shared.connections.kept_connection import Argument
 from langgraph_rq.worker.state.later_ids import follow
 from langgraph_rq.worker.state.outages import CheckpointFencedError, Outages
+from langgraph_rq.worker.state.saver.lent import Lent
 from langgraph_rq.worker.state.saver.records import Codec, split_name
 from langgraph_rq.worker.state.saver.thread_keys import index_key, state_key
 from langgraph_rq.worker.state.saver.thread_writes import NewCheckpoint, NodeWrites, ThreadWrites, Writer
@@ -53,6 +54,7 @@ class ThreadScripts:
         self._token = token
         self._codecs: dict[str, Codec] = {}
         self._begun: OrderedDict[str, tuple[Argument, list[Any]]] = OrderedDict()
+        self.lent = Lent(self._token_of)
         self._soon: OrderedDict[tuple[str, Argument], asyncio.Future[int]] = OrderedDict()
         self._background = BackgroundTasks()
 
@@ -117,7 +119,7 @@ class ThreadScripts:
         """
         if not is_after_run:
             self.outages.check_fence()
-        self._begun.pop(thread, None)
+        self._forget_begun(thread)
         return await self._run(verb, [state_key(thread), index_key(thread)], [self._token_of(thread), *args])
 
     async def save(self, thread: str, run: str, what: NodeWrites | NewCheckpoint) -> int:
@@ -174,7 +176,7 @@ class ThreadScripts:
 
     def _save(self, writer: Writer, what: NodeWrites | NewCheckpoint) -> Awaitable[int]:
         self.outages.check_fence()  # the run may have ended while Redis was away
-        self._begun.pop(writer.thread, None)
+        self._forget_begun(writer.thread)
         return self._writes.save(writer, what)
 
     def _forget_saved(self, key: tuple[str, Argument], saving: "asyncio.Task[int]") -> None:
@@ -189,6 +191,10 @@ class ThreadScripts:
             self._soon[key].exception()  # none may wait for it
         elif saving.result() > 0:
             del self._soon[key]
+
+    def _forget_begun(self, thread: str) -> None:
+        self._begun.pop(thread, None)
+        self.lent.forget(thread)
 
     def _note_begun(self, thread: str, found: list[Any]) -> None:
         if self.is_task_of(thread):

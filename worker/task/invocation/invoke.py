@@ -61,6 +61,9 @@ async def invoke(
         if result is None:
             return read_error(error, deadline_at)
         _log.warning("graph.not_left", graph=task.graph, error=type(error).__name__)
+    finally:
+        if isinstance(attempt.context.checkpointer, ThreadSaver):
+            attempt.context.checkpointer.lent.forget(task.thread_key)
     return result
 
 
@@ -130,7 +133,10 @@ async def _read_before(attempt: Attempt, task: Task, config: RunnableConfig) -> 
     if is_new and isinstance(context.checkpointer, ThreadSaver):
         context.checkpointer.begin_new(task.thread_key)
     elif context.checkpointer and await context.checkpointer.begin(task.thread_key):
-        return await context.checkpointer.aget_tuple(config)
+        found = await context.checkpointer.aget_tuple(config)
+        if found and isinstance(context.checkpointer, ThreadSaver):
+            context.checkpointer.lent.lend(task.thread_key, found)
+        return found
     return None
 
 
