@@ -18,8 +18,9 @@ from langgraph_rq.producer.cli.views.output import (
     write_warnings_once,
 )
 from langgraph_rq.producer.client.client import Client
+from langgraph_rq.producer.client.reading.lookup import Receipt
 from langgraph_rq.shared import terminal
-from langgraph_rq.shared.errors import InvalidInputError, InvalidTaskError, Violation
+from langgraph_rq.shared.errors import InvalidInputError, InvalidTaskError, LanggraphRqError, Violation
 from langgraph_rq.shared.run_fields import Durability, StreamMode
 from langgraph_rq.shared.tasks import Priority, Task
 from langgraph_rq.shared.telemetry.tracer_provider import exported_spans
@@ -106,10 +107,15 @@ def submit(
             tasks, lines = _read_lines(client, file)
         else:
             tasks, lines = [client.parse({**_input(query, input_json, given), **given})], [None]
+        receipts: list[Receipt] = []
         try:
-            receipts = list(progress(client.submit_each(tasks), len(tasks), "queued"))
+            for receipt in progress(client.submit_each(tasks), len(tasks), "queued"):
+                receipts.append(receipt)  # noqa: PERF402 - those before a refusal are wanted
         except InvalidTaskError as error:
             raise InvalidTaskError(*error.violations, line=lines[error.position or 0]) from None
+        except LanggraphRqError:
+            _write(receipts, as_json=as_json)
+            raise
         for receipt, line in zip(receipts, lines, strict=True):
             for warning in receipt.warnings:
                 place = f"line {line}: " if line else ""
@@ -120,8 +126,12 @@ def submit(
         if wait:
             write_results(client, [one.task_id for one in receipts], timeout_s, reasons, as_json=as_json)
         else:
-            for receipt in receipts:
-                terminal.write(asdict(receipt) if as_json else receipt.task_id)
+            _write(receipts, as_json=as_json)
+
+
+def _write(receipts: Iterable[Receipt], *, as_json: bool) -> None:
+    for receipt in receipts:
+        terminal.write(asdict(receipt) if as_json else receipt.task_id)
 
 
 def _value(name: str, value: Any) -> Any:

@@ -82,7 +82,10 @@ class Client:
         return run(self._core.submit(input, **fields))
 
     def submit_many(self, documents: Iterable[Mapping[str, Any]]) -> list[Receipt]:
-        """Put many tasks on the queue, in order; all are checked before the first is queued. Raises as `submit`."""
+        """Put many tasks on the queue, in order; all are checked before the first is queued.
+
+        Raises as `submit`. Others may be queued then: give ids of your own, and submit all again; or use `submit_each`.
+        """
         return run(self._core.submit_many(documents))
 
     def submit_each(
@@ -92,9 +95,9 @@ class Client:
         multitask: Multitask = Multitask.ENQUEUE,
         about: Mapping[str, bytes] | None = None,
     ) -> Iterator[Receipt]:
-        """Put checked tasks on the queue, yielding each one's receipt as it is known. Raises as `submit`.
+        """Put checked tasks on the queue and yield their receipts, before a refusal those of all that were queued.
 
-        `multitask` says what becomes of the open tasks of their threads; REJECT raises ThreadBusyError where there are.
+        Raises as `submit`. `multitask`: what becomes of the open tasks of their threads; REJECT raises ThreadBusyError.
         `about`: task id -> what is recorded of it.
         """
         return iterate(self._core.submit_each(tasks, multitask=multitask, about=about))

@@ -125,7 +125,10 @@ class ClientCore:
         return (await self.submit_many([{"input": input, **fields}]))[0]
 
     async def submit_many(self, documents: Iterable[Mapping[str, Any]]) -> list[Receipt]:
-        """Put many tasks on the queue, in order; all are checked before the first is queued. Raises as `submit`."""
+        """Put many tasks on the queue, in order; all are checked before the first is queued.
+
+        Raises as `submit`. Others may be queued then: give ids of your own, and submit all again; or use `submit_each`.
+        """
         return [receipt async for receipt in self.submit_each([self.parse(document) for document in documents])]
 
     async def submit_each(
@@ -135,9 +138,9 @@ class ClientCore:
         multitask: Multitask = Multitask.ENQUEUE,
         about: Mapping[str, bytes] | None = None,
     ) -> AsyncGenerator[Receipt, None]:
-        """Put checked tasks on the queue, yielding each one's receipt as it is known. Raises as `submit`.
+        """Put checked tasks on the queue and yield their receipts, before a refusal those of all that were queued.
 
-        `multitask` says what becomes of the open tasks of their threads; REJECT raises ThreadBusyError where there are.
+        Raises as `submit`. `multitask`: what becomes of the open tasks of their threads; REJECT raises ThreadBusyError.
         `about`: task id -> what is recorded of it.
         """
         async with aclosing(self._submitter().each(tasks, multitask, about or {})) as receipts:

@@ -4,6 +4,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from redis.exceptions import RedisError
+
 from langgraph_rq.producer.client.client_log import ClientLog
 from langgraph_rq.producer.client.door import Door
 from langgraph_rq.producer.client.reading.lookup import Receipt, read_receipt
@@ -78,10 +80,18 @@ class Submitter:
                 # The new ones are accepted; in an outage workers end the others when their turn comes.
                 with suppress(LanggraphRqError):
                     await self.stops.end_superseded(superseded)
+            refusal: Exception | None = None
             for task, queue, submission in zip(batch, queues, answers[: len(batch)], strict=True):
-                receipt = replace(read_receipt(task, queue, submission), warnings=next(warned))
+                warnings = next(warned)
+                try:
+                    receipt = replace(read_receipt(task, queue, submission), warnings=warnings)
+                except (LanggraphRqError, RedisError) as error:
+                    refusal = refusal or error  # those behind it were sent with it, and may be queued
+                    continue
                 self._warn(receipt)
                 yield receipt
+            if refusal:
+                raise refusal
 
     def _warn(self, receipt: Receipt) -> None:
         """Log, once for each reason, that no live worker can run what is submitted."""

@@ -26,7 +26,7 @@ EXIT_CODES = """
 Exit codes:
   0  done
   1  the task (or one of them) did not succeed
-  2  the input is wrong; nothing was queued
+  2  the input is wrong, or it was refused; what was queued of a --file is written
   3  Redis cannot be reached
   4  no such task
   5  it has not ended (in time)

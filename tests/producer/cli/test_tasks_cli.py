@@ -122,6 +122,16 @@ async def test_input_is_judged_by_what_the_graph_takes_and_a_files_line_is_named
     assert [receipt["warnings"] for receipt in receipts] == [[], [f"input.nn: {said}"]]
 
 
+@pytest.mark.parametrize("wait", [(), ("--wait",)], ids=["", "wait"])
+def test_ids_of_what_was_queued_of_a_file_are_written_before_the_refusal_of_a_line(client, run, tmp_path, wait):
+    client.submit({"n": 1}, task_id="taken")
+    file = tmp_path / "tasks.jsonl"
+    file.write_text("".join(f'{{"input": {{}}, "task_id": "{id_}"}}\n' for id_ in ("first", "taken", "last")))
+    done = run("submit", "--file", str(file), *wait)
+    assert (done.exit_code, done.stdout.split()) == (2, ["first", "last"])
+    assert "error: task_id taken: another task with this id is pending" in done.stderr
+
+
 def test_wait_shows_what_a_task_waits_for(client, run, monkeypatch):
     monkeypatch.setattr(reasons, "_LOOK_S", 0.05)
     client.submit({}, graph="g", task_id="t1")

@@ -6,9 +6,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from langgraph_rq import AsyncClient, Client, InvalidTaskError, State, UnknownTaskError
+from langgraph_rq import AsyncClient, Client, InvalidTaskError, State, TaskConflictError, UnknownTaskError
 from langgraph_rq.producer.client.core import ClientCore
 from langgraph_rq.shared.errors import InvalidInputError
+from langgraph_rq.shared.tasks import Task
 
 
 def public_methods(kind: type) -> list[str]:
@@ -124,6 +125,17 @@ async def test_many_tasks_are_waited_for_in_the_order_of_their_ends(client):
     for id_ in ids:
         await client.cancel(id_)
     assert {result.task_id async for result in client.wait_each(ids, 20)} == set(ids)
+
+
+async def test_all_tasks_that_were_queued_are_known_before_the_refusal_of_one_of_their_batch(client):
+    await client.submit({"n": 1}, task_id="taken")
+    tasks = [Task(task_id=id_, input={}) for id_ in ("first", "taken", "last")]
+    receipts = client.submit_each(tasks)
+    known = [(await anext(receipts)).task_id for _ in range(2)]
+    with pytest.raises(TaskConflictError, match="taken"):
+        await anext(receipts)
+    queued = [(await client.status(id_)).state for id_ in ("first", "last")]
+    assert (known, queued) == (["first", "last"], [State.PENDING, State.PENDING])
 
 
 async def test_client_that_ends_its_waits_gives_up_before_the_time(client):
