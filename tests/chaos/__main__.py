@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -26,6 +27,8 @@ _EVERYWHERE = ("submitted", "ended", "lost", "duplicated", "false reaps", "paid 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the chosen scenarios; return 1 if a promise was broken or a fault had no effect."""
     options = _parser().parse_args(argv)
+    # Rows that submit before a worker is there open a client each time, and each would log that none is.
+    logging.getLogger("langgraph_rq.producer.client").setLevel(logging.ERROR)
     console = Console(stderr=True)
     size = Size(share=options.scale, lease_s=options.lease, is_full=not options.brief)
     reports: dict[str, Mapping[str, Any]] = {}
@@ -73,9 +76,9 @@ def _run(stage: Stage, name: str, size: Size, console: Console) -> Mapping[str, 
 
 
 def _table(reports: Mapping[str, Mapping[str, Any]]) -> Table:
-    table = Table(box=None, header_style="bold")
-    for column in ("", "", *_EVERYWHERE, "restart p50 / p99 / max s"):
-        table.add_column(column, overflow="fold")
+    table = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=True)
+    for column in ("", "", *_EVERYWHERE, "restart/s p50/p99/max"):
+        table.add_column(column.replace(" ", "\n"))
     for name, report in reports.items():
         figures = report["figures"]
         restart = [f"{figures[key]:.1f}" for key in figures if key.startswith("restart ")]
@@ -83,7 +86,7 @@ def _table(reports: Mapping[str, Mapping[str, Any]]) -> Table:
             name,
             "[red]violated[/]" if report["violations"] else "[green]holds[/]",
             *(f"{figures.get(key, 0):,.0f}" for key in _EVERYWHERE),
-            " / ".join(restart),
+            "/".join(restart),
         )
     return table
 

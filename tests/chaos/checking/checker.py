@@ -3,7 +3,7 @@
     lost         a submit was answered, and the task has no end
     stuck        the task is known, or something of it is left in Redis, and it has no end
     duplicated   more than one end of a task was written
-    unexpected   a task that was never submitted, or an end that is not the one expected
+    unexpected   a task that was never submitted or was refused, or an end that is not the one expected
     garbled      the graph's output does not list each node once, in order
     repaid       a model call was paid again, and it was not the one node in flight at a crash
     false reap   a crash was charged although no fault had hit the owner
@@ -105,12 +105,13 @@ def _ends(history: History, by_kind: Mapping[str, list[Event]], rules: Rules) ->
     final = history.final or {}
     invoked = {event.task for event in by_kind["invoked"]}
     answered = {event.task for event in by_kind["ok"]}
+    refused = {event.task for event in by_kind["refused"]} - answered
     written = Counter(event.task for event in by_kind["wrote"])
     for task in sorted(answered - final.keys()):
         yield Violation("lost", task, "it is not known any more")
     for task, last in final.items():
-        if task not in invoked:
-            yield Violation("unexpected", task, "it was never submitted")
+        if task not in invoked or task in refused:
+            yield Violation("unexpected", task, f"it was {'refused' if task in refused else 'never submitted'}")
         if last.state not in TERMINAL:
             yield Violation("stuck", task, f"it is {last.state}")
             continue

@@ -81,6 +81,13 @@ def test_task_without_an_end_is_stuck():
     assert _kinds(replace(SOUND, final={"t": replace(DONE, state="running")})) == {"stuck"}
 
 
+def test_refused_submit_whose_task_is_known_is_unexpected_but_not_after_another_that_was_answered():
+    final = {"t": DONE, "u": DONE}
+    refused = (*SOUND.events, Event("invoked", "u", at=1), Event("refused", "u", at=2))
+    assert _kinds(replace(SOUND, events=refused, final=final)) == {"unexpected"}
+    assert not _kinds(replace(SOUND, events=(*refused, Event("ok", "u", at=3)), final=final))
+
+
 def test_what_is_left_in_redis_is_stuck():
     assert _kinds(replace(SOUND, left={"agent:own:*": 1})) == {"stuck"}
 

@@ -29,7 +29,8 @@ def flood(run: Run) -> Verdict:
     run.submit(ids("c18", number), graph="unchanged")
     run.wait_until_ended()
     run.proofs["calls that waited"] = len(worker.events("budget.awaited"))
-    return with_violations(run.judge(_ALL_SUCCEED), _not_as_billed(run, limits))
+    broken = _not_as_billed(run, limits)
+    return with_violations(run.judge(_ALL_SUCCEED), broken)
 
 
 def fan_out(run: Run) -> Verdict:
@@ -43,7 +44,8 @@ def fan_out(run: Run) -> Verdict:
     refused = sum(len(worker.events("budget.refused")) for worker in workers)
     run.figures["refused"] = refused
     run.proofs["most calls at once"] = run.stage.model.admin.stats()["max_in_flight"]
-    return with_violations(run.judge(_ALL_SUCCEED), _not_as_billed(run, limits))
+    broken = _not_as_billed(run, limits)
+    return with_violations(run.judge(_ALL_SUCCEED), broken)
 
 
 def leave_usage_unknown(run: Run) -> Verdict:

@@ -194,10 +194,12 @@ def fill_memory(run: Run) -> Verdict:
         while flood and not run.events("refused"):
             run.submit(flood[:100], graph="single", input=payload, priority="low")
             flood = flood[100:]
-        run.proofs["refused"] = len(run.events("refused"))
+        refused = run.events("refused")
         run.submit(ids("c10-late", 1), graph="chain")
         run.wait_until(lambda: client.hlen("agent:in_flight") == 0)
-        run.figures["ended with memory full"] = len(run.events("wrote"))
+        full_at = min((event.at for event in refused), default=float("inf"))
+        ended = sum(event.at > full_at for event in run.events("wrote"))
+        run.proofs |= {"refused": len(refused), "ended with memory full": ended}
         client.config_set("maxmemory", 0)
     run.start(2, 20)
     run.wait_until_ended()
