@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,8 @@ from tests.chaos.testbed.graphs import NODES
 _QUEUE, _USER, _THREAD = "agent_tasks", "default--ann", "c29"
 _FAR_MS = 4_102_444_800_000
 _BATCH = 1_000
+_LOGGED_US, _LOGGED = 1_000, 100_000
+"""What the slow log holds: the figure of the slowest script must not be 0 because all are fast enough."""
 _STEPS = replace(UNTOUCHED, steps=[NODES, NODES * 2, NODES * 3, NODES * 4, NODES * 5, NODES * 6])
 
 
@@ -31,33 +33,45 @@ def fill_every_collection(run: Run) -> Verdict:
         _fill(redis, number)
         run.submit(ids("c29-thread", 5), graph="chain", user_id="ann", thread_id=_THREAD)
         run.submit(ids("c29", run.count(1_000, 40)), graph="chain", user_id="ann")
-        redis.config_set("slowlog-log-slower-than", limit_us)
-        redis.config_set("slowlog-max-len", 10_000)
+        redis.config_set("slowlog-log-slower-than", _LOGGED_US)
+        redis.config_set("slowlog-max-len", _LOGGED)
         redis.slowlog_reset()
         workers = run.start(2, 50)
         with _core_of_its_own(run.stage.redis.pid, [worker.pid for worker in workers]):
             run.wait_until(lambda: _all_exist(redis, [result_key(id_) for id_ in run.submitted]))
-        slow = [one for one in redis.slowlog_get(10_000) if one["command"].startswith(b"EVALSHA")]
+        scripts = [one for one in redis.slowlog_get(_LOGGED) if one["command"].startswith(b"EVALSHA")]
         redis.config_set("slowlog-log-slower-than", 10_000)
         run.proofs["entries"] = redis.zcard(OPEN)
         redis.delete(OPEN, DELAYED, WAITS, "agent:wait:budget:global")
-    run.figures["slowest script ms"] = max((one["duration"] / 1_000 for one in slow), default=0)
-    return with_violations(run.judge(_STEPS), [Violation("slow", "", _describe(one)) for one in slow])
+    run.proofs |= {"scripts of over 1 ms": len(scripts)}
+    run.figures["slowest script ms"] = max((one["duration"] / 1_000 for one in scripts), default=0)
+    slow = [Violation("slow", "", _describe(one)) for one in scripts if one["duration"] > limit_us]
+    return with_violations(run.judge(_STEPS), slow)
 
 
 @contextmanager
 def _core_of_its_own(redis: int, others: Sequence[int]) -> Iterator[None]:
-    """Let Redis have a core to itself, where that can be said: SLOWLOG counts the time in which others ran, too."""
+    """Let Redis have a core to itself, where that can be said: SLOWLOG counts the time in which others ran, too.
+
+    What else runs on the machine may use that core: Redis goes before it, where that is allowed. A nice value would not
+    do, since Linux shares the cores among sessions first.
+    """
     cores = psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else []
     if len(cores) < 2:
         yield
         return
-    psutil.Process(redis).cpu_affinity(cores[:1])
+    server = psutil.Process(redis)
+    server.cpu_affinity(cores[:1])
     for pid in (0, *others):
         os.sched_setaffinity(pid, cores[1:])
-    yield
-    psutil.Process(redis).cpu_affinity(cores)
-    os.sched_setaffinity(0, cores)
+    with suppress(PermissionError):
+        os.sched_setscheduler(redis, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(redis, os.SCHED_OTHER, os.sched_param(0))
+        server.cpu_affinity(cores)
+        os.sched_setaffinity(0, cores)
 
 
 def _describe(entry: Mapping[str, Any]) -> str:
