@@ -16,7 +16,7 @@ Recovered, a submit without answer whose task ran, is a figure and no violation.
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from tests.chaos.checking.history import Event, FinalTask, History
@@ -48,6 +48,7 @@ class Rules:
         blackouts: When which worker must be silent.
         swept: Whether the sweeper may have work.
         forgets: Whether Redis may forget its last moments: what was written then may be done, paid and written again.
+        overwritten: Tasks with a key of their own that another program has written: they are not judged.
     """
 
     steps: Collection[tuple[str, ...]] = ()
@@ -60,6 +61,7 @@ class Rules:
     blackouts: Sequence[Blackout] = ()
     swept: bool = False
     forgets: bool = False
+    overwritten: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class Verdict:
 
 def check(history: History, rules: Rules) -> Verdict:
     """Judge a history by the rules of its scenario."""
+    history = _without(history, rules.overwritten)
     by_kind: dict[str, list[Event]] = defaultdict(list)
     for event in sorted(history.events, key=lambda event: event.at):
         by_kind[event.kind].append(event)
@@ -98,6 +101,15 @@ def check(history: History, rules: Rules) -> Verdict:
     if not rules.swept:
         violations += [Violation("swept", event.task) for event in by_kind["swept"]]
     return Verdict(tuple(violations), _figures(history, by_kind, violations))
+
+
+def _without(history: History, tasks: Collection[str]) -> History:
+    return replace(
+        history,
+        events=tuple(event for event in history.events if event.task not in tasks),
+        calls=tuple(call for call in history.calls if call.task not in tasks),
+        final={task: last for task, last in (history.final or {}).items() if task not in tasks},
+    )
 
 
 def _ends(history: History, by_kind: Mapping[str, list[Event]], rules: Rules) -> Iterator[Violation]:

@@ -88,6 +88,13 @@ def test_refused_submit_whose_task_is_known_is_unexpected_but_not_after_another_
     assert not _kinds(replace(SOUND, events=(*refused, Event("ok", "u", at=3)), final=final))
 
 
+def test_task_whose_keys_another_program_has_written_is_not_judged_but_what_is_left_of_it_is():
+    written = replace(SOUND, final={"t": replace(DONE, state="error", steps=())})
+    assert _kinds(written) == {"unexpected"}
+    assert not _kinds(written, replace(RULES, overwritten={"t"}))
+    assert _kinds(replace(written, left={"agent:open": 1}), replace(RULES, overwritten={"t"})) == {"stuck"}
+
+
 def test_what_is_left_in_redis_is_stuck():
     assert _kinds(replace(SOUND, left={"agent:own:*": 1})) == {"stuck"}
 
