@@ -106,6 +106,15 @@ async def test_state_that_was_updated_is_gone_on_from(sdk):
     assert (await sdk.runs.wait(thread["thread_id"], "nested", input=None))["value"] == 60
 
 
+async def test_plain_answer_reaches_the_node_of_a_subgraph_whose_state_was_updated(sdk):
+    thread = (await sdk.threads.create())["thread_id"]
+    await sdk.runs.wait(thread, "nested_ask", input={"topic": "lunch"})
+    (child,) = (await sdk.threads.get_state(thread, subgraphs=True))["tasks"]
+    await sdk.threads.update_state(thread, {"topic": "supper"}, checkpoint=child["state"]["checkpoint"])
+    answered = await sdk.runs.wait(thread, "nested_ask", command={"resume": "yes"})
+    assert ("__interrupt__" in answered, answered.get("answer")) == (False, "yes")
+
+
 async def test_question_that_is_skipped_by_hand_is_not_shown_any_more(sdk):
     thread = (await sdk.threads.create())["thread_id"]
     await sdk.runs.wait(thread, "ask", input={"topic": "lunch"})

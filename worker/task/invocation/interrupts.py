@@ -16,7 +16,7 @@ from uuid import NAMESPACE_OID, uuid5
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
-from langgraph.types import Command, StateSnapshot
+from langgraph.types import Command, PregelTask, StateSnapshot
 from xxhash import xxh3_128_hexdigest
 
 from langgraph_rq.shared.errors import ErrorType
@@ -98,6 +98,23 @@ def begun_answers(last: CheckpointTuple | None, task: Task) -> list[str]:
     mark = _mark(task.key)
     found: Any = next((value for writer, _, value in (last and last.pending_writes) or () if writer == mark), [])
     return found if isinstance(found, list) else []
+
+
+def open_questions(state: StateSnapshot) -> list[str]:
+    """Return the interrupts that a plain answer may be for, as ids.
+
+    Left out are those of a subgraph whose state was updated since they were asked: the update began its nodes anew,
+    under other ids, and LangGraph lists the old ones until they have run.
+    """
+    return [interrupt.id for task in state.tasks if not _is_begun_anew(task) for interrupt in task.interrupts]
+
+
+def _is_begun_anew(task: PregelTask) -> bool:
+    inner = task.state
+    if not isinstance(inner, StateSnapshot) or not inner.next:
+        return False
+    is_updated = (inner.metadata or {}).get("source") == "update" and not inner.interrupts
+    return is_updated or any(map(_is_begun_anew, inner.tasks))
 
 
 def is_by_id(resume: Any) -> bool:

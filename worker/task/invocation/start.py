@@ -22,7 +22,13 @@ from langgraph_rq.worker.graphs.factories import Run
 from langgraph_rq.worker.graphs.graphs import AnyGraph
 from langgraph_rq.worker.state.checkpointer import Checkpointer
 from langgraph_rq.worker.task.invocation.breakpoints import has_breakpoints, output_of, stopped_before
-from langgraph_rq.worker.task.invocation.interrupts import begun_answers, is_answering, is_by_id, start_resume
+from langgraph_rq.worker.task.invocation.interrupts import (
+    begun_answers,
+    is_answering,
+    is_by_id,
+    open_questions,
+    start_resume,
+)
 from langgraph_rq.worker.task.invocation.invalid_input import explain_values
 from langgraph_rq.worker.task.invocation.threads import continue_thread
 from langgraph_rq.worker.task.redacted import Redaction
@@ -194,7 +200,7 @@ async def _input(
         return None
     state = await graph.aget_state(config, subgraphs=True)
     if command:
-        answers = _answers(command.resume, [one.id for one in state.interrupts], begun_answers(last, task))
+        answers = _answers(command.resume, open_questions(state), begun_answers(last, task))
         if answers is None:
             return langgraph_command(command, command.resume)
         resume = Resume(answers=answers)
@@ -216,7 +222,7 @@ def _answers(given: Any, pending: Sequence[str], begun: Sequence[str]) -> dict[s
         begun: What an earlier attempt has taken the answer for.
 
     Returns:
-        None: no interrupt is pending; LangGraph gives the answer to the next one.
+        None: no interrupt is pending, or its subgraph has begun anew; LangGraph gives the answer to the next one.
     """
     if is_by_id(given):
         return dict(given)
