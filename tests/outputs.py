@@ -16,7 +16,9 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _OF_TERMINALS = {"COLUMNS", "NO_COLOR", "FORCE_COLOR"}
 
 
-def in_terminal(command: Sequence[str], width: int, environment: Mapping[str, str] | None = None) -> str:
+def in_terminal(
+    command: Sequence[str], width: int, environment: Mapping[str, str] | None = None, *, exit_code: int = 0
+) -> str:
     """Run a program on a terminal of so many columns; returns what it writes to stdout there."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
@@ -26,7 +28,7 @@ def in_terminal(command: Sequence[str], width: int, environment: Mapping[str, st
     while chunk := _read(ours):
         got += chunk
     os.close(ours)
-    assert process.wait(TIMEOUT_S) == 0, got
+    assert process.wait(TIMEOUT_S) == exit_code, got
     return got.decode().replace("\r\n", "\n")
 
 

@@ -119,7 +119,7 @@ def examine(system: System) -> Iterator[tuple[str, str, Finding]]:
 
 
 def _show(results: list[tuple[str, str, Finding]]) -> None:
-    table = terminal.Rows("level", "area", "check", terminal.Column("what was found, and what to do", wraps=True))
+    table = terminal.Rows("level", "area", "check", terminal.Column("finding", wraps=True))
     for area, name, finding in results:
         colour = _COLOURS[finding.level]
         text = Text(finding.reason)

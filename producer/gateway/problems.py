@@ -174,9 +174,15 @@ def _retry_after(seconds: float) -> dict[str, str]:
 def _explain(problem: Any, model: type[BaseModel]) -> Violation:
     """Describe what is wrong with a field of the body, with a parameter, or with the body as such."""
     if len(problem["loc"]) == 1:
+        if (limits := problem.get("ctx", {})).keys() & {"min_length", "max_length"}:
+            return Violation("body", f"a list of {_length(limits)}", kind(problem["input"]))
         return Violation("body", "a JSON object with Content-Type: application/json", kind(problem["input"]))
     inner: Any = {**problem, "loc": problem["loc"][1:]}
     return explain(inner, model)
+
+
+def _length(limits: Mapping[str, Any]) -> str:
+    return f"{limits['min_length']} or more" if "min_length" in limits else f"at most {limits['max_length']}"
 
 
 def _methods(routes: Sequence[BaseRoute], request: Request) -> set[str]:

@@ -352,3 +352,9 @@ async def test_wait_keeps_its_connection_alive_with_blanks(sdk, monkeypatch):
         answer = await http.post(f"/threads/{thread['thread_id']}/runs/wait", json=body)
     assert answer.content.startswith(b" ")
     assert answer.json()["name"] == "a"
+
+
+@pytest.mark.parametrize(("number", "says"), [(0, "a list of 1 or more, got"), (101, "a list of at most 100, got")])
+async def test_batch_of_none_or_too_many_is_refused_by_its_length(sdk, number, says):
+    with pytest.raises(UnprocessableEntityError, match=says):
+        await sdk.runs.create_batch([{"assistant_id": "chat", "input": HI}] * number)

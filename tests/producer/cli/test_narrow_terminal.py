@@ -54,3 +54,10 @@ def test_audit_shows_ids_and_instants_whole(show, task_id):
     words = show("audit")
     assert {task_id, "submitted"} <= words
     assert any(word.startswith("20") and word.endswith("+00:00") for word in words)
+
+
+def test_doctor_has_room_for_its_findings_on_a_terminal_of_40_columns(redis_url):
+    program = [sys.executable, "-m", "langgraph_rq.producer", "doctor"]
+    shown = lines(in_terminal(program, 40, {"REDIS_URL": redis_url}, exit_code=2))  # no worker is alive
+    assert max(map(len, shown)) <= 40
+    assert any("Redis keeps an append-only" in line for line in shown)
