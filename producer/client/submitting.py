@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 from redis.exceptions import RedisError
 
@@ -12,13 +13,14 @@ from langgraph_rq.producer.client.reading.lookup import Receipt, read_receipt
 from langgraph_rq.producer.client.records import Records
 from langgraph_rq.producer.client.stops import Stops
 from langgraph_rq.producer.client.transport.connection import Connection
-from langgraph_rq.shared.connections.scripts import Replicas
+from langgraph_rq.shared.connections.scripts import Call, Replicas
 from langgraph_rq.shared.errors import LanggraphRqError
-from langgraph_rq.shared.queue.answers import Submission
+from langgraph_rq.shared.queue.answers import Submission, Submitted
 from langgraph_rq.shared.queue.shares import Share
 from langgraph_rq.shared.queue.verbs import Multitask, QueueTimes, submit_call
 from langgraph_rq.shared.signing import TaskKeys
 from langgraph_rq.shared.tasks import Task
+from langgraph_rq.shared.telemetry.audit import Action
 
 _BATCH = 200
 
@@ -80,6 +82,7 @@ class Submitter:
                 # The new ones are accepted; in an outage workers end the others when their turn comes.
                 with suppress(LanggraphRqError):
                     await self.stops.end_superseded(superseded)
+            await self._record_refusals(batch, answers)
             refusal: Exception | None = None
             for task, queue, submission in zip(batch, queues, answers[: len(batch)], strict=True):
                 warnings = next(warned)
@@ -92,6 +95,19 @@ class Submitter:
                 yield receipt
             if refusal:
                 raise refusal
+
+    async def _record_refusals(self, tasks: Sequence[Task], answers: Sequence[Submission | Exception]) -> None:
+        """Write into the audit log which of the submissions it has were refused, and why."""
+        accepted = {Submitted.CREATED, Submitted.EXISTS}
+        records: list[Call[Any]] = []
+        for task, answer in zip(tasks, answers, strict=False):  # those of the audit log's own calls follow
+            if isinstance(answer, Submission) and answer.outcome not in accepted:
+                # Each time these are all entries that Redis has not acknowledged.
+                records = self.records.of(Action.REFUSED, task.key, reason=answer.outcome.value)
+        if records:
+            # In an outage they are sent with the next entry: the caller has to learn of the refusal.
+            with suppress(LanggraphRqError):
+                await self.connection.run(records)
 
     def _warn(self, receipt: Receipt) -> None:
         """Log, once for each reason, that no live worker can run what is submitted."""

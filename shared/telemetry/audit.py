@@ -60,6 +60,8 @@ class Action(StrEnum):
     """An action on a task, or on the fleet's budget."""
 
     SUBMITTED = "submitted"
+    REFUSED = "refused"
+    """The submission recorded before it was refused: under its id nothing new was queued."""
     READ = "read"
     CANCELLED = "cancelled"
     RESUMED = "resumed"

@@ -5,7 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from langgraph_rq import Client
+from langgraph_rq import Client, TaskConflictError
 from langgraph_rq.producer.cli.main import main
 from langgraph_rq.producer.gateway.admission.api_keys import make_key
 from langgraph_rq.shared.telemetry.audit import STREAM, actor
@@ -54,6 +54,21 @@ def test_entries_of_one_task_or_the_last_ones_can_be_chosen(audited):
     audited.submit({"query": "x"}, task_id="t2")
     assert [entry["task"] for entry in entries("--task", "t2")] == ["t2"]
     assert [entry["action"] for entry in entries("--last", "2")] == ["read", "submitted"]
+
+
+def test_submission_that_was_refused_is_told_from_the_one_that_was_taken(audited):
+    with pytest.raises(TaskConflictError):
+        audited.submit({"query": "another"}, task_id="t1")
+    sent, refused = entries("--last", "2")
+    assert (sent["action"], refused["action"], refused["task"]) == ("submitted", "refused", "t1")
+    assert refused["details"] == {"reason": "conflict"}
+
+
+def test_refusals_of_a_batch_are_told_from_what_was_taken(audited):
+    with pytest.raises(TaskConflictError):
+        audited.submit_many([{"input": {"query": "another"}, "task_id": one} for one in ("t1", "t2", "t1")])
+    actions = [(entry["action"], entry["task"]) for entry in entries("--last", "5")]
+    assert actions == [*(("submitted", one) for one in ("t1", "t2", "t1")), ("refused", "t1"), ("refused", "t1")]
 
 
 def test_whole_log_is_verified_with_exit_code_0(audited):
