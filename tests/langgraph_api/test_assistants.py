@@ -52,6 +52,13 @@ async def test_sdk_reads_an_assistant_by_its_id_and_by_its_graphs_name(redis_url
             await sdk.assistants.search(limit=0)
 
 
+async def test_run_of_a_gateway_that_no_worker_has_joined_is_told_what_to_start(redis_url):
+    async with gateway(redis_url) as http:
+        refused = await http.post("/runs/wait", json={"assistant_id": "chat", "input": {}})
+    assert refused.status_code == 422
+    assert "(none is known: start a worker that serves it)" in refused.json()["detail"]
+
+
 async def test_example_of_the_page_runs(redis_url, redis_client):
     page = (Path(__file__).parents[2] / "docs/langgraph-api.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

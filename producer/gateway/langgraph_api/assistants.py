@@ -188,7 +188,7 @@ async def find(caller: Caller, assistant: str) -> _Assistant:
         record = await redis.hget(GRAPH_DESCRIPTIONS, graph) if graph else None
     if record and (times := read_times(record)):
         return _Assistant(graph, *times, record)
-    known = ", ".join([one.graph for one in await _all(caller)][:20]) or "none"
+    known = ", ".join([one.graph for one in await _all(caller)][:20]) or "none is known: start a worker that serves it"
     expected = f"a graph's name or the id of its assistant ({known})"
     raise ProblemError(404, "unknown_assistant", str(Violation("assistant_id", expected, kind(assistant))))
 
