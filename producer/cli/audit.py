@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -183,8 +183,10 @@ def _sentences(found: Verdict, settings: TelemetrySettings) -> list[str]:
 
 
 def _show(redis: Redis, task_id: str | None, last: int, *, as_json: bool) -> None:
-    chosen = deque((entry for entry in _entries(redis) if task_id in {None, entry["task"]}), maxlen=last)
-    if not chosen and task_id:
+    chosen = _newest(redis, task_id, last)
+    if not chosen and not redis.xlen(STREAM):
+        terminal.report(_why_empty(load(TelemetrySettings)))
+    elif not chosen and task_id:
         terminal.report(f"no entry of the audit log is about the task {task_id}; with API keys an id is <tenant>--<id>")
     elif as_json:
         for entry in chosen:
@@ -193,7 +195,7 @@ def _show(redis: Redis, task_id: str | None, last: int, *, as_json: bool) -> Non
         terminal.write(_table(chosen))
 
 
-def _table(chosen: Iterable[dict[str, str]]) -> terminal.Rows:
+def _table(chosen: Sequence[dict[str, str]]) -> terminal.Rows:
     table = terminal.Rows("at", "who", "action", "task", terminal.Column("details", wraps=True))
     for entry in chosen:
         shown = _shown(entry)
@@ -223,6 +225,14 @@ def _why_empty(settings: TelemetrySettings) -> str:
         f"the audit log is empty: no program that has LGRQ_AUDIT_KEY has done anything on this Redis in "
         f"{settings.audit_days} days; see that clients, gateways and workers have it, and this REDIS_URL"
     )
+
+
+def _newest(redis: Redis, task_id: str | None, last: int) -> Sequence[dict[str, str]]:
+    """Read the newest entries, the oldest of them first; those of one task are looked for in the whole log."""
+    if task_id is None:
+        rows: Any = redis.xrevrange(STREAM, count=last)
+        return list(read_entries(rows[::-1]))
+    return deque((entry for entry in read_log(redis) if entry["task"] == task_id), maxlen=last)
 
 
 def _shown(entry: dict[str, str]) -> dict[str, Any]:

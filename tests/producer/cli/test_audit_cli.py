@@ -56,6 +56,12 @@ def test_entries_of_one_task_or_the_last_ones_can_be_chosen(audited):
     assert [entry["action"] for entry in entries("--last", "2")] == ["read", "submitted"]
 
 
+def test_last_entries_are_read_without_the_others(audited, redis_client):
+    redis_client.config_resetstat()
+    assert [entry["action"] for entry in entries("--last", "2")] == ["cancelled", "read"]
+    assert "cmdstat_xrange" not in redis_client.info("commandstats")
+
+
 def test_submission_that_was_refused_is_told_from_the_one_that_was_taken(audited):
     with pytest.raises(TaskConflictError):
         audited.submit({"query": "another"}, task_id="t1")
