@@ -2,20 +2,29 @@
 
 import asyncio
 import json
+import operator
 from contextlib import aclosing
+from typing import Annotated
 
 import httpx
 import pytest
+from langgraph.graph import START, StateGraph
+from langgraph.types import interrupt
 from langgraph_sdk import get_client
 from langgraph_sdk.errors import ConflictError, NotFoundError, UnprocessableEntityError
+from typing_extensions import TypedDict
 
 from langgraph_rq import AsyncClient, State, ThreadBusyError
 from langgraph_rq.producer.gateway.admission.api_keys import make_key
 from langgraph_rq.producer.gateway.langgraph_api.runs import wait
-from tests.langgraph_api.servers import serving
+from tests.langgraph_api.servers import serving, serving_graphs
 from tests.waiting import until
 
 HI = {"messages": [{"role": "user", "content": "hi"}]}
+
+
+class Asked(TypedDict, total=False):
+    steps: Annotated[list[str], operator.add]
 
 
 @pytest.fixture
@@ -113,6 +122,22 @@ async def test_plain_answer_reaches_the_node_of_a_subgraph_whose_state_was_updat
     await sdk.threads.update_state(thread, {"topic": "supper"}, checkpoint=child["state"]["checkpoint"])
     answered = await sdk.runs.wait(thread, "nested_ask", command={"resume": "yes"})
     assert ("__interrupt__" in answered, answered.get("answer")) == (False, "yes")
+
+
+async def test_plain_answer_is_refused_while_two_questions_stand_also_if_one_is_asked_anew(redis_url, redis_client):
+    def ask(_state):
+        return {"steps": [interrupt("sure?")]}
+
+    inner = StateGraph(Asked).add_node("ask", ask).add_edge(START, "ask").compile()
+    outer = StateGraph(Asked).add_node("one", inner).add_node("two", inner)
+    graph = outer.add_edge(START, "one").add_edge(START, "two").compile()
+    async with serving_graphs(redis_url, redis_client, {"both": graph}) as sdk:
+        thread = (await sdk.threads.create())["thread_id"]
+        await sdk.runs.wait(thread, "both", input={"steps": []})
+        asking = (await sdk.threads.get_state(thread, subgraphs=True))["tasks"][0]["state"]
+        await sdk.threads.update_state(thread, {"steps": ["changed"]}, checkpoint=asking["checkpoint"])
+        with pytest.raises(Exception, match="expected an object of interrupt id -> answer"):
+            await sdk.runs.wait(thread, "both", command={"resume": "yes"})
 
 
 async def test_question_that_is_skipped_by_hand_is_not_shown_any_more(sdk):

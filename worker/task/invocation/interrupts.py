@@ -100,13 +100,12 @@ def begun_answers(last: CheckpointTuple | None, task: Task) -> list[str]:
     return found if isinstance(found, list) else []
 
 
-def open_questions(state: StateSnapshot) -> list[str]:
-    """Return the interrupts that a plain answer may be for, as ids.
+def is_asked_anew(state: StateSnapshot) -> bool:
+    """Whether a question is in a subgraph whose state was updated since it was asked.
 
-    Left out are those of a subgraph whose state was updated since they were asked: the update began its nodes anew,
-    under other ids, and LangGraph lists the old ones until they have run.
+    The update began its nodes anew, under other ids; LangGraph lists the old ones until they have run.
     """
-    return [interrupt.id for task in state.tasks if not _is_begun_anew(task) for interrupt in task.interrupts]
+    return any(map(_is_begun_anew, state.tasks))
 
 
 def _is_begun_anew(task: PregelTask) -> bool:

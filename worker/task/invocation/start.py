@@ -10,7 +10,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.graph import START
-from langgraph.types import Command, Send
+from langgraph.types import Command, Send, StateSnapshot
 from pydantic import BaseModel, ValidationError
 
 from langgraph_rq.shared.errors import ErrorType, Violation
@@ -25,8 +25,8 @@ from langgraph_rq.worker.task.invocation.breakpoints import has_breakpoints, out
 from langgraph_rq.worker.task.invocation.interrupts import (
     begun_answers,
     is_answering,
+    is_asked_anew,
     is_by_id,
-    open_questions,
     start_resume,
 )
 from langgraph_rq.worker.task.invocation.invalid_input import explain_values
@@ -200,7 +200,7 @@ async def _input(
         return None
     state = await graph.aget_state(config, subgraphs=True)
     if command:
-        answers = _answers(command.resume, open_questions(state), begun_answers(last, task))
+        answers = _answers(command.resume, state, begun_answers(last, task))
         if answers is None:
             return langgraph_command(command, command.resume)
         resume = Resume(answers=answers)
@@ -213,25 +213,26 @@ async def _input(
     return langgraph_command(command, chosen.resume if chosen else None) if command else chosen
 
 
-def _answers(given: Any, pending: Sequence[str], begun: Sequence[str]) -> dict[str, Any] | None:
+def _answers(given: Any, state: StateSnapshot, begun: Sequence[str]) -> dict[str, Any] | None:
     """Name the interrupt that a plain answer is for.
 
     Args:
         given: Of the command.
-        pending: Ids of the open interrupts.
+        state: With the open interrupts.
         begun: What an earlier attempt has taken the answer for.
 
     Returns:
-        None: no interrupt is pending, or its subgraph has begun anew; LangGraph gives the answer to the next one.
+        None: no interrupt is pending, or it will be asked anew; LangGraph gives the answer to the next one.
     """
     if is_by_id(given):
         return dict(given)
     if begun:
         return dict.fromkeys(begun, given)
+    pending = [one.id for one in state.interrupts]
     if len(pending) > 1:
         expected = f"an object of interrupt id -> answer, to {', '.join(sorted(pending))}"
         raise InvalidFieldError(str(Violation("command.resume", expected, kind(given))))
-    return {pending[0]: given} if pending else None
+    return {pending[0]: given} if pending and not is_asked_anew(state) else None
 
 
 def langgraph_command(command: GraphCommand, resume: Any) -> "Command[Any] | None":
