@@ -177,24 +177,32 @@ class _AsyncSentinel(_Answer, aio_sentinel.Sentinel):
 class BlockingSentinelPool(sentinel.SentinelConnectionPool, BlockingConnectionPool):
     """Connections to the primary, for synchronous clients."""
 
+    _has_left = False
+    """Whether it has left a former primary since it last looked."""
+
     def look(self) -> bool:
-        """Ask one of the sentinels; return whether the connections go to a former primary, and so are not used again.
+        """Ask one of the sentinels; return whether the primary is another one than when it last looked.
 
         A sentinel that is silent takes up to two seconds, and another one is asked next time.
         """
         self.sentinel_manager.look(self.service_name)
-        return self._former_is_used()
+        self._leave_former()
+        has_left, self._has_left = self._has_left, False
+        return has_left
 
-    def _former_is_used(self) -> bool:
+    def _leave_former(self) -> None:
+        """Use no connection again that goes to a former primary; those in use are closed when they come back."""
         known = _named.get(self.sentinel_manager.service)
         address = self.proxy.master_address
-        return known is not None and address is not None and address not in known.addresses
+        if known is None or address is None or address in known.addresses:
+            return
+        self.proxy.reset()
+        self.disconnect(inuse_connections=False)
+        self._has_left = True
 
     def get_connection(self, *args: Any, **options: Any) -> Any:
-        """Take a connection to the primary; those in use that go to a former one are closed when they come back."""
-        if self._former_is_used():
-            self.proxy.reset()
-            self.disconnect(inuse_connections=False)
+        """Take a connection to the primary."""
+        self._leave_former()
         return super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
 
     def disconnect(self, inuse_connections: bool = True) -> None:
