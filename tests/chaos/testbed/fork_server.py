@@ -13,7 +13,7 @@ from typing import Any
 
 import langgraph_rq.worker.boot  # noqa: F401 - imported before the fork
 from langgraph_rq.shared.telemetry.logs import get_logger
-from langgraph_rq.worker.__main__ import main as run_worker
+from langgraph_rq.worker.command import main as run_worker
 from langgraph_rq.worker.fleet import loop_watch
 from tests.chaos.checking.mutants import MUTANTS
 from tests.chaos.testbed import graphs  # noqa: F401 - imported before the fork

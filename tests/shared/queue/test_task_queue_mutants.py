@@ -129,7 +129,7 @@ LATE = {
     ),
     "a task of a deleted thread runs again": (
         "finish",
-        "\n  and (tonumber(redis.call('HGET', STATE .. thread, 't') or '') or 0) <= token then",
+        "\n  and (tonumber(redis.call('HGET', ('agent:thread_state:') .. thread, 't') or '') or 0) <= token then",
         " then",
         queues.test_task_whose_thread_was_deleted_meanwhile_ends,
     ),

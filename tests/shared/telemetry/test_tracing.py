@@ -252,7 +252,7 @@ def test_client_imports_nothing_that_exports_spans():
 THIN_WORKER = """
 import sys
 sys.modules["opentelemetry.sdk.trace"] = None  # as if the extra were not installed
-from langgraph_rq.worker.__main__ import main
+from langgraph_rq.worker.command import main
 main()
 """
 
