@@ -115,11 +115,14 @@ async def test_state_that_was_updated_is_gone_on_from(sdk):
     assert (await sdk.runs.wait(thread["thread_id"], "nested", input=None))["value"] == 60
 
 
-async def test_plain_answer_reaches_the_node_of_a_subgraph_whose_state_was_updated(sdk):
+@pytest.mark.parametrize(
+    "change", [{"values": {"topic": "supper"}}, {"values": None, "as_node": "__copy__"}], ids=["updated", "copied"]
+)
+async def test_plain_answer_reaches_the_node_of_a_subgraph_whose_state_was_updated_or_copied(sdk, change):
     thread = (await sdk.threads.create())["thread_id"]
     await sdk.runs.wait(thread, "nested_ask", input={"topic": "lunch"})
     (child,) = (await sdk.threads.get_state(thread, subgraphs=True))["tasks"]
-    await sdk.threads.update_state(thread, {"topic": "supper"}, checkpoint=child["state"]["checkpoint"])
+    await sdk.threads.update_state(thread, checkpoint=child["state"]["checkpoint"], **change)
     answered = await sdk.runs.wait(thread, "nested_ask", command={"resume": "yes"})
     assert ("__interrupt__" in answered, answered.get("answer")) == (False, "yes")
 
@@ -138,6 +141,36 @@ async def test_plain_answer_is_refused_while_two_questions_stand_also_if_one_is_
         await sdk.threads.update_state(thread, {"steps": ["changed"]}, checkpoint=asking["checkpoint"])
         with pytest.raises(Exception, match="expected an object of interrupt id -> answer"):
             await sdk.runs.wait(thread, "both", command={"resume": "yes"})
+
+
+async def test_plain_answer_is_for_the_question_that_is_shown_also_beside_a_subgraph_that_was_updated(
+    redis_url, redis_client
+):
+    has_asked, runs = asyncio.Event(), []
+
+    async def ask(_state):
+        has_asked.set()
+        return {"steps": [f"inner {interrupt('inner?')}"]}
+
+    async def ask_later(_state):
+        if runs:
+            await has_asked.wait()
+        runs.append(1)
+        return {"steps": [f"outer {interrupt('outer?')}"]}
+
+    inner = StateGraph(Asked).add_node("ask", ask).add_edge(START, "ask").compile(interrupt_before=["ask"])
+    outer = StateGraph(Asked).add_node("inner", inner).add_node("outer", ask_later)
+    graph = outer.add_edge(START, "inner").add_edge(START, "outer").compile()
+    async with serving_graphs(redis_url, redis_client, {"both": graph}) as sdk:
+        thread = (await sdk.threads.create())["thread_id"]
+        await sdk.runs.wait(thread, "both", input={"steps": []})
+        tasks = {task["name"]: task for task in (await sdk.threads.get_state(thread, subgraphs=True))["tasks"]}
+        assert [name for name, task in tasks.items() if task["interrupts"]] == ["outer"]
+        checkpoint = tasks["inner"]["state"]["checkpoint"]
+        await sdk.threads.update_state(thread, {"steps": ["changed"]}, checkpoint=checkpoint)
+        answered = await sdk.runs.wait(thread, "both", command={"resume": "yes"})
+    assert [question["value"] for question in answered["__interrupt__"]] == ["inner?"]
+    assert answered["steps"] == ["outer yes"]
 
 
 async def test_question_that_is_skipped_by_hand_is_not_shown_any_more(sdk):

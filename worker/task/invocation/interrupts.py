@@ -16,7 +16,7 @@ from uuid import NAMESPACE_OID, uuid5
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
-from langgraph.types import Command, PregelTask, StateSnapshot
+from langgraph.types import Command, StateSnapshot
 from xxhash import xxh3_128_hexdigest
 
 from langgraph_rq.shared.errors import ErrorType
@@ -101,19 +101,18 @@ def begun_answers(last: CheckpointTuple | None, task: Task) -> list[str]:
 
 
 def is_asked_anew(state: StateSnapshot) -> bool:
-    """Whether a question is in a subgraph whose state was updated since it was asked.
+    """Whether a question is in a subgraph whose state was updated, or copied, since it was asked.
 
-    The update began its nodes anew, under other ids; LangGraph lists the old ones until they have run.
+    That began its nodes anew, under other ids; LangGraph lists the old ones until they have run.
     """
-    return any(map(_is_begun_anew, state.tasks))
+    return any(_is_begun_anew(task.state) for task in state.tasks if task.interrupts)
 
 
-def _is_begun_anew(task: PregelTask) -> bool:
-    inner = task.state
+def _is_begun_anew(inner: Any) -> bool:
     if not isinstance(inner, StateSnapshot) or not inner.next:
         return False
-    is_updated = (inner.metadata or {}).get("source") == "update" and not inner.interrupts
-    return is_updated or any(map(_is_begun_anew, inner.tasks))
+    is_updated = (inner.metadata or {}).get("source") in {"update", "fork"} and not inner.interrupts
+    return is_updated or is_asked_anew(inner)
 
 
 def is_by_id(resume: Any) -> bool:
