@@ -33,8 +33,10 @@ from langgraph_rq.worker.fleet.processes import run_past_exits, run_processes
 from langgraph_rq.worker.telemetry.exporters import telemetry
 from langgraph_rq.worker.telemetry.health import serve_health
 
-_BROKEN = 1
 _BITS = 64
+"""Of a C long of Redis, in which scripts write times."""
+
+_BROKEN = 1
 """Exit code of a worker that stopped because of stuck threads, or without its fork server; its supervisor should
 restart it."""
 
