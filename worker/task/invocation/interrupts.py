@@ -21,11 +21,13 @@ from xxhash import xxh3_128_hexdigest
 
 from langgraph_rq.shared.errors import ErrorType
 from langgraph_rq.shared.run_fields import question_digest
-from langgraph_rq.shared.tasks import Resume, State, Task
+from langgraph_rq.shared.tasks import Resume, State, Task, task_key
 from langgraph_rq.worker.outputs.json_values import as_json
 from langgraph_rq.worker.task.redacted import Redaction
 from langgraph_rq.worker.task.result import INTERRUPT, Result
 
+COMMAND = "00000000-0000-0000-0000-000000000000"
+"""LangGraph's id of what writes a command's update and its plain answer."""
 _RESUME = "__resume__"
 """The channel in which LangGraph stores a node's answers."""
 _BEGUN = "langgraph_rq_begun"
@@ -90,14 +92,56 @@ async def start_resume(
             await _replace(checkpointer, kept[id_], answer)
     if not has_begun:
         await checkpointer.aput_writes(state.config, [(_BEGUN, list(resume.answers))], mark)
+    await _forget_plain(checkpointer, state, last)
     return chosen
 
 
-def begun_answers(last: CheckpointTuple | None, task: Task) -> list[str]:
-    """Return the interrupts that an earlier attempt of `task` has begun to answer at the checkpoint `last`."""
-    mark = _mark(task.key)
-    found: Any = next((value for writer, _, value in (last and last.pending_writes) or () if writer == mark), [])
-    return found if isinstance(found, list) else []
+async def start_plain(
+    checkpointer: BaseCheckpointSaver[str], state: StateSnapshot, last: CheckpointTuple | None, task: Task, answer: Any
+) -> Any:
+    """Prepare the thread for an answer that LangGraph gives to the next node that asks.
+
+    Args:
+        checkpointer: Of the thread.
+        state: As `start_resume`.
+        last: The checkpoint of that state.
+        task: The task that answers.
+        answer: Of its command.
+
+    Returns:
+        The answer; None if a node has taken it from an earlier attempt.
+    """
+    asked = [one.id for one in state.interrupts]
+    await checkpointer.aput_writes(state.config, [(_BEGUN, asked)], _mark(task.key))
+    if begun_answers(last, task) is None:
+        return answer
+    kept = await kept_answers(checkpointer, state)
+    if not any(one.is_same(answer) for one in kept.values()):
+        return answer
+    await _forget_plain(checkpointer, state, last)
+    return None
+
+
+async def _forget_plain(
+    checkpointer: BaseCheckpointSaver[str], state: StateSnapshot, last: CheckpointTuple | None
+) -> None:
+    """Take back a plain answer that LangGraph has saved: it would give it to each further question of the step, too."""
+    saved = (last and last.pending_writes) or ()
+    if any(writer == COMMAND and channel == _RESUME and value is not None for writer, channel, value in saved):
+        await checkpointer.aput_writes(state.config, [(_RESUME, None)], COMMAND)
+
+
+def begun_answers(last: CheckpointTuple | None, task: Task) -> list[str] | None:
+    """Return the interrupts that an earlier attempt of `task` has begun to answer at the checkpoint `last`.
+
+    That of a task that it continues counts, too. Empty: it has left the answer to LangGraph where none was pending.
+    None: there is no such attempt.
+    """
+    earlier = task.continues.tasks if task.continues else ()
+    marks = [_mark(task.key), *(_mark(task_key(id_, task.tenant)) for id_ in earlier)]
+    saved: dict[str, Any] = {writer: value for writer, _, value in (last and last.pending_writes) or ()}
+    found = next((saved[mark] for mark in marks if mark in saved), None)
+    return found if isinstance(found, list) else None
 
 
 def is_asked_anew(state: StateSnapshot) -> bool:

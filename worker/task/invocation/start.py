@@ -23,10 +23,12 @@ from langgraph_rq.worker.graphs.graphs import AnyGraph
 from langgraph_rq.worker.state.checkpointer import Checkpointer
 from langgraph_rq.worker.task.invocation.breakpoints import has_breakpoints, output_of, stopped_before
 from langgraph_rq.worker.task.invocation.interrupts import (
+    COMMAND,
     begun_answers,
     is_answering,
     is_asked_anew,
     is_by_id,
+    start_plain,
     start_resume,
 )
 from langgraph_rq.worker.task.invocation.invalid_input import explain_values
@@ -40,8 +42,6 @@ _NO_CHECKPOINTS = (
 
 
 _GONE_ON = "the thread has gone on since task {} ended: it cannot be continued any more"
-_COMMAND = "00000000-0000-0000-0000-000000000000"
-"""LangGraph's id of what writes a command's update."""
 _SENDS = "__pregel_tasks"
 """Its channel of what is sent to nodes."""
 _SERVERS = frozenset({"run_id", "graph_id", "assistant_id"})
@@ -160,7 +160,7 @@ def _is_saved(command: GraphCommand, last: CheckpointTuple) -> bool:
     """
     update = command.update.items() if isinstance(command.update, dict) else command.update or ()
     goto = [(f"branch:to:{one}", START) if isinstance(one, str) else (_SENDS, one) for one in _sends(command)]
-    saved = [(channel, value) for writer, channel, value in last.pending_writes or () if writer == _COMMAND]
+    saved = [(channel, value) for writer, channel, value in last.pending_writes or () if writer == COMMAND]
     wanted = [*update, *goto]
     return bool(wanted) and all(any(_is_same(given, found) for found in saved) for given in wanted)
 
@@ -202,8 +202,8 @@ async def _input(
     if command:
         answers = _answers(command.resume, state, begun_answers(last, task))
         if answers is None:
-            return langgraph_command(command, command.resume)
-        resume = Resume(answers=answers)
+            return langgraph_command(command, await start_plain(checkpointer, state, last, task, command.resume))
+        resume = Resume.model_construct(answers=answers)
     assert resume
     chosen = await start_resume(checkpointer, state, last, task, resume, redaction)
     if isinstance(chosen, Result):
@@ -213,26 +213,26 @@ async def _input(
     return langgraph_command(command, chosen.resume if chosen else None) if command else chosen
 
 
-def _answers(given: Any, state: StateSnapshot, begun: Sequence[str]) -> dict[str, Any] | None:
+def _answers(given: Any, state: StateSnapshot, begun: Sequence[str] | None) -> dict[str, Any] | None:
     """Name the interrupt that a plain answer is for.
 
     Args:
         given: Of the command.
         state: With the open interrupts.
-        begun: What an earlier attempt has taken the answer for.
+        begun: What an earlier attempt has taken the answer for; None: there was none.
 
     Returns:
         None: no interrupt is pending, or it will be asked anew; LangGraph gives the answer to the next one.
     """
     if is_by_id(given):
         return dict(given)
-    if begun:
+    pending, is_anew = [one.id for one in state.interrupts], is_asked_anew(state)
+    if begun is not None and (begun or pending) and not is_anew:
         return dict.fromkeys(begun, given)
-    pending = [one.id for one in state.interrupts]
     if len(pending) > 1:
         expected = f"an object of interrupt id -> answer, to {', '.join(sorted(pending))}"
         raise InvalidFieldError(str(Violation("command.resume", expected, kind(given))))
-    return {pending[0]: given} if pending and not is_asked_anew(state) else None
+    return {pending[0]: given} if pending and not is_anew else None
 
 
 def langgraph_command(command: GraphCommand, resume: Any) -> "Command[Any] | None":
