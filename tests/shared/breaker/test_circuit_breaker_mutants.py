@@ -6,7 +6,7 @@ from langgraph_rq.shared.connections import scripts
 from tests.models.circuit_breaker_machine import BreakerMachine
 from tests.models.mutants import assert_caught
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # some rules are found late
 
 MUTANTS = {
     "a report of an older generation votes": (

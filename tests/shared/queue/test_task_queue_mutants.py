@@ -22,11 +22,6 @@ from tests.shared.queue import test_task_queue_waits as waits
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # some rules are found late
 
 MUTANTS = {
-    "a running task hides one that is overdue": (
-        "sweep",
-        "redis.call('ZADD', open_key, whole(math.max(deadline, now_ms + (5000))), id)",
-        "",
-    ),
     "a running task is overdue": ("sweep", "if state == 'pending' and deadline", "if deadline"),
     "a task is submitted again under its id": ("submit", "if known[2] then", "if false then"),
     "another body is taken for the same task": ("submit", "known[1] == digest and 'exists' or 'conflict'", "'exists'"),
@@ -220,6 +215,12 @@ LATE = {
 }
 """Rules that random histories reach too seldom, each with the test that needs it."""
 RQ = {
+    "a running task hides one that is overdue": (
+        "sweep",
+        "redis.call('ZADD', open_key, whole(math.max(deadline, now_ms + (5000))), id)",
+        "",
+        lambda queue, rq: sweeps.test_running_tasks_do_not_hide_one_that_is_past_its_deadline_and_waits(queue),
+    ),
     "a requeued job is not put back": (
         "claim",
         "        show_again(id, now_ms)\n",
