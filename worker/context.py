@@ -11,6 +11,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langgraph.cache.memory import InMemoryCache
 from redis.asyncio import Redis
 
+from langgraph_rq.shared.announcements.state_kept import StateKept
 from langgraph_rq.shared.budget.pricing import Pricing
 from langgraph_rq.shared.connections.background import end
 from langgraph_rq.shared.connections.clients import open_async
@@ -32,7 +33,6 @@ from langgraph_rq.shared.settings import (
     load,
 )
 from langgraph_rq.shared.settings.environment import file_of
-from langgraph_rq.shared.state_kept import StateKept
 from langgraph_rq.shared.telemetry.anchors import AnchorWriter
 from langgraph_rq.shared.telemetry.audit import Audit
 from langgraph_rq.shared.telemetry.logs import get_logger

@@ -11,9 +11,9 @@ from redis.exceptions import ResponseError
 
 from langgraph_rq.producer.doctor.finding import Check, Finding, failed, passed, warned
 from langgraph_rq.producer.doctor.system import System
+from langgraph_rq.shared.announcements.state_kept import StateKept
 from langgraph_rq.shared.connections.clients import leaves_host_in_plain
 from langgraph_rq.shared.settings import ALL, QueueSettings, load
-from langgraph_rq.shared.state_kept import StateKept
 
 _HEADROOM_PERCENT = 70
 _DAYS_WARN, _DAYS_FAIL = 14, 2

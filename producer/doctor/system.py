@@ -14,10 +14,10 @@ from urllib.request import Request, urlopen
 from redis import Redis
 
 from langgraph_rq.shared import settings
+from langgraph_rq.shared.announcements.guarded_models import GuardedModel
 from langgraph_rq.shared.budget.limits import BudgetLimits
 from langgraph_rq.shared.budget.policy import read_policy_call
 from langgraph_rq.shared.connections.scripts import run_sync
-from langgraph_rq.shared.guarded_models import GuardedModel
 from langgraph_rq.shared.queue.fleet import Fleet, fleet_call
 from langgraph_rq.shared.queue.keys import MEMORY
 

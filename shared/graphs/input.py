@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-from langgraph_rq.shared.announcement import Announcement
+from langgraph_rq.shared.announcements.announcement import Announcement
 from langgraph_rq.shared.errors import UnknownField, Violation
 from langgraph_rq.shared.strict_json import kind
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
+from langgraph_rq.shared.announcements.guarded_models import GuardedModels
+from langgraph_rq.shared.announcements.state_kept import StateKept
 from langgraph_rq.shared.connections.scripts import Call, load_script
-from langgraph_rq.shared.guarded_models import GuardedModels
 from langgraph_rq.shared.queue.answers import whole_number
 from langgraph_rq.shared.queue.keys import DELAYED, OPEN, QUEUE_PREFIX, RQ_QUEUES, WORKERS, graph_name
-from langgraph_rq.shared.state_kept import StateKept
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ def renew_call(
     """Extend the worker's lease (or take one, with `join`); None: the lease is lost, another worker has reaped.
 
     It also announces that the worker serves these graphs (-> what they take as input) from these queues, and whose
-    calls it guards: `models`, as in shared/guarded_models.py.
+    calls it guards: `models`, as in shared/announcements/guarded_models.py.
     """
     return Call(
         load_script("shared/queue/scripts/renew"),

@@ -13,12 +13,12 @@ from redis import Redis
 
 from langgraph_rq.producer.cli.main import main
 from langgraph_rq.producer.doctor.command import CHECKLIST
+from langgraph_rq.shared.announcements.guarded_models import GuardedModel, GuardedModels
 from langgraph_rq.shared.budget.policy import set_limit_call
 from langgraph_rq.shared.budget.token_budget import BudgetLimits
 from langgraph_rq.shared.connections.script_cache import load_missing
 from langgraph_rq.shared.connections.scripts import run_sync
 from langgraph_rq.shared.dev.embedded_redis import EmbeddedRedis
-from langgraph_rq.shared.guarded_models import GuardedModel, GuardedModels
 from tests.deployment import make_secrets, role_url
 from tests.installation import clean_environment
 from tests.waiting import until_sync

@@ -5,7 +5,7 @@ A model is known once `guarded_chat_model` has wrapped it, and at its first call
 
 from collections.abc import Sequence
 
-from langgraph_rq.shared.guarded_models import GuardedModel, GuardedModels
+from langgraph_rq.shared.announcements.guarded_models import GuardedModel, GuardedModels
 
 _MOST = 50
 """Models that a process announces."""

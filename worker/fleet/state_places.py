@@ -5,9 +5,9 @@ from collections.abc import Collection
 from redis import Redis
 from redis.exceptions import RedisError
 
+from langgraph_rq.shared.announcements.state_kept import StateKept
 from langgraph_rq.shared.connections.scripts import run_sync
 from langgraph_rq.shared.queue.fleet import fleet_call
-from langgraph_rq.shared.state_kept import StateKept
 from langgraph_rq.shared.telemetry.logs import get_logger
 
 _log = get_logger(__name__)

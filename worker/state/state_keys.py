@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from langgraph_rq.shared.announcements.state_kept import PLAIN
 from langgraph_rq.shared.errors import SettingsError
-from langgraph_rq.shared.state_kept import PLAIN
 from langgraph_rq.worker.state.refused_state import KEY_SETTING, RefusedStateError
 
 SHORTEST = 32

@@ -10,9 +10,9 @@ from langgraph.store.base import BaseStore
 from opentelemetry.trace import Tracer
 from redis.asyncio import Redis
 
+from langgraph_rq.shared.announcements.state_kept import StateKept
 from langgraph_rq.shared.queue.verbs import QueueTimes
 from langgraph_rq.shared.signing import TaskKeys
-from langgraph_rq.shared.state_kept import StateKept
 from langgraph_rq.shared.tasks import TaskLimits
 from langgraph_rq.shared.telemetry.anchors import AnchorWriter
 from langgraph_rq.shared.telemetry.audit import Audit

@@ -21,7 +21,7 @@
 -- ARGV[4] graphs that the worker serves: JSON object graph -> what it takes, JSON as a string
 -- ARGV[5] now as RQ writes it, for its tools only
 -- ARGV[6] the graphs as in the names of queues, ",a,b,"
--- ARGV[7] the models whose calls it guards, JSON as in shared/guarded_models.py; for the doctor only
+-- ARGV[7] the models whose calls it guards, JSON as in shared/announcements/guarded_models.py; for the doctor only
 -- ARGV[8] now (ms) in tests, else empty
 -- Returns {0} when the lease is lost, else {1, own ids, those of them that are to be cancelled, those of its side queues
 --   that hold tasks, lease end before (ms, empty for none), lease end (ms)}

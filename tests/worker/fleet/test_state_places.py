@@ -5,9 +5,9 @@ import pytest
 from langgraph_rq.producer.doctor.finding import Level
 from langgraph_rq.producer.doctor.infrastructure import threads_are_in_one_place
 from langgraph_rq.producer.doctor.system import System
+from langgraph_rq.shared.announcements.state_kept import StateKept
 from langgraph_rq.shared.connections.clients import open_sync
 from langgraph_rq.shared.queue.keys import WORKERS
-from langgraph_rq.shared.state_kept import StateKept
 from langgraph_rq.worker.fleet.state_places import compare_places
 from tests.fleet import PLUS_ONE, ended, worker
 from tests.installation import SMALL_PROJECT, start_worker

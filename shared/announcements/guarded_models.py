@@ -7,7 +7,7 @@ which a graph chooses by how difficult a question is.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from langgraph_rq.shared.announcement import Announcement
+from langgraph_rq.shared.announcements.announcement import Announcement
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from langgraph_rq.shared.announcement import Announcement
+from langgraph_rq.shared.announcements.announcement import Announcement
 
 PLAIN = "plain"
 """Stands for no encryption among secrets."""

@@ -1,0 +1,1 @@
+"""What a worker announces of itself, for other workers and the doctor."""
