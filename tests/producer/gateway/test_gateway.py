@@ -359,7 +359,7 @@ async def test_health_touches_nothing_and_ready_says_what_is_missing():
             problem(away, 503, "redis_unavailable")
             assert away.headers["retry-after"]
             server.start()
-            assert (await post(http, input={})).status_code == 202
+            assert (await post(http, input={}, graph="g")).status_code == 202
 
 
 async def test_not_ready_while_every_breaker_is_open(http, serving, redis_url):
