@@ -38,5 +38,5 @@ class ShippedUsers:
 def shipped_users(directory: Path, **environment: str) -> Iterator[ShippedUsers]:
     """Run a server for the block; `environment` is that of deploy/make-secrets.sh."""
     secrets = make_secrets(directory, **environment)
-    with EmbeddedRedis(aclfile=str(secrets / "users.acl")) as server:
+    with EmbeddedRedis(aclfile=str(secrets / "users.acl"), appendfsync="always") as server:
         yield ShippedUsers(server, secrets)

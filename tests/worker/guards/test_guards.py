@@ -254,7 +254,7 @@ async def test_callers_of_any_loop_and_thread_share_the_books(guards, aredis):
 
 @pytest.fixture
 def own_redis():
-    with EmbeddedRedis() as server:
+    with EmbeddedRedis(appendfsync="always") as server:
         yield server
 
 
@@ -263,7 +263,6 @@ async def test_call_that_ends_while_redis_is_away_is_settled_when_it_is_back(own
         guards = Guards(redis, own_redis.url, BreakerLimits(), BudgetLimits(), PRICING)
         task = TaskGuard(guards)
         admitted = await admit(guards, task)
-        await redis.config_set("appendfsync", "always")
         own_redis.kill()
         await guards.settle(task, admitted, Outcome.OK, Used(1, 1))
         own_redis.start()

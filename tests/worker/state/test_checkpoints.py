@@ -297,7 +297,7 @@ async def test_outage_between_two_nodes_is_waited_for_and_no_node_runs_again():
         await go_on.wait()
         return {"steps": ["during"]}
 
-    with redis_stack() as server:
+    with redis_stack(appendfsync="always") as server:
         async with open_async(server.url) as client:
             saver = Checkpointer(client)
             await saver.setup()

@@ -223,7 +223,7 @@ async def test_outage_between_two_nodes_is_waited_for_and_no_node_runs_again():
         await go_on.wait()
         return {"steps": ["during"], "note": LONG}
 
-    with EmbeddedRedis() as server:
+    with EmbeddedRedis(appendfsync="always") as server:
         async with open_async(server.url) as client:
             saver = ThreadSaver(client)
             graph = chain(before, during).compile(checkpointer=saver)
