@@ -7,6 +7,7 @@ line cannot be forged: control characters are escaped.
 import json
 import logging
 import os
+import stat
 import sys
 import threading
 import time
@@ -44,6 +45,8 @@ GATHER_S = 0.2
 """How late a line below warning may be; those of a process that is killed in this time are lost."""
 _PIPE_CHARS = 4_096
 """What a pipe takes as a whole, also when other processes write into it. Lines have only ASCII characters."""
+_FILE_CHARS = 65_536
+"""What is written to a file by one call: it takes all of it as a whole."""
 
 
 class Event(dict[str, Any]):
@@ -242,8 +245,10 @@ class Lines(_Lossy, logging.StreamHandler[TextIO]):
     def __init__(self, stream: TextIO, redactor: Redactor) -> None:
         super().__init__(stream)
         self.gathers = False
-        self._piece = ""
-        """Lines that are not written yet, at most `_PIPE_CHARS` unless it is only one."""
+        self._piece: list[str] = []
+        """Lines that are not written yet, at most `_most` characters unless it is only one."""
+        self._chars = 0
+        self._most = _FILE_CHARS if _is_file(stream) else _PIPE_CHARS
         self._render = TerminalRenderer() if stream.isatty() else _render_json
         self._mask = Masked(redactor)
 
@@ -251,23 +256,24 @@ class Lines(_Lossy, logging.StreamHandler[TextIO]):
         """Write an event, or gather it."""
         with suppress(Exception):  # see _Lossy
             line = self.format(record) + self.terminator
-            if len(self._piece) + len(line) > _PIPE_CHARS:
+            if self._chars + len(line) > self._most:
                 self.flush()
-            self._piece += line
+            self._piece.append(line)
+            self._chars += len(line)
             if not self.gathers:
                 self.flush()
 
     def flush(self) -> None:
         """Write what was gathered."""
         with self.lock or nullcontext(), suppress(Exception):
-            piece, self._piece = self._piece, ""
+            piece, self._piece, self._chars = self._piece, [], 0
             if piece:
-                self.stream.write(piece)
+                self.stream.write("".join(piece))
                 self.stream.flush()
 
     def forget(self) -> None:
         """Gather no more, and write nothing of what was: in a forked process, whose parent will."""
-        self.gathers, self._piece = False, ""
+        self.gathers, self._piece, self._chars = False, [], 0
 
     def format(self, record: logging.LogRecord) -> str:
         """Render an event; of one with a value that cannot be read only what is ours."""
@@ -280,6 +286,12 @@ class Lines(_Lossy, logging.StreamHandler[TextIO]):
 
     def _line(self, event: EventDict) -> str:
         return str(self._render(None, "", self._mask(None, "", event)))
+
+
+def _is_file(stream: TextIO) -> bool:
+    with suppress(OSError):  # of a stream that is none of the system's
+        return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    return False
 
 
 def _render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:

@@ -31,6 +31,10 @@ async def sleep(state: Nap) -> Nap:
     return state
 
 
+def tell_how_long_a_thread_waits_for_its_turn(_state: Nap) -> Nap:
+    return {"seconds": sys.getswitchinterval()}
+
+
 def end_the_process(state: Nothing) -> Nothing:
     sys.exit(state.get("code", 0))
 
@@ -63,3 +67,4 @@ leave = _of_one_node(Nothing, end_the_process)
 nap = _of_one_node(Nap, sleep)
 stay = _of_one_node(Nothing, stay_for_ever)
 thread = _of_one_node(Nothing, leave_a_thread)
+turn = _of_one_node(Nap, tell_how_long_a_thread_waits_for_its_turn)

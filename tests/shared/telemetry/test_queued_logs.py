@@ -114,6 +114,22 @@ def test_lines_are_written_in_pieces_of_whole_lines_that_a_pipe_takes_at_once(re
     assert all(len(piece) <= 4_096 or piece.count("\n") == 1 for piece in out.pieces)
 
 
+def test_lines_for_a_file_are_written_by_one_call_as_a_file_takes_any_number(restored, monkeypatch, tmp_path):
+    monkeypatch.setattr(log_output, "GATHER_S", 60)
+    out = Pieces()
+    with (tmp_path / "log").open("w") as file:
+        out.fileno = file.fileno
+        logs.configure(stream=out)
+        with logs.queued():
+            log.info("worker.started")
+            until_sync(out.objects, 20)
+            for number in range(100):
+                log.info("task.started", number=number, note="x" * 1_000)
+    assert [line.get("number") for line in out.objects()] == [None, *range(100)]
+    assert len(out.pieces) == 3
+    assert 60_000 < len(out.pieces[1]) <= 65_536
+
+
 def test_lines_gather_until_a_warning_and_are_then_written_by_one_call(restored, monkeypatch):
     monkeypatch.setattr(log_output, "GATHER_S", 60)
     out = Pieces()

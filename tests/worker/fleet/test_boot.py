@@ -70,6 +70,13 @@ def test_worker_that_is_asked_to_end_lets_what_runs_end(environment, own_client,
     assert worker.events("worker.stopped")
 
 
+def test_event_loop_waits_a_millisecond_for_a_sync_node_that_computes(environment, own_client, tmp_path):
+    with start_worker(tmp_path, environment, *SMALL) as worker:
+        worker.wait_until_ready()
+        turn = own_client.wait(own_client.submit({"seconds": 0}, graph="turn").task_id)
+    assert turn.result == {"seconds": 0.001}
+
+
 def test_worker_ends_although_a_node_has_left_a_thread(environment, own_client, tmp_path):
     with start_worker(tmp_path, environment, *SMALL) as worker:
         worker.wait_until_ready()
