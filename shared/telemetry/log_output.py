@@ -179,20 +179,19 @@ class QueuedEvents(_Lossy, QueueHandler):
             with self._counting:
                 self._dropped += 1
         else:
-            self.report_dropped()
-            super().enqueue(record)
+            if self._dropped:
+                self.report_dropped()
+            self.queue.put(record)
         if record.levelno >= logging.WARNING and self._hurry.empty():
             self._hurry.put(None)
 
     def report_dropped(self) -> None:
         """Queue a warning that says how many events were dropped since the last one, if any were."""
-        if not self._dropped:
-            return
         with self._counting:
             dropped, self._dropped = self._dropped, 0
         if dropped:  # else another thread reports them
             event = Event({"event": "lines.dropped", "lines": dropped})
-            super().enqueue(logging.LogRecord(__name__, logging.WARNING, "", 0, event, (), None))
+            self.queue.put(logging.LogRecord(__name__, logging.WARNING, "", 0, event, (), None))
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         """Read the record's arguments and context now: they may change before the thread does."""
@@ -254,7 +253,7 @@ class Lines(_Lossy, logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write an event, or gather it."""
-        with suppress(Exception):  # see _Lossy
+        try:
             line = self.format(record) + self.terminator
             if self._chars + len(line) > self._most:
                 self.flush()
@@ -262,6 +261,8 @@ class Lines(_Lossy, logging.StreamHandler[TextIO]):
             self._chars += len(line)
             if not self.gathers:
                 self.flush()
+        except Exception:
+            self.handleError(record)
 
     def flush(self) -> None:
         """Write what was gathered."""

@@ -6,10 +6,9 @@ records are sent with the commit.
 """
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ParamSpec, Self, TypeVar
 
 from opentelemetry import trace
 
@@ -27,6 +26,9 @@ from langgraph_rq.worker.records.ledger import Ledger
 from langgraph_rq.worker.task.result import Ended
 from langgraph_rq.worker.task.run_context import RunContext
 from langgraph_rq.worker.tracing.attempt_spans import AttemptSpans, span_id
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _log = get_logger(__name__)
 
@@ -91,8 +93,7 @@ class Attempt(TaskGuard):
             if self.context.answer_journal:
                 self.journal = AnswerJournal(claimed.id, claimed.epoch, self.worker, claimed.failures, codec)
         about: dict[str, Any] = {"graph": task.graph, "thread_id": task.thread_id, "user_id": task.user_id}
-        with _recording():
-            self.spans = AttemptSpans.begin(self.context.tracer, self.claimed, task)
+        self.spans = _recorded(AttemptSpans.begin, self.context.tracer, self.claimed, task)
         here = trace.get_current_span()
         if here.get_span_context().is_valid:
             about["trace_id"] = f"{here.get_span_context().trace_id:032x}"
@@ -120,17 +121,15 @@ class Attempt(TaskGuard):
         bind(node=None)
         if self.spans:
             bind(span_id=self.spans.id)
-            with _recording():
-                self.spans.leave_graph(ended.state if ended else None)
-                if ended and ended.error and ended.state not in _EXPECTED:
-                    self.spans.add_exception(self._told(ended.error))
+            _recorded(self.spans.leave_graph, ended.state if ended else None)
+            if ended and ended.error and ended.state not in _EXPECTED:
+                _recorded(self.spans.add_exception, self._told(ended.error))
 
     def end(self, error: str | None = None) -> None:
         """End the attempt's span, once; `error` is the type of what went wrong."""
         spans, self.spans = self.spans, None
         if spans:
-            with _recording():
-                spans.end(error)
+            _recorded(spans.end, error)
 
     def audit_call(self, ended: Ended) -> scripts.Call[None] | None:
         """Return the call that writes the audit entry of this end.
@@ -193,13 +192,13 @@ class Attempt(TaskGuard):
         return self.claimed.claimed_at_ms - self.claimed.created_at_ms
 
 
-@contextmanager
-def _recording() -> Iterator[None]:
+def _recorded(record: Callable[P, T], *told: P.args, **named: P.kwargs) -> T | None:
     """Let no fault of a span end its task: a TracerProvider of the user's may raise anything."""
     try:
-        yield
+        return record(*told, **named)
     except Exception as error:
         _log.warning("record.refused", error=type(error).__name__)
+        return None
 
 
 def error_of(ended: Ended | None) -> str | None:
@@ -210,8 +209,7 @@ def error_of(ended: Ended | None) -> str | None:
 def _add_model_call(called: Mapping[str, Any]) -> None:
     attempt = current_task.get()
     if isinstance(attempt, Attempt) and attempt.spans:
-        with _recording():
-            attempt.spans.add_model_call(called)
+        _recorded(attempt.spans.add_model_call, called)
 
 
 listen("model.called", _add_model_call)

@@ -48,7 +48,7 @@ class CurrentSpan(Span):
 
     def get_span_context(self) -> SpanContext:
         """Return the ids that a span below this one is given."""
-        return self._target.get_span_context()
+        return self._target.get_span_context() if self._has_ended else self._span.get_span_context()
 
     def is_recording(self) -> bool:
         """Return whether attributes are kept."""
