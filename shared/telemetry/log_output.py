@@ -290,7 +290,7 @@ class Lines(_Lossy, logging.StreamHandler[TextIO]):
 
 
 def _is_file(stream: TextIO) -> bool:
-    with suppress(OSError):  # of a stream that is none of the system's
+    with suppress(Exception):  # a program's own stream, which may have no descriptor, or no such method
         return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
     return False
 

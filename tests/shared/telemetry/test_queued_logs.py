@@ -130,6 +130,18 @@ def test_lines_for_a_file_are_written_by_one_call_as_a_file_takes_any_number(res
     assert 60_000 < len(out.pieces[1]) <= 65_536
 
 
+@pytest.mark.parametrize("fileno", [None, lambda: None, lambda: -1])
+def test_stream_without_a_descriptor_is_written_to_as_to_a_pipe(restored, fileno):
+    out = Pieces()
+    out.fileno = fileno
+    logs.configure(stream=out)
+    with logs.queued():
+        for number in range(100):
+            log.info("task.started", number=number, note="x" * 50)
+    assert [line["number"] for line in out.objects()] == list(range(100))
+    assert all(len(piece) <= 4_096 for piece in out.pieces)
+
+
 def test_lines_gather_until_a_warning_and_are_then_written_by_one_call(restored, monkeypatch):
     monkeypatch.setattr(log_output, "GATHER_S", 60)
     out = Pieces()
