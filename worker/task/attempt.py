@@ -121,9 +121,12 @@ class Attempt(TaskGuard):
         bind(node=None)
         if self.spans:
             bind(span_id=self.spans.id)
-            _recorded(self.spans.leave_graph, ended.state if ended else None)
-            if ended and ended.error and ended.state not in _EXPECTED:
-                _recorded(self.spans.add_exception, self._told(ended.error))
+            _recorded(self._leave_spans, self.spans, ended)
+
+    def _leave_spans(self, spans: AttemptSpans, ended: Ended | None) -> None:
+        spans.leave_graph(ended.state if ended else None)
+        if ended and ended.error and ended.state not in _EXPECTED:
+            spans.add_exception(self._told(ended.error))
 
     def end(self, error: str | None = None) -> None:
         """End the attempt's span, once; `error` is the type of what went wrong."""

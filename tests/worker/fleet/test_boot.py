@@ -1,6 +1,7 @@
 """`langgraph-worker` as a process of its own: how it starts, how it ends, and what it says when it cannot start."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,11 +71,17 @@ def test_worker_that_is_asked_to_end_lets_what_runs_end(environment, own_client,
     assert worker.events("worker.stopped")
 
 
-def test_event_loop_waits_a_millisecond_for_a_sync_node_that_computes(environment, own_client, tmp_path):
-    with start_worker(tmp_path, environment, *SMALL) as worker:
+@pytest.mark.parametrize(("of_the_graphs", "turn_s"), [("", 0.001), ("sys.setswitchinterval(0.25)\n", 0.25)])
+def test_threads_take_turns_of_a_millisecond_unless_the_graphs_module_says_otherwise(
+    environment, own_client, tmp_path, of_the_graphs, turn_s
+):
+    project = shutil.copytree(SMALL_PROJECT.parent, tmp_path / "project")
+    graphs = project / "graphs.py"
+    graphs.write_text(graphs.read_text() + of_the_graphs)
+    with start_worker(tmp_path, environment, "--config", str(project / "langgraph.json")) as worker:
         worker.wait_until_ready()
         turn = own_client.wait(own_client.submit({"seconds": 0}, graph="turn").task_id)
-    assert turn.result == {"seconds": 0.001}
+    assert turn.result == {"seconds": turn_s}
 
 
 def test_worker_ends_although_a_node_has_left_a_thread(environment, own_client, tmp_path):
